@@ -1,0 +1,28 @@
+"""The errors a user can meet. Each message says what is wrong, where, and what to do.
+
+HTCError
+├── ConfigError       a configuration value, preset name or flag that cannot be used
+├── CheckpointError   a weights file that is missing, damaged, refused or of another architecture
+├── DataError         an image, annotation file or folder that cannot be used
+└── OutputError       a place that cannot be written to
+"""
+
+
+class HTCError(Exception):
+    """Base of all errors meant for the user; the command line prints it without a traceback and exits with 2."""
+
+
+class ConfigError(HTCError):
+    """A configuration value, preset name or flag that cannot be used."""
+
+
+class CheckpointError(HTCError):
+    """A weights file that is missing, damaged, refused or of another architecture."""
+
+
+class DataError(HTCError):
+    """An image, annotation file or folder that cannot be used."""
+
+
+class OutputError(HTCError):
+    """A place that cannot be written to: a file where a folder should be, no permission, no space left."""

@@ -1,0 +1,131 @@
+"""The values that travel between the parts, with their shapes and units stated once.
+
+B images, R regions an image, D detections an image, K classes. Boxes are xyxy float pixels of the network input unless a
+field says otherwise; sizes are (height, width).
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rois:
+    """Regions of interest, the same capacity for every image; `valid` says which rows mean something."""
+
+    boxes: Float[Tensor, "B R 4"]
+    valid: Bool[Tensor, "B R"]
+    sizes: Int[Tensor, "B 2"]
+    """Each picture's own (height, width) in the network input, without padding: boxes are clipped to it."""
+
+    def with_boxes(self, boxes: Tensor) -> "Rois":
+        """The same regions moved to `boxes` (B, R, 4)."""
+        return replace(self, boxes=boxes)
+
+
+@dataclass(frozen=True)
+class BoxStage:
+    """What one stage of the box cascade saw and said."""
+
+    rois: Rois
+    """r_{t-1}: the regions this stage classified."""
+    class_logits: Float[Tensor, "B R classes_and_background"]
+    """K + 1 logits, background last."""
+    deltas: Float[Tensor, "B R deltas"]
+    """4 values, or 4 K when boxes are class-specific."""
+    refined: Rois
+    """r_t, without gradient, clipped to the picture."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the trunk hands to the region part."""
+
+    pyramid: tuple[Float[Tensor, "B C _ _"], ...]
+    """P2-P6, strides 4-64."""
+    semantic: Float[Tensor, "B C _ _"] | None
+    """S(x): the semantic embedding at stride 8; None without the branch."""
+    semantic_logits: Float[Tensor, "B classes _ _"] | None
+    """Only where asked for: training, semantic output."""
+
+
+@dataclass(frozen=True)
+class RawDetections:
+    """Detections of fixed capacity, best first, in pixels of the network input."""
+
+    boxes: Float[Tensor, "B D 4"]
+    scores: Float[Tensor, "B D"]
+    labels: Int[Tensor, "B D"]
+    """0 .. K-1."""
+    valid: Bool[Tensor, "B D"]
+    masks: Float[Tensor, "B D 28 28"]
+    """Probability of the detected class on a grid over the box, mean over the mask stages."""
+
+
+@dataclass(frozen=True)
+class MaskCrops:
+    """Instance masks of one picture as bitmaps cropped to their boxes, all in one buffer; nothing dense (N, H, W).
+
+    Flips, resizes and crops do not touch the pixels: they change `scale` and `shift`, which map a coordinate of the
+    network input to the annotated picture: source = scale * input + shift (x and y; a negative scale is a flip).
+    """
+
+    pixels: UInt8[Tensor, " P"]
+    """0 or 1, row by row, object after object."""
+    sizes: Int[Tensor, "M 2"]
+    """(height, width) of each crop; (0, 0) for an object without mask."""
+    offsets: Int[Tensor, "M 2"]
+    """(x, y) of each crop's top-left pixel in the annotated picture."""
+    canvas: tuple[int, int]
+    """(height, width) of the annotated picture."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """(x, y)."""
+    shift: tuple[float, float] = (0.0, 0.0)
+    """(x, y), pixels of the annotated picture."""
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The objects of one training picture (crowds are kept apart: they take part in no matching)."""
+
+    boxes: Float[Tensor, "M 4"]
+    labels: Int[Tensor, " M"]
+    """0 .. K-1."""
+    masks: MaskCrops | None
+    """None: this picture has boxes only, and its mask losses are off."""
+    crowd_boxes: Float[Tensor, "C 4"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step's input."""
+
+    images: Float[Tensor, "B 3 H W"]
+    """RGB, normalised, then padded with zeros at the right and bottom."""
+    sizes: Int[Tensor, "B 2"]
+    """Own (height, width) of each picture, without padding."""
+    truths: tuple[GroundTruth, ...]
+    semantic: UInt8[Tensor, "B H W"] | None
+    """Class of every pixel, 255 = ignore and padding."""
+    image_ids: tuple[int | str, ...]
+    seeds: tuple[int, ...]
+    """One a picture: a pure function of (seed, epoch, position, image id); region sampling draws from it alone."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+
+        def move(masks: MaskCrops | None) -> MaskCrops | None:
+            if masks is None:
+                return None
+            return replace(masks, pixels=masks.pixels.to(device), sizes=masks.sizes.to(device), offsets=masks.offsets.to(device))
+
+        truths = tuple(
+            replace(t, boxes=t.boxes.to(device), labels=t.labels.to(device), masks=move(t.masks), crowd_boxes=t.crowd_boxes.to(device)) for t in self.truths
+        )
+        semantic = None if self.semantic is None else self.semantic.to(device)
+        return replace(self, images=self.images.to(device), sizes=self.sizes.to(device), truths=truths, semantic=semantic)
