@@ -183,14 +183,18 @@ class AdamW(Section):
 
 
 class Augmentation(Section):
-    """What happens to a training picture. `crop` (height, width) is cut after resizing; `scales` multiplies the input edges."""
+    """What happens to a training picture: resize, flips, crop."""
 
     horizontal_flip: Fraction = 0.5
     vertical_flip: Fraction = 0.0
-    crop: tuple[Positive, Positive] | None = None
-    scales: tuple[PositiveFloat, PositiveFloat] | None = None
     resize: bool = True
     """False keeps the picture at its original size (before a crop)."""
+    short_edges: tuple[Positive, Positive] | None = None
+    """Multi-scale: the short edge is drawn from this range, ends included; null takes input.short_edge."""
+    long_edge: Positive | None = None
+    """Null takes input.long_edge."""
+    crop: tuple[Positive, Positive] | None = None
+    """(height, width) of a window cut at random after resizing."""
 
 
 class Training(Section):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 from htc.coco_classes import COCO_CLASSES, COCO_IDS
-from htc.config import RPN, AdamW, Augmentation, Cascade, Config, FPN, Inference, Input, ResNet, Semantic, Training
+from htc.config import FPN, RPN, AdamW, Augmentation, Cascade, Config, Inference, Input, ResNet, Semantic, Training
 from htc.errors import ConfigError
 
 TWENTY_EPOCHS = Training(epochs=20, milestones=(16, 19))
@@ -128,7 +128,8 @@ def _catalogue() -> dict[str, Callable[[], Config]]:
     for short in ("x101_32x4d", "x101_64x4d"):
         presets[f"htc_{short}_fpn_16x1_20e_coco"] = lambda name=f"htc_{short}_fpn_16x1_20e_coco", b=BACKBONES[short]: htc(name, b)
     dconv = "htc_x101_64x4d_fpn_dconv_c3-c5_mstrain_400_1400_16x1_20e_coco"
-    presets[dconv] = lambda: htc(dconv, X101_64X4D_DCONV)
+    multiscale = TWENTY_EPOCHS.model_copy(update={"augmentation": Augmentation(short_edges=(400, 1400), long_edge=1600)})
+    presets[dconv] = lambda: htc(dconv, X101_64X4D_DCONV, multiscale)
     presets["htc_r50_fpn_20e_paper"] = lambda: paper(htc("htc_r50_fpn_20e_paper", BACKBONES["r50"]))
     presets["cascade_mask_rcnn_r50_fpn_20e_paper"] = lambda: paper(cascade_mask_rcnn("cascade_mask_rcnn_r50_fpn_20e_paper", BACKBONES["r50"]))
     presets["mask_rcnn_r50_fpn_20e_paper"] = lambda: paper(mask_rcnn("mask_rcnn_r50_fpn_20e_paper", BACKBONES["r50"]))
