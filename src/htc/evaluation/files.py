@@ -1,0 +1,82 @@
+"""Annotation and result files as the evaluation reads and writes them."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from htc.errors import DataError, OutputError
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The content of a JSON file; `what` names it in the `DataError` when it is missing or damaged."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{what}: no such file: {path}") from error
+    except OSError as error:
+        raise DataError(f"{what}: cannot read {path}: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{what}: {path} is not valid JSON ({error}): write it again, or give another file") from error
+
+
+def read_annotations(annotations: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A COCO annotation file, or its content, checked for what an evaluation needs; raises `DataError`."""
+    name = str(annotations) if isinstance(annotations, str | Path) else "the annotations"
+    content = read_json(annotations, "annotations") if isinstance(annotations, str | Path) else annotations
+    if not isinstance(content, Mapping):
+        raise DataError(f"{name}: not COCO annotations (a JSON object with images, annotations and categories), but a {type(content).__name__}")
+    missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
+    if missing:
+        raise DataError(f"{name}: lists {', '.join(missing)} are missing; COCO annotations have images, annotations and categories")
+    images = {image.get("id") for image in content["images"]}
+    categories = {category.get("id") for category in content["categories"]}
+    for image in content["images"]:
+        if not {"id", "height", "width"} <= image.keys():
+            raise DataError(f"{name}: image {image.get('file_name', image.get('id'))!r} lacks id, height or width")
+    for annotation in content["annotations"]:
+        if not {"id", "image_id", "category_id", "bbox"} <= annotation.keys():
+            raise DataError(f"{name}: annotation {annotation.get('id')} lacks image_id, category_id or bbox")
+        if annotation["image_id"] not in images or annotation["category_id"] not in categories:
+            raise DataError(f"{name}: annotation {annotation['id']} names an image or category that the file does not have")
+    return content
+
+
+def read_results(path: str | Path) -> list[dict[str, Any]]:
+    """A COCO result file, one list of dicts; raises `DataError`."""
+    content = read_json(path, "results")
+    if not isinstance(content, list) or not all(isinstance(result, dict) for result in content):
+        raise DataError(f"results: {path} is not a COCO result file: one list of objects with image_id, category_id, score, bbox, segmentation")
+    return content
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes JSON through a file beside it, so that a full disk leaves the old file or none, never half of one."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        if part.is_file():
+            part.unlink()
+        raise OutputError(f"cannot write {path}: {error.strerror}: give another place, or make room") from error
+
+
+def write_results(path: str | Path, results: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a COCO result file, one result a line; the same promise as `write_json`."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as stream:
+            for index, result in enumerate(results):
+                stream.write(("[\n" if index == 0 else ",\n") + json.dumps(result, allow_nan=False))
+            stream.write("\n]\n" if stream.tell() else "[]\n")
+        part.replace(path)
+    except OSError as error:
+        if part.is_file():
+            part.unlink()
+        raise OutputError(f"cannot write {path}: {error.strerror}: give another place, or make room") from error
