@@ -1,0 +1,100 @@
+"""Curves of a training run as PNG: losses per step, average precision per epoch. Drawn without a display and without pyplot's state."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from htc.errors import OutputError
+
+# Okabe and Ito's colours: told apart by readers who see red and green alike; the yellow is left out, it is too pale for a line.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+DASHES = ("-", "--", ":")
+INK, PALE, GRID = "#222222", "#8FA7B8", "#E4E4E4"
+
+
+def draw_losses(path: str | Path, steps: Sequence[int], losses: Mapping[str, Sequence[float]]) -> None:
+    """Writes the sum of the losses (left) and every term (right, logarithmic) over the steps.
+
+    Each of `losses` has one value a step. Lines are a running mean over a fortieth of the run; the pale one is every step.
+    Raises `OutputError` if the file cannot be written.
+    """
+    figure = Figure(figsize=(12, 4.5), dpi=110, layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2)
+    x, width = np.asarray(steps), max(1, len(steps) // 40)
+    total = np.sum([np.asarray(values, dtype=float) for values in losses.values()], axis=0) if losses else np.zeros(len(x))
+    left.plot(x, total, color=PALE, linewidth=0.8, label="each step")
+    left.plot(x, running_mean(total, width), color=INK, linewidth=2, label=f"mean of {width}" if width > 1 else "sum")
+    _dress(left, "Training loss (sum of all terms)", "step")
+    if len(total):
+        left.set_ylim(0, float(np.percentile(total, 99)) * 1.1 or 1)
+    left.legend(frameon=False)
+    for index, (name, values) in enumerate(losses.items()):
+        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
+        mean = running_mean(np.asarray(values, dtype=float), width)
+        right.plot(x, np.where(mean > 0, mean, np.nan), color=colour, linestyle=dash, linewidth=1.6, label=name)
+    _dress(right, "Each term, as weighted in the sum", "step")
+    right.set_yscale("log")
+    if losses:
+        right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _save(figure, path)
+
+
+def draw_average_precision(path: str | Path, epochs: Sequence[float], metrics: Mapping[str, Sequence[float]]) -> None:
+    """Writes each of `metrics` (values 0..1, -1 or NaN undefined) over the epochs; the last value stands beside its line.
+
+    Raises `OutputError` if the file cannot be written.
+    """
+    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    x, ends = np.asarray(epochs, dtype=float), []
+    for index, (name, values) in enumerate(metrics.items()):
+        y = np.where(np.asarray(values, dtype=float) < 0, np.nan, np.asarray(values, dtype=float))
+        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
+        axes.plot(x, y, color=colour, linestyle=dash, marker="o", markersize=4, linewidth=2, label=name)
+        if len(y) and np.isfinite(y[-1]):
+            ends.append((float(y[-1]), f"{name} {y[-1]:.3f}", colour))
+    _dress(axes, "Average precision on the validation pictures", "epoch")
+    highest = max((end[0] for end in ends), default=0.0)
+    axes.set_ylim(0, min(1.0, max(0.1, highest * 1.15)))
+    bottom, top = axes.get_ylim()
+    for (value, text, colour), place in zip(sorted(ends), spread([end[0] for end in sorted(ends)], (top - bottom) * 0.055), strict=True):
+        axes.annotate(text, (x[-1], value), xytext=(1.02, (place - bottom) / (top - bottom)), textcoords="axes fraction", color=colour, fontsize=9, va="center")
+    _save(figure, path)
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean of each value and up to `width - 1` before it: same length, nothing from the future."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - width)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def spread(places: Sequence[float], distance: float) -> list[float]:
+    """Ascending places moved up as little as keeps each `distance` from the one below: labels that do not overlap."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, moved[-1] + distance) if moved else place)
+    return moved
+
+
+def _dress(axes: Axes, title: str, x_label: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_xlabel(x_label, color=INK)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        FigureCanvasAgg(figure).print_png(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}: give another place, or make room") from error
