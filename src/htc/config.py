@@ -198,9 +198,15 @@ class Augmentation(Section):
 
 
 class Training(Section):
-    """The schedule: linear warm-up, then the learning rate is multiplied by `lr_factor` after each milestone (epochs)."""
+    """The schedule: linear warm-up, then `steps` multiplies the learning rate by `lr_factor` after each milestone (epochs),
+    `cosine` lowers it along half a cosine to nothing at the end of the last epoch.
+
+    `average_decay`: evaluate and keep a moving average of the weights, that much of it kept at each step; null: the weights themselves.
+    """
 
     epochs: Positive = 12
+    schedule: Literal["steps", "cosine"] = "steps"
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     milestones: tuple[Positive, ...] = (8, 11)
     lr_factor: PositiveFloat = 0.1
     warmup_steps: Annotated[int, Field(ge=0)] = 500

@@ -4,6 +4,7 @@ HTCError
 ├── ConfigError       a configuration value, preset name or flag that cannot be used
 ├── CheckpointError   a weights file that is missing, damaged, refused or of another architecture
 ├── DataError         an image, annotation file or folder that cannot be used
+├── TrainingError     a training that cannot go on: a loss that is not finite
 └── OutputError       a place that cannot be written to
 """
 
@@ -22,6 +23,10 @@ class CheckpointError(HTCError):
 
 class DataError(HTCError):
     """An image, annotation file or folder that cannot be used."""
+
+
+class TrainingError(HTCError):
+    """A training that cannot go on: a loss that is not finite."""
 
 
 class OutputError(HTCError):

@@ -1,0 +1,93 @@
+"""The training step as Lightning runs it: losses, optimiser, schedule, moving average of the weights."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from htc.config import AdamW, Training
+from htc.errors import TrainingError
+from htc.training.schedule import base_learning_rate, learning_rate_factor
+from htc.types import Batch
+
+
+class TrainingModule(LightningModule):
+    """Minimises the sum of `objective`'s losses (Eq. 7) over `detector`'s parameters.
+
+    `objective` maps a `Batch` to named, already weighted, scalar losses and contains `detector`. `images_per_step` counts
+    over all processes. A loss that is not finite raises `TrainingError` before it reaches the weights.
+    """
+
+    def __init__(self, detector: nn.Module, objective: nn.Module, training: Training, steps_per_epoch: int, epochs: int, images_per_step: int):
+        super().__init__()
+        self.detector = detector
+        self.objective = objective
+        self.training_config = training
+        self.steps_per_epoch = steps_per_epoch
+        self.epochs = epochs
+        self.images_per_step = images_per_step
+        decay = training.average_decay
+        self.average = None if decay is None else AveragedModel(detector, multi_avg_fn=_moving_average(decay), use_buffers=True)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The sum under `loss`, which Lightning differentiates, and every term by its name under `terms`."""
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        losses = self.objective(replace(batch, images=images))
+        terms = {name: value.detach() for name, value in losses.items()}
+        check_finite(terms, batch, self.global_step)
+        return {"loss": torch.stack([value.float() for value in losses.values()]).sum(), "terms": terms}  # pyright: ignore[reportReturnType]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The configured optimiser, stepped by `learning_rate_factor`."""
+        training = self.training_config
+        parameters = [p for p in self.detector.parameters() if p.requires_grad]
+        optimizer = build_optimizer(parameters, training, self.images_per_step)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(training, step, self.steps_per_epoch, self.epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Takes the new weights into the average."""
+        if self.average is not None:
+            self.average.update_parameters(self.detector)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The detector to evaluate and keep: the moving average where there is one."""
+        return self.detector if self.average is None else self.average.module
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], training: Training, images_per_step: int) -> torch.optim.Optimizer:
+    """SGD or AdamW at its base learning rate; weight decay on every parameter, as the original has it."""
+    rate = base_learning_rate(training, images_per_step)
+    chosen = training.optimizer
+    if isinstance(chosen, AdamW):
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=chosen.weight_decay)
+    return torch.optim.SGD(parameters, lr=rate, momentum=chosen.momentum, weight_decay=chosen.weight_decay)
+
+
+def check_finite(terms: dict[str, Tensor], batch: Batch, step: int) -> None:
+    """Raises `TrainingError` that names the terms, the step and the pictures of a loss that is not finite."""
+    values = torch.stack([value.float() for value in terms.values()]).tolist()
+    bad = {name: value for name, value in zip(terms, values, strict=True) if not abs(value) < float("inf")}
+    if bad:
+        listed = ", ".join(f"{name} = {value}" for name, value in bad.items())
+        pictures = ", ".join(map(str, batch.image_ids))
+        raise TrainingError(
+            f"the loss is not finite at step {step}: {listed}; pictures {pictures}. "
+            "Lower the learning rate (--lr), lengthen training.warmup_steps or set training.clip_gradients; look at these pictures with htc doctor"
+        )
+
+
+def _moving_average(decay: float) -> Any:
+    """Exponential moving average that forgets the random start: the decay grows to its value over the first steps."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], seen: Tensor) -> None:
+        keep = min(decay, (1 + float(seen)) / (10 + float(seen)))
+        get_ema_multi_avg_fn(keep)(averaged, current, seen)
+
+    return update
