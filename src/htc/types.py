@@ -5,10 +5,13 @@ field says otherwise; sizes are (height, width).
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+
+from htc.ops.roi_pool import Pyramid
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ class Features:
     """S(x): the semantic embedding at stride 8; None without the branch."""
     semantic_logits: Float[Tensor, "B classes _ _"] | None
     """Only where asked for: training, semantic output."""
+
+    @cached_property
+    def pooled(self) -> tuple[Pyramid, Pyramid | None]:
+        """x (P2-P5) and s (stride 8) as the region part pools them; their pixel tables are built once."""
+        s = None if self.semantic is None else Pyramid((self.semantic,), (8,))
+        return Pyramid(self.pyramid[:4], (4, 8, 16, 32)), s
 
 
 @dataclass(frozen=True)

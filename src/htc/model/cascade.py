@@ -1,0 +1,64 @@
+"""Hybrid Task Cascade: the paper's Eqs. 1-6.
+
+Masks never feed back into boxes, so the box cascade runs first and each mask head reads the boxes it left behind; one forward
+serves training and test. `sample` picks which regions a stage sees: all of them at test time, a balanced choice in training.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from htc.model.fusion import FusedPool
+from htc.model.heads import BoxHead, MaskHead
+from htc.ops.roi_pool import Pyramid
+from htc.types import BoxStage, Rois
+
+Sampler = Callable[[Rois, int], Rois]
+
+
+def keep_all(rois: Rois, t: int) -> Rois:  # noqa: ARG001 - a sampler's signature
+    """The sampler of test time."""
+    return rois
+
+
+class HybridTaskCascade(nn.Module):
+    """T stages of box head B_t and mask head M_t; G_t = `mask_flows[t - 1]` where mask information flows.
+
+    x is the pyramid P2-P5, s the semantic feature S(x) or None. One stage, parallel, without flow or semantics is Mask R-CNN.
+    """
+
+    def __init__(
+        self, box_pool: FusedPool, mask_pool: FusedPool, box_heads: list[BoxHead], mask_heads: list[MaskHead], mask_flows: list[nn.Module], interleaved: bool
+    ) -> None:
+        super().__init__()
+        self.box_pool, self.mask_pool = box_pool, mask_pool
+        self.box_heads, self.mask_heads, self.mask_flows = nn.ModuleList(box_heads), nn.ModuleList(mask_heads), nn.ModuleList(mask_flows)
+        self.interleaved = interleaved
+
+    def refine(self, x: Pyramid, s: Pyramid | None, rois: Rois, sample: Sampler = keep_all) -> list[BoxStage]:
+        """Eq. 1, boxes: r_t = B_t(P(x, r_{t-1})), for t = 1 .. T from the proposals r_0 = `rois`."""
+        stages = []
+        for t, head in enumerate(self.box_heads):
+            rois = sample(rois, t)  # r_{t-1}
+            class_logits, deltas = (y.unflatten(0, rois.valid.shape) for y in head(self.box_pool(x, s, rois)))  # B_t(x_t^box), Eq. 6 inside the pool
+            refined = head.move(rois, deltas.detach(), class_logits)  # r_t
+            stages.append(BoxStage(rois, class_logits, deltas, refined))
+            rois = refined
+        return stages
+
+    def mask_rois(self, stage: BoxStage, t: int, sample: Sampler = keep_all) -> Rois:
+        """Where M_t looks in training. Eq. 2, interleaved: at r_t. Eq. 1, parallel: at r_{t-1}."""
+        return sample(stage.refined if self.interleaved else stage.rois, t)
+
+    def mask_features(self, x: Pyramid, s: Pyramid | None, rois: Rois, stages: int) -> list[Tensor]:
+        """m_1^- .. m_stages^- on these regions, each (B R, C, 14, 14).
+
+        All preceding heads run on the same regions: features of other regions would not align.
+        """
+        pooled = self.mask_pool(x, s, rois)  # x^mask, Eq. 6 inside the pool
+        if not self.mask_flows:
+            return [head.features(pooled) for head in self.mask_heads[:stages]]
+        features = [self.mask_heads[0].features(pooled)]
+        for head, flow in zip(self.mask_heads[1:stages], self.mask_flows, strict=False):
+            features.append(head.features(pooled + flow(features[-1])))  # Eqs. 3-5: m_t^- = M_t^-(x^mask + G_t(m_{t-1}^-))
+        return features

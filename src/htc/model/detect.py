@@ -1,0 +1,67 @@
+"""From head outputs to detections: how stages combine (paper, section 4: test-time ensembles), and which boxes survive."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from htc.config import Inference
+from htc.model.cascade import HybridTaskCascade
+from htc.ops.nms import nms_per_class
+from htc.ops.roi_pool import Pyramid
+from htc.types import BoxStage, Rois
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The boxes that are kept, best first, before they have masks."""
+
+    rois: Rois
+    scores: Float[Tensor, "B D"]
+    labels: Int[Tensor, "B D"]
+
+
+def class_scores(stages: list[BoxStage], config: Inference) -> Float[Tensor, "B R K"]:
+    """Probability of each object class, averaged over the score stages: their logits, or their probabilities."""
+    chosen = [stages[t - 1].class_logits for t in config.score_stages or range(1, len(stages) + 1)]
+    if config.score_ensemble == "probabilities":
+        return torch.stack([logits.softmax(-1) for logits in chosen]).mean(0)[..., :-1]
+    return torch.stack(chosen).mean(0).softmax(-1)[..., :-1]
+
+
+def final_boxes(roi: HybridTaskCascade, stages: list[BoxStage], config: Inference) -> Float[Tensor, "B R K 4"]:
+    """Where the box stage puts each region, for each class (K = 1 where all classes share one box)."""
+    t = (config.box_stage or len(stages)) - 1
+    return roi.box_heads[t].boxes_per_class(stages[t].rois, stages[t].deltas)  # type: ignore[operator, return-value]
+
+
+@torch.no_grad()
+def select(
+    scores: Float[Tensor, "B R K"], boxes: Float[Tensor, "B R _ 4"], valid: Bool[Tensor, "B R"], sizes: Int[Tensor, "B 2"], config: Inference
+) -> Selected:
+    """Every (region, class) pair over the score threshold is a candidate; NMS per class; the best are kept."""
+    classes = scores.shape[2]
+    labels = torch.arange(classes, device=scores.device).repeat(scores.shape[1])
+    picked = []
+    for s, b, v in zip(scores.unbind(), boxes.unbind(), valid.unbind(), strict=True):
+        flat = b.expand(-1, classes, -1).reshape(-1, 4)
+        candidate = ((s > config.score_threshold) & v[:, None]).flatten()
+        slots, filled = nms_per_class(flat, s.flatten(), labels, candidate, config.nms_iou, config.max_detections)
+        picked.append((flat[slots] * filled[:, None], s.flatten()[slots] * filled, labels[slots] * filled, filled))
+    kept_boxes, kept_scores, kept_labels, kept = (torch.stack(parts) for parts in zip(*picked, strict=True))
+    return Selected(Rois(kept_boxes, kept, sizes), kept_scores, kept_labels)
+
+
+def segment(roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, labels: Int[Tensor, "B D"], config: Inference) -> Float[Tensor, "B D 28 28"]:
+    """Probability of each box's own class on a 28 x 28 grid: the mean over the mask stages of their sigmoids.
+
+    All stages look at the same, final boxes. Averaging probabilities, not thresholded masks, lets callers average further
+    (over augmentations, over models) before they decide.
+    """
+    total = len(roi.mask_heads)
+    chosen = config.mask_stages or tuple(range(1, total + 1))
+    features = roi.mask_features(x, s, rois, max(chosen))
+    flat = labels.flatten()
+    probabilities = torch.stack([roi.mask_heads[t - 1](features[t - 1], flat).sigmoid() for t in chosen]).mean(0)
+    return probabilities.unflatten(0, labels.shape)

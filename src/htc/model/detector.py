@@ -1,0 +1,83 @@
+"""The whole network: pictures in, detections out, as four public steps on tensors."""
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from htc.config import Config
+from htc.model.backbone import build_backbone, channels
+from htc.model.cascade import HybridTaskCascade
+from htc.model.detect import Selected, class_scores, final_boxes, segment, select
+from htc.model.fusion import FusedPool
+from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, MaskHead
+from htc.model.layers import ConvBlock
+from htc.model.neck import build_neck
+from htc.model.rpn import ProposalHead
+from htc.model.semantic import SemanticBranch
+from htc.types import BoxStage, Features, RawDetections, Rois
+
+
+class Detector(nn.Module):
+    """Mask R-CNN, Cascade Mask R-CNN or HTC, as the configuration says.
+
+    `features` (trunk) -> `propose` -> `refine` -> `select` -> `segment`; `forward` chains them. Boxes from anywhere can be merged
+    between `select` and `segment`.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone)
+        self.neck = build_neck(channels(self.backbone), config.neck)
+        self.rpn = ProposalHead(config.neck.channels, config.rpn)
+        self.semantic = SemanticBranch(config.neck.channels, config.semantic) if config.semantic else None
+        self.roi = build_cascade(config)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"], sizes: Int[Tensor, "B 2"]) -> RawDetections:
+        """Normalised, padded pictures and their own (height, width) -> detections in pixels of the network input."""
+        features = self.features(images)
+        proposals, _ = self.propose(features, sizes)
+        selected = self.select(self.refine(features, proposals))
+        masks = self.segment(features, selected.rois, selected.labels)
+        return RawDetections(selected.rois.boxes, selected.scores, selected.labels, selected.rois.valid, masks)
+
+    def features(self, images: Float[Tensor, "B 3 H W"], *, semantic_logits: bool = False) -> Features:
+        """The trunk: backbone, pyramid, semantic feature; the semantic prediction only where asked for."""
+        pyramid = self.neck(self.backbone(images))
+        if self.semantic is None:
+            return Features(pyramid, None, None)
+        shared = self.semantic(pyramid)
+        return Features(pyramid, self.semantic.embedding(shared), self.semantic.logits(shared).float() if semantic_logits else None)
+
+    def propose(self, features: Features, sizes: Int[Tensor, "B 2"]) -> tuple[Rois, Float[Tensor, "B R"]]:
+        """r_0: the RPN's best boxes and their objectness."""
+        return self.rpn.propose(self.rpn(features.pyramid), sizes, self.config.rpn.candidates_per_level, self.config.rpn.proposals)
+
+    def refine(self, features: Features, rois: Rois) -> list[BoxStage]:
+        """r_1 .. r_T with each stage's class logits."""
+        return self.roi.refine(*features.pooled, rois)
+
+    def select(self, stages: list[BoxStage]) -> Selected:
+        """The best boxes over all stages' scores."""
+        rois, inference = stages[0].rois, self.config.inference
+        return select(class_scores(stages, inference), final_boxes(self.roi, stages, inference), rois.valid, rois.sizes, inference)
+
+    def segment(self, features: Features, rois: Rois, labels: Int[Tensor, "B D"]) -> Float[Tensor, "B D 28 28"]:
+        """Mask probabilities of any boxes."""
+        return segment(self.roi, *features.pooled, rois, labels, self.config.inference)
+
+
+def build_cascade(config: Config) -> HybridTaskCascade:
+    """Heads, flows and pools of the region part."""
+    cascade, width = config.cascade, config.neck.channels
+    fuse = cascade.semantic_fusion
+    box_heads = [BoxHead(width, config.num_classes, cascade, stds) for stds in cascade.delta_stds]
+    mask_heads = [MaskHead(width, config.num_classes, cascade) for _ in range(cascade.num_stages)]
+    flows: list[nn.Module] = [ConvBlock(cascade.mask_channels, width, 1) for _ in range(cascade.num_stages - 1)] if cascade.mask_flow else []
+    return HybridTaskCascade(
+        FusedPool(BOX_BINS, fuse=fuse in ("box", "both"), semantic_subdivide=MASK_BINS // BOX_BINS),
+        FusedPool(MASK_BINS, fuse=fuse in ("mask", "both")),
+        box_heads,
+        mask_heads,
+        flows,
+        cascade.interleaved,
+    )

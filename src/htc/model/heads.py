@@ -1,0 +1,81 @@
+"""B_t and M_t: the box head and the mask head of one stage."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from htc.config import Cascade
+from htc.model.layers import ConvBlock, initialise, initialise_output
+from htc.ops import boxes as box_ops
+from htc.types import Rois
+
+BOX_BINS = 7
+MASK_BINS = 14
+
+
+class BoxHead(nn.Module):
+    """B_t: two shared fully connected layers on 7x7 features, then K+1 class logits (background last) and box deltas.
+
+    Features are read pixel by pixel (7, 7, C), as the pool lays them out; the original flattens (C, 7, 7), so its first
+    layer's columns are reordered when a checkpoint is converted.
+    """
+
+    def __init__(self, channels_in: int, num_classes: int, config: Cascade, stds: tuple[float, ...]) -> None:
+        super().__init__()
+        width = config.box_channels
+        self.fc = nn.ModuleList([nn.Linear(channels_in * BOX_BINS * BOX_BINS, width), nn.Linear(width, width)])
+        self.classify = nn.Linear(width, num_classes + 1)
+        self.regress = nn.Linear(width, 4 if config.class_agnostic_boxes else 4 * num_classes)
+        self.stds = stds
+        self.class_agnostic = config.class_agnostic_boxes
+        for layer in self.fc:
+            nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        initialise_output(self.classify, 0.01)
+        initialise_output(self.regress, 0.001)
+
+    def forward(self, pooled: Float[Tensor, "N C 7 7"]) -> tuple[Float[Tensor, "N classes"], Float[Tensor, "N deltas"]]:
+        """-> class logits (N, K+1) and deltas (N, 4) or (N, 4 K), float32"""
+        x = pooled.permute(0, 2, 3, 1).flatten(1)
+        for layer in self.fc:
+            x = layer(x).relu_()
+        return self.classify(x).float(), self.regress(x).float()
+
+    def move(self, rois: Rois, deltas: Float[Tensor, "B R deltas"], class_logits: Float[Tensor, "B R classes"]) -> Rois:
+        """Apply the deltas (of the likeliest object class, where they are class-specific) and clip to the picture."""
+        if not self.class_agnostic:
+            best = class_logits[..., :-1].argmax(-1)
+            deltas = deltas.unflatten(-1, (-1, 4)).gather(2, best[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
+        return rois.with_boxes(box_ops.clip(box_ops.decode(rois.boxes, deltas, self.stds), rois.sizes))
+
+    def boxes_per_class(self, rois: Rois, deltas: Float[Tensor, "B R deltas"]) -> Float[Tensor, "B R K 4"]:
+        """Where each class puts each region; K = 1 stands for all classes when boxes are class-agnostic."""
+        moved = box_ops.decode(rois.boxes[:, :, None], deltas.unflatten(-1, (-1, 4)), self.stds)
+        return box_ops.clip(moved, rois.sizes)
+
+
+class MaskHead(nn.Module):
+    """M_t = prediction after M_t^-: four 3x3 convolutions give the feature that flows; 2x2 deconvolution, 1x1 prediction."""
+
+    def __init__(self, channels_in: int, num_classes: int, config: Cascade) -> None:
+        super().__init__()
+        width = config.mask_channels
+        self.convs = nn.ModuleList(ConvBlock(channels_in if i == 0 else width, width, 3, norm_kind=config.mask_norm) for i in range(config.mask_convs))
+        self.upsample = nn.ConvTranspose2d(width, width, 2, stride=2)
+        self.logits = nn.Conv2d(width, num_classes, 1)
+        initialise(self)
+
+    def features(self, x: Float[Tensor, "N C 14 14"]) -> Float[Tensor, "N width 14 14"]:
+        """M_t^-: the mask feature before the deconvolution."""
+        for conv in self.convs:
+            x = conv(x)
+        return x
+
+    def forward(self, features: Float[Tensor, "N width 14 14"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N 28 28"]:
+        """Logits of each region's own class, float32: the other classes' maps are never computed."""
+        x = self.upsample(features).relu()
+        weight, bias = self.logits.weight.flatten(1)[labels], self.logits.bias
+        assert bias is not None
+        x = x.permute(0, 2, 3, 1).flatten(1, 2)
+        logits = torch.baddbmm(bias[labels].view(-1, 1, 1), x, weight[..., None])
+        return logits.float().view(-1, 2 * MASK_BINS, 2 * MASK_BINS)

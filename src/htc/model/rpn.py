@@ -1,0 +1,85 @@
+"""The region proposal network: anchors, their scores and deltas, and the best boxes (Ren et al. 2015, on a pyramid)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from htc.config import RPN
+from htc.model.layers import initialise_output
+from htc.ops import boxes as box_ops
+from htc.ops.nms import nms
+from htc.types import Rois
+
+STRIDES = (4, 8, 16, 32, 64)
+STDS = (1.0, 1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class LevelScores:
+    """What the RPN says of the anchors of one level, in the order row, column, ratio."""
+
+    logits: Float[Tensor, "B A"]
+    deltas: Float[Tensor, "B A 4"]
+    height: int
+    width: int
+    stride: int
+
+
+class ProposalHead(nn.Module):
+    """A 3x3 convolution shared by all levels, then objectness and deltas of every anchor."""
+
+    def __init__(self, channels: int, config: RPN) -> None:
+        super().__init__()
+        self.config = config
+        ratios = len(config.anchor_ratios)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness = nn.Conv2d(channels, ratios, 1)
+        self.deltas = nn.Conv2d(channels, 4 * ratios, 1)
+        for layer in (self.conv, self.objectness, self.deltas):
+            initialise_output(layer, 0.01)
+
+    def forward(self, pyramid: tuple[Tensor, ...]) -> list[LevelScores]:
+        """P2-P6 -> scores and deltas of every level, float32"""
+        levels = []
+        for stride, features in zip(STRIDES, pyramid, strict=True):
+            hidden = self.conv(features).relu_()
+            logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1).float()
+            deltas = self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)).float()
+            levels.append(LevelScores(logits, deltas, features.shape[2], features.shape[3], stride))
+        return levels
+
+    def anchors(self, level: LevelScores) -> Float[Tensor, "A 4"]:
+        """All anchors of a level."""
+        return self.anchors_at(level, torch.arange(level.logits.shape[1], device=level.logits.device))
+
+    def anchors_at(self, level: LevelScores, index: Int[Tensor, "*N"]) -> Float[Tensor, "*N 4"]:
+        """The anchors of the given positions."""
+        return box_ops.anchors_at(index, level.width, level.stride, self.config.anchor_scale, self.config.anchor_ratios)
+
+    @torch.no_grad()
+    def propose(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"], candidates: int, keep: int) -> tuple[Rois, Float[Tensor, "B keep"]]:
+        """The `keep` best boxes of each picture and their objectness (0..1), best first.
+
+        Of every level the `candidates` best anchors are decoded, clipped, and thinned by NMS; boxes without extent are dropped.
+        """
+        chosen = [self._best_of_level(level, sizes, candidates) for level in levels]
+        boxes, logits, valid = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
+        best = logits.masked_fill(~valid, float("-inf")).topk(min(keep, logits.shape[1])).indices
+        boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4))
+        return Rois(boxes, valid.gather(1, best), sizes), logits.gather(1, best).sigmoid()
+
+    def _best_of_level(self, level: LevelScores, sizes: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+        """-> boxes (B, candidates, 4), logits (B, candidates), valid (B, candidates), thinned by NMS"""
+        # a small level is filled up, so that the shape does not depend on the picture
+        padded = torch.nn.functional.pad(level.logits, (0, candidates), value=float("-inf"))
+        logits, index = padded.topk(candidates)
+        valid = logits > float("-inf")
+        index = index.clamp(max=level.logits.shape[1] - 1)
+        deltas = level.deltas.gather(1, index[..., None].expand(-1, -1, 4))
+        boxes = box_ops.clip(box_ops.decode(self.anchors_at(level, index), deltas, STDS), sizes)
+        valid = valid & box_ops.has_extent(boxes)
+        kept = [nms(b, s, v, self.config.nms_iou, candidates) for b, s, v in zip(boxes.unbind(), logits.unbind(), valid.unbind(), strict=True)]
+        slots, filled = torch.stack([k[0] for k in kept]), torch.stack([k[1] for k in kept])
+        return boxes.gather(1, slots[..., None].expand(-1, -1, 4)), logits.gather(1, slots), filled

@@ -1,0 +1,44 @@
+"""S(x), the semantic branch (paper, section 3.3 and Fig. 3)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from htc.config import Semantic
+from htc.model.layers import ConvBlock, initialise, initialise_output
+
+LEVELS = 5
+FUSED_LEVEL = 1
+"""P3: the branch works at stride 8."""
+STRIDE = 8
+
+
+class SemanticBranch(nn.Module):
+    """Every pyramid level at stride 8 through a 1x1 convolution, summed; 3x3 convolutions; then a prediction and an embedding."""
+
+    def __init__(self, channels_in: int, config: Semantic) -> None:
+        super().__init__()
+        block = {"norm_kind": config.norm}
+        self.lateral = nn.ModuleList(ConvBlock(channels_in, config.channels, 1, **block) for _ in range(LEVELS))
+        self.convs = nn.ModuleList(ConvBlock(config.channels, config.channels, 3, **block) for _ in range(config.convs))
+        self.embedding = ConvBlock(config.channels, config.channels, 1, **block)
+        self.logits = nn.Conv2d(config.channels, config.classes, 1)
+        self.commutes = config.norm == "none"
+        initialise(self)
+        initialise_output(self.logits, 0.01)
+
+    def forward(self, pyramid: tuple[Tensor, ...]) -> Tensor:
+        """P2-P6 -> the feature (B, C, H/8, W/8) that precedes both outputs."""
+        size = pyramid[FUSED_LEVEL].shape[-2:]
+        x = sum((self._at_stride_8(i, level, size) for i, level in enumerate(pyramid)), start=pyramid[0].new_zeros(()))
+        for conv in self.convs:
+            x = conv(x)
+        return x
+
+    def _at_stride_8(self, index: int, level: Tensor, size: tuple[int, int]) -> Tensor:
+        lateral = self.lateral[index]
+        if index > FUSED_LEVEL and self.commutes:
+            # the original resizes first; a 1x1 convolution commutes with interpolation and is cheaper on the small map
+            return F.interpolate(lateral.conv(level), size=size, mode="bilinear", align_corners=True).relu()  # type: ignore[operator, union-attr]
+        if index != FUSED_LEVEL:
+            level = F.interpolate(level, size=size, mode="bilinear", align_corners=True)
+        return lateral(level)

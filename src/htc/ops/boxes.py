@@ -1,0 +1,70 @@
+"""Box arithmetic on tensors. Boxes are xyxy float32 pixels; sizes are (height, width)."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+MAX_LOG_SCALE = math.log(1000 / 16)
+"""A box grows or shrinks by at most this factor (as a logarithm) in one step."""
+
+
+def encode(boxes: Float[Tensor, "*N 4"], targets: Float[Tensor, "*N 4"], stds: tuple[float, ...]) -> Float[Tensor, "*N 4"]:
+    """The deltas (dx, dy, dw, dh), in units of `stds`, that move `boxes` onto `targets`."""
+    centre, extent = _centre_extent(boxes)
+    target_centre, target_extent = _centre_extent(targets)
+    deltas = torch.cat([(target_centre - centre) / extent, (target_extent / extent).log()], -1)
+    return deltas / deltas.new_tensor(stds)
+
+
+def decode(boxes: Float[Tensor, "*N 4"], deltas: Float[Tensor, "*N 4"], stds: tuple[float, ...]) -> Float[Tensor, "*N 4"]:
+    """Move `boxes` by `deltas`; the inverse of `encode`, with the scale bounded by `MAX_LOG_SCALE`."""
+    deltas = deltas.float() * torch.tensor(stds, dtype=torch.float32, device=deltas.device)
+    centre, extent = _centre_extent(boxes)
+    moved = centre + deltas[..., :2] * extent
+    half = extent * deltas[..., 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp() / 2
+    return torch.cat([moved - half, moved + half], -1)
+
+
+def clip(boxes: Float[Tensor, "B *N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B *N 4"]:
+    """Cut the boxes of each picture to its own (height, width)."""
+    limit = sizes.flip(1).repeat(1, 2).to(boxes.dtype)
+    limit = limit.view(len(sizes), *(1,) * (boxes.dim() - 2), 4)
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def has_extent(boxes: Float[Tensor, "*N 4"]) -> Tensor:
+    """True where a box has a positive width and height. -> (*N,) bool"""
+    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+
+
+def iou(first: Float[Tensor, "M 4"], second: Float[Tensor, "N 4"]) -> Float[Tensor, "M N"]:
+    """Intersection over union of every pair; 0 where the union is empty."""
+    corner = torch.maximum(first[:, None, :2], second[None, :, :2])
+    extent = (torch.minimum(first[:, None, 2:], second[None, :, 2:]) - corner).clamp(min=0)
+    intersection = extent[..., 0] * extent[..., 1]
+    union = area(first)[:, None] + area(second)[None] - intersection
+    return intersection / union.clamp(min=1e-6)
+
+
+def area(boxes: Float[Tensor, "*N 4"]) -> Tensor:
+    """Width times height, in square pixels. -> (*N,)"""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def anchors_at(index: Int[Tensor, "*N"], width: int, stride: int, scale: float, ratios: tuple[float, ...]) -> Float[Tensor, "*N 4"]:
+    """The anchors of the given positions in one level's order (row, column, ratio).
+
+    The centre is (column, row) * stride, without a half-pixel offset; w = scale * stride / sqrt(ratio), h = scale * stride * sqrt(ratio),
+    not rounded.
+    """
+    shape = torch.tensor(ratios, dtype=torch.float32, device=index.device).sqrt()[index % len(ratios)]
+    cell = index // len(ratios)
+    x, y = (cell % width).float() * stride, (cell // width).float() * stride
+    half_width, half_height = scale * stride / 2 / shape, scale * stride / 2 * shape
+    return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], -1)
+
+
+def _centre_extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]

@@ -1,0 +1,140 @@
+"""Weighted sums of pixel-table rows, and the taps that turn RoIAlign into such sums.
+
+Along one axis a bin of RoIAlign averages bilinear samples; their weights fall on a short run of pixels: the taps. A bin's
+value is the sum over its taps in y and x of (weight y) (weight x) (pixel): a "bag" of table rows.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+CAPACITIES = (3, 4, 6, 9, 14, 22, 34, 52, 80, 130, 200, 400, 1000, 3000, 10000)
+"""Taps an axis; boxes are processed in groups of like size, so that small boxes do not pay for large ones."""
+FEWEST_BOXES_A_GROUP = 24
+"""A smaller group joins the next larger capacity: one call costs more than a few zero weights."""
+
+
+class Group(NamedTuple):
+    """Bags of equal length: `rows` of the output (boxes), and per bag the table rows and their weights."""
+
+    boxes: Tensor
+    index: Tensor
+    weight: Tensor
+
+
+class Bags(NamedTuple):
+    """All bags of one pooling: `count` boxes of `bins` x `bins` bins."""
+
+    count: int
+    bins: int
+    groups: list[Group]
+
+
+@torch.no_grad()
+def bags(boxes: Tensor, sizes: Tensor, first: Tensor, bins: int, subdivide: int) -> Bags:
+    """RoIAlign (aligned, adaptive) of each box as bags.
+
+    boxes (N, 4) xyxy in pixels of their own map; sizes (N, 2) that map's (height, width); first (N,) its first table row.
+    """
+    start = boxes[:, :2] - 0.5
+    extent = (boxes[:, 2:] - boxes[:, :2]) / bins
+    needed = torch.ceil(extent.amax(1)) + 1 + subdivide
+    capacity = torch.bucketize(needed, torch.tensor(CAPACITIES, dtype=torch.float32))
+    groups = []
+    pending = torch.empty(0, dtype=torch.long)
+    for c, members in _by_capacity(capacity):
+        members = torch.cat([pending, members])
+        pending = torch.empty(0, dtype=torch.long)
+        if len(members) < FEWEST_BOXES_A_GROUP and c < int(capacity.max()) and CAPACITIES[c] <= 14:
+            pending = members
+            continue
+        groups.append(_group(members, start, extent, sizes, first, bins, subdivide, CAPACITIES[c]))
+    return Bags(len(boxes), bins, groups)
+
+
+def _by_capacity(capacity: Tensor) -> list[tuple[int, Tensor]]:
+    return [(c, (capacity == c).nonzero().squeeze(1)) for c in capacity.unique().tolist()]
+
+
+def _group(members: Tensor, start: Tensor, extent: Tensor, sizes: Tensor, first: Tensor, bins: int, subdivide: int, capacity: int) -> Group:
+    height, width = sizes[members, 0], sizes[members, 1]
+    row, row_weight = axis_taps(start[members, 1], extent[members, 1], bins, height, capacity, subdivide)
+    column, column_weight = axis_taps(start[members, 0], extent[members, 0], bins, width, capacity, subdivide)
+    base = (first[members, None, None] + row * width[:, None, None]).int()
+    index = base[:, :, None, :, None] + column.int()[:, None, :, None, :]
+    weight = row_weight[:, :, None, :, None] * column_weight[:, None, :, None, :]
+    return Group(members, index.view(-1, capacity * capacity), weight.view(-1, capacity * capacity))
+
+
+def axis_taps(start: Tensor, extent: Tensor, bins: int, size: Tensor, capacity: int, subdivide: int = 1) -> tuple[Tensor, Tensor]:
+    """Pixels and weights of every bin along one axis. -> indices (N, bins, capacity) int64, weights (N, bins, capacity)
+
+    start (N,) in pixels, pixel centres at whole numbers; extent (N,) of a bin; size (N,) of the map. A bin of extent e takes
+    subdivide * ceil(e / subdivide) equidistant samples; a sample outside [-1, size] weighs nothing, one outside [0, size - 1] takes
+    the border pixel.
+    """
+    samples = torch.ceil(extent / subdivide) * subdivide
+    ordinal = torch.arange(max(int(samples.max()), 1))
+    within = (ordinal + 0.5) / samples.clamp(min=1)[:, None]
+    position = start[:, None, None] + (torch.arange(bins)[None, :, None] + within[:, None]) * extent[:, None, None]
+    limit = size[:, None, None]
+    counts = (ordinal[None] < samples[:, None])[:, None] & (position >= -1) & (position <= limit)
+    weight = counts / samples.clamp(min=1)[:, None, None]
+    position = torch.minimum(position.clamp(min=0), limit - 1)
+    low = position.floor()
+    first = torch.minimum(low[..., 0], (limit[..., 0] - capacity).clamp(min=0))
+    slot = (low - first[..., None]).long().clamp(0, capacity - 1)
+    fraction = (position - low) * weight
+    taps = torch.zeros(len(start), bins, capacity)
+    taps.scatter_add_(2, slot, weight - fraction)
+    taps.scatter_add_(2, (slot + 1).clamp(max=capacity - 1), fraction)
+    index = torch.minimum(first[..., None].long() + torch.arange(capacity), limit - 1)
+    return index, taps
+
+
+class PixelGather(torch.autograd.Function):
+    """(table (P, C), bags) -> (boxes * bins * bins, C); differentiable in the table.
+
+    The gradient is the transposed sum: the bags are sorted by table row, so that it, too, is a gather, without collisions.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, table: Tensor, bags: Bags) -> Tensor:
+        """Sum the bags."""
+        ctx.bags, ctx.rows = bags, len(table)  # type: ignore[attr-defined]
+        cells = bags.bins * bags.bins
+        if len(bags.groups) == 1:
+            return _sums(table, bags.groups[0])
+        out = table.new_empty(bags.count, cells, table.shape[1])
+        for group in bags.groups:
+            out[group.boxes] = _sums(table, group).view(-1, cells, table.shape[1])
+        return out.view(-1, table.shape[1])
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """Sum, for every table row, the bins it went into."""
+        bags: Bags = ctx.bags  # type: ignore[attr-defined]
+        cells = bags.bins * bags.bins
+        index = torch.cat([g.index.flatten() for g in bags.groups])
+        weight = torch.cat([g.weight.flatten() for g in bags.groups])
+        bin_of = torch.cat([_bins_of(g, cells) for g in bags.groups])
+        order = index.argsort()
+        rows, counts = index[order].unique_consecutive(return_counts=True)
+        offsets = counts.cumsum(0) - counts
+        table_grad = grad.new_zeros(ctx.rows, grad.shape[1])  # type: ignore[attr-defined]
+        sums = F.embedding_bag(bin_of[order], grad.contiguous(), offsets.int(), mode="sum", per_sample_weights=weight[order].to(grad.dtype))
+        table_grad[rows.long()] = sums
+        return table_grad, None
+
+
+def _sums(table: Tensor, group: Group) -> Tensor:
+    return F.embedding_bag(group.index, table, mode="sum", per_sample_weights=group.weight.to(table.dtype))
+
+
+def _bins_of(group: Group, cells: int) -> Tensor:
+    """The output row of every entry of the group's bags."""
+    bins = group.boxes.int()[:, None] * cells + torch.arange(cells, dtype=torch.int32)
+    return bins.flatten().repeat_interleave(group.index.shape[1])

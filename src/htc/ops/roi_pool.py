@@ -1,0 +1,92 @@
+"""P(x, r) of the paper: RoIAlign (aligned, adaptive sampling) over a pyramid, with two backends that agree to 1e-4.
+
+`gather` reads all levels of all images from one channels-last pixel table. RoIAlign's bilinear samples are separable, so the
+samples of a bin collapse into a few taps an axis, and a bin is a weighted sum of table rows: `embedding_bag`. On a CPU it is
+an order of magnitude faster than torchvision's scalar kernel. `torchvision` is the oracle, the export backend and the one
+for accelerators; it has static shapes: on the levels a box does not belong to, it is pooled with zero extent, which costs and adds nothing.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from htc.ops.pixel_gather import Bags, PixelGather, bags
+
+Backend = Literal["auto", "gather", "torchvision"]
+FINEST_SCALE = 56
+"""Boxes whose side (square root of the area) is below twice this many pixels go to the finest level."""
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """Feature maps (B, C, H, W) of one network, finest first, and their strides in input pixels."""
+
+    maps: tuple[Tensor, ...]
+    strides: tuple[int, ...]
+
+    @cached_property
+    def table(self) -> Float[Tensor, "P C"]:
+        """All pixels of all maps, channels last: level by level, image by image, row by row."""
+        return torch.cat([m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in self.maps])
+
+    def float(self) -> "Pyramid":
+        """The same maps in float32."""
+        return Pyramid(tuple(m.float() for m in self.maps), self.strides)
+
+
+def pyramid_level(boxes: Float[Tensor, "*N 4"], levels: int) -> Int[Tensor, "*N"]:
+    """floor(log2(sqrt(w h) / 56 + 1e-6)), within 0 .. levels - 1."""
+    side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0).sqrt()
+    return torch.log2(side / FINEST_SCALE + 1e-6).floor().clamp(0, levels - 1).long()
+
+
+def roi_pool(pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int, subdivide: int = 1, backend: Backend = "auto") -> Float[Tensor, "N C bins bins"]:
+    """RoIAlign each box on its level. -> (B R, C, bins, bins), channels last.
+
+    `subdivide` = 2 computes 2 bins x 2 bins and averages each 2 x 2 block (the semantic feature of the box branch), without
+    ever holding the larger grid where the backend can avoid it.
+    """
+    if backend == "auto":
+        backend = "gather" if boxes.device.type == "cpu" and not torch.compiler.is_exporting() else "torchvision"
+    # a diverging network may say NaN: such a box pools nothing instead of failing inside a kernel
+    boxes = boxes.detach().float().nan_to_num(0, 0, 0)
+    if backend == "torchvision":
+        return _by_torchvision(pyramid, boxes, bins, subdivide)
+    count = boxes.shape[0] * boxes.shape[1]
+    if count == 0:
+        return pyramid.maps[0].new_zeros((0, pyramid.maps[0].shape[1], bins, bins))
+    pooled = PixelGather.apply(pyramid.table, _bags(pyramid, boxes, bins, subdivide))
+    return pooled.view(count, bins, bins, -1).permute(0, 3, 1, 2)
+
+
+def _bags(pyramid: Pyramid, boxes: Tensor, bins: int, subdivide: int) -> Bags:
+    """Which table rows, with which weights, make each bin of each box."""
+    images, regions = boxes.shape[:2]
+    level = pyramid_level(boxes, len(pyramid.maps)).flatten()
+    sizes = torch.tensor([m.shape[-2:] for m in pyramid.maps])
+    pixels = sizes.prod(1)
+    first = (pixels * images).cumsum(0) - pixels * images
+    image = torch.arange(images).repeat_interleave(regions)
+    stride = torch.tensor(pyramid.strides, dtype=torch.float32)[level]
+    return bags(boxes.reshape(-1, 4) / stride[:, None], sizes[level], first[level] + image * pixels[level], bins, subdivide)
+
+
+def _by_torchvision(pyramid: Pyramid, boxes: Tensor, bins: int, subdivide: int) -> Tensor:
+    images, regions = boxes.shape[:2]
+    image = torch.arange(images, device=boxes.device, dtype=torch.float32)[:, None, None].expand(images, regions, 1)
+    level = pyramid_level(boxes, len(pyramid.maps))
+    total: Tensor | None = None
+    for index, (features, stride) in enumerate(zip(pyramid.maps, pyramid.strides, strict=True)):
+        here = boxes if len(pyramid.maps) == 1 else torch.where((level == index)[..., None], boxes, 0.0)
+        rois = torch.cat([image, here], -1).reshape(-1, 5)
+        pooled = roi_align(features.float(), rois, bins * subdivide, 1 / stride, -1, aligned=True)
+        total = pooled if total is None else total + pooled
+    assert total is not None
+    pooled = F.avg_pool2d(total, subdivide) if subdivide > 1 else total
+    return pooled.to(pyramid.maps[0].dtype).contiguous(memory_format=torch.channels_last)
