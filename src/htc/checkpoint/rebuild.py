@@ -1,0 +1,140 @@
+"""The values a pickle may hold, and the few reconstructions it may ask for: all ours, none imported for it."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from htc.checkpoint.allowed import TORCH_STORAGES, canonical, is_harmless, is_historical
+from htc.errors import CheckpointError
+
+_MOST_DIMENSIONS = 64
+_LARGEST = 2**62
+
+
+class UnsafePickleError(CheckpointError):
+    """The pickle asks for something a checkpoint has no need of."""
+
+
+class DamagedPickleError(CheckpointError):
+    """The bytes are no complete pickle."""
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A global that the pickle names; never imported."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(eq=False)
+class Foreign:
+    """An inert placeholder for an object of a known foreign class: what it was called with, never what it was."""
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+    state: Any = None
+    entries: dict[Any, Any] = field(default_factory=dict)
+    elements: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StorageReference:
+    """A flat buffer kept elsewhere in the file."""
+
+    key: str
+    dtype: str
+    numel: int
+
+
+@dataclass(frozen=True)
+class TensorReference:
+    """A tensor as a strided view of a stored buffer; offset and strides in elements."""
+
+    storage: StorageReference
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def dict_key(value: Any) -> Any:
+    """A dict key that can be hashed without recursion (hashing deeply nested tuples overflows the C stack)."""
+    if isinstance(value, tuple):
+        for part in value:
+            if not isinstance(part, str | int | float | bytes | type(None)):
+                raise UnsafePickleError("a dictionary key is neither a string nor a number")
+    elif not isinstance(value, str | int | float | bytes | Symbol | Foreign | type(None)):
+        raise UnsafePickleError(f"a dictionary key is a {type(value).__name__}")
+    return value
+
+
+def describe(value: Any) -> str:
+    return f"the global {value}" if isinstance(value, Symbol) else f"a {type(value).__name__}"
+
+
+def symbol(module: str, name: str) -> Symbol:
+    module, name = canonical(module, name)
+    if (module, name) != ("builtins", "getattr") and not is_harmless(module, name):
+        raise UnsafePickleError(f"its pickle asks for {module}.{name}, which no checkpoint of the original needs and which could run code")
+    return Symbol(module, name)
+
+
+def rebuild(target: Any, arguments: Any) -> Any:
+    """What calling `target` may amount to: our own reconstructions, a placeholder, or a refusal."""
+    if not isinstance(target, Symbol):
+        raise UnsafePickleError(f"its pickle calls {describe(target)}")
+    if not isinstance(arguments, tuple):
+        raise TypeError("arguments are no tuple")
+    match str(target):
+        case "builtins.getattr":
+            return _attribute(*arguments)
+        case "collections.OrderedDict" if not arguments:
+            return OrderedDict()
+        case "collections.defaultdict":
+            return {}
+        case "torch.Size" if isinstance(arguments[0], tuple):
+            return arguments[0]
+        case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2":
+            return _tensor(*arguments[:4])
+        case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
+            return arguments[0]
+        case "torch._tensor._rebuild_from_type_v2":
+            return rebuild(arguments[0], arguments[2])
+    return Foreign(str(target), arguments)
+
+
+def _attribute(owner: Any, name: Any) -> Foreign:
+    """`getattr` as protocol 2 pickles a method of a class: allowed on historical classes only (history buffers have such)."""
+    if not (isinstance(owner, Symbol) and is_historical(owner.module) and isinstance(name, str) and is_harmless(owner.module, name)):
+        raise UnsafePickleError(f"its pickle asks for builtins.getattr of {describe(owner)}, which could run code")
+    return Foreign(f"{owner}.{name}")
+
+
+def storage_reference(identity: Any) -> StorageReference:
+    if not (isinstance(identity, tuple) and len(identity) >= 5 and identity[0] == "storage" and isinstance(identity[1], Symbol)):
+        raise UnsafePickleError("a persistent id is no torch storage")
+    kind, key, numel = identity[1], identity[2], identity[4]
+    if kind.module != "torch" or kind.name not in TORCH_STORAGES:
+        raise UnsafePickleError(f"storages of type {kind} are not supported")
+    if not isinstance(key, str) or not isinstance(numel, int) or numel < 0 or (len(identity) > 5 and identity[5] is not None):
+        raise DamagedPickleError("a storage has an impossible key, size or view")
+    return StorageReference(key, TORCH_STORAGES[kind.name], numel)
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> TensorReference:
+    """A tensor's description, only if every element of it lies within its storage and none is repeated."""
+    if not (isinstance(storage, StorageReference) and isinstance(shape, tuple) and isinstance(stride, tuple)):
+        raise DamagedPickleError("a tensor does not say where its values are")
+    plausible = len(shape) == len(stride) <= _MOST_DIMENSIONS
+    if not plausible or not all(isinstance(value, int) and 0 <= value < _LARGEST for value in (offset, *shape, *stride)):
+        raise DamagedPickleError("a tensor has an impossible shape")
+    count, last = 1, offset
+    for size, step in zip(shape, stride, strict=True):
+        count *= size
+        last += (size - 1) * step
+    if count > storage.numel or (count and last >= storage.numel):
+        raise DamagedPickleError(f"a tensor of shape {shape} is larger than its stored values ({storage.numel})")
+    return TensorReference(storage, offset, shape, stride)

@@ -1,0 +1,168 @@
+"""Containers written by `torch.save`: today's zip and the older serialisation of 2019 (pickles one after another, then raw storages).
+
+Only the tensors that are asked for are read. No size is believed that the file itself cannot hold, so a small file cannot
+make us allocate a large tensor.
+"""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from htc.checkpoint.rebuild import DamagedPickleError, StorageReference, TensorReference, UnsafePickleError
+from htc.checkpoint.unpickle import PickleMachine
+from htc.errors import CheckpointError
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_REMEDY = "download or copy it again"
+_OTHER_FILES = (
+    (b"version https://git-lfs", "a git-lfs pointer, not the file itself: run `git lfs pull`"),
+    (b"<", "an HTML or XML page, not weights: the download went wrong, use the address of the file itself"),
+    (b"{", "JSON text, not weights: give the .pth or .safetensors file, or the folder"),
+    (b"\x89PNG", "a picture, not weights"),
+    (b"\xff\xd8\xff", "a picture, not weights"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+)
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """What a file holds: `content` with a `TensorReference` in the place of every tensor, and where the storages lie."""
+
+    path: Path
+    content: Any
+    positions: Mapping[str, tuple[int, int]]
+    """Storage key -> (byte offset, bytes) in the file."""
+
+    def tensors(self, references: Mapping[str, TensorReference]) -> dict[str, Tensor]:
+        """The named tensors, on the CPU; tensors that share a storage in the file share it here."""
+        storages: dict[str, Tensor] = {}
+        result: dict[str, Tensor] = {}
+        with self.path.open("rb") as file:
+            for name, reference in references.items():
+                key = reference.storage.key
+                if key not in storages:
+                    storages[key] = self._storage(file, reference.storage)
+                result[name] = storages[key].as_strided(reference.shape, reference.stride, reference.offset)
+        return result
+
+    def _storage(self, file: IO[bytes], storage: StorageReference) -> Tensor:
+        dtype: torch.dtype = getattr(torch, storage.dtype)
+        if storage.key not in self.positions:
+            raise CheckpointError(f"{self.path}: damaged: the values of storage {storage.key} are not in the file; {_REMEDY}")
+        offset, length = self.positions[storage.key]
+        if length != storage.numel * dtype.itemsize:
+            raise CheckpointError(f"{self.path}: damaged: storage {storage.key} claims {storage.numel} values but has {length} bytes; {_REMEDY}")
+        if not length:
+            return torch.empty(0, dtype=dtype)
+        file.seek(offset)
+        values = bytearray(length)
+        if file.readinto(values) != length:  # type: ignore[attr-defined]
+            raise CheckpointError(f"{self.path}: truncated; {_REMEDY}")
+        return torch.frombuffer(values, dtype=dtype)
+
+
+def open_torch_file(path: Path) -> TorchFile:
+    """Read the structure of a file written by `torch.save`, running none of it.
+
+    Raises `CheckpointError` naming the file, what is wrong and what to do: missing, empty, truncated, another kind of file,
+    or a pickle that asks for a global no checkpoint needs (the message names it).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: {'is a folder, not a weights file' if path.is_dir() else 'no such file'}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+            return _open_zip(path) if head.startswith(b"PK\x03\x04") else _open_legacy(path, file, head)
+    except UnsafePickleError as error:
+        raise CheckpointError(f"{path}: refused: {error}. Nothing of it was run. Use weights from a source you trust") from error
+    except DamagedPickleError as error:
+        raise CheckpointError(f"{path}: damaged or truncated: {error}; {_REMEDY}") from error
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path}: damaged or truncated zip archive ({error}); {_REMEDY}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _open_zip(path: Path) -> TorchFile:
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise CheckpointError(f"{path}: a zip archive, but not one of torch.save (no data.pkl in it); unpack it if it holds the weights")
+        root = roots[0]
+        members = {member.filename: member for member in archive.infolist()}
+        for member in members.values():
+            if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 0x1:
+                raise CheckpointError(f"{path}: refused: {member.filename} in it is compressed or encrypted, which torch.save never does")
+        if f"{root}byteorder" in members and archive.read(f"{root}byteorder").strip() != b"little":
+            raise CheckpointError(f"{path}: written on a big-endian machine; save it again on a little-endian one")
+        content = PickleMachine().run(archive.read(f"{root}data.pkl"))
+        prefix = f"{root}data/"
+        positions = {name.removeprefix(prefix): _extent(path, file, member) for name, member in members.items() if name.startswith(prefix)}
+    # Overlapping members would let a small file fill the memory.
+    if sum(length for _, length in positions.values()) > path.stat().st_size:
+        raise CheckpointError(f"{path}: refused: the parts of the archive overlap")
+    return TorchFile(path, content, positions)
+
+
+def _extent(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> tuple[int, int]:
+    """Where a stored member's bytes lie: behind its local header (30 bytes, then a name and an extra field of given lengths)."""
+    file.seek(member.header_offset)
+    header = file.read(30)
+    if len(header) != 30 or header[:4] != b"PK\x03\x04":
+        raise zipfile.BadZipFile(f"no header for {member.filename}")
+    start = member.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    if start + member.file_size > path.stat().st_size:
+        raise zipfile.BadZipFile(f"{member.filename} reaches beyond the end")
+    return start, member.file_size
+
+
+def _open_legacy(path: Path, file: IO[bytes], head: bytes) -> TorchFile:
+    if not head:
+        raise CheckpointError(f"{path}: empty file; {_REMEDY}")
+    for start, what in _OTHER_FILES:
+        if head.lstrip().startswith(start):
+            raise CheckpointError(f"{path}: {what}")
+    if head[257:262] == b"ustar":
+        raise CheckpointError(f"{path}: a tar archive (or torch before 0.1.10); unpack it, or save it again with a newer torch")
+    file.seek(0)
+    try:
+        magic = PickleMachine().run(file)
+    except DamagedPickleError as error:
+        if head[:1] == b"\x80":
+            raise
+        raise CheckpointError(f"{path}: not a checkpoint: neither torch.save nor safetensors wrote it; give a .pth or .safetensors file") from error
+    if magic != _LEGACY_MAGIC:
+        raise CheckpointError(f"{path}: a pickle, but not one of torch.save (Paddle and detectron2 model-zoo files are not supported)")
+    PickleMachine().run(file)  # protocol version
+    system = PickleMachine().run(file)
+    if isinstance(system, dict) and system.get("little_endian") is False:
+        raise CheckpointError(f"{path}: written on a big-endian machine; save it again on a little-endian one")
+    machine = PickleMachine()
+    content = machine.run(file)
+    keys = PickleMachine().run(file)
+    if not isinstance(keys, list):
+        raise DamagedPickleError("no list of storages")
+    return TorchFile(path, content, _legacy_positions(path, file, keys, machine.storages))
+
+
+def _legacy_positions(path: Path, file: IO[bytes], keys: list[Any], storages: Mapping[str, StorageReference]) -> dict[str, tuple[int, int]]:
+    """Each storage is its length (int64, in elements) and its values; the element size is known from the tensors that use it."""
+    sizes: dict[Any, int] = {key: getattr(torch, storage.dtype).itemsize for key, storage in storages.items()}
+    positions: dict[str, tuple[int, int]] = {}
+    end, at = path.stat().st_size, file.tell()
+    for key in keys:
+        if not isinstance(key, str) or key not in sizes:
+            raise DamagedPickleError(f"storage {key!r} is used by no tensor")
+        file.seek(at)
+        length = int.from_bytes(file.read(8), "little", signed=True) * sizes[key]
+        if length < 0 or at + 8 + length > end:
+            raise DamagedPickleError(f"storage {key} reaches beyond the end of the file")
+        positions[key] = (at + 8, length)
+        at += 8 + length
+    return positions

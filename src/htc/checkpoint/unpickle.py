@@ -1,0 +1,181 @@
+"""Pickles read as data: a small machine over pickle's opcodes that never imports a name and never calls what a file asks for.
+
+A pickle is a program; Python's own unpickler runs it. This one keeps every global as an inert `Symbol`. Calling a symbol can
+only do what `rebuild` lists: an ordered dict, the description of a tensor, or a `Foreign` placeholder for objects of the
+original's packages. Everything else is refused by name. Opcode syntax is parsed by the standard library's `pickletools`.
+"""
+
+import pickletools
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import IO, Any
+
+from htc.checkpoint.rebuild import (
+    DamagedPickleError,
+    Foreign,
+    StorageReference,
+    TensorReference,
+    UnsafePickleError,
+    describe,
+    dict_key,
+    rebuild,
+    storage_reference,
+    symbol,
+)
+from htc.errors import CheckpointError
+
+_MARK = object()
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
+_TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+_BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
+_LITERALS = (*_NUMBERS, *_TEXTS, *_BYTES)
+_IGNORED = frozenset(("PROTO", "FRAME"))
+
+
+class PickleMachine:
+    """Runs one pickle. `items` is its stack, `memo` its table of values met before, `storages` the buffers it refers to."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        self.storages: dict[str, StorageReference] = {}
+        self.actions: dict[str, Callable[[Any], object]] = {
+            **dict.fromkeys(_LITERALS, self.items.append),
+            **{name: self._memory(name) for name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET")},
+            "MARK": lambda _: self.items.append(_MARK),
+            "POP": lambda _: self.items.pop(),
+            "POP_MARK": lambda _: self._since_mark(),
+            "DUP": lambda _: self.items.append(self.items[-1]),
+            "EMPTY_LIST": lambda _: self.items.append([]),
+            "EMPTY_DICT": lambda _: self.items.append({}),
+            "EMPTY_TUPLE": lambda _: self.items.append(()),
+            "EMPTY_SET": lambda _: self.items.append([]),
+            "LIST": lambda _: self.items.append(self._since_mark()),
+            "TUPLE": lambda _: self.items.append(tuple(self._since_mark())),
+            "FROZENSET": lambda _: self.items.append(tuple(self._since_mark())),
+            "TUPLE1": lambda _: self._tuple(1),
+            "TUPLE2": lambda _: self._tuple(2),
+            "TUPLE3": lambda _: self._tuple(3),
+            "DICT": lambda _: self._new_dict(self._since_mark()),
+            "APPEND": lambda _: self._extend([self.items.pop()]),
+            "APPENDS": lambda _: self._extend(self._since_mark()),
+            "ADDITEMS": lambda _: self._extend(self._since_mark()),
+            "SETITEM": lambda _: self._set_items([*reversed([self.items.pop(), self.items.pop()])]),
+            "SETITEMS": lambda _: self._set_items(self._since_mark()),
+            "GLOBAL": lambda argument: self.items.append(symbol(*argument.split(" ", 1))),
+            "STACK_GLOBAL": self._stack_global,
+            "INST": self._instance,
+            "OBJ": self._object,
+            "REDUCE": self._reduce,
+            "NEWOBJ": self._reduce,
+            "NEWOBJ_EX": self._new_object_ex,
+            "BUILD": self._build,
+            "BINPERSID": self._persistent,
+        }
+
+    def run(self, source: IO[bytes] | bytes) -> Any:
+        """The value of the pickle at the source's position; a file is left just behind it.
+
+        Raises `UnsafePickleError` for a name or a call that no checkpoint needs, `DamagedPickleError` for anything that is not a pickle.
+        """
+        try:
+            for opcode, argument, _ in pickletools.genops(source):
+                if opcode.name == "STOP":
+                    return self.items.pop()
+                if opcode.name in _IGNORED:
+                    continue
+                if opcode.name in _CONSTANTS:
+                    self.items.append(_CONSTANTS[opcode.name])
+                    continue
+                action = self.actions.get(opcode.name)
+                if action is None:
+                    raise UnsafePickleError(f"pickle instruction {opcode.name} has no place in a checkpoint")
+                action(argument)
+        except CheckpointError:
+            raise
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError) as error:
+            raise DamagedPickleError(f"its pickle cannot be followed ({error})") from error
+        raise DamagedPickleError("its pickle has no end")
+
+    def _memory(self, name: str) -> Callable[[Any], object]:
+        if name == "MEMOIZE":
+            return lambda _: self.memo.__setitem__(len(self.memo), self.items[-1])
+        if name.endswith("PUT"):
+            return lambda slot: self.memo.__setitem__(int(slot), self.items[-1])
+        return lambda slot: self.items.append(self.memo[int(slot)])
+
+    def _since_mark(self) -> list[Any]:
+        start = len(self.items) - 1
+        while self.items[start] is not _MARK:
+            start -= 1
+            if start < 0:
+                raise IndexError("no mark on the stack")
+        found = self.items[start + 1 :]
+        del self.items[start:]
+        return found
+
+    def _tuple(self, count: int) -> None:
+        if len(self.items) < count:
+            raise IndexError("stack underflow")
+        parts = tuple(self.items[-count:])
+        del self.items[-count:]
+        self.items.append(parts)
+
+    def _new_dict(self, flat: list[Any]) -> None:
+        self.items.append({})
+        self._set_items(flat)
+
+    def _extend(self, values: list[Any]) -> None:
+        target = self.items[-1]
+        if isinstance(target, Foreign):
+            target.elements.extend(values)
+        elif isinstance(target, list):
+            target.extend(values)
+        else:
+            raise UnsafePickleError(f"items are appended to a {type(target).__name__}")
+
+    def _set_items(self, flat: list[Any]) -> None:
+        target = self.items[-1].entries if isinstance(self.items[-1], Foreign) else self.items[-1]
+        if not isinstance(target, dict):
+            raise UnsafePickleError(f"items are set on a {type(target).__name__}")
+        if len(flat) % 2:
+            raise ValueError("a key without a value")
+        target.update((dict_key(key), value) for key, value in zip(flat[::2], flat[1::2], strict=True))
+
+    def _stack_global(self, _: Any) -> None:
+        name, module = self.items.pop(), self.items.pop()
+        if not (isinstance(name, str) and isinstance(module, str)):
+            raise UnsafePickleError("a global is named by something that is no text")
+        self.items.append(symbol(module, name))
+
+    def _instance(self, argument: str) -> None:
+        self.items.append(rebuild(symbol(*argument.split(" ", 1)), tuple(self._since_mark())))
+
+    def _object(self, _: Any) -> None:
+        target, *arguments = self._since_mark()
+        self.items.append(rebuild(target, tuple(arguments)))
+
+    def _reduce(self, _: Any) -> None:
+        arguments, target = self.items.pop(), self.items.pop()
+        self.items.append(rebuild(target, arguments))
+
+    def _new_object_ex(self, _: Any) -> None:
+        keywords, arguments, target = self.items.pop(), self.items.pop(), self.items.pop()
+        if not isinstance(keywords, dict):
+            raise TypeError("keywords are no dictionary")
+        self.items.append(rebuild(target, (arguments, keywords)))
+
+    def _build(self, _: Any) -> None:
+        state, target = self.items.pop(), self.items[-1]
+        if isinstance(target, Foreign):
+            target.state = state
+        elif not isinstance(target, OrderedDict | TensorReference):
+            # An ordered dict's state is the `_metadata` of torch's state dicts: not needed. Nothing else may be given a state.
+            raise UnsafePickleError(f"a state is set on {describe(target)}")
+
+    def _persistent(self, _: Any) -> None:
+        found = storage_reference(self.items.pop())
+        if self.storages.setdefault(found.key, found) != found:
+            raise DamagedPickleError(f"storage {found.key} is described in two ways")
+        self.items.append(found)
