@@ -1,0 +1,50 @@
+"""The terms of Eq. 7, each as a sum and the count it is averaged over, so that ranks can average over all of them."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from htc.config import BoxLoss, Semantic
+from htc.model.semantic import STRIDE
+
+
+class Term(NamedTuple):
+    """A loss before its average: `total` / `count`, times `weight`."""
+
+    total: Float[Tensor, ""]
+    count: Float[Tensor, ""]
+    weight: float = 1.0
+
+    def average(self) -> Float[Tensor, ""]:
+        """The weighted mean; 0 (with a gradient of zeros) where nothing was counted."""
+        return self.total * self.weight / self.count.clamp(min=1)
+
+
+def box_loss(predicted: Float[Tensor, "N 4"], target: Float[Tensor, "N 4"], kind: BoxLoss, beta: float) -> Float[Tensor, ""]:
+    """Sum over boxes and coordinates of SmoothL1 or L1."""
+    if kind == "l1":
+        return F.l1_loss(predicted, target, reduction="sum")
+    return F.smooth_l1_loss(predicted, target, beta=beta, reduction="sum")
+
+
+def class_loss(logits: Float[Tensor, "N classes"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
+    """Sum of cross-entropies."""
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def mask_loss(logits: Float[Tensor, "N 28 28"], targets: Float[Tensor, "N 28 28"], valid: Tensor) -> Float[Tensor, ""]:
+    """Sum over the valid regions of each one's mean binary cross-entropy."""
+    each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten(1).mean(1)
+    return torch.where(valid, each, 0.0).sum()
+
+
+def semantic_loss(logits: Float[Tensor, "B classes H W"], target: UInt8[Tensor, "B h w"], config: Semantic) -> Term:
+    """Cross-entropy at stride 8 against the top-left pixel of each 8 x 8 block; `ignore` pixels say nothing."""
+    labels = target[:, ::STRIDE, ::STRIDE].long()
+    total = F.cross_entropy(logits, labels, ignore_index=config.ignore, reduction="sum")
+    labelled = (labels != config.ignore).sum()
+    count = labelled if config.loss_average == "labelled" else torch.full_like(labelled, labels.numel())
+    return Term(total, count.float(), config.loss_weight)

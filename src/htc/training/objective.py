@@ -1,0 +1,83 @@
+"""Eq. 7: L = sum over t of alpha_t (L_box^t + L_mask^t) + beta L_seg, plus the RPN's losses."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from htc.config import Config
+from htc.model.detector import Detector
+from htc.ops.boxes import encode
+from htc.ops.mask_targets import mask_targets
+from htc.training.losses import Term, box_loss, class_loss, mask_loss, semantic_loss
+from htc.training.rpn_loss import rpn_losses
+from htc.training.sampling import Sample, TruthSampler
+from htc.types import Batch, BoxStage, Features
+
+
+class TrainingObjective(nn.Module):
+    """A batch in, named losses out; their sum is Eq. 7. This is what data-parallel training wraps."""
+
+    def __init__(self, detector: Detector, config: Config) -> None:
+        super().__init__()
+        self.detector, self.config = detector, config
+
+    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Weighted losses: `rpn.class`, `rpn.box`, `semantic`, and for each stage `stage1.class`, `stage1.box`, `stage1.mask`, ..."""
+        return {name: term.average() for name, term in self.terms(batch).items()}
+
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """The same before they are averaged."""
+        rpn, config = self.detector.rpn, self.config.rpn
+        features = self.detector.features(batch.images, semantic_logits=batch.semantic is not None)
+        levels = rpn(features.pyramid)
+        terms = rpn_losses(rpn, levels, batch)
+        if self.config.semantic is not None and features.semantic_logits is not None and batch.semantic is not None:
+            terms["semantic"] = semantic_loss(features.semantic_logits, batch.semantic, self.config.semantic)
+        proposals, _ = rpn.propose(levels, batch.sizes, config.training_candidates_per_level, config.training_proposals)
+        sampler = TruthSampler(batch, self.config.cascade, self.config.num_classes)
+        stages = self.detector.roi.refine(*features.pooled, proposals, sampler.for_boxes)
+        for t, stage in enumerate(stages):
+            name, weight = f"stage{t + 1}", self.config.cascade.loss_weights[t]
+            terms |= {f"{name}.{part}": term for part, term in self._box_terms(stage, sampler.boxes[t], batch, t, weight).items()}
+            terms[f"{name}.mask"] = self._mask_term(features, stage, sampler, batch, t, weight)
+        return terms
+
+    def _box_terms(self, stage: BoxStage, sample: Sample, batch: Batch, t: int, weight: float) -> dict[str, Term]:
+        """L_box^t: cross-entropy and box loss, both over the number of samples (not of positives)."""
+        valid, positive = sample.rois.valid, sample.positive & sample.rois.valid
+        count = valid.sum().float()
+        class_total = class_loss(stage.class_logits[valid], sample.labels[valid])
+        deltas = stage.deltas[positive]
+        if not self.config.cascade.class_agnostic_boxes:
+            deltas = deltas.unflatten(-1, (-1, 4))[torch.arange(len(deltas), device=deltas.device), sample.labels[positive]]
+        targets = encode(sample.rois.boxes[positive], _objects_of(sample, batch)[positive], self.config.cascade.delta_stds[t])
+        box_total = box_loss(deltas, targets, self.config.cascade.box_loss, 1.0) + stage.deltas.sum() * 0
+        return {"class": Term(class_total, count, weight), "box": Term(box_total, count, weight)}
+
+    def _mask_term(self, features: Features, stage: BoxStage, sampler: TruthSampler, batch: Batch, t: int, weight: float) -> Term:
+        """L_mask^t: binary cross-entropy of the true class over the positives' 28 x 28 grids."""
+        roi = self.detector.roi
+        rois = roi.mask_rois(stage, t, sampler.for_masks)
+        sample = sampler.masks[t]
+        feature = roi.mask_features(*features.pooled, rois, t + 1)[-1]
+        logits = roi.mask_heads[t](feature, sample.labels.flatten())
+        targets = [_mask_targets(sample, batch, i) for i in range(len(batch.truths))]
+        valid = rois.valid.flatten()
+        return Term(mask_loss(logits, torch.cat(targets).to(logits.dtype), valid), valid.sum().float(), weight)
+
+
+def _objects_of(sample: Sample, batch: Batch) -> Float[Tensor, "B R 4"]:
+    """The box of the object each region serves."""
+    rows = []
+    for objects, truth in zip(sample.objects, batch.truths, strict=True):
+        rows.append(truth.boxes[objects] if len(truth.boxes) else torch.zeros(len(objects), 4, device=objects.device))
+    return torch.stack(rows)
+
+
+def _mask_targets(sample: Sample, batch: Batch, image: int) -> Float[Tensor, "R 28 28"]:
+    masks, rois = batch.truths[image].masks, sample.rois
+    targets = torch.zeros(rois.valid.shape[1], 28, 28, device=rois.boxes.device)
+    valid = rois.valid[image]
+    if masks is not None and bool(valid.any()):
+        targets[valid] = mask_targets(masks, sample.objects[image][valid], rois.boxes[image][valid])
+    return targets
