@@ -1,0 +1,78 @@
+"""All faults of a configuration in one message: where each value came from, what is wrong with it, what was meant."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from htc.setting_names import Path, fields_at, nearest
+
+Sources = Sequence[tuple[Path, str]]
+
+
+def describe(error: ValidationError, values: Mapping[str, Any], sources: Sources) -> str:
+    """One line a fault, under a head line when there are several."""
+    lines = [_line(details, values, sources) for details in error.errors(include_url=False)]
+    if len(lines) == 1:
+        return lines[0]
+    return f"{len(lines)} settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def nearest_hint(path: Path, values: Mapping[str, Any] | None = None) -> str:
+    """`; did you mean ...?` or, where nothing is near, how to see all settings."""
+    found = nearest(path, values)
+    return f"; did you mean {found}?" if found else "; --print-config shows all settings"
+
+
+def _line(details: ErrorDetails, values: Mapping[str, Any], sources: Sources) -> str:
+    location = _without_tags(details["loc"], values)
+    path = tuple(part for part in location if isinstance(part, str))
+    if details["type"] == "union_tag_invalid":
+        path = (*path, "kind")
+    given, source = _origin(path, details["msg"], sources)
+    if details["type"] == "extra_forbidden":
+        path = given
+    return f"{source}: {_fault(details, path, values)}"
+
+
+def _fault(details: ErrorDetails, path: Path, values: Mapping[str, Any]) -> str:
+    kind, given = details["type"], details["input"]
+    if kind == "extra_forbidden":
+        owner = ".".join(path[:-1])
+        return f"does not belong to this kind of {owner}" if fields_at(path) else f"there is no such setting{nearest_hint(path, values)}"
+    if kind == "missing":
+        return "a value is missing"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"is a section, not a value (got {given!r}): set {'.'.join(path)}.<name>"
+    if kind == "union_tag_invalid":
+        return f"there is no kind {given.get('kind')!r}, only {details.get('ctx', {}).get('expected_tags', '')}"
+    if kind == "value_error":
+        return details["msg"].removeprefix("Value error, ")
+    return f"{details['msg'].replace('Input should', 'should', 1)} (got {given!r})"
+
+
+def _without_tags(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[int | str, ...]:
+    """pydantic names the variant of a union in its locations (neck, fpn, channels); users do not."""
+    kept: list[int | str] = []
+    node: object = values
+    for part in location:
+        if isinstance(node, Mapping) and part not in node and part == node.get("kind"):
+            continue
+        kept.append(part)
+        if isinstance(node, Mapping):
+            node = node.get(str(part))
+        elif isinstance(node, (list, tuple)) and isinstance(part, int):
+            node = node[part] if part < len(node) else None
+    return tuple(kept)
+
+
+def _origin(path: Path, message: str, sources: Sources) -> tuple[Path, str]:
+    """The last setting at that path, else above or below it, else one that the message speaks of: a fault of values that do not fit together."""
+    exact = [found for found in sources if found[0] == path]
+    related = [(at, source) for at, source in sources if path and (at[: len(path)] == path or path[: len(at)] == at)]
+    named = [(at, source) for at, source in sources if not path and ".".join(at) in message]
+    for found in (exact, related, named):
+        if found:
+            return found[-1]
+    return path, ".".join(path) or "the settings together"
