@@ -1,0 +1,118 @@
+"""Pictures of detections: translucent masks with crisp outlines, captions, and two pictures side by side.
+
+Everything is painted inside the crops: beside the copy of the picture nothing of its size is made.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageDraw
+
+from htc.ops.masks import MaskCrop
+from htc.visual.labels import font_size, load_font, paint_labels
+from htc.visual.palette import instance_colours, line_colour
+
+FILL = 0.42
+"""Opacity of a mask's inside."""
+LEGIBLE_SIDE = 640
+"""Pictures whose long side is shorter are enlarged by a whole number before they are drawn to a file."""
+Crops = Callable[[Int[np.ndarray, " N"]], Iterable[MaskCrop]]
+"""Gives the mask crops of the objects with these positions, one at a time."""
+
+
+def draw_objects(
+    image: np.ndarray,
+    boxes: Float[np.ndarray, "N 4"],
+    labels: Int[np.ndarray, " N"],
+    crops: Crops | None,
+    captions: Sequence[str] | None = None,
+    *,
+    outline_boxes: bool = False,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Objects (xyxy pixels, class positions, masks) over a copy of `image` (H, W), (H, W, 3) or (H, W, 4) uint8.
+
+    The first objects are the most important: their captions are placed first. Small objects are painted over large ones.
+    """
+    canvas = rgb(image).copy()
+    colours = instance_colours(boxes, labels)
+    thickness = max(1, round(font_size(canvas.shape[:2]) / 8))
+    order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")
+    if crops is not None:
+        for index, crop in zip(order, crops(order), strict=True):
+            paint_mask(canvas, crop, colours[index], thickness)
+    if outline_boxes:
+        for index in order:
+            paint_box(canvas, boxes[index], colours[index], thickness)
+    if captions is not None:
+        paint_labels(canvas, boxes, captions, colours)
+    return canvas
+
+
+def rgb(image: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
+    """A grey (H, W) or RGBA (H, W, 4) uint8 array as RGB; RGB as it is."""
+    if image.ndim == 2:
+        return np.repeat(image[:, :, None], 3, axis=2)
+    return image[:, :, :3]
+
+
+def paint_mask(canvas: UInt8[np.ndarray, "H W 3"], crop: MaskCrop, colour: UInt8[np.ndarray, " 3"], thickness: int) -> None:
+    """One object's mask: its inside tinted, its outline (that of holes too) `thickness` pixels wide, less for a small object."""
+    height, width = crop.bitmap.shape
+    if not crop.bitmap.any():
+        return
+    window = canvas[crop.y : crop.y + height, crop.x : crop.x + width]
+    ground = float(window[crop.bitmap].mean())
+    tinted = cv2.addWeighted(window, 1 - FILL, np.broadcast_to(colour, window.shape).copy(), FILL, 0)
+    np.copyto(window, tinted, where=crop.bitmap[:, :, None])
+    thin = max(1, min(thickness, round(min(height, width) / 8)))
+    room = thin + 1
+    top, left = max(crop.y - room, 0), max(crop.x - room, 0)
+    around = canvas[top : crop.y + height + room, left : crop.x + width + room]
+    contours, _ = cv2.findContours(crop.bitmap.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(crop.x - left, crop.y - top))
+    lines = np.ascontiguousarray(around)
+    cv2.drawContours(lines, contours, -1, line_colour(colour, ground), thin, cv2.LINE_AA)
+    around[:] = lines
+
+
+def paint_box(canvas: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, " 4"], colour: UInt8[np.ndarray, " 3"], thickness: int) -> None:
+    """The outline of one box (xyxy pixels)."""
+    x0, y0, x1, y1 = box.round().astype(int).tolist()
+    cv2.rectangle(canvas, (x0, y0), (max(x1 - 1, x0), max(y1 - 1, y0)), line_colour(colour, 0), thickness)
+
+
+def enlargement(size: tuple[int, int]) -> int:
+    """The whole number by which a picture of `size` (height, width) is enlarged so that a drawing on it is legible."""
+    return -(-LEGIBLE_SIDE // max(size)) if max(size) < LEGIBLE_SIDE * 0.8 else 1
+
+
+def enlarge(image: np.ndarray, factor: int) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture with each side `factor` times as long."""
+    height, width = image.shape[:2]
+    return rgb(image) if factor == 1 else cv2.resize(rgb(image), (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
+
+
+def enlarge_crop(crop: MaskCrop, factor: int) -> MaskCrop:
+    """A mask for a picture that was enlarged: its outline is smooth, not a staircase."""
+    height, width = crop.bitmap.shape
+    if factor == 1 or not crop.bitmap.size:
+        return crop
+    smooth = cv2.resize(np.pad(crop.bitmap, 1).astype(np.float32), ((width + 2) * factor, (height + 2) * factor), interpolation=cv2.INTER_LINEAR)
+    return MaskCrop(crop.x * factor, crop.y * factor, smooth[factor:-factor, factor:-factor] >= 0.5)
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> UInt8[np.ndarray, "H W 3"]:
+    """Two pictures on a white sheet, each under its title, the tops level."""
+    pictures = [rgb(left), rgb(right)]
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    size = max(12, round(font_size((height, width)) * 1.25))
+    gap, font = size, load_font(size)
+    head = 2 * size
+    sheet = Image.new("RGB", (2 * width + 3 * gap, height + head + gap), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        x = gap + number * (width + gap)
+        sheet.paste(Image.fromarray(np.ascontiguousarray(picture)), (x, head))
+        pen.text((x, head // 2), title, fill=(34, 34, 34), font=font, anchor="lm")
+    return np.asarray(sheet)

@@ -1,0 +1,98 @@
+"""Captions of objects: set in a size that suits the picture, placed where they cover neither one another nor other objects much."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from htc.visual.palette import text_colour
+
+SMALLEST, USUAL, REFERENCE_SIDE = 10, 13, 640
+"""Font sizes in pixels: the least that is legible, and the usual one on a picture whose long side is 640."""
+CROWDED = 0.16
+"""Share of the picture that captions may cover together; beyond it they are shortened, then left out from the least certain on."""
+
+
+def font_size(size: tuple[int, int]) -> int:
+    """Pixels for a picture of `size` (height, width); it grows a little slower than the picture, which has more to show."""
+    return max(SMALLEST, round(USUAL * (max(size) / REFERENCE_SIDE) ** 0.8))
+
+
+def paint_labels(
+    canvas: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"], captions: Sequence[str], colours: UInt8[np.ndarray, "N 3"]
+) -> None:
+    """Draw captions into `canvas`, the first ones first: those that would cover an earlier one are left out."""
+    height, width = canvas.shape[:2]
+    font = load_font(font_size((height, width)))
+    texts = _fitting(captions, font, height * width)
+    placed = np.empty((0, 4), np.int64)
+    for text, box, colour in zip(texts, boxes, colours, strict=False):
+        patch = _patch(text, font)
+        spot = _free_spot(box, patch.shape[:2], (height, width), placed)
+        if spot is not None:
+            placed = np.concatenate((placed, spot[None]))
+            _blend(canvas, patch, spot, colour)
+
+
+@lru_cache(maxsize=16)
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans Bold, which comes with matplotlib and has Latin, Greek and Cyrillic letters."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
+    return ImageFont.truetype(str(path), size)
+
+
+def _fitting(captions: Sequence[str], font: ImageFont.FreeTypeFont, area: int) -> list[str]:
+    """The captions, or their last words (the scores) if all of them would crowd the picture, and no more than fit."""
+    for texts in (list(captions), [caption.rsplit(" ", 1)[-1] for caption in captions]):
+        covered = np.cumsum([font.getlength(text) * font.size * 1.4 for text in texts])
+        if not len(covered) or covered[-1] <= CROWDED * area:
+            return texts
+    return texts[: int(np.searchsorted(covered, CROWDED * area))]
+
+
+def _patch(text: str, font: ImageFont.FreeTypeFont) -> UInt8[np.ndarray, "h w 2"]:
+    """A caption as two coverages 0..255: of its rounded plate, and of its letters."""
+    margin = max(2, round(font.size * 0.28))
+    ascent, descent = font.getmetrics()
+    width, height = round(font.getlength(text)) + 2 * margin, ascent + descent + margin // 2
+    # Four times as large and reduced again: PIL draws rounded corners without antialiasing.
+    plate = Image.new("L", (4 * width, 4 * height))
+    ImageDraw.Draw(plate).rounded_rectangle((0, 0, 4 * width - 1, 4 * height - 1), radius=4 * margin, fill=255)
+    letters = Image.new("L", (width, height))
+    ImageDraw.Draw(letters).text((margin, margin // 4), text, fill=255, font=font)
+    return np.stack((np.asarray(plate.resize((width, height), Image.Resampling.BOX)), np.asarray(letters)), axis=-1)
+
+
+def _free_spot(
+    box: Float[np.ndarray, " 4"], patch: tuple[int, int], size: tuple[int, int], placed: Int[np.ndarray, "M 4"]
+) -> Int[np.ndarray, " 4"] | None:
+    """The first free place (xyxy) for a patch (height, width): above the box, in it, below it, at its right end, beside it; or None."""
+    (height, width), (x0, y0, x1, y1) = patch, box.round().astype(np.int64).tolist()
+    inside = (y1 - y0) > 1.8 * height
+    corners = [(x0, y0 - height), (x0, y0), (x0, y1 - height), (x0, y1), (x1 - width, y0 - height), (x1 - width, y1), (x1, y0), (x0 - width, y0)]
+    centre = ((x0 + x1 - width) // 2, (y0 + y1 - height) // 2)
+    for number, (x, y) in enumerate([*corners, centre]):
+        if number in (1, 2) and not inside:
+            continue
+        left, top = min(max(x, 0), size[1] - width), min(max(y, 0), size[0] - height)
+        spot = np.array([left, top, left + width, top + height])
+        off = abs(left - x) + abs(top - y)
+        if min(left, top) >= 0 and off <= width and not _overlaps(spot, placed):
+            return spot
+    return None
+
+
+def _overlaps(spot: Int[np.ndarray, " 4"], placed: Int[np.ndarray, "M 4"]) -> bool:
+    return bool(((spot[:2] < placed[:, 2:]) & (placed[:, :2] < spot[2:])).all(axis=1).any())
+
+
+def _blend(canvas: UInt8[np.ndarray, "H W 3"], patch: UInt8[np.ndarray, "h w 2"], spot: Int[np.ndarray, " 4"], colour: UInt8[np.ndarray, " 3"]) -> None:
+    x0, y0, x1, y1 = spot.tolist()
+    window = canvas[y0:y1, x0:x1]
+    plate, letters = patch[..., :1] / 255 * 0.92, patch[..., 1:] / 255
+    under = window * (1 - plate) + colour * plate
+    window[:] = (under * (1 - letters) + np.array(text_colour(colour)) * letters).round().astype(np.uint8)

@@ -1,0 +1,55 @@
+"""Colours of drawings: Okabe and Ito's colour-blind-safe set (2008), its dark blue lightened so that it shows on dark pictures."""
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+PALETTE = np.array(
+    [(230, 159, 0), (86, 180, 233), (0, 178, 130), (240, 228, 66), (72, 124, 255), (235, 94, 20), (224, 130, 190)],
+    np.uint8,
+)
+"""RGB: orange, sky blue, green, yellow, blue, vermilion, pink."""
+BLACK, WHITE = np.zeros(3), np.full(3, 255.0)
+DARK_TEXT = 0.36
+"""Relative luminance of a ground above which black text reads better than white (WCAG contrast, a little in favour of white)."""
+
+
+def instance_colours(boxes: Float[np.ndarray, "N 4"], labels: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 3"]:
+    """One colour a class where there are several classes; where there is one, neighbours get different colours."""
+    if len(np.unique(labels)) > 1:
+        return class_colours(labels)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    chosen = np.zeros(len(boxes), np.int64)
+    for index in range(len(boxes)):
+        distance = np.linalg.norm(centres[:index] - centres[index], axis=1)
+        nearest = np.full(len(PALETTE), np.inf)
+        np.minimum.at(nearest, chosen[:index], distance)
+        unused = np.flatnonzero(np.isinf(nearest))
+        chosen[index] = unused[0] if len(unused) else nearest.argmax()
+    return PALETTE[chosen]
+
+
+def class_colours(labels: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 3"]:
+    """The colour of each class, the same in every picture: the palette, then lighter, then darker shades of it."""
+    base = PALETTE[labels % len(PALETTE)].astype(float)
+    shade = (labels // len(PALETTE) % 3)[:, None]
+    mixed = np.where(shade == 1, base * 0.6 + WHITE * 0.4, np.where(shade == 2, base * 0.7, base))
+    return mixed.astype(np.uint8)
+
+
+def luminance(colour: Float[np.ndarray, " 3"] | UInt8[np.ndarray, " 3"]) -> float:
+    """Relative luminance 0..1 of an sRGB colour 0..255 (WCAG 2)."""
+    value = np.asarray(colour, float) / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return float(linear @ np.array([0.2126, 0.7152, 0.0722]))
+
+
+def text_colour(ground: UInt8[np.ndarray, " 3"]) -> tuple[int, int, int]:
+    """Black or white, whichever reads better on `ground`."""
+    return (17, 17, 17) if luminance(ground) > DARK_TEXT else (255, 255, 255)
+
+
+def line_colour(colour: UInt8[np.ndarray, " 3"], ground: float) -> tuple[int, int, int]:
+    """A shade of `colour` for thin lines: darker on a bright ground (mean grey value 0..255), lighter on a dark one."""
+    mixed = colour * 0.72 if ground > 150 else colour * 0.85 + WHITE * 0.15
+    red, green, blue = (int(channel) for channel in mixed)
+    return red, green, blue
