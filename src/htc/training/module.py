@@ -34,7 +34,7 @@ class TrainingModule(LightningModule):
         decay = training.average_decay
         self.average = None if decay is None else AveragedModel(detector, multi_avg_fn=_moving_average(decay), use_buffers=True)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """The sum under `loss`, which Lightning differentiates, and every term by its name under `terms`."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
         losses = self.objective(replace(batch, images=images))
@@ -50,7 +50,7 @@ class TrainingModule(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(training, step, self.steps_per_epoch, self.epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Takes the new weights into the average."""
         if self.average is not None:
             self.average.update_parameters(self.detector)
