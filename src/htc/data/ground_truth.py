@@ -1,0 +1,69 @@
+"""From one record to what is learned on its picture: boxes, labels, masks and semantic map, in annotated pixels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from htc.data.instance_masks import Crop, decode, mask_crops
+from htc.data.pictures import read_picture
+from htc.data.records import ImageRecord, Instance
+from htc.data.semantic_targets import derived_map, map_path, read_map
+from htc.errors import DataError
+from htc.types import GroundTruth
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """The targets of one picture, before any transform."""
+
+    truth: GroundTruth
+    semantic: UInt8[np.ndarray, "H W"] | None
+
+
+def annotated(record: ImageRecord, semantic_classes: int | None, semantic_maps: Path | None) -> Annotated:
+    """The targets of `record`; the semantic map is read from the folder `semantic_maps` or else derived (None classes: no map).
+
+    An object whose outline covers no pixel is left out. If any object has no mask at all, the picture teaches boxes only.
+    """
+    size = (record.height, record.width)
+    objects = [instance for instance in record.instances if not instance.crowd]
+    crowds = [instance for instance in record.instances if instance.crowd]
+    with_masks = all(instance.segmentation is not None for instance in objects)
+    crops = [_crop(instance, size) for instance in objects]
+    if with_masks:
+        objects = [instance for instance, crop in zip(objects, crops, strict=True) if crop.bitmap.size]
+        crops = [crop for crop in crops if crop.bitmap.size]
+    truth = GroundTruth(
+        boxes=torch.tensor([instance.box for instance in objects], dtype=torch.float32).view(-1, 4),
+        labels=torch.tensor([instance.label for instance in objects], dtype=torch.long),
+        masks=mask_crops(crops, size) if with_masks else None,
+        crowd_boxes=torch.tensor([instance.box for instance in crowds], dtype=torch.float32).view(-1, 4),
+    )
+    if semantic_classes is None:
+        return Annotated(truth, None)
+    if semantic_maps is not None:
+        return Annotated(truth, read_map(map_path(semantic_maps, record.path), size, semantic_classes))
+    regions = [_crop(instance, size) for instance in crowds]
+    return Annotated(truth, derived_map(crops, [instance.label for instance in objects], regions, size))
+
+
+def _crop(instance: Instance, size: tuple[int, int]) -> Crop:
+    """The object's mask; its box where it has none."""
+    if instance.segmentation is not None:
+        return decode(instance.segmentation, *size)
+    x1, y1, x2, y2 = (round(value) for value in instance.box)
+    return Crop(x1, y1, np.ones((y2 - y1, x2 - x1), np.uint8))
+
+
+def annotated_picture(record: ImageRecord) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture of `record`; `DataError` if its size is not the annotated one."""
+    picture = read_picture(record.path)
+    height, width = picture.shape[:2]
+    if (height, width) == (record.height, record.width):
+        return picture
+    turned = (width, height) == (record.height, record.width)
+    remedy = "the picture is turned by its EXIF orientation, the annotations are not: save it upright" if turned else "correct the record or the picture"
+    raise DataError(f"{record.path} is {width}x{height}, its record (image {record.id}) says {record.width}x{record.height}; {remedy}")

@@ -1,0 +1,140 @@
+"""Pictures of any kind to RGB bytes: the one reader of training and prediction.
+
+Grey becomes three equal channels, palettes are looked up, transparency is dropped (the colours below it stay, as OpenCV and so
+the original read them), the first frame of several is taken, and the EXIF orientation is applied. Of 16-bit pictures the
+smallest camera depth (8, 10, 12, 14, 16 bits) that holds their brightest value is mapped to 0..255: a 12-bit micrograph in a
+16-bit file would otherwise be black, and one that uses all 16 bits is divided by 257.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image, ImageOps
+
+from htc.errors import DataError
+
+MAX_PIXELS = 178_956_970
+"""Pillow's own limit against pictures made to fill the memory."""
+DEPTHS = (8, 10, 12, 14, 16)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
+"""What Pillow's decoders raise on damaged files."""
+ORIENTATION = 0x0112
+TURNED = (5, 6, 7, 8)
+"""EXIF orientations that exchange height and width."""
+
+Source = str | Path | Image.Image | np.ndarray
+
+
+def read_picture(source: Source, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB, 0..255, of a file, a PIL image or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of 8 or 16 bits.
+
+    Raises `DataError` that names the picture and the remedy. No setting of Pillow is touched, so threads may call it.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _from_image(source, "the PIL image")
+    path = Path(source)
+    with _stream(path) as stream:
+        image = _open(stream, path)
+        pixels = image.width * image.height
+        if pixels > max_pixels:
+            raise DataError(f"{path} has {pixels} pixels ({image.width}x{image.height}), more than {max_pixels}; raise max_pixels if this is no mistake")
+        return _from_image(image, str(path))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) as `read_picture` would return it, from the header alone; raises `DataError` like it."""
+    with _stream(path) as stream:
+        image = _open(stream, path)
+        try:
+            turned = image.getexif().get(ORIENTATION) in TURNED
+        except BROKEN:
+            turned = False
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _stream(path: Path) -> BinaryIO:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, not a picture; name the files in it")
+    if not path.exists():
+        raise DataError(f"{path}: no such file; check the path")
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    if not stream.seek(0, io.SEEK_END):
+        stream.close()
+        raise DataError(f"{path} is empty; copy or download it again")
+    stream.seek(0)
+    return stream
+
+
+def _open(stream: BinaryIO, path: Path) -> Image.Image:
+    """The picture with its header read. `Image.open` would apply a process-wide limit, so the decoder is chosen here."""
+    Image.init()
+    prefix = stream.read(16)
+    for name in Image.ID:
+        decoder, accept = Image.OPEN[name]
+        accepted = accept is None or accept(prefix)
+        if not accepted or isinstance(accepted, str):
+            continue
+        stream.seek(0)
+        try:
+            return decoder(stream, str(path))
+        except BROKEN:
+            continue
+    raise DataError(f"{path} is not a picture that can be read, or its header is damaged; give a JPEG, PNG, WebP or TIFF file")
+
+
+def _from_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    try:
+        image.load()
+    except MemoryError as error:
+        raise DataError(f"{name}: {image.width}x{image.height} pixels do not fit into the memory; make it smaller") from error
+    except BROKEN as error:
+        raise DataError(f"{name} is damaged or incomplete ({error}); copy or download it again") from error
+    if image.width == 0 or image.height == 0:
+        raise DataError(f"{name} has no pixels ({image.width}x{image.height}); give a picture of at least 1x1")
+    image = _upright(image)
+    if image.mode == "F":
+        raise DataError(f"{name} holds floating-point values, whose range is not known; convert it to 8 or 16 bits")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise DataError(f"{name} holds 32-bit values ({grey.min()} to {grey.max()}); convert it to 8 or 16 bits")
+        return np.stack([_to_bytes(grey)] * 3, axis=-1)
+    return np.array(image.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says; a damaged EXIF block says nothing."""
+    try:
+        with warnings.catch_warnings():
+            return ImageOps.exif_transpose(image)
+    except BROKEN:
+        return image
+
+
+def _from_array(array: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "H W 3"]:
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"an array of shape {array.shape} and type {array.dtype} is no picture; give (height, width, 3) RGB values of type uint8")
+    if not array.size:
+        raise DataError(f"an array of shape {array.shape} has no pixels; give a picture of at least 1x1")
+    channels = array[:, :, :3] if array.shape[2] > 1 else np.repeat(array, 3, axis=2)
+    return np.ascontiguousarray(channels if array.dtype == np.uint8 else _to_bytes(channels))
+
+
+def _to_bytes(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """0..65535 to 0..255 by the smallest usual depth that holds the brightest value."""
+    brightest = int(values.max())
+    top = next(2**depth - 1 for depth in DEPTHS if brightest < 2**depth)
+    return (values.astype(np.float32) * (255 / top) + 0.5).astype(np.uint8)

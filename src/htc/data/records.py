@@ -1,0 +1,63 @@
+"""What an annotation file says, typed and checked: the values every reader produces and every loader consumes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True, slots=True)
+class Polygons:
+    """Outlines whose union is the mask."""
+
+    rings: tuple[Float[np.ndarray, " xy"], ...]
+    """x, y, x, y, ... in pixels of the picture, at least three points each."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunLengths:
+    """COCO's run-length encoding, down the columns, background first."""
+
+    counts: bytes | Int[np.ndarray, " R"]
+    """COCO's compressed text, or the runs themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One object of one picture."""
+
+    id: int | str
+    label: int
+    """0 .. K-1: place in `Dataset.classes`."""
+    box: tuple[float, float, float, float]
+    """xyxy, pixels of the picture, clipped to it."""
+    crowd: bool
+    """From `iscrowd` alone: a region of uncounted objects, which is neither object nor background."""
+    segmentation: Polygons | RunLengths | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One picture and its objects, maybe none."""
+
+    id: int | str
+    path: Path
+    height: int
+    width: int
+    instances: tuple[Instance, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures with instances; classes in the order of their category ids."""
+
+    annotations: Path
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    images: tuple[ImageRecord, ...]
+    dropped: tuple[str, ...] = ()
+    """Objects that cannot be learned from and were left out, each with its reason; for the user to read."""
+
+    def __len__(self) -> int:
+        return len(self.images)

@@ -1,0 +1,70 @@
+"""Semantic maps for HTC's semantic branch (paper, section 3.3): derived from the instances, or read from a folder of PNGs."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from htc.data.instance_masks import Crop
+from htc.data.records import Dataset
+from htc.errors import DataError
+
+IGNORE = 255
+MOST_CLASSES = 254
+"""Classes 1..254 beside background 0 and ignore 255."""
+
+
+def derived_map(crops: list[Crop], labels: list[int], crowds: list[Crop], size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
+    """Background 0, class k (0 .. K-1) as k + 1, crowd regions 255: so every instance data set trains the semantic branch.
+
+    Small objects lie over large ones and all objects over crowds. With one class this is "any object". `size` is (height,
+    width) of the picture. At most `MOST_CLASSES` classes.
+    """
+    canvas = np.zeros(size, np.uint8)
+    areas = [int(crop.bitmap.sum()) for crop in crops]
+    order = sorted(range(len(crops)), key=lambda i: -areas[i])
+    for crop, value in [*((crowd, IGNORE) for crowd in crowds), *((crops[i], labels[i] + 1) for i in order)]:
+        height, width = crop.bitmap.shape
+        canvas[crop.y : crop.y + height, crop.x : crop.x + width][crop.bitmap > 0] = value
+    return canvas
+
+
+def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarray, "H W"]:
+    """A PNG whose values are classes 0 .. classes-1 or 255 (ignore): COCO-Stuff's `stuffthingmaps`, or one's own.
+
+    Raises `DataError` if it is missing, not 8-bit single-channel, not `size` (height, width), or holds other values.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such semantic map; every picture needs one with its own name and the ending .png")
+    try:
+        with Image.open(path) as image:
+            mode, values = image.mode, np.array(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} is not a readable PNG ({error}); export the semantic maps again") from error
+    if mode not in ("L", "P"):
+        raise DataError(f"{path} has mode {mode}; a semantic map has one 8-bit channel (grey or palette) that holds class numbers, not colours")
+    if values.shape != size:
+        raise DataError(f"{path} is {values.shape[1]}x{values.shape[0]}, its picture {size[1]}x{size[0]}; semantic maps must have their picture's size")
+    wrong = values[(values >= classes) & (values != IGNORE)]
+    if len(wrong):
+        raise DataError(
+            f"{path} holds the value {int(wrong.max())}, the model has classes 0..{classes - 1} (and 255 to ignore); set semantic.classes or correct the map"
+        )
+    return values
+
+
+def map_path(folder: Path, picture: Path) -> Path:
+    """Where the semantic map of a picture lies."""
+    return folder / f"{picture.stem}.png"
+
+
+def check_maps(dataset: Dataset, folder: Path) -> None:
+    """Raises `DataError` if the folder or one picture's map is missing: before the first step, not at the end of an epoch."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of semantic maps; give the right one, or --semantic auto to derive them from the instances")
+    missing = [record.path.name for record in dataset.images if not map_path(folder, record.path).is_file()]
+    if missing:
+        raise DataError(
+            f"{folder} has no semantic map for {len(missing)} of {len(dataset)} pictures, the first is {missing[0]}; add them or use --semantic auto"
+        )

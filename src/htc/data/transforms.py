@@ -1,0 +1,171 @@
+"""How a picture becomes network input: one `Placement` moves picture, boxes, masks and semantic map together.
+
+A placement is drawn first and then applied to each of them, so nothing can move alone. Coordinates are continuous, pixel
+centres at + 0.5.
+"""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from htc.config import Augmentation, Input
+from htc.data import instance_masks
+from htc.data.semantic_targets import IGNORE
+from htc.types import GroundTruth, MaskCrops
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Resize, then flips, then a window. Sizes are (height, width) in pixels."""
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    corner: tuple[int, int] = (0, 0)
+    """(top, left) of the window in the resized and flipped picture."""
+    window: tuple[int, int] | None = None
+    """(height, width) of the window, inside the resized picture; None: all of it."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of what the network sees."""
+        return self.resized if self.window is None else self.window
+
+
+def resized_size(size: tuple[int, int], short_edge: int, long_edge: int) -> tuple[int, int]:
+    """The largest (height, width) of the same ratio whose edges fit into both bounds, rounded as the original rounds."""
+    height, width = size
+    scale = min(long_edge / max(height, width), short_edge / min(height, width))
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+
+
+def plain_placement(size: tuple[int, int], settings: Input) -> Placement:
+    """What prediction and evaluation see: the picture resized, nothing else."""
+    return Placement(size, resized_size(size, settings.short_edge, settings.long_edge))
+
+
+def draw_placement(size: tuple[int, int], settings: Input, augmentation: Augmentation, generator: torch.Generator) -> Placement:
+    """A training view of a picture of `size` (height, width); all chance comes from `generator`."""
+    # Always the same number of draws, so that one setting does not change what another one draws.
+    edge, horizontal, vertical, down, across = torch.rand(5, generator=generator, dtype=torch.double).tolist()
+    resized = size
+    if augmentation.resize:
+        low, high = augmentation.short_edges or (settings.short_edge, settings.short_edge)
+        short_edge = low + int(edge * (high - low + 1))
+        resized = resized_size(size, short_edge, augmentation.long_edge or settings.long_edge)
+    corner, window = (0, 0), None
+    if augmentation.crop is not None:
+        window = (min(augmentation.crop[0], resized[0]), min(augmentation.crop[1], resized[1]))
+        corner = (int(down * (resized[0] - window[0] + 1)), int(across * (resized[1] - window[1] + 1)))
+    flips = horizontal < augmentation.horizontal_flip, vertical < augmentation.vertical_flip
+    return Placement(size, resized, *flips, corner, window)
+
+
+def place_picture(picture: UInt8[np.ndarray, "H W 3"], placement: Placement) -> UInt8[np.ndarray, "h w 3"]:
+    """Bilinear without antialiasing, by OpenCV: the original's own resize."""
+    if placement.resized != placement.original:
+        picture = cv2.resize(picture, placement.resized[::-1], interpolation=cv2.INTER_LINEAR)
+    picture = picture[:: -1 if placement.flip_vertical else 1, :: -1 if placement.flip_horizontal else 1]
+    (top, left), (height, width) = placement.corner, placement.size
+    return np.ascontiguousarray(picture[top : top + height, left : left + width])
+
+
+def place_semantic(semantic: UInt8[np.ndarray, "H W"], placement: Placement) -> UInt8[np.ndarray, "h w"]:
+    """Each pixel takes the class under its centre."""
+    rows, columns = (_nearest(placement, axis) for axis in (0, 1))
+    return semantic[rows[:, None], columns]
+
+
+def _nearest(placement: Placement, axis: int) -> np.ndarray:
+    """The annotated row (axis 0) or column (1) under each row or column centre of the network input."""
+    seen = placement.corner[axis] + np.arange(placement.size[axis])
+    if (placement.flip_vertical, placement.flip_horizontal)[axis]:
+        seen = placement.resized[axis] - 1 - seen
+    return ((2 * seen + 1) * placement.original[axis]) // (2 * placement.resized[axis])
+
+
+def place_masks(masks: MaskCrops, placement: Placement) -> MaskCrops:
+    """The same objects seen in the network input; their pixels are copied only where a window cuts them."""
+    height, width = placement.resized
+    masks = instance_masks.resized(masks, width / placement.original[1], height / placement.original[0])
+    if placement.flip_horizontal:
+        masks = instance_masks.flipped_horizontally(masks, width)
+    if placement.flip_vertical:
+        masks = instance_masks.flipped_vertically(masks, height)
+    if placement.size == placement.resized:
+        return masks
+    (top, left), (window_height, window_width) = placement.corner, placement.size
+    return instance_masks.cropped(masks, left, top, window_width, window_height)
+
+
+def place_boxes(boxes: Float[Tensor, "M 4"], placement: Placement) -> Float[Tensor, "M 4"]:
+    """xyxy boxes in pixels of the network input, not clipped to the window."""
+    (height, width), (top, left) = placement.resized, placement.corner
+    x = boxes[:, 0::2].double() * (width / placement.original[1])
+    y = boxes[:, 1::2].double() * (height / placement.original[0])
+    if placement.flip_horizontal:
+        x = (width - x).flip(1)
+    if placement.flip_vertical:
+        y = (height - y).flip(1)
+    x, y = x - left, y - top
+    return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1).to(boxes.dtype)
+
+
+def clip_boxes(boxes: Float[Tensor, "M 4"], size: tuple[int, int]) -> Float[Tensor, "M 4"]:
+    """xyxy boxes cut to a picture of `size` (height, width)."""
+    high = boxes.new_tensor([size[1], size[0], size[1], size[0]])
+    return boxes.clamp(min=0).minimum(high)
+
+
+def place_truth(truth: GroundTruth, placement: Placement) -> GroundTruth:
+    """The objects in the network input. Those that a window cuts get the box of what is left of their mask.
+
+    An object that is cut to less than one pixel, or to nothing, is dropped.
+    """
+    boxes = place_boxes(truth.boxes, placement)
+    clipped = clip_boxes(boxes, placement.size)
+    cut = (boxes - clipped).abs().amax(1) > 1e-3
+    masks = None if truth.masks is None else place_masks(truth.masks, placement)
+    if masks is not None:
+        left = clip_boxes(instance_masks.boxes_from_masks(masks), placement.size)
+        clipped = torch.where(cut[:, None], left, clipped)
+    keep = ~cut | ((clipped[:, 2:] - clipped[:, :2]) >= 1).all(1)
+    if masks is not None:
+        keep &= masks.sizes.prod(1) > 0
+        masks = masks if bool(keep.all()) else instance_masks.select(masks, keep)
+    crowds = clip_boxes(place_boxes(truth.crowd_boxes, placement), placement.size)
+    seen = (crowds[:, 2:] > crowds[:, :2]).all(1)
+    return replace(truth, boxes=clipped[keep], labels=truth.labels[keep], masks=masks, crowd_boxes=crowds[seen])
+
+
+def normalise(picture: UInt8[np.ndarray, "H W 3"], settings: Input) -> Float[np.ndarray, "H W 3"]:
+    """(value - mean) / std of each channel."""
+    return (picture.astype(np.float32) - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
+
+
+def pad_pictures(pictures: list[UInt8[np.ndarray, "_ _ 3"]], settings: Input) -> Float[Tensor, "B 3 H W"]:
+    """Normalised pictures, padded with zeros at the right and bottom to one size that `settings.divisor` divides; channels_last."""
+    height, width = padded_size([picture.shape[:2] for picture in pictures], settings.divisor)
+    images = np.zeros((len(pictures), height, width, 3), np.float32)
+    for image, picture in zip(images, pictures, strict=True):
+        image[: picture.shape[0], : picture.shape[1]] = normalise(picture, settings)
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def pad_semantic(maps: list[UInt8[np.ndarray, "_ _"]], size: tuple[int, int]) -> UInt8[Tensor, "B H W"]:
+    """Semantic maps padded with 255 (ignore) to `size`, so that padding teaches nothing."""
+    padded = np.full((len(maps), *size), IGNORE, np.uint8)
+    for canvas, semantic in zip(padded, maps, strict=True):
+        canvas[: semantic.shape[0], : semantic.shape[1]] = semantic
+    return torch.from_numpy(padded)
+
+
+def padded_size(sizes: list[tuple[int, int]], divisor: int) -> tuple[int, int]:
+    """The smallest (height, width) that holds all sizes and is a multiple of `divisor`."""
+    height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
+    return height, width
