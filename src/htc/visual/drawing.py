@@ -37,7 +37,7 @@ def draw_objects(
     """
     canvas = rgb(image).copy()
     colours = instance_colours(boxes, labels)
-    thickness = max(1, round(font_size(canvas.shape[:2]) / 8))
+    thickness = max(1, round(2 * (max(canvas.shape[:2]) / LEGIBLE_SIDE) ** 0.9))
     order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")
     if crops is not None:
         for index, crop in zip(order, crops(order), strict=True):

@@ -13,8 +13,9 @@ from htc.visual.palette import text_colour
 
 SMALLEST, USUAL, REFERENCE_SIDE = 10, 13, 640
 """Font sizes in pixels: the least that is legible, and the usual one on a picture whose long side is 640."""
-CROWDED = 0.16
-"""Share of the picture that captions may cover together; beyond it they are shortened, then left out from the least certain on."""
+CROWDED = 0.13
+"""Share of the picture that captions may cover together. Beyond it only the last word (the score) of each is drawn, in the middle of
+objects that have room for it, so that the objects stay visible."""
 
 
 def font_size(size: tuple[int, int]) -> int:
@@ -26,13 +27,15 @@ def paint_labels(
     canvas: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"], captions: Sequence[str], colours: UInt8[np.ndarray, "N 3"]
 ) -> None:
     """Draw captions into `canvas`, the first ones first: those that would cover an earlier one are left out."""
-    height, width = canvas.shape[:2]
-    font = load_font(font_size((height, width)))
-    texts = _fitting(captions, font, height * width)
+    size = canvas.shape[:2]
+    font = load_font(font_size(size))
+    crowded = sum(font.getlength(caption) for caption in captions) * font.size * 1.4 > CROWDED * size[0] * size[1]
+    if crowded:
+        font = load_font(max(SMALLEST - 1, round(font.size * 0.8)))
     placed = np.empty((0, 4), np.int64)
-    for text, box, colour in zip(texts, boxes, colours, strict=False):
-        patch = _patch(text, font)
-        spot = _free_spot(box, patch.shape[:2], (height, width), placed)
+    for caption, box, colour in zip(captions, boxes, colours, strict=True):
+        patch = _patch(caption.rsplit(" ", 1)[-1] if crowded else caption, font)
+        spot = _free_spot(_spots_within(box, patch.shape[:2]) if crowded else _spots_around(box, patch.shape[:2]), patch.shape[:2], size, placed)
         if spot is not None:
             placed = np.concatenate((placed, spot[None]))
             _blend(canvas, patch, spot, colour)
@@ -43,15 +46,6 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans Bold, which comes with matplotlib and has Latin, Greek and Cyrillic letters."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
     return ImageFont.truetype(str(path), size)
-
-
-def _fitting(captions: Sequence[str], font: ImageFont.FreeTypeFont, area: int) -> list[str]:
-    """The captions, or their last words (the scores) if all of them would crowd the picture, and no more than fit."""
-    for texts in (list(captions), [caption.rsplit(" ", 1)[-1] for caption in captions]):
-        covered = np.cumsum([font.getlength(text) * font.size * 1.4 for text in texts])
-        if not len(covered) or covered[-1] <= CROWDED * area:
-            return texts
-    return texts[: int(np.searchsorted(covered, CROWDED * area))]
 
 
 def _patch(text: str, font: ImageFont.FreeTypeFont) -> UInt8[np.ndarray, "h w 2"]:
@@ -67,21 +61,31 @@ def _patch(text: str, font: ImageFont.FreeTypeFont) -> UInt8[np.ndarray, "h w 2"
     return np.stack((np.asarray(plate.resize((width, height), Image.Resampling.BOX)), np.asarray(letters)), axis=-1)
 
 
-def _free_spot(
-    box: Float[np.ndarray, " 4"], patch: tuple[int, int], size: tuple[int, int], placed: Int[np.ndarray, "M 4"]
-) -> Int[np.ndarray, " 4"] | None:
-    """The first free place (xyxy) for a patch (height, width): above the box, in it, below it, at its right end, beside it; or None."""
+def _spots_around(box: Float[np.ndarray, " 4"], patch: tuple[int, int]) -> list[tuple[int, int]]:
+    """Corners (x, y) to try for a patch (height, width): above the box, in it if it is tall, below it, at its right end, beside it."""
     (height, width), (x0, y0, x1, y1) = patch, box.round().astype(np.int64).tolist()
-    inside = (y1 - y0) > 1.8 * height
-    corners = [(x0, y0 - height), (x0, y0), (x0, y1 - height), (x0, y1), (x1 - width, y0 - height), (x1 - width, y1), (x1, y0), (x0 - width, y0)]
-    centre = ((x0 + x1 - width) // 2, (y0 + y1 - height) // 2)
-    for number, (x, y) in enumerate([*corners, centre]):
-        if number in (1, 2) and not inside:
-            continue
+    inside = [(x0, y0), (x0, y1 - height)] if y1 - y0 > 1.8 * height else []
+    return [(x0, y0 - height), *inside, (x0, y1), (x1 - width, y0 - height), (x1 - width, y1), (x1, y0), (x0 - width, y0)]
+
+
+def _spots_within(box: Float[np.ndarray, " 4"], patch: tuple[int, int]) -> list[tuple[int, int]]:
+    """The middle of the box, if the patch (height, width) leaves most of it free."""
+    (height, width), (x0, y0, x1, y1) = patch, box.round().astype(np.int64).tolist()
+    if width > 0.9 * (x1 - x0) or 2.2 * height * width > (x1 - x0) * (y1 - y0):
+        return []
+    return [((x0 + x1 - width) // 2, (y0 + y1 - height) // 2)]
+
+
+def _free_spot(
+    corners: list[tuple[int, int]], patch: tuple[int, int], size: tuple[int, int], placed: Int[np.ndarray, "M 4"]
+) -> Int[np.ndarray, " 4"] | None:
+    """The first place (xyxy) inside the picture, moved a little if need be, that covers no earlier one; or None."""
+    height, width = patch
+    for x, y in corners:
         left, top = min(max(x, 0), size[1] - width), min(max(y, 0), size[0] - height)
         spot = np.array([left, top, left + width, top + height])
-        off = abs(left - x) + abs(top - y)
-        if min(left, top) >= 0 and off <= width and not _overlaps(spot, placed):
+        moved = abs(left - x) + abs(top - y)
+        if min(left, top) >= 0 and moved <= width and not _overlaps(spot, placed):
             return spot
     return None
 
