@@ -46,7 +46,7 @@ def bags(boxes: Tensor, sizes: Tensor, first: Tensor, bins: int, subdivide: int)
     groups = []
     pending = torch.empty(0, dtype=torch.long)
     for c, members in _by_capacity(capacity):
-        members = torch.cat([pending, members])
+        members = torch.cat([pending, members]).sort().values
         pending = torch.empty(0, dtype=torch.long)
         if len(members) < FEWEST_BOXES_A_GROUP and c < int(capacity.max()) and CAPACITIES[c] <= 14:
             pending = members
