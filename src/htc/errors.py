@@ -5,7 +5,8 @@ HTCError
 ├── CheckpointError   a weights file that is missing, damaged, refused or of another architecture
 ├── DataError         an image, annotation file or folder that cannot be used
 ├── TrainingError     a training that cannot go on: a loss that is not finite
-└── OutputError       a place that cannot be written to
+├── OutputError       a place that cannot be written to
+└── InstallationError packages that do not fit together
 """
 
 
@@ -31,3 +32,7 @@ class TrainingError(HTCError):
 
 class OutputError(HTCError):
     """A place that cannot be written to: a file where a folder should be, no permission, no space left."""
+
+
+class InstallationError(HTCError):
+    """Installed packages that do not fit together, such as a torchvision built for another torch."""

@@ -1,0 +1,46 @@
+"""Finding a torch and torchvision that do not fit together before they fail with a message about a missing operator."""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+from htc.errors import InstallationError
+
+NEEDED = {"torch": (2, 14), "torchvision": (0, 29)}
+
+
+def check_torch(installed: Callable[[str], str] = version, load: Callable[[str], object] = import_module) -> None:
+    """Import torch and torchvision, or raise `InstallationError` with both versions and the remedy.
+
+    A torch that is too old, a torchvision built for another torch (its operators are then missing: "operator torchvision::nms does
+    not exist"), a CPU build beside a CUDA build, and a missing package all end here.
+    """
+    versions = {name: _version(name, installed) for name in NEEDED}
+    for name, needed in NEEDED.items():
+        if versions[name] is None:
+            raise InstallationError(_message(versions, f"{name} is not installed"))
+        if _release(versions[name]) < needed:
+            raise InstallationError(_message(versions, f"{name} {'.'.join(map(str, needed))} or newer is needed"))
+    for name in NEEDED:
+        try:
+            load(name)
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            raise InstallationError(_message(versions, f"importing {name} fails: {' '.join(str(error).split())[:200]}")) from error
+
+
+def _version(name: str, installed: Callable[[str], str]) -> str | None:
+    try:
+        return installed(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _release(text: str | None) -> tuple[int, int]:
+    major, minor = (text or "0.0").split("+")[0].split(".")[:2]
+    return int(major), int(minor)
+
+
+def _message(versions: dict[str, str | None], fault: str) -> str:
+    here = " and ".join(f"{name} {found or '(missing)'}" for name, found in versions.items())
+    together = " ".join(f"'{name}>={'.'.join(map(str, needed))}'" for name, needed in NEEDED.items())
+    return f"{here} do not work together: {fault}.\nInstall both at once, from the same index:\n  pip install --upgrade --force-reinstall {together}"
