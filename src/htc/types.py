@@ -73,6 +73,9 @@ class RawDetections:
     """Probability of the detected class on a grid over the box, mean over the mask stages."""
 
 
+torch.export.register_dataclass(RawDetections)  # so that an exported graph can return it
+
+
 @dataclass(frozen=True)
 class MaskCrops:
     """Instance masks of one picture as bitmaps cropped to their boxes, all in one buffer; nothing dense (N, H, W).
