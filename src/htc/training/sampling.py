@@ -19,7 +19,7 @@ BOX_DRAW, MASK_DRAW, RPN_DRAW = 0, 1, 2
 
 def generator(seed: int, draw: int, stage: int = 0) -> torch.Generator:
     """The random numbers of one draw for one picture."""
-    return torch.Generator().manual_seed((seed * 3 + draw) * 64 + stage)
+    return torch.Generator().manual_seed(((seed * 3 + draw) * 64 + stage) % 2**63)
 
 
 def choose(candidates: Int[Tensor, " N"], count: int, numbers: torch.Generator) -> Int[Tensor, " M"]:
