@@ -1,40 +1,60 @@
-"""Hybrid Task Cascade and its family on today's PyTorch. Nothing is imported until it is used: `import htc` is cheap."""
+"""Hybrid Task Cascade, Cascade Mask R-CNN and Mask R-CNN on today's PyTorch.
+
+Names are imported when they are first used, so that `import htc` is cheap: the command line answers before torch is loaded.
+"""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from htc.config import Config
+    from htc.errors import CheckpointError, ConfigError, DataError, HTCError, OutputError
     from htc.inference.load import load
     from htc.inference.predictor import Predictor
     from htc.model.detector import Detector
-    from htc.presets import preset
     from htc.results import Detections
     from htc.training.objective import TrainingObjective
 
-__all__ = ["Config", "Detections", "Detector", "Predictor", "TrainingObjective", "load", "preset"]
+    __version__: str
 
 _HOMES = {
+    "CheckpointError": "htc.errors",
     "Config": "htc.config",
+    "ConfigError": "htc.errors",
+    "DataError": "htc.errors",
     "Detections": "htc.results",
     "Detector": "htc.model.detector",
+    "HTCError": "htc.errors",
+    "OutputError": "htc.errors",
     "Predictor": "htc.inference.predictor",
     "TrainingObjective": "htc.training.objective",
     "load": "htc.inference.load",
-    "preset": "htc.presets",
 }
-_WITHOUT_TORCH = ("Config", "preset")
+
+__all__ = [
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "Detections",
+    "Detector",
+    "HTCError",
+    "OutputError",
+    "Predictor",
+    "TrainingObjective",
+    "__version__",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("hybrid-task-cascade")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name not in _WITHOUT_TORCH:
-        from htc.compatibility import check_torch
-
-        check_torch()
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)

@@ -29,9 +29,7 @@ class Masks:
     A pixel belongs to a mask where the probability, sampled at the pixel's centre, is at least `threshold` (0..1, above 0).
     """
 
-    def __init__(
-        self, probabilities: Float32[np.ndarray, "N S S"], boxes: Float32[np.ndarray, "N 4"], size: tuple[int, int], threshold: float = 0.5
-    ) -> None:
+    def __init__(self, probabilities: Float32[np.ndarray, "N S S"], boxes: Float32[np.ndarray, "N 4"], size: tuple[int, int], threshold: float = 0.5) -> None:
         self.probabilities = probabilities
         self.boxes = boxes
         self.size = size
@@ -176,8 +174,10 @@ class Detections:
         import supervision
 
         compact = supervision.CompactMask.from_coco_rle(self.masks.rle(), self.masks.windows(), self.size)
-        data = {"class_name": np.array(self.class_names, dtype=str), "category_id": self.category_ids}
-        return supervision.Detections(xyxy=self.boxes, mask=compact, confidence=self.scores, class_id=self.labels, data=data)
+        found = supervision.Detections(xyxy=self.boxes, mask=compact, confidence=self.scores, class_id=self.labels)
+        found.data["class_name"] = np.array(self.class_names, dtype=str)
+        found.data["category_id"] = self.category_ids
+        return found
 
 
 def _shortest(values: Float32[np.ndarray, "*shape"]) -> Any:

@@ -23,9 +23,7 @@ def font_size(size: tuple[int, int]) -> int:
     return max(SMALLEST, round(USUAL * (max(size) / REFERENCE_SIDE) ** 0.8))
 
 
-def paint_labels(
-    canvas: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"], captions: Sequence[str], colours: UInt8[np.ndarray, "N 3"]
-) -> None:
+def paint_labels(canvas: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"], captions: Sequence[str], colours: UInt8[np.ndarray, "N 3"]) -> None:
     """Draw captions into `canvas`, the first ones first: those that would cover an earlier one are left out."""
     size = canvas.shape[:2]
     font = load_font(font_size(size))
@@ -76,9 +74,7 @@ def _spots_within(box: Float[np.ndarray, " 4"], patch: tuple[int, int]) -> list[
     return [((x0 + x1 - width) // 2, (y0 + y1 - height) // 2)]
 
 
-def _free_spot(
-    corners: list[tuple[int, int]], patch: tuple[int, int], size: tuple[int, int], placed: Int[np.ndarray, "M 4"]
-) -> Int[np.ndarray, " 4"] | None:
+def _free_spot(corners: list[tuple[int, int]], patch: tuple[int, int], size: tuple[int, int], placed: Int[np.ndarray, "M 4"]) -> Int[np.ndarray, " 4"] | None:
     """The first place (xyxy) inside the picture, moved a little if need be, that covers no earlier one; or None."""
     height, width = patch
     for x, y in corners:

@@ -1,0 +1,53 @@
+"""From a name, a folder or a weights file to a `Predictor`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from htc.checkpoint.load import load_model
+from htc.errors import ConfigError
+from htc.inference.predictor import Predictor
+from htc.model.detector import Detector
+from htc.settings import Setting, from_values, nested
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def load(
+    model: str | Path,
+    weights: str | Path | None = None,
+    device: str | torch.device = "auto",
+    precision: Literal["fp32", "bf16"] | None = None,
+    *,
+    settings: Sequence[Setting] = (),
+    **overrides: Any,
+) -> Predictor:
+    """A model ready to predict.
+
+    `model` is a preset name (then with `weights`, or with its released weights), a native or run folder, or a `.pth` or
+    `.safetensors` file. `overrides` change its configuration: `inference={"max_detections": 300}`; `settings` come below them.
+    Raises `ConfigError` for unknown names and values that contradict the weights, `CheckpointError` for weights that do not fit.
+    """
+    values = {**overrides, **({} if precision is None else {"precision": precision})}
+    place = choose_device(device)
+    loaded = load_model(model, weights, nested([*settings, *from_values(values, "htc.load")]))
+    detector = Detector(loaded.config)
+    detector.load_state_dict(loaded.state_dict)
+    return Predictor(detector.to(place).to(memory_format=torch.channels_last), loaded.config)
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """The device of that name; `auto` is CUDA, else Apple's MPS, else the CPU. Raises `ConfigError` where there is none such."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r} is unknown: give auto, cpu, cuda or mps") from error
+    if not available.get(wanted.type, True) or (wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count()):
+        there = ", ".join(name for name, found in available.items() if found)
+        raise ConfigError(f"device {str(device)!r} is not there: torch {torch.__version__} sees {there}; give one of these")
+    return wanted
