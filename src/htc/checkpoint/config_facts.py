@@ -1,0 +1,171 @@
+"""What the original's configuration says in our terms: dotted fields, and reasons why we cannot run such a model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from htc.checkpoint.config_text import at
+
+_FAMILY = ("HybridTaskCascade", "CascadeRCNN", "MaskRCNN", "TwoStageDetector")
+
+
+@dataclass
+class ConfigFacts:
+    """`fields`: dotted configuration field -> value. `refusals`: what makes the file unusable. `notes`: what is left out."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def put(self, name: str, value: Any, *kinds: type) -> None:
+        """Take a value over if the text has it in the right type."""
+        if isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)):
+            self.fields[name] = value
+
+    def put_numbers(self, name: str, value: Any) -> None:
+        """Take a tuple of numbers over."""
+        numbers = _numbers(value)
+        if numbers:
+            self.fields[name] = numbers
+
+
+def read_config_facts(text: dict[str, Any]) -> ConfigFacts:
+    """`text`: the assignments of a configuration of mmdetection 1, 2 or 3 (`read_config_text`)."""
+    facts = ConfigFacts()
+    model = at(text, "model")
+    if not isinstance(model, dict):
+        return facts
+    kind = at(model, "type")
+    if isinstance(kind, str) and kind.split(".")[-1] not in _FAMILY:
+        facts.refusals.append(f"the model is a {kind}; Mask R-CNN, Cascade Mask R-CNN and HTC are supported")
+    _trunk(model, facts)
+    _anchors(model, facts)
+    # 2019: the heads and the switches are fields of the model itself.
+    _cascade(at(model, "roi_head") or model, facts)
+    _training(at(model, "train_cfg") or at(text, "train_cfg"), facts)
+    _test(at(model, "test_cfg") or at(text, "test_cfg"), facts)
+    _input(text, facts)
+    return facts
+
+
+def _trunk(model: dict[str, Any], facts: ConfigFacts) -> None:
+    backbone = at(model, "backbone")
+    kind = at(backbone, "type")
+    if kind is not None and kind not in ("ResNet", "ResNeXt"):
+        facts.refusals.append(f"the backbone is a {kind}; ResNet and ResNeXt are supported")
+    if at(backbone, "style") == "caffe":
+        facts.refusals.append("the backbone has style='caffe' (stride in the 1x1 convolution); only 'pytorch' is supported: take weights without `caffe`")
+    groups = at(backbone, "dcn", "deform_groups") or at(backbone, "dcn", "deformable_groups") or 1
+    if groups != 1:
+        facts.refusals.append(f"deformable convolution with {groups} offset groups; only one is supported")
+    for name in ("gcb", "gen_attention", "plugins"):
+        if at(backbone, name):
+            facts.refusals.append(f"the backbone has {name}, which is not supported")
+    facts.put("backbone.frozen_stages", at(backbone, "frozen_stages"), int)
+    if at(backbone, "norm_cfg", "requires_grad") is False:
+        facts.fields["backbone.norm"] = "frozen"
+    neck = at(model, "neck", "type")
+    if neck is not None and neck not in ("FPN", "PAFPN"):
+        facts.refusals.append(f"the neck is a {neck}; FPN and PAFPN are supported")
+
+
+def _anchors(model: dict[str, Any], facts: ConfigFacts) -> None:
+    head = at(model, "rpn_head")
+    if at(head, "type") == "GARPNHead":
+        facts.refusals.append("the RPN is guided anchoring (GARPNHead), which is not supported")
+    generator = at(head, "anchor_generator")
+    scales = _numbers(at(generator, "scales") or at(head, "anchor_scales"))
+    if len(scales) > 1:
+        facts.refusals.append(f"the RPN has {len(scales)} anchor scales; one is supported")
+    elif scales:
+        facts.fields["rpn.anchor_scale"] = scales[0]
+    facts.put_numbers("rpn.anchor_ratios", at(generator, "ratios") or at(head, "anchor_ratios"))
+    strides = _numbers(at(generator, "strides") or at(head, "anchor_strides"))
+    if strides and strides != (4.0, 8.0, 16.0, 32.0, 64.0):
+        facts.refusals.append(f"anchor strides {strides}; 4, 8, 16, 32, 64 are supported")
+    _box_loss("rpn", at(head, "loss_bbox"), facts)
+
+
+def _box_loss(part: str, loss: Any, facts: ConfigFacts) -> None:
+    kind = {"SmoothL1Loss": "smooth_l1", "L1Loss": "l1"}.get(str(at(loss, "type")))
+    if kind:
+        facts.fields[f"{part}.box_loss"] = kind
+    if part == "rpn":
+        facts.put("rpn.box_loss_beta", at(loss, "beta"), float)
+
+
+def _cascade(roi: Any, facts: ConfigFacts) -> None:
+    heads = at(roi, "bbox_head")
+    stages = [head for head in (heads if isinstance(heads, list | tuple) else [heads]) if isinstance(head, dict)]
+    facts.put("cascade.interleaved", at(roi, "interleaved"), bool)
+    facts.put("cascade.mask_flow", at(roi, "mask_info_flow"), bool)
+    fusion = at(roi, "semantic_fusion")
+    if isinstance(fusion, list | tuple):
+        has = {"box" if part == "bbox" else part for part in fusion if isinstance(part, str)}
+        facts.fields["cascade.semantic_fusion"] = "both" if has >= {"box", "mask"} else "box" if "box" in has else "mask" if "mask" in has else "none"
+    stds = tuple(_numbers(at(stage, "bbox_coder", "target_stds") or at(stage, "target_stds")) for stage in stages)
+    if stds and all(len(std) == 4 for std in stds):
+        facts.fields["cascade.delta_stds"] = stds
+    agnostic = {at(stage, "reg_class_agnostic") for stage in stages}
+    if len(agnostic) == 1:
+        facts.put("cascade.class_agnostic_boxes", agnostic.pop(), bool)
+    if len(stages) > 1:
+        facts.put_numbers("cascade.loss_weights", at(roi, "stage_loss_weights"))
+    _box_loss("cascade", at(stages[0], "loss_bbox") if stages else None, facts)
+    semantic = at(roi, "semantic_head")
+    weight = at(semantic, "loss_seg", "loss_weight")
+    facts.put("semantic.loss_weight", at(semantic, "loss_weight") if weight is None else weight, int, float)
+    ignore = at(semantic, "loss_seg", "ignore_index")
+    facts.put("semantic.ignore", at(semantic, "ignore_label") if ignore is None else ignore, int)
+
+
+def _training(train: Any, facts: ConfigFacts) -> None:
+    stages = at(train, "rcnn")
+    assigners = [at(stage, "assigner") for stage in (stages if isinstance(stages, list | tuple) else [stages])]
+    ious = tuple(at(assigner, "pos_iou_thr") for assigner in assigners)
+    if ious and all(isinstance(iou, float) for iou in ious):
+        facts.fields["cascade.ious"] = ious
+    facts.put("cascade.low_quality_matches", at(assigners[0], "match_low_quality") if assigners else None, bool)
+
+
+def _test(test: Any, facts: ConfigFacts) -> None:
+    proposals, boxes = at(test, "rpn"), at(test, "rcnn")
+    facts.put("rpn.candidates_per_level", at(proposals, "nms_pre"), int)
+    facts.put("rpn.proposals", at(proposals, "max_per_img") or at(proposals, "max_num"), int)
+    facts.put("rpn.nms_iou", at(proposals, "nms", "iou_threshold") or at(proposals, "nms_thr"), float)
+    facts.put("inference.score_threshold", at(boxes, "score_thr"), int, float)
+    facts.put("inference.max_detections", at(boxes, "max_per_img"), int)
+    facts.put("inference.mask_threshold", at(boxes, "mask_thr_binary"), float)
+    nms = at(boxes, "nms")
+    if at(nms, "type") not in (None, "nms"):
+        facts.notes.append(f"the file's configuration uses {at(nms, 'type')}; plain NMS at {facts.fields.get('inference.nms_iou', 0.5)} is used instead")
+    else:
+        facts.put("inference.nms_iou", at(nms, "iou_threshold") or at(nms, "iou_thr"), float)
+
+
+def _input(text: dict[str, Any], facts: ConfigFacts) -> None:
+    steps = list(_steps(at(text, "test_pipeline") or at(text, "data", "test", "pipeline")))
+    normalise = next((step for step in steps if at(step, "type") == "Normalize"), None)
+    source = at(text, "model", "data_preprocessor") or normalise or at(text, "img_norm_cfg")
+    for name in ("mean", "std"):
+        numbers = _numbers(at(source, name))
+        if len(numbers) == 3:
+            facts.fields[f"input.{name}"] = numbers
+    if at(source, "to_rgb") is False or at(source, "bgr_to_rgb") is False:
+        facts.refusals.append("its input is BGR (a caffe backbone); only RGB is supported: take the weights without `caffe`")
+    sizes = [at(step, name) for step in steps for name in ("img_scale", "scale") if at(step, "type") in ("MultiScaleFlipAug", "Resize")]
+    edges = next((numbers for numbers in map(_numbers, sizes) if len(numbers) == 2), None)
+    if edges and all(edge == int(edge) for edge in edges):
+        facts.fields["input.short_edge"], facts.fields["input.long_edge"] = int(min(edges)), int(max(edges))
+
+
+def _steps(pipeline: Any) -> Iterator[Any]:
+    for step in pipeline if isinstance(pipeline, list | tuple) else ():
+        yield step
+        yield from _steps(at(step, "transforms"))
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    if isinstance(value, list | tuple) and value and all(isinstance(number, int | float) and not isinstance(number, bool) for number in value):
+        return tuple(float(number) for number in value)
+    return ()

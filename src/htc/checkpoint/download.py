@@ -1,0 +1,145 @@
+"""A resumable download that ends in a complete, checked file or in none."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from htc.errors import CheckpointError, OutputError
+
+Progress = Callable[[int, int | None], object]
+
+_CHUNK = 1 << 20
+_TIMEOUT = 30.0
+_ATTEMPTS = 4
+_LARGEST = 8 << 30
+_UNSATISFIABLE = 416
+
+
+class FetchError(CheckpointError):
+    """Weights could not be fetched: offline, not found, cut off, or not the file that was published."""
+
+
+class _CutError(Exception):
+    """The connection ended before the file did; another attempt can go on from here."""
+
+
+def offline() -> bool:
+    """Whether the user forbade network access, by HTC_OFFLINE or HF_HUB_OFFLINE."""
+    return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in ("HTC_OFFLINE", "HF_HUB_OFFLINE"))
+
+
+class _HttpsStaysHttps(urllib.request.HTTPRedirectHandler):
+    """Redirects may lead to any host (the hash decides), but never to plain http from https, nor to files."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+        """Refuse a downgrade; the rest is the standard behaviour (at most ten redirects)."""
+        before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
+        if after != "https" and after != before:
+            raise FetchError(f"{req.full_url}: redirected to {newurl}, which is not https; refused")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def download(url: str, target: Path, sha256: str, progress: Progress | None = None) -> Path:
+    """Fetch `url` to `target` unless it is there, whole and right; `sha256` is the hash or its first digits.
+
+    The bytes gather in `target` + ".part" and take the name only after their hash fits; a second process waits for the first.
+    Raises `FetchError`, or `OutputError` if the cache cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if target.exists():
+                if _digest(target).startswith(sha256):
+                    return target
+                if offline():
+                    raise FetchError(f"{target}: damaged (its SHA-256 does not start with {sha256}), and offline; replace it by {url}")
+                target.unlink()
+            _fetch_whole(url, target, sha256, progress)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror or error}; free some space, or set HTC_CACHE to another folder") from error
+    return target
+
+
+def _fetch_whole(url: str, target: Path, sha256: str, progress: Progress | None) -> None:
+    part = target.with_name(target.name + ".part")
+    for fresh in (False, True):
+        resumed = part.exists() and part.stat().st_size > 0
+        _fetch_part(url, part, progress)
+        found = _digest(part)
+        if found.startswith(sha256):
+            part.replace(target)
+            return
+        part.unlink()
+        # A part left by an earlier call may be of another file: once more from the start, then it is the server's fault.
+        if fresh or not resumed:
+            raise FetchError(f"{url}: not the published file: its SHA-256 starts with {found[:8]}, not {sha256}; it was removed. Try again later")
+
+
+def _fetch_part(url: str, part: Path, progress: Progress | None) -> None:
+    """Bring `part` to its full length, going on after cut connections as long as each attempt gets some bytes or few have failed."""
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _request(url, part, before, progress)
+            return
+        except _CutError as error:
+            after = part.stat().st_size if part.exists() else 0
+            failures = 0 if after > before else failures + 1
+            if failures >= _ATTEMPTS:
+                what = f"the connection was cut after {after} bytes" if after else "the server cannot be reached"
+                raise FetchError(f"{url}: {what} ({error}); run the same command again to go on, or give the file with --weights") from error
+
+
+def _request(url: str, part: Path, start: int, progress: Progress | None) -> None:
+    headers = {"User-Agent": "hybrid-task-cascade", "Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
+    opener = urllib.request.build_opener(_HttpsStaysHttps)
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as response:
+            resuming = response.status == http.client.PARTIAL_CONTENT and _starts_at(response, start)
+            with part.open("ab" if resuming else "wb") as file:
+                _copy(response, file, start if resuming else 0, progress)
+    except urllib.error.HTTPError as error:
+        if error.code == _UNSATISFIABLE and start:  # the part is as long as the file already, or longer: the hash will tell
+            return
+        if error.code >= http.client.INTERNAL_SERVER_ERROR:
+            raise _CutError(f"HTTP {error.code} {error.reason}") from error
+        raise FetchError(f"{url}: HTTP {error.code} {error.reason}; check the name, or give the file with --weights") from error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+        raise _CutError(str(getattr(error, "reason", error))) from error
+
+
+def _starts_at(response: http.client.HTTPResponse, start: int) -> bool:
+    return (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-")
+
+
+def _copy(response: http.client.HTTPResponse, file: IO[bytes], start: int, progress: Progress | None) -> None:
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length and length.isdigit() else None
+    if total is not None and total - start > shutil.disk_usage(Path(file.name).parent).free:
+        raise OSError(28, f"{total - start} bytes are needed")
+    done = start
+    while chunk := response.read(_CHUNK):
+        file.write(chunk)
+        done += len(chunk)
+        if done > _LARGEST:
+            raise FetchError(f"{response.url}: more than {_LARGEST >> 30} GiB; this is no weights file")
+        if progress:
+            progress(done, total)
+    if total is not None and done < total:
+        raise _CutError(f"{done} of {total} bytes came")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

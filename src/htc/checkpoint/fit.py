@@ -1,0 +1,86 @@
+"""Put weights (under our names) and a configuration together: every tensor finds its place, or it is an error."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from htc.checkpoint.report import KeyReport, shapes_of
+from htc.checkpoint.structure import contradictions, read_structure
+from htc.config import Config
+from htc.errors import CheckpointError
+from htc.model.detector import Detector
+
+_FLOW_OFF = "mask flow is off (cascade.mask_flow)"
+_SEMANTIC_OFF = "the semantic branch is off (semantic)"
+_COUNTER = "a batch counter the model does not use"
+_NONE: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """A configuration and the state dict of a `Detector` built from it; `report` says what became of every tensor of `source`."""
+
+    config: Config
+    state_dict: dict[str, Tensor]
+    report: KeyReport
+    source: Path
+
+
+def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of everything a `Detector` of this configuration holds, without allocating it."""
+    with torch.device("meta"):
+        return shapes_of(Detector(config).state_dict())
+
+
+def fit_weights(
+    weights: Mapping[str, Tensor], config: Config, source: Path, explicit: frozenset[str] = _NONE, report: KeyReport | None = None
+) -> LoadedWeights:
+    """The state dict for a `Detector(config)`, complete.
+
+    `explicit`: dotted fields that somebody set on purpose: weights that such a switch leaves unused are dropped and reported;
+    without it the same is a contradiction. `report`: what happened to the tensors before (renamed, reordered, dropped).
+    Raises `CheckpointError` that names contradicting fields, or missing, unexpected and misshapen tensors.
+    """
+    report = report or KeyReport()
+    try:
+        structure = read_structure(shapes_of(weights))
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    unused = _unused(weights, config, explicit)
+    ignored = {"cascade.mask_flow" if reason == _FLOW_OFF else "semantic" for reason in unused.values()}
+    lines = contradictions(structure, config, frozenset(ignored))
+    if lines:
+        remedy = "use the preset the weights belong to, or leave these fields out"
+        raise CheckpointError("\n  ".join([f"{source}: the weights contradict the configuration ({config.preset})", *lines, remedy]))
+    expected = expected_shapes(config)
+    unused |= {name: _COUNTER for name in weights if name.endswith(".num_batches_tracked") and name not in expected}
+    found = {name: tensor for name, tensor in weights.items() if name not in unused}
+    filled = {name: torch.zeros((), dtype=torch.long) for name in expected if name.endswith(".num_batches_tracked") and name not in found}
+    theirs = {ours: original for original, ours in report.renamed}
+    shapes = shapes_of(found)
+    wrong = [f"{name} (file {shapes[name]}, model {shape})" for name, shape in expected.items() if name in shapes and shapes[name] != shape]
+    result = replace(
+        report,
+        used=tuple(name for name in found if name in expected),
+        dropped=(*report.dropped, *((theirs.get(name, name), reason) for name, reason in unused.items())),
+        filled=tuple((name, "a batch counter that old files lack") for name in filled),
+        missing=tuple(name for name in expected if name not in found and name not in filled),
+        unexpected=tuple(theirs.get(name, name) for name in found if name not in expected),
+        mismatched=tuple(wrong),
+    )
+    result.require_fit(str(source))
+    state = {**found, **filled}
+    return LoadedWeights(config, {name: state[name] for name in expected}, result, source)
+
+
+def _unused(weights: Mapping[str, Tensor], config: Config, explicit: frozenset[str]) -> dict[str, str]:
+    """Tensors that a switch turned off on purpose leaves without a use."""
+    unused: dict[str, str] = {}
+    if "cascade.mask_flow" in explicit and not config.cascade.mask_flow:
+        unused |= {name: _FLOW_OFF for name in weights if name.startswith("roi.mask_flows.")}
+    if "semantic" in explicit and config.semantic is None:
+        unused |= {name: _SEMANTIC_OFF for name in weights if name.startswith("semantic.")}
+    return unused

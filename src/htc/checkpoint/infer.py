@@ -1,0 +1,110 @@
+"""A configuration for weights that come without one of ours: from their shapes, and from the original's text where it says more."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from htc.checkpoint.structure import contradictions, read_structure
+from htc.coco_classes import COCO_CLASSES, COCO_IDS
+from htc.config import Config, ResNet
+from htc.errors import CheckpointError
+from htc.presets import PRESETS, cascade_mask_rcnn, htc, htc_without_semantic, mask_rcnn, preset
+
+
+def infer_config(
+    shapes: Mapping[str, tuple[int, ...]],
+    facts: Mapping[str, Any],
+    classes: tuple[str, ...] | None,
+    experiment: str | None = None,
+) -> Config:
+    """The configuration of arbitrary weights of the family.
+
+    Arguments: name -> shape under our names; dotted fields that the original's configuration text says; class names if known;
+    the name of the preset they were trained with if known. What neither shapes nor text tell comes from the nearest preset.
+    Raises `CheckpointError` for other architectures and for class names that do not fit the number of classes.
+    """
+    structure = read_structure(shapes)
+    base = _family(structure, experiment)
+    names = class_names(structure["num_classes"], classes)
+    values = base.model_dump()
+    values["classes"], values["category_ids"] = names, category_ids(names)
+    if structure["semantic"] is False:
+        values["semantic"] = None
+        values["cascade"]["semantic_fusion"] = "none"
+    elif values["semantic"] is None:
+        values["semantic"] = {}
+        values["cascade"]["semantic_fusion"] = "both"
+    for field, value in {**facts, **_settable(structure)}.items():
+        if field == "cascade.semantic_fusion" and values["semantic"] is None:
+            continue
+        _put(values, field, value)
+    # Unused flow weights are in some files: the text may say that the flow is off.
+    values["cascade"]["mask_flow"] = structure["cascade.mask_flow"] and facts.get("cascade.mask_flow", True)
+    _fit_stages(values["cascade"], structure["cascade.num_stages"])
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise CheckpointError(f"the configuration read from the file is not valid: {first_errors(error)}; give --config") from error
+    known = base.preset in PRESETS and not contradictions(structure, preset(base.preset))
+    return config if known else config.model_copy(update={"preset": "custom"})
+
+
+def class_names(count: int, classes: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The file's own names; without any, COCO's for 80 classes and numbered ones else."""
+    if classes is None:
+        return COCO_CLASSES if count == len(COCO_CLASSES) else tuple(f"class {number}" for number in range(1, count + 1))
+    if len(classes) != count:
+        raise CheckpointError(f"classes: the weights have {count}, but the file names {len(classes)} ({', '.join(classes[:3])}, ...); set `classes`")
+    return classes
+
+
+def category_ids(names: tuple[str, ...]) -> tuple[int, ...]:
+    """COCO's own ids for the 80 COCO names in COCO's order, 1..K for any others."""
+    return COCO_IDS if names == COCO_CLASSES else tuple(range(1, len(names) + 1))
+
+
+def _family(structure: Mapping[str, Any], experiment: str | None) -> Config:
+    if experiment in PRESETS and not contradictions(structure, preset(experiment), frozenset({"num_classes", "semantic.classes"})):
+        return preset(experiment)
+    backbone = ResNet(**{field.removeprefix("backbone."): value for field, value in structure.items() if field.startswith("backbone.")})
+    if structure["cascade.num_stages"] == 1 and not structure["semantic"]:
+        family = mask_rcnn("custom", backbone)
+    elif structure["semantic"]:
+        family = htc("custom", backbone)
+    elif structure["cascade.mask_flow"]:
+        family = htc_without_semantic("custom").model_copy(update={"backbone": backbone})
+    else:
+        family = cascade_mask_rcnn("custom", backbone)
+    twins = (candidate() for candidate in PRESETS.values())
+    same = (twin for twin in twins if twin.model_copy(update={"preset": "custom", "training": family.training}) == family)
+    return next(same, family)
+
+
+def _settable(structure: Mapping[str, Any]) -> dict[str, Any]:
+    """Structure fields that are configuration fields of the same name."""
+    skipped = ("num_classes", "semantic", "rpn.anchors", "neck.kind", "cascade.mask_flow")
+    fields = {field: value for field, value in structure.items() if field not in skipped}
+    return {"neck": {"kind": structure["neck.kind"]}, **fields}
+
+
+def _put(values: dict[str, Any], field: str, value: Any) -> None:
+    *parents, name = field.split(".")
+    for part in parents:
+        values = values[part] if isinstance(values, dict) else {}
+        if values is None:
+            return
+    values[name] = value
+
+
+def _fit_stages(cascade: dict[str, Any], stages: int) -> None:
+    """One value a stage, cut or repeated from the family's where the text does not give them."""
+    cascade["num_stages"] = stages
+    for name in ("delta_stds", "ious", "loss_weights"):
+        known = tuple(cascade[name])
+        cascade[name] = (known + known[-1:] * stages)[:stages]
+
+
+def first_errors(error: ValidationError) -> str:
+    """pydantic's complaints as `field: reason`, all of them."""
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'configuration'}: {each['msg'].removeprefix('Value error, ')}" for each in error.errors())

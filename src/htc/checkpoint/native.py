@@ -1,0 +1,131 @@
+"""Our own format: a folder with `config.json` and `model.safetensors`. Nothing in it can run; it loads without a network."""
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from htc.checkpoint.infer import first_errors
+from htc.config import Config
+from htc.errors import CheckpointError, OutputError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+_METADATA_KEY = "htc_config"
+
+
+def save_pretrained(model: nn.Module | Mapping[str, Tensor], config: Config, folder: Path | str) -> Path:
+    """Write `config.json` and `model.safetensors` into `folder` (made if need be; files of these names are replaced).
+
+    Each file is written beside its place and renamed, so that a full disk or an interruption leaves the old or the new file,
+    never half of one. Raises `OutputError` naming the place and the reason.
+    """
+    folder = Path(folder)
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    text = config.model_dump_json(indent=2)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(f"{folder}: is a file, or lies under one; choose another folder for the model") from error
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
+    # The weights also carry the configuration: `model.safetensors` alone is enough.
+    metadata = {"format": "pt", _METADATA_KEY: config.model_dump_json()}
+    _replace(folder / WEIGHTS_FILE, lambda path: save_file(_separate(state), path, metadata=metadata))
+    _replace(folder / CONFIG_FILE, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    return folder
+
+
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
+    """Write through a temporary neighbour, flushed to the disk before it takes the name."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        raise OutputError(f"{target}: cannot be written: {reason}; free some space or choose another folder") from error
+
+
+def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """CPU copies in plain memory order; safetensors refuses tensors that share memory."""
+    seen: set[int] = set()
+    result: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        plain = tensor.detach().to("cpu").contiguous()
+        address = plain.untyped_storage().data_ptr()
+        result[name] = plain.clone() if address in seen or plain.untyped_storage().nbytes() > plain.nbytes else plain
+        seen.add(address)
+    return result
+
+
+def from_pretrained(folder: Path | str) -> tuple[Config, dict[str, Tensor]]:
+    """The configuration and weights of a folder of ours, or of a run folder (whose `model/` is taken).
+
+    Raises `CheckpointError` naming the file and what is wrong: missing, damaged, unknown configuration keys.
+    """
+    folder = model_folder(Path(folder))
+    config = read_config(folder / CONFIG_FILE)
+    return config, read_safetensors(folder / WEIGHTS_FILE)
+
+
+def model_folder(folder: Path) -> Path:
+    """`folder` itself if it holds a model, else its `model/`; raises `CheckpointError` if neither does."""
+    for candidate in (folder, folder / "model"):
+        if (candidate / CONFIG_FILE).is_file():
+            if not (candidate / WEIGHTS_FILE).is_file():
+                raise CheckpointError(f"{candidate}: has {CONFIG_FILE} but no {WEIGHTS_FILE}; was saving interrupted? Train or convert again")
+            return candidate
+    raise CheckpointError(f"{folder}: no model in it (neither {CONFIG_FILE} nor model/{CONFIG_FILE}); give the folder that `htc train` or `htc convert` wrote")
+
+
+def read_config(path: Path) -> Config:
+    """A configuration file of ours (JSON), checked; unknown keys and wrong types are listed all at once."""
+    try:
+        return parse_config(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def parse_config(text: str, source: str) -> Config:
+    """JSON text to a configuration; `source` names it in errors."""
+    try:
+        return Config.model_validate_json(text)
+    except ValidationError as error:
+        hint = "correct or remove them; a newer htc may have written this"
+        raise CheckpointError(f"{source}: not a valid configuration: {first_errors(error)}; {hint}") from error
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a `.safetensors` file, floating ones as float32."""
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    return {name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def stored_config(path: Path) -> Config | None:
+    """The configuration inside a `.safetensors` file of ours; None in others."""
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(_METADATA_KEY)
+    return None if text is None else parse_config(text, f"{path} (metadata)")
+
+
+def _opened(path: Path):
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: empty file; download or copy it again")
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged, truncated or not a safetensors file ({error}); download or copy it again") from error

@@ -1,0 +1,136 @@
+"""What the names and shapes of a state dict (ours) say about the architecture, as dotted configuration fields."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from htc.config import Config
+from htc.errors import CheckpointError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+BLOCKS: dict[tuple[bool, tuple[int, ...]], int] = {
+    (False, (2, 2, 2, 2)): 18,
+    (False, (3, 4, 6, 3)): 34,
+    (True, (3, 4, 6, 3)): 50,
+    (True, (3, 4, 23, 3)): 101,
+    (True, (3, 8, 36, 3)): 152,
+}
+_DEFORMABLE = {18: "v1", 27: "v2"}
+_ESSENTIAL = (
+    "backbone.layer4.0.conv1.weight",
+    "neck.lateral.0.conv.weight",
+    "rpn.objectness.weight",
+    "roi.box_heads.0.classify.weight",
+    "roi.mask_heads.0.logits.weight",
+)
+
+
+def read_structure(shapes: Shapes) -> dict[str, Any]:
+    """Dotted configuration field -> value, for every field that the weights decide; `num_classes` and `semantic` (bool) besides.
+
+    Raises `CheckpointError` (without a file name) if these are no weights of the family.
+    """
+    missing = [name for name in _ESSENTIAL if name not in shapes]
+    if missing:
+        raise CheckpointError(f"not a ResNet-FPN network with box and mask heads (Mask R-CNN, Cascade Mask R-CNN, HTC): it has no {', '.join(missing)}")
+    return {**_backbone(shapes), **_neck(shapes), **_heads(shapes), **_semantic(shapes)}
+
+
+def _indices(shapes: Shapes, pattern: str) -> list[int]:
+    return sorted({int(found[1]) for name in shapes if (found := re.match(pattern, name))})
+
+
+def _backbone(shapes: Shapes) -> dict[str, Any]:
+    blocks = tuple(len(_indices(shapes, rf"backbone\.layer{layer}\.(\d+)\.")) for layer in (1, 2, 3, 4))
+    bottleneck = "backbone.layer1.0.conv3.weight" in shapes
+    if (bottleneck, blocks) not in BLOCKS:
+        raise CheckpointError(f"its backbone has {blocks} blocks: no ResNet or ResNeXt of 18, 34, 50, 101 or 152 layers")
+    width, group_width = shapes["backbone.layer1.0.conv2.weight"][:2]
+    found: dict[str, Any] = {"backbone.depth": BLOCKS[bottleneck, blocks], "backbone.groups": max(1, width // max(1, group_width)), "backbone.base_width": 64}
+    if found["backbone.groups"] > 1:
+        found["backbone.base_width"] = group_width
+    elif bottleneck:
+        found["backbone.base_width"] = width
+    offsets = {int(name[14]) + 1: shape[0] for name, shape in shapes.items() if name.startswith("backbone.layer") and name.endswith("conv2.conv_offset.weight")}
+    kinds = {_DEFORMABLE.get(channels, f"{channels} offset channels") for channels in offsets.values()}
+    if len(kinds) > 1 or kinds - {"v1", "v2"}:
+        raise CheckpointError(f"its deformable convolutions have {', '.join(sorted(kinds))}: only v1 or v2 with one offset group is supported")
+    return {**found, "backbone.deformable": kinds.pop() if kinds else "none", "backbone.deformable_stages": tuple(sorted(offsets))}
+
+
+def _norm(shapes: Shapes, layer: str) -> str:
+    """A norm's kind; a synchronised one looks like a plain one."""
+    if f"{layer}.weight" not in shapes:
+        return "none"
+    return "batch" if f"{layer}.running_mean" in shapes else "group"
+
+
+def _neck(shapes: Shapes) -> dict[str, Any]:
+    kind = "pafpn" if any(name.startswith("neck.bottom_up.") for name in shapes) else "fpn"
+    return {
+        "neck.kind": kind,
+        "neck.norm": _norm(shapes, "neck.lateral.0.norm"),
+        "neck.channels": shapes["neck.lateral.0.conv.weight"][0],
+        "rpn.anchors": shapes["rpn.objectness.weight"][0],
+    }
+
+
+def _heads(shapes: Shapes) -> dict[str, Any]:
+    classes = shapes["roi.box_heads.0.classify.weight"][0] - 1
+    found: dict[str, Any] = {
+        "num_classes": classes,
+        "cascade.num_stages": len(_indices(shapes, r"roi\.box_heads\.(\d+)\.")),
+        "cascade.mask_flow": any(name.startswith("roi.mask_flows.") for name in shapes),
+        "cascade.box_channels": shapes["roi.box_heads.0.classify.weight"][1],
+        "cascade.mask_channels": shapes["roi.mask_heads.0.logits.weight"][1],
+        "cascade.mask_norm": _norm(shapes, "roi.mask_heads.0.convs.0.norm"),
+        "cascade.mask_convs": len(_indices(shapes, r"roi\.mask_heads\.0\.convs\.(\d+)\.")),
+    }
+    deltas = shapes.get("roi.box_heads.0.regress.weight", (0,))[0]
+    if classes > 1:  # with one class, 4 values are both agnostic and specific
+        found["cascade.class_agnostic_boxes"] = deltas == 4
+    return found
+
+
+def _semantic(shapes: Shapes) -> dict[str, Any]:
+    logits = shapes.get("semantic.logits.weight")
+    if logits is None:
+        return {"semantic": False}
+    convs = len(_indices(shapes, r"semantic\.convs\.(\d+)\."))
+    norm = _norm(shapes, "semantic.convs.0.norm")
+    return {"semantic": True, "semantic.norm": norm, "semantic.classes": logits[0], "semantic.channels": logits[1], "semantic.convs": convs}
+
+
+def config_value(config: Config, field: str) -> Any:
+    """The configuration's value of a structure field."""
+    special: dict[str, Callable[[], Any]] = {
+        "num_classes": lambda: config.num_classes,
+        "rpn.anchors": lambda: len(config.rpn.anchor_ratios),
+        "semantic": lambda: config.semantic is not None,
+        # A one-stage model has no preceding mask feature, so it has no flow whatever the switch says.
+        "cascade.mask_flow": lambda: config.cascade.mask_flow and config.cascade.num_stages > 1,
+    }
+    if field in special:
+        return special[field]()
+    value: Any = config
+    for part in field.split("."):
+        value = getattr(value, part) if value is not None else None
+    return "batch" if value == "sync" else value
+
+
+_SHOWN = {"num_classes": "classes (number of)", "rpn.anchors": "rpn.anchor_ratios (number of)", "semantic": "semantic (branch present)"}
+
+
+def contradictions(structure: Mapping[str, Any], config: Config, ignored: frozenset[str] = frozenset()) -> list[str]:
+    """One line for each field where weights and configuration disagree, except those `ignored`."""
+    lines = []
+    for field, has in structure.items():
+        says = config_value(config, field)
+        if says != has and field not in ignored and not (field.startswith("semantic.") and config.semantic is None):
+            lines.append(f"{_SHOWN.get(field, field)}: the weights have {_plain(has)}, the configuration says {_plain(says)}")
+    return lines
+
+
+def _plain(value: Any) -> str:
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)

@@ -1,0 +1,86 @@
+"""The original's released weights by preset name: where they are, how to recognise them, what was published for them."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from htc.checkpoint.download import FetchError, Progress, download, offline
+from htc.errors import ConfigError
+from htc.presets import preset
+
+SERVER = "https://download.openmmlab.com/mmdetection/v2.0"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A weights file: path under the server, first 8 hex digits of its SHA-256 (as in its name), COCO val2017 AP as published (per cent)."""
+
+    path: str
+    sha256: str
+    box_ap: float
+    mask_ap: float
+
+
+def _release(family: str, preset_name: str, date: str, sha256: str, box_ap: float, mask_ap: float) -> Release:
+    return Release(f"{family}/{preset_name}/{preset_name}_{date}-{sha256}.pth", sha256, box_ap, mask_ap)
+
+
+_DCONV = "htc_x101_64x4d_fpn_dconv_c3-c5_mstrain_400_1400_16x1_20e_coco"
+_TABLE = (
+    ("mask_rcnn", "mask_rcnn_r50_fpn_1x_coco", "20200205", "d4b0c5d6", 38.2, 34.7),
+    ("mask_rcnn", "mask_rcnn_r101_fpn_1x_coco", "20200204", "1efe0ed5", 40.0, 36.1),
+    ("mask_rcnn", "mask_rcnn_x101_32x4d_fpn_1x_coco", "20200205", "478d0b67", 41.9, 37.5),
+    ("mask_rcnn", "mask_rcnn_x101_64x4d_fpn_1x_coco", "20200201", "9352eb0d", 42.8, 38.4),
+    ("cascade_rcnn", "cascade_mask_rcnn_r50_fpn_1x_coco", "20200203", "9d4dcb24", 41.2, 35.9),
+    ("cascade_rcnn", "cascade_mask_rcnn_r101_fpn_1x_coco", "20200203", "befdf6ee", 42.9, 37.3),
+    ("cascade_rcnn", "cascade_mask_rcnn_x101_32x4d_fpn_1x_coco", "20200201", "0f411b1f", 44.3, 38.3),
+    ("cascade_rcnn", "cascade_mask_rcnn_x101_64x4d_fpn_1x_coco", "20200203", "9a2db89d", 45.3, 39.2),
+    ("htc", "htc_r50_fpn_1x_coco", "20200317", "7332cf16", 42.3, 37.4),
+    ("htc", "htc_r50_fpn_20e_coco", "20200319", "fe28c577", 43.3, 38.3),
+    ("htc", "htc_r101_fpn_20e_coco", "20200317", "9b41b48f", 44.8, 39.6),
+    ("htc", "htc_x101_32x4d_fpn_16x1_20e_coco", "20200318", "de97ae01", 46.1, 40.5),
+    ("htc", "htc_x101_64x4d_fpn_16x1_20e_coco", "20200318", "b181fd7a", 47.0, 41.4),
+    ("htc", _DCONV, "20200312", "946fd751", 50.4, 43.8),
+)
+RELEASED: dict[str, Release] = {row[1]: _release(*row) for row in _TABLE}
+
+
+def weights_url(name: str) -> str | None:
+    """The address of a preset's released weights; None if there are none. `HTC_MIRROR` replaces the server."""
+    release = RELEASED.get(name)
+    return None if release is None else f"{os.environ.get('HTC_MIRROR', SERVER).rstrip('/')}/{release.path}"
+
+
+def cache_folder() -> Path:
+    """`HTC_CACHE`, else the platform's cache folder with `htc` in it."""
+    own = os.environ.get("HTC_CACHE")
+    if own:
+        return Path(own).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "htc" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "htc"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "htc"
+
+
+def cached(name: str, cache_dir: Path | None = None) -> Path:
+    """Where a preset's released weights lie, or would lie."""
+    return (cache_dir or cache_folder()) / RELEASED[name].path.rsplit("/", 1)[1]
+
+
+def fetch(name: str, cache_dir: Path | None = None, progress: Progress | None = None) -> Path:
+    """The released weights of a preset, downloaded once into the cache and checked against the SHA-256 in their name.
+
+    `progress(done, total)` is called with bytes (total None if the server does not say). An interrupted download goes on where
+    it stopped. Raises `ConfigError` for an unknown preset, `FetchError` (a `CheckpointError`) if the weights cannot be had:
+    offline (`HTC_OFFLINE=1` or `HF_HUB_OFFLINE=1`), not found, cut off, or not the file that was published.
+    """
+    url = weights_url(name)
+    if url is None:
+        preset(name)
+        raise ConfigError(f"{name}: there are no released weights for this preset; `htc models` shows which have some")
+    target = cached(name, cache_dir)
+    if not target.exists() and offline():
+        raise FetchError(f"{name}: offline, and its weights are not in the cache; put {url} at {target}")
+    return download(url, target, RELEASED[name].sha256, progress)
