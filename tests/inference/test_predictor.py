@@ -6,48 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
-from htc.config import Cascade, Config, Inference, Input
 from htc.errors import ConfigError, DataError
 from htc.inference.predictor import Predictor
-from htc.types import RawDetections
-
-CLASSES = ("cat", "dog", "bird")
-
-
-def config(**inference: object) -> Config:
-    return Config(
-        classes=CLASSES,
-        category_ids=(7, 3, 11),
-        semantic=None,
-        cascade=Cascade(semantic_fusion="none"),
-        input=Input(short_edge=64, long_edge=96),
-        inference=Inference(max_detections=4, **inference),  # type: ignore[arg-type]
-    )
-
-
-class Corners(nn.Module):
-    """Finds, in every picture, the left half (score: its mean brightness) and two more, less likely, objects; one slot is empty."""
-
-    def __init__(self, valid: tuple[bool, ...] = (True, True, True, False)) -> None:
-        super().__init__()
-        self.batches: list[tuple[int, ...]] = []
-        self.images: list[Tensor] = []
-        self.valid = valid
-
-    def forward(self, images: Tensor, sizes: Tensor) -> RawDetections:
-        self.batches.append(tuple(images.shape))
-        self.images.append(images)
-        count = len(images)
-        height, width = sizes[:, 0].float(), sizes[:, 1].float()
-        zero = torch.zeros(count)
-        half = torch.stack((zero, zero, width / 2, height), 1)
-        whole = torch.stack((zero, zero, width + 5, height + 5), 1)
-        boxes = torch.stack((half, whole, half / 2, half), 1)
-        scores = torch.tensor([0.9, 0.6, 0.3, 0.8]).expand(count, 4)
-        labels = torch.tensor([1, 0, 1, 2]).expand(count, 4)
-        return RawDetections(boxes, scores, labels, torch.tensor(self.valid).expand(count, 4), torch.ones(count, 4, 28, 28))
+from stand_in_detector import Corners, config
 
 
 def picture(height: int, width: int, value: int = 100) -> np.ndarray:

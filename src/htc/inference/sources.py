@@ -1,0 +1,130 @@
+"""What the user named, files, folders and globs, as a list of pictures with names and image ids."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from glob import has_magic
+from pathlib import Path
+from typing import NamedTuple, Unpack
+
+from htc.errors import DataError
+from htc.inference.predictor import PredictOptions, Predictor
+from htc.results import Detections
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+"""Files in a folder that are taken for pictures; a file named by itself may end in anything."""
+
+
+class PictureFile(NamedTuple):
+    """A picture to predict on."""
+
+    path: Path
+    name: str
+    """Its path relative to the SOURCE that named it, with forward slashes; unique among all."""
+
+
+class Failure(NamedTuple):
+    """A picture or source that could not be used, and the message for the user."""
+
+    source: str
+    message: str
+
+
+def expand(sources: Sequence[str | Path]) -> tuple[list[PictureFile], list[Failure]]:
+    """All pictures of files, folders (searched to the bottom, hidden ones left out) and glob patterns (`**` too), each once.
+
+    A folder or pattern without pictures is a failure. A file that is named but missing stays in the list: reading it fails later.
+    """
+    found: dict[Path, tuple[PictureFile, Path]] = {}
+    failures = []
+    for source in sources:
+        root, paths = _pictures(source)
+        if not paths:
+            kind = "folder" if Path(source).is_dir() else "pattern"
+            failures.append(Failure(str(source), f"{source}: no picture in this {kind}; pictures end in {', '.join(SUFFIXES)}"))
+        for path in paths:
+            found.setdefault(path.absolute(), (PictureFile(path, path.relative_to(root).as_posix()), root))
+    return _distinct(list(found.values())), failures
+
+
+def _pictures(source: str | Path) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the pictures in natural order."""
+    path = Path(source)
+    if path.is_dir():
+        return path, _visible(path, path.rglob("*"))
+    if path.exists() or not has_magic(str(source)):
+        return path.parent, [path]
+    depth = next(index for index, part in enumerate(path.parts) if has_magic(part))
+    fixed = Path(*path.parts[:depth])
+    return fixed, _visible(fixed, fixed.glob(str(Path(*path.parts[depth:]))))
+
+
+def _visible(root: Path, candidates: Iterable[Path]) -> list[Path]:
+    pictures = (path for path in candidates if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted((path for path in pictures if not any(part.startswith(".") for part in path.relative_to(root).parts)), key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[str, int]]:
+    """Sorts picture 9 before picture 10."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", path.as_posix())]
+
+
+def _distinct(files: list[tuple[PictureFile, Path]]) -> list[PictureFile]:
+    """Equal names from several sources get the source folder's name in front, then, if need be, the whole path."""
+    names = [file.name for file, _ in files]
+    for longer in (_under_root, _whole):
+        uses = Counter(names)
+        names = [longer(file, root) if uses[name] > 1 else name for name, (file, root) in zip(names, files, strict=True)]
+    return [file._replace(name=name) for name, (file, _) in zip(names, files, strict=True)]
+
+
+def _under_root(file: PictureFile, root: Path) -> str:
+    return f"{root.absolute().name}/{file.name}"
+
+
+def _whole(file: PictureFile, _root: Path) -> str:
+    return file.path.absolute().as_posix().replace(":", "").lstrip("/")
+
+
+def image_ids(files: Sequence[PictureFile], annotations: Mapping[str, int | str] | None = None) -> list[int | str]:
+    """The id each picture has in result files.
+
+    That of its file name (relative, else the bare name) in `annotations`; else the integer of an all-digit stem, unless another
+    picture has this id; else its name.
+    """
+    known = annotations or {}
+    bare = {name.rsplit("/", 1)[-1]: image_id for name, image_id in known.items()}
+    given = [known.get(file.name, bare.get(file.path.name)) for file in files]
+    stems = [int(file.path.stem) if file.path.stem.isascii() and file.path.stem.isdigit() else None for file in files]
+    uses = Counter([*known.values(), *(stem for stem, own in zip(stems, given, strict=True) if own is None)])
+    return [
+        own if own is not None else stem if stem is not None and uses[stem] == 1 else file.name for file, own, stem in zip(files, given, stems, strict=True)
+    ]
+
+
+def predict_files(
+    predictor: Predictor,
+    files: Iterable[PictureFile],
+    failures: list[Failure],
+    batch_size: int = 1,
+    score_threshold: float = 0.5,
+    on_failure: Callable[[Failure], None] | None = None,
+    **options: Unpack[PredictOptions],
+) -> Iterator[tuple[PictureFile, Detections]]:
+    """Each readable picture with what is in it, in order; the others are appended to `failures` and told to `on_failure` at once."""
+    waiting: dict[str, PictureFile] = {}
+
+    def paths() -> Iterator[Path]:
+        for file in files:
+            waiting[str(file.path)] = file
+            yield file.path
+
+    def report(source: object, error: DataError) -> None:
+        failure = Failure(str(source), str(error))
+        waiting.pop(failure.source)
+        failures.append(failure)
+        if on_failure is not None:
+            on_failure(failure)
+
+    for found in predictor.predict_many(paths(), batch_size, score_threshold, report, **options):
+        yield waiting.pop(str(found.source)), found

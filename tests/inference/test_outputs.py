@@ -1,0 +1,150 @@
+"""Files that appear whole or not at all."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from htc.errors import OutputError
+from htc.inference.outputs import Writer, results_file, whole_file, write_drawing, write_json, write_labelme, write_picture
+from htc.inference.predictor import Predictor
+from htc.inference.sources import Failure, PictureFile, predict_files
+from htc.results import Detections, Masks
+from stand_in_detector import Corners, config
+
+
+def detections(count: int = 2, size: tuple[int, int] = (40, 60), source: str | None = None) -> Detections:
+    boxes = np.array([[5, 5, 25, 30], [30, 10, 60, 40]], np.float32)[:count]
+    probabilities = np.ones((count, 28, 28), np.float32)
+    labels = np.arange(count)
+    scores = np.array([0.9, 0.1], np.float32)[:count]
+    return Detections(boxes, scores, labels, ("cell", "größe")[:count], labels + 1, Masks(probabilities, boxes, size), size, source)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_results_are_one_list_that_json_and_coco_tools_read(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "new" / "results.json"
+    with results_file(path) as results:
+        for image_id in (3, "b.png"):
+            results.add(detections(count).to_coco(image_id))
+    read = json.loads(path.read_text("utf-8"))
+    assert [one["image_id"] for one in read] == [3] * count + ["b.png"] * count
+    assert all(coco_mask.area(one["segmentation"]) > 0 for one in read)
+    assert list(path.parent.iterdir()) == [path]
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("before", [None, "[]"])
+def test_an_interruption_leaves_the_old_file_or_none(tmp_path: Path, before: str | None) -> None:
+    path = tmp_path / "results.json"
+    if before is not None:
+        path.write_text(before)
+    with pytest.raises(StopError), results_file(path) as results:  # noqa: PT012
+        results.add(detections().to_coco(1))
+        raise StopError
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == ([] if before is None else [("results.json", before)])
+
+
+def test_an_error_of_the_block_is_not_blamed_on_the_output(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "x"):
+        (tmp_path / "missing").read_text()
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="is a file, not a folder"):
+        write_json(tmp_path / "file" / "x.json", [])
+    with pytest.raises(OutputError, match="it is a folder"):
+        write_json(tmp_path / "folder", [])
+    with pytest.raises(OutputError, match="too long"):
+        write_json(tmp_path / ("x" * 300), [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from htc.errors import OutputError
+from htc.inference.outputs import results_file, write_json
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+folder = Path(sys.argv[1])
+for write in (lambda: write_json(folder / "a.json", list(range(50_000))), lambda: fill(folder / "b.json")):
+    def fill(path):
+        with results_file(path) as results:
+            for number in range(5000):
+                results.add([{"image_id": number}])
+    try:
+        write()
+    except OutputError as error:
+        print(error)
+print(sorted(path.name for path in folder.iterdir()))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a file size limit to stand for a full disk")
+def test_a_full_disk_is_explained_and_nothing_is_left(tmp_path: Path) -> None:
+    ran = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    first, second, left = ran.stdout.splitlines()
+    assert f"cannot write {tmp_path / 'a.json'}: the file would be larger" in first
+    assert f"cannot write {tmp_path / 'b.json'}: the file would be larger" in second
+    assert left == "[]"
+
+
+def test_full_device_is_explained() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full here")
+    with full.open("wb", buffering=0) as stream, pytest.raises(OutputError, match="disk is full"):
+        Writer(stream, full).write(b"x")
+
+
+def test_labelme_finds_its_picture(tmp_path: Path) -> None:
+    path = write_labelme(tmp_path / "out", "sub/one.jpg", detections(source=str(tmp_path / "in" / "sub" / "one.jpg")))
+    assert path == tmp_path / "out" / "sub" / "one.json"
+    content = json.loads(path.read_text("utf-8"))
+    assert content["imagePath"] == "../../in/sub/one.jpg"
+    assert [shape["label"] for shape in content["shapes"]] == ["cell", "größe"]
+
+
+@pytest.mark.parametrize(("name", "written", "kind"), [("a.jpg", "a.jpg", "JPEG"), ("s/a.PNG", "s/a.PNG", "PNG"), ("a.tif", "a.tif.png", "PNG")])
+def test_drawings(tmp_path: Path, name: str, written: str, kind: str) -> None:
+    path = write_drawing(tmp_path, name, detections(), np.zeros((40, 60, 3), np.uint8))
+    assert path == tmp_path / written
+    with Image.open(path) as image:
+        assert image.format == kind
+        assert image.size == (660, 440)  # 60 x 40, eleven times enlarged
+
+
+def test_very_long_pictures_are_no_jpeg(tmp_path: Path) -> None:
+    long = np.zeros((1, 70_000, 3), np.uint8)
+    path = write_drawing(tmp_path, "a.jpg", detections(0, (1, 70_000)), long)
+    assert path.name == "a.jpg.png"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[PictureFile]:
+    for name in ("1.png", "2.png", "4.png"):
+        write_picture(tmp_path / name, np.zeros((20, 30, 3), np.uint8))
+    (tmp_path / "3.png").write_bytes(b"")
+    return [PictureFile(tmp_path / f"{number}.png", f"{number}.png") for number in (1, 2, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_files_that_cannot_be_read_are_told_and_the_rest_done(pictures: list[PictureFile], batch_size: int) -> None:
+    failures: list[Failure] = []
+    told: list[str] = []
+    done = list(predict_files(Predictor(Corners(), config()), pictures, failures, batch_size, on_failure=lambda failure: told.append(failure.source)))
+    assert [file.name for file, _ in done] == ["1.png", "2.png", "4.png"]
+    assert [len(found) for _, found in done] == [2, 2, 2]
+    assert told == [failure.source for failure in failures] == [str(pictures[2].path), str(pictures[4].path)]
+    assert "empty" in failures[0].message
+    assert "no such file" in failures[1].message
