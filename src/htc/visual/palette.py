@@ -9,7 +9,7 @@ PALETTE = np.array(
 )
 """RGB: orange, sky blue, green, yellow, blue, vermilion, pink."""
 BLACK, WHITE = np.zeros(3), np.full(3, 255.0)
-DARK_TEXT = 0.36
+DARK_TEXT = 0.27
 """Relative luminance of a ground above which black text reads better than white (WCAG contrast, a little in favour of white)."""
 
 
