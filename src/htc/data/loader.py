@@ -21,7 +21,7 @@ from htc.config import Config, Input
 from htc.data.ground_truth import annotated, annotated_picture
 from htc.data.records import Dataset
 from htc.data.semantic_targets import MOST_CLASSES
-from htc.data.transforms import draw_placement, pad_pictures, pad_semantic, place_picture, place_semantic, place_truth, plain_placement, resized_size
+from htc.data.transforms import draw_placement, pad_pictures, pad_semantic, place_picture, place_semantic, place_truth, plain_placement
 from htc.errors import ConfigError, DataError
 from htc.types import Batch, GroundTruth
 
@@ -168,7 +168,7 @@ class EvaluationPictures(TorchDataset[tuple[UInt8[np.ndarray, "h w 3"], int]]):
 
 def picture_batches(dataset: Dataset, config: Config, batch_size: int = 1, workers: int = 0) -> "PictureLoader":
     """Batches (`PictureBatch`) of all pictures, not augmented, those of like size together."""
-    sizes = [resized_size((record.height, record.width), config.input.short_edge, config.input.long_edge) for record in dataset.images]
+    sizes = [plain_placement((record.height, record.width), config.input).size for record in dataset.images]
     order = sorted(range(len(sizes)), key=lambda index: sizes[index])
     steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return PictureLoader(EvaluationPictures(dataset, config.input), _CollatePictures(dataset, config.input), steps, workers)

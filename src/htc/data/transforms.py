@@ -37,16 +37,19 @@ class Placement:
         return self.resized if self.window is None else self.window
 
 
-def resized_size(size: tuple[int, int], short_edge: int, long_edge: int) -> tuple[int, int]:
-    """The largest (height, width) of the same ratio whose edges fit into both bounds, rounded as the original rounds."""
+def resized_size(size: tuple[int, int], short_edge: int, long_edge: int, max_scale: float | None = None) -> tuple[int, int]:
+    """The largest (height, width) of the same ratio whose edges fit into both bounds, rounded as the original rounds.
+
+    No more than `max_scale` times as large as `size`, where it is given.
+    """
     height, width = size
-    scale = min(long_edge / max(height, width), short_edge / min(height, width))
+    scale = min(long_edge / max(height, width), short_edge / min(height, width), float("inf") if max_scale is None else max_scale)
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
 def plain_placement(size: tuple[int, int], settings: Input) -> Placement:
     """What prediction and evaluation see: the picture resized, nothing else."""
-    return Placement(size, resized_size(size, settings.short_edge, settings.long_edge))
+    return Placement(size, resized_size(size, settings.short_edge, settings.long_edge, settings.max_scale))
 
 
 def draw_placement(size: tuple[int, int], settings: Input, augmentation: Augmentation, generator: torch.Generator) -> Placement:
@@ -57,7 +60,7 @@ def draw_placement(size: tuple[int, int], settings: Input, augmentation: Augment
     if augmentation.resize:
         low, high = augmentation.short_edges or (settings.short_edge, settings.short_edge)
         short_edge = low + int(edge * (high - low + 1))
-        resized = resized_size(size, short_edge, augmentation.long_edge or settings.long_edge)
+        resized = resized_size(size, short_edge, augmentation.long_edge or settings.long_edge, settings.max_scale)
     corner, window = (0, 0), None
     if augmentation.crop is not None:
         window = (min(augmentation.crop[0], resized[0]), min(augmentation.crop[1], resized[1]))

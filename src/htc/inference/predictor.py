@@ -143,7 +143,8 @@ class Predictor:
             raise ConfigError(f"{edges}: edges are pixels, 1 or more")
         if len(edges) == 2 and edges["short_edge"] > edges["long_edge"]:
             raise ConfigError(f"short_edge {edges['short_edge']} is larger than long_edge {edges['long_edge']}: exchange them")
-        settings = self.config.input.model_copy(update=edges)
+        # Edges that are asked for are meant: the model's limit on enlarging is for its own.
+        settings = self.config.input.model_copy(update={**edges, "max_scale": None}) if edges else self.config.input
         return _Call(settings, score_threshold, most, self._labels(options.get("classes")), options.get("max_pixels", MAX_PIXELS))
 
     def _labels(self, classes: Collection[str] | None) -> frozenset[int] | None:

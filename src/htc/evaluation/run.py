@@ -1,0 +1,87 @@
+"""Measuring a model, or a file of its results, on annotated pictures."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from htc.data.coco import read_coco
+from htc.data.loader import picture_batches
+from htc.errors import ConfigError, DataError
+from htc.evaluation.coco import Metrics, coco_metrics
+from htc.evaluation.files import read_annotations, read_results
+from htc.inference.predictor import Predictor
+
+Progress = Callable[[int, int], None]
+"""Called with (pictures done, pictures in all)."""
+
+
+def evaluate_model(
+    predictor: Predictor,
+    annotations: str | Path,
+    images: str | Path,
+    max_detections: int | None = None,
+    progress: Progress | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+) -> tuple[Metrics, list[dict[str, Any]]]:
+    """COCO numbers of a model on the pictures of an annotation file, and its results as COCO result dicts with the file's category ids.
+
+    `images` is the folder of the pictures. `max_detections` (None: the model's `inference.max_detections`) objects of a picture
+    count. Masks are kept as run lengths, so memory grows with the objects, not with the pictures. Raises `DataError` for
+    annotations or pictures that cannot be used and for categories the model does not know; `ConfigError` for `max_detections`.
+    """
+    capacity = predictor.config.inference.max_detections
+    most = capacity if max_detections is None else max_detections
+    if not 1 <= most <= capacity:
+        raise ConfigError(f"max_detections is {most}: give 1 to {capacity}, or load the model with a larger inference.max_detections")
+    truth = read_annotations(annotations)
+    category_ids = match_categories(predictor.config.classes, truth)
+    results = list(_results(predictor, Path(annotations), Path(images), category_ids, most, progress, batch_size, workers))
+    return coco_metrics(truth, results, most), results
+
+
+def evaluate_results(results: str | Path, annotations: str | Path, max_detections: int = 100) -> Metrics:
+    """COCO numbers of a COCO result file, its image and category ids taken as they are; raises `DataError`."""
+    return coco_metrics(annotations, read_results(results), max_detections)
+
+
+def match_categories(classes: Sequence[str], truth: Mapping[str, Any]) -> list[int | None]:
+    """The annotations' category id of each of the model's classes, matched by name; None for a class they do not have.
+
+    Raises `DataError` that names every category with objects that the model does not know.
+    """
+    used = {annotation["category_id"] for annotation in truth["annotations"]}
+    missing = [category["name"] for category in truth["categories"] if category["id"] in used and category["name"] not in classes]
+    if missing:
+        known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+        raise DataError(
+            f"the annotations have objects of {', '.join(map(repr, missing[:10]))}, which the model does not know (it knows {known}): "
+            "categories are matched by name; give a model of these classes, or rename them in the annotations"
+        )
+    ids = {category["name"]: category["id"] for category in reversed(truth["categories"])}
+    return [ids.get(name) for name in classes]
+
+
+def _results(
+    predictor: Predictor,
+    annotations: Path,
+    images: Path,
+    category_ids: Sequence[int | None],
+    max_detections: int,
+    progress: Progress | None,
+    batch_size: int,
+    workers: int,
+) -> Iterator[dict[str, Any]]:
+    dataset = read_coco(annotations, images)
+    by_name = dict(zip(predictor.config.classes, category_ids, strict=True))
+    done = 0
+    for batch in picture_batches(dataset, predictor.config, batch_size, workers):
+        found = predictor.detect(batch.images, batch.sizes, batch.original_sizes)
+        for image_id, objects in zip(batch.image_ids, found, strict=True):
+            for result in objects[:max_detections].to_coco(image_id):
+                category = by_name[result["category_name"]]
+                if category is not None:
+                    yield {**result, "category_id": category}
+        done += len(found)
+        if progress is not None:
+            progress(done, len(dataset))

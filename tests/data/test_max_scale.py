@@ -1,0 +1,16 @@
+import pytest
+import torch
+
+from htc.config import Augmentation, Input
+from htc.data.transforms import draw_placement, plain_placement, resized_size
+
+
+@pytest.mark.parametrize(
+    ("size", "max_scale", "expected"),
+    [((100, 150), 1.0, (100, 150)), ((100, 150), 1.5, (150, 225)), ((100, 150), None, (200, 300)), ((800, 400), 1.0, (400, 200)), ((1, 1), 1.0, (1, 1))],
+)
+def test_small_pictures_are_enlarged_no_further(size, max_scale, expected):
+    assert resized_size(size, 200, 400, max_scale) == expected
+    settings = Input(short_edge=200, long_edge=400, max_scale=max_scale)
+    assert plain_placement(size, settings).size == expected
+    assert draw_placement(size, settings, Augmentation(), torch.Generator()).resized == expected
