@@ -118,6 +118,8 @@ def _upgrade(path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any]) -> U
 
 
 def _version(path: Path, state: Mapping[str, Any], meta: Mapping[Any, Any]) -> int:
+    if "rpn_head.conv_loc.weight" in state:
+        raise CheckpointError(f"{path}: its proposals come from guided anchoring (GA-RPN), which is not supported; take weights with a plain RPN")
     if any(name.startswith("roi_head.") for name in state):
         return 3 if "mmengine_version" in meta or "dataset_meta" in meta or "cfg" in meta else 2
     if any(name.startswith(("bbox_head.", "mask_head.")) for name in state):
