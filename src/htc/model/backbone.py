@@ -32,7 +32,7 @@ class DeformableConv2d(nn.Conv2d):
         offset, logits = said[:, :18], said[:, 18:]
         weight = logits.sigmoid() if logits.shape[1] else None
         arguments: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "mask": weight}
-        return deform_conv2d(x, offset, self.weight, **arguments)
+        return deform_conv2d(x, offset, self.weight, self.bias, **arguments)
 
 
 def build_backbone(config: ResNet) -> nn.Module:

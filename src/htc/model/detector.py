@@ -42,7 +42,7 @@ class Detector(nn.Module):
 
     def features(self, images: Float[Tensor, "B 3 H W"], *, semantic_logits: bool = False) -> Features:
         """The trunk: backbone, pyramid, semantic feature; the semantic prediction only where asked for."""
-        pyramid = self.neck(self.backbone(images))
+        pyramid = self.neck(self.backbone(images.to(self.rpn.conv.weight.dtype)))
         if self.semantic is None:
             return Features(pyramid, None, None)
         shared = self.semantic(pyramid)

@@ -1,0 +1,39 @@
+"""A trained detector made ready to predict: norms folded, precision chosen, memory laid out."""
+
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from htc.model.backbone import DeformableConv2d
+from htc.model.detector import Detector
+
+
+def for_inference(detector: Detector, precision: Literal["fp32", "bf16"] = "fp32") -> Detector:
+    """A copy in evaluation mode with batch norms folded into their convolutions, channels last, in that precision.
+
+    The detections are the same up to float32 rounding; the copy cannot be trained further. Box arithmetic stays float32 in
+    either precision.
+    """
+    ready = deepcopy(detector).eval().requires_grad_(False)
+    fold_batch_norms(ready)
+    return ready.to(torch.bfloat16 if precision == "bf16" else torch.float32).to(memory_format=torch.channels_last)
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Replace every batch norm that directly follows a convolution in its parent by the identity, and scale the convolution."""
+    for parent in list(module.modules()):
+        children = list(parent.named_children())
+        for (_, conv), (name, norm) in zip(children, children[1:], strict=False):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                _fold(conv, norm)
+                setattr(parent, name, nn.Identity())
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert not isinstance(conv, DeformableConv2d) or conv.bias is None
+    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
