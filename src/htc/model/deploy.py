@@ -1,6 +1,7 @@
 """A trained detector made ready to predict: norms folded, precision chosen, memory laid out."""
 
 from copy import deepcopy
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -26,7 +27,7 @@ def fold_batch_norms(module: nn.Module) -> None:
     """Replace every batch norm that directly follows a convolution in its parent by the identity, and scale the convolution."""
     for parent in list(module.modules()):
         children = list(parent.named_children())
-        for (_, conv), (name, norm) in zip(children, children[1:], strict=False):
+        for (_, conv), (name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 _fold(conv, norm)
                 setattr(parent, name, nn.Identity())
