@@ -14,6 +14,7 @@ from htc.checkpoint.naming import our_name, reason_to_drop
 from htc.checkpoint.rebuild import Foreign, TensorReference
 from htc.checkpoint.torch_file import TorchFile, open_torch_file
 from htc.errors import CheckpointError
+from htc.model.heads import BOX_BINS
 
 V1_NOTE = "a file of 2019: its boxes were trained with width = x2 - x1 + 1; converted onto today's geometry, it may lose up to 1 AP"
 
@@ -113,6 +114,7 @@ def _upgrade(path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any]) -> U
     if version == 1:
         result.notes.append(V1_NOTE)
         _reorder_2019(path, result)
+    _pixel_major(result)
     result.notes.extend(result.facts.notes)
     return result
 
@@ -146,6 +148,13 @@ def _reorder_2019(path: Path, result: Upgraded) -> None:
             if logits.shape[0] != rows:
                 raise CheckpointError(f"{path}: a file of 2019 has {rows} mask rows (classes and background), this one {logits.shape[0]}: not supported")
             _change(result, f"{masks}logits.{leaf}", "the background's unused first row dropped", lambda tensor: tensor[1:])
+
+
+def _pixel_major(result: Upgraded) -> None:
+    """The original flattens RoI features as (C, 7, 7); our box heads read them as they are pooled, (7, 7, C)."""
+    for name in [name for name in result.weights if name.endswith(".fc.0.weight")]:
+        if result.weights[name].dim() == 2 and result.weights[name].shape[1] % BOX_BINS**2 == 0:
+            _change(result, name, "columns from (C, 7, 7) to (7, 7, C)", lambda w: w.view(len(w), -1, BOX_BINS, BOX_BINS).permute(0, 2, 3, 1).flatten(1))
 
 
 def _background_last(tensor: Tensor) -> Tensor:

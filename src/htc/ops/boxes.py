@@ -18,7 +18,7 @@ def encode(boxes: Float[Tensor, "*N 4"], targets: Float[Tensor, "*N 4"], stds: t
     return deltas / deltas.new_tensor(stds)
 
 
-def decode(boxes: Float[Tensor, "*N 4"], deltas: Float[Tensor, "*N 4"], stds: tuple[float, ...]) -> Float[Tensor, "*N 4"]:
+def decode(boxes: Float[Tensor, "*#N 4"], deltas: Float[Tensor, "*#N 4"], stds: tuple[float, ...]) -> Float[Tensor, "*_ 4"]:
     """Move `boxes` by `deltas`; the inverse of `encode`, with the scale bounded by `MAX_LOG_SCALE`."""
     deltas = deltas.float() * torch.tensor(stds, dtype=torch.float32, device=deltas.device)
     centre, extent = _centre_extent(boxes)
