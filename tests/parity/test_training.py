@@ -1,0 +1,99 @@
+"""Our losses, gradients and first SGD steps against the original's, for nine models."""
+
+from typing import ClassVar
+
+import pytest
+import torch
+from parity.reference import Case, load_case, our_loss_name, padded_batch, training_batch
+
+from htc.training.objective import TrainingObjective
+
+RELATIVE = 1e-3
+
+
+@pytest.fixture(scope="class")
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return load_case(request.cls.name, tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="class")
+def objective(case: Case) -> TrainingObjective:
+    return TrainingObjective(case.detector, case.config).train()
+
+
+def assert_losses(ours: dict[str, torch.Tensor], theirs: dict[str, float]) -> None:
+    losses = {our_loss_name(name): value for name, value in theirs.items() if not name.endswith("acc")}
+    assert set(ours) == set(losses)
+    for name, value in losses.items():
+        assert float(ours[name].detach()) == pytest.approx(value, rel=RELATIVE), name
+
+
+class ParityOfTraining:
+    """The checks, in this order: the SGD steps change the weights. One subclass a model."""
+
+    name: ClassVar[str]
+
+    def test_losses_of_a_padded_batch(self, case: Case, objective: TrainingObjective) -> None:
+        """Padding, a picture smaller than the batch, and one without objects."""
+        with torch.no_grad():
+            assert_losses(objective(padded_batch(case)), case.expected["losses_padded"])
+
+    def test_losses_and_gradients(self, case: Case, objective: TrainingObjective) -> None:
+        losses = objective(training_batch(case))
+        assert_losses(losses, case.expected["losses"])
+        objective.zero_grad()
+        total = torch.stack(list(losses.values())).sum()
+        assert float(total.detach()) == pytest.approx(case.expected["total_loss"], rel=RELATIVE)
+        total.backward()
+        norms = {case.original_names.get(name, name): p.grad.norm() for name, p in case.detector.named_parameters() if p.grad is not None}
+        expected = case.expected["grad_norms"]
+        assert set(norms) == set(expected)
+        for name, norm in expected.items():
+            assert float(norms[name]) == pytest.approx(norm, rel=RELATIVE, abs=1e-6), name
+
+    @pytest.mark.slow
+    def test_sgd_steps(self, case: Case, objective: TrainingObjective) -> None:
+        batch = training_batch(case)
+        optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], 1e-5, momentum=0.9, weight_decay=1e-4)
+        for step, expected in enumerate(case.expected["sgd_lr1e-5_momentum0.9_wd1e-4_total_losses"]):
+            optimizer.zero_grad()
+            total = torch.stack(list(objective(batch).values())).sum()
+            assert float(total.detach()) == pytest.approx(expected, rel=1e-3 if step < 2 else 1e-2), f"step {step}"
+            total.backward()
+            optimizer.step()
+
+
+class TestMaskRCNN(ParityOfTraining):
+    name = "mask_rcnn_r50_fpn"
+
+
+class TestCascadeMaskRCNN(ParityOfTraining):
+    name = "cascade_mask_rcnn_r50_fpn"
+
+
+class TestHTCWithoutSemantic(ParityOfTraining):
+    name = "htc_without_semantic_r50_fpn"
+
+
+class TestHTC(ParityOfTraining):
+    name = "htc_r50_fpn"
+
+
+class TestHTCX101Deformable(ParityOfTraining):
+    name = "htc_x101_64x4d_dcn_fpn"
+
+
+class TestHTCModulatedDeformable(ParityOfTraining):
+    name = "htc_r50_fpn_dcnv2"
+
+
+class TestHTCPathAggregation(ParityOfTraining):
+    name = "htc_r50_pafpn"
+
+
+class TestHTCWithoutMaskFlow(ParityOfTraining):
+    name = "htc_r50_fpn_no_mask_flow"
+
+
+class TestHTCFusionBox(ParityOfTraining):
+    name = "htc_r50_fpn_fusion_box"
