@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from parity.seeded_weights import seeded_state_dict
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -22,6 +21,7 @@ from htc.coco_classes import COCO_CLASSES
 from htc.config import Config
 from htc.model.detector import Detector
 from htc.types import Batch, GroundTruth, MaskCrops
+from parity.seeded_weights import seeded_state_dict
 
 HERE = Path(__file__).parent
 HEIGHT, WIDTH = 320, 448

@@ -6,12 +6,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from parity.reference import HEIGHT, WIDTH, Case, load_case, picture
 from pycocotools import mask as coco_mask
 
 from htc.model.detect import segment
 from htc.results import Masks
 from htc.types import Features, RawDetections, Rois
+from parity.reference import HEIGHT, WIDTH, Case, load_case, picture
 
 SIZES = torch.tensor([[HEIGHT, WIDTH]])
 RELATIVE = 1e-3

@@ -4,9 +4,9 @@ from typing import ClassVar
 
 import pytest
 import torch
-from parity.reference import Case, load_case, our_loss_name, padded_batch, training_batch
 
 from htc.training.objective import TrainingObjective
+from parity.reference import Case, load_case, our_loss_name, padded_batch, training_batch
 
 RELATIVE = 1e-3
 

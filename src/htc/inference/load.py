@@ -9,6 +9,7 @@ import torch
 from htc.checkpoint.load import load_model
 from htc.errors import ConfigError
 from htc.inference.predictor import Predictor
+from htc.model.deploy import for_inference
 from htc.model.detector import Detector
 from htc.settings import Setting, from_values, nested
 
@@ -35,7 +36,7 @@ def load(
     loaded = load_model(model, weights, nested([*settings, *from_values(values, "htc.load")]))
     detector = Detector(loaded.config)
     detector.load_state_dict(loaded.state_dict)
-    return Predictor(detector.to(place).to(memory_format=torch.channels_last), loaded.config)
+    return Predictor(for_inference(detector, loaded.config.precision).to(place), loaded.config)
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:

@@ -16,6 +16,7 @@ from htc.config import Config, Input
 from htc.data.pictures import MAX_PIXELS, Source, read_picture
 from htc.data.transforms import pad_pictures, padded_size, place_picture, plain_placement
 from htc.errors import ConfigError, DataError
+from htc.ops.onednn import exact_onednn_matmul
 from htc.results import Detections, Masks
 from htc.types import RawDetections
 
@@ -107,7 +108,7 @@ class Predictor:
     ) -> list[Detections]:
         """Everything the model finds in normalised, padded pictures (own sizes and original sizes as (height, width))."""
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with exact_onednn_matmul():
             raw = self.detector(images, sizes.to(self.device))
         names = sources or [None] * len(original_sizes)
         return [
