@@ -1,11 +1,15 @@
 """Drawings: what is painted where, and that captions stay legible."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from htc.ops.masks import MaskCrop
+from htc.types import MaskCrops
 from htc.visual import labels as captions
-from htc.visual.drawing import draw_objects, enlarge, enlarge_crop, enlargement, paint_mask, side_by_side
+from htc.visual.drawing import crops_of, draw_objects, enlarge, enlarge_crop, enlargement, paint_mask, side_by_side
 from htc.visual.palette import PALETTE, class_colours, instance_colours, luminance, text_colour
 
 
@@ -14,7 +18,7 @@ def squares(count: int, side: int, step: int, columns: int = 10) -> np.ndarray:
     return np.concatenate((corner, corner + side), axis=1)
 
 
-def crops_of(boxes: np.ndarray):
+def filled(boxes: np.ndarray):
     def crops(order: np.ndarray):
         for x0, y0, x1, y1 in boxes[order].astype(int).tolist():
             yield MaskCrop(x0, y0, np.ones((y1 - y0, x1 - x0), bool))
@@ -51,7 +55,7 @@ def test_empty_masks_paint_nothing(bitmap: np.ndarray) -> None:
 
 def test_small_objects_are_painted_over_large_ones() -> None:
     boxes = np.array([[20, 20, 40, 40], [0, 0, 60, 60]], np.float32)
-    drawn = draw_objects(np.zeros((60, 60, 3), np.uint8), boxes, np.array([0, 1]), crops_of(boxes))
+    drawn = draw_objects(np.zeros((60, 60, 3), np.uint8), boxes, np.array([0, 1]), filled(boxes))
     small, large = drawn[20, 30].astype(int), drawn[0, 30].astype(int)
     assert np.abs(small - class_colours(np.array([0]))[0]).max() < 60
     assert np.abs(large - class_colours(np.array([1]))[0]).max() < 60
@@ -61,7 +65,7 @@ def test_small_objects_are_painted_over_large_ones() -> None:
 @pytest.mark.parametrize("count", [0, 1, 30])
 def test_any_size_and_number(size: tuple[int, int], count: int) -> None:
     boxes = squares(count, 8, 12).clip(0, [size[1], size[0]] * 2)
-    drawn = draw_objects(np.zeros((*size, 3), np.uint8), boxes, np.zeros(count, int), crops_of(boxes), ["nucleus 0.93"] * count, outline_boxes=True)
+    drawn = draw_objects(np.zeros((*size, 3), np.uint8), boxes, np.zeros(count, int), filled(boxes), ["nucleus 0.93"] * count, outline_boxes=True)
     assert drawn.shape == (*size, 3)
 
 
@@ -93,6 +97,10 @@ def test_crowded_pictures_show_scores_inside_objects_with_room(monkeypatch: pyte
     assert overlapping(spots) == 0
     centres = (spots[:, :2] + spots[:, 2:]) / 2
     assert np.abs(centres - (boxes[:40, :2] + 25)[: len(spots)]).max() <= 1
+
+
+def test_crowded_pictures_of_small_objects_show_no_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(placed(monkeypatch, (480, 640), np.concatenate((squares(5, 50, 60, 8), squares(80, 14, 60, 8))))) == 0
 
 
 def test_tiny_picture_has_no_caption_rather_than_a_cut_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +138,22 @@ def test_captions_contrast_with_their_plate(label: int) -> None:
 @pytest.mark.parametrize(("size", "factor"), [((1, 1), 640), ((100, 80), 7), ((256, 256), 3), ((512, 400), 1), ((480, 640), 1), ((6000, 8000), 1)])
 def test_small_pictures_are_enlarged(size: tuple[int, int], factor: int) -> None:
     assert enlargement(size) == factor
+
+
+def test_annotated_masks_are_crops_too() -> None:
+    first, second = np.ones((2, 3), np.uint8), np.eye(4, dtype=np.uint8)
+    masks = MaskCrops(
+        pixels=torch.from_numpy(np.concatenate((first.ravel(), second.ravel()))),
+        sizes=torch.tensor([[2, 3], [0, 0], [4, 4]]),
+        offsets=torch.tensor([[5, 6], [0, 0], [7, 8]]),
+        canvas=(20, 30),
+    )
+    found = list(crops_of(masks)(np.array([2, 0, 1])))
+    assert [(crop.x, crop.y, crop.bitmap.shape) for crop in found] == [(7, 8, (4, 4)), (5, 6, (2, 3)), (0, 0, (0, 0))]
+    assert np.array_equal(found[0].bitmap, second.astype(bool))
+    assert next(iter(crops_of(masks, 3)(np.array([0])))).bitmap.shape == (6, 9)
+    with pytest.raises(ValueError, match="annotated"):
+        crops_of(replace(masks, scale=(-1.0, 1.0)))
 
 
 def test_enlarged_masks_fit_enlarged_pictures() -> None:

@@ -3,7 +3,7 @@
 Everything is painted inside the crops: beside the copy of the picture nothing of its size is made.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
 from htc.ops.masks import MaskCrop
+from htc.types import MaskCrops
 from htc.visual.labels import font_size, load_font, paint_labels
 from htc.visual.palette import instance_colours, line_colour
 
@@ -91,6 +92,24 @@ def enlarge(image: np.ndarray, factor: int) -> UInt8[np.ndarray, "H W 3"]:
     """The picture with each side `factor` times as long."""
     height, width = image.shape[:2]
     return rgb(image) if factor == 1 else cv2.resize(rgb(image), (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
+
+
+def crops_of(masks: MaskCrops, factor: int = 1) -> Crops:
+    """The crops of annotated objects, for `draw_objects` on the annotated picture enlarged by `factor`.
+
+    Raises `ValueError` if the masks were resized, flipped or cropped since they were read.
+    """
+    if (masks.scale, masks.shift) != ((1.0, 1.0), (0.0, 0.0)):
+        raise ValueError("these masks belong to a transformed picture: give those of the annotated one")
+    ends = np.cumsum([0, *masks.sizes.prod(1).tolist()])
+
+    def crops(order: Int[np.ndarray, " N"]) -> Iterator[MaskCrop]:
+        for index in order.tolist():
+            bitmap = masks.pixels[ends[index] : ends[index + 1]].reshape(tuple(masks.sizes[index].tolist())).numpy().astype(bool)
+            x, y = masks.offsets[index].tolist()
+            yield enlarge_crop(MaskCrop(x, y, bitmap), factor)
+
+    return crops
 
 
 def enlarge_crop(crop: MaskCrop, factor: int) -> MaskCrop:

@@ -16,6 +16,8 @@ SMALLEST, USUAL, REFERENCE_SIDE = 10, 13, 640
 CROWDED = 0.13
 """Share of the picture that captions may cover together. Beyond it only the last word (the score) of each is drawn, in the middle of
 objects that have room for it, so that the objects stay visible."""
+WORTHWHILE = 1 / 3
+"""Share of the objects of a crowded picture that must have room; a score here and there would say less than none."""
 
 
 def font_size(size: tuple[int, int]) -> int:
@@ -30,13 +32,18 @@ def paint_labels(canvas: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N
     crowded = sum(font.getlength(caption) for caption in captions) * font.size * 1.4 > CROWDED * size[0] * size[1]
     if crowded:
         font = load_font(max(SMALLEST - 1, round(font.size * 0.8)))
-    placed = np.empty((0, 4), np.int64)
+    placed, patches, plates = np.empty((0, 4), np.int64), [], []
     for caption, box, colour in zip(captions, boxes, colours, strict=True):
         patch = _patch(caption.rsplit(" ", 1)[-1] if crowded else caption, font)
         spot = _free_spot(_spots_within(box, patch.shape[:2]) if crowded else _spots_around(box, patch.shape[:2]), patch.shape[:2], size, placed)
         if spot is not None:
             placed = np.concatenate((placed, spot[None]))
-            _blend(canvas, patch, spot, colour)
+            patches.append(patch)
+            plates.append(colour)
+    if crowded and len(placed) < len(captions) * WORTHWHILE:
+        return
+    for patch, spot, colour in zip(patches, placed, plates, strict=True):
+        _blend(canvas, patch, spot, colour)
 
 
 @lru_cache(maxsize=16)
