@@ -4,13 +4,13 @@ import contextlib
 import logging
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
@@ -26,7 +26,7 @@ class Limits:
 
 def fit(
     module: LightningModule,
-    batches: Iterable[Any],
+    batches: Callable[[int], Iterable[Any]],
     callbacks: Sequence[Callback],
     limits: Limits,
     *,
@@ -35,7 +35,7 @@ def fit(
     clip_gradients: float | None = None,
     resume: Path | None = None,
 ) -> None:
-    """Trains `module` on `batches`, one pass an epoch; `resume` is a checkpoint of an earlier call.
+    """Trains `module` on `batches(epoch)`, epoch 0, 1, ...; `resume` is a checkpoint of an earlier call.
 
     `device` is auto, cpu, cuda or mps. Raises what a callback or a step raises, and KeyboardInterrupt when interrupted.
     """
@@ -52,9 +52,23 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
     )
     with _quiet(), _interruptible():
-        trainer.fit(module, train_dataloaders=batches, ckpt_path=resume, weights_only=True)
+        trainer.fit(module, datamodule=_Epochs(batches), ckpt_path=resume, weights_only=True)
+
+
+class _Epochs(LightningDataModule):
+    """Gives Lightning new batches every epoch: what an epoch holds depends on its number alone, also after a resume."""
+
+    def __init__(self, batches: Callable[[int], Iterable[Any]]):
+        super().__init__()
+        self.batches = batches
+
+    def train_dataloader(self) -> Iterable[Any]:
+        """The batches of the epoch that begins."""
+        assert self.trainer is not None
+        return self.batches(self.trainer.current_epoch)
 
 
 @contextlib.contextmanager

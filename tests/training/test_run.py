@@ -1,0 +1,182 @@
+"""A whole training of a few steps on generated pictures, the real code path from files to the model folder."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as rle_codec
+
+from htc.config import FPN, RPN, AdamW, Augmentation, Cascade, Config, Inference, Input, ResNet, Semantic, Training
+from htc.data.coco import Splits
+from htc.errors import CheckpointError, DataError, OutputError, TrainingError
+from htc.inference.load import load
+from htc.training.record import read_losses
+from htc.training.run import Options, train
+from htc.training.validation import read_history
+
+
+def tiny(**training):
+    """A small HTC with everything: three stages, interleaved, flow, semantic fusion."""
+    schedule = {"epochs": 2, "warmup_steps": 2, "batch_size": 2, "clip_gradients": 10.0, "optimizer": AdamW(lr=1e-3)}
+    augmentation = Augmentation(horizontal_flip=0.5, vertical_flip=0.5, crop=(64, 64), resize=False)
+    return Config(
+        classes=("anything",),
+        category_ids=(1,),
+        backbone=ResNet(depth=18, norm="group", frozen_stages=-1),
+        neck=FPN(channels=16, norm="group"),
+        rpn=RPN(anchor_scale=4.0, training_candidates_per_level=50, training_proposals=50, candidates_per_level=50, proposals=50),
+        cascade=Cascade(samples=16, box_channels=16, mask_channels=16, mask_convs=1, mask_norm="group"),
+        semantic=Semantic(classes=2, channels=16, convs=1, norm="group"),
+        inference=Inference(max_detections=20, score_threshold=0.05),
+        input=Input(short_edge=64, long_edge=96, max_scale=1.0),
+        training=Training(**{**schedule, "augmentation": augmentation, **training}),
+    )
+
+
+def write_split(folder, name, pictures, seed, objects=3):
+    """Bright discs and squares on noise; the second picture is empty."""
+    generator = np.random.default_rng(seed)
+    (folder / name).mkdir(parents=True)
+    content = {"images": [], "annotations": [], "categories": [{"id": 4, "name": "disc"}, {"id": 9, "name": "square"}]}
+    rows, columns = np.mgrid[:72, :80]
+    for number in range(pictures):
+        picture = generator.integers(0, 60, (72, 80, 3), dtype=np.uint8)
+        for _ in range(0 if number == 1 else objects):
+            y, x, radius = *generator.integers(12, 60, 2), generator.integers(5, 12)
+            category = int(generator.choice([4, 9]))
+            away = np.hypot(rows - y, columns - x) if category == 4 else np.maximum(abs(rows - y), abs(columns - x))
+            bitmap = away <= radius
+            picture[bitmap] = (220, 90, 90) if category == 4 else (90, 220, 90)
+            rle = rle_codec.encode(np.asfortranarray(bitmap.astype(np.uint8)))
+            segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
+            area, box = float(rle_codec.area(rle)), rle_codec.toBbox(rle).tolist()
+            where = {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": category, "iscrowd": 0}
+            content["annotations"].append({**where, "area": area, "bbox": box, "segmentation": segmentation})
+        content["images"].append({"id": number, "file_name": f"{number}.png", "height": 72, "width": 80})
+        Image.fromarray(picture).save(folder / name / f"{number}.png")
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return Splits(write_split(folder, "train", 5, 0), folder / "train", write_split(folder, "val", 3, 1), folder / "val")
+
+
+@pytest.fixture(scope="module")
+def trained(splits, tmp_path_factory):
+    """One training of two epochs, three steps each, the last with one picture."""
+    return train(tiny(average_decay=0.9), splits, tmp_path_factory.mktemp("run") / "new", Options(device="cpu"))
+
+
+def test_a_training_leaves_everything(trained):
+    left = {str(path.relative_to(trained.folder)) for path in trained.folder.rglob("*") if path.is_file()}
+    assert left == {
+        "model/config.json",
+        "model/model.safetensors",
+        "metrics.json",
+        "losses.csv",
+        "history.json",
+        "curves/losses.png",
+        "curves/average_precision.png",
+        "checkpoints/last.ckpt",
+    }
+    steps, losses = read_losses(trained.folder / "losses.csv")
+    assert steps == list(range(6))
+    assert trained.steps == 6
+    kinds = {f"stage{t}.{part}" for t in (1, 2, 3) for part in ("class", "box", "mask")}
+    assert set(losses) == {"rpn.class", "rpn.box", "semantic", *kinds}
+    metrics = json.loads((trained.folder / "metrics.json").read_text())
+    assert metrics == trained.metrics
+    assert metrics["per_class"].keys() == {"disc", "square"}
+    assert "AR@20" in metrics["segm"]
+    assert [entry["step"] for entry in read_history(trained.folder)] == [3, 6]
+
+
+def test_the_model_takes_the_data_s_classes(trained, splits):
+    predictor = load(trained.model, device="cpu")
+    assert predictor.config.classes == ("disc", "square")
+    assert predictor.config.category_ids == (4, 9)
+    assert predictor.config.semantic.classes == 3
+    found = predictor.predict(splits.val_images / "0.png", score_threshold=0.05)
+    assert set(found.class_names) <= {"disc", "square"}
+
+
+def test_same_seed_same_numbers_other_seed_others(trained, splits, tmp_path):
+    again = train(tiny(average_decay=0.9), splits, tmp_path / "again", Options(device="cpu"))
+    for name in ("losses.csv", "history.json", "model/config.json"):
+        assert (again.folder / name).read_bytes() == (trained.folder / name).read_bytes(), name
+    other = train(tiny(epochs=1), replace(splits, val_annotations=None), tmp_path / "other", Options(device="cpu", seed=1))
+    assert other.metrics is None
+    assert read_losses(other.folder / "losses.csv")[1]["rpn.class"] != read_losses(trained.folder / "losses.csv")[1]["rpn.class"][:3]
+
+
+def test_resume_goes_on_as_if_nothing_had_happened(trained, splits, tmp_path):
+    options = Options(device="cpu")
+    train(tiny(average_decay=0.9, epochs=1), splits, tmp_path / "run", options)
+    with pytest.raises(OutputError, match="holds a training already"):
+        train(tiny(), splits, tmp_path / "run", options)
+    resumed = train(tiny(average_decay=0.9), splits, tmp_path / "run", replace(options, resume=True))
+    for name in ("losses.csv", "history.json"):
+        assert (resumed.folder / name).read_bytes() == (trained.folder / name).read_bytes(), name
+    with pytest.raises(OutputError, match="no training to resume"):
+        train(tiny(), splits, tmp_path / "nothing", replace(options, resume=True))
+
+
+def test_pictures_without_objects_alone(tmp_path):
+    annotations = write_split(tmp_path, "train", 2, 0, objects=0)
+    result = train(tiny(epochs=1), Splits(annotations, tmp_path / "train", annotations, tmp_path / "train"), tmp_path / "run", Options(device="cpu"))
+    assert set(result.metrics["segm"].values()) == {-1.0}
+    losses = read_losses(tmp_path / "run" / "losses.csv")[1]
+    assert losses["stage1.mask"] == losses["stage1.box"] == [0.0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(splits, tmp_path):
+    with pytest.raises(TrainingError, match=r"not finite at step [0-5]: .*pictures \d"):
+        train(tiny(optimizer=AdamW(lr=1e18), warmup_steps=0, clip_gradients=None), splits, tmp_path / "run", Options(device="cpu"))
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_time_limit_ends_it_with_a_model(splits, tmp_path):
+    result = train(tiny(epochs=500), splits, tmp_path / "run", Options(device="cpu", minutes=1e-4))
+    assert result.steps < 6
+    assert result.metrics is not None
+    assert (result.model / "model.safetensors").is_file()
+
+
+def test_without_semantic_branch(splits, tmp_path):
+    result = train(tiny(epochs=1), replace(splits, val_annotations=None), tmp_path / "run", Options(device="cpu", semantic="none", checkpoints=False))
+    assert result.config.semantic is None
+    assert "semantic" not in read_losses(tmp_path / "run" / "losses.csv")[1]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits, tmp_path):
+    content = json.loads(splits.train_annotations.read_text())
+    one = {**content, "categories": content["categories"][:1], "annotations": [{**a, "category_id": 4} for a in content["annotations"]]}
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps(one))
+    data = Splits(path, splits.train_images, None, None)
+    still = tiny(epochs=1, optimizer=AdamW(lr=1e-12, weight_decay=0.0))
+    result = train(still, data, tmp_path / "run", Options(device="cpu", weights=str(trained.model)))
+    before, after = load(trained.model, device="cpu").detector.state_dict(), load(result.model, device="cpu").detector.state_dict()
+    assert torch.allclose(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
+    assert before["roi.box_heads.0.classify.weight"].shape[0] == after["roi.box_heads.0.classify.weight"].shape[0] + 1
+    larger = still.model_copy(update={"cascade": still.cascade.model_copy(update={"box_channels": 8})})
+    with pytest.raises(CheckpointError, match="another architecture"):
+        train(larger, data, tmp_path / "wrong", Options(device="cpu", weights=str(trained.model)))
+
+
+def test_validation_classes_are_checked_before_the_first_step(splits, tmp_path):
+    content = json.loads(splits.val_annotations.read_text())
+    content["categories"][0]["name"] = "disk"
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="'disk', which the model does not know"):
+        train(tiny(), replace(splits, val_annotations=path), tmp_path / "run", Options(device="cpu"))
+    assert not (tmp_path / "run" / "losses.csv").exists()
