@@ -8,11 +8,11 @@ smallest camera depth (8, 10, 12, 14, 16 bits) that holds their brightest value 
 
 import io
 import struct
-import warnings
 import zlib
 from pathlib import Path
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps
@@ -21,6 +21,8 @@ from htc.errors import DataError
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit against pictures made to fill the memory."""
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+"""Pixel formats of Pillow and its plugins; not those that would run another program (EPS) or draw vectors."""
 DEPTHS = (8, 10, 12, 14, 16)
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
 """What Pillow's decoders raise on damaged files."""
@@ -46,7 +48,7 @@ def read_picture(source: Source, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarr
         pixels = image.width * image.height
         if pixels > max_pixels:
             raise DataError(f"{path} has {pixels} pixels ({image.width}x{image.height}), more than {max_pixels}; raise max_pixels if this is no mistake")
-        return _from_image(image, str(path))
+        return _from_image(_deep_colour(image, stream, path) or image, str(path))
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -80,8 +82,10 @@ def _open(stream: BinaryIO, path: Path) -> Image.Image:
     """The picture with its header read. `Image.open` would apply a process-wide limit, so the decoder is chosen here."""
     Image.init()
     prefix = stream.read(16)
-    for name in Image.ID:
-        decoder, accept = Image.OPEN[name]
+    for name in FORMATS:
+        decoder, accept = Image.OPEN.get(name, (None, None))
+        if decoder is None:
+            continue
         accepted = accept is None or accept(prefix)
         if not accepted or isinstance(accepted, str):
             continue
@@ -91,6 +95,20 @@ def _open(stream: BinaryIO, path: Path) -> Image.Image:
         except BROKEN:
             continue
     raise DataError(f"{path} is not a picture that can be read, or its header is damaged; give a JPEG, PNG, WebP or TIFF file")
+
+
+def _deep_colour(image: Image.Image, stream: BinaryIO, path: Path) -> Image.Image | None:
+    """A colour picture of 16 bits a channel in 8 bits; None for others. Pillow would keep the upper byte, black in a 12-bit one."""
+    deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ())) and image.mode in ("RGB", "RGBA", "LA")
+    if not deep:
+        return None
+    stream.seek(0)
+    values = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        raise DataError(f"{path} is damaged, incomplete, or of a 16-bit kind that cannot be read; save it again as a 16-bit PNG")
+    picture = Image.fromarray(_to_bytes(values[:, :, 2::-1]))
+    picture.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+    return picture
 
 
 def _from_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
@@ -116,8 +134,9 @@ def _from_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF orientation says; a damaged EXIF block says nothing."""
     try:
-        with warnings.catch_warnings():
-            return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(ORIENTATION, 1)
+        # An upright picture is not copied, as `exif_transpose` would: it may be half a gigabyte.
+        return image if orientation == 1 else ImageOps.exif_transpose(image)
     except BROKEN:
         return image
 

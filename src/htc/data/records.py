@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 class Polygons:
     """Outlines whose union is the mask."""
 
-    rings: tuple[Float[np.ndarray, " xy"], ...]
+    rings: tuple[Float[np.ndarray, " _"], ...]
     """x, y, x, y, ... in pixels of the picture, at least three points each."""
 
 

@@ -1,0 +1,179 @@
+"""Picture, boxes, masks and semantic map move together, whatever the chain of transforms."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from htc.config import Augmentation, Input
+from htc.data import instance_masks
+from htc.data.instance_masks import Crop, boxes_from_masks, mask_crops
+from htc.data.semantic_targets import derived_map
+from htc.data.transforms import (
+    Placement,
+    clip_boxes,
+    draw_placement,
+    normalise,
+    pad_pictures,
+    pad_semantic,
+    place_masks,
+    place_picture,
+    place_semantic,
+    place_truth,
+    plain_placement,
+    resized_size,
+)
+from htc.types import GroundTruth, MaskCrops
+
+
+@st.composite
+def placements(draw: st.DrawFn, resize: bool = True) -> Placement:
+    """Any resize, flips and window of a picture of any size."""
+    original = draw(st.tuples(st.integers(1, 60), st.integers(1, 60)))
+    resized = draw(st.tuples(st.integers(1, 90), st.integers(1, 90))) if resize else original
+    window = draw(st.none() | st.tuples(st.integers(1, resized[0]), st.integers(1, resized[1])))
+    corner = (0, 0) if window is None else draw(st.tuples(st.integers(0, resized[0] - window[0]), st.integers(0, resized[1] - window[1])))
+    return Placement(original, resized, draw(st.booleans()), draw(st.booleans()), corner, window)
+
+
+def truth_of(seed: int, size: tuple[int, int], count: int = 4) -> tuple[GroundTruth, list[Crop]]:
+    """Random blobs whose boxes are those of their masks."""
+    random = np.random.default_rng(seed)
+    crops = []
+    for _ in range(count):
+        height, width = random.integers(1, size[0] + 1), random.integers(1, size[1] + 1)
+        bitmap = (random.uniform(size=(height, width)) < 0.6).astype(np.uint8)
+        bitmap[0, :] = bitmap[-1, :] = bitmap[:, 0] = bitmap[:, -1] = 1
+        crops.append(Crop(int(random.integers(0, size[1] - width + 1)), int(random.integers(0, size[0] - height + 1)), bitmap))
+    masks = mask_crops(crops, size)
+    return GroundTruth(boxes_from_masks(masks), torch.arange(count), masks, torch.zeros(0, 4)), crops
+
+
+def seen_bitmaps(masks: MaskCrops, size: tuple[int, int]) -> np.ndarray:
+    """(M, h, w): whether the annotated pixel under each centre of the network input belongs to the object."""
+    rows = np.floor(masks.scale[1] * (np.arange(size[0]) + 0.5) + masks.shift[1] + 1e-9).astype(int)
+    columns = np.floor(masks.scale[0] * (np.arange(size[1]) + 0.5) + masks.shift[0] + 1e-9).astype(int)
+    seen = np.zeros((len(masks), *size), bool)
+    for dense, (x, y), bitmap in zip(seen, masks.offsets.tolist(), instance_masks.bitmaps(masks), strict=True):
+        canvas = np.zeros(masks.canvas, np.uint8)
+        canvas[y : y + bitmap.shape[0], x : x + bitmap.shape[1]] = bitmap
+        dense[:] = canvas[rows[:, None], columns] > 0
+    return seen
+
+
+@settings(max_examples=60, deadline=None)
+@given(placements(), st.integers(0, 2**31))
+def test_boxes_are_the_boxes_of_their_masks(placement: Placement, seed: int) -> None:
+    truth, _ = truth_of(seed, placement.original)
+    placed = place_truth(truth, placement)
+    assert placed.masks is not None
+    torch.testing.assert_close(placed.boxes, clip_boxes(boxes_from_masks(placed.masks), placement.size), atol=1e-3, rtol=1e-5)
+    assert len(placed.boxes) == len(placed.labels) == len(placed.masks)
+    if placement.window is None:
+        assert placed.labels.tolist() == [0, 1, 2, 3]
+
+
+@settings(max_examples=60, deadline=None)
+@given(placements(resize=False), st.integers(0, 2**31))
+def test_masks_and_picture_show_the_same_pixels(placement: Placement, seed: int) -> None:
+    truth, crops = truth_of(seed, placement.original)
+    assert truth.masks is not None
+    for number, crop in enumerate(crops):
+        picture = np.zeros((*placement.original, 3), np.uint8)
+        picture[crop.y : crop.y + crop.bitmap.shape[0], crop.x : crop.x + crop.bitmap.shape[1]] = crop.bitmap[:, :, None]
+        seen = seen_bitmaps(place_masks(truth.masks, placement), placement.size)[number]
+        assert np.array_equal(place_picture(picture, placement)[:, :, 0] > 0, seen)
+
+
+@settings(max_examples=60, deadline=None)
+@given(placements(), st.integers(0, 2**31))
+def test_the_semantic_map_follows(placement: Placement, seed: int) -> None:
+    """One object: its class is exactly where its placed mask is."""
+    truth, crops = truth_of(seed, placement.original, count=1)
+    assert truth.masks is not None
+    semantic = place_semantic(derived_map(crops, [6], [], placement.original), placement)
+    assert semantic.shape == placement.size
+    assert np.array_equal(semantic == 7, seen_bitmaps(place_masks(truth.masks, placement), placement.size)[0])
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 427), (1, 1), (1, 5000), (213, 140)])
+def test_the_resize_is_the_originals(size: tuple[int, int]) -> None:
+    placement = plain_placement(size, Input())
+    scale = min(1333 / max(size), 800 / min(size))
+    assert placement.resized == tuple(max(int(side * scale + 0.5), 1) for side in size)
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    assert np.array_equal(place_picture(picture, placement), cv2.resize(picture, placement.resized[::-1]).reshape(*placement.resized, 3))
+
+
+def test_known_resized_sizes() -> None:
+    assert resized_size((480, 640), 800, 1333) == (800, 1067)
+    assert resized_size((427, 640), 800, 1333) == (800, 1199)
+    assert resized_size((1000, 3000), 800, 1333) == (444, 1333)
+
+
+def test_a_view_depends_on_its_generator_alone() -> None:
+    augmentation = Augmentation(vertical_flip=0.5, short_edges=(400, 1400), long_edge=1600, crop=(300, 300))
+    views = [draw_placement((480, 640), Input(), augmentation, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2, 3, 4)]
+    assert views[0] == views[1]
+    assert len(set(views)) == 4
+
+
+def test_views_cover_their_ranges() -> None:
+    augmentation = Augmentation(short_edges=(10, 12), crop=(8, 8), vertical_flip=0.0, horizontal_flip=0.5)
+    generator = torch.Generator().manual_seed(0)
+    views = [draw_placement((20, 20), Input(), augmentation, generator) for _ in range(300)]
+    assert {view.resized for view in views} == {(10, 10), (11, 11), (12, 12)}
+    assert {view.corner[0] for view in views if view.resized == (10, 10)} == {0, 1, 2}
+    assert {view.flip_horizontal for view in views} == {True, False}
+    assert {view.flip_vertical for view in views} == {False}
+
+
+def test_a_window_larger_than_the_picture_is_the_picture() -> None:
+    augmentation = Augmentation(resize=False, crop=(256, 256), horizontal_flip=0)
+    view = draw_placement((30, 300), Input(), augmentation, torch.Generator().manual_seed(0))
+    assert view.size == (30, 256)
+
+
+def test_objects_without_mask_are_clipped_and_crowds_move_along() -> None:
+    truth = GroundTruth(torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 4.0, 4.0]]), torch.tensor([0, 1]), None, torch.tensor([[8.0, 8.0, 20.0, 20.0]]))
+    placed = place_truth(truth, Placement((20, 20), (20, 20), corner=(5, 5), window=(10, 10)))
+    assert placed.boxes.tolist() == [[0, 0, 5, 5]]
+    assert placed.labels.tolist() == [0]
+    assert placed.crowd_boxes.tolist() == [[3, 3, 10, 10]]
+
+
+def test_no_objects() -> None:
+    truth, _ = truth_of(0, (10, 10), count=0)
+    placed = place_truth(truth, Placement((10, 10), (20, 20), True, True, (2, 2), (7, 7)))
+    assert placed.boxes.shape == (0, 4)
+    assert placed.masks is not None
+    assert len(placed.masks) == 0
+
+
+def test_padding() -> None:
+    """Zeros after normalising, 255 in the semantic map, sizes that the divisor divides, channels last."""
+    settings = Input()
+    pictures = [np.full((33, 20, 3), 255, np.uint8), np.full((10, 40, 3), 7, np.uint8)]
+    images = pad_pictures(pictures, settings)
+    assert images.shape == (2, 3, 64, 64)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert images[0, :, 33:].abs().sum() == 0
+    assert images[1, :, :, 40:].abs().sum() == 0
+    assert np.allclose(images[0, :, 5, 5].numpy(), (255 - np.array(settings.mean)) / np.array(settings.std))
+    assert np.allclose(normalise(pictures[1], settings)[0, 0], images[1, :, 0, 0].numpy())
+    semantic = pad_semantic([np.zeros((33, 20), np.uint8)], (64, 64))
+    assert int((semantic == 0).sum()) == 33 * 20
+    assert int((semantic == 255).sum()) == 64 * 64 - 33 * 20
+
+
+def test_small_lies_over_large_and_objects_over_crowds() -> None:
+    large, small, crowd = Crop(0, 0, np.ones((6, 6), np.uint8)), Crop(2, 2, np.ones((2, 2), np.uint8)), Crop(4, 4, np.ones((4, 4), np.uint8))
+    for crops, labels in (([large, small], [0, 1]), ([small, large], [1, 0])):
+        semantic = derived_map(crops, labels, [crowd], (9, 9))
+        assert semantic[0, 0] == 1
+        assert semantic[2, 2] == 2
+        assert semantic[5, 5] == 1
+        assert semantic[7, 7] == 255
+        assert semantic[8, 8] == 0
