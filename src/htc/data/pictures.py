@@ -128,7 +128,7 @@ def _from_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
         if grey.min() < 0 or grey.max() > 65535:
             raise DataError(f"{name} holds 32-bit values ({grey.min()} to {grey.max()}); convert it to 8 or 16 bits")
         return np.stack([_to_bytes(grey)] * 3, axis=-1)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _upright(image: Image.Image) -> Image.Image:
