@@ -47,7 +47,7 @@ def build_backbone(config: ResNet) -> nn.Module:
         **widths,
     )
     for stage in config.deformable_stages:
-        for block in backbone[f"layer{stage - 1}"]:
+        for block in backbone[f"layer{stage - 1}"]:  # type: ignore[index]
             block.conv2 = DeformableConv2d(block.conv2, modulated=config.deformable == "v2")
     freeze(backbone, config.frozen_stages)
     return backbone

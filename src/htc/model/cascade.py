@@ -4,7 +4,7 @@ Masks never feed back into boxes, so the box cascade runs first and each mask he
 serves training and test. `sample` picks which regions a stage sees: all of them at test time, a balanced choice in training.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -32,7 +32,9 @@ class HybridTaskCascade(nn.Module):
     ) -> None:
         super().__init__()
         self.box_pool, self.mask_pool = box_pool, mask_pool
-        self.box_heads, self.mask_heads, self.mask_flows = nn.ModuleList(box_heads), nn.ModuleList(mask_heads), nn.ModuleList(mask_flows)
+        self.box_heads: Sequence[BoxHead] = nn.ModuleList(box_heads)  # type: ignore[assignment]
+        self.mask_heads: Sequence[MaskHead] = nn.ModuleList(mask_heads)  # type: ignore[assignment]
+        self.mask_flows: Sequence[nn.Module] = nn.ModuleList(mask_flows)  # type: ignore[assignment]
         self.interleaved = interleaved
 
     def refine(self, x: Pyramid, s: Pyramid | None, rois: Rois, sample: Sampler = keep_all) -> list[BoxStage]:

@@ -33,7 +33,7 @@ def class_scores(stages: list[BoxStage], config: Inference) -> Float[Tensor, "B 
 def final_boxes(roi: HybridTaskCascade, stages: list[BoxStage], config: Inference) -> Float[Tensor, "B R K 4"]:
     """Where the box stage puts each region, for each class (K = 1 where all classes share one box)."""
     t = (config.box_stage or len(stages)) - 1
-    return roi.box_heads[t].boxes_per_class(stages[t].rois, stages[t].deltas)  # type: ignore[operator, return-value]
+    return roi.box_heads[t].boxes_per_class(stages[t].rois, stages[t].deltas)
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ class FusedPool(nn.Module):
 
     def __init__(self, bins: int, *, fuse: bool, semantic_subdivide: int = 1, backend: Backend = "auto") -> None:
         super().__init__()
-        self.bins, self.fuse, self.semantic_subdivide, self.backend = bins, fuse, semantic_subdivide, backend
+        self.bins, self.fuse, self.semantic_subdivide = bins, fuse, semantic_subdivide
+        self.backend: Backend = backend
 
     def forward(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Tensor:
         """-> (B R, C, bins, bins)"""

@@ -1,5 +1,7 @@
 """The feature pyramid: C2-C5 -> P2-P6."""
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,9 +14,9 @@ class FeaturePyramid(nn.Module):
 
     def __init__(self, channels_in: list[int], config: FPN | PAFPN) -> None:
         super().__init__()
-        block = {"norm_kind": config.norm, "relu": False}
-        self.lateral = nn.ModuleList(ConvBlock(c, config.channels, 1, **block) for c in channels_in)
-        self.output = nn.ModuleList(ConvBlock(config.channels, config.channels, 3, **block) for _ in channels_in)
+        block = partial(ConvBlock, norm_kind=config.norm, relu=False)
+        self.lateral = nn.ModuleList(block(c, config.channels, 1) for c in channels_in)
+        self.output = nn.ModuleList(block(config.channels, config.channels, 3) for _ in channels_in)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, ...]:
         """C2-C5 (B, C_i, H_i, W_i) -> P2-P6 (B, C, H_i, W_i)"""
@@ -37,10 +39,10 @@ class PathAggregation(FeaturePyramid):
 
     def __init__(self, channels_in: list[int], config: PAFPN) -> None:
         super().__init__(channels_in, config)
-        block = {"norm_kind": config.norm, "relu": False}
+        block = partial(ConvBlock, config.channels, config.channels, 3, norm_kind=config.norm, relu=False)
         above = range(len(channels_in) - 1)
-        self.downsample = nn.ModuleList(ConvBlock(config.channels, config.channels, 3, stride=2, **block) for _ in above)
-        self.bottom_up = nn.ModuleList(ConvBlock(config.channels, config.channels, 3, **block) for _ in above)
+        self.downsample = nn.ModuleList(block(stride=2) for _ in above)
+        self.bottom_up = nn.ModuleList(block() for _ in above)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, ...]:
         """C2-C5 (B, C_i, H_i, W_i) -> N2-N6 (B, C, H_i, W_i)"""

@@ -1,5 +1,8 @@
 """S(x), the semantic branch (paper, section 3.3 and Fig. 3)."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,10 +20,10 @@ class SemanticBranch(nn.Module):
 
     def __init__(self, channels_in: int, config: Semantic) -> None:
         super().__init__()
-        block = {"norm_kind": config.norm}
-        self.lateral = nn.ModuleList(ConvBlock(channels_in, config.channels, 1, **block) for _ in range(LEVELS))
-        self.convs = nn.ModuleList(ConvBlock(config.channels, config.channels, 3, **block) for _ in range(config.convs))
-        self.embedding = ConvBlock(config.channels, config.channels, 1, **block)
+        block = partial(ConvBlock, norm_kind=config.norm)
+        self.lateral: Sequence[ConvBlock] = nn.ModuleList(block(channels_in, config.channels, 1) for _ in range(LEVELS))  # type: ignore[assignment]
+        self.convs = nn.ModuleList(block(config.channels, config.channels, 3) for _ in range(config.convs))
+        self.embedding = block(config.channels, config.channels, 1)
         self.logits = nn.Conv2d(config.channels, config.classes, 1)
         self.commutes = config.norm == "none"
         initialise(self)
@@ -28,7 +31,7 @@ class SemanticBranch(nn.Module):
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> Tensor:
         """P2-P6 -> the feature (B, C, H/8, W/8) that precedes both outputs."""
-        size = pyramid[FUSED_LEVEL].shape[-2:]
+        size = (pyramid[FUSED_LEVEL].shape[2], pyramid[FUSED_LEVEL].shape[3])
         x = sum((self._at_stride_8(i, level, size) for i, level in enumerate(pyramid)), start=pyramid[0].new_zeros(()))
         for conv in self.convs:
             x = conv(x)
@@ -38,7 +41,7 @@ class SemanticBranch(nn.Module):
         lateral = self.lateral[index]
         if index > FUSED_LEVEL and self.commutes:
             # the original resizes first; a 1x1 convolution commutes with interpolation and is cheaper on the small map
-            return F.interpolate(lateral.conv(level), size=size, mode="bilinear", align_corners=True).relu()  # type: ignore[operator, union-attr]
+            return F.interpolate(lateral.conv(level), size=size, mode="bilinear", align_corners=True).relu()
         if index != FUSED_LEVEL:
             level = F.interpolate(level, size=size, mode="bilinear", align_corners=True)
         return lateral(level)

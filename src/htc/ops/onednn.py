@@ -18,7 +18,7 @@ def exact_onednn_matmul() -> Iterator[None]:
     a core on an AMD Zen 5). The switch that selects oneDNN also allows it bfloat16 arithmetic; that changes nothing where the
     processor has no such matrix unit. Whether it does is measured once, and only an exact product is used.
     """
-    backend = torch.backends.mkldnn.matmul
+    backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = backend.fp32_precision
     if not _is_exact() or torch.compiler.is_compiling():
         yield
@@ -38,7 +38,7 @@ def _is_exact() -> bool:
     numbers = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 512, generator=numbers) for _ in range(2))
     exact = a.double() @ b.double().T
-    backend = torch.backends.mkldnn.matmul
+    backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = backend.fp32_precision
     backend.fp32_precision = "bf16"
     try:

@@ -4,7 +4,7 @@ Along one axis a bin of RoIAlign averages bilinear samples; their weights fall o
 value is the sum over its taps in y and x of (weight y) (weight x) (pixel): a "bag" of table rows.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,8 @@ FEWEST_BOXES_A_GROUP = 24
 """A smaller group joins the next larger capacity: one call costs more than a few zero weights."""
 
 
-class Group(NamedTuple):
+@dataclass(frozen=True)
+class Group:
     """Bags of equal length: `rows` of the output (boxes), and per bag the table rows and their weights."""
 
     boxes: Tensor
@@ -25,7 +26,8 @@ class Group(NamedTuple):
     weight: Tensor
 
 
-class Bags(NamedTuple):
+@dataclass(frozen=True)
+class Bags:
     """All bags of one pooling: `count` boxes of `bins` x `bins` bins."""
 
     count: int

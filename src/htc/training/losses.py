@@ -1,6 +1,6 @@
 """The terms of Eq. 7, each as a sum and the count it is averaged over, so that ranks can average over all of them."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,8 @@ from htc.config import BoxLoss, Semantic
 from htc.model.semantic import STRIDE
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True)
+class Term:
     """A loss before its average: `total` / `count`, times `weight`."""
 
     total: Float[Tensor, ""]
