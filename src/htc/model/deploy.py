@@ -10,16 +10,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from htc.model.backbone import DeformableConv2d
 from htc.model.detector import Detector
+from htc.model.layers import use_pointwise
 
 
 def for_inference(detector: Detector, precision: Literal["fp32", "bf16"] = "fp32") -> Detector:
-    """A copy in evaluation mode with batch norms folded into their convolutions, channels last, in that precision.
+    """A copy in evaluation mode: batch norms folded into their convolutions, 1x1 convolutions as products, that precision, channels last.
 
     The detections are the same up to float32 rounding; the copy cannot be trained further. Box arithmetic stays float32 in
     either precision.
     """
     ready = deepcopy(detector).eval().requires_grad_(False)
     fold_batch_norms(ready)
+    use_pointwise(ready)
     return ready.to(torch.bfloat16 if precision == "bf16" else torch.float32).to(memory_format=torch.channels_last)
 
 

@@ -9,7 +9,7 @@ from htc.model.cascade import HybridTaskCascade
 from htc.model.detect import Selected, class_scores, final_boxes, segment, select
 from htc.model.fusion import FusedPool
 from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, MaskHead
-from htc.model.layers import ConvBlock, use_pointwise
+from htc.model.layers import ConvBlock
 from htc.model.neck import build_neck
 from htc.model.rpn import ProposalHead
 from htc.model.semantic import SemanticBranch
@@ -31,7 +31,6 @@ class Detector(nn.Module):
         self.rpn = ProposalHead(config.neck.channels, config.rpn)
         self.semantic = SemanticBranch(config.neck.channels, config.semantic) if config.semantic else None
         self.roi = build_cascade(config)
-        use_pointwise(self)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], sizes: Int[Tensor, "B 2"]) -> RawDetections:
         """Normalised, padded pictures and their own (height, width) -> detections in pixels of the network input."""
