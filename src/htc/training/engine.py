@@ -13,6 +13,8 @@ from typing import Any, Literal
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from htc.ops.onednn import exact_onednn_matmul
+
 LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 
 
@@ -54,7 +56,7 @@ def fit(
         use_distributed_sampler=False,
         reload_dataloaders_every_n_epochs=1,
     )
-    with _quiet(), _interruptible():
+    with _quiet(), _interruptible(), exact_onednn_matmul():
         trainer.fit(module, datamodule=_Epochs(batches), ckpt_path=resume, weights_only=True)
 
 
