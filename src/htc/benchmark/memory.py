@@ -1,0 +1,100 @@
+"""Peak memory of prediction and of a training step, each in a process of its own: `python -m htc.benchmark.memory < REQUEST`."""
+
+import gc
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from htc.benchmark.components import ready_detector, setting_work
+from htc.benchmark.measuring import thread_count
+from htc.benchmark.paths import detector_path
+from htc.benchmark.setting import Setting
+from htc.benchmark.training_step import step_task
+from htc.config import Config
+from htc.ops.onednn import exact_onednn_matmul
+
+What = Literal["predict", "training step"]
+MEGA = 2**20
+STATUS = Path("/proc/self/status")
+RESET_PEAK = "5"
+"""Written to /proc/self/clear_refs: the peak starts again from what is in use now."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Mebibytes: in use when model and input were ready, and the peak above that."""
+
+    what: What
+    model: str
+    setting: Setting
+    count: int
+    """Detections, or objects."""
+    ready_mib: float
+    peak_above_mib: float
+
+
+def memory(what: What, config: Config, setting: Setting, count: int) -> Memory | None:
+    """Measures in a fresh process; None on a CPU where the system does not tell a process's peak (only Linux does)."""
+    if setting.torch_device.type != "cuda" and not STATUS.exists():
+        return None
+    request = {"what": what, "config": config.model_dump(mode="json"), "setting": asdict(setting), "count": count}
+    command = [sys.executable, "-m", "htc.benchmark.memory"]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the process that measures the memory of {what} ended with {done.returncode}:\n{done.stderr}")
+    ready, peak = json.loads(done.stdout)
+    return Memory(what, config.preset, setting, count, ready, peak)
+
+
+def measured(what: What, config: Config, setting: Setting, count: int) -> tuple[float, float]:
+    """(in use when ready, peak above that) of this process, in MiB."""
+    with thread_count(setting.threads):
+        if what == "predict":
+            detector, work = ready_detector(config, setting), setting_work(config, setting, count)
+            gc.collect()
+            ready = _reset(setting)
+            with torch.inference_mode(), exact_onednn_matmul():
+                list(detector_path(detector, work))
+        else:
+            step = step_task(config, setting, count)
+            gc.collect()
+            ready = _reset(setting)
+            step()
+            step()  # the first one creates gradients and momentum, the second holds them from the start
+    return ready, _peak(setting) - ready
+
+
+def _reset(setting: Setting) -> float:
+    """Forget the peak so far; -> MiB in use."""
+    if setting.torch_device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / MEGA
+    Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+    return _status("VmRSS")
+
+
+def _peak(setting: Setting) -> float:
+    return torch.cuda.max_memory_allocated() / MEGA if setting.torch_device.type == "cuda" else _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    """A size in this process's status, in MiB."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) / 1024
+
+
+def main() -> None:
+    """Answers the request on standard input."""
+    request = json.load(sys.stdin)
+    setting = Setting(**{**request["setting"], "size": tuple(request["setting"]["size"])})
+    result = measured(request["what"], Config.model_validate(request["config"]), setting, request["count"])
+    sys.stdout.write(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""All measurements of `htc benchmark`, in one run."""
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torchvision
+
+from htc.benchmark.components import Components, components
+from htc.benchmark.measuring import thread_count
+from htc.benchmark.memory import Memory, memory
+from htc.benchmark.pairs import Pair, against_mask_rcnn, against_torchvision, pooling, run_lengths
+from htc.benchmark.setting import Precision, Setting
+from htc.benchmark.training_step import TrainingStep, training_step
+from htc.benchmark.work import mask_rcnn_of
+from htc.config import RPN, Config
+from htc.errors import ConfigError
+from htc.presets import preset
+
+BenchmarkPart = Literal["components", "pairs", "training", "memory"]
+PARTS: tuple[BenchmarkPart, ...] = ("components", "pairs", "training", "memory")
+MULTIPLE = 32
+SMALLEST = 64
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much work: picture sizes (height, width), detections of the two test paths, objects of the training picture."""
+
+    size: tuple[int, int] = (800, 1344)
+    training_size: tuple[int, int] = (512, 672)
+    detections: tuple[int, int] = (100, 20)
+    objects: int = 64
+    repeats: int = 5
+    proposals: int | None = None
+    """None: as many as the configuration says."""
+
+
+QUICK = Amounts(size=(64, 96), training_size=(64, 96), detections=(4, 2), objects=3, repeats=1, proposals=20)
+"""Whether it works, not how fast."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured where; every list is empty if its part was not asked for."""
+
+    machine: dict[str, Any]
+    components: list[Components] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    training: list[TrainingStep] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
+
+
+def run_benchmark(
+    config: Config,
+    amounts: Amounts | None = None,
+    *,
+    parts: Sequence[BenchmarkPart] = PARTS,
+    threads: Sequence[int] = (1,),
+    precisions: Sequence[Precision] = ("fp32", "bf16"),
+    device: str = "cpu",
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Measures the model of `config` with random weights, for every number of threads and precision.
+
+    `progress` is told what is about to be measured. Raises `ConfigError` for sizes, threads or repeats that cannot be.
+    """
+    amounts = amounts or Amounts()
+    _check(amounts, threads)
+    if amounts.proposals is not None:
+        config = _with_proposals(config, amounts.proposals)
+    report = Report(describe_machine(device))
+    for count in threads:
+        for precision in precisions:
+            setting = Setting(amounts.size, count, precision, device, amounts.repeats)
+            training = Setting(amounts.training_size, count, precision, device, amounts.repeats)
+            with thread_count(count):
+                for name, measure in _measurements(config, amounts, setting, training, parts, report):
+                    if progress is not None:
+                        progress(f"{name} ({precision}, {count} thread{'s' if count > 1 else ''})")
+                    measure()
+    return report
+
+
+def _measurements(
+    config: Config, amounts: Amounts, setting: Setting, training: Setting, parts: Sequence[str], report: Report
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What is to be measured, by name; each puts its results into the report."""
+    many, few = amounts.detections
+    plain = mask_rcnn_of(config)
+    resnet50 = mask_rcnn_of(_with_proposals(preset("mask_rcnn_r50_fpn_1x_coco"), config.rpn.proposals))
+    if "components" in parts:
+        yield "parts of the test path", lambda: report.components.append(components(config, setting, many))
+    if "pairs" in parts:
+        yield f"against Mask R-CNN, {many} detections", lambda: report.pairs.append(against_mask_rcnn(config, setting, many))
+        yield f"against Mask R-CNN, {few} detections", lambda: report.pairs.append(against_mask_rcnn(config, setting, few))
+        yield "Mask R-CNN against torchvision's", lambda: report.pairs.append(against_torchvision(resnet50, setting, many))
+        yield "RoI pooling", lambda: report.pairs.extend(pooling(config, setting))
+        if setting.precision == "fp32":
+            yield "RLE", lambda: report.pairs.append(run_lengths(config, setting, many))
+    if "training" in parts:
+        yield "training step", lambda: report.training.append(training_step(config, training, amounts.objects))
+        yield "training step of Mask R-CNN", lambda: report.training.append(training_step(plain, training, amounts.objects))
+    if "memory" in parts:
+        yield "memory of prediction", lambda: report.memory.extend(filter(None, [memory("predict", config, setting, many)]))
+        yield "memory of a training step", lambda: report.memory.extend(filter(None, [memory("training step", config, training, amounts.objects)]))
+
+
+def _with_proposals(config: Config, proposals: int) -> Config:
+    rpn: RPN = config.rpn.model_copy(update={"proposals": proposals})
+    return config.model_copy(update={"rpn": rpn})
+
+
+def _check(amounts: Amounts, threads: Sequence[int]) -> None:
+    for name, size in (("size", amounts.size), ("training size", amounts.training_size)):
+        if any(edge % MULTIPLE or edge < SMALLEST for edge in size):
+            raise ConfigError(f"{name} {size[0]}x{size[1]}: height and width must be multiples of {MULTIPLE}, at least {SMALLEST}, as in 800x1344")
+    if amounts.repeats < 1:
+        raise ConfigError(f"{amounts.repeats} repeats: give 1 or more (5 for a figure to be quoted)")
+    wrong = [count for count in threads if count < 1]
+    if wrong or not threads:
+        raise ConfigError(f"threads {list(threads)}: give 1 or more")
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """What a reader needs to place the numbers."""
+    described = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+    }
+    if hasattr(os, "getloadavg"):
+        described["load before"] = round(os.getloadavg()[0], 2)
+    return described
+
+
+def _processor() -> str:
+    """The processor's name: Linux tells it in a file, other systems through `platform`."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

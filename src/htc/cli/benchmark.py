@@ -1,0 +1,74 @@
+"""`htc benchmark`: how fast and how large a model is on this machine."""
+
+import re
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from htc.cli.options import Count, Flags, JsonTarget, ModelOptions, Switch
+from htc.cli.output import STDOUT, check_json_target, say, write_json
+from htc.errors import ConfigError
+from htc.settings import resolve, to_yaml
+
+DEFAULT_PRESET, QUICK_PRESET = "htc_r50_fpn_1x_coco", "htc_r18_small"
+THREADS = (1,)
+Parts = Annotated[list[Literal["components", "pairs", "training", "memory"]], Parameter(consume_multiple=True, negative="")]
+Threads = Annotated[list[Count], Parameter(consume_multiple=True, negative="")]
+
+
+def benchmark(
+    parts: Parts | None = None,
+    *,
+    size: str | None = None,
+    threads: Threads | None = None,
+    repeats: Count | None = None,
+    quick: Switch = False,
+    json: JsonTarget = None,
+    options: ModelOptions | None = None,
+    flags: Flags = (),
+) -> None:
+    """Measure a model with random weights on this machine; the tables on standard output are Markdown.
+
+    Parameters
+    ----------
+    parts
+        components (times, operations, share of the machine's peak), pairs (comparisons on equal work), training, memory; all by default.
+    size
+        HxW of the padded picture of the test path, multiples of 32; 800x1344 by default.
+    threads
+        One or more numbers: 1 is timed by the processor's clock, more by the wall's; 1 by default.
+    repeats
+        Measurements of everything, after a warm-up; 5 by default.
+    quick
+        A small model and little work: whether everything runs, not how fast.
+    json
+        File for the numbers; - is standard output, without the tables.
+    """
+    options = options or ModelOptions()
+    config = resolve(options.settings(flags), QUICK_PRESET if quick else DEFAULT_PRESET)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return
+    check_json_target(json)
+
+    from htc.benchmark.report import as_json, as_markdown
+    from htc.benchmark.run import PARTS, QUICK, Amounts, run_benchmark
+    from htc.inference.load import choose_device
+
+    amounts = QUICK if quick else Amounts()
+    amounts = replace(amounts, size=amounts.size if size is None else parsed_size(size), repeats=repeats or amounts.repeats)
+    precisions = ("fp32", "bf16") if options.precision is None else (options.precision,)
+    device = choose_device(options.device).type
+    report = run_benchmark(config, amounts, parts=parts or PARTS, threads=threads or THREADS, precisions=precisions, device=device, progress=say)
+    write_json(json, as_json(report))
+    if json != STDOUT:
+        print(as_markdown(report))
+
+
+def parsed_size(text: str) -> tuple[int, int]:
+    """(height, width) of `800x1344`; raises `ConfigError` for anything else."""
+    found = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    if found is None:
+        raise ConfigError(f"--size {text}: give height x width in pixels, as in 800x1344")
+    return int(found[1]), int(found[2])
