@@ -59,6 +59,8 @@ def as_v2(state: dict[str, Tensor], *, one_stage: bool = False) -> dict[str, Ten
     for name, tensor in state.items():
         for pattern, replacement in _THEIRS:
             name = re.sub(pattern, replacement, name)
+        if name.endswith("shared_fcs.0.weight"):  # theirs reads RoI features as (C, 7, 7), ours as (7, 7, C)
+            tensor = tensor.view(len(tensor), 7, 7, -1).permute(0, 3, 1, 2).flatten(1)
         renamed[re.sub(r"(bbox|mask)_head\.0\.", r"\1_head.", name) if one_stage else name] = tensor
     return renamed
 

@@ -57,10 +57,11 @@ def test_every_generation_gives_the_same_weights(tmp_path: Path, year: str) -> N
 def test_the_report_names_what_was_done_to_a_file_of_2019(tmp_path: Path) -> None:
     report = load_model(save_v1(tmp_path / "a.pth", as_v1(STATE))).report
     reordered = dict(report.reordered)
-    assert len(report.reordered) == 3 * 4
+    assert len(report.reordered) == 3 * 5
     assert "last" in reordered["roi.box_heads.2.classify.bias"]
     assert "dropped" in reordered["roi.mask_heads.0.logits.weight"]
     assert {name for name, _ in report.dropped} == {"mask_head.0.conv_res.conv.weight", "mask_head.0.conv_res.conv.bias"}
+    assert "(7, 7, C)" in reordered["roi.box_heads.1.fc.0.weight"]
     assert ("rpn_head.rpn_cls.bias", "rpn.objectness.bias") in report.renamed
     assert len(report.filled) == sum(name.endswith("num_batches_tracked") for name in STATE)
     assert set(report.used) | {name for name, _ in report.filled} == set(STATE)

@@ -1,5 +1,7 @@
 """Architectures from shapes alone, for every preset and for variants that no preset has."""
 
+from functools import lru_cache
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from htc.presets import PRESETS, preset
 COCO_PRESETS = [name for name in PRESETS if name.endswith("_coco")]
 
 
+@lru_cache
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         return shapes_of(Detector(config).state_dict())

@@ -23,8 +23,8 @@ _METADATA_KEY = "htc_config"
 def save_pretrained(model: nn.Module | Mapping[str, Tensor], config: Config, folder: Path | str) -> Path:
     """Write `config.json` and `model.safetensors` into `folder` (made if need be; files of these names are replaced).
 
-    Each file is written beside its place and renamed, so that a full disk or an interruption leaves the old or the new file,
-    never half of one. Raises `OutputError` naming the place and the reason.
+    The files are written beside their places and renamed together, so that a full disk or an interruption leaves the old model
+    or the new one, never half of one. Raises `OutputError` naming the place and the reason.
     """
     folder = Path(folder)
     state = model.state_dict() if isinstance(model, nn.Module) else model
@@ -37,24 +37,31 @@ def save_pretrained(model: nn.Module | Mapping[str, Tensor], config: Config, fol
         raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
     # The weights also carry the configuration: `model.safetensors` alone is enough.
     metadata = {"format": "pt", _METADATA_KEY: config.model_dump_json()}
-    _replace(folder / WEIGHTS_FILE, lambda path: save_file(_separate(state), path, metadata=metadata))
-    _replace(folder / CONFIG_FILE, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    writers: dict[str, Callable[[Path], object]] = {
+        WEIGHTS_FILE: lambda path: save_file(_separate(state), path, metadata=metadata),
+        CONFIG_FILE: lambda path: path.write_text(text + "\n", encoding="utf-8"),
+    }
+    _write_all(folder, writers)
     return folder
 
 
-def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Write through a temporary neighbour, flushed to the disk before it takes the name."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+def _write_all(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
+    """Write every file beside its place, flushed to the disk; only when all are whole do they take their names."""
+    temporaries = {name: folder / f".{name}.{os.getpid()}.tmp" for name in writers}
     try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        for name, write in writers.items():
+            write(temporaries[name])
+            with temporaries[name].open("rb+") as file:
+                os.fsync(file.fileno())
+        for name, temporary in temporaries.items():
+            temporary.replace(folder / name)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            for temporary in temporaries.values():
+                temporary.unlink(missing_ok=True)
+            folder.rmdir()  # only if it is empty: a new folder is not left behind
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-        raise OutputError(f"{target}: cannot be written: {reason}; free some space or choose another folder") from error
+        raise OutputError(f"{folder}: the model cannot be written: {reason}; free some space or choose another folder") from error
 
 
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
