@@ -116,16 +116,16 @@ def test_supervision(count: int) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
 def test_draw_on_any_picture(count: int, mode: str) -> None:
     image = Image.new(mode, SIZE[::-1])
-    drawn = detections(count).draw(image)
+    drawn = detections(count).drawing(image)
     assert drawn.shape == (*SIZE, 3)
     assert drawn.any() == (count > 0)
-    np.testing.assert_array_equal(detections(count).draw(np.asarray(image)), drawn)
-    assert detections(count).draw(image, scale=3).shape == (120, 180, 3)
+    np.testing.assert_array_equal(detections(count).drawing(np.asarray(image)), drawn)
+    assert detections(count).drawing(image, scale=3).shape == (120, 180, 3)
 
 
 def test_draw_leaves_the_picture_alone_and_wants_the_right_one() -> None:
     image = np.zeros((*SIZE, 3), np.uint8)
-    detections().draw(image)
+    detections().drawing(image)
     assert not image.any()
     with pytest.raises(ValueError, match=r"\(40, 60\)"):
-        detections().draw(np.zeros((60, 40, 3), np.uint8))
+        detections().drawing(np.zeros((60, 40, 3), np.uint8))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 from PIL import Image
 
+from htc.data.pictures import Source, read_picture
 from htc.ops import masks as mask_ops
 from htc.ops.masks import MaskCrop, MaskGrid, mask_grid
 from htc.ops.polygons import polygons
@@ -124,13 +125,17 @@ class Detections:
         wanted = np.array([classes is None or name in classes for name in self.class_names], bool)
         return self[np.flatnonzero((self.scores >= score_threshold) & wanted)]
 
-    def draw(self, image: Any, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1) -> UInt8[np.ndarray, "H W 3"]:
-        """The objects drawn over a copy of `image`, the original picture: PIL, or (H, W[, 3 or 4]) uint8 RGB array.
+    def draw(self, image: Source, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1) -> Image.Image:
+        """The objects drawn over a copy of `image`, the original picture: a path, PIL, or (H, W, 3) uint8 RGB array.
 
         `scale` enlarges the picture first, so that captions and outlines on a small one are legible. Raises `ValueError` for a
         picture of another size than the detections'.
         """
-        pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+        return Image.fromarray(self.drawing(image, masks=masks, boxes=boxes, labels=labels, scale=scale))
+
+    def drawing(self, image: Source, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1) -> UInt8[np.ndarray, "H W 3"]:
+        """What `draw` shows, as an array."""
+        pixels = read_picture(image)
         if pixels.shape[:2] != self.size:
             raise ValueError(f"these detections are of a picture of {self.size} (height, width), this one has {pixels.shape[:2]}: give the original")
         larger = Masks(self.masks.probabilities, self.boxes * np.float32(scale), (self.size[0] * scale, self.size[1] * scale), self.masks.threshold)

@@ -13,6 +13,7 @@ from htc.settings import resolve, to_yaml
 
 DEFAULT_PRESET, QUICK_PRESET = "htc_r50_fpn_1x_coco", "htc_r18_small"
 THREADS = (1,)
+DEFAULTS = ModelOptions()
 Parts = Annotated[list[Literal["components", "pairs", "training", "memory"]], Parameter(consume_multiple=True, negative="")]
 Threads = Annotated[list[Count], Parameter(consume_multiple=True, negative="")]
 
@@ -25,7 +26,7 @@ def benchmark(
     repeats: Count | None = None,
     quick: Switch = False,
     json: JsonTarget = None,
-    options: ModelOptions | None = None,
+    options: ModelOptions = DEFAULTS,
     flags: Flags = (),
 ) -> None:
     """Measure a model with random weights on this machine; the tables on standard output are Markdown.
@@ -45,7 +46,6 @@ def benchmark(
     json
         File for the numbers; - is standard output, without the tables.
     """
-    options = options or ModelOptions()
     config = resolve(options.settings(flags), QUICK_PRESET if quick else DEFAULT_PRESET)
     if options.print_config:
         print(to_yaml(config), end="")

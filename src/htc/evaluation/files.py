@@ -1,11 +1,11 @@
-"""Annotation and result files as the evaluation reads and writes them."""
+"""Annotation and result files as the evaluation reads them."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from htc.errors import DataError, OutputError
+from htc.errors import DataError
 
 
 def read_json(path: str | Path, what: str) -> Any:
@@ -49,34 +49,3 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     if not isinstance(content, list) or not all(isinstance(result, dict) for result in content):
         raise DataError(f"results: {path} is not a COCO result file: one list of objects with image_id, category_id, score, bbox, segmentation")
     return content
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Writes JSON through a file beside it, so that a full disk leaves the old file or none, never half of one."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        if part.is_file():
-            part.unlink()
-        raise OutputError(f"cannot write {path}: {error.strerror}: give another place, or make room") from error
-
-
-def write_results(path: str | Path, results: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a COCO result file, one result a line; the same promise as `write_json`."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as stream:
-            for index, result in enumerate(results):
-                stream.write(("[\n" if index == 0 else ",\n") + json.dumps(result, allow_nan=False))
-            stream.write("\n]\n" if stream.tell() else "[]\n")
-        part.replace(path)
-    except OSError as error:
-        if part.is_file():
-            part.unlink()
-        raise OutputError(f"cannot write {path}: {error.strerror}: give another place, or make room") from error

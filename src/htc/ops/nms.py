@@ -18,6 +18,8 @@ def nms(
 
     A box is dropped when its IoU with a better kept one is over `threshold`. Invalid rows never survive and suppress nothing.
     """
+    if len(scores) == 0:
+        return torch.zeros(capacity, dtype=torch.long, device=scores.device), torch.zeros(capacity, dtype=torch.bool, device=scores.device)
     # a box without extent has IoU 0 (or undefined, which compares false) with every other
     candidates = torch.where(valid[:, None], boxes, 0.0)
     keep = torchvision_nms(candidates, scores.masked_fill(~valid, float("-inf")), threshold)
@@ -31,13 +33,16 @@ def nms_per_class(
 ) -> tuple[Int[Tensor, " K"], Bool[Tensor, " K"]]:
     """As `nms`, but boxes of different classes do not suppress each other."""
     total = scores.shape[0]
+    if total == 0:
+        return nms(boxes, scores, valid, threshold, capacity)
     ranked = scores.masked_fill(~valid, float("-inf"))
+    # float64: class offsets of up to 80 x 1333 pixels would cost float32 boxes their hundredths
+    apart = (boxes.amax() - boxes.amin() + 1).double()
     exporting = torch.compiler.is_exporting()
     prefix = min(EXPORT_PREFIX if exporting else PREFIX, total)
     while True:
         best = ranked.topk(prefix).indices
-        # float64: class offsets of up to 80 x 1333 pixels would cost float32 boxes their hundredths
-        shifted = boxes[best].double() + (labels[best] * (boxes.detach().abs().amax() + 1)).double()[:, None]
+        shifted = boxes[best].double() + labels[best][:, None] * apart
         slots, filled = nms(shifted, scores[best].double(), valid[best], threshold, capacity)
         if exporting or prefix == total or bool(filled.all()) or not bool(valid[best[-1]]):
             return best[slots], filled

@@ -19,8 +19,9 @@ from htc.data.loader import training_loader
 from htc.data.records import Dataset
 from htc.errors import DataError, OutputError
 from htc.evaluation.coco import Metrics
-from htc.evaluation.files import read_annotations, write_json
+from htc.evaluation.files import read_annotations
 from htc.evaluation.run import evaluate_model, match_categories
+from htc.files import write_json
 from htc.inference.load import choose_device
 from htc.inference.predictor import Predictor
 from htc.model.detector import Detector

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from htc.evaluation.coco import Metrics
-from htc.evaluation.files import write_json
+from htc.files import write_json
 from htc.training.module import TrainingModule
 from htc.training.record import read_losses
 from htc.visual.curves import draw_average_precision, draw_losses

@@ -1,0 +1,102 @@
+"""From arguments to an exit code: 0 done, 1 part of the work failed, 2 the call or all input is unusable, 130 interrupted, 143 terminated."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from types import FrameType
+
+from cyclopts import App, CycloptsError
+
+from htc.checkpoint.download import FetchError
+from htc.cli.benchmark import benchmark
+from htc.cli.convert import convert
+from htc.cli.demo import demo
+from htc.cli.evaluate import evaluate
+from htc.cli.flags import split
+from htc.cli.models import models
+from htc.cli.output import say
+from htc.cli.predict import predict
+from htc.cli.train import train
+from htc.errors import ConfigError, HTCError
+
+DONE, PARTLY, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+VERBS = (demo, models, predict, train, evaluate, convert, benchmark)
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception, so that files and processes are closed on the way out."""
+
+
+def build() -> App:
+    """The command line with all its verbs."""
+    app = App(
+        name="htc",
+        help="Hybrid Task Cascade, Cascade Mask R-CNN and Mask R-CNN: train, evaluate, use.",
+        version=lambda: version("hybrid-task-cascade"),
+        help_format="plaintext",
+        suppress_keyboard_interrupt=False,
+    )
+    for verb in VERBS:
+        app.command(verb)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one call and return its exit code; every foreseen fault is a message on stderr, never a traceback."""
+    try:
+        with _termination():
+            code = _call(arguments)
+            sys.stdout.flush()
+        return code
+    except CycloptsError as error:
+        return _fail(str(error))
+    except HTCError as error:
+        return _fail(str(error), PARTLY if isinstance(error, FetchError) else UNUSABLE)
+    except BrokenPipeError:  # the reader of our output has left; Python would complain once more while closing stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PARTLY
+    except OSError as error:
+        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except Terminated:
+        return _fail("terminated", TERMINATED)
+
+
+def _call(arguments: Sequence[str]) -> int:
+    app = build()
+    verb = arguments[0] if arguments and not arguments[0].startswith("-") and arguments[0] in app else None
+    own = {name for argument in app[verb].assemble_argument_collection() for name in argument.names} if verb else set()
+    rest, flags = split(arguments, own) if verb else (list(arguments), [])
+    command, bound, injected = app.parse_args(rest, exit_on_error=False, print_error=False)
+    if "flags" in injected:
+        return command(*bound.args, **bound.kwargs, flags=flags) or DONE
+    if flags:
+        raise ConfigError(f"--{flags[0][0]}: `htc {verb}` takes no settings of the configuration")
+    return command(*bound.args, **bound.kwargs) or DONE
+
+
+def _fail(message: str, code: int = UNUSABLE) -> int:
+    say(f"htc: {message}")
+    return code
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """SIGTERM raises `Terminated` while the verb runs (signals can be set in the main thread only)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a signal handler
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

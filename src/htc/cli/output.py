@@ -1,0 +1,104 @@
+"""Where results go: folders that are never overwritten, JSON on stdout or in a file, messages on stderr."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from htc import files
+from htc.errors import OutputError
+
+STDOUT = "-"
+
+
+def say(message: str) -> None:
+    """A message for the person at the terminal."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def messages() -> Console:
+    """A console on stderr: coloured and animated on a terminal only, never with NO_COLOR."""
+    return Console(stderr=True, highlight=False)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, readable in a pipe as well."""
+    grid = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        grid.add_row(*row)
+    console = Console(highlight=False)
+    Console(highlight=False, width=console.width if console.is_terminal else 200).print(grid)
+
+
+def folder_for(verb: str, name: str, out: Path | None) -> Path:
+    """The folder this run may fill: `out`, or the next free `runs/<verb>/<name>`. Nothing is created yet.
+
+    Raises `OutputError` if `out` is a file, holds something already or cannot be written to.
+    """
+    if out is None:
+        plain = Path("runs", verb, name)
+        numbered = (plain if n == 1 else plain.with_name(f"{name}-{n}") for n in count(1))
+        out = next(path for path in numbered if not path.exists())
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"--out {out}: is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise OutputError(f"--out {out}: is not empty, and nothing is overwritten; name another folder or remove it")
+    _require_writable(out, "--out")
+    return out
+
+
+def check_json_target(target: str | None, flag: str = "--json") -> None:
+    """Refuse a JSON target before the work starts; raises `OutputError` if it exists or cannot be written to."""
+    if target is None or target == STDOUT:
+        return
+    path = Path(target)
+    if path.is_dir():
+        raise OutputError(f"{flag} {path}: is a folder; name a file, or - for standard output")
+    if path.exists():
+        raise OutputError(f"{flag} {path}: exists already, and nothing is overwritten; name another file or remove it")
+    _require_writable(path, flag)
+
+
+def _require_writable(path: Path, flag: str) -> None:
+    existing = next((folder for folder in [path, *path.parents] if folder.exists()), Path())
+    if not existing.is_dir():
+        raise OutputError(f"{flag} {path}: {existing} is a file, so nothing can be written below it")
+    if not os.access(existing, os.W_OK):
+        raise OutputError(f"{flag} {path}: no permission to write in {existing}")
+
+
+def write_json(target: str | None, content: Any) -> None:
+    """To standard output (`-`) or, whole or not at all, to a file; raises `OutputError` if the disk is full or refuses."""
+    if target == STDOUT:
+        print(json.dumps(content, indent=None if isinstance(content, list) else 1))
+    elif target is not None:
+        files.write_json(Path(target), content)
+
+
+@contextmanager
+def progress(task: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on stderr for (done, total, note); silent where stderr is not a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    console = messages()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        row = bar.add_task(task, total=None, note="")
+
+        def update(done: int, total: int, note: str = "") -> None:
+            bar.update(row, completed=done, total=total, note=note)
+
+        yield update

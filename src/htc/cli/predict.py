@@ -1,0 +1,195 @@
+"""`htc predict`: pictures in, drawings and result files out."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+from cyclopts import Parameter
+
+from htc.cli.model import check_model, load_predictor, print_config_of, settings_of
+from htc.cli.options import Count, Flags, JsonTarget, ModelOptions, Switch, Threshold, Words
+from htc.cli.output import STDOUT, check_json_target, folder_for, progress, say, write_json
+from htc.compatibility import check_torch
+from htc.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from htc.inference.sources import Failure, PictureFile
+    from htc.results import Detections
+
+DEFAULTS = ModelOptions()
+DISPLAY_THRESHOLD = 0.5
+
+
+def predict(
+    source: Annotated[list[str], Parameter(negative="")],
+    /,
+    *,
+    model: str,
+    weights: str | None = None,
+    annotations: Path | None = None,
+    score_threshold: Threshold | None = None,
+    max_detections: Count | None = None,
+    short_edge: Count | None = None,
+    long_edge: Count | None = None,
+    classes: Words | None = None,
+    out: Path | None = None,
+    json: JsonTarget = None,
+    labelme: Switch = False,
+    polygons: Switch = False,
+    draw: bool = True,
+    batch_size: Count = 1,
+    max_pixels: Count | None = None,
+    options: ModelOptions = DEFAULTS,
+    flags: Flags = (),
+) -> int:
+    """Find the objects in pictures: drawings in a folder, and COCO results with --json.
+
+    Parameters
+    ----------
+    source
+        Picture files, folders or patterns such as 'photos/**/*.jpg'.
+    model
+        A preset name, a folder of ours, or a .pth or .safetensors file.
+    weights
+        A weights file, or the name of a preset with released weights, for --model PRESET.
+    annotations
+        COCO annotations that give the pictures' ids, by file name.
+    score_threshold
+        Objects below it are left out, from 0 to 1 (0.5).
+    max_detections
+        At most so many objects a picture (the model's own number).
+    short_edge
+        Network input in pixels (the model's own size).
+    long_edge
+        Network input in pixels (the model's own size).
+    classes
+        Only objects of these classes.
+    out
+        Folder for the drawings (runs/predict/NAME).
+    json
+        Write COCO results to this file; - is standard output.
+    labelme
+        Write a labelme file for each picture, beside its drawing.
+    polygons
+        Write polygons instead of run lengths into the COCO results; holes are lost.
+    draw
+        Draw the objects over the pictures.
+    batch_size
+        Pictures that are looked at together.
+    max_pixels
+        Refuse larger pictures.
+    """
+    settings = settings_of(options, flags, max_detections, score_threshold)
+    check_model(model, weights, settings)
+    if options.print_config:
+        return print_config_of(model, weights, settings)
+    if short_edge is not None and long_edge is not None and short_edge > long_edge:
+        raise ConfigError(f"--short-edge {short_edge} is larger than --long-edge {long_edge}: exchange them")
+    check_json_target(json)
+    folder = folder_for("predict", _name(source[0]), out) if draw or labelme else None
+    files, ids, failures = _pictures(source, annotations, max_pixels)
+    predictor = load_predictor(model, weights, settings, options)
+    from htc.inference.sources import predict_files
+
+    asked = {"short_edge": short_edge, "long_edge": long_edge, "max_detections": max_detections, "classes": classes, "max_pixels": max_pixels}
+    how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    threshold = DISPLAY_THRESHOLD if score_threshold is None else score_threshold
+    done = 0
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress("predict"))
+        results = stack.enter_context(_results(json))
+        for file, found in predict_files(predictor, files, failures, batch_size, threshold, _report, **how):
+            results.add(_as_coco(found, ids[file], polygons=polygons))
+            if folder is not None:
+                _write(folder, file, found, draw=draw, labelme=labelme, max_pixels=max_pixels)
+            done += 1
+            bar(done, len(files), "")
+        if not done:
+            raise DataError("no picture could be used, and nothing was written")
+    say(f"{done} of {done + len(failures)} pictures done" + (f", in {folder}" if folder else ""))
+    return 1 if failures else 0
+
+
+def _name(source: str) -> str:
+    """What a run is called after: the picture or folder, or the folder that a pattern begins with."""
+    fixed = [part for part in Path(source).absolute().parts if not set(part) & set("*?[")]
+    return Path(*fixed).stem or "pictures"
+
+
+def _report(failure: "Failure") -> None:
+    say(f"htc: {failure.message}")
+
+
+def _pictures(
+    sources: Sequence[str], annotations: Path | None, max_pixels: int | None
+) -> tuple[list["PictureFile"], dict["PictureFile", int | str], list["Failure"]]:
+    """The pictures whose headers can be read, their ids, and what cannot be used; `DataError` if nothing is left."""
+    check_torch()
+    from htc.data.pictures import MAX_PIXELS, picture_size
+    from htc.evaluation.files import read_annotations
+    from htc.inference.sources import Failure, expand, image_ids
+
+    known = {} if annotations is None else {image["file_name"]: image["id"] for image in read_annotations(annotations)["images"]}
+    files, failures = expand(sources)
+    usable = []
+    for file in files:
+        try:
+            height, width = picture_size(file.path)
+            if height * width > (max_pixels or MAX_PIXELS):
+                raise DataError(f"{file.path} has {height * width} pixels ({width}x{height}); if this is no mistake: --max-pixels {height * width}")
+            usable.append(file)
+        except DataError as error:
+            failures.append(Failure(str(file.path), str(error)))
+    if not usable:
+        raise DataError("\nhtc: ".join(failure.message for failure in failures) or "no picture was named")
+    for failure in failures:
+        _report(failure)
+    return usable, dict(zip(files, image_ids(files, known), strict=True)), failures
+
+
+class _Results(Protocol):
+    def add(self, results: Sequence[dict[str, Any]]) -> None: ...
+
+
+class _Collected:
+    """Results that are kept, for standard output, or not wanted."""
+
+    def __init__(self, *, keep: bool) -> None:
+        self.kept: list[dict[str, Any]] | None = [] if keep else None
+
+    def add(self, results: Sequence[dict[str, Any]]) -> None:
+        if self.kept is not None:
+            self.kept += results
+
+
+@contextmanager
+def _results(target: str | None) -> Iterator[_Results]:
+    """Where results go: a file that grows picture by picture, standard output at the end, or nowhere."""
+    if target is None or target == STDOUT:
+        collected = _Collected(keep=target == STDOUT)
+        yield collected
+        write_json(target, collected.kept)
+        return
+    from htc.inference.outputs import results_file
+
+    with results_file(Path(target)) as file:
+        yield file
+
+
+def _as_coco(found: "Detections", image_id: int | str, *, polygons: bool) -> list[dict[str, Any]]:
+    results = found.to_coco(image_id)
+    if not polygons:
+        return results
+    outlines = found.masks.polygons()
+    return [{**result, "segmentation": [part.ravel().tolist() for part in parts]} for result, parts in zip(results, outlines, strict=True)]
+
+
+def _write(folder: Path, file: "PictureFile", found: "Detections", *, draw: bool, labelme: bool, max_pixels: int | None) -> None:
+    from htc.data.pictures import MAX_PIXELS, read_picture
+    from htc.inference.outputs import write_drawing, write_labelme
+
+    if draw:
+        write_drawing(folder, file.name, found, read_picture(file.path, max_pixels or MAX_PIXELS))
+    if labelme:
+        write_labelme(folder, file.name, found)
