@@ -1,9 +1,12 @@
 """Released weights, from a real server on loopback: whole and right, or an error and nothing under the final name."""
 
 import hashlib
+import io
 import socket
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from checkpoint.historical import as_v2, random_state, save_v2, tiny_config
 from checkpoint.weights_server import Behaviour, serve
 from htc import presets
-from htc.checkpoint.download import FetchError
+from htc.checkpoint.download import FetchError, HttpsStaysHttps
 from htc.checkpoint.load import load_model
 from htc.checkpoint.zoo import RELEASED, Release, cached, fetch, weights_url
 from htc.errors import CheckpointError, ConfigError, OutputError
@@ -146,6 +149,19 @@ def test_redirects_to_other_protocols_are_refused(behaviour: Behaviour, target: 
     with pytest.raises(FetchError):
         fetch(NAME)
     assert not cached(NAME).exists()
+
+
+@pytest.mark.parametrize(("before", "after", "allowed"), [("https", "http", False), ("https", "https", True), ("http", "https", True), ("http", "http", True)])
+def test_https_is_never_left_for_plain_http(before: str, after: str, allowed: bool) -> None:
+    request = urllib.request.Request(f"{before}://here/a.pth")
+    redirect = lambda: HttpsStaysHttps().redirect_request(request, io.BytesIO(), 302, "", Message(), f"{after}://there/a.pth")  # noqa: E731
+    if allowed:
+        followed = redirect()
+        assert followed is not None
+        assert followed.full_url == f"{after}://there/a.pth"
+    else:
+        with pytest.raises(FetchError, match="not https"):
+            redirect()
 
 
 def test_endless_redirects_end(behaviour: Behaviour) -> None:

@@ -38,7 +38,7 @@ def offline() -> bool:
     return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in ("HTC_OFFLINE", "HF_HUB_OFFLINE"))
 
 
-class _HttpsStaysHttps(urllib.request.HTTPRedirectHandler):
+class HttpsStaysHttps(urllib.request.HTTPRedirectHandler):
     """Redirects may lead to any host (the hash decides), but never to plain http from https, nor to files."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
@@ -103,7 +103,7 @@ def _fetch_part(url: str, part: Path, progress: Progress | None) -> None:
 
 def _request(url: str, part: Path, start: int, progress: Progress | None) -> None:
     headers = {"User-Agent": "hybrid-task-cascade", "Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
-    opener = urllib.request.build_opener(_HttpsStaysHttps)
+    opener = urllib.request.build_opener(HttpsStaysHttps)
     try:
         with opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as response:
             resuming = response.status == http.client.PARTIAL_CONTENT and _starts_at(response, start)

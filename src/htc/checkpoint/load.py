@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor
 
+from htc import settings
 from htc.checkpoint.fit import LoadedWeights, fit_weights
-from htc.checkpoint.infer import category_ids, class_names, first_errors, infer_config
+from htc.checkpoint.infer import category_ids, class_names, infer_config
 from htc.checkpoint.mmdetection import Upgraded, read_mmdetection
 from htc.checkpoint.native import from_pretrained, read_safetensors, stored_config
 from htc.checkpoint.report import KeyReport, shapes_of
@@ -53,24 +53,10 @@ def load_model(model: str | Path, weights: str | Path | None = None, overrides: 
 
 
 def overlay(config: Config, overrides: Overrides) -> Config:
-    """`config` with nested values laid over it; another `kind` replaces the whole variant. Raises `ConfigError` listing all faults."""
-    if not overrides:
-        return config
-    try:
-        if "classes" in overrides and "category_ids" not in overrides and isinstance(overrides["classes"], list | tuple):
-            overrides = {**overrides, "category_ids": category_ids(tuple(overrides["classes"]))}
-        return Config.model_validate(_merge(config.model_dump(), overrides))
-    except ValidationError as error:
-        raise ConfigError(f"the configuration is not valid: {first_errors(error)}") from error
-
-
-def _merge(values: dict[str, Any], over: Overrides) -> dict[str, Any]:
-    merged = dict(values)
-    for name, value in over.items():
-        below = merged.get(name)
-        same_kind = isinstance(below, dict) and isinstance(value, Mapping) and value.get("kind", below.get("kind")) == below.get("kind")
-        merged[name] = _merge(below, value) if same_kind and isinstance(below, dict) else value
-    return merged
+    """`config` with nested values laid over it; new class names bring their ids. Raises `ConfigError` listing all faults."""
+    if "classes" in overrides and "category_ids" not in overrides and isinstance(overrides["classes"], list | tuple):
+        overrides = {**overrides, "category_ids": category_ids(tuple(overrides["classes"]))}
+    return settings.overlay(config, settings.from_values(overrides))
 
 
 def explicit_fields(overrides: Overrides, prefix: str = "") -> frozenset[str]:
