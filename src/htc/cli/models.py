@@ -35,7 +35,7 @@ def models(name: str | None = None, /, *, json: JsonTarget = None, schema: Switc
         return 0
     table(
         ("preset", "box AP", "mask AP", "weights"),
-        [(str(row["name"]), _number(row["box_ap"]), _number(row["mask_ap"]), str(row["cached"] or row["url"] or "")) for row in rows],
+        [(str(row["name"]), _number(row["box_ap"]), _number(row["mask_ap"]), _place(row)) for row in rows],
     )
     return 0
 
@@ -54,3 +54,9 @@ def _row(name: str) -> dict[str, str | float | None]:
 
 def _number(value: str | float | None) -> str:
     return "" if value is None else f"{value}"
+
+
+def _place(row: dict[str, str | float | None]) -> str:
+    if row["cached"] is not None:
+        return f"in {row['cached']}"
+    return "released, fetched at first use" if row["url"] is not None else "to be trained"
