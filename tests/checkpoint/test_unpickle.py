@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import random
 import struct
 import zipfile
 from collections import OrderedDict
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from checkpoint.historical import ForeignPackage
-from htc.checkpoint.rebuild import Foreign, UnsafePickleError
+from htc.checkpoint.rebuild import Foreign, TensorReference, UnsafePickleError
 from htc.checkpoint.torch_file import open_torch_file
 from htc.checkpoint.unpickle import PickleMachine
 from htc.errors import CheckpointError
@@ -250,3 +251,25 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         open_torch_file(tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match="folder"):
         open_torch_file(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_changed_bytes_give_tensors_or_a_checkpoint_error_and_nothing_else(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"meta": {"CLASSES": ("a", "b")}, "state_dict": {"w": torch.rand(3, 2), "n": torch.tensor(1)}}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    refused = 0
+    for _ in range(150):
+        changed = bytearray(whole)
+        for _ in range(draw.choice([1, 1, 2, 8])):
+            changed[draw.randrange(len(whole))] = draw.randrange(256)
+        path.write_bytes(changed)
+        try:
+            file = open_torch_file(path)
+            state = file.content.get("state_dict") if isinstance(file.content, dict) else None
+            if isinstance(state, dict):
+                file.tensors({name: value for name, value in state.items() if isinstance(value, TensorReference)})
+        except CheckpointError:
+            refused += 1
+    assert refused > 20

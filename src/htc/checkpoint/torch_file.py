@@ -4,6 +4,7 @@ Only the tensors that are asked for are read. No size is believed that the file 
 make us allocate a large tensor.
 """
 
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from htc.checkpoint.rebuild import DamagedPickleError, StorageReference, TensorR
 from htc.checkpoint.unpickle import PickleMachine
 from htc.errors import CheckpointError
 
+# What the standard library raises for damaged archives, beside its own error.
+_ZIP_FAULTS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OverflowError, EOFError, KeyError, struct.error)
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _REMEDY = "download or copy it again"
 _OTHER_FILES = (
@@ -83,7 +86,7 @@ def open_torch_file(path: Path) -> TorchFile:
         raise CheckpointError(f"{path}: refused: {error}. Nothing of it was run. Use weights from a source you trust") from error
     except DamagedPickleError as error:
         raise CheckpointError(f"{path}: damaged or truncated: {error}; {_REMEDY}") from error
-    except zipfile.BadZipFile as error:
+    except _ZIP_FAULTS as error:
         raise CheckpointError(f"{path}: damaged or truncated zip archive ({error}); {_REMEDY}") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -122,6 +125,25 @@ def _extent(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> tuple[int, 
     return start, member.file_size
 
 
+class _Bounded:
+    """A file whose reads never ask for more than is left: a pickle may claim strings of any length, and reading allocates first."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.size = file, size
+
+    def read(self, count: int) -> bytes:
+        """At most `count` bytes."""
+        return self.file.read(min(count, self.size - self.file.tell()))
+
+    def readline(self) -> bytes:
+        """Up to the next line end."""
+        return self.file.readline()
+
+    def tell(self) -> int:
+        """The position in the file."""
+        return self.file.tell()
+
+
 def _open_legacy(path: Path, file: IO[bytes], head: bytes) -> TorchFile:
     if not head:
         raise CheckpointError(f"{path}: empty file; {_REMEDY}")
@@ -131,21 +153,22 @@ def _open_legacy(path: Path, file: IO[bytes], head: bytes) -> TorchFile:
     if head[257:262] == b"ustar":
         raise CheckpointError(f"{path}: a tar archive (or torch before 0.1.10); unpack it, or save it again with a newer torch")
     file.seek(0)
+    source = _Bounded(file, path.stat().st_size)
     try:
-        magic = PickleMachine().run(file)
+        magic = PickleMachine().run(source)
     except DamagedPickleError as error:
         if head[:1] == b"\x80":
             raise
         raise CheckpointError(f"{path}: not a checkpoint: neither torch.save nor safetensors wrote it; give a .pth or .safetensors file") from error
     if magic != _LEGACY_MAGIC:
         raise CheckpointError(f"{path}: a pickle, but not one of torch.save (Paddle and detectron2 model-zoo files are not supported)")
-    PickleMachine().run(file)  # protocol version
-    system = PickleMachine().run(file)
+    PickleMachine().run(source)  # protocol version
+    system = PickleMachine().run(source)
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise CheckpointError(f"{path}: written on a big-endian machine; save it again on a little-endian one")
     machine = PickleMachine()
-    content = machine.run(file)
-    keys = PickleMachine().run(file)
+    content = machine.run(source)
+    keys = PickleMachine().run(source)
     if not isinstance(keys, list):
         raise DamagedPickleError("no list of storages")
     return TorchFile(path, content, _legacy_positions(path, file, keys, machine.storages))

@@ -6,9 +6,10 @@ original's packages. Everything else is refused by name. Opcode syntax is parsed
 """
 
 import pickletools
+import struct
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, Protocol, cast
 
 from htc.checkpoint.rebuild import (
     DamagedPickleError,
@@ -31,6 +32,14 @@ _TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SH
 _BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 _LITERALS = (*_NUMBERS, *_TEXTS, *_BYTES)
 _IGNORED = frozenset(("PROTO", "FRAME"))
+
+
+class Source(Protocol):
+    """What `pickletools` needs of a file."""
+
+    def read(self, count: int, /) -> bytes: ...
+    def readline(self) -> bytes: ...
+    def tell(self) -> int: ...
 
 
 class PickleMachine:
@@ -74,13 +83,13 @@ class PickleMachine:
             "BINPERSID": self._persistent,
         }
 
-    def run(self, source: IO[bytes] | bytes) -> Any:
+    def run(self, source: Source | bytes) -> Any:
         """The value of the pickle at the source's position; a file is left just behind it.
 
         Raises `UnsafePickleError` for a name or a call that no checkpoint needs, `DamagedPickleError` for anything that is not a pickle.
         """
         try:
-            for opcode, argument, _ in pickletools.genops(source):
+            for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", source)):
                 if opcode.name == "STOP":
                     return self.items.pop()
                 if opcode.name in _IGNORED:
@@ -94,7 +103,7 @@ class PickleMachine:
                 action(argument)
         except CheckpointError:
             raise
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError, struct.error, AssertionError) as error:
             raise DamagedPickleError(f"its pickle cannot be followed ({error})") from error
         raise DamagedPickleError("its pickle has no end")
 
