@@ -172,6 +172,17 @@ def test_the_real_command_answers_without_torch() -> None:
     assert len(json.loads(done.stdout)) == len(PRESETS)
 
 
+def test_torch_and_torchvision_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-m", "htc", "demo"], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    assert done.returncode == 2
+    assert "do not work together: importing torchvision fails: operator torchvision::nms does not exist" in done.stderr
+    assert "pip install --upgrade --force-reinstall 'torch>=2.14' 'torchvision>=0.29'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_reader_that_leaves_is_no_traceback() -> None:
     read, write = os.pipe()
     os.close(read)

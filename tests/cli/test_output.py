@@ -66,7 +66,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(OutputError, match="found.json: the file would be larger than this system or session allows"):
+        with pytest.raises(OutputError, match=r"found.json: the file would be larger than this system or session allows"):
             write_json(str(tmp_path / "found.json"), ["x" * 5000])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -21,6 +21,7 @@ from htc.cli.models import models
 from htc.cli.output import say
 from htc.cli.predict import predict
 from htc.cli.train import train
+from htc.compatibility import check_torch
 from htc.errors import ConfigError, HTCError
 
 DONE, PARTLY, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -73,11 +74,14 @@ def _call(arguments: Sequence[str]) -> int:
     own = {name for argument in app[verb].assemble_argument_collection() for name in argument.names} if verb else set()
     rest, flags = split(arguments, own) if verb else (list(arguments), [])
     command, bound, injected = app.parse_args(rest, exit_on_error=False, print_error=False)
-    if "flags" in injected:
-        return command(*bound.args, **bound.kwargs, flags=flags) or DONE
-    if flags:
+    if flags and "flags" not in injected:
         raise ConfigError(f"--{flags[0][0]}: `htc {verb}` takes no settings of the configuration")
-    return command(*bound.args, **bound.kwargs) or DONE
+    extra = {"flags": flags} if "flags" in injected else {}
+    try:
+        return command(*bound.args, **bound.kwargs, **extra) or DONE
+    except (ImportError, RuntimeError, AttributeError):
+        check_torch()  # raises with the remedy if torch and torchvision are what failed
+        raise
 
 
 def _fail(message: str, code: int = UNUSABLE) -> int:

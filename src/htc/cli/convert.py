@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from htc.cli.model import check_model, fetch_weights
 from htc.cli.options import Flags, JsonTarget, ModelOptions
 from htc.cli.output import STDOUT, check_json_target, say, write_json
 from htc.errors import OutputError
@@ -36,6 +37,8 @@ def convert(
     check_json_target(json)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise OutputError(f"{destination} exists already, and nothing is overwritten; name another folder or remove it")
+    check_model(source, None, settings)
+    fetch_weights(source)
     from htc.checkpoint.load import load_model
     from htc.checkpoint.native import save_pretrained
 

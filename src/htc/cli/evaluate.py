@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from htc.cli.model import print_config_of, settings_of
+from htc.cli.model import check_model, load_predictor, print_config_of, settings_of
 from htc.cli.options import Count, Flags, JsonTarget, ModelOptions
 from htc.cli.output import STDOUT, check_json_target, progress, say, table, write_json
 from htc.errors import ConfigError
@@ -76,12 +76,12 @@ def _of_model(
 ) -> dict[str, Any]:
     from htc.evaluation.files import read_annotations
     from htc.evaluation.run import evaluate_model
-    from htc.inference.load import load
     from htc.inference.outputs import results_file
 
+    check_model(model, weights, settings)
     read_annotations(annotations)
     folder = images or _beside(annotations)
-    predictor = load(model, weights, options.device, settings=settings)
+    predictor = load_predictor(model, weights, settings, options)
     with progress("evaluate") as bar:
         metrics, found = evaluate_model(predictor, annotations, folder, None, lambda done, total: bar(done, total, ""), batch_size)
     if save is not None:
