@@ -10,6 +10,9 @@ from torch import Tensor
 from htc.config import BoxLoss, Semantic
 from htc.model.semantic import STRIDE
 
+SEMANTIC_PADDING = 255
+"""What `Batch.semantic` holds beyond a picture, whichever value its own unlabelled pixels have."""
+
 
 @dataclass(frozen=True)
 class Term:
@@ -43,9 +46,10 @@ def mask_loss(logits: Float[Tensor, "N 28 28"], targets: Float[Tensor, "N 28 28"
 
 
 def semantic_loss(logits: Float[Tensor, "B classes H W"], target: UInt8[Tensor, "B h w"], config: Semantic) -> Term:
-    """Cross-entropy at stride 8 against the top-left pixel of each 8 x 8 block; `ignore` pixels say nothing."""
+    """Cross-entropy at stride 8 against the top-left pixel of each 8 x 8 block; `ignore` and padding say nothing."""
     labels = target[:, ::STRIDE, ::STRIDE].long()
-    total = F.cross_entropy(logits, labels, ignore_index=config.ignore, reduction="sum")
-    labelled = (labels != config.ignore).sum()
+    labels = labels.masked_fill(labels == config.ignore, SEMANTIC_PADDING)
+    total = F.cross_entropy(logits, labels, ignore_index=SEMANTIC_PADDING, reduction="sum")
+    labelled = (labels != SEMANTIC_PADDING).sum()
     count = labelled if config.loss_average == "labelled" else torch.full_like(labelled, labels.numel())
     return Term(total, count.float(), config.loss_weight)

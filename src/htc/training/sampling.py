@@ -15,11 +15,13 @@ from htc.training.matching import BACKGROUND, match
 from htc.types import Batch, GroundTruth, Rois
 
 BOX_DRAW, MASK_DRAW, RPN_DRAW = 0, 1, 2
+LARGEST_PRIME_OF_32_BITS = 2**32 - 5
+"""torch's CPU generator reads the last 32 bits of its seed; as a remainder of a prime, every bit of a longer seed counts."""
 
 
 def generator(seed: int, draw: int, stage: int = 0) -> torch.Generator:
     """The random numbers of one draw for one picture."""
-    return torch.Generator().manual_seed(((seed * 3 + draw) * 64 + stage) % 2**63)
+    return torch.Generator().manual_seed(((seed * 3 + draw) * 64 + stage) % LARGEST_PRIME_OF_32_BITS)
 
 
 def choose(candidates: Int[Tensor, " N"], count: int, numbers: torch.Generator) -> Int[Tensor, " M"]:
