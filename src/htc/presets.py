@@ -100,7 +100,7 @@ def htc_r18_small(name: str) -> Config:
         backbone=ResNet(depth=18, norm="group", frozen_stages=-1),
         neck=FPN(channels=64, norm="group"),
         rpn=RPN(anchor_scale=4.0, candidates_per_level=500, training_candidates_per_level=300, training_proposals=300),
-        cascade=Cascade(samples=64, box_channels=256, mask_channels=64, mask_convs=2, mask_norm="group"),
+        cascade=Cascade(samples=64, box_channels=256, mask_channels=32, mask_convs=2, mask_norm="group"),
         semantic=Semantic(classes=2, channels=64, norm="group", loss_weight=0.2),
         inference=Inference(max_detections=400),
         input=Input(short_edge=1024, long_edge=1408, max_scale=1.0),
