@@ -1,22 +1,49 @@
 """All faults of a configuration in one message: where each value came from, what is wrong with it, what was meant."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from htc.setting_names import Path, fields_at, nearest
+from htc.setting_names import Path, fields_at, is_section, nearest
 
 Sources = Sequence[tuple[Path, str]]
 
 
 def describe(error: ValidationError, values: Mapping[str, Any], sources: Sources) -> str:
     """One line a fault, under a head line when there are several."""
-    lines = [_line(details, values, sources) for details in error.errors(include_url=False)]
+    return listed([_line(details, values, sources) for details in error.errors(include_url=False)])
+
+
+def listed(lines: Sequence[str]) -> str:
+    """The faults as one message."""
     if len(lines) == 1:
         return lines[0]
     return f"{len(lines)} settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def faults_alone(path: Path, value: object) -> list[str]:
+    """What is wrong with one setting whatever the others are: an unknown name, or a value that no kind of its section takes."""
+    fields = fields_at(path)
+    if not fields:
+        return [f"there is no such setting{nearest_hint(path)}"]
+    faults: list[str] = []
+    for field in () if is_section(path) else fields:
+        faults = _value_faults(field, value)
+        if not faults:
+            break
+    return faults
+
+
+def _value_faults(field: FieldInfo, value: object) -> list[str]:
+    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    try:
+        TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+    except ValidationError as error:
+        return [_fault(details, (), {}) for details in error.errors(include_url=False)]
+    return []
 
 
 def nearest_hint(path: Path, values: Mapping[str, Any] | None = None) -> str:

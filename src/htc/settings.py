@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from htc import presets
 from htc.config import Config
 from htc.errors import ConfigError
-from htc.setting_errors import describe, nearest_hint
-from htc.setting_names import Path, accepts, allows_none, fields_at, is_section
+from htc.setting_errors import describe, faults_alone, listed
+from htc.setting_names import Path, accepts, allows_none, is_section
 
 PREFIX = "HTC_"
 CUSTOM = "custom"
@@ -53,8 +53,10 @@ def from_file(path: str | FilePath) -> list[Setting]:
         values = yaml.safe_load(FilePath(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"--config {path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: cannot be read ({error})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--config {path}: is not text; give a YAML or JSON file") from None
+    except OSError as error:
+        raise ConfigError(f"--config {path}: cannot be read ({error.strerror}); give a YAML or JSON file") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"--config {path}: is not YAML: {' '.join(str(error).split())}") from None
     if values is None:
@@ -175,8 +177,8 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=150)
 
 
-def check_names(settings: Sequence[Setting]) -> None:
-    """Refuse settings that no configuration has, before any model is known; raises `ConfigError` with all of them."""
-    unknown = [setting for setting in settings if not fields_at(setting.path)]
-    if unknown:
-        raise ConfigError("\n".join(f"{setting.source}: there is no such setting{nearest_hint(setting.path)}" for setting in unknown))
+def check_alone(settings: Sequence[Setting]) -> None:
+    """Refuse names that no configuration has and values that none takes, before any model is known; `ConfigError` with all of them."""
+    faults = [f"{setting.source}: {fault}" for setting in settings for fault in faults_alone(setting.path, setting.value)]
+    if faults:
+        raise ConfigError(listed(faults))

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from inspect import signature
 from types import FrameType
 
 from cyclopts import App, CycloptsError
@@ -21,6 +22,7 @@ from htc.cli.models import models
 from htc.cli.output import say
 from htc.cli.predict import predict
 from htc.cli.train import train
+from htc.cli.usage import SETTINGS, USAGE, explain
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, HTCError
 
@@ -42,7 +44,9 @@ def build() -> App:
         suppress_keyboard_interrupt=False,
     )
     for verb in VERBS:
-        app.command(verb)
+        name = verb.__name__
+        usage = f"Usage: htc {name} {USAGE[name]}" if name in USAGE else None
+        app.command(verb, usage=usage, help_epilogue=SETTINGS if "flags" in signature(verb).parameters else None, sort_key=VERBS.index(verb))
     return app
 
 
@@ -54,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
             sys.stdout.flush()
         return code
     except CycloptsError as error:
-        return _fail(str(error))
+        return _fail(explain(error))
     except HTCError as error:
         return _fail(str(error), PARTLY if isinstance(error, FetchError) else UNUSABLE)
     except BrokenPipeError:  # the reader of our output has left; Python would complain once more while closing stdout

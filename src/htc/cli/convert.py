@@ -5,11 +5,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from htc.cli.model import check_model, fetch_weights
+from htc.cli.model import check_model, check_released, fetch_weights, print_config_of
 from htc.cli.options import Flags, JsonTarget, ModelOptions
-from htc.cli.output import STDOUT, check_json_target, say, write_json
+from htc.cli.output import STDOUT, check_json_target, require_writable, say, write_json
 from htc.errors import OutputError
-from htc.settings import nested, to_yaml
+from htc.settings import nested
 
 DEFAULTS = ModelOptions()
 
@@ -17,6 +17,7 @@ DEFAULTS = ModelOptions()
 def convert(
     source: Annotated[str, Parameter(name="SRC")],
     destination: Annotated[Path, Parameter(name="DST")],
+    /,
     *,
     json: JsonTarget = None,
     options: ModelOptions = DEFAULTS,
@@ -31,21 +32,22 @@ def convert(
     destination
         The folder to make.
     json
-        The report of every tensor (used, renamed, reordered, dropped) into this file; - for standard output.
+        Write the report of every tensor (used, renamed, reordered, dropped) to this file; - is standard output.
     """
     settings = options.settings(flags)
+    if options.print_config:
+        return print_config_of(source, None, settings)
+    check_model(source, None, settings)
+    check_released(source, None)
     check_json_target(json)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise OutputError(f"{destination} exists already, and nothing is overwritten; name another folder or remove it")
-    check_model(source, None, settings)
+        raise OutputError(f"DST {destination} exists already, and nothing is overwritten; name another folder or remove it")
+    require_writable(destination, "DST")
     fetch_weights(source)
     from htc.checkpoint.load import load_model
     from htc.checkpoint.native import save_pretrained
 
     loaded = load_model(source, overrides=nested(settings))
-    if options.print_config:
-        print(to_yaml(loaded.config), end="")
-        return 0
     save_pretrained(loaded.state_dict, loaded.config, destination)
     if json != STDOUT:
         print("\n".join(loaded.report.lines()))

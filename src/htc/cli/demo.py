@@ -1,20 +1,18 @@
 """`htc demo`: see it train, measure and predict on real pictures."""
 
-from pathlib import Path
-
 from htc.cli.evaluate import print_metrics
-from htc.cli.options import Device
-from htc.cli.output import folder_for, progress, say
+from htc.cli.options import Device, Folder, Natural
+from htc.cli.output import filling, folder_for, progress, say
 from htc.cli.train import loss_note
 
 
-def demo(*, out: Path | None = None, seed: int = 0, device: Device = "auto") -> int:
+def demo(*, out: Folder | None = None, seed: Natural = 0, device: Device = "auto") -> int:
     """Train a small HTC from scratch on bundled pictures of cell nuclei, measure it, and draw what it finds.
 
     Parameters
     ----------
     out
-        Folder for model, numbers, curves and pictures; left out: runs/demo/nuclei.
+        Folder for model, numbers, curves and pictures. Default: runs/demo/nuclei.
     seed
         The same seed on the same machine gives the same numbers.
     device
@@ -24,7 +22,7 @@ def demo(*, out: Path | None = None, seed: int = 0, device: Device = "auto") -> 
     say("Training a small Hybrid Task Cascade from scratch to find cell nuclei; on two cores this takes about four minutes.")
     from htc.demo.run import run_demo
 
-    with progress("demo") as bar:
+    with filling(folder), progress("demo") as bar:
         result = run_demo(folder, seed, device, lambda step, steps, losses: bar(step, steps, loss_note(losses)))
     print_metrics(result.metrics)
     say(f"\ntook {result.seconds:.0f} s; average precision in per cent, on 30 pictures of other micrographs than it learned from")

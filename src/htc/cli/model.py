@@ -1,6 +1,7 @@
 """From the call's flags to a loaded model: everything that needs no weights is checked before anything is fetched or built."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from htc.cli.options import ModelOptions
 from htc.cli.output import progress, say
 from htc.compatibility import check_torch
 from htc.config import Config
-from htc.errors import CheckpointError
+from htc.errors import CheckpointError, ConfigError
 from htc.presets import PRESETS, preset
 from htc.settings import Setting, nested, overlay, to_yaml
 
@@ -27,29 +28,58 @@ def settings_of(
     return [*options.settings(flags), *(Setting(("inference", name), value, flag) for name, value, flag in given if value is not None)]
 
 
-def check_model(model: str, weights: str | None, settings: Sequence[Setting]) -> None:
-    """Refuse an unknown model, missing weights or, for a preset, unusable settings, before anything is fetched or built."""
+def check_model(model: str, weights: str | None, settings: Sequence[Setting]) -> Config | None:
+    """Refuse an unknown model, missing weights or unusable settings, before anything is fetched or built.
+
+    Returns the configuration where it is known without reading weights: of a preset with its own weights, and of a folder.
+    """
+    if weights is not None:
+        check_weights(weights)
     if model in PRESETS:
-        overlay(preset(model), settings)
-    elif not Path(model).exists():
-        if Path(model).suffix or Path(model).parent != Path():
-            raise CheckpointError(f"{model}: no such file or folder")
+        config = overlay(preset(model), settings)
+        return config if weights is None else None
+    path = Path(model)
+    if not model or not path.exists():
+        if path.suffix or path.parent != Path():
+            raise CheckpointError(f"{model}: no such file or folder; give a preset (`htc models` lists them), a folder or a weights file")
         preset(model)
-    if weights is not None and weights not in RELEASED and not Path(weights).exists():
-        raise CheckpointError(f"--weights {weights}: no such file, and no preset with released weights")
+    if path.is_file() and weights is not None:
+        raise ConfigError(f"{model} is a weights file already: leave --weights out, or give a preset or a folder as the model")
+    return _folder_config(path, settings) if path.is_dir() else None
+
+
+def _folder_config(path: Path, settings: Sequence[Setting]) -> Config:
+    check_torch()
+    from htc.checkpoint.native import CONFIG_FILE, model_folder, read_config
+
+    return overlay(read_config(model_folder(path) / CONFIG_FILE), settings)
+
+
+def check_weights(weights: str) -> None:
+    """Refuse `--weights` that are neither there nor released."""
+    if weights in RELEASED or (weights and Path(weights).exists()):
+        return
+    if weights in PRESETS:
+        raise CheckpointError(f"--weights {weights}: this preset has no released weights; `htc models` shows which have some")
+    near = get_close_matches(weights, RELEASED, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ", and no preset with released weights"
+    raise CheckpointError(f"--weights {weights}: no such file{hint}")
+
+
+def check_released(model: str, weights: str | None) -> None:
+    """Refuse a preset without weights, if nothing else gives them."""
+    if model in PRESETS and weights is None and model not in RELEASED:
+        raise CheckpointError(f"{model}: there are no released weights for this preset; give --weights FILE, or train it: htc train --preset {model}")
 
 
 def stored_config(model: str, weights: str | None, settings: Sequence[Setting]) -> Config:
     """The configuration that the model would have; only a weights file has to be read for it."""
-    check_model(model, weights, settings)
-    if model in PRESETS and weights is None:
-        return overlay(preset(model), settings)
+    known = check_model(model, weights, settings)
+    if known is not None:
+        return known
     check_torch()
     from htc.checkpoint.load import load_model
-    from htc.checkpoint.native import CONFIG_FILE, model_folder, read_config
 
-    if Path(model).is_dir() and weights is None:
-        return overlay(read_config(model_folder(Path(model)) / CONFIG_FILE), settings)
     return load_model(model, weights, nested(settings)).config
 
 
@@ -60,21 +90,23 @@ def print_config_of(model: str, weights: str | None, settings: Sequence[Setting]
 
 
 def load_predictor(model: str, weights: str | None, settings: Sequence[Setting], options: ModelOptions) -> "Predictor":
-    """The model on its device; released weights are fetched first, with a progress bar."""
-    check_model(model, weights, settings)
+    """The model on its device; released weights are fetched first, with a progress bar. The call has passed `check_model`."""
     check_torch()
     from htc.inference.load import choose_device, load
 
     device = choose_device(options.device)
-    if Path(model).is_dir() and weights is None:
-        stored_config(model, None, settings)  # names the flag or file of an unusable value, which the loader does not know
     fetch_weights(weights if weights is not None else model)
     return load(model, weights, device, settings=settings)
 
 
+def to_be_fetched(name: str) -> bool:
+    """Whether that name stands for released weights that are not in the cache."""
+    return name in RELEASED and not Path(name).exists() and not cached(name).exists()
+
+
 def fetch_weights(name: str) -> None:
     """Have the weights of that name in the cache, if it names released weights."""
-    if name not in RELEASED or Path(name).exists() or cached(name).exists():
+    if not to_be_fetched(name):
         return
     say(f"fetching the released weights of {name} into {cached(name).parent}")
     with progress("MiB") as bar:

@@ -2,15 +2,15 @@
 
 import json as json_format
 
-from htc.checkpoint.zoo import RELEASED, cached, weights_url
-from htc.cli.options import JsonTarget, Switch
-from htc.cli.output import check_json_target, table, write_json
+from htc.checkpoint.zoo import RELEASED, cache_folder, cached, weights_url
+from htc.cli.options import JsonTarget, Name, Switch
+from htc.cli.output import check_json_target, say, table, write_json
 from htc.config import Config
 from htc.presets import PRESETS, preset
 from htc.settings import to_yaml
 
 
-def models(name: str | None = None, /, *, json: JsonTarget = None, schema: Switch = False) -> int:
+def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Switch = False) -> int:
     """List the presets, their published AP on COCO val2017, and where their weights are.
 
     Parameters
@@ -37,6 +37,7 @@ def models(name: str | None = None, /, *, json: JsonTarget = None, schema: Switc
         ("preset", "box AP", "mask AP", "weights"),
         [(str(row["name"]), _number(row["box_ap"]), _number(row["mask_ap"]), _place(row)) for row in rows],
     )
+    say(f"released weights are fetched at first use, into {cache_folder()}; whole list with addresses: htc models --json -")
     return 0
 
 
@@ -58,5 +59,5 @@ def _number(value: str | float | None) -> str:
 
 def _place(row: dict[str, str | float | None]) -> str:
     if row["cached"] is not None:
-        return f"in {row['cached']}"
-    return "released, fetched at first use" if row["url"] is not None else "to be trained"
+        return "in the cache"
+    return "released" if row["url"] is not None else "to be trained"

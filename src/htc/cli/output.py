@@ -1,10 +1,10 @@
 """Where results go: folders that are never overwritten, JSON on stdout or in a file, messages on stderr."""
 
 import json
-import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from htc import files
 from htc.errors import OutputError
 
 STDOUT = "-"
+UNLIMITED = 10_000
+"""Characters a line, where no terminal sets a limit."""
 
 
 def say(message: str) -> None:
@@ -31,11 +33,13 @@ def messages() -> Console:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout, readable in a pipe as well."""
-    grid = Table(*columns, box=None, pad_edge=False)
+    grid = Table(box=None, pad_edge=False)
+    for column in columns:
+        grid.add_column(column, overflow="fold")  # on a narrow terminal; a name cut short could not be copied
     for row in rows:
         grid.add_row(*row)
     console = Console(highlight=False)
-    Console(highlight=False, width=console.width if console.is_terminal else 200).print(grid)
+    Console(highlight=False, width=console.width if console.is_terminal else UNLIMITED).print(grid)
 
 
 def folder_for(verb: str, name: str, out: Path | None) -> Path:
@@ -51,8 +55,20 @@ def folder_for(verb: str, name: str, out: Path | None) -> Path:
         raise OutputError(f"--out {out}: is a file; name a folder")
     if out.is_dir() and any(out.iterdir()):
         raise OutputError(f"--out {out}: is not empty, and nothing is overwritten; name another folder or remove it")
-    _require_writable(out, "--out")
+    require_writable(out, "--out")
     return out
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """While a run fills that folder: if it ends before anything is in it, an empty folder of its making is not left behind."""
+    before = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for path in before:
+                path.rmdir()  # refuses a folder with something in it
 
 
 def check_json_target(target: str | None, flag: str = "--json") -> None:
@@ -61,18 +77,22 @@ def check_json_target(target: str | None, flag: str = "--json") -> None:
         return
     path = Path(target)
     if path.is_dir():
-        raise OutputError(f"{flag} {path}: is a folder; name a file, or - for standard output")
+        raise OutputError(f"{flag} {path}: is a folder; name a file{', or - for standard output' if flag == '--json' else ''}")
     if path.exists():
         raise OutputError(f"{flag} {path}: exists already, and nothing is overwritten; name another file or remove it")
-    _require_writable(path, flag)
+    require_writable(path, flag)
 
 
-def _require_writable(path: Path, flag: str) -> None:
+def require_writable(path: Path, flag: str) -> None:
+    """Raise `OutputError` unless a file can be made where `path` will be; tried, since permissions do not tell all. Leaves nothing."""
     existing = next((folder for folder in [path, *path.parents] if folder.exists()), Path())
     if not existing.is_dir():
         raise OutputError(f"{flag} {path}: {existing} is a file, so nothing can be written below it")
-    if not os.access(existing, os.W_OK):
-        raise OutputError(f"{flag} {path}: no permission to write in {existing}")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        reason = files.REMEDIES.get(error.errno or 0, "no file can be made there: name another place")
+        raise OutputError(f"{flag} {path}: cannot write in {existing.absolute()}: {reason}") from error
 
 
 def write_json(target: str | None, content: Any) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from cyclopts import Parameter
 
-from htc.cli.model import check_model, load_predictor, print_config_of, settings_of
-from htc.cli.options import Count, Flags, JsonTarget, ModelOptions, Switch, Threshold, Words
+from htc.cli.model import check_model, check_released, load_predictor, print_config_of, settings_of
+from htc.cli.options import Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Threshold, Words
 from htc.cli.output import STDOUT, check_json_target, folder_for, progress, say, write_json
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, DataError
@@ -22,18 +22,18 @@ DISPLAY_THRESHOLD = 0.5
 
 
 def predict(
-    source: Annotated[list[str], Parameter(negative="")],
+    source: Annotated[list[str] | None, Parameter(negative="")] = None,
     /,
     *,
-    model: str,
-    weights: str | None = None,
-    annotations: Path | None = None,
+    model: Annotated[str, Parameter(metavar="MODEL")],
+    weights: Name | None = None,
+    annotations: File | None = None,
     score_threshold: Threshold | None = None,
     max_detections: Count | None = None,
     short_edge: Count | None = None,
     long_edge: Count | None = None,
     classes: Words | None = None,
-    out: Path | None = None,
+    out: Folder | None = None,
     json: JsonTarget = None,
     labelme: Switch = False,
     polygons: Switch = False,
@@ -48,47 +48,56 @@ def predict(
     Parameters
     ----------
     source
-        Picture files, folders or patterns such as 'photos/**/*.jpg'.
+        Picture files, folders (searched to the bottom) or patterns such as 'photos/**/*.jpg'.
     model
-        A preset name, a folder of ours, or a .pth or .safetensors file.
+        A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file.
     weights
         A weights file, or the name of a preset with released weights, for --model PRESET.
     annotations
         COCO annotations that give the pictures' ids, by file name.
     score_threshold
-        Objects below it are left out, from 0 to 1 (0.5).
+        Objects with a lower score are left out; 0 to 1. Default: 0.5 (for results to be measured give 0.001).
     max_detections
-        At most so many objects a picture (the model's own number).
+        At most so many objects a picture, best first. Default: the model's own number.
     short_edge
-        Network input in pixels (the model's own size).
+        Network input: short edge in pixels. Default: the model's own.
     long_edge
-        Network input in pixels (the model's own size).
+        Network input: limit of the long edge in pixels. Default: the model's own.
     classes
         Only objects of these classes.
     out
-        Folder for the drawings (runs/predict/NAME).
+        Folder for the drawings. Default: runs/predict/NAME, after the first SOURCE.
     json
         Write COCO results to this file; - is standard output.
     labelme
         Write a labelme file for each picture, beside its drawing.
     polygons
-        Write polygons instead of run lengths into the COCO results; holes are lost.
+        In the COCO results, polygons instead of run lengths; holes are lost.
     draw
         Draw the objects over the pictures.
     batch_size
         Pictures that are looked at together.
     max_pixels
-        Refuse larger pictures.
+        Refuse larger pictures. Default: 178956970.
     """
     settings = settings_of(options, flags, max_detections, score_threshold)
-    check_model(model, weights, settings)
     if options.print_config:
         return print_config_of(model, weights, settings)
+    if not source or not all(source):
+        raise DataError("SOURCE is missing: name picture files, folders or patterns, as in htc predict photos --model MODEL")
     if short_edge is not None and long_edge is not None and short_edge > long_edge:
         raise ConfigError(f"--short-edge {short_edge} is larger than --long-edge {long_edge}: exchange them")
+    if not (draw or labelme or json):
+        raise ConfigError("--no-draw: nothing would be written; add --json FILE or --labelme")
+    known = check_model(model, weights, settings)
+    check_released(model, weights)
     check_json_target(json)
     folder = folder_for("predict", _name(source[0]), out) if draw or labelme else None
     files, ids, failures = _pictures(source, annotations, max_pixels)
+    if classes is not None and known is not None:
+        from htc.inference.predictor import check_classes
+
+        check_classes(classes, known)
     predictor = load_predictor(model, weights, settings, options)
     from htc.inference.sources import predict_files
 
@@ -107,8 +116,14 @@ def predict(
             bar(done, len(files), "")
         if not done:
             raise DataError("no picture could be used, and nothing was written")
-    say(f"{done} of {done + len(failures)} pictures done" + (f", in {folder}" if folder else ""))
+    say(_summary(done, len(failures), folder, json))
     return 1 if failures else 0
+
+
+def _summary(done: int, failed: int, folder: Path | None, json: str | None) -> str:
+    pictures = f"{done} of {done + failed} pictures" if failed else f"{done} picture{'s' if done != 1 else ''}"
+    places = [f"drawings in {folder}" if folder else "", f"results in {json}" if json not in (None, STDOUT) else ""]
+    return ", ".join([f"{pictures} done", *filter(None, places)])
 
 
 def _name(source: str) -> str:

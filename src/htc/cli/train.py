@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from htc.cli.evaluate import print_metrics
-from htc.cli.options import Count, Flags, ModelOptions, Switch
-from htc.cli.output import folder_for, progress, say
-from htc.errors import DataError
+from htc.cli.model import check_weights, fetch_weights, to_be_fetched
+from htc.cli.options import Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch
+from htc.cli.output import filling, folder_for, progress, say
+from htc.compatibility import check_torch
+from htc.errors import ConfigError, DataError
 from htc.settings import Setting, resolve, to_yaml
 
 if TYPE_CHECKING:
@@ -19,21 +23,21 @@ PRESET = "htc_r50_fpn_1x_coco"
 
 def train(
     *,
-    data: Path | None = None,
-    train_annotations: Path | None = None,
-    train_images: Path | None = None,
-    val_annotations: Path | None = None,
-    val_images: Path | None = None,
-    preset: str | None = None,
-    weights: str | None = None,
-    semantic: str = "auto",
-    out: Path | None = None,
+    data: Folder | None = None,
+    train_annotations: File | None = None,
+    train_images: Folder | None = None,
+    val_annotations: File | None = None,
+    val_images: Folder | None = None,
+    preset: Name | None = None,
+    weights: Name | None = None,
+    semantic: Annotated[str, Parameter(metavar="auto|none|DIR")] = "auto",
+    out: Folder | None = None,
     epochs: Count | None = None,
-    max_time: float | None = None,
+    max_time: Annotated[Above | None, Parameter(metavar="MINUTES")] = None,
     batch_size: Count | None = None,
     lr: float | None = None,
-    seed: int = 0,
-    workers: int = 0,
+    seed: Natural = 0,
+    workers: Natural = 0,
     resume: Switch = False,
     options: ModelOptions = DEFAULTS,
     flags: Flags = (),
@@ -53,27 +57,27 @@ def train(
     val_images
         Their pictures.
     preset
-        What to train; left out: htc_r50_fpn_1x_coco. `htc models` lists all.
+        What to train; `htc models` lists all. Default: htc_r50_fpn_1x_coco.
     weights
-        Start from these: a file, a folder, or a preset's released weights. Layers that depend on the classes start anew.
+        Start from these: a file, a folder, or the name of a preset with released weights. Layers that depend on the classes start anew.
     semantic
-        Targets of the semantic branch: auto derives them from the instances, none leaves the branch out, or a folder of PNG maps.
+        Targets of the semantic branch: auto derives them from the instances, none leaves the branch out, DIR holds PNG maps.
     out
-        Folder for model, numbers and curves; left out: runs/train/PRESET.
+        Folder for model, numbers and curves. Default: runs/train/PRESET.
     epochs
-        Times that all pictures are seen.
+        Times that all pictures are seen. Default: the preset's.
     max_time
         Stop after so many minutes.
     batch_size
-        Pictures a step.
+        Pictures a step. Default: the preset's.
     lr
-        Learning rate (SGD: for 16 pictures a step).
+        Learning rate (of SGD: for 16 pictures a step). Default: the preset's.
     seed
         The same seed on the same machine gives the same numbers.
     workers
-        Processes that prepare pictures.
+        Processes that prepare pictures; 0: none beside the training itself.
     resume
-        Go on with the training in --out.
+        Go on with the training in --out DIR.
     """
     settings = [*options.settings(flags), *_shortcuts(epochs, batch_size, lr)]
     if preset is not None:
@@ -82,14 +86,20 @@ def train(
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
-    splits = _splits(data, train_annotations, train_images, val_annotations, val_images)
+    if resume and out is None:
+        raise ConfigError("--resume needs --out DIR, the folder of the training to go on with")
+    targets = _targets(semantic)
+    if weights is not None:
+        check_weights(weights)
     folder = out if resume and out is not None else folder_for("train", config.preset, out)
+    splits = _splits(data, train_annotations, train_images, val_annotations, val_images)
+    _fetch(weights, splits)
+    check_torch()
     from htc.training.run import Options
     from htc.training.run import train as run_training
 
-    kind: Literal["auto", "none"] | Path = "auto" if semantic == "auto" else "none" if semantic == "none" else Path(semantic)
-    how = Options(seed=seed, device=options.device, minutes=max_time, resume=resume, weights=weights, semantic=kind, workers=workers)
-    with progress("train") as bar:
+    how = Options(seed=seed, device=options.device, minutes=max_time, resume=resume, weights=weights, semantic=targets, workers=workers)
+    with filling(folder), progress("train") as bar:
         result = run_training(config, splits, folder, how, lambda step, steps, losses: bar(step, steps, loss_note(losses)))
     if result.metrics is not None:
         print_metrics(result.metrics)
@@ -101,6 +111,29 @@ def train(
 def loss_note(losses: Mapping[str, float]) -> str:
     """The sum of the losses, as the progress bar shows it."""
     return f"loss {sum(losses.values()):.3f}"
+
+
+def _targets(semantic: str) -> Literal["auto", "none"] | Path:
+    if semantic == "auto":
+        return "auto"
+    if semantic == "none":
+        return "none"
+    if not semantic or not Path(semantic).is_dir():
+        raise ConfigError(f"--semantic {semantic}: no such folder; give auto, none, or a folder of PNG maps named like the pictures")
+    return Path(semantic)
+
+
+def _fetch(weights: str | None, splits: "Splits") -> None:
+    """Released weights are fetched with a progress bar, once the data are known to be usable."""
+    if weights is None or not to_be_fetched(weights):
+        return
+    check_torch()
+    from htc.data.coco import read_coco
+
+    read_coco(splits.train_annotations, splits.train_images)
+    if splits.val_annotations is not None and splits.val_images is not None:
+        read_coco(splits.val_annotations, splits.val_images)
+    fetch_weights(weights)
 
 
 def _shortcuts(epochs: int | None, batch_size: int | None, lr: float | None) -> list[Setting]:

@@ -151,11 +151,17 @@ class Predictor:
     def _labels(self, classes: Collection[str] | None) -> frozenset[int] | None:
         if classes is None:
             return None
-        for name in classes:
-            if name not in self.config.classes:
-                near = get_close_matches(name, self.config.classes, n=3, cutoff=0.5) or self.config.classes[:10]
-                raise ConfigError(f"classes: this model has no class {name!r}; did you mean {' or '.join(near)}?")
+        check_classes(classes, self.config)
         return frozenset(self.config.classes.index(name) for name in classes)
+
+
+def check_classes(wanted: Collection[str], config: Config) -> None:
+    """Raises `ConfigError` with near names for the first class that the model does not know."""
+    for name in wanted:
+        if name not in config.classes:
+            near = get_close_matches(name, config.classes, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"it knows {', '.join(config.classes[:10])}{', ...' if len(config.classes) > 10 else ''}"
+            raise ConfigError(f"classes: this model has no class {name!r}; {hint}")
 
 
 def original_pixels(raw: RawDetections, row: int, size: tuple[int, int], original: tuple[int, int], config: Config, source: str | None = None) -> Detections:
