@@ -4,11 +4,12 @@ from functools import partial
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from htc.config import BackboneNorm, ResNet
-from htc.model.layers import norm
+from htc.model.layers import freeze_norms, norm
 
 C2_TO_C5 = (1, 2, 3, 4)
 
@@ -31,8 +32,10 @@ class DeformableConv2d(nn.Conv2d):
         said = self.conv_offset(x)
         offset, logits = said[:, :18], said[:, 18:]
         weight = logits.sigmoid() if logits.shape[1] else None
-        arguments: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "mask": weight}
-        return deform_conv2d(x, offset, self.weight, self.bias, **arguments)
+        dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype  # torchvision has no kernel for bfloat16
+        parts = [None if part is None else part.to(dtype) for part in (x, offset, self.weight, self.bias)]
+        arguments: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        return deform_conv2d(*parts, **arguments, mask=None if weight is None else weight.to(dtype)).to(x.dtype)  # type: ignore[arg-type]
 
 
 def build_backbone(config: ResNet) -> nn.Module:
@@ -59,10 +62,10 @@ def _norm(channels: int, *, kind: BackboneNorm, **_placement: Any) -> nn.Module:
 
 
 def freeze(backbone: nn.Module, stages: int) -> None:
-    """Stop training the stem (stages >= 0) and the first `stages` layers, their norms included."""
+    """Stop training the stem (stages >= 0) and the first `stages` layers, their norms and running statistics included."""
     frozen = [] if stages < 0 else ["conv1", "bn1", *(f"layer{i}" for i in range(1, stages + 1))]
     for name in frozen:
-        backbone[name].requires_grad_(False)  # type: ignore[index]
+        backbone[name] = freeze_norms(backbone[name]).requires_grad_(False)  # type: ignore[index, operator]
 
 
 def channels(backbone: nn.Module) -> list[int]:

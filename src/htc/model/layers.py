@@ -23,6 +23,15 @@ class FrozenBatchNorm2d(FixedBatchNorm2d):
         self.requires_grad_(False)
 
 
+def freeze_norms(module: nn.Module) -> nn.Module:
+    """`module` with every batch norm that would follow the batch replaced by one that stays as loaded."""
+    if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and not isinstance(module, FixedBatchNorm2d):
+        return FrozenBatchNorm2d(module.num_features)
+    for name, child in module.named_children():
+        setattr(module, name, freeze_norms(child))
+    return module
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with groups of at least four channels, at most 32 groups."""
     groups = min(32, max(1, channels // 4))
