@@ -91,7 +91,8 @@ def htc_r18_small(name: str) -> Config:
 
     One class, one foreground class in the semantic branch (derived from the instances), GroupNorm everywhere since there are
     no pretrained statistics to keep, anchors half as large for small objects. Pictures are not enlarged, so that objects keep
-    their size. Heads and samples are as small as costs no accuracy here: 600 steps on the bundled nuclei gave mask AP 0.43.
+    their size. Heads and samples are as small as costs no accuracy here (mask AP of 360 steps on the bundled nuclei: 0.407 with
+    32 mask channels, 0.409 with 64).
     """
     return Config(
         preset=name,
@@ -105,7 +106,7 @@ def htc_r18_small(name: str) -> Config:
         inference=Inference(max_detections=400),
         input=Input(short_edge=1024, long_edge=1408, max_scale=1.0),
         training=Training(
-            epochs=10,
+            epochs=8,
             schedule="cosine",
             warmup_steps=50,
             batch_size=4,

@@ -17,7 +17,7 @@ from htc.training.run import Options, train
 PRESET = "htc_r18_small"
 NUCLEI = Path(__file__).parent / "nuclei"
 PICTURES = "pictures"
-EVALUATE_EVERY = 5
+EVALUATE_EVERY = 4
 
 
 @dataclass(frozen=True)
