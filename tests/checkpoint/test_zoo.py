@@ -2,7 +2,10 @@
 
 import hashlib
 import io
+import shutil
 import socket
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +17,7 @@ import pytest
 from checkpoint.historical import as_v2, random_state, save_v2, tiny_config
 from checkpoint.weights_server import Behaviour, serve
 from htc import presets
+from htc.checkpoint import download
 from htc.checkpoint.download import FetchError, HttpsStaysHttps
 from htc.checkpoint.load import load_model
 from htc.checkpoint.zoo import RELEASED, Release, cached, fetch, weights_url
@@ -30,6 +34,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HTC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download, "_PAUSE", 0.0)
 
 
 @pytest.fixture
@@ -206,6 +211,65 @@ def test_two_callers_fetch_once(behaviour: Behaviour) -> None:
         paths = list(pool.map(lambda _: fetch(NAME), range(2)))
     assert paths[0] == paths[1]
     assert len(behaviour.requests) == 1
+
+
+def test_two_processes_fetch_once(behaviour: Behaviour) -> None:
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    code = "import sys; from pathlib import Path; from htc.checkpoint.download import download; print(download(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))"
+    call = [sys.executable, "-c", code, str(weights_url(NAME)), str(cached(NAME)), digest]
+    behaviour.delay = 0.5
+    running = [subprocess.Popen(call, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=60)[0].strip() for process in running] == [str(cached(NAME))] * 2
+    assert cached(NAME).read_bytes() == CONTENT
+    assert len(behaviour.requests) == 1
+    assert not part().exists()
+
+
+def test_nothing_has_the_final_name_before_all_is_there(behaviour: Behaviour) -> None:
+    behaviour.cut_after = [300_000]
+    there: list[bool] = []
+    fetch(NAME, progress=lambda *_: there.append(cached(NAME).exists()))
+    assert there
+    assert not any(there)
+
+
+def test_progress_counts_the_earlier_part_and_may_stop_the_download(behaviour: Behaviour) -> None:
+    part().parent.mkdir(parents=True)
+    part().write_bytes(CONTENT[:1000])
+    seen: list[tuple[int, int | None]] = []
+    fetch(NAME, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(len(CONTENT), len(CONTENT))]
+    cached(NAME).unlink()
+
+    def interrupt(done: int, total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(NAME, progress=interrupt)
+    assert not cached(NAME).exists()
+    assert fetch(NAME).read_bytes() == CONTENT
+
+
+def test_a_cache_that_may_only_be_read(behaviour: Behaviour) -> None:
+    cached(NAME).parent.mkdir(parents=True)
+    cached(NAME).write_bytes(CONTENT)
+    assert fetch(NAME) == cached(NAME)
+    assert [path.name for path in cached(NAME).parent.iterdir()] == [cached(NAME).name]  # no lock was made
+
+
+@pytest.mark.parametrize("mirror", ["mirror.local/weights", "https://", "gopher://127.0.0.1/x", "http://127.0.0.1:port"])
+def test_a_mirror_that_is_no_address(monkeypatch: pytest.MonkeyPatch, mirror: str) -> None:
+    release(monkeypatch, CONTENT)
+    monkeypatch.setenv("HTC_MIRROR", mirror)
+    with pytest.raises(FetchError, match=NAME):
+        fetch(NAME)
+
+
+def test_a_disk_without_room_is_not_the_servers_fault(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))  # type: ignore[attr-defined]
+    with pytest.raises(OutputError, match=f"{len(CONTENT)} bytes are needed; free some space"):
+        fetch(NAME)
+    assert not cached(NAME).exists()
 
 
 def test_a_cache_that_is_a_file(behaviour: Behaviour, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A real HTTP server on loopback that behaves, or misbehaves, as told."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ class Behaviour:
     """For each request in turn: answer with this error instead."""
     redirect: str = ""
     length_known: bool = True
+    delay: float = 0.0
+    """Seconds before an answer."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """(path, Range header) of every request."""
 
@@ -34,6 +37,7 @@ def serve(behaviour: Behaviour) -> Iterator[str]:
         def do_GET(self) -> None:
             wanted = self.headers.get("Range")
             behaviour.requests.append((self.path, wanted))
+            time.sleep(behaviour.delay)
             if behaviour.redirect and not self.path.startswith("/elsewhere/"):
                 self.send_response(302)
                 self.send_header("Location", behaviour.redirect)

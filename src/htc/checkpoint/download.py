@@ -5,6 +5,7 @@ import http.client
 import os
 import shutil
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -21,6 +22,7 @@ Progress = Callable[[int, int | None], object]
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0
 _ATTEMPTS = 4
+_PAUSE = 0.5  # seconds, doubled after each failure
 _LARGEST = 8 << 30
 _UNSATISFIABLE = 416
 
@@ -56,6 +58,9 @@ def download(url: str, target: Path, sha256: str, progress: Progress | None = No
     Raises `FetchError`, or `OutputError` if the cache cannot be written.
     """
     try:
+        # A file has its name only when it is whole, so reading needs no lock: a cache may be read-only.
+        if target.exists() and _digest(target).startswith(sha256):
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if target.exists():
@@ -99,6 +104,7 @@ def _fetch_part(url: str, part: Path, progress: Progress | None) -> None:
             if failures >= _ATTEMPTS:
                 what = f"the connection was cut after {after} bytes" if after else "the server cannot be reached"
                 raise FetchError(f"{url}: {what} ({error}); run the same command again to go on, or give the file with --weights") from error
+            time.sleep(_PAUSE * 2**failures)
 
 
 def _request(url: str, part: Path, start: int, progress: Progress | None) -> None:
@@ -115,6 +121,8 @@ def _request(url: str, part: Path, start: int, progress: Progress | None) -> Non
         if error.code >= http.client.INTERNAL_SERVER_ERROR:
             raise _CutError(f"HTTP {error.code} {error.reason}") from error
         raise FetchError(f"{url}: HTTP {error.code} {error.reason}; check the name, or give the file with --weights") from error
+    except (http.client.InvalidURL, ValueError) as error:
+        raise FetchError(f"{url}: not an address ({error}); HTC_MIRROR must be like https://host/folder") from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         raise _CutError(str(getattr(error, "reason", error))) from error
 
@@ -129,7 +137,7 @@ def _copy(response: http.client.HTTPResponse, file: IO[bytes], start: int, progr
     if total is not None and total - start > shutil.disk_usage(Path(file.name).parent).free:
         raise OSError(28, f"{total - start} bytes are needed")
     done = start
-    while chunk := response.read(_CHUNK):
+    while chunk := _received(response):
         file.write(chunk)
         done += len(chunk)
         if done > _LARGEST:
@@ -138,6 +146,14 @@ def _copy(response: http.client.HTTPResponse, file: IO[bytes], start: int, progr
             progress(done, total)
     if total is not None and done < total:
         raise _CutError(f"{done} of {total} bytes came")
+
+
+def _received(response: http.client.HTTPResponse) -> bytes:
+    """The next bytes. What goes wrong here is the network's fault; what goes wrong in writing them is the disk's."""
+    try:
+        return response.read(_CHUNK)
+    except (http.client.HTTPException, OSError) as error:
+        raise _CutError(str(error)) from error
 
 
 def _digest(path: Path) -> str:
