@@ -109,6 +109,40 @@ def test_what_shapes_do_not_show_is_compared_with_the_files_text(tiny: str, tmp_
     assert load_model(path).config.cascade.delta_stds[2] == (0.1, 0.1, 0.2, 0.2)
 
 
+@pytest.mark.parametrize(
+    ("ours", "field"),
+    [
+        ({"rpn": {"anchor_scale": 4.0}}, "rpn.anchor_scale: the file has 8.0, the configuration says 4.0"),
+        ({"input": {"mean": (1.0, 2.0, 3.0)}}, "input.mean"),
+        ({"cascade": {"semantic_fusion": "box"}}, "cascade.semantic_fusion: the file has both, the configuration says box"),
+    ],
+)
+def test_a_native_model_trained_otherwise_than_the_preset(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: dict[str, Any], field: str) -> None:
+    folder = save_pretrained(STATE, CONFIG, tmp_path)
+    otherwise = overlay(presets.PRESETS[tiny](), ours)
+    monkeypatch.setitem(presets.PRESETS, "otherwise", lambda: otherwise)
+    for weights in (folder, folder / "model.safetensors"):
+        assert load_model(tiny, weights).config.rpn == CONFIG.rpn
+        with pytest.raises(CheckpointError, match=field):
+            load_model("otherwise", weights)
+        assert load_model(tiny, weights, ours).report.fits  # said on purpose
+
+
+def test_category_ids_come_from_our_own_files_and_from_the_user(tiny: str, tmp_path: Path) -> None:
+    folder = save_pretrained(STATE, CONFIG.model_copy(update={"category_ids": (7, 9, 11)}), tmp_path)
+    for weights in (folder, folder / "model.safetensors"):
+        assert load_model(weights).config.category_ids == (7, 9, 11)
+        loaded = load_model(tiny, weights).config
+        assert (loaded.classes, loaded.category_ids) == (CLASSES, (7, 9, 11))
+        chosen = {"classes": ("x", "y", "z"), "category_ids": (1, 5, 6)}
+        assert load_model(tiny, weights, chosen).config.category_ids == (1, 5, 6)
+
+
+def test_too_few_class_names_from_the_user_are_the_users_not_the_files(weights: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"classes .number of.: the weights have 3, the configuration says 2"):
+        load_model(weights, overrides={"classes": ("x", "y")})
+
+
 def test_invalid_values_are_found_before_the_weights_are_looked_at() -> None:
     with pytest.raises(ConfigError) as caught:
         load_model("htc_r50_fpn_1x_coco", "none.pth", {"rpn": {"proposals": 0}, "cascade": {"interleave": True}})
@@ -152,3 +186,4 @@ def test_overlay_replaces_variants_and_merges_sections() -> None:
     assert config.training.optimizer.lr == 3e-4
     assert overlay(CONFIG, {}) is CONFIG
     assert explicit_fields({"a": {"b": {"c": 1}}, "d": None}) == {"a", "a.b", "a.b.c", "d"}
+    assert explicit_fields({"cascade": {"mask-flow": False}}) == {"cascade", "cascade.mask_flow"}

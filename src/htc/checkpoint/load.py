@@ -1,6 +1,7 @@
 """One way in: a preset name, a folder of ours, a run folder or a weights file -> configuration and complete state dict."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from htc.errors import CheckpointError, ConfigError
 from htc.presets import PRESETS, preset
 
 Overrides = Mapping[str, Any]
-_MEANING = ("cascade.delta_stds", "rpn.anchor_scale", "rpn.anchor_ratios", "input.mean", "input.std")
+_MEANING = (
+    *("cascade.delta_stds", "cascade.semantic_fusion", "cascade.mask_flow"),
+    *("rpn.anchor_scale", "rpn.anchor_ratios", "input.mean", "input.std"),
+)
 _LEAVE = "give the weights file as the model: its own configuration is then used"
 
 
@@ -66,9 +70,10 @@ def explicit_fields(overrides: Overrides, prefix: str = "") -> frozenset[str]:
 
 def _dotted(overrides: Overrides, prefix: str) -> Iterator[str]:
     for name, value in overrides.items():
-        yield f"{prefix}{name}"
+        dotted = f"{prefix}{name}".replace("-", "_")
+        yield dotted
         if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{name}.")
+            yield from _dotted(value, f"{dotted}.")
 
 
 def _weights_of(name: str, weights: str | Path | None) -> Path:
@@ -88,45 +93,33 @@ def _located(weights: str | Path) -> Path:
     raise CheckpointError(f"{path}: no such weights file")
 
 
-def _load_with(config: Config, path: Path, overrides: Overrides, *, from_preset: bool) -> LoadedWeights:
-    """Weights for a configuration that is known; class names may still come from the file if the configuration is a mere preset."""
-    explicit = explicit_fields(overrides)
-    state, classes, report, facts = _read(path)
-    if from_preset and "classes" not in explicit:
-        config = _with_file_classes(config, state, classes, path)
-    lines = [] if facts is None else trained_otherwise(facts, config, explicit)
-    if lines:
-        raise CheckpointError("\n  ".join([f"{path}: the file's own configuration contradicts this one ({config.preset})", *lines, _LEAVE]))
-    return fit_weights(state, config, path, explicit, report)
+@dataclass(frozen=True)
+class _Source:
+    """What a file or folder holds: weights under our names and, as far as it says, what they mean."""
+
+    weights: dict[str, Tensor]
+    report: KeyReport
+    config: Config | None = None
+    """Its own configuration, if it is of our format."""
+    classes: tuple[str, ...] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted fields of the original's configuration text."""
+    experiment: str | None = None
+
+    def meaning(self, name: str) -> Any:
+        """What it says of a field, or None."""
+        return self.facts.get(name) if self.config is None else config_value(self.config, name)
 
 
-def trained_otherwise(facts: Mapping[str, Any], config: Config, explicit: frozenset[str]) -> list[str]:
-    """What no shape shows but changes the meaning of the weights, where the original's text and `config` disagree."""
-    pairs = [(field, facts[field], config_value(config, field)) for field in _MEANING if field in facts and field not in explicit]
-    return [f"{field}: the file has {theirs}, the configuration says {ours}" for field, theirs, ours in pairs if theirs != ours]
-
-
-def _with_file_classes(config: Config, state: Mapping[str, Tensor], classes: tuple[str, ...] | None, path: Path) -> Config:
-    try:
-        count = read_structure(shapes_of(state))["num_classes"]
-        if classes is None and count == config.num_classes:
-            return config
-        names = class_names(count, classes)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return config.model_copy(update={"classes": names, "category_ids": category_ids(names)})
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None, KeyReport, Mapping[str, Any] | None]:
-    """Weights under our names, class names if the file has them, what was done to get there, and the fields of the original's text."""
+def _read(path: Path) -> _Source:
     if path.is_dir():
-        config, state = from_pretrained(path)
-        return state, config.classes, KeyReport(), None
+        config, weights = from_pretrained(path)
+        return _Source(weights, KeyReport(), config, config.classes)
     if path.suffix == ".safetensors":
         config = stored_config(path)
-        return read_safetensors(path), config.classes if config else None, KeyReport(), None
+        return _Source(read_safetensors(path), KeyReport(), config, config.classes if config else None)
     upgraded = read_mmdetection(path)
-    return upgraded.weights, upgraded.classes, report_of(upgraded), upgraded.facts.fields
+    return _Source(upgraded.weights, report_of(upgraded), None, upgraded.classes, upgraded.facts.fields, upgraded.experiment)
 
 
 def report_of(upgraded: Upgraded) -> KeyReport:
@@ -139,23 +132,51 @@ def report_of(upgraded: Upgraded) -> KeyReport:
     )
 
 
+def _load_with(config: Config, path: Path, overrides: Overrides, *, from_preset: bool) -> LoadedWeights:
+    """Weights for a configuration that is known; class names may still come from the file if the configuration is a mere preset."""
+    explicit = explicit_fields(overrides)
+    source = _read(path)
+    if from_preset and not explicit & {"classes", "category_ids"}:
+        config = _with_file_classes(config, source, path)
+    lines = trained_otherwise(source, config, explicit)
+    if lines:
+        raise CheckpointError("\n  ".join([f"{path}: was trained otherwise than this configuration ({config.preset}) says", *lines, _LEAVE]))
+    return fit_weights(source.weights, config, path, explicit, source.report)
+
+
+def trained_otherwise(source: _Source, config: Config, explicit: frozenset[str]) -> list[str]:
+    """What no shape shows but changes the meaning of the weights, where the file's own configuration and `config` disagree."""
+    lines = []
+    for name in _MEANING:
+        theirs, ours = source.meaning(name), config_value(config, name)
+        off = name == "cascade.semantic_fusion" and (config.semantic is None or (source.config is not None and source.config.semantic is None))
+        if theirs is not None and theirs != ours and name not in explicit and not off:
+            lines.append(f"{name}: the file has {theirs}, the configuration says {ours}")
+    return lines
+
+
+def _with_file_classes(config: Config, source: _Source, path: Path) -> Config:
+    try:
+        count = read_structure(shapes_of(source.weights))["num_classes"]
+        if source.classes is None and count == config.num_classes:
+            return config
+        names = class_names(count, source.classes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    ids = source.config.category_ids if source.config else category_ids(names)
+    return config.model_copy(update={"classes": names, "category_ids": ids})
+
+
 def _load_file(path: Path, overrides: Overrides) -> LoadedWeights:
     """A file that brings its own configuration: ours in the metadata, the original's in shapes and text."""
     explicit = explicit_fields(overrides)
-    if path.suffix == ".safetensors":
-        state, config = read_safetensors(path), stored_config(path)
-        config = config or _inferred(path, state, {}, None, None)
-        return fit_weights(state, overlay(config, overrides), path, explicit)
-    upgraded = read_mmdetection(path)
-    facts = upgraded.facts.fields
-    classes = tuple(overrides["classes"]) if "classes" in overrides else upgraded.classes
-    config = overlay(_inferred(path, upgraded.weights, facts, classes, upgraded.experiment), overrides)
+    source = _read(path)
+    config = source.config
+    if config is None:
+        try:
+            # Names that the user gives replace the file's, even such as do not fit it.
+            config = infer_config(shapes_of(source.weights), source.facts, None if "classes" in explicit else source.classes, source.experiment)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
     # A flow that the file's own text turns off is off on purpose.
-    return fit_weights(upgraded.weights, config, path, explicit | (frozenset(facts) & {"cascade.mask_flow"}), report_of(upgraded))
-
-
-def _inferred(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any], classes: tuple[str, ...] | None, experiment: str | None) -> Config:
-    try:
-        return infer_config(shapes_of(state), facts, classes, experiment)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    return fit_weights(source.weights, overlay(config, overrides), path, explicit | (frozenset(source.facts) & {"cascade.mask_flow"}), source.report)
