@@ -35,8 +35,8 @@ def read_config_facts(text: dict[str, Any]) -> ConfigFacts:
     model = at(text, "model")
     if not isinstance(model, dict):
         return facts
-    kind = at(model, "type")
-    if isinstance(kind, str) and kind.split(".")[-1] not in _FAMILY:
+    kind = _kind(model)
+    if kind is not None and kind not in _FAMILY:
         facts.refusals.append(f"the model is a {kind}; Mask R-CNN, Cascade Mask R-CNN and HTC are supported")
     _trunk(model, facts)
     _anchors(model, facts)
@@ -50,7 +50,7 @@ def read_config_facts(text: dict[str, Any]) -> ConfigFacts:
 
 def _trunk(model: dict[str, Any], facts: ConfigFacts) -> None:
     backbone = at(model, "backbone")
-    kind = at(backbone, "type")
+    kind = _kind(backbone)
     if kind is not None and kind not in ("ResNet", "ResNeXt"):
         facts.refusals.append(f"the backbone is a {kind}; ResNet and ResNeXt are supported")
     if at(backbone, "style") == "caffe":
@@ -64,14 +64,14 @@ def _trunk(model: dict[str, Any], facts: ConfigFacts) -> None:
     facts.put("backbone.frozen_stages", at(backbone, "frozen_stages"), int)
     if at(backbone, "norm_cfg", "requires_grad") is False:
         facts.fields["backbone.norm"] = "frozen"
-    neck = at(model, "neck", "type")
+    neck = _kind(at(model, "neck"))
     if neck is not None and neck not in ("FPN", "PAFPN"):
         facts.refusals.append(f"the neck is a {neck}; FPN and PAFPN are supported")
 
 
 def _anchors(model: dict[str, Any], facts: ConfigFacts) -> None:
     head = at(model, "rpn_head")
-    if at(head, "type") == "GARPNHead":
+    if _kind(head) == "GARPNHead":
         facts.refusals.append("the RPN is guided anchoring (GARPNHead), which is not supported")
     generator = at(head, "anchor_generator")
     scales = _numbers(at(generator, "scales") or at(head, "anchor_scales"))
@@ -87,7 +87,7 @@ def _anchors(model: dict[str, Any], facts: ConfigFacts) -> None:
 
 
 def _box_loss(part: str, loss: Any, facts: ConfigFacts) -> None:
-    kind = {"SmoothL1Loss": "smooth_l1", "L1Loss": "l1"}.get(str(at(loss, "type")))
+    kind = {"SmoothL1Loss": "smooth_l1", "L1Loss": "l1"}.get(_kind(loss) or "")
     if kind:
         facts.fields[f"{part}.box_loss"] = kind
     if part == "rpn":
@@ -106,9 +106,8 @@ def _cascade(roi: Any, facts: ConfigFacts) -> None:
     stds = tuple(_numbers(at(stage, "bbox_coder", "target_stds") or at(stage, "target_stds")) for stage in stages)
     if stds and all(len(std) == 4 for std in stds):
         facts.fields["cascade.delta_stds"] = stds
-    agnostic = {at(stage, "reg_class_agnostic") for stage in stages}
-    if len(agnostic) == 1:
-        facts.put("cascade.class_agnostic_boxes", agnostic.pop(), bool)
+    if stages:
+        facts.put("cascade.class_agnostic_boxes", at(stages[0], "reg_class_agnostic"), bool)
     if len(stages) > 1:
         facts.put_numbers("cascade.loss_weights", at(roi, "stage_loss_weights"))
     _box_loss("cascade", at(stages[0], "loss_bbox") if stages else None, facts)
@@ -137,15 +136,15 @@ def _test(test: Any, facts: ConfigFacts) -> None:
     facts.put("inference.max_detections", at(boxes, "max_per_img"), int)
     facts.put("inference.mask_threshold", at(boxes, "mask_thr_binary"), float)
     nms = at(boxes, "nms")
-    if at(nms, "type") not in (None, "nms"):
-        facts.notes.append(f"the file's configuration uses {at(nms, 'type')}; plain NMS at {facts.fields.get('inference.nms_iou', 0.5)} is used instead")
+    if _kind(nms) not in (None, "nms"):
+        facts.notes.append(f"the file's configuration uses {_kind(nms)}; plain NMS at {facts.fields.get('inference.nms_iou', 0.5)} is used instead")
     else:
         facts.put("inference.nms_iou", at(nms, "iou_threshold") or at(nms, "iou_thr"), float)
 
 
 def _input(text: dict[str, Any], facts: ConfigFacts) -> None:
     steps = list(_steps(at(text, "test_pipeline") or at(text, "data", "test", "pipeline")))
-    normalise = next((step for step in steps if at(step, "type") == "Normalize"), None)
+    normalise = next((step for step in steps if _kind(step) == "Normalize"), None)
     source = at(text, "model", "data_preprocessor") or normalise or at(text, "img_norm_cfg")
     for name in ("mean", "std"):
         numbers = _numbers(at(source, name))
@@ -153,16 +152,24 @@ def _input(text: dict[str, Any], facts: ConfigFacts) -> None:
             facts.fields[f"input.{name}"] = numbers
     if at(source, "to_rgb") is False or at(source, "bgr_to_rgb") is False:
         facts.refusals.append("its input is BGR (a caffe backbone); only RGB is supported: take the weights without `caffe`")
-    sizes = [at(step, name) for step in steps for name in ("img_scale", "scale") if at(step, "type") in ("MultiScaleFlipAug", "Resize")]
+    sizes = [at(step, name) for step in steps for name in ("img_scale", "scale") if _kind(step) in ("MultiScaleFlipAug", "Resize")]
     edges = next((numbers for numbers in map(_numbers, sizes) if len(numbers) == 2), None)
     if edges and all(edge == int(edge) for edge in edges):
         facts.fields["input.short_edge"], facts.fields["input.long_edge"] = int(min(edges)), int(max(edges))
 
 
+def _kind(part: Any) -> str | None:
+    """The `type` of a part, without the scope that version 3 may put before it (`mmdet.ResNet`)."""
+    kind = at(part, "type")
+    return kind.split(".")[-1] if isinstance(kind, str) else None
+
+
 def _steps(pipeline: Any) -> Iterator[Any]:
+    """The steps, and those inside a step such as MultiScaleFlipAug (one level: deeper ones exist in no configuration)."""
     for step in pipeline if isinstance(pipeline, list | tuple) else ():
         yield step
-        yield from _steps(at(step, "transforms"))
+        inner = at(step, "transforms")
+        yield from inner if isinstance(inner, list | tuple) else ()
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

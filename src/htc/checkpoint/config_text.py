@@ -1,10 +1,13 @@
 """The original's configuration text, as it lies in a checkpoint's `meta`: Python assignments, read as literals and never executed."""
 
 import ast
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 _LONGEST = 1_000_000
+_LARGEST = 1e15  # far above any setting; without a bound, repeated squaring would fill the memory
 
 
 class _Unknown:
@@ -29,7 +32,9 @@ def read_config_text(text: str) -> dict[str, Any]:
     if len(text) > _LONGEST:
         return {}
     try:
-        statements = ast.parse(text).body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about "\\d" in somebody's Windows paths
+            statements = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     names: dict[str, Any] = {}
@@ -47,7 +52,7 @@ def read_config_text(text: str) -> dict[str, Any]:
 def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
     match node:
         case ast.Constant(value=value):
-            return value
+            return _sensible(value)
         case ast.Name(id=name):
             return names.get(name, UNKNOWN)
         case ast.List(elts=parts):
@@ -60,13 +65,17 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
         case ast.BinOp(left=left, op=op, right=right):
             a, b = _value(left, names), _value(right, names)
             known = isinstance(a, int | float) and isinstance(b, int | float) and type(op) in _ARITHMETIC
-            return _ARITHMETIC[type(op)](a, b) if known else UNKNOWN
+            return _sensible(_ARITHMETIC[type(op)](a, b)) if known else UNKNOWN
         case ast.Dict(keys=keys, values=values):
             pairs = [(None if key is None else _value(key, names), _value(value, names)) for key, value in zip(keys, values, strict=True)]
             return _dict(pairs)
         case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords):
             return _dict([(keyword.arg, _value(keyword.value, names)) for keyword in keywords])
     return UNKNOWN
+
+
+def _sensible(value: Any) -> Any:
+    return UNKNOWN if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= _LARGEST) else value
 
 
 def _dict(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:

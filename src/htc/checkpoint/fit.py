@@ -61,6 +61,7 @@ def fit_weights(
     filled = {name: torch.zeros((), dtype=torch.long) for name in expected if name.endswith(".num_batches_tracked") and name not in found}
     theirs = {ours: original for original, ours in report.renamed}
     shapes = shapes_of(found)
+    whole = [f"{name} (file {tensor.dtype}, model floating point)" for name, tensor in found.items() if not _plausible_type(name, tensor)]
     wrong = [f"{name} (file {shapes[name]}, model {shape})" for name, shape in expected.items() if name in shapes and shapes[name] != shape]
     result = replace(
         report,
@@ -69,11 +70,16 @@ def fit_weights(
         filled=tuple((name, "a batch counter that old files lack") for name in filled),
         missing=tuple(name for name in expected if name not in found and name not in filled),
         unexpected=tuple(theirs.get(name, name) for name in found if name not in expected),
-        mismatched=tuple(wrong),
+        mismatched=(*wrong, *whole),
     )
     result.require_fit(str(source))
     state = {**found, **filled}
     return LoadedWeights(config, {name: state[name] for name in expected}, result, source)
+
+
+def _plausible_type(name: str, tensor: Tensor) -> bool:
+    """Whole numbers are counters; quantised weights would load and mean nothing."""
+    return tensor.is_floating_point() or name.endswith(".num_batches_tracked")
 
 
 def _unused(weights: Mapping[str, Tensor], config: Config, explicit: frozenset[str]) -> dict[str, str]:

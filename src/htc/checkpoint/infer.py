@@ -25,6 +25,13 @@ def infer_config(
     Raises `CheckpointError` for other architectures and for class names that do not fit the number of classes.
     """
     structure = read_structure(shapes)
+    try:
+        return _assemble(structure, facts, classes, experiment)
+    except ValidationError as error:
+        raise CheckpointError(f"the configuration read from the file is not valid: {first_errors(error)}; give --config") from error
+
+
+def _assemble(structure: Mapping[str, Any], facts: Mapping[str, Any], classes: tuple[str, ...] | None, experiment: str | None) -> Config:
     base = _family(structure, experiment)
     names = class_names(structure["num_classes"], classes)
     values = base.model_dump()
@@ -42,10 +49,7 @@ def infer_config(
     # Unused flow weights are in some files: the text may say that the flow is off.
     values["cascade"]["mask_flow"] = structure["cascade.mask_flow"] and facts.get("cascade.mask_flow", True)
     _fit_stages(values["cascade"], structure["cascade.num_stages"])
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        raise CheckpointError(f"the configuration read from the file is not valid: {first_errors(error)}; give --config") from error
+    config = Config.model_validate(values)
     known = base.preset in PRESETS and not contradictions(structure, preset(base.preset))
     return config if known else config.model_copy(update={"preset": "custom"})
 

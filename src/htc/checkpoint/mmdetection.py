@@ -69,12 +69,13 @@ def _state(file: TorchFile) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     if isinstance(file.content, Foreign) and not content:
         raise CheckpointError(f"{file.path}: holds a {file.content.name} object instead of weights; save model.state_dict() in place of the model")
     state = _entries(content.get("state_dict")) or content
-    names = [name for name in state if isinstance(name, str)]
-    if not names or not any(isinstance(value, TensorReference) for value in state.values()):
+    if not any(isinstance(value, TensorReference) for value in state.values()):
         raise CheckpointError(f"{file.path}: no state_dict with tensors in it; this is not a checkpoint of the original")
     found: dict[str, Any] = {}
     dropped: list[tuple[str, str]] = []
-    for name in names:
+    for name in state:
+        if not (isinstance(name, str) and name.isprintable()):
+            raise CheckpointError(f"{file.path}: a tensor in its state_dict has no readable name; this is not a plain checkpoint")
         reason = reason_to_drop(name.removeprefix("module."))
         if reason:
             dropped.append((name, reason))
@@ -92,9 +93,9 @@ def _classes(meta: Mapping[Any, Any]) -> tuple[str, ...] | None:
     dataset = _entries(meta.get("dataset_meta"))
     for names in (meta.get("CLASSES"), dataset.get("classes"), dataset.get("CLASSES")):
         if isinstance(names, str):  # `CLASSES = ("cell")`, a forgotten comma
-            return (names,)
+            names = (names,)
         if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
-            return tuple(names)
+            return tuple("".join(letter for letter in name if letter.isprintable()) for name in names)
     return None
 
 
@@ -108,6 +109,8 @@ def _upgrade(path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any]) -> U
         ours = our_name(theirs)
         if ours in result.weights:
             raise CheckpointError(f"{path}: {theirs} and {result.renamed.get(ours, ours)} are the same parameter; the file mixes two versions")
+        if not tensor.dim() and tensor.is_floating_point():
+            raise CheckpointError(f"{path}: {theirs} is a single number, which no layer has; the file is damaged or of another architecture")
         result.weights[ours] = tensor.float() if tensor.is_floating_point() else tensor
         if ours != theirs:
             result.renamed[ours] = theirs

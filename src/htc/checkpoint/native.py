@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -116,7 +117,10 @@ def parse_config(text: str, source: str) -> Config:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a `.safetensors` file, floating ones as float32."""
     with _opened(path) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        try:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except (SafetensorError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{path}: holds values that torch cannot read ({error}); save it as float32") from error
     return {name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
@@ -127,7 +131,8 @@ def stored_config(path: Path) -> Config | None:
     return None if text is None else parse_config(text, f"{path} (metadata)")
 
 
-def _opened(path: Path):
+def _opened(path: Path) -> Any:
+    """The open file; `safe_open` has no type."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     if path.stat().st_size == 0:

@@ -9,6 +9,7 @@ from htc.errors import CheckpointError
 
 _MOST_DIMENSIONS = 64
 _LARGEST = 2**62
+_LONGEST_NAME = 100
 
 
 class UnsafePickleError(CheckpointError):
@@ -72,14 +73,23 @@ def dict_key(value: Any) -> Any:
 
 
 def describe(value: Any) -> str:
+    """The value in an error message."""
     return f"the global {value}" if isinstance(value, Symbol) else f"a {type(value).__name__}"
 
 
+def printable(text: str) -> str:
+    """A file's own text for an error message: short, and without characters that would command a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_NAME])
+
+
 def symbol(module: str, name: str) -> Symbol:
+    """A global by name, if checkpoints may name it; `getattr` may be named, and `rebuild` decides what of."""
     module, name = canonical(module, name)
-    if (module, name) != ("builtins", "getattr") and not is_harmless(module, name):
-        raise UnsafePickleError(f"its pickle asks for {module}.{name}, which no checkpoint of the original needs and which could run code")
-    return Symbol(module, name)
+    if (module, name) == ("builtins", "getattr") or is_harmless(module, name):
+        return Symbol(module, name)
+    if module.startswith("torch.nn.modules."):
+        raise UnsafePickleError(f"it holds a whole pickled model ({printable(name)}) instead of weights: let its owner save model.state_dict()")
+    raise UnsafePickleError(f"its pickle asks for {printable(f'{module}.{name}')}, which no checkpoint of the original needs and which could run code")
 
 
 def rebuild(target: Any, arguments: Any) -> Any:
@@ -114,12 +124,15 @@ def _attribute(owner: Any, name: Any) -> Foreign:
 
 
 def storage_reference(identity: Any) -> StorageReference:
+    """A persistent id of torch: ("storage", class, key, device, elements), in old files with a view of another storage at the end."""
+    if isinstance(identity, tuple) and identity[:1] == ("module",):
+        raise UnsafePickleError("it holds a whole pickled model instead of weights: let its owner save model.state_dict()")
     if not (isinstance(identity, tuple) and len(identity) >= 5 and identity[0] == "storage" and isinstance(identity[1], Symbol)):
         raise UnsafePickleError("a persistent id is no torch storage")
     kind, key, numel = identity[1], identity[2], identity[4]
     if kind.module != "torch" or kind.name not in TORCH_STORAGES:
         raise UnsafePickleError(f"storages of type {kind} are not supported")
-    if not isinstance(key, str) or not isinstance(numel, int) or numel < 0 or (len(identity) > 5 and identity[5] is not None):
+    if not isinstance(key, str) or not isinstance(numel, int) or not 0 <= numel < _LARGEST or (len(identity) > 5 and identity[5] is not None):
         raise DamagedPickleError("a storage has an impossible key, size or view")
     return StorageReference(key, TORCH_STORAGES[kind.name], numel)
 

@@ -18,12 +18,15 @@ BLOCKS: dict[tuple[bool, tuple[int, ...]], int] = {
 }
 _DEFORMABLE = {18: "v1", 27: "v2"}
 _ESSENTIAL = (
+    "backbone.layer1.0.conv2.weight",
     "backbone.layer4.0.conv1.weight",
     "neck.lateral.0.conv.weight",
     "rpn.objectness.weight",
     "roi.box_heads.0.classify.weight",
     "roi.mask_heads.0.logits.weight",
 )
+_SIZED = (*_ESSENTIAL, "semantic.logits.weight")
+_OFFSETS = re.compile(r"backbone\.layer([1-4])\.\d+\.conv2\.conv_offset\.weight")
 
 
 def read_structure(shapes: Shapes) -> dict[str, Any]:
@@ -34,6 +37,9 @@ def read_structure(shapes: Shapes) -> dict[str, Any]:
     missing = [name for name in _ESSENTIAL if name not in shapes]
     if missing:
         raise CheckpointError(f"not a ResNet-FPN network with box and mask heads (Mask R-CNN, Cascade Mask R-CNN, HTC): it has no {', '.join(missing)}")
+    wrong = [name for name, shape in shapes.items() if 0 in shape or (name in _SIZED and len(shape) < 2) or (name.endswith(".weight") and not shape)]
+    if wrong:
+        raise CheckpointError(f"{wrong[0]} has the shape {shapes[wrong[0]]}, which no layer has; the file is damaged or of another architecture")
     return {**_backbone(shapes), **_neck(shapes), **_heads(shapes), **_semantic(shapes)}
 
 
@@ -47,12 +53,10 @@ def _backbone(shapes: Shapes) -> dict[str, Any]:
     if (bottleneck, blocks) not in BLOCKS:
         raise CheckpointError(f"its backbone has {blocks} blocks: no ResNet or ResNeXt of 18, 34, 50, 101 or 152 layers")
     width, group_width = shapes["backbone.layer1.0.conv2.weight"][:2]
-    found: dict[str, Any] = {"backbone.depth": BLOCKS[bottleneck, blocks], "backbone.groups": max(1, width // max(1, group_width)), "backbone.base_width": 64}
-    if found["backbone.groups"] > 1:
-        found["backbone.base_width"] = group_width
-    elif bottleneck:
-        found["backbone.base_width"] = width
-    offsets = {int(name[14]) + 1: shape[0] for name, shape in shapes.items() if name.startswith("backbone.layer") and name.endswith("conv2.conv_offset.weight")}
+    groups = max(1, width // group_width)
+    base_width = (group_width if groups > 1 else width) if bottleneck else 64
+    found: dict[str, Any] = {"backbone.depth": BLOCKS[bottleneck, blocks], "backbone.groups": groups, "backbone.base_width": base_width}
+    offsets = {int(match[1]) + 1: shape[0] for name, shape in shapes.items() if (match := _OFFSETS.fullmatch(name))}
     kinds = {_DEFORMABLE.get(channels, f"{channels} offset channels") for channels in offsets.values()}
     if len(kinds) > 1 or kinds - {"v1", "v2"}:
         raise CheckpointError(f"its deformable convolutions have {', '.join(sorted(kinds))}: only v1 or v2 with one offset group is supported")

@@ -20,6 +20,7 @@ from htc.errors import CheckpointError
 
 # What the standard library raises for damaged archives, beside its own error.
 _ZIP_FAULTS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OverflowError, EOFError, KeyError, struct.error)
+_MOST_REPEATED = 8
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _REMEDY = "download or copy it again"
 _OTHER_FILES = (
@@ -51,6 +52,10 @@ class TorchFile:
                 if key not in storages:
                     storages[key] = self._storage(file, reference.storage)
                 result[name] = storages[key].as_strided(reference.shape, reference.stride, reference.offset)
+        # Each may become a copy later (half precision, row order): many views of one storage must not add up to a full memory.
+        size = sum(tensor.nbytes for tensor in result.values())
+        if size > _MOST_REPEATED * self.path.stat().st_size:
+            raise CheckpointError(f"{self.path}: refused: its tensors repeat the same stored values, {size >> 20} MiB in all")
         return result
 
     def _storage(self, file: IO[bytes], storage: StorageReference) -> Tensor:
@@ -87,7 +92,7 @@ def open_torch_file(path: Path) -> TorchFile:
     except DamagedPickleError as error:
         raise CheckpointError(f"{path}: damaged or truncated: {error}; {_REMEDY}") from error
     except _ZIP_FAULTS as error:
-        raise CheckpointError(f"{path}: damaged or truncated zip archive ({error}); {_REMEDY}") from error
+        raise CheckpointError(f"{path}: damaged or truncated ({error}); {_REMEDY}") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -181,7 +186,7 @@ def _legacy_positions(path: Path, file: IO[bytes], keys: list[Any], storages: Ma
     end, at = path.stat().st_size, file.tell()
     for key in keys:
         if not isinstance(key, str) or key not in sizes:
-            raise DamagedPickleError(f"storage {key!r} is used by no tensor")
+            raise DamagedPickleError("it stores values that no tensor uses")
         file.seek(at)
         length = int.from_bytes(file.read(8), "little", signed=True) * sizes[key]
         if length < 0 or at + 8 + length > end:

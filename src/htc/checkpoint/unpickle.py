@@ -32,6 +32,8 @@ _TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SH
 _BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 _LITERALS = (*_NUMBERS, *_TEXTS, *_BYTES)
 _IGNORED = frozenset(("PROTO", "FRAME"))
+# What following a damaged or senseless pickle can raise: from our stack and memo, and from pickletools.
+_FAULTS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, struct.error, AssertionError, RecursionError, MemoryError)
 
 
 class Source(Protocol):
@@ -103,7 +105,7 @@ class PickleMachine:
                 action(argument)
         except CheckpointError:
             raise
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError, struct.error, AssertionError) as error:
+        except _FAULTS as error:
             raise DamagedPickleError(f"its pickle cannot be followed ({error})") from error
         raise DamagedPickleError("its pickle has no end")
 
