@@ -42,6 +42,8 @@ def select(
 ) -> Selected:
     """Every (region, class) pair over the score threshold is a candidate; NMS per class; the best are kept."""
     classes = scores.shape[2]
+    if scores.shape[1] == 0:  # no region: an invalid one fills the slots
+        scores, boxes, valid = (t.new_zeros(t.shape[0], 1, *t.shape[2:]) for t in (scores, boxes, valid))
     labels = torch.arange(classes, device=scores.device).repeat(scores.shape[1])
     picked = []
     for s, b, v in zip(scores.unbind(), boxes.unbind(), valid.unbind(), strict=True):
