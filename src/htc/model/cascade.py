@@ -52,6 +52,12 @@ class HybridTaskCascade(nn.Module):
         """Where M_t looks in training. Eq. 2, interleaved: at r_t. Eq. 1, parallel: at r_{t-1}."""
         return sample(stage.refined if self.interleaved else stage.rois, t)
 
+    def mask_feature(self, x: Pyramid, s: Pyramid | None, rois: Rois, t: int) -> Tensor:
+        """What mask head t (from 0) trains on; the heads before it run only where mask information flows."""
+        if self.mask_flows:
+            return self.mask_features(x, s, rois, t + 1)[-1]
+        return self.mask_heads[t].features(self.mask_pool(x, s, rois))
+
     def mask_features(self, x: Pyramid, s: Pyramid | None, rois: Rois, stages: int) -> list[Tensor]:
         """m_1^- .. m_stages^- on these regions, each (B R, C, 14, 14).
 

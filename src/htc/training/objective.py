@@ -59,8 +59,7 @@ class TrainingObjective(nn.Module):
         roi = self.detector.roi
         rois = roi.mask_rois(stage, t, sampler.for_masks)
         sample = sampler.masks[t]
-        feature = roi.mask_features(*features.pooled, rois, t + 1)[-1]
-        logits = roi.mask_heads[t](feature, sample.labels.flatten())
+        logits = roi.mask_heads[t](roi.mask_feature(*features.pooled, rois, t), sample.labels.flatten())
         targets = [_mask_targets(sample, batch, i) for i in range(len(batch.truths))]
         valid = rois.valid.flatten()
         return Term(mask_loss(logits, torch.cat(targets).to(logits.dtype), valid), valid.sum().float(), weight)
