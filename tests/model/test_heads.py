@@ -67,7 +67,7 @@ def test_class_specific_boxes_move_by_their_likeliest_object_class() -> None:
 @pytest.mark.parametrize("class_agnostic", [True, False])
 @pytest.mark.parametrize("count", [0, 6])
 def test_boxes_of_every_class(count: int, class_agnostic: bool) -> None:
-    rois, deltas, logits = regions(count)
+    rois, deltas, _ = regions(count)
     head = box_head(class_agnostic=class_agnostic)
     deltas = deltas[..., :4] if class_agnostic else deltas
     boxes = head.boxes_per_class(rois, deltas)
