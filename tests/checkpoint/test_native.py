@@ -3,6 +3,7 @@
 import json
 import resource
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,13 @@ def test_safetensors_without_our_metadata_is_read_from_its_shapes(tmp_path: Path
     loaded = load_model(tmp_path / "a.safetensors")
     assert same(loaded.state_dict)
     assert loaded.config.cascade == CONFIG.cascade
+
+
+def test_folders_load_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert same(load_model(folder).state_dict)
+    assert same(load_model(folder / "model.safetensors").state_dict)

@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import struct
+import sys
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -81,6 +82,20 @@ def attacks(mark: Path) -> dict[str, tuple[bytes, str]]:
         "items on a class": (b"ccollections\nOrderedDict\nVk\nVv\ns.", "Symbol"),
         "hidden in a tensor's arguments": (b"ctorch._utils\n_rebuild_parameter\n(cos\nsystem\n(V" + shell.encode() + b"\ntRI01\nNtR.", "os.system"),
         "extension registry": (b"\x80\x02\x82\x01.", "EXT1"),
+        "extension registry, two bytes": (b"\x80\x02\x83\x01\x00.", "EXT2"),
+        "extension registry, four bytes": (b"\x80\x02\x84\x01\x00\x00\x00.", "EXT4"),
+        "dotted name through a harmless one": (b"\x80\x04" + text("collections") + text("OrderedDict.__init__.__globals__") + b"\x93.", "__globals__"),
+        "a global named by a global": (b"\x80\x04ccollections\nOrderedDict\n" + text("system") + b"\x93.", "no text"),
+        "a name from the memo": (b"\x80\x04" + text("os") + b"\x94" + text("system") + b"\x9400h\x00h\x01\x93" + text(shell) + b"\x85R.", "os.system"),
+        "factory of a default dict": (b"ccollections\ndefaultdict\n(cos\nsystem\ntR.", "os.system"),
+        "class of an array": (b"cnumpy.core.multiarray\n_reconstruct\n(csubprocess\nPopen\n(I0\ntVb\ntR.", "subprocess.Popen"),
+        "old reconstructor": (b"ccopy_reg\n_reconstructor\n(csubprocess\nPopen\nc__builtin__\nobject\nNtR.", "subprocess.Popen"),
+        "a call of a placeholder": (b"cmmcv\nConfig\n)R)R.", "calls a Foreign"),
+        "a call of text": (b"Vos.system\n(V" + shell.encode() + b"\ntR.", "calls a str"),
+        "map over a function": (b"cbuiltins\nmap\n(cos\nsystem\n(V" + shell.encode() + b"\nltR.", "builtins.map"),
+        "operator.attrgetter": (b"coperator\nattrgetter\n(Vsystem\ntR.", "operator.attrgetter"),
+        "functools.partial": (b"cfunctools\npartial\n(cos\nsystem\ntR.", "functools.partial"),
+        "state on a placeholder's class": (b"cmmcv\nConfig\n}V__setstate__\ncos\nsystem\nsb.", "os.system"),
         "text persistent id": (b"Pos.system\n.", "PERSID"),
         "persistent id of a class": (b"(Vstorage\ncos\nsystem\nV0\nVcpu\nI1\ntQ.", "os.system"),
     }
@@ -102,9 +117,23 @@ def test_malicious_pickles_are_refused_by_name_and_never_run(tmp_path: Path, nam
     assert not mark.exists()
 
 
+def test_naming_a_historical_class_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = tmp_path / "mark"
+    (tmp_path / "mmcv_custom.py").write_text(f"open({str(mark)!r}, 'w')\nclass Config:\n    def __setstate__(self, state): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    pickled = b"cmmcv_custom\nConfig\n)R}Va\nI1\nsb."
+    for container in (as_zip, as_legacy):
+        assert open_torch_file(container(tmp_path / "a.pth", pickled)).content.state == {"a": 1}
+    assert not mark.exists()
+    assert "mmcv_custom" not in sys.modules
+    pickle.loads(pickled)  # so that the marks above mean something
+    assert mark.exists()
+    monkeypatch.delitem(sys.modules, "mmcv_custom")
+
+
 def test_the_attacks_would_work_on_pythons_own_unpickler(tmp_path: Path) -> None:
     """Without this the test above could pass with pickles that do nothing."""
-    for name in ("reduce os.system", "reduce eval", "inst", "obj", "stack_global", "protocol 0", "in the state dict"):
+    for name in ("reduce os.system", "reduce eval", "inst", "obj", "stack_global", "a name from the memo", "protocol 0", "in the state dict"):
         mark = tmp_path / "mark"
         pickle.loads(attacks(mark)[name][0])
         assert mark.exists(), name
