@@ -19,10 +19,10 @@ def for_inference(detector: Detector, precision: Literal["fp32", "bf16"] = "fp32
     The detections are the same up to float32 rounding; the copy cannot be trained further. Box arithmetic stays float32 in
     either precision.
     """
-    ready = deepcopy(detector).eval().requires_grad_(False)
+    ready = deepcopy(detector).requires_grad_(False)
     fold_batch_norms(ready)
     use_pointwise(ready)
-    return ready.to(torch.bfloat16 if precision == "bf16" else torch.float32).to(memory_format=torch.channels_last)
+    return ready.eval().to(torch.bfloat16 if precision == "bf16" else torch.float32).to(memory_format=torch.channels_last)
 
 
 def fold_batch_norms(module: nn.Module) -> None:
@@ -30,12 +30,12 @@ def fold_batch_norms(module: nn.Module) -> None:
     for parent in list(module.modules()):
         children = list(parent.named_children())
         for (_, conv), (name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
                 _fold(conv, norm)
                 setattr(parent, name, nn.Identity())
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert not isinstance(conv, DeformableConv2d) or conv.bias is None
