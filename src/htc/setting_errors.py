@@ -74,6 +74,8 @@ def _fault(details: ErrorDetails, path: Path, values: Mapping[str, Any]) -> str:
         return f"is a section, not a value (got {given!r}): set {'.'.join(path)}.<name>"
     if kind == "union_tag_invalid":
         return f"there is no kind {given.get('kind')!r}, only {details.get('ctx', {}).get('expected_tags', '')}"
+    if kind == "tuple_type":
+        return f"is a list of values: write [{given}]"
     if kind == "value_error":
         return details["msg"].removeprefix("Value error, ")
     return f"{details['msg'].replace('Input should', 'should', 1)} (got {given!r})"

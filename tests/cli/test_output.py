@@ -1,13 +1,14 @@
 """Nothing is overwritten, nothing is left half-written, and a place that cannot be written to is named before the work."""
 
+import errno
 import json
-import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from htc.cli.output import check_json_target, folder_for, table, write_json
+from htc.cli.output import check_json_target, filling, folder_for, table, write_json
 from htc.errors import OutputError
 
 
@@ -33,11 +34,27 @@ def test_a_used_folder_a_file_and_a_place_below_a_file_are_refused(tmp_path: Pat
         assert f"--out {out}" in str(caught.value)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(OutputError, match="no permission"):
-        folder_for("train", "x", tmp_path / "new")
+def test_a_place_that_takes_no_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, reason in ((errno.EACCES, "no permission"), (errno.EROFS, "that disk is read-only"), (errno.ENOENT, "no file can be made there")):
+
+        def refuse(number: int = number, **place: object) -> None:  # root may write everywhere, so a real folder would not do
+            raise OSError(number, "refused")
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+        with pytest.raises(OutputError, match=f"--out .*new: cannot write in {tmp_path}: {reason}"):
+            folder_for("train", "x", tmp_path / "new")
+
+
+def test_a_run_that_fails_at_once_leaves_no_empty_folder(tmp_path: Path) -> None:
+    with filling(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b").mkdir(parents=True)
+    assert list(tmp_path.iterdir()) == []
+    with filling(tmp_path / "a"):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "result").write_text("x")
+    with filling(tmp_path / "a"):
+        (tmp_path / "a" / "result").unlink()
+    assert (tmp_path / "a").is_dir()  # it was there before
 
 
 def test_json_goes_to_a_file_or_to_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

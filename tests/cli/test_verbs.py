@@ -9,8 +9,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from cli.conftest import Result
-from htc.checkpoint.native import read_config
+from htc.checkpoint.native import read_config, save_pretrained
 from htc.config import Config
+from htc.demo.run import NUCLEI
+from htc.model.detector import Detector
 
 Htc = Callable[..., Result]
 
@@ -146,3 +148,61 @@ def test_train_from_a_configuration_file(htc: Htc, data: Path, small_config: Con
     again = htc("train", "--data", data, "--config", "own.json", "--out", "run")
     assert again.code == 2
     assert "run" in again.err
+
+
+def test_results_are_as_the_contract_says(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
+    for name in ("000139.png", "b/7.png", "c/7.png", "street.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(data / "val" / "picture0.png").save(tmp_path / "photos" / name)
+    call = ("predict", "photos", "--model", model, "--score-threshold", "0", "--json", "-", "--no-draw")
+    found = json.loads(htc(*call).out)
+    assert {one["image_id"] for one in found} == {139, "b/7.png", "c/7.png", "street.png"}  # two pictures may not share an id
+    for one in found:
+        assert set(one) == {"image_id", "category_id", "category_name", "bbox", "score", "segmentation"}
+        x, y, width, height = one["bbox"]
+        assert 0 <= x <= x + width <= 80.001
+        assert 0 <= y <= y + height <= 64.001
+        assert one["segmentation"]["size"] == [64, 80]
+        assert isinstance(one["segmentation"]["counts"], str)
+    outlined = json.loads(htc(*call, "--polygons").out)
+    assert [{**one, "segmentation": None} for one in outlined] == [{**one, "segmentation": None} for one in found]
+    assert all(len(ring) >= 6 and len(ring) % 2 == 0 for one in outlined for ring in one["segmentation"])
+
+
+def test_labelme_files_lie_beside_the_drawings(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
+    result = htc("predict", data / "val", "--model", model, "--score-threshold", "0", "--labelme", "--out", "drawn", "--batch-size", "2")
+    assert (result.code, result.err) == (0, "3 pictures done, files in drawn\n")
+    names = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert names == {f"picture{index}.{suffix}" for index in range(3) for suffix in ("png", "json")}
+    content = json.loads((tmp_path / "drawn" / "picture0.json").read_text())
+    assert (content["imageHeight"], content["imageWidth"]) == (64, 80)
+    assert {shape["label"] for shape in content["shapes"]} <= {"disc", "square"}
+    assert (tmp_path / "drawn" / content["imagePath"]).samefile(data / "val" / "picture0.png")
+
+
+def test_convert_reports_every_tensor(htc: Htc, model: Path, tmp_path: Path) -> None:
+    result = htc("convert", model, "native", "--json", "-")
+    assert result.code == 0
+    assert "htc predict PICTURE --model native" in result.err
+    report = json.loads(result.out)
+    assert "rpn.conv.weight" in report["used"]
+    assert report["missing"] == report["unexpected"] == report["dropped"] == []
+
+
+def test_evaluate_the_bundled_nuclei(htc: Htc, data: Path, small_config: Config, tmp_path: Path) -> None:
+    truth = json.loads((NUCLEI / "annotations" / "instances_val.json").read_text())
+    few = {image["id"] for image in truth["images"][:2]}
+    truth["images"] = truth["images"][:2]
+    truth["annotations"] = [annotation for annotation in truth["annotations"] if annotation["image_id"] in few]
+    (tmp_path / "few.json").write_text(json.dumps(truth))
+    config = small_config.model_copy(update={"classes": ("cell", "nucleus"), "category_ids": (5, 9)})  # other ids: matched by name
+    save_pretrained(Detector(config), config, tmp_path / "model")
+    result = htc("evaluate", "model", "--annotations", "few.json", "--images", NUCLEI / "val", "--json", "-", "--save-results", "found.json")
+    assert result.code == 0, result.err
+    numbers = json.loads(result.out)
+    assert list(numbers["per_class"]) == ["nucleus"]
+    assert list(numbers["bbox"]) == ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR@20"]
+    assert all(-1 <= value <= 1 for kind in ("bbox", "segm") for value in numbers[kind].values())
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {one["category_id"] for one in found} <= {truth["categories"][0]["id"]}
+    assert {one["image_id"] for one in found} <= few

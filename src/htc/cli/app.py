@@ -25,6 +25,7 @@ from htc.cli.train import train
 from htc.cli.usage import SETTINGS, USAGE, explain
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, HTCError
+from htc.files import REMEDIES
 
 DONE, PARTLY, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 VERBS = (demo, models, predict, train, evaluate, convert, benchmark)
@@ -65,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PARTLY
     except OSError as error:
-        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+        return _fail(f"{error.filename or 'standard output or a file'}: {REMEDIES.get(error.errno or 0, error.strerror or error)}")
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except Terminated:

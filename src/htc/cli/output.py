@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from htc import files
 from htc.errors import OutputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 STDOUT = "-"
 UNLIMITED = 10_000
@@ -26,13 +25,18 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def messages() -> Console:
+def messages() -> "Console":
     """A console on stderr: coloured and animated on a terminal only, never with NO_COLOR."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout, readable in a pipe as well."""
+    from rich.console import Console
+    from rich.table import Table
+
     grid = Table(box=None, pad_edge=False)
     for column in columns:
         grid.add_column(column, overflow="fold")  # on a narrow terminal; a name cut short could not be copied
@@ -106,6 +110,8 @@ def write_json(target: str | None, content: Any) -> None:
 @contextmanager
 def progress(task: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar on stderr for (done, total, note); silent where stderr is not a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

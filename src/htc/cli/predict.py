@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from htc.cli.model import check_model, check_released, load_predictor, print_config_of, settings_of
 from htc.cli.options import Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Threshold, Words
-from htc.cli.output import STDOUT, check_json_target, folder_for, progress, say, write_json
+from htc.cli.output import STDOUT, check_json_target, filling, folder_for, progress, say, write_json
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, DataError
 
@@ -106,6 +106,8 @@ def predict(
     threshold = DISPLAY_THRESHOLD if score_threshold is None else score_threshold
     done = 0
     with ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(filling(folder))
         bar = stack.enter_context(progress("predict"))
         results = stack.enter_context(_results(json))
         for file, found in predict_files(predictor, files, failures, batch_size, threshold, _report, **how):
@@ -122,7 +124,7 @@ def predict(
 
 def _summary(done: int, failed: int, folder: Path | None, json: str | None) -> str:
     pictures = f"{done} of {done + failed} pictures" if failed else f"{done} picture{'s' if done != 1 else ''}"
-    places = [f"drawings in {folder}" if folder else "", f"results in {json}" if json not in (None, STDOUT) else ""]
+    places = [f"files in {folder}" if folder else "", f"results in {json}" if json not in (None, STDOUT) else ""]
     return ", ".join([f"{pictures} done", *filter(None, places)])
 
 

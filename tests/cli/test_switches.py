@@ -1,0 +1,95 @@
+"""Every switch of Tables 2-5 reaches the prediction of one model, from a file, from the environment and as a flag."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.conftest import Result
+from htc.config import Config
+
+Htc = Callable[..., Result]
+NO_BRANCH = {"semantic": None, "cascade": {"semantic_fusion": "none"}}
+SWITCHES: dict[str, tuple[dict[str, Any], bool]] = {
+    # name: (settings, whether the same weights then find something else)
+    "table 2: parallel": ({"cascade": {"interleaved": False}}, False),  # which boxes a mask head is trained on
+    "table 2: no mask flow": ({"cascade": {"mask_flow": False}}, True),
+    "table 2: no semantic branch": (NO_BRANCH, True),
+    "table 3: probabilities": ({"inference": {"score_ensemble": "probabilities"}}, True),
+    "table 4: boxes of stage 1": ({"inference": {"box_stage": 1}}, True),
+    "table 4: boxes of stage 2": ({"inference": {"box_stage": 2}}, True),
+    "table 4: scores of stage 3": ({"inference": {"score_stages": [3]}}, True),
+    "table 4: masks of stage 1": ({"inference": {"mask_stages": [1]}}, True),
+    "table 4: masks of stages 2, 3": ({"inference": {"mask_stages": [2, 3]}}, True),
+    "table 5: no fusion": ({"cascade": {"semantic_fusion": "none"}}, True),
+    "table 5: box": ({"cascade": {"semantic_fusion": "box"}}, True),
+    "table 5: mask": ({"cascade": {"semantic_fusion": "mask"}}, True),
+    "precision": ({"precision": "bf16"}, True),
+}
+
+
+@pytest.fixture
+def predicted(htc: Htc, model: Path, data: Path) -> Callable[..., list[dict[str, Any]]]:
+    def call(*flags: object) -> list[dict[str, Any]]:
+        result = htc(
+            "predict", data / "val" / "picture0.png", "--model", model, "--score-threshold", "0", "--json", "-", "--no-draw", "--device", "cpu", *flags
+        )
+        assert result.code == 0, result.err
+        return json.loads(result.out)
+
+    return call
+
+
+def flags_of(settings: dict[str, Any], prefix: str = "--") -> list[str]:
+    found = []
+    for name, value in settings.items():
+        found += flags_of(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name, "none" if value is None else json.dumps(value).strip('"')]
+    return found
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch(predicted: Callable[..., list[dict[str, Any]]], tmp_path: Path, name: str) -> None:
+    settings, differs = SWITCHES[name]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings))
+    from_file, from_flags, plain = predicted("--config", "own.yaml"), predicted(*flags_of(settings)), predicted()
+    assert from_file == from_flags
+    assert (from_flags != plain) == differs
+    assert len(from_flags) == len(plain) == 20
+
+
+def test_flags_win_over_the_environment_over_the_file(predicted: Callable[..., list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.yaml").write_text("inference: {max_detections: 3}")
+    assert len(predicted("--config", "own.yaml")) == 3
+    monkeypatch.setenv("HTC_INFERENCE__MAX_DETECTIONS", "4")
+    assert len(predicted("--config", "own.yaml")) == 4
+    assert len(predicted("--config", "own.yaml", "--inference.max-detections", "5")) == 5
+    assert len(predicted("--config", "own.yaml", "--inference.max-detections", "5", "--max-detections", "6")) == 6
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "convert"])
+def test_print_config_needs_nothing_but_the_model(htc: Htc, model: Path, verb: str, tmp_path: Path) -> None:
+    named = {"predict": ("--model", model), "evaluate": (model,), "convert": (model, "native")}[verb]
+    for one in (named, tuple("htc_r18_small" if part == model else part for part in named)):
+        result = htc(verb, *one, "--inference.nms_iou", "0.33", "--print-config")
+        assert result.code == 0, result.err
+        assert Config.model_validate(yaml.safe_load(result.out)).inference.nms_iou == 0.33
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--cascade.num_stages", "2"), "--cascade.num_stages: delta_stds has 3 values for num_stages = 2"),
+        (("--inference.mask_stages", "4,1"), "inference names stage 4, but cascade.num_stages is 3"),
+        (("--inference.mask_stages", "1"), "--inference.mask_stages: is a list of values: write [1]"),
+        (("--cascade.box_channels", "12"), "cascade.box_channels: the weights have 32, the configuration says 12"),
+        (("--semantic", "none"), "cascade.semantic_fusion is 'both' but semantic is null"),
+    ],
+)
+def test_switches_that_do_not_fit_are_errors(htc: Htc, model: Path, data: Path, flags: tuple[str, ...], message: str) -> None:
+    result = htc("predict", data / "val" / "picture0.png", "--model", model, *flags)
+    assert result.code == 2
+    assert message in result.err
