@@ -9,7 +9,7 @@ from htc.model.cascade import HybridTaskCascade
 from htc.model.detect import Selected, class_scores, final_boxes, segment, select
 from htc.model.fusion import FusedPool
 from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, MaskHead
-from htc.model.layers import ConvBlock
+from htc.model.layers import ConvBlock, initialise
 from htc.model.neck import build_neck
 from htc.model.rpn import ProposalHead
 from htc.model.semantic import SemanticBranch
@@ -73,6 +73,8 @@ def build_cascade(config: Config) -> HybridTaskCascade:
     box_heads = [BoxHead(width, config.num_classes, cascade, stds) for stds in cascade.delta_stds]
     mask_heads = [MaskHead(width, config.num_classes, cascade) for _ in range(cascade.num_stages)]
     flows: list[nn.Module] = [ConvBlock(cascade.mask_channels, width, 1) for _ in range(cascade.num_stages - 1)] if cascade.mask_flow else []
+    for flow in flows:
+        initialise(flow)
     return HybridTaskCascade(
         FusedPool(BOX_BINS, fuse=fuse in ("box", "both"), semantic_subdivide=MASK_BINS // BOX_BINS),
         FusedPool(MASK_BINS, fuse=fuse in ("mask", "both")),

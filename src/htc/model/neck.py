@@ -54,5 +54,11 @@ class PathAggregation(FeaturePyramid):
 
 
 def build_neck(channels_in: list[int], config: FPN | PAFPN) -> FeaturePyramid:
-    """The neck that the configuration names."""
-    return PathAggregation(channels_in, config) if isinstance(config, PAFPN) else FeaturePyramid(channels_in, config)
+    """The neck that the configuration names, with the original's first weights."""
+    neck = PathAggregation(channels_in, config) if isinstance(config, PAFPN) else FeaturePyramid(channels_in, config)
+    for layer in neck.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return neck

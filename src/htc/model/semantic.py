@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc.config import Semantic
-from htc.model.layers import ConvBlock, initialise, initialise_output
+from htc.model.layers import ConvBlock, initialise
 
 LEVELS = 5
 FUSED_LEVEL = 1
@@ -27,7 +27,6 @@ class SemanticBranch(nn.Module):
         self.logits = nn.Conv2d(config.channels, config.classes, 1)
         self.commutes = config.norm == "none"
         initialise(self)
-        initialise_output(self.logits, 0.01)
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> Tensor:
         """P2-P6 -> the feature (B, C, H/8, W/8) that precedes both outputs."""
