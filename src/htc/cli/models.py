@@ -37,7 +37,8 @@ def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Swit
         ("preset", "box AP", "mask AP", "weights"),
         [(str(row["name"]), _number(row["box_ap"]), _number(row["mask_ap"]), _place(row)) for row in rows],
     )
-    say(f"released weights are fetched at first use, into {cache_folder()}; whole list with addresses: htc models --json -")
+    say(f"\nreleased weights are fetched at first use, into {cache_folder()}")
+    say("their addresses: htc models --json -    a whole configuration: htc models NAME")
     return 0
 
 
