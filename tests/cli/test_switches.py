@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cli.conftest import Result
+from htc.cli.app import run
 from htc.config import Config
 
 Htc = Callable[..., Result]
@@ -50,14 +51,24 @@ def flags_of(settings: dict[str, Any], prefix: str = "--") -> list[str]:
     return found
 
 
+@pytest.fixture(scope="module")
+def plain(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What the model finds as it is."""
+    path = tmp_path_factory.mktemp("plain") / "found.json"
+    picture = data / "val" / "picture0.png"
+    run(["predict", str(picture), "--model", str(model), "--score-threshold", "0", "--json", str(path), "--no-draw", "--device", "cpu"])
+    return json.loads(path.read_text())
+
+
 @pytest.mark.parametrize("name", SWITCHES)
-def test_a_switch(predicted: Callable[..., list[dict[str, Any]]], tmp_path: Path, name: str) -> None:
+def test_a_switch(htc: Htc, predicted: Callable[..., list[dict[str, Any]]], plain: list[dict[str, Any]], model: Path, tmp_path: Path, name: str) -> None:
     settings, differs = SWITCHES[name]
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings))
-    from_file, from_flags, plain = predicted("--config", "own.yaml"), predicted(*flags_of(settings)), predicted()
-    assert from_file == from_flags
-    assert (from_flags != plain) == differs
-    assert len(from_flags) == len(plain) == 20
+    found = predicted("--config", "own.yaml")
+    assert (found != plain) == differs
+    assert len(found) == len(plain) == 20
+    configs = [htc("predict", "--model", model, *given, "--print-config").out for given in ((), ("--config", "own.yaml"), flags_of(settings))]
+    assert configs[0] != configs[1] == configs[2]
 
 
 def test_flags_win_over_the_environment_over_the_file(predicted: Callable[..., list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
