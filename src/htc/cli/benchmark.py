@@ -1,5 +1,6 @@
 """`htc benchmark`: how fast and how large a model is on this machine."""
 
+import os
 import re
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -51,6 +52,8 @@ def benchmark(
         print(to_yaml(config), end="")
         return
     check_json_target(json)
+    # numpy's own threads follow no --threads: idle ones would spin on the processor's clock that times one thread
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from htc.benchmark.report import as_json, as_markdown
     from htc.benchmark.run import PARTS, QUICK, Amounts, run_benchmark
