@@ -106,7 +106,7 @@ def htc_r18_small(name: str) -> Config:
         inference=Inference(max_detections=400),
         input=Input(short_edge=1024, long_edge=1408, max_scale=1.0),
         training=Training(
-            epochs=7,
+            epochs=8,
             schedule="cosine",
             warmup_steps=50,
             batch_size=4,
