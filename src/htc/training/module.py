@@ -79,7 +79,7 @@ def check_finite(terms: dict[str, Tensor], batch: Batch, step: int) -> None:
         pictures = ", ".join(map(str, batch.image_ids))
         raise TrainingError(
             f"the loss is not finite at step {step}: {listed}; pictures {pictures}. "
-            "Lower the learning rate (--lr), lengthen training.warmup_steps or set training.clip_gradients; look at these pictures with htc doctor"
+            "Lower the learning rate (--lr), lengthen training.warmup_steps or set training.clip_gradients; look at these pictures and their annotations"
         )
 
 
