@@ -19,7 +19,7 @@ def demo(*, out: Folder | None = None, seed: Natural = 0, device: Device = "auto
         Where to compute; auto takes a GPU if there is one.
     """
     folder = folder_for("demo", "nuclei", out)
-    say("Training a small HTC from scratch to find cell nuclei: about four minutes on two cores.")
+    say("Training a small HTC from scratch to find cell nuclei: a few minutes on two cores.")
     from htc.demo.run import run_demo
 
     with filling(folder), progress("demo") as bar:
