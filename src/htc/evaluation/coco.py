@@ -39,10 +39,12 @@ def coco_metrics(annotations: str | Path | Mapping[str, Any], results: Sequence[
     per_class: dict[str, dict[str, float]] = {name: {} for name in names}
     kinds = ["bbox", "segm"] if _with_masks(truth, results) else ["bbox"]
     for kind in kinds:
-        evaluation = _run(kind, truth, results, max_detections)
+        evaluation = evaluation_of(kind, truth, results, max_detections)
+        evaluation.evaluate()
+        evaluation.accumulate()
         numbers[kind] = _summary(evaluation, max_detections)
         for index, name in enumerate(names):
-            per_class[name][kind] = _mean(evaluation.eval["precision"][:, :, index, 0, -1])
+            per_class[name][kind] = mean_of_defined(evaluation.eval["precision"][:, :, index, 0, -1])
     return {**numbers, "per_class": per_class}
 
 
@@ -89,8 +91,8 @@ def _class_names(truth: Mapping[str, Any]) -> list[str]:
     return [f"{c['name']} ({c['id']})" if names.count(c["name"]) > 1 else c["name"] for c in categories]
 
 
-def _run(kind: str, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int) -> COCOeval_faster:
-    """Evaluates boxes (`bbox`) or masks (`segm`) on copies: the COCO tools write into what they are given."""
+def evaluation_of(kind: str, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int) -> COCOeval_faster:
+    """COCO's evaluation of boxes (`bbox`) or masks (`segm`), ready to run, on copies: the COCO tools write into what they are given."""
     # Pictures are numbered anew, in order, since ids may be strings; objects too, since an id of 0 counts as "unmatched".
     numbers = {image: number for number, image in enumerate(sorted((i["id"] for i in truth["images"]), key=_order), start=1)}
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
@@ -100,8 +102,6 @@ def _run(kind: str, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any
     found = [_result(kind, r, numbers, sizes) for r in results]
     evaluation = COCOeval_faster(reference, reference.loadRes(found), "segm" if kind == "segm" else "bbox")
     evaluation.params.maxDets = [max_detections]
-    evaluation.evaluate()
-    evaluation.accumulate()
     return evaluation
 
 
@@ -157,16 +157,16 @@ def _summary(evaluation: COCOeval_faster, max_detections: int) -> dict[str, floa
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     labels = evaluation.params.areaRngLbl
     at = {round(float(iou), 2): index for index, iou in enumerate(evaluation.params.iouThrs)}
-    numbers = {"AP": _mean(precision[:, :, :, 0, -1])}
-    numbers["AP50"] = _mean(precision[at[0.5], :, :, 0, -1])
-    numbers["AP75"] = _mean(precision[at[0.75], :, :, 0, -1])
+    numbers = {"AP": mean_of_defined(precision[:, :, :, 0, -1])}
+    numbers["AP50"] = mean_of_defined(precision[at[0.5], :, :, 0, -1])
+    numbers["AP75"] = mean_of_defined(precision[at[0.75], :, :, 0, -1])
     for name, area in AREAS.items():
-        numbers[name] = _mean(precision[:, :, :, labels.index(area), -1])
-    numbers[f"AR@{max_detections}"] = _mean(recall[:, :, 0, -1])
+        numbers[name] = mean_of_defined(precision[:, :, :, labels.index(area), -1])
+    numbers[f"AR@{max_detections}"] = mean_of_defined(recall[:, :, 0, -1])
     return numbers
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of_defined(values: np.ndarray) -> float:
     """Mean over what is defined (COCO marks classes without objects by -1), else -1."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else -1.0

@@ -1,0 +1,63 @@
+"""How far average precision moves with the choice of pictures: COCO's own accumulation over pictures drawn with replacement.
+
+Efron's bootstrap over pictures, paired: two sets of results see the same draws, so that what the pictures have in common
+cancels in their difference. It says nothing of the spread between trainings.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import faster_eval_api_cpp as accumulator  # pyright: ignore[reportAttributeAccessIssue] - a compiled module
+from faster_coco_eval.core.cocoeval import Params
+from jaxtyping import Float, Int
+
+from htc.evaluation.coco import evaluation_of, mean_of_defined
+
+
+@dataclass(frozen=True)
+class PictureMatches:
+    """What was found on each picture and whether it is right, ready to be accumulated over any choice of pictures."""
+
+    settings: Params
+    pictures: tuple[Any, ...]
+    """COCO's evaluation of each (class, picture), the pictures of one class in a row."""
+    count: int
+    """Pictures."""
+
+    def average_precision(self, draw: Int[np.ndarray, " _"] | None = None) -> float:
+        """COCO's AP over the pictures `draw` (numbers 0 .. count-1, repeats allowed; None: each once); -1 where nothing is defined."""
+        chosen = range(self.count) if draw is None else draw.tolist()
+        settings = copy.copy(self.settings)
+        settings.imgIds = list(range(len(chosen)))
+        starts = range(0, len(self.pictures), self.count)
+        result = accumulator.COCOevalAccumulate(settings, [self.pictures[start + picture] for start in starts for picture in chosen])
+        return mean_of_defined(np.asarray(result["precision"]))
+
+
+def matches(kind: str, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int) -> PictureMatches:
+    """Matches COCO results (`kind` bbox or segm) with the annotations' objects, picture by picture, objects of all sizes."""
+    evaluation = evaluation_of(kind, truth, results, max_detections)
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], evaluation.params.areaRngLbl[:1]
+    evaluation.separate_eval = True
+    evaluation.evaluate()
+    settings = copy.copy(evaluation.params)
+    return PictureMatches(settings, tuple(evaluation._evalImgs_cpp), len(settings.imgIds))
+
+
+def draws(pictures: int, count: int, seed: int) -> Int[np.ndarray, "_ _"]:
+    """`count` draws of as many pictures as there are."""
+    return np.random.default_rng(seed).integers(0, pictures, (count, pictures))
+
+
+def resampled(models: Sequence[PictureMatches], drawn: Int[np.ndarray, "_ _"]) -> Float[np.ndarray, " _"]:
+    """For each draw, the mean AP of several sets of results (a row's seeds)."""
+    return np.array([np.mean([model.average_precision(draw) for model in models]) for draw in drawn])
+
+
+def interval(differences: Float[np.ndarray, " _"], level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval."""
+    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

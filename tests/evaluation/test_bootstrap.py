@@ -1,0 +1,81 @@
+"""The bootstrap against its definition: the same number as an annotation file that really holds each drawn picture."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from htc.evaluation.bootstrap import draws, interval, matches, resampled
+from htc.evaluation.coco import coco_metrics
+
+PICTURES = 7
+
+
+def annotated(classes: int = 2) -> dict[str, Any]:
+    numbers = np.random.default_rng(1)
+    objects = []
+    for image in range(1, PICTURES):  # the last picture is empty
+        for _ in range(5):
+            x, y, w, h = (float(v) for v in numbers.integers(4, 40, 4))
+            category = int(numbers.integers(1, classes + 1))
+            objects.append({"id": len(objects) + 1, "image_id": image, "category_id": category, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})
+    images = [{"id": image, "height": 100, "width": 100} for image in range(1, PICTURES + 1)]
+    return {"images": images, "annotations": objects, "categories": [{"id": id, "name": f"class {id}"} for id in range(1, classes + 1)]}
+
+
+def found(truth: dict[str, Any], noise: float) -> list[dict[str, Any]]:
+    numbers = np.random.default_rng(2)
+    results = []
+    for annotation in truth["annotations"]:
+        box = [max(1.0, value + noise * float(numbers.normal())) for value in annotation["bbox"]]
+        results.append({"image_id": annotation["image_id"], "category_id": annotation["category_id"], "bbox": box, "score": float(numbers.random())})
+    return results
+
+
+def repeated(truth: dict[str, Any], results: list[dict[str, Any]], draw: list[int]) -> float:
+    """COCO's AP of a file in which each drawn picture has a place and an id of its own."""
+    images, objects, copies = [], [], []
+    for place, picture in enumerate(draw, start=1):
+        images.append({**truth["images"][picture], "id": place})
+        for annotation in truth["annotations"]:
+            if annotation["image_id"] == picture + 1:
+                objects.append({**annotation, "id": len(objects) + 1, "image_id": place})
+        copies += [{**result, "image_id": place} for result in results if result["image_id"] == picture + 1]
+    return coco_metrics({**truth, "images": images, "annotations": objects}, copies, 100)["bbox"]["AP"]
+
+
+def test_all_pictures_once_is_cocos_own_number() -> None:
+    truth = annotated()
+    results = found(truth, 2.0)
+    whole = matches("bbox", truth, results, 100).average_precision()
+    assert whole == pytest.approx(coco_metrics(truth, results, 100)["bbox"]["AP"], abs=1e-12)
+    assert 0.1 < whole < 0.95
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_draw_equals_a_file_that_repeats_its_pictures(seed: int) -> None:
+    truth = annotated()
+    results = found(truth, 2.0)
+    draw = draws(PICTURES, 1, seed)[0]
+    assert matches("bbox", truth, results, 100).average_precision(draw) == pytest.approx(repeated(truth, results, draw.tolist()), abs=1e-12)
+
+
+def test_equal_results_never_differ() -> None:
+    truth = annotated()
+    one, two = matches("bbox", truth, found(truth, 2.0), 100), matches("bbox", truth, found(truth, 2.0), 100)
+    drawn = draws(PICTURES, 20, 0)
+    assert interval(resampled([one], drawn) - resampled([two], drawn)) == (0.0, 0.0)
+
+
+def test_better_results_are_better_in_nearly_every_draw() -> None:
+    truth = annotated()
+    good, bad = matches("bbox", truth, found(truth, 0.5), 100), matches("bbox", truth, found(truth, 6.0), 100)
+    drawn = draws(PICTURES, 50, 0)
+    low, high = interval(resampled([good, good], drawn) - resampled([bad], drawn))
+    assert 0 < low < high
+
+
+def test_without_results_or_objects() -> None:
+    truth = annotated()
+    assert matches("bbox", truth, [], 100).average_precision() == 0
+    assert matches("bbox", {**truth, "annotations": []}, [], 100).average_precision(draws(PICTURES, 1, 0)[0]) == -1
