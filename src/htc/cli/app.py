@@ -13,6 +13,7 @@ from types import FrameType
 from cyclopts import App, CycloptsError
 
 from htc.checkpoint.download import FetchError
+from htc.cli.ablate import ablate
 from htc.cli.benchmark import benchmark
 from htc.cli.convert import convert
 from htc.cli.demo import demo
@@ -28,7 +29,7 @@ from htc.errors import ConfigError, HTCError
 from htc.files import REMEDIES
 
 DONE, PARTLY, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-VERBS = (demo, models, predict, train, evaluate, convert, benchmark)
+VERBS = (demo, models, predict, train, evaluate, ablate, convert, benchmark)
 
 
 class Terminated(BaseException):

@@ -15,7 +15,7 @@ from htc.errors import ConfigError, DataError
 from htc.settings import Setting, resolve, to_yaml
 
 if TYPE_CHECKING:
-    from htc.data.coco import Splits
+    from htc.data.coco import Splits, find_splits
 
 DEFAULTS = ModelOptions()
 PRESET = "htc_r50_fpn_1x_coco"
@@ -92,7 +92,7 @@ def train(
     if weights is not None:
         check_weights(weights)
     folder = out if resume and out is not None else folder_for("train", config.preset, out)
-    splits = _splits(data, train_annotations, train_images, val_annotations, val_images)
+    splits = splits_of(data, train_annotations, train_images, val_annotations, val_images)
     _fetch(weights, splits)
     check_torch()
     from htc.training.run import Options
@@ -145,7 +145,8 @@ def _shortcuts(epochs: int | None, batch_size: int | None, lr: float | None) -> 
     return [Setting(path, value, source) for path, value, source in given if value is not None]
 
 
-def _splits(data: Path | None, train_json: Path | None, train_images: Path | None, val_json: Path | None, val_images: Path | None) -> "Splits":
+def splits_of(data: Path | None, train_json: Path | None, train_images: Path | None, val_json: Path | None, val_images: Path | None) -> "Splits":
+    """Where the parts of the data lie, from --data or from the four flags; raises `DataError` that names what is missing."""
     from htc.data.coco import Splits, find_splits
 
     named = [train_json, train_images, val_json, val_images]

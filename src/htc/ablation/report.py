@@ -1,0 +1,110 @@
+"""From results to the table: mean and spread over seeds, and how sure a difference is, by a paired bootstrap over pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from htc.ablation.run import Measured, results_by_row
+from htc.ablation.tables import Row, Table
+from htc.evaluation.bootstrap import PictureMatches, draws, interval, matches, resampled
+
+KINDS = ("bbox", "segm")
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mask AP of a row minus that of the row it is compared with, the same seeds on both sides."""
+
+    against: str
+    mean: float
+    low: float
+    """The 95 % interval over the choice of validation pictures."""
+    high: float
+    by_seed: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table with what was measured."""
+
+    name: str
+    ap: Mapping[str, tuple[float, ...]]
+    """AP, 0..1, of each seed for `bbox` and `segm`."""
+    seeds: tuple[int, ...]
+    published: tuple[float | None, float | None]
+    difference: Difference | None
+
+
+def lines_of(table: Table, measured: Sequence[Measured], truth: Mapping[str, Any]) -> tuple[Line, ...]:
+    """The table's lines; rows of which no seed is measured are left out."""
+    matched: list[dict[int, dict[str, PictureMatches]]] = []
+    for row, found in zip(table.rows, results_by_row(measured, len(table.rows)), strict=True):
+        most = row.config.inference.max_detections
+        matched.append({seed: {kind: matches(kind, truth, results, most) for kind in KINDS} for seed, results in found})
+    drawn = draws(len(truth["images"]), DRAWS, seed=0)
+    return tuple(_line(row, matched[place], table.rows, matched, drawn) for place, row in enumerate(table.rows) if matched[place])
+
+
+def _line(
+    row: Row, own: dict[int, dict[str, PictureMatches]], rows: Sequence[Row], matched: Sequence[dict[int, dict[str, PictureMatches]]], drawn: np.ndarray
+) -> Line:
+    ap = {kind: tuple(of[kind].average_precision() for of in own.values()) for kind in KINDS}
+    difference = None
+    if row.against is not None and (shared := [seed for seed in own if seed in matched[row.against]]):
+        ours = [own[seed]["segm"] for seed in shared]
+        theirs = [matched[row.against][seed]["segm"] for seed in shared]
+        by_seed = tuple(one.average_precision() - other.average_precision() for one, other in zip(ours, theirs, strict=True))
+        low, high = interval(resampled(ours, drawn) - resampled(theirs, drawn))
+        difference = Difference(rows[row.against].name, float(np.mean(by_seed)), low, high, by_seed)
+    return Line(row.name, ap, tuple(own), row.published, difference)
+
+
+HEADINGS = ("", "box AP", "mask AP", "mask AP against", "difference [95 % of draws]", "paper: box", "mask")
+
+
+def cells(lines: Sequence[Line]) -> list[list[str]]:
+    """Text of the table under `HEADINGS`, in per cent."""
+    return [[line.name, *(_spread(line.ap[kind]) for kind in KINDS), *_compared(line.difference), *map(_published, line.published)] for line in lines]
+
+
+def markdown(table: Table, lines: Sequence[Line]) -> str:
+    """The table for a document."""
+    rows = [HEADINGS, ["---"] * len(HEADINGS), *cells(lines)]
+    return f"Table {table.number}: {table.title}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def content(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
+    """The table for a JSON file: AP 0..1, published per cent."""
+    return {
+        "table": table.number,
+        "title": table.title,
+        "rows": [
+            {
+                "name": line.name,
+                "seeds": list(line.seeds),
+                **{kind: list(values) for kind, values in line.ap.items()},
+                "published": dict(zip(KINDS, line.published, strict=True)),
+                "difference": None if line.difference is None else vars(line.difference) | {"by_seed": list(line.difference.by_seed)},
+            }
+            for line in lines
+        ],
+    }
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean ± sample standard deviation over the seeds."""
+    mean = f"{100 * np.mean(values):.1f}"
+    return f"{mean} ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
+
+
+def _compared(difference: Difference | None) -> tuple[str, str]:
+    if difference is None:
+        return "", ""
+    return difference.against, f"{100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def _published(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

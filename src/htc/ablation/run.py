@@ -1,0 +1,148 @@
+"""An ablation on one data set: every row of a table trained with every seed, measured, compared; resumable training by training.
+
+Rows that are the same configuration (Tables 2 and 4 share two) are trained once. Seeds come outermost, so that a first
+complete table is there after one seed.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from htc.ablation.tables import Row, Table
+from htc.config import Config
+from htc.data.coco import Splits, read_coco
+from htc.errors import DataError, OutputError
+from htc.evaluation.files import read_annotations, read_results
+from htc.evaluation.run import evaluate_model
+from htc.files import write_json
+from htc.inference.load import load
+from htc.inference.outputs import results_file
+from htc.settings import Setting
+from htc.training.record import Progress
+from htc.training.run import CHECKPOINTS, MODEL, Options, train
+from htc.training.start import fit_to_data
+
+SETTING, TRAININGS = "ablation.json", "trainings"
+ALL_STAGES = "all"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is trained; how long each training is, the configurations say."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    minutes: float | None = None
+    """Begin no further training after so many minutes; the same call goes on later."""
+    device: str = "auto"
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row with one seed."""
+
+    row: int
+    seed: int
+    results: Path
+    """COCO results of the validation pictures."""
+
+
+Told = Callable[[str], None]
+"""Receives a line for the person who waits."""
+
+
+def run_ablation(
+    tables: Sequence[Table], splits: Splits, out: Path, budget: Budget = Budget(), tell: Told | None = None, progress: Progress | None = None
+) -> dict[int, tuple[Measured, ...]]:
+    """Trains and measures what is still missing in `out`; for each table number what is measured, rows of unfinished seeds left out.
+
+    Raises `DataError` without validation pictures, `OutputError` if `out` holds an ablation of other data or settings, and
+    what a training raises.
+    """
+    if splits.val_annotations is None or splits.val_images is None:
+        raise DataError("an ablation is measured on validation pictures: give --val-annotations and --val-images, or a --data folder that has them")
+    dataset = read_coco(splits.train_annotations, splits.train_images)
+    _claim(out, splits)
+    deadline = None if budget.minutes is None else time.monotonic() + 60 * budget.minutes
+    found: dict[int, list[Measured]] = {table.number: [] for table in tables}
+    for seed in budget.seeds:
+        for table in tables:
+            for place, row in enumerate(table.rows):
+                config = fit_to_data(row.config, dataset, "none" if row.config.semantic is None else "auto")
+                place_of = out / TRAININGS / f"{digest(config)}-seed{seed}"
+                if not (place_of / MODEL).is_dir() and deadline is not None and time.monotonic() > deadline:
+                    continue
+                _say(tell, f"table {table.number}, {row.name}, seed {seed}")
+                _train(config, splits, place_of, budget, seed, progress)
+                found[table.number].append(Measured(place, seed, _results(row, config, splits, place_of, budget)))
+    return {number: tuple(measured) for number, measured in found.items()}
+
+
+def digest(config: Config) -> str:
+    """A name for a configuration's training: equal exactly if what is learned is equal. Test-time settings do not count."""
+    learned = config.model_dump(mode="json", exclude={"inference", "preset"})
+    return hashlib.blake2b(json.dumps(learned, sort_keys=True).encode(), digest_size=5).hexdigest()
+
+
+def _claim(out: Path, splits: Splits) -> None:
+    """Makes the folder this data set's; raises `OutputError` if it is another's."""
+    data = {name: None if path is None else str(path.resolve()) for name, path in vars(splits).items()}
+    path = out / SETTING
+    if path.is_file():
+        earlier = json.loads(path.read_text(encoding="utf-8")).get("data")
+        if earlier != data:
+            raise OutputError(f"{out} holds an ablation of other data ({earlier}): give another --out")
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise OutputError(f"{out} is not empty and holds no ablation: give another --out")
+    write_json(path, {"data": data})
+
+
+def _train(config: Config, splits: Splits, folder: Path, budget: Budget, seed: int, progress: Progress | None) -> None:
+    """Trains into the folder, goes on with a training begun there, or leaves a finished one as it is."""
+    if (folder / MODEL).is_dir():
+        return
+    resume = (folder / CHECKPOINTS / "last.ckpt").is_file()
+    if folder.exists() and not resume:
+        shutil.rmtree(folder)  # it was interrupted before its first checkpoint
+    plain = Splits(splits.train_annotations, splits.train_images, None, None)
+    semantic = "none" if config.semantic is None else "auto"
+    train(config, plain, folder, Options(seed=seed, device=budget.device, resume=resume, semantic=semantic, workers=budget.workers), progress)
+
+
+def _results(row: Row, config: Config, splits: Splits, folder: Path, budget: Budget) -> Path:
+    """The trained row's COCO results on the validation pictures; made if they are not there yet."""
+    stages = ALL_STAGES if row.mask_stages is None else "-".join(map(str, row.mask_stages))
+    path = folder / f"results_stages_{stages}.json"
+    if path.is_file():
+        return path
+    assert splits.val_annotations is not None
+    assert splits.val_images is not None
+    chosen = {**config.inference.model_dump(), "mask_stages": row.mask_stages}
+    settings = [Setting(("inference", name), value, "the ablation") for name, value in chosen.items() if value is not None]
+    _, results = evaluate_model(load(folder / MODEL, device=budget.device, settings=settings), splits.val_annotations, splits.val_images)
+    with results_file(path) as file:
+        file.add(results)
+    return path
+
+
+def _say(tell: Told | None, line: str) -> None:
+    if tell is not None:
+        tell(line)
+
+
+def truth_of(splits: Splits) -> Mapping[str, Any]:
+    """The validation annotations."""
+    assert splits.val_annotations is not None
+    return read_annotations(splits.val_annotations)
+
+
+def results_by_row(measured: Sequence[Measured], rows: int) -> Iterator[list[tuple[int, list[dict[str, Any]]]]]:
+    """For each row its (seed, results), read from the files."""
+    for row in range(rows):
+        yield [(one.seed, read_results(one.results)) for one in measured if one.row == row]

@@ -1,0 +1,142 @@
+"""The ablations of the paper's section 4.4 (arXiv 1901.07518) as rows: each a whole configuration, made from one base.
+
+Every row has one score threshold (0.001) and one matching rule (low-quality matches on), so that rows differ in what they
+name and in nothing else. In the released configurations these two differ between the baselines and HTC.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from htc.config import Config, Fusion
+from htc.errors import ConfigError
+
+SCORE_THRESHOLD = 0.001
+STAGES = 3
+BETAS = (0.5, 1.0, 2.0, 3.0)
+FUSIONS: tuple[Fusion, ...] = ("none", "box", "mask", "both")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    name: str
+    config: Config
+    published: tuple[float | None, float | None]
+    """(box AP, mask AP) of the paper, COCO val2017, per cent; None where the table has none."""
+    against: int | None
+    """Place of the row it is compared with."""
+    mask_stages: tuple[int, ...] | None = None
+    """Mask stages whose mean is taken at test time; None: all."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One of the paper's tables."""
+
+    number: int
+    title: str
+    rows: tuple[Row, ...]
+
+
+def table(number: int, base: Config) -> Table:
+    """Table 1 (the three models), 2, 3, 4, 5 or 6 with `base`, a Hybrid Task Cascade, as its strongest model.
+
+    Raises `ConfigError` if `base` has no semantic branch or not the paper's three stages, or there is no such table.
+    """
+    if number not in TABLES:
+        raise ConfigError(f"--table {number}: the paper's ablations are tables {', '.join(map(str, TABLES))}")
+    if base.semantic is None or base.cascade.num_stages != STAGES:
+        raise ConfigError(f"{base.preset} cannot be taken apart: an ablation starts from three stages with a semantic branch, such as htc_r50_fpn_20e_paper")
+    title, rows = TABLES[number]
+    return Table(number, title, rows(base))
+
+
+def arranged(
+    base: Config, *, stages: int | None = None, interleaved: bool, mask_flow: bool, fusion: Fusion, semantic: bool = True, beta: float | None = None
+) -> Config:
+    """`base` with the paper's switches set, one score threshold and one matching rule. `semantic` false leaves the branch out.
+
+    One stage is Mask R-CNN, whose boxes are class-specific.
+    """
+    config = base.model_dump()
+    cascade: dict[str, Any] = config["cascade"]
+    cascade |= {"interleaved": interleaved, "mask_flow": mask_flow, "semantic_fusion": fusion, "low_quality_matches": True}
+    config["inference"] |= {"score_threshold": SCORE_THRESHOLD}
+    if stages is not None:
+        cascade |= {"num_stages": stages, "class_agnostic_boxes": stages > 1}
+        cascade |= {name: cascade[name][:stages] for name in ("delta_stds", "ious", "loss_weights")}
+    if not semantic:
+        config["semantic"] = None
+    elif beta is not None:
+        config["semantic"] |= {"loss_weight": beta}
+    return Config.model_validate(config)
+
+
+def _models(base: Config) -> tuple[Row, ...]:
+    plain = {"interleaved": False, "mask_flow": False, "fusion": "none", "semantic": False}
+    rows = (
+        ("Mask R-CNN", arranged(base, stages=1, **plain)),
+        ("Cascade Mask R-CNN", arranged(base, **plain)),
+        ("Hybrid Task Cascade", arranged(base, interleaved=True, mask_flow=True, fusion="both")),
+    )
+    return tuple(Row(name, config, (None, None), against=0 if place else None) for place, (name, config) in enumerate(rows))
+
+
+def _components(base: Config) -> tuple[Row, ...]:
+    rows = (
+        ("Cascade Mask R-CNN (parallel)", arranged(base, interleaved=False, mask_flow=False, fusion="none", semantic=False), (42.5, 36.5)),
+        ("+ interleaved", arranged(base, interleaved=True, mask_flow=False, fusion="none", semantic=False), (42.5, 36.7)),
+        ("+ mask information flow", arranged(base, interleaved=True, mask_flow=True, fusion="none", semantic=False), (42.5, 37.4)),
+        ("+ semantic branch", arranged(base, interleaved=True, mask_flow=True, fusion="both"), (43.2, 38.0)),
+    )
+    return tuple(Row(name, config, published, against=place - 1 if place else None) for place, (name, config, published) in enumerate(rows))
+
+
+def _interleaved(base: Config) -> tuple[Row, ...]:
+    published = {(1, False): 35.1, (1, True): 35.6, (STAGES, False): 36.5, (STAGES, True): 36.7}
+    rows: list[Row] = []
+    for (stages, interleaved), ap in published.items():
+        name = f"{'Mask R-CNN' if stages == 1 else 'Cascade Mask R-CNN'}, {'interleaved' if interleaved else 'parallel'}"
+        config = arranged(base, stages=stages, interleaved=interleaved, mask_flow=False, fusion="none", semantic=False)
+        rows.append(Row(name, config, (None, ap), against=len(rows) - 1 if interleaved else None))
+    return tuple(rows)
+
+
+def _flow(base: Config) -> tuple[Row, ...]:
+    subsets = {**{str(stage): (stage,) for stage in range(1, STAGES + 1)}, f"1-{STAGES}": None}
+    published = {False: (35.5, 36.3, 35.9, 36.7), True: (35.5, 37.0, 36.8, 37.4)}
+    rows: list[Row] = []
+    for flow in (False, True):
+        config = arranged(base, interleaved=True, mask_flow=flow, fusion="none", semantic=False)
+        for (text, stages), ap in zip(subsets.items(), published[flow], strict=True):
+            against = len(rows) - len(subsets) if flow else None
+            rows.append(Row(f"{'with' if flow else 'without'} mask flow, stage {text}", config, (None, ap), against, stages))
+    return tuple(rows)
+
+
+def _fusion(base: Config) -> tuple[Row, ...]:
+    cascade = arranged(base, interleaved=False, mask_flow=False, fusion="none", semantic=False)
+    rows = [Row("no semantic branch", cascade, (None, 36.5), against=None)]
+    for fusion, ap in zip(FUSIONS, (37.1, 37.3, 37.4, 37.5), strict=True):
+        name = {"none": "branch alone, no fusion", "both": "fused into box and mask"}.get(fusion, f"fused into {fusion}")
+        rows.append(Row(name, arranged(base, interleaved=False, mask_flow=False, fusion=fusion), (None, ap), against=0))
+    return tuple(rows)
+
+
+def _beta(base: Config) -> tuple[Row, ...]:
+    return tuple(
+        Row(f"beta {beta:g}", arranged(base, interleaved=True, mask_flow=True, fusion="both", beta=beta), (None, ap), against=None if beta == 1 else 1)
+        for beta, ap in zip(BETAS, (37.9, 38.0, 37.9, 37.8), strict=True)
+    )
+
+
+TABLES: dict[int, tuple[str, Callable[[Config], tuple[Row, ...]]]] = {
+    1: ("Mask R-CNN, Cascade Mask R-CNN and Hybrid Task Cascade", _models),
+    2: ("Effects of each component", _components),
+    3: ("Interleaved execution", _interleaved),
+    4: ("Mask information flow, masks by stage", _flow),
+    5: ("Where the semantic feature is fused, on Cascade Mask R-CNN", _fusion),
+    6: ("Weight of the semantic loss", _beta),
+}

@@ -1,0 +1,128 @@
+"""`htc ablate`: the paper's ablation tables on one's own data."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from htc.cli.options import Above, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Natural
+from htc.cli.output import STDOUT, check_json_target, progress, say, write_json
+from htc.cli.output import table as print_table
+from htc.cli.train import loss_note, splits_of
+from htc.compatibility import check_torch
+from htc.errors import ConfigError
+from htc.settings import Setting, resolve, to_yaml
+
+if TYPE_CHECKING:
+    from htc.ablation.run import Measured
+    from htc.ablation.tables import Table
+
+DEFAULTS = ModelOptions()
+PRESET = "htc_r50_fpn_20e_paper"
+Numbers = Annotated[list[int], Parameter(consume_multiple=True, negative="")]
+
+
+def ablate(
+    *,
+    table: Annotated[list[int], Parameter(name="--table", consume_multiple=True, negative="", metavar="1|2|3|4|5|6")],
+    data: Folder | None = None,
+    train_annotations: File | None = None,
+    train_images: Folder | None = None,
+    val_annotations: File | None = None,
+    val_images: Folder | None = None,
+    preset: Name | None = None,
+    out: Folder | None = None,
+    seeds: Numbers | None = None,
+    epochs: Count | None = None,
+    max_time: Annotated[Above | None, Parameter(metavar="MINUTES")] = None,
+    batch_size: Count | None = None,
+    workers: Natural = 0,
+    json: JsonTarget = None,
+    options: ModelOptions = DEFAULTS,
+    flags: Flags = (),
+) -> int:
+    """Train the rows of the paper's ablation tables on any data set, and compare them.
+
+    Every row has one score threshold (0.001) and one matching rule. Trainings that tables share are done once. The same call
+    goes on where an earlier one was interrupted.
+
+    Parameters
+    ----------
+    table
+        1: Mask R-CNN, Cascade Mask R-CNN, HTC. 2: each component. 3: interleaved execution. 4: mask flow, masks by stage.
+        5: semantic fusion. 6: weight of the semantic loss. Several may be given.
+    data
+        Folder of training and validation data, as for `htc train`.
+    train_annotations
+        Instead of --data: COCO annotations to train on.
+    train_images
+        Their pictures.
+    val_annotations
+        COCO annotations to measure on.
+    val_images
+        Their pictures.
+    preset
+        The full model, which the rows take apart. Default: htc_r50_fpn_20e_paper.
+    out
+        Folder for trainings and tables; give it again to go on. Default: runs/ablate/PRESET.
+    seeds
+        One training of each row for each. Default: 0 1 2.
+    epochs
+        Of each training. Default: the preset's.
+    max_time
+        Begin no further training after so many minutes.
+    batch_size
+        Pictures a step. Default: the preset's.
+    workers
+        Processes that prepare pictures; 0: none beside the training itself.
+    json
+        Write the tables, AP 0 to 1, to this file; - is standard output.
+    """
+    settings = options.settings(flags)
+    if preset is not None:
+        settings.append(Setting(("preset",), preset, "--preset"))
+    given = ((("training", "epochs"), epochs, "--epochs"), (("training", "batch_size"), batch_size, "--batch-size"))
+    settings += [Setting(path, value, flag) for path, value, flag in given if value is not None]
+    base = resolve(settings, PRESET)
+    if options.print_config:
+        print(to_yaml(base), end="")
+        return 0
+    if seeds is not None and len(set(seeds)) != len(seeds):
+        raise ConfigError(f"--seeds {' '.join(map(str, seeds))}: each seed once")
+    check_json_target(json)
+    from htc.ablation.tables import table as table_of
+
+    tables = [table_of(number, base) for number in dict.fromkeys(table)]
+    splits = splits_of(data, train_annotations, train_images, val_annotations, val_images)
+    check_torch()
+    from htc.ablation.run import Budget, run_ablation, truth_of
+
+    budget = Budget(tuple(seeds or (0, 1, 2)), max_time, options.device, workers)
+    folder = out or Path("runs", "ablate", base.preset)
+    with progress("ablate") as bar:
+        measured = run_ablation(tables, splits, folder, budget, say, lambda step, steps, losses: bar(step, steps, loss_note(losses)))
+    found = [_report(one, measured[one.number], truth_of(splits), folder, quiet=json == STDOUT) for one in tables]
+    write_json(json, found)
+    missing = sum(len(one.rows) * len(budget.seeds) - len(measured[one.number]) for one in tables)
+    if missing:
+        say(f"{missing} rows x seeds are still to be trained: give the same command again to go on")
+    say(f"tables and trainings are in {folder}")
+    return 1 if missing else 0
+
+
+def _report(one: "Table", measured: "Sequence[Measured]", truth: Mapping[str, Any], folder: Path, *, quiet: bool) -> dict[str, Any]:
+    """Computes, prints and writes one table."""
+    from htc import files
+    from htc.ablation.report import HEADINGS, cells, content, lines_of, markdown
+
+    lines = lines_of(one, measured, truth)
+    if not quiet:
+        print(f"Table {one.number}: {one.title}")
+        print_table(HEADINGS, cells(lines))
+        print()
+    found = content(one, lines)
+    files.write_json(folder / f"table{one.number}.json", found)
+    with files.whole_file(folder / f"table{one.number}.md") as writer:
+        writer.write(markdown(one, lines).encode())
+    return found

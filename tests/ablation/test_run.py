@@ -1,0 +1,126 @@
+"""An ablation of a tiny model on generated pictures: from files to tables, interrupted and gone on with."""
+
+import json
+import shutil
+
+import pytest
+
+from htc.ablation import report, run
+from htc.ablation.report import HEADINGS, cells, content, lines_of, markdown
+from htc.ablation.run import Budget, run_ablation, truth_of
+from htc.ablation.tables import table
+from htc.data.coco import Splits
+from htc.errors import DataError, OutputError
+from htc.evaluation.coco import coco_metrics
+from htc.evaluation.files import read_results
+from training.discs import write_split
+from training.tiny import tiny
+
+BUDGET = Budget(seeds=(3, 4), device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(report, "DRAWS", 20)
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return Splits(write_split(folder, "train", 3, 0), folder / "train", write_split(folder, "val", 3, 1), folder / "val")
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return (table(4, tiny(epochs=1)),)
+
+
+@pytest.fixture(scope="module")
+def done(splits, tables, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ablation") / "out"
+    return out, run_ablation(tables, splits, out, BUDGET)
+
+
+def test_every_row_is_measured_with_every_seed(done):
+    _, measured = done
+    assert {(one.row, one.seed) for one in measured[4]} == {(row, seed) for row in range(8) for seed in (3, 4)}
+
+
+def test_shared_rows_are_trained_once(done):
+    out, measured = done
+    assert len(list((out / run.TRAININGS).iterdir())) == 2 * 2
+    by_row = {one.row: one.results for one in measured[4] if one.seed == 3}
+    assert by_row[0].parent == by_row[3].parent != by_row[4].parent
+    assert len(set(by_row.values())) == 8
+
+
+def test_lines_hold_cocos_own_numbers_and_differences(done, splits, tables):
+    _, measured = done
+    truth = truth_of(splits)
+    lines = lines_of(tables[0], measured[4], truth)
+    for place, line in enumerate(lines):
+        for seed, box, mask in zip(line.seeds, line.ap["bbox"], line.ap["segm"], strict=True):
+            results = next(read_results(one.results) for one in measured[4] if (one.row, one.seed) == (place, seed))
+            metrics = coco_metrics(truth, results, 20)
+            assert (box, mask) == pytest.approx((metrics["bbox"]["AP"], metrics["segm"]["AP"]), abs=1e-12)
+        if place >= 4:
+            assert line.difference is not None
+            own, other = sum(line.ap["segm"]) / 2, sum(lines[place - 4].ap["segm"]) / 2
+            assert line.difference.mean == pytest.approx(own - other)
+            assert line.difference.low <= line.difference.high
+        else:
+            assert line.difference is None
+
+
+def test_the_table_is_written_for_people_and_programs(done, splits, tables):
+    _, measured = done
+    lines = lines_of(tables[0], measured[4], truth_of(splits))
+    text = markdown(tables[0], lines)
+    assert text.count("\n|") == 10
+    assert "with mask flow, stage 1-3" in text
+    assert all(len(row) == len(HEADINGS) for row in cells(lines))
+    stored = json.loads(json.dumps(content(tables[0], lines)))
+    assert [row["seeds"] for row in stored["rows"]] == [[3, 4]] * 8
+    assert stored["rows"][7]["published"] == {"bbox": None, "segm": 37.4}
+
+
+def test_a_second_call_trains_nothing(done, splits, tables, monkeypatch):
+    out, measured = done
+    monkeypatch.setattr(run, "train", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(run, "evaluate_model", lambda *arguments: pytest.fail("measured again"))
+    assert run_ablation(tables, splits, out, BUDGET) == measured
+
+
+def test_it_goes_on_where_it_was_interrupted(done, splits, tables, tmp_path):
+    out, measured = done
+    shutil.copytree(out, tmp_path / "out")
+    first = tmp_path / "out" / measured[4][0].results.relative_to(out).parent
+    shutil.rmtree(first / "model")
+    (first / measured[4][0].results.name).unlink()
+    again = run_ablation(tables[:1], splits, tmp_path / "out", BUDGET)
+    same = [read_results(one.results) == read_results(other.results) for one, other in zip(again[4], measured[4], strict=True)]
+    assert all(same)
+
+
+def test_no_training_begins_after_the_time(splits, tables, tmp_path):
+    measured = run_ablation(tables[:1], splits, tmp_path / "out", Budget((0,), minutes=0, device="cpu"))
+    assert measured == {4: ()}
+    assert lines_of(tables[0], (), truth_of(splits)) == ()
+
+
+def test_without_validation_pictures_it_says_what_to_give(splits, tables, tmp_path):
+    with pytest.raises(DataError, match="--val-annotations"):
+        run_ablation(tables, Splits(splits.train_annotations, splits.train_images, None, None), tmp_path / "out")
+
+
+def test_the_folder_of_another_ablation_is_refused(done, splits, tables):
+    out, _ = done
+    other = Splits(splits.val_annotations, splits.val_images, splits.val_annotations, splits.val_images)
+    with pytest.raises(OutputError, match="other data"):
+        run_ablation(tables, other, out)
+
+
+def test_a_folder_with_something_else_is_refused(splits, tables, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds no ablation"):
+        run_ablation(tables, splits, tmp_path)

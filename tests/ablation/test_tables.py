@@ -1,0 +1,81 @@
+"""The rows of the paper's tables: what differs between them, and that nothing else does."""
+
+import pytest
+
+from htc.ablation.run import digest
+from htc.ablation.tables import table
+from htc.config import Cascade
+from htc.errors import ConfigError
+from htc.presets import preset
+from training.tiny import tiny
+
+BASE = preset("htc_r50_fpn_20e_coco")
+
+
+def switches(config):
+    cascade, beta = config.cascade, None if config.semantic is None else config.semantic.loss_weight
+    return cascade.num_stages, cascade.interleaved, cascade.mask_flow, cascade.semantic_fusion, beta
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (1, [(1, False, False, "none", None), (3, False, False, "none", None), (3, True, True, "both", 0.2)]),
+        (2, [(3, False, False, "none", None), (3, True, False, "none", None), (3, True, True, "none", None), (3, True, True, "both", 0.2)]),
+        (3, [(1, False, False, "none", None), (1, True, False, "none", None), (3, False, False, "none", None), (3, True, False, "none", None)]),
+        (4, [(3, True, False, "none", None)] * 4 + [(3, True, True, "none", None)] * 4),
+        (5, [(3, False, False, "none", None), *((3, False, False, fusion, 0.2) for fusion in ("none", "box", "mask", "both"))]),
+        (6, [(3, True, True, "both", beta) for beta in (0.5, 1.0, 2.0, 3.0)]),
+    ],
+)
+def test_rows_have_the_papers_switches(number, expected):
+    assert [switches(row.config) for row in table(number, BASE).rows] == expected
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_rows_share_one_threshold_one_matching_rule_and_all_else(number):
+    for row in table(number, BASE).rows:
+        assert row.config.inference.score_threshold == 0.001
+        assert row.config.cascade.low_quality_matches
+        for section in ("backbone", "neck", "rpn", "input", "training", "classes"):
+            assert getattr(row.config, section) == getattr(BASE, section)
+
+
+def test_table_4_looks_at_single_stages_and_all():
+    rows = table(4, BASE).rows
+    assert [row.mask_stages for row in rows] == [(1,), (2,), (3,), None] * 2
+    assert [row.against for row in rows] == [None] * 4 + [0, 1, 2, 3]
+
+
+def test_the_papers_numbers():
+    published = {number: [row.published[1] for row in table(number, BASE).rows] for number in range(1, 7)}
+    assert published[2] == [36.5, 36.7, 37.4, 38.0]
+    assert published[3] == [35.1, 35.6, 36.5, 36.7]
+    assert published[4] == [35.5, 36.3, 35.9, 36.7, 35.5, 37.0, 36.8, 37.4]
+    assert published[5] == [36.5, 37.1, 37.3, 37.4, 37.5]
+    assert published[6] == [37.9, 38.0, 37.9, 37.8]
+
+
+def test_rows_that_learn_the_same_share_their_training():
+    two, four = table(2, BASE).rows, table(4, BASE).rows
+    assert digest(two[1].config) == digest(four[0].config) == digest(four[3].config)
+    assert digest(two[2].config) == digest(four[7].config)
+    assert len({digest(row.config) for row in two}) == 4
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        preset("htc_without_semantic_r50_fpn_1x_coco"),
+        preset("mask_rcnn_r50_fpn_1x_coco"),
+        tiny().model_copy(update={"cascade": Cascade(num_stages=2, delta_stds=((1.0,) * 4,) * 2, ious=(0.5, 0.6), loss_weights=(1.0, 1.0))}),
+    ],
+)
+def test_a_base_that_cannot_be_taken_apart_is_refused(base):
+    with pytest.raises(ConfigError, match="cannot be taken apart"):
+        table(2, base)
+
+
+def test_an_unknown_table_is_refused():
+    with pytest.raises(ConfigError, match=r"tables 1, 2, 3, 4, 5, 6"):
+        table(7, BASE)
