@@ -3,11 +3,8 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from pycocotools import mask as rle_codec
 
 from htc.config import AdamW
 from htc.data.coco import Splits

@@ -15,7 +15,7 @@ from htc.errors import ConfigError, DataError
 from htc.settings import Setting, resolve, to_yaml
 
 if TYPE_CHECKING:
-    from htc.data.coco import Splits, find_splits
+    from htc.data.coco import Splits
 
 DEFAULTS = ModelOptions()
 PRESET = "htc_r50_fpn_1x_coco"
