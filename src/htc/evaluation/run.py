@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from htc.data.coco import read_coco
-from htc.data.loader import picture_batches
+from htc.data.loader import PictureBatch, picture_batches
+from htc.data.records import Dataset
 from htc.errors import ConfigError, DataError
 from htc.evaluation.coco import Metrics, coco_metrics
 from htc.evaluation.files import read_annotations, read_results
 from htc.inference.predictor import Predictor
+from htc.results import Detections
 
+Kind = TypeVar("Kind")
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""
 
@@ -30,13 +33,15 @@ def evaluate_model(
     count. Masks are kept as run lengths, so memory grows with the objects, not with the pictures. Raises `DataError` for
     annotations or pictures that cannot be used and for categories the model does not know; `ConfigError` for `max_detections`.
     """
-    capacity = predictor.config.inference.max_detections
-    most = capacity if max_detections is None else max_detections
-    if not 1 <= most <= capacity:
-        raise ConfigError(f"max_detections is {most}: give 1 to {capacity}, or load the model with a larger inference.max_detections")
+    most = detections_that_count(predictor, max_detections)
     truth = read_annotations(annotations)
     category_ids = match_categories(predictor.config.classes, truth)
-    results = list(_results(predictor, Path(annotations), Path(images), category_ids, most, progress, batch_size, workers))
+    dataset = read_coco(Path(annotations), Path(images))
+
+    def detect(batch: PictureBatch) -> dict[None, list[Detections]]:
+        return {None: predictor.detect(batch.images, batch.sizes, batch.original_sizes)}
+
+    results = [result for _, result in results_of(predictor, dataset, detect, category_ids, most, progress, batch_size, workers)]
     return coco_metrics(truth, results, most), results
 
 
@@ -62,26 +67,35 @@ def match_categories(classes: Sequence[str], truth: Mapping[str, Any]) -> list[i
     return [ids.get(name) for name in classes]
 
 
-def _results(
+def detections_that_count(predictor: Predictor, asked: int | None) -> int:
+    """How many objects of a picture count; raises `ConfigError` if the model does not give so many."""
+    capacity = predictor.config.inference.max_detections
+    most = capacity if asked is None else asked
+    if not 1 <= most <= capacity:
+        raise ConfigError(f"max_detections is {most}: give 1 to {capacity}, or load the model with a larger inference.max_detections")
+    return most
+
+
+def results_of(
     predictor: Predictor,
-    annotations: Path,
-    images: Path,
+    dataset: Dataset,
+    detect: Callable[[PictureBatch], dict[Kind, list[Detections]]],
     category_ids: Sequence[int | None],
     max_detections: int,
-    progress: Progress | None,
-    batch_size: int,
-    workers: int,
-) -> Iterator[dict[str, Any]]:
-    dataset = read_coco(annotations, images)
+    progress: Progress | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+) -> Iterator[tuple[Kind, dict[str, Any]]]:
+    """COCO results of every kind of detections that `detect` gives for a batch, with the annotations' category ids, picture by picture."""
     by_name = dict(zip(predictor.config.classes, category_ids, strict=True))
     done = 0
     for batch in picture_batches(dataset, predictor.config, batch_size, workers):
-        found = predictor.detect(batch.images, batch.sizes, batch.original_sizes)
-        for image_id, objects in zip(batch.image_ids, found, strict=True):
-            for result in objects[:max_detections].to_coco(image_id):
-                category = by_name[result["category_name"]]
-                if category is not None:
-                    yield {**result, "category_id": category}
-        done += len(found)
+        for kind, found in detect(batch).items():
+            for image_id, objects in zip(batch.image_ids, found, strict=True):
+                for result in objects[:max_detections].to_coco(image_id):
+                    category = by_name[result["category_name"]]
+                    if category is not None:
+                        yield kind, {**result, "category_id": category}
+        done += len(batch.image_ids)
         if progress is not None:
             progress(done, len(dataset))

@@ -61,9 +61,13 @@ def segment(roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, l
     All stages look at the same, final boxes. Averaging probabilities, not thresholded masks, lets callers average further
     (over augmentations, over models) before they decide.
     """
-    total = len(roi.mask_heads)
-    chosen = config.mask_stages or tuple(range(1, total + 1))
-    features = roi.mask_features(x, s, rois, max(chosen))
+    return segment_stages(roi, x, s, rois, labels, config.mask_stages or tuple(range(1, len(roi.mask_heads) + 1))).mean(0)
+
+
+def segment_stages(
+    roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, labels: Int[Tensor, "B D"], stages: tuple[int, ...]
+) -> Float[Tensor, "T B D 28 28"]:
+    """Each of these mask stages' (from 1) own probabilities; every head runs once."""
+    features = roi.mask_features(x, s, rois, max(stages))
     flat = labels.flatten()
-    probabilities = torch.stack([roi.mask_heads[t - 1](features[t - 1], flat).sigmoid() for t in chosen]).mean(0)
-    return probabilities.unflatten(0, labels.shape)
+    return torch.stack([roi.mask_heads[t - 1](features[t - 1], flat).sigmoid() for t in stages]).unflatten(1, labels.shape)

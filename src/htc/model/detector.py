@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from htc.config import Config
 from htc.model.backbone import build_backbone, channels
 from htc.model.cascade import HybridTaskCascade
-from htc.model.detect import Selected, class_scores, final_boxes, segment, select
+from htc.model.detect import Selected, class_scores, final_boxes, segment, segment_stages, select
 from htc.model.fusion import FusedPool
 from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, MaskHead
 from htc.model.layers import ConvBlock, initialise
@@ -64,6 +64,10 @@ class Detector(nn.Module):
     def segment(self, features: Features, rois: Rois, labels: Int[Tensor, "B D"]) -> Float[Tensor, "B D 28 28"]:
         """Mask probabilities of any boxes."""
         return segment(self.roi, *features.pooled, rois, labels, self.config.inference)
+
+    def segment_stages(self, features: Features, rois: Rois, labels: Int[Tensor, "B D"], stages: tuple[int, ...]) -> Float[Tensor, "T B D 28 28"]:
+        """Mask probabilities of each of these stages (from 1) by itself."""
+        return segment_stages(self.roi, *features.pooled, rois, labels, stages)
 
 
 def build_cascade(config: Config) -> HybridTaskCascade:
