@@ -206,3 +206,17 @@ def test_evaluate_the_bundled_nuclei(htc: Htc, data: Path, small_config: Config,
     found = json.loads((tmp_path / "found.json").read_text())
     assert {one["category_id"] for one in found} <= {truth["categories"][0]["id"]}
     assert {one["image_id"] for one in found} <= few
+
+
+def test_convert_turns_data_into_coco_files(htc: Htc, tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / "mine" / folder).mkdir(parents=True)
+    Image.new("RGB", (40, 30)).save(tmp_path / "mine/images/a.png")
+    (tmp_path / "mine/labels/a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    (tmp_path / "mine/data.yaml").write_text("train: images\nnames: [cat]\n")
+    result = htc("convert", "mine", "coco")
+    assert result.code == 0, result.err
+    assert "1 pictures with 1 objects" in result.out
+    assert "htc train --train-annotations coco/annotations/instances_train.json --train-images mine" in result.err
+    assert json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())["categories"] == [{"id": 1, "name": "cat"}]
+    assert "not empty" in htc("convert", "mine", "coco").err or "exists already" in htc("convert", "mine", "coco").err

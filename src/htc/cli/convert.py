@@ -1,4 +1,4 @@
-"""`htc convert`: any supported checkpoint into a native folder, with a report of every key."""
+"""`htc convert`: any supported checkpoint into a native folder, with a report of every key; any known data set into COCO files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,12 +23,13 @@ def convert(
     options: ModelOptions = DEFAULTS,
     flags: Flags = (),
 ) -> int:
-    """Turn a checkpoint into a folder of config.json and model.safetensors.
+    """Turn a checkpoint into a folder of config.json and model.safetensors, or a data set into COCO annotation files.
 
     Parameters
     ----------
     source
-        A checkpoint of the original (.pth), a .safetensors file, a native folder, or a preset with released weights.
+        A checkpoint of the original (.pth), a .safetensors file, a native folder, or a preset with released weights. Or a folder with data:
+        YOLO's data.yaml, labelme's JSON files, or label maps (images/ and masks/); its pictures stay where they are.
     destination
         The folder to make.
     json
@@ -37,12 +38,12 @@ def convert(
     settings = options.settings(flags)
     if options.print_config:
         return print_config_of(source, None, settings)
+    if is_data(source):
+        return _convert_data(Path(source), destination, json)
     check_model(source, None, settings)
     check_released(source, None)
     check_json_target(json)
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise OutputError(f"DST {destination} exists already, and nothing is overwritten; name another folder or remove it")
-    require_writable(destination, "DST")
+    _check_destination(destination)
     fetch_weights(source)
     from htc.checkpoint.load import load_model
     from htc.checkpoint.native import save_pretrained
@@ -53,4 +54,36 @@ def convert(
         print("\n".join(loaded.report.lines()))
     write_json(json, loaded.report.to_json())
     say(f"the model is in {destination}; try: htc predict PICTURE --model {destination}")
+    return 0
+
+
+def is_data(source: str) -> bool:
+    """Whether SRC is a folder with a data set, not a model."""
+    folder = Path(source)
+    if not source or not folder.is_dir():
+        return False
+    from htc.data.layouts import is_known
+
+    return is_known(folder)
+
+
+def _check_destination(destination: Path) -> None:
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise OutputError(f"DST {destination} exists already, and nothing is overwritten; name another folder or remove it")
+    require_writable(destination, "DST")
+
+
+def _convert_data(folder: Path, destination: Path, json: str | None) -> int:
+    """Annotation files below DST; pictures are neither copied nor changed."""
+    check_json_target(json)
+    _check_destination(destination)
+    from htc.data.layouts import convert_data, summary
+
+    converted = convert_data(folder, destination)
+    files = {part: str(file) for part, file in converted.files.items()}
+    if json != STDOUT:
+        print("\n".join(summary(converted)))
+    write_json(json, {"images": str(folder), "annotations": files, "classes": list(converted.data.classes), "notes": list(converted.data.notes)})
+    flags = " ".join(f"--{part}-annotations {files[part]} --{part}-images {folder}" for part in ("train", "val") if part in files)
+    say(f"train on it: htc train {flags}")
     return 0

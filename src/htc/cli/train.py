@@ -24,6 +24,7 @@ PRESET = "htc_r50_fpn_1x_coco"
 def train(
     *,
     data: Folder | None = None,
+    val_share: Annotated[Above | None, Parameter(metavar="SHARE")] = None,
     train_annotations: File | None = None,
     train_images: Folder | None = None,
     val_annotations: File | None = None,
@@ -47,7 +48,10 @@ def train(
     Parameters
     ----------
     data
-        Folder with annotations/instances_{train,val}.json and {train,val}/, COCO's own layout, or Roboflow's.
+        Folder with COCO annotations (annotations/instances_{train,val}.json and {train,val}/, COCO's own layout, Roboflow's), YOLO's
+        data.yaml, labelme's JSON files, or label maps (images/ and masks/).
+    val_share
+        Where --data has no validation part: set this share of the training pictures (0.2: a fifth) apart for it.
     train_annotations
         Instead of --data: COCO annotations to train on.
     train_images
@@ -92,7 +96,7 @@ def train(
     if weights is not None:
         check_weights(weights)
     folder = out if resume and out is not None else folder_for("train", config.preset, out)
-    splits = splits_of(data, train_annotations, train_images, val_annotations, val_images)
+    splits = splits_of(data, train_annotations, train_images, val_annotations, val_images, converted=folder / "data", val_share=val_share)
     _fetch(weights, splits)
     check_torch()
     from htc.training.run import Options
@@ -145,15 +149,30 @@ def _shortcuts(epochs: int | None, batch_size: int | None, lr: float | None) -> 
     return [Setting(path, value, source) for path, value, source in given if value is not None]
 
 
-def splits_of(data: Path | None, train_json: Path | None, train_images: Path | None, val_json: Path | None, val_images: Path | None) -> "Splits":
-    """Where the parts of the data lie, from --data or from the four flags; raises `DataError` that names what is missing."""
-    from htc.data.coco import Splits, find_splits
+def splits_of(
+    data: Path | None,
+    train_json: Path | None,
+    train_images: Path | None,
+    val_json: Path | None,
+    val_images: Path | None,
+    *,
+    converted: Path | None = None,
+    val_share: float | None = None,
+) -> "Splits":
+    """Where the parts of the data lie, from --data or from the four flags; raises `DataError` that names what is missing.
+
+    Data that is not COCO's is converted into the folder `converted` (None: one below runs/data).
+    """
+    from htc.data.coco import Splits
+    from htc.data.layouts import prepare_splits
 
     named = [train_json, train_images, val_json, val_images]
     if data is not None:
         if any(path is not None for path in named):
             raise DataError("give either --data DIR or --train-annotations with --train-images, not both")
-        return find_splits(data)
+        return prepare_splits(data, converted or Path("runs", "data", data.absolute().name), val_share, say)
+    if val_share is not None:
+        raise DataError("--val-share divides the pictures of --data DIR; give that, or --val-annotations with --val-images")
     if train_json is None or train_images is None:
         raise DataError("nothing to train on: give --data DIR, or --train-annotations JSON with --train-images DIR")
     if (val_json is None) != (val_images is None):

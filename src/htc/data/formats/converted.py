@@ -1,0 +1,132 @@
+"""What every reader of another form produces, and how it becomes COCO instance files."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_masks
+
+from htc.files import write_json
+
+ANNOTATIONS = "annotations"
+PICTURE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif"))
+NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Folder names of the parts of a data set, as the usual tools write them, and what we call them."""
+
+Rings = list[list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """One object: polygons, run lengths (COCO's dict), or its box alone."""
+
+    category: int
+    """Index into `Converted.classes`."""
+    segmentation: Rings | dict[str, Any] | None
+    box: tuple[float, float, float, float] | None = None
+    """x, y, width, height in pixels; None: that of the segmentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture and its objects."""
+
+    file_name: str
+    """Relative to `Converted.pictures`, with forward slashes."""
+    height: int
+    width: int
+    objects: tuple[Outline, ...]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A whole data set, read."""
+
+    kind: str
+    """What it was, for messages: "YOLO", "labelme", ..."""
+    pictures: Path
+    """The folder that file names are relative to; nothing in it is copied or changed."""
+    classes: tuple[str, ...]
+    parts: dict[str, tuple[Picture, ...]]
+    """`train`, maybe `val` and `test`."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about how it was read."""
+
+
+@dataclass
+class Notes:
+    """Things that were left out or decided, counted so that each is one line."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, what: str) -> None:
+        """Once more the same."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    def lines(self) -> tuple[str, ...]:
+        """One line each, with its count where there is more than one."""
+        return tuple(what if count == 1 else f"{count} x {what}" for what, count in self.counts.items())
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures directly in a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith("."))
+
+
+def write_parts(data: Converted, destination: Path) -> dict[str, Path]:
+    """Writes `annotations/instances_<part>.json` below `destination`; the files by part. Raises `OutputError`."""
+    files = {}
+    for part, pictures in data.parts.items():
+        files[part] = destination / ANNOTATIONS / f"instances_{part}.json"
+        write_json(files[part], coco_content(data, pictures))
+    return files
+
+
+def coco_content(data: Converted, pictures: tuple[Picture, ...]) -> dict[str, Any]:
+    """One part as COCO's instance format; picture, object and category ids begin at 1."""
+    return {
+        "info": {"description": f"{data.kind} data, converted; file names are relative to {data.pictures}"},
+        "images": [
+            {"id": number, "file_name": picture.file_name, "height": picture.height, "width": picture.width} for number, picture in enumerate(pictures, start=1)
+        ],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(data.classes, start=1)],
+        "annotations": list(_annotations(pictures)),
+    }
+
+
+def _annotations(pictures: tuple[Picture, ...]) -> Iterator[dict[str, Any]]:
+    id = 0
+    for number, picture in enumerate(pictures, start=1):
+        for found in picture.objects:
+            id += 1
+            box, area = _box_and_area(found, picture)
+            record = {"id": id, "image_id": number, "category_id": found.category + 1, "iscrowd": 0, "bbox": box, "area": area}
+            yield record if found.segmentation is None else record | {"segmentation": found.segmentation}
+
+
+def _box_and_area(found: Outline, picture: Picture) -> tuple[list[float], float]:
+    """xywh and the number of pixels; of a polygon the box of its points within the picture, as COCO's own boxes are."""
+    if found.segmentation is None:
+        assert found.box is not None
+        return [round(value, 3) for value in found.box], round(found.box[2] * found.box[3], 3)
+    if isinstance(found.segmentation, dict):
+        runs: Any = {**found.segmentation, "counts": found.segmentation["counts"].encode("ascii")}
+        return [float(value) for value in coco_masks.toBbox(runs)], float(coco_masks.area(runs))
+    points = np.concatenate([np.array(ring, np.float64) for ring in found.segmentation]).reshape(-1, 2)
+    low, high = points.min(0).clip(0), np.minimum(points.max(0), (picture.width, picture.height))
+    encoded = coco_masks.merge(polygon_runs(found.segmentation, picture.height, picture.width))
+    return [round(float(value), 3) for value in (*low, *(high - low))], float(coco_masks.area(encoded))
+
+
+def polygon_runs(rings: Rings, height: int, width: int) -> Any:
+    """pycocotools' run lengths of each ring; its stubs know other types than it takes."""
+    outlines: Any = rings
+    return coco_masks.frPyObjects(outlines, height, width)
+
+
+def text_of(runs: Any) -> str:
+    """The counts of compressed run lengths, as JSON holds them."""
+    counts = runs["counts"]
+    return counts if isinstance(counts, str) else counts.decode("ascii")

@@ -1,0 +1,152 @@
+"""Folders of label maps: `images/` and `masks/` (or `labels/`) with a PNG or TIFF for each picture, every value above 0 one object.
+
+Values may have 8, 16 or 32 bits, or be colours. Where all maps of the data set hold one and the same value, they are binary masks, and
+each connected region (8 neighbours) is an object. Folders inside `masks/` are classes: `masks/cat/a.png` are the cats of `images/a.jpg`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+from pycocotools import mask as coco_masks
+
+from htc.data.faults import Faults
+from htc.data.formats.converted import NAMES, Converted, Notes, Outline, Picture, pictures_in, text_of
+from htc.data.pictures import picture_size
+from htc.errors import DataError
+
+IMAGES = ("images", "image", "imgs")
+MAPS = ("masks", "labels", "mask", "label_maps", "instances")
+LOSSLESS = frozenset((".png", ".tif", ".tiff", ".bmp", ".gif"))
+MOST_OBJECTS = 20_000
+"""More values than this in one map are smoothed colours, not objects."""
+
+
+def map_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """(pictures, maps) of each part: DIR/train/images + masks, DIR/images/train + masks/train, or DIR/images + masks; empty if not so."""
+    parts = {part: pair for name, part in NAMES.items() if (pair := _pair(folder / name))}
+    if parts:
+        return parts
+    pair = _pair(folder)
+    if pair is None:
+        return {}
+    below = {part: (pair[0] / name, pair[1] / name) for name, part in NAMES.items() if (pair[0] / name).is_dir() and (pair[1] / name).is_dir()}
+    return below or {"train": pair}
+
+
+def _pair(folder: Path) -> tuple[Path, Path] | None:
+    images = next((folder / name for name in IMAGES if (folder / name).is_dir()), None)
+    maps = next((folder / name for name in MAPS if (folder / name).is_dir() and _holds_maps(folder / name)), None)
+    return None if images is None or maps is None else (images, maps)
+
+
+def _holds_maps(folder: Path) -> bool:
+    return any(path.suffix.lower() in LOSSLESS for path in folder.rglob("*"))
+
+
+def read_label_maps(folder: Path) -> Converted:
+    """Every part of the folder. Raises `DataError` that names file, fault and remedy."""
+    parts = map_parts(folder)
+    faults, notes = Faults(folder), Notes()
+    classes = _classes(parts)
+    binary = _all_binary(parts, classes)
+    if binary:
+        notes.add("the maps are binary, so each connected region is taken as one object: objects that touch are one")
+    read = {part: tuple(_picture(path, maps, folder, classes, binary, faults, notes) for path in pictures_in(images)) for part, (images, maps) in parts.items()}
+    faults.check()
+    if not any(picture.objects for picture in read.get("train", ())):
+        raise DataError(f"{folder}: no label map of a train picture holds an object; masks/a.png (or masks/CLASS/a.png) belongs to images/a.jpg, 0 is none")
+    return Converted("label-map", folder, tuple(classes), read, notes.lines())
+
+
+def _classes(parts: dict[str, tuple[Path, Path]]) -> list[str]:
+    """The folders inside the maps' folders; without any, one class called object."""
+    names = {place.name for _, maps in parts.values() for place in maps.iterdir() if place.is_dir() and _holds_maps(place)}
+    return sorted(names) or ["object"]
+
+
+def _map_files(maps: Path, stem: str, classes: list[str]) -> list[tuple[int, Path]]:
+    """(class, file) of the maps of one picture."""
+    places = [(label, maps / name) for label, name in enumerate(classes)] if any((maps / name).is_dir() for name in classes) else [(0, maps)]
+    found = ((label, next((p for ending in sorted(LOSSLESS) if (p := place / f"{stem}{ending}").is_file()), None)) for label, place in places)
+    return [(label, path) for label, path in found if path is not None]
+
+
+def _all_binary(parts: dict[str, tuple[Path, Path]], classes: list[str]) -> bool:
+    """Whether all maps hold at most one value, and all the same: reading stops at the first that does not."""
+    seen: set[int] = set()
+    for images, maps in parts.values():
+        for picture in pictures_in(images):
+            for _, path in _map_files(maps, picture.stem, classes):
+                try:
+                    seen |= set(np.unique(read_values(path)).tolist()) - {0}
+                except DataError:
+                    continue  # named when it is read for its objects
+                if len(seen) > 1:
+                    return False
+    return True
+
+
+def _picture(path: Path, maps: Path, folder: Path, classes: list[str], binary: bool, faults: Faults, notes: Notes) -> Picture:
+    name = path.relative_to(folder).as_posix()
+    try:
+        size = picture_size(path)
+        files = _map_files(maps, path.stem, classes)
+        if not files:
+            notes.add("picture without label map: taken as one without objects")
+        return Picture(name, *size, tuple(found for label, file in files for found in _objects(file, label, size, binary)))
+    except DataError as error:
+        faults.add(str(error))
+        return Picture(name, 1, 1, ())
+
+
+def _objects(file: Path, label: int, size: tuple[int, int], binary: bool) -> list[Outline]:
+    values = read_values(file)
+    if values.shape != size:
+        raise DataError(f"{file} is {values.shape[1]}x{values.shape[0]}, its picture {size[1]}x{size[0]}; a label map must have its picture's size")
+    if binary:
+        values = cv2.connectedComponents((values > 0).astype(np.uint8), connectivity=8)[1]
+    runs = runs_by_value(values)
+    if len(runs) > MOST_OBJECTS:
+        raise DataError(f"{file} holds {len(runs)} values; a label map has one for each object: save it without smoothing and lossless")
+    return [Outline(label, {"size": [*size], "counts": _text(counts, size)}) for value, counts in runs.items() if value]
+
+
+def read_values(file: Path) -> Int[np.ndarray, "H W"]:
+    """The values of a label map; of a colour map R + 256 G + 65536 B. Transparency does not count. Raises `DataError`."""
+    try:
+        with Image.open(file) as image:
+            mode, values = image.mode, np.array(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{file} is not a readable label map ({error}); export it again") from error
+    if mode in ("1", "L", "P") or mode.startswith("I"):
+        return values.astype(np.int64)
+    if mode in ("RGB", "RGBA"):
+        red, green, blue = (values[:, :, channel].astype(np.int64) for channel in range(3))
+        return red if np.array_equal(red, green) and np.array_equal(red, blue) else red + 256 * green + 65536 * blue
+    if mode == "LA":
+        return values[:, :, 0].astype(np.int64)
+    raise DataError(f"{file} has mode {mode}; save label maps as PNG with whole numbers (8 or 16 bits grey, palette, or colours)")
+
+
+def runs_by_value(values: Int[np.ndarray, "H W"]) -> dict[int, Int[np.ndarray, " R"]]:
+    """COCO's runs (down the columns, background first) of every value, in one pass: nothing dense for each object."""
+    flat = values.flatten(order="F")
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(flat)) + 1))
+    ends = np.append(starts[1:], len(flat))
+    held = flat[starts]
+    order = np.argsort(held, kind="stable")
+    distinct, first = np.unique(held[order], return_index=True)
+    runs = {}
+    for value, mine in zip(distinct.tolist(), np.split(order, first[1:]), strict=True):
+        edges = np.stack([starts[mine], ends[mine]], axis=1).reshape(-1)
+        runs[value] = np.diff(np.concatenate(([0], edges, [len(flat)])))
+    return runs
+
+
+def _text(counts: Int[np.ndarray, " R"], size: tuple[int, int]) -> str:
+    runs: Any = {"size": [*size], "counts": counts.tolist()}
+    return text_of(coco_masks.frPyObjects(runs, *size))

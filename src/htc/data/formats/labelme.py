@@ -1,0 +1,195 @@
+"""labelme folders: a JSON file beside each picture, with polygons, rectangles, circles and masks.
+
+https://github.com/wkentaro/labelme. Shapes of one label and one `group_id` are one object. A folder whose shapes are all rectangles holds
+boxes; beside other shapes a rectangle is an outline, as in labelme's own exports.
+"""
+
+import base64
+import binascii
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from pycocotools import mask as coco_masks
+
+from htc.data.faults import Faults
+from htc.data.formats.converted import NAMES, Converted, Notes, Outline, Picture, pictures_in, polygon_runs, text_of
+from htc.data.pictures import picture_size
+from htc.errors import DataError
+
+NO_OBJECTS = ("__ignore__", "_background_")
+"""Labels that labelme's own tools give a meaning of their own; no class of objects."""
+THIN = ("point", "points", "line", "linestrip")
+CIRCLE_POINTS = 64
+
+
+def is_labelme(folder: Path) -> bool:
+    """Whether a folder, or its `train`, holds labelme's JSON files."""
+    for place in (folder, folder / "train"):
+        for file in sorted(place.glob("*.json"))[:1]:
+            with file.open("rb") as stream:
+                # imageData, a whole picture, comes after these keys or between them: a few kilobytes may not hold both.
+                if b'"shapes"' in stream.read(65536) or '"shapes"' in file.read_text(encoding="utf-8", errors="replace"):
+                    return True
+    return False
+
+
+def read_labelme(folder: Path) -> Converted:
+    """The folder, or its parts train, val (valid, validation) and test. Raises `DataError` that names file, shape, fault and remedy."""
+    places = {part: folder / name for name, part in NAMES.items() if any((folder / name).glob("*.json"))} or {"train": folder}
+    faults, notes = Faults(folder), Notes()
+    read = {part: [_load(file, faults) for file in sorted(place.glob("*.json"))] for part, place in places.items()}
+    faults.check()
+    contents = {part: [content for content in files if content is not None] for part, files in read.items()}
+    shapes = [shape for files in contents.values() for _, content in files for shape in content["shapes"]]
+    classes = _classes(folder, shapes)
+    boxes_only = all(shape.get("shape_type") == "rectangle" for shape in shapes)
+    if boxes_only:
+        notes.add("all shapes are rectangles, so boxes alone are learned, no masks")
+    elif any(shape.get("shape_type") == "rectangle" for shape in shapes):
+        notes.add("rectangles beside other shapes are taken as outlines, not as boxes without outline")
+    reader = _Reader(folder, classes, boxes_only, faults, notes)
+    parts = {part: tuple(reader.picture(file, content) for file, content in files) for part, files in contents.items()}
+    faults.check()
+    for part, place in places.items():
+        annotated = {picture.file_name for picture in parts[part]}
+        for path in pictures_in(place):
+            if path.relative_to(folder).as_posix() not in annotated:
+                notes.add("picture without JSON file: left out as not annotated (save it in labelme without shapes if nothing is on it)")
+    return Converted("labelme", folder, classes, parts, notes.lines())
+
+
+def _load(file: Path, faults: Faults) -> tuple[Path, dict[str, Any]] | None:
+    try:
+        content = json.loads(file.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return faults.add(f"{file} is not valid JSON ({error}); save it again in labelme")
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list) or not all(isinstance(shape, dict) for shape in content["shapes"]):
+        return faults.add(f"{file} has no list of shapes, so it is not labelme's; move it elsewhere")
+    return file, content
+
+
+def _classes(folder: Path, shapes: list[dict[str, Any]]) -> tuple[str, ...]:
+    """The names in `labels.txt` in their order, where there is one, else those in use, by name."""
+    used = {shape["label"] for shape in shapes if isinstance(shape.get("label"), str)} - set(NO_OBJECTS)
+    if not used:
+        raise DataError(f"{folder}: its labelme files hold no object; annotate some")
+    if not (folder / "labels.txt").is_file():
+        return tuple(sorted(used))
+    lines = (line.strip() for line in (folder / "labels.txt").read_text(encoding="utf-8").splitlines())
+    names = tuple(dict.fromkeys(name for name in lines if name and name not in NO_OBJECTS))
+    if used - set(names):
+        raise DataError(f"{folder / 'labels.txt'} lacks the label {min(used - set(names))!r}, which shapes have; add or correct it")
+    return names
+
+
+class _Reader:
+    """From one file's content to a picture with objects."""
+
+    def __init__(self, folder: Path, classes: tuple[str, ...], boxes_only: bool, faults: Faults, notes: Notes) -> None:
+        self.folder, self.boxes_only, self.faults, self.notes = folder, boxes_only, faults, notes
+        self.labels = {name: label for label, name in enumerate(classes)}
+
+    def picture(self, file: Path, content: dict[str, Any]) -> Picture:
+        """The picture with its objects, shapes of a group together."""
+        path = _picture_of(file, content)
+        if path is None:
+            self.faults.add(f"{file}: its picture {content.get('imagePath')!r} is not there; put it beside the JSON file")
+            return Picture("", 1, 1, ())
+        try:
+            size = picture_size(path)
+        except DataError as error:
+            self.faults.add(str(error))
+            return Picture("", 1, 1, ())
+        said = (content.get("imageHeight"), content.get("imageWidth"))
+        if None not in said and said != size:
+            self.faults.add(f"{file} says {said[1]}x{said[0]}, its picture {path.name} is {size[1]}x{size[0]}; put the annotated picture there")
+        groups: dict[Any, list[dict[str, Any]]] = {}
+        for number, shape in enumerate(content["shapes"], start=1):
+            if self._is_object(shape, f"{file}: shape {number}"):
+                group = shape.get("group_id")
+                groups.setdefault(("alone", number) if group is None else (shape["label"], group), []).append({**shape, "where": f"{file}: shape {number}"})
+        objects = [self._object(shapes, *size) for shapes in groups.values()]
+        return Picture(path.relative_to(self.folder).as_posix(), *size, tuple(found for found in objects if found is not None))
+
+    def _is_object(self, shape: dict[str, Any], where: str) -> bool:
+        if shape.get("label") in NO_OBJECTS:
+            self.notes.add(f"shape labelled {shape['label']}: left out")
+        elif shape.get("shape_type") in THIN:
+            self.notes.add(f"shape of type {shape['shape_type']}: left out, it has no area")
+        elif not isinstance(shape.get("label"), str):
+            self.faults.add(f"{where} has no label; give it one in labelme")
+        else:
+            return True
+        return False
+
+    def _object(self, shapes: list[dict[str, Any]], height: int, width: int) -> Outline | None:
+        label = self.labels[shapes[0]["label"]]
+        try:
+            rings = [ring for shape in shapes if shape.get("shape_type") != "mask" for ring in _rings(shape)]
+            masks = [_mask(shape, height, width) for shape in shapes if shape.get("shape_type") == "mask"]
+        except ValueError as error:
+            self.faults.add(str(error))
+            return None
+        if self.boxes_only:
+            points = np.array(rings).reshape(-1, 2).clip(0, (width, height))
+            low, high = points.min(0), points.max(0)
+            return Outline(label, None, (float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])))
+        if not masks:
+            return Outline(label, rings)
+        parts = [coco_masks.encode(np.asfortranarray(mask)) for mask in masks]
+        merged = coco_masks.merge([*parts, *(polygon_runs(rings, height, width) if rings else [])])
+        return Outline(label, {"size": [height, width], "counts": text_of(merged)})
+
+
+def _picture_of(file: Path, content: dict[str, Any]) -> Path | None:
+    """The file that imagePath names (Windows writes backslashes), else a picture with the JSON file's own name."""
+    named = str(content.get("imagePath") or "").replace("\\", "/")
+    tried = [file.parent / named, file.parent / Path(named).name] if named else []
+    found = next((path for path in tried if path.is_file()), None)
+    return found or next((path for path in pictures_in(file.parent) if path.stem == file.stem), None)
+
+
+def _rings(shape: dict[str, Any]) -> list[list[float]]:
+    """The outline of a polygon, rectangle or circle; `ValueError` says what is wrong."""
+    kind, points = shape.get("shape_type", "polygon"), shape.get("points")
+    if not isinstance(points, list) or not all(isinstance(point, list) and len(point) == 2 and all(_is_number(v) for v in point) for point in points):
+        raise ValueError(f"{shape['where']}: points must be pairs of numbers; draw it again in labelme")
+    needed = {"polygon": 3, "rectangle": 2, "circle": 2, "oriented_rectangle": 4}.get(kind)
+    if needed is None:
+        raise ValueError(f"{shape['where']} is of type {kind!r}; only polygon, rectangle, circle and mask are known: draw it as one of them")
+    if len(points) < needed or (kind == "circle" and len(points) > 2):
+        raise ValueError(f"{shape['where']}, a {kind}, has {len(points)} points, it needs {needed}; draw it again or remove it")
+    if kind == "circle":
+        (x, y), (edge_x, edge_y) = points
+        radius = math.hypot(edge_x - x, edge_y - y)
+        angles = [2 * math.pi * step / CIRCLE_POINTS for step in range(CIRCLE_POINTS)]
+        points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
+    elif kind == "rectangle":
+        (x1, y1), (x2, y2) = points[0], points[2 if len(points) == 4 else 1]
+        points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+    return [[round(float(value), 3) for point in points for value in point]]
+
+
+def _mask(shape: dict[str, Any], height: int, width: int) -> UInt8[np.ndarray, "H W"]:
+    """The bitmap of a mask shape in the picture; `ValueError` says what is wrong."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as image:
+            bitmap = np.array(image.convert("L")) > 0
+        x, y = (int(value) for value in shape["points"][0])
+    except (KeyError, IndexError, TypeError, ValueError, OSError, binascii.Error) as error:
+        raise ValueError(f"{shape['where']}: its mask cannot be read ({error}); draw it again in labelme") from error
+    if x < 0 or y < 0 or y + bitmap.shape[0] > height or x + bitmap.shape[1] > width:
+        raise ValueError(f"{shape['where']}: its mask reaches out of the {width}x{height} picture; draw it again in labelme")
+    canvas = np.zeros((height, width), np.uint8)
+    canvas[y : y + bitmap.shape[0], x : x + bitmap.shape[1]] = bitmap
+    return canvas
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,153 @@
+"""Any data set that is known, as COCO files: its layout is recognised, and what is not COCO is converted; pictures stay where they are."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from htc.data.coco import LAYOUTS, Splits, find_splits, read_coco
+from htc.data.formats.converted import ANNOTATIONS, Converted, write_parts
+from htc.data.formats.label_maps import map_parts, read_label_maps
+from htc.data.formats.labelme import is_labelme, read_labelme
+from htc.data.formats.yolo import description, read_yolo
+from htc.errors import DataError
+from htc.files import write_json
+
+OTHERS = (
+    "data.yaml (or data.yml) with images/ and labels/*.txt: YOLO",
+    "images/ and masks/ (or labels/) with a PNG for each picture: label maps; with train/ and val/ above or below",
+    "JSON files of labelme beside the pictures; in train/ and val/ where there are parts",
+)
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ConvertedFiles:
+    """A converted data set: its content and the COCO file of each part."""
+
+    data: Converted
+    files: dict[str, Path]
+
+    @property
+    def splits(self) -> Splits:
+        """Where training finds it."""
+        val = self.files.get("val")
+        return Splits(self.files["train"], self.data.pictures, val, None if val is None else self.data.pictures)
+
+
+def is_coco(folder: Path) -> bool:
+    """Whether a folder has one of `LAYOUTS`."""
+    return any((folder / train).is_file() for train, _, _, _ in LAYOUTS)
+
+
+def is_known(folder: Path) -> bool:
+    """Whether a folder holds a data set of any known layout."""
+    return is_coco(folder) or description(folder) is not None or bool(map_parts(folder)) or is_labelme(folder)
+
+
+def read_other(folder: Path) -> Converted | None:
+    """A data set that is not COCO's, read; None if it is none that is known. Raises `DataError` for its faults."""
+    if not folder.is_dir():
+        return None
+    if description(folder) is not None:
+        return read_yolo(folder)
+    if map_parts(folder):
+        return read_label_maps(folder)
+    return read_labelme(folder) if is_labelme(folder) else None
+
+
+def convert_data(folder: Path, destination: Path) -> ConvertedFiles:
+    """Reads any data set but COCO's and writes `destination/annotations/instances_<part>.json`.
+
+    Raises `DataError` for faults (file, line or shape, remedy) and for unknown layouts, `OutputError` if it cannot write.
+    """
+    if is_coco(folder):
+        raise DataError(f"{folder} is COCO data already: nothing to convert; train on it: htc train --data {folder}")
+    data = read_other(folder)
+    if data is None:
+        raise DataError(unknown_layout(folder))
+    return ConvertedFiles(data, write_parts(data, destination))
+
+
+def prepare_splits(folder: Path, destination: Path, val_share: float | None = None, say: Say | None = None) -> Splits:
+    """The parts of any known data set; what is not COCO is converted into `destination`, and `say` tells how it was read.
+
+    Without validation part there is none, unless `val_share` (0..1) of the training pictures are to be set apart for it: that
+    is never done silently. Raises `DataError` and `OutputError`.
+    """
+    say = say or _keep_quiet
+    if is_coco(folder) or not folder.is_dir():
+        splits = find_splits(folder)
+    else:
+        converted = convert_data(folder, destination)
+        for line in summary(converted):
+            say(line)
+        splits = converted.splits
+    if val_share is not None:
+        if splits.val_annotations is not None:
+            raise DataError(f"{folder} has a validation part ({splits.val_annotations}), so --val-share has nothing to do: leave it out")
+        splits = split_off(splits, val_share, destination)
+        say(f"{val_share:.0%} of the pictures, chosen by their names, are set apart for validation: {splits.val_annotations}")
+    elif splits.val_annotations is None:
+        say("there is no validation part, so nothing is measured; --val-share 0.2 sets a fifth of the pictures apart")
+    return splits
+
+
+def _keep_quiet(_message: str) -> None:
+    """Nobody is told."""
+
+
+def summary(converted: ConvertedFiles) -> list[str]:
+    """How the data set was read, for the user."""
+    data = converted.data
+    counts = ", ".join(f"{part}: {len(pictures)} pictures with {sum(len(p.objects) for p in pictures)} objects" for part, pictures in data.parts.items())
+    names = ", ".join(data.classes[:10]) + (", ..." if len(data.classes) > 10 else "")
+    files = ", ".join(str(file) for file in converted.files.values())
+    return [
+        f"{data.pictures} is {data.kind} data; {counts}; {len(data.classes)} classes: {names}",
+        f"as COCO: {files}",
+        *(f"note: {note}" for note in data.notes),
+    ]
+
+
+def unknown_layout(folder: Path) -> str:
+    """What a folder could have been, as an error message."""
+    known = "".join(f"\n  {line}" for line in (*(f"{train} with {images}/: COCO" for train, images, _, _ in LAYOUTS), *OTHERS))
+    return f"{folder} has none of the known layouts:{known}\narrange it like one of them, or name the parts: --train-annotations, --train-images"
+
+
+def split_off(splits: Splits, share: float, destination: Path) -> Splits:
+    """The training part divided: about `share` of its pictures to validation, chosen by a hash of their names.
+
+    So a picture stays where it is when others are added. Pictures with the same value of `group` in their record (crops of one
+    micrograph, frames of one film) stay together. Raises `DataError` if either part would be empty.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"--val-share {share:g}: give a share between 0 and 1, such as 0.2")
+    read_coco(splits.train_annotations, splits.train_images)
+    content = json.loads(splits.train_annotations.read_bytes())
+    chosen = {image["id"] for image in content["images"] if _place(image) < share}
+    parts = {"val": chosen, "train": {image["id"] for image in content["images"]} - chosen}
+    empty = [part for part, ids in parts.items() if not ids]
+    if empty:
+        raise DataError(f"--val-share {share:g} of {len(content['images'])} pictures leaves no picture to {empty[0]}; give another share")
+    files = {part: destination / ANNOTATIONS / f"instances_{part}_split.json" for part in parts}
+    for part, ids in parts.items():
+        write_json(files[part], _only(content, ids))
+    return replace(splits, train_annotations=files["train"], val_annotations=files["val"], val_images=splits.train_images)
+
+
+def _place(image: dict[str, Any]) -> float:
+    """0..1, by the picture's group or name alone."""
+    name = str(image.get("group", Path(str(image["file_name"])).name))
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def _only(content: dict[str, Any], ids: set[int | str]) -> dict[str, Any]:
+    return {
+        **content,
+        "images": [image for image in content["images"] if image["id"] in ids],
+        "annotations": [annotation for annotation in content["annotations"] if annotation["image_id"] in ids],
+    }
