@@ -9,7 +9,8 @@ from htc.checkpoint.structure import contradictions, read_structure
 from htc.coco_classes import COCO_CLASSES, COCO_IDS
 from htc.config import Config, ResNet
 from htc.errors import CheckpointError
-from htc.presets import PRESETS, cascade_mask_rcnn, htc, htc_without_semantic, mask_rcnn, preset
+from htc.presets import PRESETS, preset
+from htc.presets.official import cascade_mask_rcnn, htc, htc_without_semantic, mask_rcnn
 
 
 def infer_config(

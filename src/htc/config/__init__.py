@@ -1,0 +1,37 @@
+"""The configuration of a model and of its training: frozen, typed, checked as a whole.
+
+A configuration is a value. Presets (`htc.presets`) are functions that return one; files, environment and flags are laid over it
+before it is validated, so that every error is found at once.
+"""
+
+from htc.config.backbone import BackboneNorm, ResNet
+from htc.config.cascade import Cascade, Fusion
+from htc.config.inference import Inference
+from htc.config.input import Input
+from htc.config.neck import FPN, PAFPN, LayerNorm
+from htc.config.proposals import RPN, BoxLoss
+from htc.config.section import Section
+from htc.config.semantic import Semantic
+from htc.config.training import SGD, AdamW, Augmentation, Training
+from htc.config.whole import Config
+
+__all__ = [
+    "FPN",
+    "PAFPN",
+    "RPN",
+    "SGD",
+    "AdamW",
+    "Augmentation",
+    "BackboneNorm",
+    "BoxLoss",
+    "Cascade",
+    "Config",
+    "Fusion",
+    "Inference",
+    "Input",
+    "LayerNorm",
+    "ResNet",
+    "Section",
+    "Semantic",
+    "Training",
+]

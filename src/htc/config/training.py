@@ -1,0 +1,60 @@
+"""How a model is trained."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from htc.config.section import Fraction, Positive, PositiveFloat, Section
+
+
+class SGD(Section):
+    """The original's optimiser; `lr` is for 16 images a step and scales linearly with the real batch."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: PositiveFloat = 0.02
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+
+
+class AdamW(Section):
+    """AdamW; `lr` is used as it is."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: PositiveFloat = 3e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+
+
+class Augmentation(Section):
+    """What happens to a training picture: resize, flips, crop."""
+
+    horizontal_flip: Fraction = 0.5
+    vertical_flip: Fraction = 0.0
+    resize: bool = True
+    """False keeps the picture at its original size (before a crop)."""
+    short_edges: tuple[Positive, Positive] | None = None
+    """Multi-scale: the short edge is drawn from this range, ends included; null takes input.short_edge."""
+    long_edge: Positive | None = None
+    """Null takes input.long_edge."""
+    crop: tuple[Positive, Positive] | None = None
+    """(height, width) of a window cut at random after resizing."""
+
+
+class Training(Section):
+    """The schedule: linear warm-up, then `steps` multiplies the learning rate by `lr_factor` after each milestone (epochs),
+    `cosine` lowers it along half a cosine to nothing at the end of the last epoch.
+
+    `average_decay`: evaluate and keep a moving average of the weights, that much of it kept at each step; null: the weights themselves.
+    """
+
+    epochs: Positive = 12
+    schedule: Literal["steps", "cosine"] = "steps"
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    milestones: tuple[Positive, ...] = (8, 11)
+    lr_factor: PositiveFloat = 0.1
+    warmup_steps: Annotated[int, Field(ge=0)] = 500
+    warmup_start: PositiveFloat = 0.001
+    batch_size: Positive = 2
+    clip_gradients: PositiveFloat | None = None
+    loss_average: Literal["global", "rank"] = "global"
+    optimizer: Annotated[SGD | AdamW, Field(discriminator="kind")] = SGD()
+    augmentation: Augmentation = Augmentation()

@@ -1,0 +1,55 @@
+"""Everything that defines a detector and its training."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from htc.config.backbone import ResNet
+from htc.config.cascade import Cascade
+from htc.config.inference import Inference
+from htc.config.input import Input
+from htc.config.neck import FPN, PAFPN
+from htc.config.proposals import RPN
+from htc.config.section import Section
+from htc.config.semantic import Semantic
+from htc.config.training import Training
+
+
+class Config(Section):
+    """Everything that defines a detector and its training. `category_ids` are the ids written to result files."""
+
+    preset: str = "custom"
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    backbone: ResNet = ResNet()
+    neck: Annotated[FPN | PAFPN, Field(discriminator="kind")] = FPN()
+    rpn: RPN = RPN()
+    cascade: Cascade = Cascade()
+    semantic: Semantic | None = Semantic()
+    inference: Inference = Inference()
+    input: Input = Input()
+    training: Training = Training()
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def num_classes(self) -> int:
+        """K: object classes without the background."""
+        return len(self.classes)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if not self.classes:
+            raise ValueError("classes is empty: name at least one class")
+        if len(self.classes) != len(self.category_ids):
+            raise ValueError(f"{len(self.classes)} classes but {len(self.category_ids)} category_ids: give one id a class")
+        if len(set(self.category_ids)) != len(self.category_ids):
+            raise ValueError("category_ids repeat an id")
+        if self.semantic is None and self.cascade.semantic_fusion != "none":
+            raise ValueError(f"cascade.semantic_fusion is {self.cascade.semantic_fusion!r} but semantic is null: set semantic_fusion to none")
+        if self.semantic is not None and self.semantic.channels != self.neck.channels:
+            raise ValueError(f"semantic.channels {self.semantic.channels} must equal neck.channels {self.neck.channels}: their features are added")
+        stages = [self.inference.box_stage, *(self.inference.score_stages or ()), *(self.inference.mask_stages or ())]
+        for stage in stages:
+            if stage is not None and stage > self.cascade.num_stages:
+                raise ValueError(f"inference names stage {stage}, but cascade.num_stages is {self.cascade.num_stages}")
+        return self

@@ -1,0 +1,24 @@
+"""Named configurations. Names follow the original's, so that its released weights map one to one.
+
+Each preset is a function that returns a whole `Config`; nothing inherits from anything.
+"""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from htc.config import Config
+from htc.errors import ConfigError
+from htc.presets.official import OFFICIAL
+from htc.presets.paper import PAPER
+from htc.presets.small import SMALL
+
+PRESETS: dict[str, Callable[[], Config]] = {**OFFICIAL, **PAPER, **SMALL}
+
+
+def preset(name: str) -> Config:
+    """The configuration of that name; raises `ConfigError` with the nearest names if there is none."""
+    if name not in PRESETS:
+        near = get_close_matches(name, PRESETS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`htc models` lists them."
+        raise ConfigError(f"there is no preset {name!r}; {hint}")
+    return PRESETS[name]()

@@ -1,0 +1,26 @@
+"""The paper's own settings, where the released configurations differ from them."""
+
+from collections.abc import Callable
+
+from htc.config import Config
+from htc.presets.official import BACKBONES, TWENTY_EPOCHS, cascade_mask_rcnn, htc, mask_rcnn
+
+
+def paper(config: Config) -> Config:
+    """The paper's own numbers where the released configurations differ: beta 1, score threshold 0.001, one matching rule."""
+    semantic = None if config.semantic is None else config.semantic.model_copy(update={"loss_weight": 1.0})
+    return config.model_copy(
+        update={
+            "semantic": semantic,
+            "cascade": config.cascade.model_copy(update={"low_quality_matches": True}),
+            "inference": config.inference.model_copy(update={"score_threshold": 0.001}),
+            "training": TWENTY_EPOCHS,
+        }
+    )
+
+
+PAPER: dict[str, Callable[[], Config]] = {
+    "htc_r50_fpn_20e_paper": lambda: paper(htc("htc_r50_fpn_20e_paper", BACKBONES["r50"])),
+    "cascade_mask_rcnn_r50_fpn_20e_paper": lambda: paper(cascade_mask_rcnn("cascade_mask_rcnn_r50_fpn_20e_paper", BACKBONES["r50"])),
+    "mask_rcnn_r50_fpn_20e_paper": lambda: paper(mask_rcnn("mask_rcnn_r50_fpn_20e_paper", BACKBONES["r50"])),
+}
