@@ -9,8 +9,9 @@ import numpy as np
 from htc.ablation.run import Measured, results_by_row
 from htc.ablation.tables import Row, Table
 from htc.evaluation.bootstrap import PictureMatches, draws, interval, matches, resampled
+from htc.evaluation.coco import Kind
 
-KINDS = ("bbox", "segm")
+KINDS: tuple[Kind, ...] = ("bbox", "segm")
 DRAWS = 1000
 
 

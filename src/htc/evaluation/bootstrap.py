@@ -14,7 +14,8 @@ from faster_coco_eval import faster_eval_api_cpp as accumulator  # pyright: igno
 from faster_coco_eval.core.cocoeval import Params
 from jaxtyping import Float, Int
 
-from htc.evaluation.coco import evaluation_of, mean_of_defined
+from htc.evaluation.coco import Kind, evaluation_of, mean_of_defined
+from htc.evaluation.comparison import compare
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class PictureMatches:
         return mean_of_defined(np.asarray(result["precision"]))
 
 
-def matches(kind: str, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int) -> PictureMatches:
+def matches(kind: Kind, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int) -> PictureMatches:
     """Matches COCO results (`kind` bbox or segm) with the annotations' objects, picture by picture, objects of all sizes."""
-    evaluation = evaluation_of(kind, truth, results, max_detections)
+    evaluation = evaluation_of(kind, compare(truth, results), max_detections)
     evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], evaluation.params.areaRngLbl[:1]
     evaluation.separate_eval = True
     evaluation.evaluate()

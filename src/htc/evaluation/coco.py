@@ -5,22 +5,22 @@ whatever was asked for: here it is over `max_detections`. And a result that carr
 mask AP_S/M/L: here the mask evaluation sees masks alone.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools import mask as rle_codec
 
-from htc.errors import DataError
-from htc.evaluation.files import read_annotations
+from htc.evaluation.comparison import Annotation, Comparison, RunLengths, compare
 
 Metrics = dict[str, dict[str, Any]]
-Annotation = dict[str, Any]
+Kind = Literal["bbox", "segm", "boundary"]
 
 AREAS = {"APs": "small", "APm": "medium", "APl": "large"}
+DILATION_RATIO = 0.02
+"""Of the picture's diagonal: how far from an outline its boundary reaches (Cheng et al. 2021, Boundary IoU)."""
 
 
 def coco_metrics(annotations: str | Path | Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int = 100) -> Metrics:
@@ -32,128 +32,59 @@ def coco_metrics(annotations: str | Path | Mapping[str, Any], results: Sequence[
 
     Raises `DataError` for results of unknown pictures or categories, or of which only some have masks.
     """
-    truth = read_annotations(annotations)
-    check_results(truth, results)
+    return metrics_of(compare(annotations, results), max_detections)
+
+
+def metrics_of(comparison: Comparison, max_detections: int = 100) -> Metrics:
+    """The numbers of `coco_metrics`."""
     numbers: Metrics = {}
-    names = _class_names(truth)
+    names = [name for _, name in comparison.categories]
     per_class: dict[str, dict[str, float]] = {name: {} for name in names}
-    kinds = ["bbox", "segm"] if _with_masks(truth, results) else ["bbox"]
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if comparison.with_masks else ("bbox",)
     for kind in kinds:
-        evaluation = evaluation_of(kind, truth, results, max_detections)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        numbers[kind] = _summary(evaluation, max_detections)
+        evaluation = evaluated(kind, comparison, max_detections)
+        numbers[kind] = summary(evaluation, max_detections)
         for index, name in enumerate(names):
             per_class[name][kind] = mean_of_defined(evaluation.eval["precision"][:, :, index, 0, -1])
     return {**numbers, "per_class": per_class}
 
 
-def check_results(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    """Raises `DataError` that names the first result which cannot be matched with the annotations, and what to do."""
-    images = {image["id"] for image in truth["images"]}
-    categories = {category["id"]: category["name"] for category in truth["categories"]}
-    for index, result in enumerate(results):
-        missing = [key for key in ("image_id", "category_id", "score") if key not in result]
-        if missing or not ("bbox" in result or "segmentation" in result):
-            lacks = ", ".join(missing) or "bbox and segmentation"
-            raise DataError(f"result {index} lacks {lacks}: a COCO result has image_id, category_id, score and bbox or segmentation")
-        if result["image_id"] not in images:
-            raise DataError(
-                f"result {index} is of image_id {result['image_id']!r}, which the annotations do not have: "
-                "give the annotations of the same pictures (htc predict --annotations FILE takes their ids by file name)"
-            )
-        if result["category_id"] not in categories:
-            known = ", ".join(f"{key} {name}" for key, name in list(categories.items())[:8])
-            raise DataError(f"result {index} is of category_id {result['category_id']!r}, which the annotations do not have; they know {known}")
-        if not math.isfinite(result["score"]):
-            raise DataError(f"result {index} has score {result['score']}: scores must be finite")
+def evaluated(kind: Kind, comparison: Comparison, max_detections: int) -> COCOeval_faster:
+    """COCO's evaluation with its arrays: precision (IoU threshold, recall, class, size, count), recall without its second axis.
+
+    The last count is `max_detections`; 1 and 10 come before it, as in COCO's own table.
+    """
+    evaluation = evaluation_of(kind, comparison, max_detections)
+    evaluation.params.maxDets = [count for count in (1, 10) if count < max_detections] + [max_detections]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation
 
 
-def _with_masks(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether masks can be measured. Without any result the annotations decide, so that a model that finds nothing scores 0."""
-    objects = [a for a in truth["annotations"] if not a.get("iscrowd", 0)]
-    annotated = [bool(a.get("segmentation")) for a in objects]
-    found = ["segmentation" in result for result in results]
-    if (results and not any(found)) or (annotated and not any(annotated)):
-        return False
-    if not all(found):
-        raise DataError(f"result {found.index(False)} has no segmentation, others have: give all results a mask, or none")
-    if not all(annotated):
-        bad = objects[annotated.index(False)]["id"]
-        raise DataError(f"annotation {bad} has no segmentation, others have: masks are measured where every object has one; add it or remove the object")
-    return True
-
-
-def _class_names(truth: Mapping[str, Any]) -> list[str]:
-    """Names in the order of ids, as the evaluation has them; a name that occurs twice carries its id."""
-    categories = sorted(truth["categories"], key=lambda category: category["id"])
-    names = [category["name"] for category in categories]
-    return [f"{c['name']} ({c['id']})" if names.count(c["name"]) > 1 else c["name"] for c in categories]
-
-
-def evaluation_of(kind: str, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int) -> COCOeval_faster:
-    """COCO's evaluation of boxes (`bbox`) or masks (`segm`), ready to run, on copies: the COCO tools write into what they are given."""
-    # Pictures are numbered anew, in order, since ids may be strings; objects too, since an id of 0 counts as "unmatched".
-    numbers = {image: number for number, image in enumerate(sorted((i["id"] for i in truth["images"]), key=_order), start=1)}
-    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-    images = [{"id": numbers[i["id"]], "height": i["height"], "width": i["width"]} for i in truth["images"]]
-    objects = [_object(kind, a, index, numbers, sizes) for index, a in enumerate(truth["annotations"], start=1)]
-    reference = COCO({"images": images, "annotations": objects, "categories": [dict(c) for c in truth["categories"]]})
-    found = [_result(kind, r, numbers, sizes) for r in results]
-    evaluation = COCOeval_faster(reference, reference.loadRes(found), "segm" if kind == "segm" else "bbox")
+def evaluation_of(kind: Kind, comparison: Comparison, max_detections: int) -> COCOeval_faster:
+    """COCO's evaluation of boxes (`bbox`), masks (`segm`) or both masks and their boundaries (`boundary`), ready to run."""
+    if kind == "bbox":
+        objects, found = [dict(item) for item in comparison.objects], [dict(item) for item in comparison.found]
+    else:
+        assert comparison.object_masks is not None
+        assert comparison.found_masks is not None
+        objects = [{**item, "segmentation": mask} for item, mask in zip(comparison.objects, comparison.object_masks, strict=True)]
+        found = [_with_mask(item, mask) for item, mask in zip(comparison.found, comparison.found_masks, strict=True)]
+    categories = [{"id": id, "name": name} for id, name in comparison.categories]
+    # The results go in as annotations: the library's way for result lists works out areas and boxes anew, one at a time.
+    reference = COCO({"images": comparison.images, "annotations": objects, "categories": categories})
+    answers = COCO({"images": comparison.images, "annotations": found, "categories": categories})
+    evaluation = COCOeval_faster(reference, answers, kind, boundary_dilation_ratio=DILATION_RATIO, rle_iou_max_workers=1)
     evaluation.params.maxDets = [max_detections]
     return evaluation
 
 
-def _order(image_id: int | str) -> tuple[bool, int, str]:
-    return (True, 0, image_id) if isinstance(image_id, str) else (False, image_id, "")
+def _with_mask(item: Annotation, mask: RunLengths) -> Annotation:
+    return {**item, "segmentation": mask, "area": float(rle_codec.area(mask))}
 
 
-def _object(kind: str, annotation: Mapping[str, Any], number: int, images: Mapping[Any, int], sizes: Mapping[Any, tuple[int, int]]) -> Annotation:
-    crowd = int(annotation.get("iscrowd", 0))
-    copy: Annotation = {"id": number, "image_id": images[annotation["image_id"]], "category_id": annotation["category_id"], "iscrowd": crowd}
-    copy["bbox"] = list(annotation["bbox"])
-    height, width = sizes[annotation["image_id"]]
-    if kind == "segm":
-        # A crowd without a mask is its box.
-        copy["segmentation"] = to_rle(annotation.get("segmentation") or [_corners(annotation["bbox"])], height, width)
-    if "area" in annotation:
-        copy["area"] = annotation["area"]
-    elif annotation.get("segmentation"):
-        copy["area"] = float(rle_codec.area(to_rle(annotation["segmentation"], height, width)))
-    else:
-        copy["area"] = annotation["bbox"][2] * annotation["bbox"][3]
-    return copy
-
-
-def _result(kind: str, result: Mapping[str, Any], images: Mapping[Any, int], sizes: Mapping[Any, tuple[int, int]]) -> Annotation:
-    copy: Annotation = {"image_id": images[result["image_id"]], "category_id": result["category_id"], "score": float(result["score"])}
-    if kind == "bbox" and "bbox" in result:
-        copy["bbox"] = list(result["bbox"])
-        return copy
-    rle = to_rle(result["segmentation"], *sizes[result["image_id"]])
-    if kind == "bbox":
-        copy["bbox"] = rle_codec.toBbox(rle).tolist()
-    else:
-        copy["segmentation"] = rle
-    return copy
-
-
-def _corners(bbox: Sequence[float]) -> list[float]:
-    x, y, width, height = bbox
-    return [x, y, x, y + height, x + width, y + height, x + width, y]
-
-
-def to_rle(segmentation: Any, height: int, width: int) -> Any:
-    """A compressed RLE (`size`, `counts`) of polygons, uncompressed or compressed RLE of a picture of that size."""
-    if isinstance(segmentation, list):
-        return rle_codec.merge(rle_codec.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation["counts"], list):
-        return rle_codec.frPyObjects(segmentation, height, width)
-    return {"size": segmentation["size"], "counts": segmentation["counts"]}
-
-
-def _summary(evaluation: COCOeval_faster, max_detections: int) -> dict[str, float]:
+def summary(evaluation: COCOeval_faster, max_detections: int) -> dict[str, float]:
+    """COCO's numbers by the names of the contract."""
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     labels = evaluation.params.areaRngLbl
     at = {round(float(iou), 2): index for index, iou in enumerate(evaluation.params.iouThrs)}
@@ -164,6 +95,14 @@ def _summary(evaluation: COCOeval_faster, max_detections: int) -> dict[str, floa
         numbers[name] = mean_of_defined(precision[:, :, :, labels.index(area), -1])
     numbers[f"AR@{max_detections}"] = mean_of_defined(recall[:, :, 0, -1])
     return numbers
+
+
+def recalls(evaluation: COCOeval_faster) -> dict[str, float]:
+    """COCO's average recalls: over the best 1, 10 and N results a picture and class, and of each size."""
+    recall = evaluation.eval["recall"]
+    labels = evaluation.params.areaRngLbl
+    numbers = {f"AR@{count}": mean_of_defined(recall[:, :, 0, index]) for index, count in enumerate(evaluation.params.maxDets)}
+    return numbers | {name.replace("AP", "AR"): mean_of_defined(recall[:, :, labels.index(area), -1]) for name, area in AREAS.items()}
 
 
 def mean_of_defined(values: np.ndarray) -> float:
