@@ -26,6 +26,8 @@ def infer_config(
     Raises `CheckpointError` for other architectures and for class names that do not fit the number of classes.
     """
     structure = read_structure(shapes)
+    if "backbone.depth" not in structure:
+        raise CheckpointError("its backbone is no ResNet, and the file does not say which: give the preset it was trained with, and the file as --weights")
     try:
         return _assemble(structure, facts, classes, experiment)
     except ValidationError as error:

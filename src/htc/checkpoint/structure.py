@@ -18,14 +18,15 @@ BLOCKS: dict[tuple[bool, tuple[int, ...]], int] = {
 }
 _DEFORMABLE = {18: "v1", 27: "v2"}
 _ESSENTIAL = (
-    "backbone.layer1.0.conv2.weight",
-    "backbone.layer4.0.conv1.weight",
     "neck.lateral.0.conv.weight",
     "rpn.objectness.weight",
     "roi.box_heads.0.classify.weight",
     "roi.mask_heads.0.logits.weight",
 )
-_SIZED = (*_ESSENTIAL, "semantic.logits.weight")
+_RESNET = ("backbone.layer1.0.conv2.weight", "backbone.layer4.0.conv1.weight")
+_SIZED = (*_ESSENTIAL, *_RESNET, "semantic.logits.weight")
+_OTHER_BACKBONES = ("backbone.body.", "backbone.stem.")
+"""Of timm's networks and FishNet: their names and shapes are compared one by one, and say nothing of a configuration."""
 _OFFSETS = re.compile(r"backbone\.layer([1-4])\.\d+\.conv2\.conv_offset\.weight")
 
 
@@ -34,13 +35,14 @@ def read_structure(shapes: Shapes) -> dict[str, Any]:
 
     Raises `CheckpointError` (without a file name) if these are no weights of the family.
     """
-    missing = [name for name in _ESSENTIAL if name not in shapes]
+    other = any(name.startswith(_OTHER_BACKBONES) for name in shapes)
+    missing = [name for name in ((() if other else _RESNET) + _ESSENTIAL) if name not in shapes]
     if missing:
         raise CheckpointError(f"not a ResNet-FPN network with box and mask heads (Mask R-CNN, Cascade Mask R-CNN, HTC): it has no {', '.join(missing)}")
     wrong = [name for name, shape in shapes.items() if 0 in shape or (name in _SIZED and len(shape) < 2) or (name.endswith(".weight") and not shape)]
     if wrong:
         raise CheckpointError(f"{wrong[0]} has the shape {shapes[wrong[0]]}, which no layer has; the file is damaged or of another architecture")
-    return {**_backbone(shapes), **_neck(shapes), **_heads(shapes), **_semantic(shapes)}
+    return {**({} if other else _backbone(shapes)), **_neck(shapes), **_heads(shapes), **_semantic(shapes)}
 
 
 def _indices(shapes: Shapes, pattern: str) -> list[int]:
@@ -55,7 +57,12 @@ def _backbone(shapes: Shapes) -> dict[str, Any]:
     width, group_width = shapes["backbone.layer1.0.conv2.weight"][:2]
     groups = max(1, width // group_width)
     base_width = (group_width if groups > 1 else width) if bottleneck else 64
-    found: dict[str, Any] = {"backbone.depth": BLOCKS[bottleneck, blocks], "backbone.groups": groups, "backbone.base_width": base_width}
+    found: dict[str, Any] = {
+        "backbone.kind": "resnet",
+        "backbone.depth": BLOCKS[bottleneck, blocks],
+        "backbone.groups": groups,
+        "backbone.base_width": base_width,
+    }
     offsets = {int(match[1]) + 1: shape[0] for name, shape in shapes.items() if (match := _OFFSETS.fullmatch(name))}
     kinds = {_DEFORMABLE.get(channels, f"{channels} offset channels") for channels in offsets.values()}
     if len(kinds) > 1 or kinds - {"v1", "v2"}:
@@ -119,7 +126,7 @@ def config_value(config: Config, field: str) -> Any:
         return special[field]()
     value: Any = config
     for part in field.split("."):
-        value = getattr(value, part) if value is not None else None
+        value = getattr(value, part, None)  # another kind of backbone has other fields
     return "batch" if value == "sync" else value
 
 

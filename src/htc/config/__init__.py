@@ -4,7 +4,7 @@ A configuration is a value. Presets (`htc.presets`) are functions that return on
 before it is validated, so that every error is found at once.
 """
 
-from htc.config.backbone import BackboneNorm, ResNet
+from htc.config.backbone import Backbone, BackboneNorm, FishNet, ResNet, Timm, ViT
 from htc.config.cascade import Cascade, Fusion
 from htc.config.inference import Inference
 from htc.config.input import Input
@@ -22,10 +22,12 @@ __all__ = [
     "SGD",
     "AdamW",
     "Augmentation",
+    "Backbone",
     "BackboneNorm",
     "BoxLoss",
     "Cascade",
     "Config",
+    "FishNet",
     "Fusion",
     "Inference",
     "Input",
@@ -33,5 +35,7 @@ __all__ = [
     "ResNet",
     "Section",
     "Semantic",
+    "Timm",
     "Training",
+    "ViT",
 ]

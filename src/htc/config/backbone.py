@@ -4,9 +4,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from htc.config.section import Positive, Section
+from htc.config.section import Fraction, Positive, Section
 
 BackboneNorm = Literal["statistics_fixed", "frozen", "batch", "sync", "group"]
+Pretrained = bool | str
+"""Weights a training starts from: false none, true those of timm for this network, else another timm name or a file."""
+Stages = Annotated[int, Field(ge=-1, le=4)]
 
 
 class ResNet(Section):
@@ -21,9 +24,10 @@ class ResNet(Section):
     groups: Positive = 1
     base_width: Positive = 64
     norm: BackboneNorm = "statistics_fixed"
-    frozen_stages: Annotated[int, Field(ge=-1, le=4)] = 1
+    frozen_stages: Stages = 1
     deformable: Literal["none", "v1", "v2"] = "none"
     deformable_stages: tuple[Annotated[int, Field(ge=2, le=5)], ...] = ()
+    pretrained: Pretrained = False
 
     @model_validator(mode="after")
     def _deformable_says_where(self) -> Self:
@@ -34,3 +38,43 @@ class ResNet(Section):
         if self.depth < 50 and (self.groups != 1 or self.base_width != 64):
             raise ValueError("groups and base_width need bottleneck blocks: depth 50 or more")
         return self
+
+
+class Timm(Section):
+    """Any network of timm with feature maps of strides 4, 8, 16 and 32: `legacy_senet154`, `dpn107`, `swin_*`, `convnext_*`, ...
+
+    `norm` is what its batch norms become (networks without any, as Swin and ConvNeXt, are not touched by it); `frozen_stages`
+    counts as in `ResNet`: 0 freezes what precedes the first feature map, 1 also what makes it, and so on.
+    """
+
+    kind: Literal["timm"] = "timm"
+    name: str
+    norm: Literal["statistics_fixed", "frozen", "batch", "sync"] = "statistics_fixed"
+    frozen_stages: Stages = -1
+    output_norm: Literal["none", "layer"] = "none"
+    """A LayerNorm on each feature map, as Swin and ConvNeXt have for detection (their own code; Liu et al. 2021, 2022)."""
+    drop_path_rate: Fraction = 0.0
+    """Stochastic depth: the share of residual branches left out in training, growing with the depth up to this."""
+    pretrained: Pretrained = False
+
+
+class FishNet(Section):
+    """FishNet (Sun et al. 2018, arXiv 1901.03495): tail, body and head; C2 is the body's last feature, C3-C5 are the head's."""
+
+    kind: Literal["fishnet"] = "fishnet"
+    depth: Literal[99, 150] = 150
+    norm: BackboneNorm = "statistics_fixed"
+    pretrained: str | Literal[False] = False
+    """A file; timm has no weights of it."""
+
+
+class ViT(Section):
+    """A plain vision transformer of timm with patches of 16 pixels and a simple pyramid on its last feature (Li et al. 2022, ViTDet)."""
+
+    kind: Literal["vit"] = "vit"
+    name: str = "vit_base_patch16_224"
+    drop_path_rate: Fraction = 0.0
+    pretrained: Pretrained = False
+
+
+Backbone = Annotated[ResNet | Timm | FishNet | ViT, Field(discriminator="kind")]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from htc.config.backbone import ResNet
+from htc.config.backbone import Backbone, ResNet
 from htc.config.cascade import Cascade
 from htc.config.inference import Inference
 from htc.config.input import Input
@@ -21,7 +21,7 @@ class Config(Section):
     preset: str = "custom"
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
-    backbone: ResNet = ResNet()
+    backbone: Backbone = ResNet()
     neck: Annotated[FPN | PAFPN, Field(discriminator="kind")] = FPN()
     rpn: RPN = RPN()
     cascade: Cascade = Cascade()

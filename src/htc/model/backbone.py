@@ -1,15 +1,18 @@
-"""ResNet and ResNeXt features C2-C5, by timm, with deformable convolution where the configuration asks for it."""
+"""The backbone that the configuration names; ResNet and ResNeXt by timm, with deformable convolution where it is asked for."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from htc.config import BackboneNorm, ResNet
+from htc.config import Backbone, BackboneNorm, FishNet, ResNet, Timm, ViT
+from htc.model.fishnet import FishFeatures
 from htc.model.layers import freeze_norms, norm
+from htc.model.plain_vit import PlainViT
+from htc.model.timm_features import TimmFeatures, create
 
 C2_TO_C5 = (1, 2, 3, 4)
 
@@ -38,11 +41,29 @@ class DeformableConv2d(nn.Conv2d):
         return deform_conv2d(*parts, **arguments, mask=None if weight is None else weight.to(dtype)).to(x.dtype)  # type: ignore[arg-type]
 
 
-def build_backbone(config: ResNet) -> nn.Module:
-    """A module (B, 3, H, W) -> [C2, C3, C4, C5]; parameter names are torchvision's: conv1, bn1, layer1.0.conv1, ..."""
+def build_backbone(config: Backbone, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """A module (B, 3, H, W) -> [C2, C3, C4, C5] of strides 4, 8, 16, 32.
+
+    `weights` are a classifier's under timm's names (`htc.checkpoint.imagenet` finds them); what has no place in it stays as it is.
+    Raises `ConfigError` for names that timm does not have or that cannot be a backbone.
+    """
+    match config:
+        case ResNet():
+            return build_resnet(config, weights)
+        case Timm():
+            return TimmFeatures(config, weights)
+        case ViT():
+            return PlainViT(config, weights)
+        case FishNet():
+            return FishFeatures(config)
+
+
+def build_resnet(config: ResNet, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Parameter names are torchvision's: conv1, bn1, layer1.0.conv1, ..."""
     widths: dict[str, Any] = {"cardinality": config.groups, "base_width": config.base_width} if config.depth >= 50 else {}
-    backbone = timm.create_model(
+    backbone = create(
         f"resnet{config.depth}",
+        weights,
         features_only=True,
         out_indices=C2_TO_C5,
         norm_layer=partial(_norm, kind=config.norm),
@@ -68,6 +89,8 @@ def freeze(backbone: nn.Module, stages: int) -> None:
         backbone[name] = freeze_norms(backbone[name]).requires_grad_(False)  # type: ignore[index, operator]
 
 
-def channels(backbone: nn.Module) -> list[int]:
+def channels(backbone: nn.Module) -> Sequence[int]:
     """Channels of C2-C5."""
+    if isinstance(backbone, TimmFeatures | PlainViT | FishFeatures):
+        return backbone.channels
     return backbone.feature_info.channels()  # type: ignore[union-attr, operator]

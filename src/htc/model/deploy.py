@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from htc.model.backbone import DeformableConv2d
 from htc.model.detector import Detector
 from htc.model.layers import use_pointwise
+from htc.model.timm_features import TimmFeatures
 
 
 def for_inference(detector: Detector, precision: Literal["fp32", "bf16"] = "fp32") -> Detector:
@@ -26,13 +27,18 @@ def for_inference(detector: Detector, precision: Literal["fp32", "bf16"] = "fp32
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Replace every batch norm that directly follows a convolution in its parent by the identity, and scale the convolution."""
-    for parent in list(module.modules()):
-        children = list(parent.named_children())
-        for (_, conv), (name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
-                _fold(conv, norm)
-                setattr(parent, name, nn.Identity())
+    """Replace every batch norm that directly follows a convolution in its parent by the identity, and scale the convolution.
+
+    Not inside networks of timm: the order in which their modules are listed need not be the order in which they run.
+    """
+    if isinstance(module, TimmFeatures):
+        return
+    for (_, conv), (name, norm) in pairwise(list(module.named_children())):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+            _fold(conv, norm)
+            setattr(module, name, nn.Identity())
+    for child in module.children():
+        fold_batch_norms(child)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> None:

@@ -24,9 +24,12 @@ class FrozenBatchNorm2d(FixedBatchNorm2d):
 
 
 def freeze_norms(module: nn.Module) -> nn.Module:
-    """`module` with every batch norm that would follow the batch replaced by one that stays as loaded."""
+    """`module` with every batch norm that would follow the batch replaced by one that stays as loaded, with the same values."""
     if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and not isinstance(module, FixedBatchNorm2d):
-        return FrozenBatchNorm2d(module.num_features)
+        frozen = FrozenBatchNorm2d(module.num_features)
+        frozen.eps = module.eps
+        frozen.load_state_dict(module.state_dict())
+        return frozen
     for name, child in module.named_children():
         setattr(module, name, freeze_norms(child))
     return module

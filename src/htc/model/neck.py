@@ -1,5 +1,6 @@
 """The feature pyramid: C2-C5 -> P2-P6."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from htc.model.layers import ConvBlock
 class FeaturePyramid(nn.Module):
     """FPN (Lin et al. 2017): lateral 1x1, top-down by nearest upsampling, output 3x3; no activation. P6 is P5 at every second pixel."""
 
-    def __init__(self, channels_in: list[int], config: FPN | PAFPN) -> None:
+    def __init__(self, channels_in: Sequence[int], config: FPN | PAFPN) -> None:
         super().__init__()
         block = partial(ConvBlock, norm_kind=config.norm, relu=False)
         self.lateral = nn.ModuleList(block(c, config.channels, 1) for c in channels_in)
@@ -37,7 +38,7 @@ class PathAggregation(FeaturePyramid):
     n_2 = p_2; n_{i+1} = p_{i+1} + down_i(n_i). Differs from the paper by: the sum goes on upwards *before* its 3x3 convolution.
     """
 
-    def __init__(self, channels_in: list[int], config: PAFPN) -> None:
+    def __init__(self, channels_in: Sequence[int], config: PAFPN) -> None:
         super().__init__(channels_in, config)
         block = partial(ConvBlock, config.channels, config.channels, 3, norm_kind=config.norm, relu=False)
         above = range(len(channels_in) - 1)
@@ -53,7 +54,7 @@ class PathAggregation(FeaturePyramid):
         return (*pyramid, pyramid[-1][:, :, ::2, ::2])
 
 
-def build_neck(channels_in: list[int], config: FPN | PAFPN) -> FeaturePyramid:
+def build_neck(channels_in: Sequence[int], config: FPN | PAFPN) -> FeaturePyramid:
     """The neck that the configuration names, with the original's first weights."""
     neck = PathAggregation(channels_in, config) if isinstance(config, PAFPN) else FeaturePyramid(channels_in, config)
     for layer in neck.modules():

@@ -1,0 +1,140 @@
+"""Networks of timm as backbones: four feature maps of strides 4 to 32 for any picture size."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.layers import BatchNormAct2d  # pyright: ignore[reportPrivateImportUsage]
+from torch import Tensor, nn
+
+from htc.config import Timm
+from htc.errors import ConfigError
+from htc.model.layers import freeze_norms, norm
+
+STRIDES = (4, 8, 16, 32)
+_ANY_SIZE: dict[str, dict[str, Any]] = {
+    # windows stay whole and shifted, and padded, whatever the picture's size; the bias tables know windows only
+    "timm.models.swin_transformer": {"strict_img_size": False, "always_partition": True},
+    "timm.models.swin_transformer_v2": {"strict_img_size": False, "always_partition": True},
+}
+
+NormKind = Literal["statistics_fixed", "frozen", "batch", "sync"]
+
+
+class TimmFeatures(nn.Module):
+    """C2-C5 of a network of timm, (N, C, H, W) whatever its own layout; `weights` are a classifier's, under timm's names.
+
+    Raises `ConfigError` for a name that timm does not have, and for networks without maps of strides 4, 8, 16 and 32.
+    """
+
+    def __init__(self, config: Timm, weights: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        indices = map_indices(config.name)
+        extra = {"drop_path_rate": config.drop_path_rate} if config.drop_path_rate else {}
+        self.body: nn.Module = create(config.name, weights, features_only=True, out_indices=indices, **_size_options(config.name), **extra)
+        info: Any = self.body.feature_info
+        self.channels = tuple(info.channels())
+        self.channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
+        convert_norms(self.body, config.norm)
+        if config.frozen_stages >= 0:
+            _freeze(self.body, config)
+        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels if config.output_norm == "layer")
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> [C2, C3, C4, C5]"""
+        maps = self.body(x)
+        if self.norms:
+            rows = (m if self.channels_last else m.permute(0, 2, 3, 1) for m in maps)
+            return [layer(m).permute(0, 3, 1, 2) for layer, m in zip(self.norms, rows, strict=True)]
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else list(maps)
+
+
+def create(name: str, weights: Mapping[str, Tensor] | None, **options: Any) -> nn.Module:
+    """`timm.create_model`, with weights under timm's names where given (timm fits position embeddings and leaves the classifier out)."""
+    if weights is not None:
+        source = {"state_dict": dict(weights), "custom_load": False, "hf_hub_id": None, "url": "", "file": None}
+        options |= {"pretrained": True, "pretrained_cfg_overlay": source}
+    try:
+        return timm.create_model(name, **options)
+    except TypeError as error:
+        raise ConfigError(f"backbone.name {name}: timm does not build it this way: {error}") from error
+
+
+def check_name(name: str) -> None:
+    """Raises `ConfigError` with the nearest names if timm has no such network."""
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:4]
+        hint = f": did you mean {', '.join(near)}?" if near else "; `timm.list_models()` has them all"
+        raise ConfigError(f"backbone.name {name}: timm has no network of that name{hint}")
+
+
+@cache
+def map_indices(name: str) -> tuple[int, ...]:
+    """Which of a network's feature maps have strides 4, 8, 16 and 32."""
+    check_name(name)
+    with torch.device("meta"):
+        try:
+            info: Any = timm.create_model(name, features_only=True).feature_info
+        except (RuntimeError, AttributeError, AssertionError) as error:
+            raise ConfigError(f"backbone.name {name}: timm gives no feature maps of it ({error})") from error
+    strides = tuple(info.reduction())
+    if any(stride not in strides for stride in STRIDES):
+        raise ConfigError(f"backbone.name {name}: has maps of strides {strides}, not 4, 8, 16 and 32; for a plain vision transformer take backbone.kind vit")
+    chosen = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES)
+    return tuple(info.out_indices[i] for i in chosen)
+
+
+def _size_options(name: str) -> dict[str, Any]:
+    """What makes the network take pictures of any size; raises `ConfigError` if it takes one size only."""
+    module = timm.models.model_entrypoint(name.split(".")[0]).__module__
+    if module in _ANY_SIZE:
+        return _ANY_SIZE[module]
+    described = timm.models.get_pretrained_cfg(name)
+    if described is not None and described.fixed_input_size:
+        raise ConfigError(f"backbone.name {name}: takes pictures of {described.input_size} only; take a convolutional network, swin_* or convnext_*")
+    return {}
+
+
+def convert_norms(module: nn.Module, kind: NormKind) -> None:
+    """Every batch norm of a network becomes `kind`, weights and statistics kept; an activation inside it is kept as a layer of its own."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, _converted(child, kind))
+        else:
+            convert_norms(child, kind)
+
+
+def _converted(old: nn.BatchNorm2d, kind: NormKind) -> nn.Module:
+    new = norm(kind, old.num_features)
+    assert isinstance(new, nn.BatchNorm2d | nn.SyncBatchNorm)
+    new.eps, new.momentum = old.eps, old.momentum
+    new.load_state_dict(old.state_dict())
+    return NormThen(new, old.drop, old.act) if isinstance(old, BatchNormAct2d) else new
+
+
+class NormThen(nn.Module):
+    """timm's norm with an activation inside, taken apart so that the norm can be of any kind."""
+
+    def __init__(self, layer: nn.Module, drop: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.drop, self.act = layer, drop, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)"""
+        return self.act(self.drop(self.norm(x)))
+
+
+def _freeze(body: nn.Module, config: Timm) -> None:
+    """Stop training what precedes C2 (frozen_stages 0) and what makes the first `frozen_stages` maps, their norms included."""
+    returned = getattr(body, "return_layers", None)
+    if returned is None or not isinstance(body, nn.ModuleDict):
+        raise ConfigError(f"backbone.frozen_stages: timm does not take {config.name} apart; set it to -1")
+    made = 0
+    for name, part in list(body.items()):
+        if name in returned:
+            made += 1
+        if made > config.frozen_stages:
+            break
+        body[name] = freeze_norms(part).requires_grad_(False)

@@ -1,0 +1,133 @@
+"""timm's networks as backbones: maps, norms of every kind, frozen parts, names that are none; and the plain vision transformer."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from htc.config import Timm, ViT
+from htc.errors import ConfigError
+from htc.model.backbone import build_backbone, channels
+from htc.model.layers import FixedBatchNorm2d, FrozenBatchNorm2d
+from htc.model.timm_features import convert_norms, map_indices
+
+SMALL = ("legacy_seresnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "regnety_002")
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("size", [(64, 96), (160, 32)])
+def test_maps_of_four_strides_at_any_size(name: str, size: tuple[int, int]) -> None:
+    backbone = build_backbone(Timm(name=name, output_norm="layer" if name.startswith(("swin", "conv")) else "none")).eval()
+    with torch.no_grad():
+        maps = backbone(torch.randn(2, 3, *size))
+    expected = [(2, c, size[0] // s, size[1] // s) for c, s in zip(channels(backbone), (4, 8, 16, 32), strict=True)]
+    assert [tuple(m.shape) for m in maps] == expected
+
+
+def test_the_paper_s_large_networks_have_their_published_widths() -> None:
+    """SENet-154's stages as ResNet's; DPN-107's as its paper's Table 1 (arXiv 1707.01629)."""
+    with torch.device("meta"):
+        assert list(channels(build_backbone(Timm(name="legacy_senet154")))) == [256, 512, 1024, 2048]
+        assert list(channels(build_backbone(Timm(name="dpn107")))) == [376, 1152, 2432, 2688]
+
+
+def test_swin_s_maps_are_timm_s_own_before_the_windows_shift_otherwise() -> None:
+    """At the size timm builds it for, C2-C4 are its own (C5, one window wide there, is not shifted by timm)."""
+    torch.manual_seed(0)
+    ours = build_backbone(Timm(name="swin_tiny_patch4_window7_224")).eval()
+    theirs = timm.create_model("swin_tiny_patch4_window7_224", features_only=True).eval()
+    theirs.load_state_dict({name.removeprefix("body."): value for name, value in ours.state_dict().items()})
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        for found, expected in zip(ours(x)[:3], theirs(x)[:3], strict=True):
+            torch.testing.assert_close(found, expected.permute(0, 3, 1, 2), atol=1e-4, rtol=1e-4)
+
+
+def test_swin_s_windows_are_local_at_any_size() -> None:
+    """The left half of C2 is the same whatever stands beside the picture: two blocks of windows of 7 see no further."""
+    torch.manual_seed(0)
+    backbone = build_backbone(Timm(name="swin_tiny_patch4_window7_224")).eval()
+    x = torch.randn(1, 3, 112, 112)
+    with torch.no_grad():
+        alone, beside = backbone(x)[0], backbone(torch.cat([x, torch.randn(1, 3, 112, 112)], 3))[0]
+    torch.testing.assert_close(beside[:, :, :, :14], alone[:, :, :, :14], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["statistics_fixed", "frozen", "batch", "sync"])
+@pytest.mark.parametrize("name", ["regnety_002", "legacy_seresnet18"])
+def test_norms_of_any_kind_give_the_same_maps(name: str, kind: str) -> None:
+    """Also where timm's norm has its activation inside (regnety)."""
+    torch.manual_seed(0)
+    body = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4)).eval()
+    for module in body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low in ((module.running_mean, -0.3), (module.running_var, 0.5), (module.weight, 0.5), (module.bias, -0.3)):
+                nn.init.uniform_(tensor, low, low + 1)  # type: ignore[arg-type]
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = body(x)
+        convert_norms(body, kind)  # type: ignore[arg-type]
+        for found, map_ in zip(body.eval()(x), expected, strict=True):
+            torch.testing.assert_close(found, map_)
+    norms = [m for m in body.train().modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
+    assert {type(m) for m in norms} == {
+        {"statistics_fixed": FixedBatchNorm2d, "frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "sync": nn.SyncBatchNorm}[kind]
+    }
+    assert {m.training for m in norms} == {kind in ("batch", "sync")}
+
+
+@pytest.mark.parametrize(("frozen", "first_trained"), [(-1, "layer0"), (0, "layer1"), (1, "layer2"), (3, "layer4")])
+def test_frozen_stages(frozen: int, first_trained: str) -> None:
+    """As in ResNet: 0 the stem, 1 also what makes C2; frozen norms do not follow the batch."""
+    backbone = build_backbone(Timm(name="legacy_seresnet18", norm="batch", frozen_stages=frozen)).train()
+    parts = {name.split(".")[1] for name, p in backbone.named_parameters() if p.requires_grad}
+    assert min(parts) == first_trained
+    stem = next(m for name, m in backbone.named_modules() if name.startswith("body.layer0") and isinstance(m, nn.BatchNorm2d))
+    assert isinstance(stem, FrozenBatchNorm2d) == (frozen >= 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("swin_tiny_patch4_window7", "did you mean .*swin_"),
+        ("nothing_of_the_kind", "timm has no network of that name"),
+        ("vit_tiny_patch16_224", "take backbone.kind vit"),
+        ("maxvit_nano_rw_256", "takes pictures of .*256.* only"),
+    ],
+)
+def test_names_that_cannot_be_a_backbone_are_refused(name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build_backbone(Timm(name=name))
+
+
+def test_networks_that_cannot_be_taken_apart_are_not_frozen() -> None:
+    with pytest.raises(ConfigError, match="set it to -1"):
+        build_backbone(Timm(name="mobilenetv3_small_050", frozen_stages=1))
+    assert map_indices("mobilenetv3_small_050") == (1, 2, 3, 4)
+
+
+def test_plain_vit_has_a_pyramid_of_its_last_feature() -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(ViT(name="vit_tiny_patch16_224")).eval()
+    with torch.no_grad():
+        maps = backbone(torch.randn(2, 3, 64, 96))
+        assert [tuple(m.shape) for m in maps] == [(2, 48, 16, 24), (2, 96, 8, 12), (2, 192, 4, 6), (2, 192, 2, 3)]
+        assert list(channels(backbone)) == [m.shape[1] for m in maps]
+        expected = maps[2].unflatten(2, (2, 2)).unflatten(4, (3, 2)).amax((3, 5))
+    torch.testing.assert_close(maps[3], expected)
+
+
+def test_plain_vit_at_its_own_size_is_timm_s_classifier_trunk() -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model("vit_tiny_patch16_224").eval()
+    ours = build_backbone(ViT(name="vit_tiny_patch16_224"), dict(theirs.state_dict())).eval()
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = theirs.forward_features(x)[:, 1:].transpose(1, 2).unflatten(2, (14, 14))
+        torch.testing.assert_close(ours(x)[2], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "resnet50", "no_vit"])
+def test_what_is_no_plain_vit_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"backbone\.name"):
+        build_backbone(ViT(name=name))
