@@ -111,7 +111,7 @@ def _converted(old: nn.BatchNorm2d, kind: NormKind) -> nn.Module:
     assert isinstance(new, nn.BatchNorm2d | nn.SyncBatchNorm)
     new.eps, new.momentum = old.eps, old.momentum
     new.load_state_dict(old.state_dict())
-    return NormThen(new, old.drop, old.act) if isinstance(old, BatchNormAct2d) else new
+    return NormThen(new, old.get_submodule("drop"), old.get_submodule("act")) if isinstance(old, BatchNormAct2d) else new
 
 
 class NormThen(nn.Module):
