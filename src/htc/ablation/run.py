@@ -16,19 +16,20 @@ from typing import Any
 from htc.ablation.tables import Row, Table
 from htc.config import Config
 from htc.data.coco import Splits, read_coco
+from htc.data.records import Dataset
 from htc.errors import DataError, OutputError
 from htc.evaluation.files import read_annotations, read_results
-from htc.evaluation.run import evaluate_model
+from htc.evaluation.stages import measure_stages
 from htc.files import write_json
 from htc.inference.load import load
 from htc.inference.outputs import results_file
+from htc.inference.stages import Stages
 from htc.settings import Setting
 from htc.training.record import Progress
 from htc.training.run import CHECKPOINTS, MODEL, Options, train
 from htc.training.start import fit_to_data
 
 SETTING, TRAININGS = "ablation.json", "trainings"
-ALL_STAGES = "all"
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,36 @@ def run_ablation(
     dataset = read_coco(splits.train_annotations, splits.train_images)
     _claim(out, splits)
     deadline = None if budget.minutes is None else time.monotonic() + 60 * budget.minutes
+    planned = [_planned(table, place, row, dataset) for table in tables for place, row in enumerate(table.rows)]
+    stages = {one.training: tuple(dict.fromkeys(other.stages for other in planned if other.training == one.training)) for one in planned}
     found: dict[int, list[Measured]] = {table.number: [] for table in tables}
     for seed in budget.seeds:
-        for table in tables:
-            for place, row in enumerate(table.rows):
-                config = fit_to_data(row.config, dataset, "none" if row.config.semantic is None else "auto")
-                place_of = out / TRAININGS / f"{digest(config)}-seed{seed}"
-                if not (place_of / MODEL).is_dir() and deadline is not None and time.monotonic() > deadline:
-                    continue
-                _say(tell, f"table {table.number}, {row.name}, seed {seed}")
-                _train(config, splits, place_of, budget, seed, progress)
-                found[table.number].append(Measured(place, seed, _results(row, config, splits, place_of, budget)))
+        for one in planned:
+            folder = out / TRAININGS / f"{one.training}-seed{seed}"
+            if not (folder / MODEL).is_dir() and deadline is not None and time.monotonic() > deadline:
+                continue
+            _say(tell, f"table {one.table}, {one.name}, seed {seed}")
+            _train(one.config, splits, folder, budget, seed, progress)
+            _measure(one.config, stages[one.training], splits, folder, budget)
+            found[one.table].append(Measured(one.place, seed, _results(folder, one.stages)))
     return {number: tuple(measured) for number, measured in found.items()}
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A row on this data."""
+
+    table: int
+    place: int
+    name: str
+    config: Config
+    training: str
+    stages: Stages
+
+
+def _planned(table: Table, place: int, row: Row, dataset: Dataset) -> _Planned:
+    config = fit_to_data(row.config, dataset, "none" if row.config.semantic is None else "auto")
+    return _Planned(table.number, place, row.name, config, digest(config), row.mask_stages or tuple(range(1, config.cascade.num_stages + 1)))
 
 
 def digest(config: Config) -> str:
@@ -115,20 +134,24 @@ def _train(config: Config, splits: Splits, folder: Path, budget: Budget, seed: i
     train(config, plain, folder, Options(seed=seed, device=budget.device, resume=resume, semantic=semantic, workers=budget.workers), progress)
 
 
-def _results(row: Row, config: Config, splits: Splits, folder: Path, budget: Budget) -> Path:
-    """The trained row's COCO results on the validation pictures; made if they are not there yet."""
-    stages = ALL_STAGES if row.mask_stages is None else "-".join(map(str, row.mask_stages))
-    path = folder / f"results_stages_{stages}.json"
-    if path.is_file():
-        return path
+def _results(folder: Path, stages: Stages) -> Path:
+    """Where the COCO results with masks of these stages lie."""
+    return folder / f"results_stages_{'-'.join(map(str, stages))}.json"
+
+
+def _measure(config: Config, subsets: Sequence[Stages], splits: Splits, folder: Path, budget: Budget) -> None:
+    """Writes the trained model's results on the validation pictures, one file a subset of mask stages, in one pass over them."""
+    if all(_results(folder, subset).is_file() for subset in subsets):
+        return
     assert splits.val_annotations is not None
     assert splits.val_images is not None
-    chosen = {**config.inference.model_dump(), "mask_stages": row.mask_stages}
+    chosen = {**config.inference.model_dump(), "mask_stages": None}
     settings = [Setting(("inference", name), value, "the ablation") for name, value in chosen.items() if value is not None]
-    _, results = evaluate_model(load(folder / MODEL, device=budget.device, settings=settings), splits.val_annotations, splits.val_images)
-    with results_file(path) as file:
-        file.add(results)
-    return path
+    predictor = load(folder / MODEL, device=budget.device, settings=settings)
+    _, results = measure_stages(predictor, splits.val_annotations, splits.val_images, subsets)
+    for subset, found in results.items():
+        with results_file(_results(folder, subset)) as file:
+            file.add(found)
 
 
 def _say(tell: Told | None, line: str) -> None:
