@@ -14,7 +14,8 @@ from htc.errors import DataError
 from htc.evaluation.files import read_annotations
 
 Annotation = dict[str, Any]
-RunLengths = dict[str, Any]
+RunLengths = Any
+"""COCO's compressed run lengths, `{"size": [height, width], "counts": str or bytes}`; the COCO tools have types of their own for it."""
 
 
 @dataclass(frozen=True)
