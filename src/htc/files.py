@@ -73,3 +73,9 @@ def write_json(path: Path, content: Any) -> None:
     """Writes readable JSON; raises `OutputError`."""
     with whole_file(path) as writer:
         writer.write(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes UTF-8 text; raises `OutputError`."""
+    with whole_file(path) as writer:
+        writer.write(content.encode())

@@ -17,6 +17,7 @@ from htc.errors import OutputError
 from htc.evaluation.coco import coco_metrics
 from htc.inference.load import load
 from htc.presets import preset
+from htc.training.progress import StepDone
 from training.tiny import tiny
 
 
@@ -35,7 +36,9 @@ def test_the_demo_leaves_model_numbers_curves_and_pictures(tmp_path):
     splits = Splits(train, bundled.train_images, val, bundled.val_images)
     steps = []
     out = tmp_path / "demo"
-    result = run_demo(out, device="cpu", progress=lambda *what: steps.append(what[:2]), config=tiny(epochs=1), splits=splits)
+    result = run_demo(
+        out, device="cpu", progress=lambda event: isinstance(event, StepDone) and steps.append((event.step, event.steps)), config=tiny(epochs=1), splits=splits
+    )
     assert steps == [(1, 2), (2, 2)]
     assert load(result.model, device="cpu").config.classes == ("nucleus",)
     assert json.loads((out / "metrics.json").read_text()) == result.metrics

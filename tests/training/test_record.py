@@ -18,7 +18,7 @@ def run(folder, epochs, *, steps=3, every=1, seen=None):
     training = Training(optimizer=SGD(lr=0.8, momentum=0.0, weight_decay=0.0), warmup_steps=2, warmup_start=0.5, milestones=(9,))
     module = TrainingModule(point, Distance(point), training, steps, epochs, images_per_step=2)
     callbacks = [
-        LossRecord(folder / "losses.csv", None if seen is None else lambda *what: seen.append(what)),
+        LossRecord(folder / "losses.csv", None if seen is None else seen.append),
         Validation(folder, lambda detector: {"bbox": {"AP": float(detector.weight.detach()) / 4}, "per_class": {}}, every, epochs),
     ]
     fit(module, lambda _epoch: Batches(steps), callbacks, Limits(epochs), device="cpu")
@@ -35,7 +35,7 @@ def test_every_step_has_a_row_and_is_reported(tmp_path):
     # lr 0.8 for 16 images is 0.1 for 2; two steps of warm-up from half of it.
     assert [float(row[2]) for row in rows] == pytest.approx([0.05, 0.075, 0.1, 0.1, 0.1, 0.1])
     assert float(rows[0][3]) == pytest.approx(9.3)
-    assert [what[:2] for what in seen] == [(i, 6) for i in range(1, 7)]
+    assert [(one.step, one.steps, one.epoch, one.epochs) for one in seen] == [(i, 6, 1 + (i > 3), 2) for i in range(1, 7)]
     steps, losses = read_losses(tmp_path / "losses.csv")
     assert steps == list(range(6))
     assert losses["square"] == [float(row[4]) for row in rows]

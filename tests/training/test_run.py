@@ -10,6 +10,8 @@ from htc.config import AdamW
 from htc.data.coco import Splits
 from htc.errors import CheckpointError, DataError, OutputError, TrainingError
 from htc.inference.load import load
+from htc.settings import from_file, overlay
+from htc.training.progress import Said
 from htc.training.record import read_losses
 from htc.training.run import Options, train
 from htc.training.validation import read_history
@@ -30,17 +32,22 @@ def trained(splits, tmp_path_factory):
 
 
 def test_a_training_leaves_everything(trained):
-    left = {str(path.relative_to(trained.folder)) for path in trained.folder.rglob("*") if path.is_file()}
+    left = {str(path.relative_to(trained.folder)) for path in trained.folder.rglob("*") if path.is_file() and path.parent.name != "tensorboard"}
     assert left == {
         "model/config.json",
         "model/model.safetensors",
         "metrics.json",
+        "config.yaml",
         "losses.csv",
         "history.json",
+        "validation.csv",
         "curves/losses.png",
         "curves/average_precision.png",
         "checkpoints/last.ckpt",
+        *(f"pictures/{kind}/{number}.png" for kind in ("best", "last") for number in range(3)),
     }
+    config = overlay(tiny(), from_file(trained.folder / "config.yaml"))
+    assert config == trained.config
     steps, losses = read_losses(trained.folder / "losses.csv")
     assert steps == list(range(6))
     assert trained.steps == 6
@@ -118,10 +125,16 @@ def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits
     path.write_text(json.dumps(one))
     data = Splits(path, splits.train_images, None, None)
     still = tiny(epochs=1, optimizer=AdamW(lr=1e-12, weight_decay=0.0))
-    result = train(still, data, tmp_path / "run", Options(device="cpu", weights=str(trained.model)))
+    said = []
+    result = train(still, data, tmp_path / "run", Options(device="cpu", weights=str(trained.model)), said.append)
+    lines = [one.line for one in said if isinstance(one, Said)]
+    assert lines == [f"all layers start from {trained.model}: it knows class disc"]
+    start = json.loads((tmp_path / "run/start.json").read_text())
+    assert (start["kept_classes"], start["new_classes"]) == (["disc"], [])
     before, after = load(trained.model, device="cpu").detector.state_dict(), load(result.model, device="cpu").detector.state_dict()
     assert torch.allclose(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
-    assert before["roi.box_heads.0.classify.weight"].shape[0] == after["roi.box_heads.0.classify.weight"].shape[0] + 1
+    rows = before["roi.box_heads.0.classify.weight"][[0, 2]]  # disc, not square, and the background
+    assert torch.allclose(rows, after["roi.box_heads.0.classify.weight"])
     larger = still.model_copy(update={"cascade": still.cascade.model_copy(update={"box_channels": 8})})
     with pytest.raises(CheckpointError, match="another architecture"):
         train(larger, data, tmp_path / "wrong", Options(device="cpu", weights=str(trained.model)))

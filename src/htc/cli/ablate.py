@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from htc.cli.options import Above, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Natural
 from htc.cli.output import STDOUT, check_json_target, progress, say, write_json
 from htc.cli.output import table as print_table
-from htc.cli.train import loss_note, splits_of
+from htc.cli.train import splits_of, steps_of
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
 from htc.settings import Setting, resolve, to_yaml
@@ -101,7 +101,7 @@ def ablate(
     budget = Budget(tuple(seeds or (0, 1, 2)), max_time, options.device, workers)
     folder = out or Path("runs", "ablate", base.preset)
     with progress("ablate") as bar:
-        measured = run_ablation(tables, splits, folder, budget, say, lambda step, steps, losses: bar(step, steps, loss_note(losses)))
+        measured = run_ablation(tables, splits, folder, budget, say, steps_of(bar))
     found = [_report(one, measured[one.number], truth_of(splits), folder, quiet=json == STDOUT) for one in tables]
     write_json(json, found)
     missing = sum(len(one.rows) * len(budget.seeds) - len(measured[one.number]) for one in tables)

@@ -3,7 +3,7 @@
 from htc.cli.evaluate import print_metrics
 from htc.cli.options import Device, Folder, Natural
 from htc.cli.output import filling, folder_for, progress, say
-from htc.cli.train import loss_note
+from htc.cli.train import steps_of
 
 
 def demo(*, out: Folder | None = None, seed: Natural = 0, device: Device = "auto") -> int:
@@ -23,7 +23,7 @@ def demo(*, out: Folder | None = None, seed: Natural = 0, device: Device = "auto
     from htc.demo.run import run_demo
 
     with filling(folder), progress("demo") as bar:
-        result = run_demo(folder, seed, device, lambda step, steps, losses: bar(step, steps, loss_note(losses)))
+        result = run_demo(folder, seed, device, steps_of(bar))
     print_metrics(result.metrics)
     say(f"\ntook {result.seconds:.0f} s; average precision in per cent, on 30 pictures of other micrographs than it learned from")
     say(f"pictures, annotated beside found: {result.folder / 'pictures'}")

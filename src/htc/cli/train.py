@@ -1,6 +1,6 @@
 """`htc train`: a data set in, a trained model out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +16,7 @@ from htc.settings import Setting, resolve, to_yaml
 
 if TYPE_CHECKING:
     from htc.data.coco import Splits
+    from htc.training.progress import Progress
 
 DEFAULTS = ModelOptions()
 PRESET = "htc_r50_fpn_1x_coco"
@@ -104,7 +105,7 @@ def train(
 
     how = Options(seed=seed, device=options.device, minutes=max_time, resume=resume, weights=weights, semantic=targets, workers=workers)
     with filling(folder), progress("train") as bar:
-        result = run_training(config, splits, folder, how, lambda step, steps, losses: bar(step, steps, loss_note(losses)))
+        result = run_training(config, splits, folder, how, steps_of(bar))
     if result.metrics is not None:
         print_metrics(result.metrics)
     say(f"the model is in {result.model}, numbers and curves in {result.folder}")
@@ -112,9 +113,15 @@ def train(
     return 0
 
 
-def loss_note(losses: Mapping[str, float]) -> str:
-    """The sum of the losses, as the progress bar shows it."""
-    return f"loss {sum(losses.values()):.3f}"
+def steps_of(bar: Callable[[int, int, str], None]) -> "Progress":
+    """A training's steps and the sum of its losses on a progress bar."""
+    from htc.training.progress import Event, StepDone
+
+    def show(event: Event) -> None:
+        if isinstance(event, StepDone):
+            bar(event.step, event.steps, f"loss {sum(event.losses.values()):.3f}")
+
+    return show
 
 
 def _targets(semantic: str) -> Literal["auto", "none"] | Path:

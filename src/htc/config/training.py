@@ -55,6 +55,8 @@ class Training(Section):
     warmup_start: PositiveFloat = 0.001
     batch_size: Positive = 2
     clip_gradients: PositiveFloat | None = None
+    early_stop: Positive | None = None
+    """End after so many evaluations without a better mask AP (box AP without masks); null: never."""
     loss_average: Literal["global", "rank"] = "global"
     optimizer: Annotated[SGD | AdamW, Field(discriminator="kind")] = SGD()
     augmentation: Augmentation = Augmentation()

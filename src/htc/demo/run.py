@@ -7,11 +7,11 @@ from pathlib import Path
 
 from htc.config import Config
 from htc.data.coco import Splits, find_splits
-from htc.demo.pictures import draw_comparisons
 from htc.evaluation.coco import Metrics
+from htc.evaluation.pictures import draw_comparisons
 from htc.inference.load import load
 from htc.presets import preset
-from htc.training.record import Progress
+from htc.training.progress import Progress
 from htc.training.run import Options, train
 
 PRESET = "htc_r18_small"
@@ -47,10 +47,12 @@ def run_demo(
     """
     start = time.monotonic()
     splits = splits or nuclei()
-    options = Options(seed=seed, device=device, evaluate_every=EVALUATE_EVERY, checkpoints=False)
+    options = Options(seed=seed, device=device, evaluate_every=EVALUATE_EVERY, validation_losses=False, pictures=0, event_files=False, checkpoints=False)
     trained = train(config or preset(PRESET), splits, out, options, progress)
     assert trained.metrics is not None
-    pictures = draw_comparisons(load(trained.model, device=device), splits, out / PICTURES)
+    assert splits.val_annotations is not None
+    assert splits.val_images is not None
+    pictures = draw_comparisons(load(trained.model, device=device), splits.val_annotations, splits.val_images, out / PICTURES)
     return DemoResult(
         folder=out,
         model=trained.model,

@@ -1,7 +1,6 @@
 """What a training run writes down while it runs: every loss term of every step, and who is told about it."""
 
 import csv
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -9,9 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from htc.errors import DataError, OutputError
-
-Progress = Callable[[int, int, Mapping[str, float]], None]
-"""Called after each step with (steps done, steps in all, losses by name)."""
+from htc.training.progress import Progress, StepDone
 
 LEADING = ("step", "epoch", "learning_rate", "total")
 
@@ -54,7 +51,8 @@ class LossRecord(Callback):
         assert self._stream is not None
         self._stream.flush()
         if self.progress is not None:
-            self.progress(trainer.global_step, int(trainer.estimated_stepping_batches), terms)
+            steps, epochs = int(trainer.estimated_stepping_batches), trainer.max_epochs or 1
+            self.progress(StepDone(trainer.global_step, steps, trainer.current_epoch + 1, epochs, self._rate, terms))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
         """Closes the file."""

@@ -1,7 +1,7 @@
 """A whole training: data and configuration in; a folder with the model, its numbers, records and curves out."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 from typing import Literal
@@ -20,20 +20,25 @@ from htc.data.records import Dataset
 from htc.errors import DataError, OutputError
 from htc.evaluation.coco import Metrics
 from htc.evaluation.files import read_annotations
+from htc.evaluation.pictures import draw_comparisons
 from htc.evaluation.run import evaluate_model, match_categories
-from htc.files import write_json
+from htc.files import write_json, write_text
 from htc.inference.load import choose_device
 from htc.inference.predictor import Predictor
 from htc.model.detector import Detector
+from htc.settings import to_yaml
 from htc.training.engine import Limits, fit
+from htc.training.event_files import EventFiles
 from htc.training.module import TrainingModule
 from htc.training.objective import TrainingObjective
-from htc.training.record import LossRecord, Progress
+from htc.training.progress import Measuring, Progress, Said
+from htc.training.record import LossRecord
 from htc.training.start import fit_to_data, start_from
-from htc.training.validation import LOSSES, Evaluate, Validation, draw_curves, read_history
+from htc.training.validation import LOSSES, Validation, draw_curves, metrics_of, read_history
+from htc.training.validation_loss import validation_batches, validation_losses
 from htc.types import Batch
 
-MODEL, METRICS, CHECKPOINTS = "model", "metrics.json", "checkpoints"
+MODEL, METRICS, CHECKPOINTS, CONFIG, START = "model", "metrics.json", "checkpoints", "config.yaml", "start.json"
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,12 @@ class Options:
     """Semantic targets: derived from the instances, no semantic branch, or a folder of PNG maps."""
     evaluate_every: int = 1
     """Epochs between two evaluations; the last epoch always has one."""
+    validation_losses: bool = True
+    """Compute every loss term on the validation pictures at each evaluation."""
+    pictures: int = 6
+    """Validation pictures to draw, ground truth beside prediction, at each best evaluation and at the last."""
+    event_files: bool = True
+    """Write TensorBoard's event files."""
     checkpoints: bool = True
     """Keep what `resume` needs."""
     workers: int = 0
@@ -72,7 +83,8 @@ class Options:
 
 
 def train(config: Config, splits: Splits, out: Path, options: Options = Options(), progress: Progress | None = None) -> TrainingResult:
-    """Trains on `splits` and leaves in `out`: `model/`, `metrics.json`, `losses.csv`, `history.json`, `curves/`, `checkpoints/`.
+    """Trains on `splits` and leaves in `out`: `model/`, `metrics.json`, `config.yaml`, `losses.csv`, `history.json`,
+    `validation.csv`, `curves/`, `pictures/`, `tensorboard/`, `checkpoints/`, and `start.json` if it began with weights.
 
     The configuration takes the data's classes and ids. The same seed on the same machine gives the same numbers. Everything
     that can be checked is checked before the first step. Raises `DataError`, `ConfigError`, `CheckpointError`, `OutputError`,
@@ -83,19 +95,20 @@ def train(config: Config, splits: Splits, out: Path, options: Options = Options(
     if not len(dataset):
         raise DataError(f"{splits.train_annotations} lists no picture: there is nothing to train on")
     config = fit_to_data(config, dataset, options.semantic)
-    evaluate = evaluation_of(config, splits)
-    module = build_module(config, dataset, options)
+    validation = validation_of(out, config, splits, options, progress)
+    module = build_module(config, dataset, options, out, progress)
+    write_text(out / CONFIG, to_yaml(config))
     fit(
         module,
         lambda epoch: batches_of(dataset, config, options, epoch),
-        callbacks_of(out, config, options, evaluate, progress),
+        callbacks_of(out, options, validation, progress),
         Limits(config.training.epochs, options.minutes),
         device=choose_device(options.device).type,
         precision=config.precision,
         clip_gradients=config.training.clip_gradients,
         resume=resume,
     )
-    return _finish(module.trained, config, out, with_metrics=evaluate is not None)
+    return _finish(module.trained, config, out, with_metrics=validation.evaluate is not None)
 
 
 def prepare_folder(out: Path, resume: bool) -> Path | None:
@@ -117,28 +130,52 @@ def prepare_folder(out: Path, resume: bool) -> Path | None:
     return None
 
 
-def evaluation_of(config: Config, splits: Splits) -> Evaluate | None:
-    """How to measure a detector on the validation pictures, whose files and categories are checked now; None without them."""
-    annotations, images = splits.val_annotations, splits.val_images
+def validation_of(out: Path, config: Config, splits: Splits, options: Options, progress: Progress | None) -> Validation:
+    """What is measured and drawn between epochs; the validation files and categories are checked now. Nothing without them."""
+    annotations, images, training = splits.val_annotations, splits.val_images, config.training
     if annotations is None or images is None:
-        return None
+        return Validation(out, None, options.evaluate_every, training.epochs)
     match_categories(config.classes, read_annotations(annotations))
-    read_coco(annotations, images)
+    dataset = read_coco(annotations, images)
+    maps = options.semantic if isinstance(options.semantic, Path) else None
+    batches = validation_batches(dataset, config, maps, options.workers) if options.validation_losses else None
+
+    def tell(done: int, pictures: int) -> None:
+        if progress is not None:
+            progress(Measuring(done, pictures))
 
     def evaluate(detector: nn.Module) -> Metrics:
-        metrics, _ = evaluate_model(Predictor(detector, config), annotations, images)
+        metrics, _ = evaluate_model(Predictor(detector, config), annotations, images, progress=tell, workers=options.workers)
         return metrics
 
-    return evaluate
+    def draw(detector: nn.Module, folder: Path) -> None:
+        draw_comparisons(Predictor(detector, config), annotations, images, folder, options.pictures)
+
+    return Validation(
+        out,
+        evaluate,
+        options.evaluate_every,
+        training.epochs,
+        losses=None if batches is None else lambda detector: validation_losses(detector, config, batches),
+        draw=None
+        if not options.pictures
+        else lambda detector, folder: draw_comparisons(Predictor(detector, config), annotations, images, folder, options.pictures),
+        patience=training.early_stop,
+        progress=progress,
+    )
 
 
-def build_module(config: Config, dataset: Dataset, options: Options) -> TrainingModule:
+def build_module(config: Config, dataset: Dataset, options: Options, out: Path, progress: Progress | None) -> TrainingModule:
     """The detector with its first weights, a pure function of the seed (or the given ones), and all that trains it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         detector = Detector(config)
     if options.weights is not None:
-        start_from(detector, load_model(options.weights).state_dict, options.weights)
+        start = start_from(detector, load_model(options.weights), options.weights)
+        write_json(out / START, asdict(start))
+        if progress is not None:
+            for line in start.lines():
+                progress(Said(line))
     detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     training = config.training
     steps = ceil(len(dataset) / training.batch_size)
@@ -151,9 +188,11 @@ def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int) -
     return training_loader(dataset, config, options.seed, epoch, config.training.batch_size, options.workers, semantic_maps=maps)
 
 
-def callbacks_of(out: Path, config: Config, options: Options, evaluate: Evaluate | None, progress: Progress | None) -> list[Callback]:
-    """Record, evaluation and, where wanted, checkpoints."""
-    callbacks: list[Callback] = [LossRecord(out / LOSSES, progress), Validation(out, evaluate, options.evaluate_every, config.training.epochs)]
+def callbacks_of(out: Path, options: Options, validation: Validation, progress: Progress | None) -> list[Callback]:
+    """Record, evaluation and, where wanted, TensorBoard's files and checkpoints."""
+    callbacks: list[Callback] = [LossRecord(out / LOSSES, progress), validation]
+    if options.event_files:
+        callbacks.append(EventFiles(out))
     if options.checkpoints:
         place = {"dirpath": out / CHECKPOINTS, "filename": "last", "enable_version_counter": False}
         callbacks.append(ModelCheckpoint(**place, save_top_k=1, save_on_train_epoch_end=True))
@@ -166,7 +205,7 @@ def _finish(detector: nn.Module, config: Config, out: Path, *, with_metrics: boo
     draw_curves(out)
     metrics = None
     if with_metrics and (history := read_history(out)):
-        metrics = {kind: values for kind, values in history[-1].items() if kind not in ("epoch", "step")}
+        metrics = metrics_of(history[-1])
         write_json(out / METRICS, metrics)
     return TrainingResult(out, model, config, metrics, steps=_steps(out))
 

@@ -1,17 +1,17 @@
 """Where a training starts: the configuration fitted to the data, the weights it begins with."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor, nn
-
+from htc.checkpoint.fit import LoadedWeights
 from htc.config import Config
 from htc.data.records import Dataset
 from htc.errors import CheckpointError
+from htc.model.detector import Detector
 
 OF_THE_CLASSES = (".classify.", ".regress.", ".logits.", "semantic.logits.")
-"""Layers whose shape depends on the classes: they start anew when the data's classes are others than the weights'."""
+"""Layers with rows of their own for each class: rows of classes that the weights do not know start anew."""
 
 
 def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "none"] | Path) -> Config:
@@ -30,19 +30,87 @@ def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "non
     return Config.model_validate(changed)
 
 
-def start_from(detector: nn.Module, state: Mapping[str, Tensor], name: str) -> tuple[str, ...]:
-    """Copies weights into the detector; the names of the class-dependent layers that keep their random start.
+@dataclass(frozen=True)
+class Start:
+    """What a training took over from its weights, and what begins anew."""
+
+    weights: str
+    new_layers: tuple[str, ...]
+    """Class layers whose rows began at random, but for those of `kept_classes`; empty where the classes are the weights' own."""
+    kept_classes: tuple[str, ...]
+    new_classes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """For the person who starts the training."""
+        if not self.new_layers:
+            return [f"all layers start from {self.weights}: it knows {_some(self.kept_classes)}"]
+        kept = f"; {_some(self.kept_classes)} keep what the weights know of them, by name" if self.kept_classes else ""
+        layers = f"new are only the layers of the classes ({', '.join(self.new_layers)})"
+        return [f"all other layers start from {self.weights}", f"{layers}: {_some(self.new_classes) if self.new_classes else 'no class'} from nothing{kept}"]
+
+
+def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
+    """Copies weights into the detector. Class layers start anew, but for the rows of classes that both know by the same name.
 
     Raises `CheckpointError` if any other weight is missing or of another shape: the weights are of another architecture.
     """
-    own = detector.state_dict()
-    other = [key for key, value in own.items() if key not in state or state[key].shape != value.shape]
-    wrong = [key for key in other if not any(part in f".{key}" for part in OF_THE_CLASSES)]
-    if wrong:
-        have = "missing" if wrong[0] not in state else f"of shape {tuple(state[wrong[0]].shape)} instead of {tuple(own[wrong[0]].shape)}"
+    own, state = detector.state_dict(), weights.state_dict
+    ours, theirs = detector.config, weights.config
+    of_classes = [key for key in own if _is_of_classes(key)]
+    other = [key for key in own if key not in of_classes and (key not in state or state[key].shape != own[key].shape)]
+    if other:
+        have = "missing" if other[0] not in state else f"of shape {tuple(state[other[0]].shape)} instead of {tuple(own[other[0]].shape)}"
         raise CheckpointError(
-            f"the weights {name} are of another architecture: {len(wrong)} of {len(own)} do not fit, first {wrong[0]}, which is {have}; "
+            f"the weights {name} are of another architecture: {len(other)} of {len(own)} do not fit, first {other[0]}, which is {have}; "
             "give the --preset they belong to"
         )
-    detector.load_state_dict({key: state[key] for key in own if key not in other}, strict=False)
-    return tuple(other)
+    new_layers = []
+    taken = {key: state[key] for key in own if key not in of_classes}
+    for key in of_classes:
+        rows = class_rows(key, ours, theirs)
+        if rows is None or key not in state or state[key].shape[1:] != own[key].shape[1:]:
+            rows = {}
+        value = own[key].clone()
+        for row, old in rows.items():
+            value[row] = state[key][old]
+        taken[key] = value
+        if len(rows) < len(value):
+            new_layers.append(key.rsplit(".", 1)[0])
+    detector.load_state_dict(taken)
+    kept = tuple(one for one in ours.classes if one in theirs.classes)
+    return Start(name, tuple(dict.fromkeys(new_layers)), kept, tuple(one for one in ours.classes if one not in kept))
+
+
+def class_rows(key: str, ours: Config, theirs: Config) -> dict[int, int] | None:
+    """Which rows of a class layer mean the same in both models (ours -> theirs); None if the layers cannot be compared.
+
+    Scores have the background last, masks have none. Box deltas have four rows a class, or four for all. A semantic map that was
+    derived from the instances has the background first; any other (COCO-Stuff) is the same only if it is as large.
+    """
+    places = {theirs.classes.index(one): row for row, one in enumerate(ours.classes) if one in theirs.classes}
+    same = {row: old for old, row in places.items()}
+    if "semantic.logits." in key:
+        if ours.semantic is None or theirs.semantic is None:
+            return None
+        counts = (ours.semantic.classes, theirs.semantic.classes)
+        if counts == (ours.num_classes + 1, theirs.num_classes + 1):
+            return {0: 0} | {row + 1: old + 1 for row, old in same.items()}
+        return {row: row for row in range(counts[0])} if counts[0] == counts[1] else None
+    if ".classify." in key:
+        return same | {ours.num_classes: theirs.num_classes}
+    if ".regress." in key:
+        if ours.cascade.class_agnostic_boxes != theirs.cascade.class_agnostic_boxes:
+            return None
+        if ours.cascade.class_agnostic_boxes:
+            return {row: row for row in range(4)}
+        return {4 * row + i: 4 * old + i for row, old in same.items() for i in range(4)}
+    return same
+
+
+def _is_of_classes(key: str) -> bool:
+    return any(part in f".{key}" for part in OF_THE_CLASSES)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"class {shown}" if len(names) == 1 else f"{len(names)} classes ({shown})"

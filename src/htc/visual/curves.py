@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,10 +17,17 @@ DASHES = ("-", "--", ":")
 INK, PALE, GRID = "#222222", "#8FA7B8", "#E4E4E4"
 
 
-def draw_losses(path: str | Path, steps: Sequence[int], losses: Mapping[str, Sequence[float]]) -> None:
+def draw_losses(
+    path: str | Path,
+    steps: Sequence[int],
+    losses: Mapping[str, Sequence[float]],
+    measured: Sequence[int] = (),
+    validation: Mapping[str, Sequence[float]] = MappingProxyType({}),
+) -> None:
     """Writes the sum of the losses (left) and every term (right, logarithmic) over the steps.
 
     Each of `losses` has one value a step. Lines are a running mean over a fortieth of the run; the pale one is every step.
+    Each of `validation` has one value for each of the steps `measured`: dots, in its term's colour.
     Raises `OutputError` if the file cannot be written.
     """
     figure = Figure(figsize=(12, 4.5), dpi=110, layout="constrained", facecolor="white")
@@ -28,15 +36,21 @@ def draw_losses(path: str | Path, steps: Sequence[int], losses: Mapping[str, Seq
     total = np.sum([np.asarray(values, dtype=float) for values in losses.values()], axis=0) if losses else np.zeros(len(x))
     left.plot(x, total, color=PALE, linewidth=0.8, label="each step")
     left.plot(x, running_mean(total, width), color=INK, linewidth=2, label=f"mean of {width}" if width > 1 else "sum")
-    _dress(left, "Training loss (sum of all terms)", "step")
+    validated = np.sum([np.asarray(values, dtype=float) for values in validation.values()], axis=0) if validation else np.zeros(0)
+    if len(validated):
+        left.plot(measured, validated, color=COLOURS[1], marker="o", markersize=4, linewidth=1.6, label="validation pictures")
+    _dress(left, "Loss (sum of all terms)", "step")
     if len(total):
-        left.set_ylim(0, float(np.percentile(total, 99)) * 1.1 or 1)
+        left.set_ylim(0, max(float(np.percentile(total, 99)), *validated[-len(validated) // 2 :], 0.0) * 1.1 or 1)
     left.legend(frameon=False)
     for index, (name, values) in enumerate(losses.items()):
         colour, dash = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
         mean = running_mean(np.asarray(values, dtype=float), width)
         right.plot(x, np.where(mean > 0, mean, np.nan), color=colour, linestyle=dash, linewidth=1.6, label=name)
-    _dress(right, "Each term, as weighted in the sum", "step")
+        if name in validation:
+            values = np.asarray(validation[name], dtype=float)
+            right.plot(measured, np.where(values > 0, values, np.nan), color=colour, linestyle="none", marker="o", markersize=3)
+    _dress(right, "Each term, as weighted in the sum" + ("; dots: validation" if validation else ""), "step")
     right.set_yscale("log")
     if losses:
         right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -1,0 +1,55 @@
+"""The losses of Eq. 7 on validation pictures: the same objective, no gradient, the same draws every time."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from htc.config import Augmentation, Config
+from htc.data.loader import training_loader
+from htc.data.records import Dataset
+from htc.data.semantic_targets import map_path
+from htc.ops.onednn import exact_onednn_matmul
+from htc.training.losses import Term
+from htc.training.objective import TrainingObjective
+from htc.types import Batch
+
+PLAIN = Augmentation(horizontal_flip=0.0, vertical_flip=0.0)
+"""Resized as for prediction, and nothing else."""
+
+
+def validation_batches(dataset: Dataset, config: Config, semantic_maps: Path | None, workers: int = 0) -> Iterable[Batch]:
+    """The validation pictures one by one, as prediction sees them; every pass gives the same, sampling seeds included.
+
+    Where the folder `semantic_maps` has no map for them, there is no semantic target and no semantic term.
+    """
+    if config.semantic is not None and semantic_maps is not None and not all(map_path(semantic_maps, one.path).is_file() for one in dataset.images):
+        config = config.model_copy(update={"semantic": None})
+    plain = config.model_copy(update={"training": config.training.model_copy(update={"augmentation": PLAIN})})
+    return training_loader(dataset, plain, 0, 0, 1, workers, semantic_maps=semantic_maps if config.semantic is not None else None)
+
+
+@torch.no_grad()
+def validation_losses(detector: nn.Module, config: Config, batches: Iterable[Batch]) -> dict[str, float]:
+    """Every weighted term, averaged over all pictures as one batch of them would be; `detector` is left in the mode it was in.
+
+    Norms use their running statistics. A term of which nothing was counted (no object, no mask) is 0.
+    """
+    device = next(detector.parameters()).device
+    was_training = detector.training
+    objective = TrainingObjective(detector, config).eval()  # pyright: ignore[reportArgumentType]
+    sums: dict[str, Term] = {}
+    with exact_onednn_matmul():
+        for batch in _on(batches, device):
+            for name, term in objective.terms(batch).items():
+                before = sums.get(name)
+                sums[name] = term if before is None else Term(before.total + term.total, before.count + term.count, term.weight)
+    detector.train(was_training)
+    return {name: float(term.average()) for name, term in sums.items()}
+
+
+def _on(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    for batch in batches:
+        moved = batch.to(device)
+        yield moved

@@ -1,0 +1,89 @@
+"""Weights of one set of classes as the start of a training on another."""
+
+import pytest
+import torch
+
+from htc.checkpoint.fit import LoadedWeights
+from htc.checkpoint.report import KeyReport
+from htc.config import Config
+from htc.errors import CheckpointError
+from htc.model.detector import Detector
+from htc.training.start import start_from
+from training.tiny import tiny
+
+
+def with_classes(*names, semantic=None, agnostic=True):
+    values = tiny().model_dump() | {"classes": names, "category_ids": tuple(range(1, len(names) + 1))}
+    values["semantic"]["classes"] = len(names) + 1 if semantic is None else semantic
+    values["cascade"]["class_agnostic_boxes"] = agnostic
+    return Config.model_validate(values)
+
+
+def weights_of(config):
+    """Every row of a class layer carries the number of its class in the weights (background -1), so that a row tells where it came from."""
+    state = Detector(config).state_dict()
+    classes = list(range(config.num_classes))
+    meaning = {".classify.": [*classes, -1], ".logits.": classes, "semantic.logits.": [-1, *classes]}
+    meaning[".regress."] = [-1] * 4 if config.cascade.class_agnostic_boxes else [one for one in classes for _ in range(4)]
+    for key, value in state.items():
+        for part, rows in meaning.items():
+            if part in f".{key}" and len(rows) == len(value) and not (part == ".logits." and "semantic" in key):
+                value[:] = torch.tensor(rows, dtype=value.dtype).view(-1, *[1] * (value.ndim - 1))
+    return LoadedWeights(config, state, KeyReport(), "weights")
+
+
+def origins(detector, key):
+    """What each row says it was, or None for a row that began at random."""
+    value = detector.state_dict()[key].flatten(1)
+    return [int(row[0]) if bool((row == row[0]).all()) else None for row in value]
+
+
+@pytest.mark.parametrize("agnostic", [True, False])
+def test_rows_of_classes_known_by_name_are_kept(agnostic):
+    weights = weights_of(with_classes("cat", "dog", "bird", agnostic=agnostic))
+    detector = Detector(with_classes("worm", "bird", "cat", agnostic=agnostic))
+    start = start_from(detector, weights, "old.pth")
+    for t in range(3):
+        assert origins(detector, f"roi.box_heads.{t}.classify.weight") == [None, 2, 0, -1]
+        assert origins(detector, f"roi.mask_heads.{t}.logits.weight") == [None, 2, 0]
+        assert origins(detector, f"roi.box_heads.{t}.regress.weight") == ([-1] * 4 if agnostic else [None] * 4 + [2] * 4 + [0] * 4)
+    assert origins(detector, "semantic.logits.weight") == [-1, None, 2, 0]
+    assert torch.equal(detector.state_dict()["backbone.conv1.weight"], weights.state_dict["backbone.conv1.weight"])
+    assert (start.kept_classes, start.new_classes) == (("bird", "cat"), ("worm",))
+    assert {name.rsplit(".", 1)[-1] for name in start.new_layers} == {"classify", "logits"} | (set() if agnostic else {"regress"})
+    said = " ".join(start.lines())
+    assert "old.pth" in said
+    assert "class worm from nothing; 2 classes (bird, cat) keep what the weights know" in said
+
+
+def test_the_same_classes_keep_everything():
+    weights = weights_of(with_classes("cat", "dog"))
+    detector = Detector(with_classes("cat", "dog"))
+    start = start_from(detector, weights, "old.pth")
+    assert all(torch.equal(value, weights.state_dict[key]) for key, value in detector.state_dict().items())
+    assert start.new_layers == start.new_classes == ()
+    assert "all layers start from old.pth" in start.lines()[0]
+
+
+def test_as_many_classes_of_other_names_keep_no_row():
+    """The shapes agree, the meaning does not."""
+    detector = Detector(with_classes("fig", "date"))
+    start_from(detector, weights_of(with_classes("cat", "dog")), "old.pth")
+    assert origins(detector, "roi.box_heads.0.classify.weight") == [None, None, -1]
+    assert origins(detector, "roi.mask_heads.2.logits.weight") == [None, None]
+
+
+@pytest.mark.parametrize(("ours", "kept"), [(None, False), (9, True), (7, False)])
+def test_a_map_that_was_not_derived_is_kept_only_by_one_as_large(ours, kept):
+    weights = weights_of(with_classes("cat", "dog", semantic=9))
+    detector = Detector(with_classes("cat", "dog", semantic=ours))
+    start = start_from(detector, weights, "old.pth")
+    assert ("semantic.logits" in start.new_layers) is not kept
+    assert start.new_classes == ()
+
+
+def test_weights_of_another_architecture_are_refused():
+    wide = with_classes("cat", "dog")
+    wide = wide.model_copy(update={"cascade": wide.cascade.model_copy(update={"box_channels": 8})})
+    with pytest.raises(CheckpointError, match=r"another architecture: .*roi\.box_heads\.0\.fc\.0\.weight"):
+        start_from(Detector(wide), weights_of(with_classes("cat", "dog")), "old.pth")
