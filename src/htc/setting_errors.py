@@ -34,6 +34,8 @@ def faults_alone(path: Path, value: object) -> list[str]:
         faults = _value_faults(field, value)
         if not faults:
             break
+    if faults and path[-1] == "kind":
+        return [f"there is no kind {value!r}, only {_kinds(path[:-1])}"]
     return faults
 
 
@@ -74,11 +76,18 @@ def _fault(details: ErrorDetails, path: Path, values: Mapping[str, Any]) -> str:
         return f"is a section, not a value (got {given!r}): set {'.'.join(path)}.<name>"
     if kind == "union_tag_invalid":
         return f"there is no kind {given.get('kind')!r}, only {details.get('ctx', {}).get('expected_tags', '')}"
+    if kind == "union_tag_not_found":
+        return f"say of which kind: set {'.'.join(path)}.kind to one of {_kinds(path)}"
     if kind == "tuple_type":
         return f"is a list of values: write [{given}]"
     if kind == "value_error":
         return details["msg"].removeprefix("Value error, ")
     return f"{details['msg'].replace('Input should', 'should', 1)} (got {given!r})"
+
+
+def _kinds(section: Path) -> str:
+    """The variants of a section."""
+    return ", ".join(repr(field.default) for field in fields_at((*section, "kind")))
 
 
 def _without_tags(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[int | str, ...]:

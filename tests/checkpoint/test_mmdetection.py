@@ -9,7 +9,7 @@ import torch
 from checkpoint.historical import CLASSES, as_v1, as_v2, random_state, save_v1, save_v2, save_v3, tiny_config
 from htc.checkpoint.load import load_model
 from htc.checkpoint.mmdetection import V1_NOTE, read_mmdetection
-from htc.config import Config
+from htc.config import Config, GaussianSoftNMS, LinearSoftNMS
 from htc.errors import CheckpointError
 
 CONFIG = tiny_config()
@@ -113,6 +113,22 @@ def test_the_text_of_2019_has_everything_at_model_level(tmp_path: Path) -> None:
     assert config.rpn.anchor_scale == 16.0
     assert config.cascade.delta_stds[2] == (0.02, 0.02, 0.04, 0.04)
     assert config.inference.mask_threshold == 0.45
+
+
+@pytest.mark.parametrize(
+    ("nms", "expected"),
+    [
+        ("type='nms', iou_thr=0.4", None),
+        ("type='soft_nms', iou_thr=0.4", LinearSoftNMS(iou=0.4)),
+        ("type='soft_nms', iou_threshold=0.3, min_score=0.05", LinearSoftNMS(iou=0.3, min_score=0.05)),
+        ("type='soft_nms', iou_threshold=0.3, sigma=0.7, method='gaussian'", GaussianSoftNMS(sigma=0.7)),
+        ("type='soft_nms', iou_threshold=0.3, method='naive'", None),
+    ],
+)
+def test_soft_nms_of_the_configuration_text(tmp_path: Path, nms: str, expected: object) -> None:
+    loaded = load_model(save_v2(tmp_path / "a.pth", as_v2(STATE), V2_TEXT.replace("type='nms', iou_thr=0.4", nms)))
+    assert loaded.config.inference.soft_nms == expected
+    assert any("plain NMS" in note for note in loaded.report.notes) == ("naive" in nms)
 
 
 @pytest.mark.parametrize(

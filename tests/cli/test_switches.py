@@ -10,7 +10,7 @@ import yaml
 
 from cli.conftest import Result
 from htc.cli.app import run
-from htc.config import Config
+from htc.config import Config, GaussianSoftNMS, LinearSoftNMS
 
 Htc = Callable[..., Result]
 NO_BRANCH = {"semantic": None, "cascade": {"semantic_fusion": "none"}}
@@ -28,6 +28,8 @@ SWITCHES: dict[str, tuple[dict[str, Any], bool]] = {
     "table 5: no fusion": ({"cascade": {"semantic_fusion": "none"}}, True),
     "table 5: box": ({"cascade": {"semantic_fusion": "box"}}, True),
     "table 5: mask": ({"cascade": {"semantic_fusion": "mask"}}, True),
+    "soft-NMS, linear": ({"inference": {"soft_nms": {"kind": "linear", "iou": 0.3}}}, True),
+    "soft-NMS, Gaussian": ({"inference": {"soft_nms": {"kind": "gaussian", "sigma": 0.4}}}, True),
     "precision": ({"precision": "bf16"}, True),
 }
 
@@ -80,6 +82,15 @@ def test_flags_win_over_the_environment_over_the_file(predicted: Callable[..., l
     assert len(predicted("--config", "own.yaml", "--inference.max-detections", "5", "--max-detections", "6")) == 6
 
 
+def test_soft_nms_of_a_file_is_changed_and_turned_off_by_flags(htc: Htc, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("inference: {soft_nms: {kind: linear, iou: 0.3}}")
+    said = [
+        Config.model_validate(yaml.safe_load(htc("predict", "--model", model, "--config", "own.yaml", *flags, "--print-config").out)).inference.soft_nms
+        for flags in ((), ("--inference.soft_nms.kind", "gaussian"), ("--inference.soft_nms.min_score", "0.1"), ("--inference.soft_nms", "none"))
+    ]
+    assert said == [LinearSoftNMS(iou=0.3), GaussianSoftNMS(), LinearSoftNMS(iou=0.3, min_score=0.1), None]
+
+
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "convert"])
 def test_print_config_needs_nothing_but_the_model(htc: Htc, model: Path, verb: str, tmp_path: Path) -> None:
     named = {"predict": ("--model", model), "evaluate": (model,), "convert": (model, "native")}[verb]
@@ -97,6 +108,9 @@ def test_print_config_needs_nothing_but_the_model(htc: Htc, model: Path, verb: s
         (("--inference.mask_stages", "4,1"), "inference names stage 4, but cascade.num_stages is 3"),
         (("--inference.mask_stages", "1"), "--inference.mask_stages: is a list of values: write [1]"),
         (("--cascade.box_channels", "12"), "cascade.box_channels: the weights have 32, the configuration says 12"),
+        (("--inference.soft_nms.kind", "hard"), "--inference.soft_nms.kind: there is no kind 'hard', only 'linear', 'gaussian'"),
+        (("--inference.soft_nms.kind", "linear", "--inference.soft_nms.sigma", "1"), "--inference.soft_nms.sigma: does not belong to this kind of"),
+        (("--inference.soft_nms.sigma", "1"), "--inference.soft_nms.sigma: say of which kind: set inference.soft_nms.kind to one of 'linear', 'gaussian'"),
         (("--semantic", "none"), "cascade.semantic_fusion is 'both' but semantic is null"),
     ],
 )

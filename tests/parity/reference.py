@@ -28,6 +28,8 @@ HEIGHT, WIDTH = 320, 448
 OVERRIDES: dict[str, dict] = {
     "htc_r50_fpn_no_mask_flow": {"cascade": {"mask_flow": False}},
     "htc_r50_fpn_fusion_box": {"cascade": {"semantic_fusion": "box"}},
+    "htc_r50_fpn_soft_nms": {"inference": {"soft_nms": {"kind": "linear"}}},
+    "htc_r50_fpn_soft_nms_gaussian": {"inference": {"soft_nms": {"kind": "gaussian"}}},
 }
 WITHOUT_SAMPLING = 1_000_000
 """The reference trained on every matched candidate, so that its losses do not depend on random numbers."""

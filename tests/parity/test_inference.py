@@ -1,4 +1,4 @@
-"""Our detector against the original's numbers on the first picture, in evaluation mode, for nine models."""
+"""Our detector against the original's numbers on the first picture, in evaluation mode, for eleven models."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -49,10 +49,39 @@ def found(case: Case, features: Features) -> RawDetections:
     return RawDetections(selected.rois.boxes, selected.scores, selected.labels, selected.rois.valid, masks)
 
 
-class ParityOfInference:
-    """The checks; one subclass a model."""
+class ParityOfDetections:
+    """Picture in, boxes and masks out; one subclass a model."""
 
     name: ClassVar[str]
+
+    def test_detections(self, case: Case, found: RawDetections) -> None:
+        """The same label, the nearest box: near-equal scores may swap places."""
+        theirs = case.arrays["det_boxes"]
+        agreeing = 0
+        for box, score, label in zip(theirs, case.arrays["det_scores"], case.arrays["det_labels"], strict=True):
+            same = (found.labels[0] == int(label)) & found.valid[0]
+            distance = (found.boxes[0] - torch.from_numpy(box)).abs().amax(1).masked_fill(~same, float("inf"))
+            nearest = int(distance.argmin())
+            agreeing += bool(distance[nearest] < PIXELS) and abs(float(found.scores[0, nearest]) - score) < 1e-4
+        assert int(found.valid.sum()) == len(theirs)
+        assert agreeing >= 0.99 * len(theirs)
+
+    def test_masks_of_own_detections(self, case: Case, found: RawDetections) -> None:
+        """The whole path: our boxes, our masks."""
+        ours = Masks(found.masks[0].numpy(), found.boxes[0].numpy(), (HEIGHT, WIDTH), 0.5).rle()
+        theirs = case.arrays["det_boxes"]
+        compared = 0
+        for i, (box, label) in enumerate(zip(theirs, case.arrays["det_labels"], strict=True)):
+            same = (found.labels[0] == int(label)) & found.valid[0]
+            distance = (found.boxes[0] - torch.from_numpy(box)).abs().amax(1).masked_fill(~same, float("inf"))
+            if distance.min() < PIXELS:
+                assert_alike(ours[int(distance.argmin())], case.expected["masks_all_stages"][i])
+                compared += 1
+        assert compared >= 0.99 * len(theirs)
+
+
+class ParityOfInference(ParityOfDetections):
+    """All of the way besides; one subclass a model."""
 
     def test_pyramid(self, case: Case, features: Features) -> None:
         for level, step in zip(range(2, 7), (8, 4, 2, 1, 1), strict=True):
@@ -94,18 +123,6 @@ class ParityOfInference:
         if len(stages) > 1:
             assert np.abs(stages[-1].refined.boxes[0, :100].numpy() - case.arrays["stage_final_boxes"]).max() < PIXELS
 
-    def test_detections(self, case: Case, found: RawDetections) -> None:
-        """The same label, the nearest box: near-equal scores may swap places."""
-        theirs = case.arrays["det_boxes"]
-        agreeing = 0
-        for box, score, label in zip(theirs, case.arrays["det_scores"], case.arrays["det_labels"], strict=True):
-            same = (found.labels[0] == int(label)) & found.valid[0]
-            distance = (found.boxes[0] - torch.from_numpy(box)).abs().amax(1).masked_fill(~same, float("inf"))
-            nearest = int(distance.argmin())
-            agreeing += bool(distance[nearest] < PIXELS) and abs(float(found.scores[0, nearest]) - score) < 1e-4
-        assert int(found.valid.sum()) == len(theirs)
-        assert agreeing >= 0.99 * len(theirs)
-
     def test_mask_logits(self, case: Case, features: Features) -> None:
         roi, labels = case.detector.roi, torch.from_numpy(case.arrays["det_labels"][:10].astype(np.int64))
         boxes = rois(case.arrays["det_boxes"][:10])
@@ -122,19 +139,6 @@ class ParityOfInference:
         ours = Masks(probabilities[0].numpy(), boxes, (HEIGHT, WIDTH), 0.5).rle()
         for mine, theirs in zip(ours, expected, strict=bool(expected)):
             assert_alike(mine, theirs)
-
-    def test_masks_of_own_detections(self, case: Case, found: RawDetections) -> None:
-        """The whole path: our boxes, our masks."""
-        ours = Masks(found.masks[0].numpy(), found.boxes[0].numpy(), (HEIGHT, WIDTH), 0.5).rle()
-        theirs = case.arrays["det_boxes"]
-        compared = 0
-        for i, (box, label) in enumerate(zip(theirs, case.arrays["det_labels"], strict=True)):
-            same = (found.labels[0] == int(label)) & found.valid[0]
-            distance = (found.boxes[0] - torch.from_numpy(box)).abs().amax(1).masked_fill(~same, float("inf"))
-            if distance.min() < PIXELS:
-                assert_alike(ours[int(distance.argmin())], case.expected["masks_all_stages"][i])
-                compared += 1
-        assert compared >= 0.99 * len(theirs)
 
 
 def assert_alike(mine: dict, theirs: dict) -> None:
@@ -177,3 +181,11 @@ class TestHTCWithoutMaskFlow(ParityOfInference):
 
 class TestHTCFusionBox(ParityOfInference):
     name = "htc_r50_fpn_fusion_box"
+
+
+class TestHTCSoftNMS(ParityOfDetections):
+    name = "htc_r50_fpn_soft_nms"
+
+
+class TestHTCSoftNMSGaussian(ParityOfDetections):
+    name = "htc_r50_fpn_soft_nms_gaussian"

@@ -136,10 +136,23 @@ def _test(test: Any, facts: ConfigFacts) -> None:
     facts.put("inference.max_detections", at(boxes, "max_per_img"), int)
     facts.put("inference.mask_threshold", at(boxes, "mask_thr_binary"), float)
     nms = at(boxes, "nms")
-    if _kind(nms) not in (None, "nms"):
+    if soft := _soft_nms(nms):
+        facts.fields["inference.soft_nms"] = soft
+    elif _kind(nms) not in (None, "nms"):
         facts.notes.append(f"the file's configuration uses {_kind(nms)}; plain NMS at {facts.fields.get('inference.nms_iou', 0.5)} is used instead")
     else:
         facts.put("inference.nms_iou", at(nms, "iou_threshold") or at(nms, "iou_thr"), float)
+
+
+def _soft_nms(nms: Any) -> dict[str, Any] | None:
+    """Soft-NMS in our fields; None for any other kind."""
+    method = at(nms, "method") or "linear"
+    if _kind(nms) != "soft_nms" or method not in ("linear", "gaussian"):
+        return None
+    threshold = at(nms, "iou_threshold") if at(nms, "iou_thr") is None else at(nms, "iou_thr")
+    strength = {"iou": threshold} if method == "linear" else {"sigma": at(nms, "sigma")}
+    given = {**strength, "min_score": at(nms, "min_score")}
+    return {"kind": method, **{name: value for name, value in given.items() if isinstance(value, int | float)}}
 
 
 def _input(text: dict[str, Any], facts: ConfigFacts) -> None:

@@ -6,7 +6,7 @@ before it is validated, so that every error is found at once.
 
 from htc.config.backbone import Backbone, BackboneNorm, FishNet, ResNet, Timm, ViT
 from htc.config.cascade import Cascade, Fusion
-from htc.config.inference import Inference
+from htc.config.inference import GaussianSoftNMS, Inference, LinearSoftNMS, SoftNMS
 from htc.config.input import Input
 from htc.config.neck import FPN, PAFPN, LayerNorm
 from htc.config.proposals import RPN, BoxLoss
@@ -29,12 +29,15 @@ __all__ = [
     "Config",
     "FishNet",
     "Fusion",
+    "GaussianSoftNMS",
     "Inference",
     "Input",
     "LayerNorm",
+    "LinearSoftNMS",
     "ResNet",
     "Section",
     "Semantic",
+    "SoftNMS",
     "Timm",
     "Training",
     "ViT",

@@ -10,6 +10,7 @@ from htc.config import Inference
 from htc.model.cascade import HybridTaskCascade
 from htc.ops.nms import nms_per_class
 from htc.ops.roi_pool import Pyramid
+from htc.ops.soft_nms import gaussian_decay, linear_decay, soft_nms_per_class
 from htc.types import BoxStage, Rois
 
 
@@ -40,7 +41,7 @@ def final_boxes(roi: HybridTaskCascade, stages: list[BoxStage], config: Inferenc
 def select(
     scores: Float[Tensor, "B R K"], boxes: Float[Tensor, "B R _ 4"], valid: Bool[Tensor, "B R"], sizes: Int[Tensor, "B 2"], config: Inference
 ) -> Selected:
-    """Every (region, class) pair over the score threshold is a candidate; NMS per class; the best are kept."""
+    """Every (region, class) pair over the score threshold is a candidate; NMS or Soft-NMS per class; the best are kept."""
     classes = scores.shape[2]
     if scores.shape[1] == 0:  # no region: an invalid one fills the slots
         scores, boxes, valid = (t.new_zeros(t.shape[0], 1, *t.shape[2:]) for t in (scores, boxes, valid))
@@ -49,10 +50,22 @@ def select(
     for s, b, v in zip(scores.unbind(), boxes.unbind(), valid.unbind(), strict=True):
         flat = b.expand(-1, classes, -1).reshape(-1, 4)
         candidate = ((s > config.score_threshold) & v[:, None]).flatten()
-        slots, filled = nms_per_class(flat, s.flatten(), labels, candidate, config.nms_iou, config.max_detections)
-        picked.append((flat[slots] * filled[:, None], s.flatten()[slots] * filled, labels[slots] * filled, filled))
+        slots, left, filled = thin(flat, s.flatten(), labels, candidate, config)
+        picked.append((flat[slots] * filled[:, None], left * filled, labels[slots] * filled, filled))
     kept_boxes, kept_scores, kept_labels, kept = (torch.stack(parts) for parts in zip(*picked, strict=True))
     return Selected(Rois(kept_boxes, kept, sizes), kept_scores, kept_labels)
+
+
+def thin(
+    boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], labels: Int[Tensor, " N"], candidate: Bool[Tensor, " N"], config: Inference
+) -> tuple[Int[Tensor, " D"], Float[Tensor, " D"], Bool[Tensor, " D"]]:
+    """Which boxes survive their better neighbours of the same class, best first; the scores they end with; which slots are filled."""
+    soft = config.soft_nms
+    if soft is None:
+        slots, filled = nms_per_class(boxes, scores, labels, candidate, config.nms_iou, config.max_detections)
+        return slots, scores[slots], filled
+    decay = linear_decay(soft.iou) if soft.kind == "linear" else gaussian_decay(soft.sigma)
+    return soft_nms_per_class(boxes, scores, labels, candidate, decay, soft.min_score, config.max_detections)
 
 
 def segment(roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, labels: Int[Tensor, "B D"], config: Inference) -> Float[Tensor, "B D 28 28"]:
