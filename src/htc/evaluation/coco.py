@@ -37,16 +37,17 @@ def coco_metrics(annotations: str | Path | Mapping[str, Any], results: Sequence[
 
 def metrics_of(comparison: Comparison, max_detections: int = 100) -> Metrics:
     """The numbers of `coco_metrics`."""
-    numbers: Metrics = {}
-    names = [name for _, name in comparison.categories]
-    per_class: dict[str, dict[str, float]] = {name: {} for name in names}
     kinds: tuple[Kind, ...] = ("bbox", "segm") if comparison.with_masks else ("bbox",)
-    for kind in kinds:
-        evaluation = evaluated(kind, comparison, max_detections)
-        numbers[kind] = summary(evaluation, max_detections)
-        for index, name in enumerate(names):
-            per_class[name][kind] = mean_of_defined(evaluation.eval["precision"][:, :, index, 0, -1])
-    return {**numbers, "per_class": per_class}
+    return metrics_from({kind: evaluated(kind, comparison, max_detections) for kind in kinds}, comparison, max_detections)
+
+
+def metrics_from(evaluations: Mapping[Kind, COCOeval_faster], comparison: Comparison, max_detections: int) -> Metrics:
+    """The numbers of `coco_metrics` from evaluations of each kind that have run."""
+    per_class = {
+        name: {kind: mean_of_defined(evaluation.eval["precision"][:, :, index, 0, -1]) for kind, evaluation in evaluations.items()}
+        for index, (_, name) in enumerate(comparison.categories)
+    }
+    return {**{kind: summary(evaluation, max_detections) for kind, evaluation in evaluations.items()}, "per_class": per_class}
 
 
 def evaluated(kind: Kind, comparison: Comparison, max_detections: int) -> COCOeval_faster:

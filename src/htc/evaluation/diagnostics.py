@@ -1,0 +1,141 @@
+"""What lies behind the numbers: curves, boundary AP, where to cut scores and whether to believe them, confusion, errors, worst pictures."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCOeval_faster
+from jaxtyping import Float, Int
+
+from htc.evaluation.boundary import boundary_metrics
+from htc.evaluation.coco import Kind, Metrics, evaluated, mean_of_defined, metrics_from, recalls
+from htc.evaluation.comparison import Comparison
+from htc.evaluation.confusion import confusion_matrix
+from htc.evaluation.errors import ErrorKind, at_least, errors_by_kind
+from htc.evaluation.matching import Matched, matched_pictures
+from htc.evaluation.operating import Calibration, OperatingPoint, calibration, judged, operating_points
+
+CURVES = (0.5, 0.75)
+"""IoU thresholds whose precision over recall is kept."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Boxes or masks by IoU threshold and by recall; -1 where undefined."""
+
+    thresholds: tuple[float, ...]
+    ap: dict[str, tuple[float, ...]]
+    """AP at each threshold for objects of `all` sizes, `small`, `medium` and `large` (by area, as in COCO)."""
+    precision: dict[float, tuple[float, ...]]
+    """Mean over classes at recalls 0, 0.01, ... 1."""
+    recall: dict[str, float]
+    """Average recalls by COCO's names."""
+
+
+@dataclass(frozen=True)
+class PictureErrors:
+    """How one picture went at the operating point."""
+
+    image_id: int | str
+    found: int
+    """Objects found."""
+    wrong: int
+    """Results that are not right."""
+    missed: int
+    """Objects that no result found."""
+
+    @property
+    def f1(self) -> float:
+        """2 TP / (2 TP + wrong + missed); 1 for a picture without objects and results."""
+        total = 2 * self.found + self.wrong + self.missed
+        return 2 * self.found / total if total else 1.0
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Everything beside the contract's numbers; matched by masks, or by boxes where there are no masks."""
+
+    by: Kind
+    classes: tuple[str, ...]
+    curves: dict[str, Curves]
+    """`bbox`, `segm`."""
+    boundary: dict[str, float] | None
+    """The numbers of `segm` with min(mask IoU, boundary IoU) in the place of mask IoU (Cheng et al. 2021)."""
+    best: OperatingPoint
+    """The score threshold of the best F1 for all classes together: the operating point of confusion, counts and pictures."""
+    best_by_class: dict[str, OperatingPoint]
+    calibration: Calibration
+    confusion: Int[np.ndarray, "K1 K1"]
+    """See `confusion_matrix`."""
+    errors: dict[str, ErrorKind]
+    pictures: tuple[PictureErrors, ...]
+    """Worst first."""
+    matched: tuple[Matched, ...]
+    """The pictures' results and objects, in the order of `Comparison.image_ids`."""
+
+    def content(self, most_pictures: int = 50) -> dict[str, Any]:
+        """The numbers for a JSON file."""
+        return {
+            "matched_by": self.by,
+            "curves": {kind: _curves_content(curves) for kind, curves in self.curves.items()},
+            "boundary": self.boundary,
+            "best_f1": {"all": self.best._asdict(), "per_class": {name: point._asdict() for name, point in self.best_by_class.items()}},
+            "calibration": asdict(self.calibration),
+            "confusion": {"score_threshold": self.best.threshold, "classes": [*self.classes, "background"], "matrix": self.confusion.tolist()},
+            "errors": {name: asdict(kind) for name, kind in self.errors.items()},
+            "worst_pictures": [asdict(picture) | {"f1": picture.f1} for picture in self.pictures[:most_pictures]],
+        }
+
+
+def measure(comparison: Comparison, max_detections: int = 100) -> tuple[Metrics, Diagnostics]:
+    """The contract's numbers and what lies behind them, at most `max_detections` results a picture and class."""
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if comparison.with_masks else ("bbox",)
+    evaluations: dict[Kind, COCOeval_faster] = {kind: evaluated(kind, comparison, max_detections) for kind in kinds}
+    classes = tuple(name for _, name in comparison.categories)
+    matched = tuple(matched_pictures(comparison, max_detections))
+    results = judged(matched, len(classes))
+    best, each = operating_points(results, classes)
+    pictures = sorted((picture_errors(picture, comparison, best.threshold) for picture in matched), key=lambda one: (one.f1, -one.wrong - one.missed))
+    found = Diagnostics(
+        by=kinds[-1],
+        classes=classes,
+        curves={kind: curves_of(evaluation) for kind, evaluation in evaluations.items()},
+        boundary=boundary_metrics(comparison, matched, max_detections) if comparison.with_masks else None,
+        best=best,
+        best_by_class=each,
+        calibration=calibration(results),
+        confusion=confusion_matrix(matched, len(classes), best.threshold),
+        errors=errors_by_kind(matched, len(classes), best.threshold),
+        pictures=tuple(pictures),
+        matched=matched,
+    )
+    return metrics_from(evaluations, comparison, max_detections), found
+
+
+def curves_of(evaluation: COCOeval_faster) -> Curves:
+    """The curves of an evaluation that has run."""
+    precision: Float[np.ndarray, "T R K A M"] = evaluation.eval["precision"]
+    thresholds = tuple(round(float(iou), 2) for iou in evaluation.params.iouThrs)
+    sizes = {name: index for index, name in enumerate(evaluation.params.areaRngLbl)}
+    ap = {name: tuple(mean_of_defined(precision[t, :, :, index, -1]) for t in range(len(thresholds))) for name, index in sizes.items()}
+    at = {iou: precision[thresholds.index(iou), :, :, 0, -1] for iou in CURVES}
+    curves = {iou: tuple(mean_of_defined(row) for row in values) for iou, values in at.items()}
+    return Curves(thresholds, ap, curves, recalls(evaluation))
+
+
+def picture_errors(picture: Matched, comparison: Comparison, threshold: float) -> PictureErrors:
+    """What went right and wrong in one picture, among results of at least `threshold`."""
+    cut = at_least(picture, threshold)
+    right, ignored = int((cut.match >= 0).sum()), int(cut.ignored.sum())
+    objects = int((~cut.crowd).sum())
+    return PictureErrors(comparison.image_ids[picture.picture], right, len(cut.scores) - right - ignored, objects - right)
+
+
+def _curves_content(curves: Curves) -> dict[str, Any]:
+    by_threshold = {name: _named(curves.thresholds, values) for name, values in curves.ap.items()}
+    return {"ap_by_iou": by_threshold, "precision": {f"{iou:.2f}": list(values) for iou, values in curves.precision.items()}, "recall": curves.recall}
+
+
+def _named(thresholds: Sequence[float], values: Sequence[float]) -> dict[str, float]:
+    return {f"{iou:.2f}": value for iou, value in zip(thresholds, values, strict=True)}

@@ -1,0 +1,152 @@
+"""Errors by kind, in the spirit of TIDE (Bolya et al., ECCV 2020): how many of each, and how much AP50 each costs.
+
+Every result that is not right (IoU 0.5 with a free object of its class) has one kind, the first of:
+- double: IoU >= 0.5 with an object of its class that a better result found already;
+- wrong class: IoU >= 0.5 with an object of another class;
+- badly outlined: 0.1 <= IoU < 0.5 with an object of its class;
+- wrong class and outline: 0.1 <= IoU < 0.5 with an object of another class;
+- background: less than 0.1 with every object.
+An object is missed if no result found it, and none of wrong class or bad outline was meant for it.
+
+The cost of a kind is AP50 with all errors of that kind put right, minus AP50: a wrong class or outline is corrected, if its
+object is still to be found, and else removed; other wrong results are removed; missed objects need not be found. Costs do not
+add up to what is missing, since errors hide one another.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from htc.evaluation.matching import IOU, Matched
+
+NEAR = 0.1
+"""Below this IoU a result has nothing to do with an object."""
+RIGHT, DOUBLE, WRONG_CLASS, BAD_OUTLINE, BOTH, BACKGROUND, IGNORED = range(7)
+KINDS = {
+    "double": DOUBLE,
+    "wrong class": WRONG_CLASS,
+    "badly outlined": BAD_OUTLINE,
+    "wrong class and outline": BOTH,
+    "background": BACKGROUND,
+}
+MISSED = "missed"
+RECALLS = np.linspace(0, 1, 101)
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    """One kind of error."""
+
+    count: int
+    """Among the results of at least the threshold (missed: objects that these leave)."""
+    cost: float
+    """AP50 (0..1) that correcting all of them, of whatever score, would gain; -1 where AP50 is undefined."""
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """One picture's results with their kinds."""
+
+    kinds: Int[np.ndarray, " D"]
+    meant: Int[np.ndarray, " D"]
+    """The object that a result of wrong class or outline was meant for, -1 elsewhere."""
+    missed: Bool[np.ndarray, " G"]
+
+
+def sort_errors(picture: Matched) -> Sorted:
+    """The kind of each result, and the objects that were missed."""
+    count = len(picture.scores)
+    own = (picture.labels[:, None] == picture.object_labels[None]) & ~picture.crowd[None]
+    other = ~own & ~picture.crowd[None]
+    best_own, own_at = _best(np.where(own, picture.ious, 0.0))
+    best_other, other_at = _best(np.where(other, picture.ious, 0.0))
+    conditions = [picture.match >= 0, picture.ignored, best_own >= IOU, best_other >= IOU, best_own >= NEAR, best_other >= NEAR]
+    kinds = np.select(conditions, [RIGHT, IGNORED, DOUBLE, WRONG_CLASS, BAD_OUTLINE, BOTH], BACKGROUND)
+    meant = np.select([kinds == WRONG_CLASS, kinds == BAD_OUTLINE], [other_at, own_at], np.full(count, -1))
+    missed = ~picture.detected & ~picture.crowd
+    missed[meant[meant >= 0]] = False
+    return Sorted(kinds, meant, missed)
+
+
+def errors_by_kind(pictures: Sequence[Matched], classes: int, threshold: float) -> dict[str, ErrorKind]:
+    """Every kind's count, among results of at least `threshold`, and cost."""
+    counts = dict.fromkeys([*KINDS, MISSED], 0)
+    for picture in pictures:
+        cut = at_least(picture, threshold)
+        found = sort_errors(cut)
+        counts[MISSED] += int(found.missed.sum())
+        for name, kind in KINDS.items():
+            counts[name] += int((found.kinds == kind).sum())
+    sorted_all = [sort_errors(picture) for picture in pictures]
+    plain = _ap50(pictures, sorted_all, classes, None)
+    costs = {name: _ap50(pictures, sorted_all, classes, name) - plain if plain >= 0 else -1.0 for name in counts}
+    return {name: ErrorKind(counts[name], costs[name]) for name in counts}
+
+
+def at_least(picture: Matched, threshold: float) -> Matched:
+    """The picture with its results of at least that score alone; their matches are the same, since better results choose first."""
+    kept = picture.scores >= threshold
+    return Matched(
+        picture.picture,
+        picture.found[kept],
+        picture.scores[kept],
+        picture.labels[kept],
+        picture.objects,
+        picture.object_labels,
+        picture.crowd,
+        picture.ious[kept],
+        picture.match[kept],
+        picture.ignored[kept],
+    )
+
+
+def average_precision(scores: Float[np.ndarray, " D"], right: Bool[np.ndarray, " D"], objects: int) -> float:
+    """COCO's AP at one IoU: precision, made non-increasing, at 101 recalls; -1 without objects."""
+    if not objects:
+        return -1.0
+    hits = np.cumsum(right[np.argsort(-scores, kind="stable")])
+    precision = np.maximum.accumulate((hits / np.arange(1, len(hits) + 1))[::-1])[::-1]
+    place = np.searchsorted(hits / objects, RECALLS)
+    return float(np.append(precision, 0.0)[np.minimum(place, len(hits))].mean())
+
+
+def _best(ious: Float[np.ndarray, "D G"]) -> tuple[Float[np.ndarray, " D"], Int[np.ndarray, " D"]]:
+    """The largest IoU of each result and whose it is."""
+    if not ious.shape[1]:
+        return np.zeros(len(ious)), np.full(len(ious), -1)
+    at = ious.argmax(1)
+    return ious[np.arange(len(ious)), at], at
+
+
+def _ap50(pictures: Sequence[Matched], found: Sequence[Sorted], classes: int, fixed: str | None) -> float:
+    """AP50 over the classes that have objects, with one kind of error put right."""
+    objects = np.zeros(classes, np.int64)
+    scores, rights, labels = [np.empty(0)], [np.empty(0, bool)], [np.empty(0, np.int64)]
+    for picture, errors in zip(pictures, found, strict=True):
+        right, kept, own = _put_right(picture, errors, fixed)
+        scores.append(picture.scores[kept])
+        rights.append(right[kept])
+        labels.append(own[kept])
+        wanted = ~picture.crowd & ~errors.missed if fixed == MISSED else ~picture.crowd
+        objects += np.bincount(picture.object_labels[wanted], minlength=classes)
+    score, right, label = np.concatenate(scores), np.concatenate(rights), np.concatenate(labels)
+    each = [average_precision(score[label == k], right[label == k], int(objects[k])) for k in range(classes) if objects[k]]
+    return float(np.mean(each)) if each else -1.0
+
+
+def _put_right(picture: Matched, errors: Sorted, fixed: str | None) -> tuple[Bool[np.ndarray, " D"], Bool[np.ndarray, " D"], Int[np.ndarray, " D"]]:
+    """Whether each result is right, whether it is kept, and its class, after the errors of one kind are put right."""
+    right, kept, labels = errors.kinds == RIGHT, errors.kinds != IGNORED, picture.labels.copy()
+    if fixed is None or fixed == MISSED:
+        return right, kept, labels
+    mistaken = errors.kinds == KINDS[fixed]
+    kept &= ~mistaken
+    found = picture.detected
+    for row in np.flatnonzero(mistaken & (errors.meant >= 0)):
+        place = errors.meant[row]
+        if not found[place]:
+            found[place] = right[row] = kept[row] = True
+            labels[row] = picture.object_labels[place]
+    return right, kept, labels

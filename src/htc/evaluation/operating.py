@@ -1,0 +1,101 @@
+"""Where to cut the scores, and whether scores mean what they say: best F1 by class, reliability, expected calibration error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from htc.evaluation.matching import Matched
+
+BINS = 10
+
+
+class OperatingPoint(NamedTuple):
+    """What keeping only scores of at least `threshold` gives; all -1 where there is nothing to find."""
+
+    threshold: float
+    f1: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All results of a data set that are right or wrong (those in crowds are neither), in one row."""
+
+    scores: Float[np.ndarray, " D"]
+    right: Bool[np.ndarray, " D"]
+    labels: Int[np.ndarray, " D"]
+    objects: Int[np.ndarray, " K"]
+    """Objects to find (crowds apart) of each class."""
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Results whose scores lie in one tenth."""
+
+    count: int
+    score: float
+    """Mean score; -1 where there are none."""
+    right: float
+    """Share that is right; -1 where there are none."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The reliability curve, scores from 0 to 1 in `BINS` equal parts, and its one number."""
+
+    bins: tuple[Bin, ...]
+    error: float
+    """Expected calibration error (Guo et al. 2017): mean of |score - right| over the bins, by their counts; -1 without results."""
+
+
+def judged(pictures: Sequence[Matched], classes: int) -> Judged:
+    """The results of all pictures; right is an object of its own class at IoU 0.5."""
+    objects = np.zeros(classes, np.int64)
+    for picture in pictures:
+        objects += np.bincount(picture.object_labels[~picture.crowd], minlength=classes)
+    kept = [~picture.ignored for picture in pictures]
+    return Judged(
+        np.concatenate([np.empty(0), *(p.scores[k] for p, k in zip(pictures, kept, strict=True))]),
+        np.concatenate([np.empty(0, bool), *(p.match[k] >= 0 for p, k in zip(pictures, kept, strict=True))]),
+        np.concatenate([np.empty(0, np.int64), *(p.labels[k] for p, k in zip(pictures, kept, strict=True))]),
+        objects,
+    )
+
+
+def best_f1(scores: Float[np.ndarray, " D"], right: Bool[np.ndarray, " D"], objects: int) -> OperatingPoint:
+    """The threshold with the best F1 = 2 TP / (results kept + objects); among equals the highest."""
+    if not objects:
+        return OperatingPoint(-1.0, -1.0, -1.0, -1.0)
+    if not len(scores):
+        return OperatingPoint(1.0, 0.0, 0.0, 0.0)
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], np.cumsum(right[order])
+    kept = np.arange(1, len(scores) + 1)
+    # Equal scores are kept or dropped together.
+    last = np.append(ranked[1:] != ranked[:-1], True)
+    f1 = np.where(last, 2 * hits / (kept + objects), -1.0)
+    best = int(f1.argmax())
+    return OperatingPoint(float(ranked[best]), float(f1[best]), float(hits[best] / kept[best]), float(hits[best] / objects))
+
+
+def operating_points(results: Judged, classes: Sequence[str]) -> tuple[OperatingPoint, dict[str, OperatingPoint]]:
+    """The best single threshold for all classes together, and that of each class."""
+    each = {}
+    for label, name in enumerate(classes):
+        own = results.labels == label
+        each[name] = best_f1(results.scores[own], results.right[own], int(results.objects[label]))
+    return best_f1(results.scores, results.right, int(results.objects.sum())), each
+
+
+def calibration(results: Judged) -> Calibration:
+    """How often results of a score are right."""
+    place = np.clip((results.scores * BINS).astype(np.int64), 0, BINS - 1)
+    count = np.bincount(place, minlength=BINS)
+    score = np.bincount(place, results.scores, BINS)
+    right = np.bincount(place, results.right.astype(float), BINS)
+    bins = tuple(Bin(int(n), float(s / n) if n else -1.0, float(r / n) if n else -1.0) for n, s, r in zip(count, score, right, strict=True))
+    return Calibration(bins, float(np.abs(score - right).sum() / count.sum()) if count.sum() else -1.0)
