@@ -36,6 +36,17 @@ class Writer:
         with _explained(self._path):
             self._stream.write(content)
 
+    def flush(self) -> None:
+        """Hands what is written so far to the system."""
+        with _explained(self._path):
+            self._stream.flush()
+
+    def sync(self) -> None:
+        """Waits until what is written is on the disk: it then outlives a loss of power too."""
+        with _explained(self._path):
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Writer]:

@@ -21,7 +21,7 @@ def run(folder, epochs, *, steps=3, every=1, seen=None):
         LossRecord(folder / "losses.csv", None if seen is None else seen.append),
         Validation(folder, lambda detector: {"bbox": {"AP": float(detector.weight.detach()) / 4}, "per_class": {}}, every, epochs),
     ]
-    fit(module, lambda _epoch: Batches(steps), callbacks, Limits(epochs), device="cpu")
+    fit(module, lambda _epoch, done: Batches(steps - done), callbacks, Limits(epochs), device="cpu")
     return point
 
 

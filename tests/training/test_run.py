@@ -39,6 +39,7 @@ def test_a_training_leaves_everything(trained):
         "metrics.json",
         "config.yaml",
         "losses.csv",
+        "pictures.csv",
         "history.json",
         "validation.csv",
         "curves/losses.png",
@@ -112,7 +113,7 @@ def test_a_time_limit_ends_it_with_a_model(splits, tmp_path):
 
 
 def test_without_semantic_branch(splits, tmp_path):
-    result = train(tiny(epochs=1), replace(splits, val_annotations=None), tmp_path / "run", Options(device="cpu", semantic="none", checkpoints=False))
+    result = train(tiny(epochs=1), replace(splits, val_annotations=None), tmp_path / "run", Options(device="cpu", semantic="none", checkpoints=None))
     assert result.config.semantic is None
     assert "semantic" not in read_losses(tmp_path / "run" / "losses.csv")[1]
     assert not (tmp_path / "run" / "checkpoints").exists()

@@ -79,7 +79,7 @@ def test_a_run_records_shows_and_stops_early(splits, tmp_path):
     """A learning rate of nothing: the first evaluation stays the best, and patience ends the training."""
     still = tiny(epochs=9, optimizer={"kind": "adamw", "lr": 1e-12, "weight_decay": 0.0}, early_stop=1)
     events = []
-    result = train(still, splits, tmp_path / "run", Options(device="cpu", checkpoints=False, pictures=2), events.append)
+    result = train(still, splits, tmp_path / "run", Options(device="cpu", checkpoints=None, pictures=2), events.append)
     history = read_history(result.folder)
     assert [one["epoch"] for one in history] == [1, 2]
     assert [(one.entry["epoch"], one.best, one.stops) for one in events if isinstance(one, Measured)] == [(1, True, False), (2, False, True)]

@@ -54,6 +54,9 @@ class Training(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 500
     warmup_start: PositiveFloat = 0.001
     batch_size: Positive = 2
+    """Pictures of one process at once."""
+    accumulate: Positive = 1
+    """Batches whose gradients make one step: a larger batch than memory holds."""
     clip_gradients: PositiveFloat | None = None
     early_stop: Positive | None = None
     """End after so many evaluations without a better mask AP (box AP without masks); null: never."""

@@ -47,7 +47,7 @@ def run_demo(
     """
     start = time.monotonic()
     splits = splits or nuclei()
-    options = Options(seed=seed, device=device, evaluate_every=EVALUATE_EVERY, validation_losses=False, pictures=0, event_files=False, checkpoints=False)
+    options = Options(seed=seed, device=device, evaluate_every=EVALUATE_EVERY, validation_losses=False, pictures=0, event_files=False, checkpoints=None)
     trained = train(config or preset(PRESET), splits, out, options, progress)
     assert trained.metrics is not None
     assert splits.val_annotations is not None

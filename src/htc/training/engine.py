@@ -1,4 +1,4 @@
-"""Lightning's trainer as this library uses it: quiet, one process, interruptible."""
+"""Lightning's trainer as this library uses it: quiet, interruptible, exact also where it goes on in the middle of an epoch."""
 
 import contextlib
 import logging
@@ -8,14 +8,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from htc.ops.onednn import exact_onednn_matmul
+from htc.training.checkpoints import WholeFiles
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+
+
+class SizedBatches(Protocol):
+    """Batches whose number is known, such as a loader."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+Batches = Callable[[int, int], SizedBatches]
+"""(epoch, n) -> the batches of that epoch without its first n."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +42,22 @@ class Limits:
 
 def fit(
     module: LightningModule,
-    batches: Callable[[int], Iterable[Any]],
+    batches: Batches,
     callbacks: Sequence[Callback],
     limits: Limits,
     *,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
     clip_gradients: float | None = None,
+    accumulate: int = 1,
     resume: Path | None = None,
 ) -> None:
-    """Trains `module` on `batches(epoch)`, epoch 0, 1, ...; `resume` is a checkpoint of an earlier call.
+    """Trains `module` on the batches of epoch 0, 1, ...; `resume` is a checkpoint of an earlier call, also of mid-epoch.
 
-    `device` is auto, cpu, cuda or mps. Raises what a callback or a step raises, and KeyboardInterrupt when interrupted.
+    `device` is auto, cpu, cuda or mps; an optimiser step takes `accumulate` batches. Raises what a callback or a step raises,
+    and KeyboardInterrupt when interrupted.
     """
-    with _quiet(), _interruptible(), exact_onednn_matmul():
+    with _quiet(), _interruptible(), exact_onednn_matmul(), torch.random.fork_rng():
         trainer = Trainer(
             accelerator=device,
             devices=1,
@@ -49,6 +65,7 @@ def fit(
             max_epochs=limits.epochs,
             max_time=None if limits.minutes is None else timedelta(minutes=limits.minutes),
             gradient_clip_val=clip_gradients,
+            accumulate_grad_batches=accumulate,
             callbacks=list(callbacks),
             logger=False,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
@@ -56,6 +73,7 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
             reload_dataloaders_every_n_epochs=1,
+            plugins=[WholeFiles()],
         )
         trainer.fit(module, datamodule=_Epochs(batches), ckpt_path=resume, weights_only=True)
 
@@ -63,14 +81,43 @@ def fit(
 class _Epochs(LightningDataModule):
     """Gives Lightning new batches every epoch: what an epoch holds depends on its number alone, also after a resume."""
 
-    def __init__(self, batches: Callable[[int], Iterable[Any]]):
+    def __init__(self, batches: Batches):
         super().__init__()
         self.batches = batches
+        self.begun: tuple[int, int] = (0, 0)
+        """(epoch, batches of it that are done) of the checkpoint that is resumed."""
 
     def train_dataloader(self) -> Iterable[Any]:
-        """The batches of the epoch that begins."""
+        """The batches of the epoch that begins, or the rest of one that was interrupted."""
         assert self.trainer is not None
-        return self.batches(self.trainer.current_epoch)
+        epoch = self.trainer.current_epoch
+        return _Rest(self.batches, epoch, self.begun[1] if epoch == self.begun[0] else 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training stands."""
+        assert self.trainer is not None
+        loop = self.trainer.fit_loop
+        ended = loop.epoch_progress.state_dict()["current"]["processed"] > self.trainer.current_epoch
+        epoch = self.trainer.current_epoch
+        return {"begun": (epoch + 1, 0) if ended else (epoch, loop.batch_idx + 1)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self.begun = state_dict["begun"]
+
+
+class _Rest:
+    """An epoch's batches without its first `done`: as long as the whole epoch, since Lightning counts from its beginning."""
+
+    def __init__(self, batches: Batches, epoch: int, done: int):
+        self.rest = batches(epoch, done)
+        self.length = done + len(self.rest)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rest)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
+from htc.training.record import StepTerms
 from htc.training.validation import flat, read_history
 
 if TYPE_CHECKING:
@@ -23,9 +24,13 @@ class EventFiles(Callback):
     def __init__(self, folder: Path):
         self.folder = folder
         self._writer: SummaryWriter | None = None
+        self._terms = StepTerms()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
         """Opens a new file."""
+        self._terms.start(trainer)
+        if not trainer.is_global_zero:
+            return
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(self.folder / FOLDER), purge_step=trainer.global_step or None)
@@ -36,7 +41,9 @@ class EventFiles(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Writes the losses of the step just done."""
-        terms = {name: float(value) for name, value in outputs["terms"].items()}
+        terms = self._terms.add(trainer, outputs["terms"])
+        if terms is None:
+            return  # more batches make this step
         values = {f"train/{name}": value for name, value in terms.items()}
         self._write({**values, "train/total": sum(terms.values()), "learning_rate": self._rate}, trainer.global_step - 1)
 
@@ -56,7 +63,8 @@ class EventFiles(Callback):
         self._close()
 
     def _write(self, values: dict[str, float], step: int) -> None:
-        assert self._writer is not None
+        if self._writer is None:
+            return  # the first process writes
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 

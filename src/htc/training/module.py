@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from htc.config import AdamW, Training
+from htc.data.loader import pure_seed
 from htc.errors import TrainingError
 from htc.training.schedule import base_learning_rate, learning_rate_factor
 from htc.types import Batch
@@ -23,7 +24,7 @@ class TrainingModule(LightningModule):
     over all processes. A loss that is not finite raises `TrainingError` before it reaches the weights.
     """
 
-    def __init__(self, detector: nn.Module, objective: nn.Module, training: Training, steps_per_epoch: int, epochs: int, images_per_step: int):
+    def __init__(self, detector: nn.Module, objective: nn.Module, training: Training, steps_per_epoch: int, epochs: int, images_per_step: int, seed: int = 0):
         super().__init__()
         self.detector = detector
         self.objective = objective
@@ -31,8 +32,13 @@ class TrainingModule(LightningModule):
         self.steps_per_epoch = steps_per_epoch
         self.epochs = epochs
         self.images_per_step = images_per_step
+        self.seed = seed
         decay = training.average_decay
-        self.average = None if decay is None else AveragedModel(detector, multi_avg_fn=_moving_average(decay), use_buffers=True)
+        self.average = None if decay is None else AveragedModel(detector, multi_avg_fn=_moving_average(decay), use_buffers=True).requires_grad_(False)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+        """Random numbers inside the network (dropped paths) depend on the place in the training alone, as all others do."""
+        torch.manual_seed(pure_seed("step", self.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """The sum under `loss`, which Lightning differentiates, and every term by its name under `terms`."""
@@ -50,8 +56,9 @@ class TrainingModule(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(training, step, self.steps_per_epoch, self.epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Takes the new weights into the average."""
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """The step, and the new weights' share in the average: before any callback sees (or saves) either."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.average is not None:
             self.average.update_parameters(self.detector)
 

@@ -1,79 +1,136 @@
-"""What a training run writes down while it runs: every loss term of every step, and who is told about it."""
+"""What a training run writes down while it runs: every loss term and the pictures of every step, and who is told about it."""
 
 import csv
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.optim import Optimizer
 
 from htc.errors import DataError, OutputError
+from htc.files import REMEDIES, whole_file
+from htc.training.processes import gathered
 from htc.training.progress import Progress, StepDone
 
 LEADING = ("step", "epoch", "learning_rate", "total")
+PICTURES = "pictures.csv"
 
 
 class LossRecord(Callback):
     """Appends a row a step to a CSV file: step, epoch, learning rate, total, then every term as weighted in the total.
 
-    Rows from `first_step` on that an interrupted run left behind are dropped. Values are written in full, so that two runs
-    that should be equal can be compared as files.
+    Beside it, `pictures.csv` lists the image ids of every step. Rows of steps that a resumed run does again are dropped.
+    Values are written in full, so that two runs that should be equal can be compared as files. Where several batches or
+    processes make a step, their mean is the step's loss; the first process writes.
     """
 
     def __init__(self, path: Path, progress: Progress | None = None):
-        self.path = path
         self.progress = progress
-        self._stream: TextIO | None = None
-        self._writer: Any = None
+        self._losses = _Rows(path)
+        self._pictures = _Rows(path.with_name(PICTURES))
+        self._terms = StepTerms()
+        self._seen: list[Any] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
-        """Opens the file behind the rows of the steps that are already done."""
-        kept = _rows_before(self.path, trainer.global_step)
-        try:
-            self._stream = self.path.open("w", newline="", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error.strerror}: give another place (--out)") from error
-        self._writer = csv.writer(self._stream)
-        self._writer.writerows(kept)
-        self._header = bool(kept)
+        """Opens the files behind the rows of the steps that are already done."""
+        self._terms.start(trainer)
+        if trainer.is_global_zero:
+            self._losses.open(trainer.global_step)
+            self._pictures.open(trainer.global_step)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         """Notes the learning rate of the step: at its end the schedule has moved on."""
         self._rate = optimizer.param_groups[0]["lr"]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Writes the row of the step just done."""
-        terms = {name: float(value) for name, value in outputs["terms"].items()}
-        if not self._header:
-            self._writer.writerow([*LEADING, *terms])
-            self._header = True
-        self._writer.writerow([trainer.global_step - 1, trainer.current_epoch, self._rate, sum(terms.values()), *terms.values()])
-        assert self._stream is not None
-        self._stream.flush()
-        if self.progress is not None:
-            steps, epochs = int(trainer.estimated_stepping_batches), trainer.max_epochs or 1
-            self.progress(StepDone(trainer.global_step, steps, trainer.current_epoch + 1, epochs, self._rate, terms))
+        """Writes the rows of a step that is done."""
+        self._seen.extend(image_id for ids in gathered(batch.image_ids) for image_id in ids)
+        terms, step = self._terms.add(trainer, outputs["terms"]), trainer.global_step
+        if terms is None:
+            return  # more batches make this step
+        if trainer.is_global_zero:
+            self._losses.add([*LEADING, *terms], [step - 1, trainer.current_epoch, self._rate, sum(terms.values()), *terms.values()])
+            self._pictures.add(["step", "pictures"], [step - 1, *self._seen])
+            if self.progress is not None:
+                steps, epochs = int(trainer.estimated_stepping_batches), trainer.max_epochs or 1
+                self.progress(StepDone(step, steps, trainer.current_epoch + 1, epochs, self._rate, terms))
+        self._seen = []
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
-        """Closes the file."""
+        """Closes the files."""
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        """Closes the file."""
+        """Closes the files."""
         self._close()
 
     def _close(self) -> None:
+        self._losses.close()
+        self._pictures.close()
+
+
+class StepTerms:
+    """The loss terms of an optimiser step: the mean of its batches' terms."""
+
+    def __init__(self) -> None:
+        self._batches: list[Mapping[str, Tensor]] = []
+        self._step = 0
+
+    def start(self, trainer: Trainer) -> None:
+        """From the step on that the training stands at."""
+        self._step = trainer.global_step
+
+    def add(self, trainer: Trainer, terms: Mapping[str, Tensor]) -> dict[str, float] | None:
+        """After each batch; None while more batches make the step."""
+        self._batches.append(terms)
+        if trainer.global_step == self._step:
+            return None
+        self._step, batches, self._batches = trainer.global_step, self._batches, []
+        return {name: sum(float(batch[name]) for batch in batches) / len(batches) for name in terms}
+
+
+class _Rows:
+    """A CSV file that grows by a row a step; raises `OutputError`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._stream: TextIO | None = None
+
+    def open(self, step: int) -> None:
+        """Opens it behind the rows of the steps before `step`; the others are dropped, in a file that replaces it whole."""
+        kept = _rows_before(self.path, step)
+        with whole_file(self.path) as writer:
+            writer.write(b"".join(kept))
+        self._stream = self.path.open("a", newline="", encoding="utf-8")
+        self._empty = not kept
+
+    def add(self, header: list[Any], row: list[Any]) -> None:
+        """Appends the row, and the header before the first."""
+        assert self._stream is not None
+        try:
+            csv.writer(self._stream).writerows([header, row] if self._empty else [row])
+            self._stream.flush()
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {REMEDIES.get(error.errno or 0, error.strerror or str(error))}") from error
+        self._empty = False
+
+    def close(self) -> None:
+        """Closes it; what a full disk did not take is lost."""
         if self._stream is not None:
-            self._stream.close()
+            with suppress(OSError):
+                self._stream.close()
 
 
-def _rows_before(path: Path, step: int) -> list[list[str]]:
-    """The header and the rows of steps before `step`; nothing if there is no file or no such step."""
+def _rows_before(path: Path, step: int) -> list[bytes]:
+    """The lines of the header and of the steps before `step`, as they are; nothing if there is no file or no such step."""
     if step == 0 or not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.reader(stream))
-    return rows[:1] + [row for row in rows[1:] if int(row[0]) < step]
+    header, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
+    numbers = [line.partition(b",")[0] for line in lines]
+    return [header, *(line for line, number in zip(lines, numbers, strict=True) if number.isdigit() and int(number) < step)]
 
 
 def read_losses(path: Path) -> tuple[list[int], dict[str, list[float]]]:

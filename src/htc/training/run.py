@@ -1,6 +1,5 @@
 """A whole training: data and configuration in; a folder with the model, its numbers, records and curves out."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -8,14 +7,13 @@ from typing import Literal
 
 import torch
 from lightning import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import save_pretrained
 from htc.config import Config
 from htc.data.coco import Splits, read_coco
-from htc.data.loader import training_loader
+from htc.data.loader import PictureLoader, training_loader
 from htc.data.records import Dataset
 from htc.errors import DataError, OutputError
 from htc.evaluation.coco import Metrics
@@ -27,6 +25,7 @@ from htc.inference.load import choose_device
 from htc.inference.predictor import Predictor
 from htc.model.detector import Detector
 from htc.settings import to_yaml
+from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
 from htc.training.engine import Limits, fit
 from htc.training.event_files import EventFiles
 from htc.training.module import TrainingModule
@@ -36,7 +35,6 @@ from htc.training.record import LossRecord
 from htc.training.start import fit_to_data, start_from
 from htc.training.validation import LOSSES, Validation, draw_curves, metrics_of, read_history
 from htc.training.validation_loss import validation_batches, validation_losses
-from htc.types import Batch
 
 MODEL, METRICS, CHECKPOINTS, CONFIG, START = "model", "metrics.json", "checkpoints", "config.yaml", "start.json"
 
@@ -63,7 +61,7 @@ class Options:
     minutes: float | None = None
     """Stop after so many minutes of training."""
     resume: bool = False
-    """Go on from the last whole epoch of the training in the same folder."""
+    """Go on from the last checkpoint of the training in the same folder, exactly, also in the middle of an epoch."""
     weights: str | None = None
     """Start from these weights: a preset's name, a folder or a file. Layers that depend on the classes may differ."""
     semantic: Literal["auto", "none"] | Path = "auto"
@@ -76,8 +74,8 @@ class Options:
     """Validation pictures to draw, ground truth beside prediction, at each best evaluation and at the last."""
     event_files: bool = True
     """Write TensorBoard's event files."""
-    checkpoints: bool = True
-    """Keep what `resume` needs."""
+    checkpoints: Every | None = EVERY_MINUTE
+    """When what `resume` needs is written, besides the end of every epoch; None: never."""
     workers: int = 0
     """Processes that prepare batches."""
 
@@ -100,12 +98,13 @@ def train(config: Config, splits: Splits, out: Path, options: Options = Options(
     write_text(out / CONFIG, to_yaml(config))
     fit(
         module,
-        lambda epoch: batches_of(dataset, config, options, epoch),
+        lambda epoch, done: batches_of(dataset, config, options, epoch, done),
         callbacks_of(out, options, validation, progress),
         Limits(config.training.epochs, options.minutes),
         device=choose_device(options.device).type,
         precision=config.precision,
         clip_gradients=config.training.clip_gradients,
+        accumulate=config.training.accumulate,
         resume=resume,
     )
     return _finish(module.trained, config, out, with_metrics=validation.evaluate is not None)
@@ -116,10 +115,10 @@ def prepare_folder(out: Path, resume: bool) -> Path | None:
 
     Raises `OutputError` if the folder cannot be made, or holds a training that is not to be resumed, or none to resume.
     """
-    last = out / CHECKPOINTS / "last.ckpt"
+    last = out / CHECKPOINTS / LAST
     if resume:
         if not last.is_file():
-            raise OutputError(f"{out} holds no training to resume ({CHECKPOINTS}/last.ckpt is missing): leave out --resume, or give its folder as --out")
+            raise OutputError(f"{out} holds no training to resume ({CHECKPOINTS}/{LAST} is missing): leave out --resume, or give its folder as --out")
         return last
     if (out / LOSSES).exists() or (out / MODEL).exists():
         raise OutputError(f"{out} holds a training already: give another --out, or --resume to go on with it")
@@ -178,14 +177,15 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
                 progress(Said(line))
     detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     training = config.training
-    steps = ceil(len(dataset) / training.batch_size)
-    return TrainingModule(detector, TrainingObjective(detector, config), training, steps, training.epochs, training.batch_size)
+    images = training.batch_size * training.accumulate
+    steps = ceil(ceil(len(dataset) / training.batch_size) / training.accumulate)
+    return TrainingModule(detector, TrainingObjective(detector, config), training, steps, training.epochs, images, options.seed)
 
 
-def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int) -> Iterable[Batch]:
-    """One epoch's batches."""
+def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, done: int) -> PictureLoader:
+    """One epoch's batches without the first `done`."""
     maps = options.semantic if isinstance(options.semantic, Path) else None
-    return training_loader(dataset, config, options.seed, epoch, config.training.batch_size, options.workers, semantic_maps=maps)
+    return training_loader(dataset, config, options.seed, epoch, config.training.batch_size, options.workers, semantic_maps=maps, first_step=done)
 
 
 def callbacks_of(out: Path, options: Options, validation: Validation, progress: Progress | None) -> list[Callback]:
@@ -193,9 +193,8 @@ def callbacks_of(out: Path, options: Options, validation: Validation, progress: 
     callbacks: list[Callback] = [LossRecord(out / LOSSES, progress), validation]
     if options.event_files:
         callbacks.append(EventFiles(out))
-    if options.checkpoints:
-        place = {"dirpath": out / CHECKPOINTS, "filename": "last", "enable_version_counter": False}
-        callbacks.append(ModelCheckpoint(**place, save_top_k=1, save_on_train_epoch_end=True))
+    if options.checkpoints is not None:
+        callbacks.append(Checkpoints(out / CHECKPOINTS, options.checkpoints))
     return callbacks
 
 

@@ -80,7 +80,8 @@ class Validation(Callback):
         entry: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **evaluate(detector)}
         if self.losses is not None:
             entry["losses"] = self.losses(detector)
-        history = [*read_history(self.folder), entry]
+        earlier = [one for one in read_history(self.folder) if one["step"] < trainer.global_step]
+        history = [*earlier, entry]
         write_json(self.folder / HISTORY, history)
         write_table(self.folder / TABLE, history)
         stops = self.patience is not None and evaluations_since_best(history) >= self.patience

@@ -1,0 +1,155 @@
+"""The checkpoint a training goes on from: whole at any moment, exact in the middle of an epoch."""
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from htc.errors import OutputError
+from htc.files import whole_file
+from htc.training.processes import any_of
+from htc.training.signals import HeldSignals
+
+LAST = "last.ckpt"
+PAUSE = 30
+"""Seconds of training between two checkpoints for each second of writing one."""
+BEFORE_EVALUATION = 1 / 6
+"""After the last step of an epoch that part of the time is enough: an evaluation, which may be long, can follow."""
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often a checkpoint is written between the ends of epochs."""
+
+    seconds: float = 60.0
+    """Since the last one; longer where writing takes long, so that it costs at most a thirtieth of the time."""
+    steps: int | None = None
+    """Also after each so many steps."""
+
+
+EVERY_MINUTE = Every()
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, down to the disk, and only then gives it the name of the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002 - Lightning's signature
+        """Raises `OutputError`; the file that was there is then untouched."""
+        with whole_file(Path(path)) as writer:
+            try:
+                torch.save(checkpoint, writer)  # pyright: ignore[reportArgumentType] - it writes and flushes, and need not seek
+            except RuntimeError as error:
+                # torch's writer covers what stopped it (a full disk, an interruption) with a complaint of its own
+                if isinstance(error.__context__, OutputError) or not isinstance(error.__context__, Exception | None):
+                    raise error.__context__ from None
+                raise
+            writer.sync()
+        with suppress(OSError):  # not every file system lets a folder be synchronised
+            folder = os.open(Path(path).parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+class Checkpoints(Checkpoint):
+    """Writes `folder/last.ckpt` before the first step, from time to time, at the end of every epoch, and when stopped.
+
+    A signal (see `HeldSignals`) ends the training after the step that runs, with its checkpoint written. Evaluations come
+    between the last step of an epoch and its end: they are interrupted at once, the last step being safe by then.
+    """
+
+    def __init__(self, folder: Path, every: Every = EVERY_MINUTE):
+        self.path = folder / LAST
+        self.every = every
+        self.signals = HeldSignals()
+        self._saved_step = 0
+        self._saved_at = 0.0
+        self._steps = 0
+        self._pause = every.seconds
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
+        """Notes where signals usually go, before Lightning takes them."""
+        self.signals.remember()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+        """The first checkpoint of a new training; what a killed process left unfinished is removed."""
+        if trainer.is_global_zero:
+            for left in self.path.parent.glob(f".{LAST}.*.tmp"):
+                left.unlink(missing_ok=True)
+        self.signals.install()
+        if trainer.global_step == 0:
+            self._save(trainer)
+        self._steps = self._saved_step = trainer.global_step
+        self._saved_at = time.monotonic()
+        self.signals.waiting = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """After an optimiser step: a checkpoint if it is time, or if this step is the last for now."""
+        if trainer.global_step == self._steps:
+            return  # gradients are being accumulated: there is nothing whole to save
+        self._steps = trainer.global_step
+        stop, due = any_of(self.signals.received is not None, self._is_due(trainer))
+        if stop or due or trainer.should_stop:
+            self._save(trainer)
+        if stop:
+            self._deliver()
+        self.signals.waiting = not (_epoch_is_done(trainer) or trainer.should_stop)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+        """Steps begin."""
+        self.signals.waiting = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+        """The epoch's checkpoint, with its evaluation done. An epoch cut short keeps the checkpoint of its last step."""
+        if _epoch_is_done(trainer):
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+        """Signals take their usual way again."""
+        self.signals.remove()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Signals take their usual way again; the last checkpoint stays as it is."""
+        self.signals.remove()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        """Counts the step just done as completed: Lightning does so only after this hook, and would do it again."""
+        loop = checkpoint["loops"]["fit_loop"]
+        for count in (loop["epoch_loop.batch_progress"]["total"], loop["epoch_loop.batch_progress"]["current"]):
+            if count["completed"] < count["processed"]:
+                count["completed"] = count["processed"]
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        by_step = self.every.steps is not None and trainer.global_step % self.every.steps == 0
+        pause = self._pause * (BEFORE_EVALUATION if _epoch_is_done(trainer) else 1)
+        return by_step or time.monotonic() - self._saved_at >= pause
+
+    def _save(self, trainer: Trainer) -> None:
+        begin = time.monotonic()
+        try:
+            trainer.save_checkpoint(self.path)
+        except OutputError as error:
+            kept = f" The checkpoint of step {self._saved_step} before it is whole: go on from it with --resume" if self.path.is_file() else ""
+            raise OutputError(f"{error}.{kept}") from error
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._pause = max(self.every.seconds, PAUSE * (self._saved_at - begin))
+
+    def _deliver(self) -> None:
+        self.signals.waiting = False
+        received = self.signals.received
+        if received is None:
+            raise KeyboardInterrupt  # another process received it
+        self.signals.deliver(received)
+
+
+def _epoch_is_done(trainer: Trainer) -> bool:
+    """Whether the step just done is the last of the epoch."""
+    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
