@@ -17,6 +17,7 @@ from htc.cli.ablate import ablate
 from htc.cli.benchmark import benchmark
 from htc.cli.convert import convert
 from htc.cli.demo import demo
+from htc.cli.doctor import doctor
 from htc.cli.evaluate import evaluate
 from htc.cli.flags import split
 from htc.cli.models import models
@@ -29,7 +30,7 @@ from htc.errors import ConfigError, HTCError
 from htc.files import REMEDIES
 
 DONE, PARTLY, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-VERBS = (demo, models, predict, train, evaluate, ablate, convert, benchmark)
+VERBS = (demo, models, predict, train, evaluate, ablate, convert, doctor, benchmark)
 
 
 class Terminated(BaseException):

@@ -9,6 +9,7 @@ USAGE = {
     "evaluate": "(MODEL | --results FILE) --annotations FILE [OPTIONS]",
     "ablate": "--table N... (--data DIR | --train-annotations FILE --train-images DIR --val-annotations FILE --val-images DIR) [OPTIONS]",
     "convert": "SRC DST [OPTIONS]",
+    "doctor": "ANNOTATIONS IMAGES [OPTIONS]",
 }
 """How each verb is called, where the parser could not tell."""
 
@@ -16,6 +17,7 @@ NEEDED = {
     "--model": "name a preset (`htc models` lists them), a folder that `htc train` or `htc convert` wrote, or a weights file",
     "SRC": "name the checkpoint to convert",
     "DST": "name the folder to make",
+    "ANNOTATIONS": "name the COCO annotations to examine, or the folder of a data set",
 }
 """What to give for an argument without a default."""
 

@@ -53,13 +53,19 @@ def read_picture(source: Source, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarr
 
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) as `read_picture` would return it, from the header alone; raises `DataError` like it."""
+    height, width, orientation = picture_header(path)
+    return (width, height) if orientation in TURNED else (height, width)
+
+
+def picture_header(path: Path) -> tuple[int, int, int]:
+    """(height, width) as stored, and the EXIF orientation: 1 is upright, as is a picture that does not say; raises `DataError`."""
     with _stream(path) as stream:
         image = _open(stream, path)
         try:
-            turned = image.getexif().get(ORIENTATION) in TURNED
+            orientation = image.getexif().get(ORIENTATION, 1)
         except BROKEN:
-            turned = False
-        return (image.width, image.height) if turned else (image.height, image.width)
+            orientation = 1
+        return image.height, image.width, orientation
 
 
 def _stream(path: Path) -> BinaryIO:

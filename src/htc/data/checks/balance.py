@@ -1,0 +1,88 @@
+"""What is there too little or too much of: classes, objects of a picture, pixels of an object."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from htc.config import Input
+from htc.data.advice import STRIDES, Statistics, repeat_factors, repeat_threshold
+from htc.data.checks.finding import Finding
+from htc.data.checks.part import Object, Part
+from htc.data.transforms import resized_size
+
+
+def counted(part: Part) -> list[tuple[Object, tuple[float, float, float, float]]]:
+    """Objects that count (no crowds, of a known category, no unusable outline) and their boxes, xyxy, cut to the picture."""
+    found = []
+    for one in part.objects:
+        where, size = one.where, one.picture.size
+        unusable = one.outline.segmentation is None and bool(one.record.get("segmentation"))
+        if one.crowd or unusable or where is None or size is None or one.record.get("category_id") not in part.classes:
+            continue
+        box = (max(where[0], 0.0), max(where[1], 0.0), min(where[2], float(size[1])), min(where[3], float(size[0])))
+        if box[2] > box[0] and box[3] > box[1]:
+            found.append((one, box))
+    return found
+
+
+def statistics(part: Part) -> Statistics:
+    """What the rules of `htc.data.advice` look at."""
+    sized = [picture for picture in part.pictures if picture.size is not None]
+    place = {picture.position: number for number, picture in enumerate(sized)}
+    labels = {id: number for number, id in enumerate(part.classes)}
+    found = counted(part)
+    return Statistics(
+        classes=tuple(part.classes.values()),
+        sizes=np.array([picture.size for picture in sized], np.int64).reshape(-1, 2),
+        boxes=np.array([box for _, box in found], np.float64).reshape(-1, 4),
+        labels=np.array([labels[one.record["category_id"]] for one, _ in found], np.int64),
+        pictures=np.array([place[one.picture.position] for one, _ in found], np.int64),
+    )
+
+
+def absent_classes(part: Part) -> Iterator[Finding]:
+    """Categories without any object."""
+    counts = Counter(one.record.get("category_id") for one in part.objects if not one.crowd)
+    absent = [name for id, name in part.classes.items() if not counts[id]]
+    if absent and part.objects:
+        shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        yield Finding("class-absent", f"{len(absent)} of {len(part.classes)} classes have no object here: {shown}", part.file)
+
+
+def rare_classes(part: Part) -> Iterator[Finding]:
+    """Classes in less than a tenth of the pictures in which the median class is."""
+    data = statistics(part)
+    threshold = repeat_threshold(data)
+    if threshold is None:
+        return
+    shares, factors = data.class_shares, repeat_factors(data, threshold)
+    rare = [
+        f"{data.classes[label]} ({shares[label] * len(data.sizes):.0f} pictures; repeat {factors[label]:.1f} times)"
+        for label in np.argsort(shares)
+        if factors[label] > 1
+    ]
+    yield Finding("class-rare", f"{len(rare)} classes: {', '.join(rare[:5])}{', ...' if len(rare) > 5 else ''}", part.file)
+
+
+def crowded_pictures(part: Part, most: int) -> Iterator[Finding]:
+    """Pictures with more objects than `most` detections."""
+    for picture in part.pictures:
+        count = part.crowded[picture.position]
+        if count > most:
+            yield Finding("picture-crowded", f"it has {count} objects; {most} detections are allowed", part.file, picture.id, picture.path)
+
+
+def tiny_objects(part: Part, size: Input) -> Iterator[Finding]:
+    """Objects whose box is less than one cell of the finest level (4 px) wide or high in the network's input."""
+    for one, box in counted(part):
+        assert one.picture.size is not None
+        height, width = one.picture.size
+        shown = resized_size((height, width), size.short_edge, size.long_edge, size.max_scale)
+        w, h = (box[2] - box[0]) * shown[1] / width, (box[3] - box[1]) * shown[0] / height
+        if min(w, h) < STRIDES[0]:
+            what = f"it is {w:.1f} x {h:.1f} px in an input of {shown[1]}x{shown[0]}"
+            yield part.finding(one, "object-tiny", what, where=box)
+
+
+CHECKS = (absent_classes, rare_classes)

@@ -1,0 +1,145 @@
+"""Boxes and areas: against the picture, and against the mask."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from htc.data.checks.finding import Edit, Finding
+from htc.data.checks.outline import exact_area, is_number, short
+from htc.data.checks.outlines import without_mask
+from htc.data.checks.part import Object, Part
+
+XYXY = tuple[float, float, float, float]
+EDGE, EDGE_SHARE = 2.5, 0.05
+"""A box's edge may miss the mask's by so many pixels, or this share of the mask's extent: whole-number boxes miss by up to two."""
+AREA_SHARE = 0.1
+"""The stated area may differ by this share of the mask's, or by the pixels of half its box's outline: polygons are counted in several ways."""
+ROUNDING = 1.0
+"""Pixels that a box may reach outside."""
+
+
+def boxes(part: Part) -> Iterator[Finding]:
+    """Missing, no box at all, too small, outside, unlike the mask."""
+    whole = _whole_numbers(part)
+    for one in part.objects:
+        if one.picture.size is None:
+            continue
+        found = _box_finding(part, one, *one.picture.size)
+        if found is not None:
+            yield found
+    if whole is not None:
+        yield whole
+
+
+def _box_finding(part: Part, one: Object, height: int, width: int) -> Finding | None:
+    stated, box, mask = one.record.get("bbox"), one.box, one.outline.box if one.outline.segmentation is not None else None
+    from_mask = () if mask is None else (Edit("annotations", one.position, {"bbox": _xywh(mask)}),)
+    if stated is None:
+        if not one.record.get("segmentation"):
+            return _finding(part, one, "object-empty", "it has neither bbox nor segmentation", ())
+        return None if mask is None else _finding(part, one, "box-missing", "it has no bbox", from_mask, "the mask's box written")
+    if box is None:
+        return _finding(part, one, "box-wrong", f"its bbox is {short(stated)}", from_mask, "the mask's box written")
+    x, y, w, h = box
+    corners = (x, y, x + w, y + h)
+    if mask is not None:
+        return _unlike(part, one, corners, mask, from_mask)
+    if one.record.get("segmentation"):
+        return None  # an outline that cannot be used has a finding of its own, and may be corrected by this box
+    if w < 1 or h < 1:
+        return _finding(part, one, "box-empty", f"its box is {w:g} x {h:g} pixels", without_mask(one)[0], "the annotation removed")
+    cut = (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height)))
+    over = max(-x, -y, x + w - width, y + h - height)
+    if over <= ROUNDING:
+        return None
+    what = f"its box [{x:g}, {y:g}, {w:g}, {h:g}] reaches {over:.1f} px outside the {width}x{height} picture"
+    if w > x and h > y and w <= width and h <= height:
+        return _finding(part, one, "box-outside", f"{what}; read as corners x1, y1, x2, y2 it would fit", ())
+    if cut[2] - cut[0] < 1 or cut[3] - cut[1] < 1:
+        return _finding(part, one, "box-outside", what, (Edit("annotations", one.position, None),), "the annotation removed")
+    return _finding(part, one, "box-outside", what, (Edit("annotations", one.position, {"bbox": _xywh(cut)}),), "cut at the border")
+
+
+def _unlike(part: Part, one: Object, box: XYXY, mask: XYXY, from_mask: tuple[Edit, ...]) -> Finding | None:
+    """The stated box (xyxy) against the mask's."""
+    extent = (mask[2] - mask[0], mask[3] - mask[1])
+    apart = [abs(a - b) for a, b in zip(box, mask, strict=True)]
+    allowed = [max(EDGE, EDGE_SHARE * extent[axis % 2]) for axis in range(4)]
+    if (box[2] - box[0] < 1 or box[3] - box[1] < 1) and min(extent) >= 1:
+        return _finding(part, one, "box-empty", f"its box is {box[2] - box[0]:g} x {box[3] - box[1]:g} pixels", from_mask, "the mask's box written")
+    if box[2] - box[0] < 1 or box[3] - box[1] < 1:
+        what = f"its box is {box[2] - box[0]:g} x {box[3] - box[1]:g} pixels, its mask's no larger"
+        return _finding(part, one, "box-empty", what, (Edit("annotations", one.position, None),), "the annotation removed")
+    if all(a <= b for a, b in zip(apart, allowed, strict=True)):
+        return None
+    as_corners = (box[0], box[1], box[2] - box[0], box[3] - box[1])
+    hint = "; it is written as corners, x1, y1, x2, y2" if max(abs(a - b) for a, b in zip(as_corners, mask, strict=True)) <= EDGE else ""
+    what = f"its box misses the mask's by up to {max(apart):.1f} px: {_shown(box)} and {_shown(mask)} (x1, y1, x2, y2){hint}"
+    return _finding(part, one, "box-unlike-mask", what, from_mask, "the mask's box written")
+
+
+def _whole_numbers(part: Part) -> Finding | None:
+    """All boxes whole numbers although the outlines are finer."""
+    pairs = [(one.box, one.outline.box) for one in part.objects if one.box is not None and isinstance(one.record.get("segmentation"), list)]
+    finer = [(box, mask) for box, mask in pairs if mask is not None and any(value % 1 for value in mask)]
+    if not finer or any(value % 1 for box, _ in pairs for value in box):
+        return None
+    edits = []
+    for one in part.objects:
+        if one.outline.segmentation is not None and one.outline.box is not None and any(value % 1 for value in one.outline.box):
+            edits.append(Edit("annotations", one.position, {"bbox": _xywh(one.outline.box)}))
+    apart = max(abs(a - b) for (x, y, w, h), mask in finer for a, b in zip((x, y, x + w, y + h), mask, strict=True))
+    what = f"{len(finer)} boxes of finer polygons are whole numbers and miss them by up to {apart:.1f} px"
+    return Finding("box-whole-numbers", what, part.file, edits=tuple(edits), fixed_by="the masks' boxes written")
+
+
+def areas(part: Part) -> Iterator[Finding]:
+    """Stated areas against the masks'; those that are missing told once."""
+    without = []
+    for one in part.objects:
+        if one.outline.segmentation is None or one.picture.size is None or one.crowd:
+            continue  # COCO's own crowds have rough areas, which nothing goes by
+        stated = one.record.get("area")
+        if stated is None:
+            without.append(Edit("annotations", one.position, {"area": exact_area(one.outline, *one.picture.size)}))
+        else:
+            yield from _area_finding(part, one, stated, *one.picture.size)
+    if without:
+        what = f"{len(without)} of {len(part.objects)} annotations have no area"
+        yield Finding("area-missing", what, part.file, edits=tuple(without), fixed_by="the masks' areas written")
+
+
+def _area_finding(part: Part, one: Object, stated: Any, height: int, width: int) -> Iterator[Finding]:
+    box, about = one.outline.box, one.outline.area
+    if box is not None and is_number(stated) and _near(stated, about, box):
+        return
+    # Polygons that overlap or have holes: the sum of their areas is not the mask's.
+    area = exact_area(one.outline, height, width)
+    if box is not None and is_number(stated) and _near(stated, area, box):
+        return
+    hint = ""
+    if box is not None and is_number(stated) and abs(stated - (box[2] - box[0]) * (box[3] - box[1])) < max(1.0, 0.01 * stated):
+        hint = "; it is that of the box"
+    edits = (Edit("annotations", one.position, {"area": area}),)
+    shown = f"{stated:g}" if is_number(stated) else short(stated)
+    yield _finding(part, one, "area-unlike-mask", f"its area is {shown}, the mask's {area:.0f}{hint}", edits, "the mask's area written")
+
+
+def _near(stated: float, area: float, box: XYXY) -> bool:
+    return abs(stated - area) <= max(AREA_SHARE * area, box[2] - box[0] + box[3] - box[1])
+
+
+def _finding(part: Part, one: Object, code: str, what: str, edits: tuple[Edit, ...], fixed_by: str = "") -> Finding:
+    """At the stated box where there is one: it is what is doubtful."""
+    box = one.box
+    return part.finding(one, code, what, edits, fixed_by, None if box is None else (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+
+
+def _xywh(box: XYXY) -> list[float]:
+    return [round(value, 3) for value in (box[0], box[1], box[2] - box[0], box[3] - box[1])]
+
+
+def _shown(box: XYXY) -> str:
+    return f"[{', '.join(f'{value:g}' for value in (round(value, 1) for value in box))}]"
+
+
+CHECKS = (boxes, areas)

@@ -1,0 +1,51 @@
+"""What a check reports: one place of a data set, what is wrong there, and, where it is safe, the edit that corrects it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change to one record of an annotation file."""
+
+    part: Literal["images", "annotations", "categories"]
+    position: int
+    """In that list."""
+    change: Mapping[str, Any] | None
+    """New values of fields; None removes the record."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault at one place; why it matters and what to do stands in `kinds.KINDS[code]`."""
+
+    code: str
+    what: str
+    """What is wrong here, with its numbers; begins in lower case."""
+    file: Path
+    """The annotation file, picture or map that has the fault."""
+    image: int | str | None = None
+    picture: Path | None = None
+    """The picture to look at."""
+    annotation: int | str | None = None
+    box: Box | None = None
+    """xyxy in pixels of the picture: where to look."""
+    rings: tuple[tuple[float, ...], ...] = ()
+    """Outlines x, y, x, y, ... to draw."""
+    edits: tuple[Edit, ...] = ()
+    """What corrects it; empty where only a person can decide."""
+    fixed_by: str = field(default="")
+    """What the edits do."""
+
+    @property
+    def place(self) -> str:
+        """Annotation and image, as a message names them."""
+        if self.annotation is not None:
+            return f"annotation {self.annotation} (image {self.image})"
+        return f"image {self.image}" if self.image is not None else self.file.name

@@ -1,0 +1,63 @@
+"""Training against validation part: categories, groups, and pictures of one name."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from htc.data.checks.finding import Finding
+from htc.data.checks.part import Part, Picture
+
+
+def categories(train: Part, val: Part) -> Iterator[Finding]:
+    """Classes go by name: one that only the validation file has cannot be found."""
+    ids = {name: id for id, name in train.classes.items()}
+    for id, name in val.classes.items():
+        if name not in ids:
+            yield Finding("categories-differ", f"{name!r} (id {id}) is not in {train.file.name}", val.file)
+        elif ids[name] != id:
+            yield Finding("category-ids-differ", f"{name!r} has id {id} here and {ids[name]} in {train.file.name}", val.file)
+
+
+def groups(train: Part, val: Part) -> Iterator[Finding]:
+    """Values of `group` that records of both parts have."""
+    ours = {picture.record["group"]: picture for picture in train.pictures if isinstance(picture.record.get("group"), int | str)}
+    for picture in val.pictures:
+        group = picture.record.get("group")
+        if isinstance(group, int | str) and group in ours:
+            what = f"{picture.name} has the group {group!r}, as {ours[group].name} in training"
+            yield Finding("group-leaked", what, val.file, picture.id, picture.path)
+
+
+def names(train: Part, val: Part) -> Iterator[Finding]:
+    """Pictures of one name: the same file, an equal one, or another."""
+    ours = {Path(picture.name).name: picture for picture in train.pictures}
+    for picture in val.pictures:
+        other = ours.get(Path(picture.name).name)
+        if other is None or not picture.path.is_file() or not other.path.is_file():
+            continue
+        if same_content(picture, other):
+            yield leaked(val, picture, other)
+        else:
+            yield Finding("picture-leaked-name", f"{picture.name} is in both parts, with different content", val.file, picture.id, picture.path)
+
+
+def leaked(val: Part, picture: Picture, other: Picture) -> Finding:
+    """One picture in both parts."""
+    what = f"{picture.name} is {other.path}, image {other.id} of training"
+    return Finding("picture-leaked", what, val.file, picture.id, picture.path)
+
+
+def same_content(first: Picture, second: Picture) -> bool:
+    """Whether two files are equal."""
+    if first.path == second.path:
+        return True
+    return first.path.stat().st_size == second.path.stat().st_size and digest(first.path) == digest(second.path)
+
+
+def digest(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+CHECKS = (categories, groups, names)

@@ -1,0 +1,53 @@
+"""The annotation file without the faults that can be corrected safely."""
+
+import copy
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from htc.data.checks.finding import Edit, Finding
+from htc.data.checks.part import Part, part_of
+from htc.files import whole_file
+
+ROUNDS = 8
+"""One repair can show the next fault: without its polygon of no area, an object's box may turn out to be wrong."""
+
+
+@dataclass
+class Repaired:
+    """The corrected content and how often each kind of fault was corrected, by its code."""
+
+    content: dict[str, Any]
+    corrected: dict[str, int] = field(default_factory=dict)
+
+
+def repair(part: Part, check: Callable[[Part], Iterable[Finding]]) -> Repaired:
+    """Applies the edits of all findings, and again, until none is left. `part` is not changed."""
+    result = Repaired(copy.deepcopy(part.content))
+    for _ in range(ROUNDS):
+        findings = [finding for finding in check(part_of(result.content, part.file, part.folder, part.name)) if finding.edits]
+        if not findings:
+            break
+        for finding in findings:
+            result.corrected[finding.code] = result.corrected.get(finding.code, 0) + 1
+        _apply(result.content, [edit for finding in findings for edit in finding.edits])
+    return result
+
+
+def _apply(content: dict[str, Any], edits: list[Edit]) -> None:
+    removed: dict[str, set[int]] = {}
+    for edit in edits:
+        if edit.change is None:
+            removed.setdefault(edit.part, set()).add(edit.position)
+        else:
+            content[edit.part][edit.position].update(edit.change)
+    for part, positions in removed.items():
+        content[part] = [record for position, record in enumerate(content[part]) if position not in positions]
+
+
+def write_annotations(path: Path, content: dict[str, Any]) -> None:
+    """Writes the file; NaN stays NaN where only a person can tell what it should be. Raises `OutputError`."""
+    with whole_file(path) as writer:
+        writer.write(json.dumps(content, ensure_ascii=False).encode() + b"\n")

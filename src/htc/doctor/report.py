@@ -1,0 +1,97 @@
+"""An examination as lines to read, and as JSON."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from htc.data.advice import Advice
+from htc.data.checks.finding import SEVERITIES, Finding
+from htc.data.checks.kinds import KINDS
+from htc.doctor.examine import Examination
+
+EXAMPLES = 3
+"""Findings of each kind that are shown to a reader; JSON and page hold more."""
+
+
+def lines(examination: Examination) -> Iterator[str]:
+    """For a reader: what was examined, each kind of fault with why, what to do and examples, advice."""
+    for part in examination.parts:
+        named = f"{part.name}: " if part.name else ""
+        yield f"{named}{len(part.pictures)} pictures, {len(part.objects)} objects, {len(part.classes)} classes ({part.file})"
+    yield verdict(examination)
+    for code, findings in examination.by_code.items():
+        kind = KINDS[code]
+        yield ""
+        yield f"{kind.severity} {code} ({len(findings)}): {kind.title}"
+        yield f"  why: {kind.why}"
+        yield f"  do:  {kind.remedy}{_fixes(findings)}"
+        for finding in findings[:EXAMPLES]:
+            yield f"  - {finding.place}: {finding.what}"
+        if len(findings) > EXAMPLES:
+            yield f"  - ... and {len(findings) - EXAMPLES} more"
+    yield ""
+    yield "advice"
+    for advice in examination.advice:
+        yield f"  {flags(advice) or 'as the preset'}"
+        yield f"    {advice.reason}"
+
+
+def verdict(examination: Examination) -> str:
+    """The numbers of errors, warnings and notes."""
+    if not examination.findings:
+        return "nothing found"
+    return ", ".join(f"{examination.count(severity)} {severity}{'' if examination.count(severity) == 1 else 's'}" for severity in SEVERITIES)
+
+
+def flags(advice: Advice) -> str:
+    """The settings as flags of `htc train`."""
+    return " ".join(f"--{name} {value:g}" for name, value in advice.settings.items())
+
+
+def _fixes(findings: list[Finding]) -> str:
+    fixable = sum(bool(finding.edits) for finding in findings)
+    if not fixable:
+        return ""
+    how = sorted({finding.fixed_by for finding in findings if finding.edits})
+    return f" (--fix corrects {fixable} of {len(findings)}: {'; '.join(how[:2])}{'; ...' if len(how) > 2 else ''})"
+
+
+def to_json(examination: Examination, fixed: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Everything, for programs; see docs/doctor.md for the fields."""
+    return {
+        "ok": not examination.faulty,
+        "counts": {f"{severity}s": examination.count(severity) for severity in SEVERITIES},
+        "parts": [
+            {
+                "name": part.name,
+                "annotations": str(part.file),
+                "images": str(part.folder),
+                "pictures": len(part.pictures),
+                "objects": len(part.objects),
+                "classes": list(part.classes.values()),
+            }
+            for part in examination.parts
+        ],
+        "codes": {code: _kind(code) for code in examination.by_code},
+        "findings": [_finding(finding) for finding in examination.findings],
+        "advice": [{"settings": advice.settings, "reason": advice.reason} for advice in examination.advice],
+        "fixed": fixed,
+    }
+
+
+def _kind(code: str) -> dict[str, str]:
+    kind = KINDS[code]
+    return {"severity": kind.severity, "title": kind.title, "why": kind.why, "remedy": kind.remedy}
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "code": finding.code,
+        "severity": KINDS[finding.code].severity,
+        "what": finding.what,
+        "file": str(finding.file),
+        "image_id": finding.image,
+        "picture": None if finding.picture is None else str(finding.picture),
+        "annotation_id": finding.annotation,
+        "box": None if finding.box is None else [float(value) for value in finding.box],
+        "fix": finding.fixed_by if finding.edits else None,
+    }
