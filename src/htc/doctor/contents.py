@@ -88,7 +88,7 @@ def leaks(val: Part, ours: list[Content], theirs: list[Content]) -> Iterator[Fin
     """Validation pictures (`theirs`) that are, or nearly are, training pictures (`ours`)."""
     of = {content.digest: content.picture for content in ours if content.digest}
     known = [(content.picture, content.print) for content in ours if content.print is not None]
-    prints = np.array([one for _, one in known]).reshape(len(known), -1)
+    prints = np.array([one for _, one in known])
     for content in theirs:
         other = of.get(content.digest)
         if other is not None:
