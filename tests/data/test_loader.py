@@ -1,6 +1,7 @@
 """Batches: pure functions of (seed, epoch, position, image id), valid whatever is in the pictures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from PIL import Image
 
 import htc.demo
-from htc.config import Augmentation, Config, Input, Semantic, Training
+from htc.config import Augmentation, Config, Input, Sampling, Semantic, Training
 from htc.data.coco import find_splits, read_coco
+from htc.data.epochs import batches_per_epoch, epoch_length, epoch_order, pure_seed, rank_positions
 from htc.data.ground_truth import annotated, check_pictures
-from htc.data.loader import TrainingPictures, epoch_order, picture_batches, pure_seed, rank_positions, training_loader
+from htc.data.loader import TrainingPictures, picture_batches, training_loader
 from htc.data.records import Dataset
-from htc.data.semantic_targets import check_maps, read_map
+from htc.data.semantic_maps import check_maps, with_semantic_maps
+from htc.data.semantic_targets import read_map
 from htc.errors import ConfigError, DataError
 from htc.ops.mask_targets import mask_targets
 from htc.presets import preset
@@ -114,6 +117,47 @@ def test_an_epoch_is_a_pure_function(dataset: Dataset) -> None:
     assert other_epoch != [batch.image_ids for batch in first]
 
 
+PASTED = {**CROPPED, "copy_paste": {"probability": 1.0, "share": 1.0}, "photometric": {"probability": 1.0}}
+
+
+def test_colours_and_pasted_objects_are_pure_functions_too(dataset: Dataset) -> None:
+    first = list(training_loader(dataset, settings(**PASTED), seed=3, epoch=2, batch_size=1))
+    torch.manual_seed(2)
+    late = list(training_loader(dataset, settings(**PASTED), seed=3, epoch=2, batch_size=1, workers=1, first_step=3))
+    for one, other in zip(first[3:], late, strict=True):
+        assert_same(one, other)
+    plain = list(training_loader(dataset, settings(**CROPPED), seed=3, epoch=2, batch_size=1))
+    whole = {**PASTED, "crop": None}
+    seen = [len(batch.truths[0].boxes) for epoch in range(4) for batch in training_loader(dataset, settings(**whole), 3, epoch, 1) if batch.image_ids[0] == 1]
+    assert set(seen) > {0}, "a picture of no objects receives some"
+    assert all((one.image_ids, one.seeds) == (other.image_ids, other.seeds) for one, other in zip(first, plain, strict=True))
+
+
+def test_a_part_switched_on_leaves_the_other_draws(dataset: Dataset) -> None:
+    """Colours change pixels only; with a probability of 0 nothing at all."""
+    plain = list(training_loader(dataset, settings(**CROPPED), 0, 0, 2))
+    never = {"copy_paste": {"probability": 0.0}, "photometric": {"probability": 0.0}}
+    for one, other in zip(training_loader(dataset, settings(**CROPPED, **never), 0, 0, 2), plain, strict=True):
+        assert_same(one, other)
+    coloured = training_loader(dataset, settings(**CROPPED, photometric={"probability": 1.0}), 0, 0, 2)
+    for one, other in zip(coloured, plain, strict=True):
+        assert not torch.equal(one.images, other.images)
+        assert_same(replace(one, images=other.images), other)
+
+
+def test_repeats_and_groups_reach_the_batches(dataset: Dataset) -> None:
+    """The second picture with an object is one of two of five: with a threshold of 0.9 both come sqrt(0.9 / 0.4) = 1.5 times."""
+    sampling = Sampling(repeat_threshold=0.9, group_by_shape=True)
+    config = settings(**CROPPED)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"sampling": sampling})})
+    batches = list(training_loader(dataset, config, 0, 0, 2))
+    assert len(batches) == batches_per_epoch(dataset, sampling, 2) == 4
+    ids = [id for batch in batches for id in batch.image_ids]
+    assert len(ids) == epoch_length(dataset, sampling)
+    assert set(ids) == {0, 1, 2, 3, 4}
+    assert len({seed for batch in batches for seed in batch.seeds}) == len(ids), "a repeated picture is seen in another way"
+
+
 def test_seeds_are_stable_numbers() -> None:
     """Written down: they must not change between versions or platforms, or a resumed run would leave its curve."""
     assert pure_seed(0, 1, 2, "a") == 3020009370072790886
@@ -174,7 +218,7 @@ def test_semantic_maps_from_a_folder(dataset: Dataset, tmp_path: Path) -> None:
     for number, size in enumerate(SIZES):
         Image.fromarray(np.full(size, number % 3, np.uint8)).save(folder / f"{number}.png")
     check_maps(dataset, folder)
-    for batch in training_loader(dataset, settings(), 0, 0, 1, semantic_maps=folder):
+    for batch in training_loader(with_semantic_maps(dataset, folder), settings(), 0, 0, 1):
         assert batch.semantic is not None
         height, width = batch.sizes[0].tolist()
         assert (batch.semantic[0, :height, :width] == int(batch.image_ids[0]) % 3).all()

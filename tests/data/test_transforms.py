@@ -1,15 +1,18 @@
 """Picture, boxes, masks and semantic map move together, whatever the chain of transforms."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from htc.config import Augmentation, Input
-from htc.data import instance_masks
-from htc.data.instance_masks import Crop, boxes_from_masks, mask_crops
+from data.blobs import placements, seen_bitmaps, truth_of
+from htc.config import Augmentation, Input, ScaleJitter
+from htc.data.instance_masks import Crop, boxes_from_masks
 from htc.data.semantic_targets import derived_map
 from htc.data.transforms import (
     Placement,
@@ -25,42 +28,7 @@ from htc.data.transforms import (
     plain_placement,
     resized_size,
 )
-from htc.types import GroundTruth, MaskCrops
-
-
-@st.composite
-def placements(draw: st.DrawFn, resize: bool = True) -> Placement:
-    """Any resize, flips and window of a picture of any size."""
-    original = draw(st.tuples(st.integers(1, 60), st.integers(1, 60)))
-    resized = draw(st.tuples(st.integers(1, 90), st.integers(1, 90))) if resize else original
-    window = draw(st.none() | st.tuples(st.integers(1, resized[0]), st.integers(1, resized[1])))
-    corner = (0, 0) if window is None else draw(st.tuples(st.integers(0, resized[0] - window[0]), st.integers(0, resized[1] - window[1])))
-    return Placement(original, resized, draw(st.booleans()), draw(st.booleans()), corner, window)
-
-
-def truth_of(seed: int, size: tuple[int, int], count: int = 4) -> tuple[GroundTruth, list[Crop]]:
-    """Random blobs whose boxes are those of their masks."""
-    random = np.random.default_rng(seed)
-    crops = []
-    for _ in range(count):
-        height, width = random.integers(1, size[0] + 1), random.integers(1, size[1] + 1)
-        bitmap = (random.uniform(size=(height, width)) < 0.6).astype(np.uint8)
-        bitmap[0, :] = bitmap[-1, :] = bitmap[:, 0] = bitmap[:, -1] = 1
-        crops.append(Crop(int(random.integers(0, size[1] - width + 1)), int(random.integers(0, size[0] - height + 1)), bitmap))
-    masks = mask_crops(crops, size)
-    return GroundTruth(boxes_from_masks(masks), torch.arange(count), masks, torch.zeros(0, 4)), crops
-
-
-def seen_bitmaps(masks: MaskCrops, size: tuple[int, int]) -> np.ndarray:
-    """(M, h, w): whether the annotated pixel under each centre of the network input belongs to the object."""
-    rows = np.floor(masks.scale[1] * (np.arange(size[0]) + 0.5) + masks.shift[1] + 1e-9).astype(int)
-    columns = np.floor(masks.scale[0] * (np.arange(size[1]) + 0.5) + masks.shift[0] + 1e-9).astype(int)
-    seen = np.zeros((len(masks), *size), bool)
-    for dense, (x, y), bitmap in zip(seen, masks.offsets.tolist(), instance_masks.bitmaps(masks), strict=True):
-        canvas = np.zeros(masks.canvas, np.uint8)
-        canvas[y : y + bitmap.shape[0], x : x + bitmap.shape[1]] = bitmap
-        dense[:] = canvas[rows[:, None], columns] > 0
-    return seen
+from htc.types import GroundTruth
 
 
 @settings(max_examples=60, deadline=None)
@@ -98,6 +66,40 @@ def test_the_semantic_map_follows(placement: Placement, seed: int) -> None:
     assert np.array_equal(semantic == 7, seen_bitmaps(place_masks(truth.masks, placement), placement.size)[0])
 
 
+@settings(max_examples=40, deadline=None)
+@given(placements(), st.integers(0, 2**31), st.booleans(), st.booleans())
+def test_a_second_flip_undoes_the_first(placement: Placement, seed: int, horizontal: bool, vertical: bool) -> None:
+    """Flips are involutions, of picture, boxes, masks and semantic map alike."""
+    truth, crops = truth_of(seed, placement.original)
+    height, width = placement.original
+    flip = Placement(placement.original, placement.original, horizontal, vertical)
+    picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    semantic = derived_map(crops, [0, 1, 2, 3], [], placement.original)
+    twice = place_truth(place_truth(truth, flip), flip)
+    assert np.array_equal(place_picture(place_picture(picture, flip), flip), picture)
+    assert np.array_equal(place_semantic(place_semantic(semantic, flip), flip), semantic)
+    assert torch.equal(twice.boxes, truth.boxes)
+    assert twice.masks is not None
+    assert truth.masks is not None
+    assert np.array_equal(seen_bitmaps(twice.masks, (height, width)), seen_bitmaps(truth.masks, (height, width)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(placements(), st.integers(0, 2**31))
+def test_deriving_and_moving_can_be_exchanged(placement: Placement, seed: int) -> None:
+    """The semantic map derived from the annotated masks, then moved, equals the one derived from the moved masks."""
+    truth, crops = truth_of(seed, placement.original, count=3)
+    placed = place_truth(truth, placement)
+    assert placed.masks is not None
+    # Small over large is decided by the annotated areas; the moved ones may be equal.
+    order = sorted(range(3), key=lambda i: -int(crops[i].bitmap.sum()))
+    expected = np.zeros(placement.size, np.uint8)
+    dense = seen_bitmaps(place_masks(truth.masks, placement), placement.size)  # type: ignore[arg-type]
+    for i in order:
+        expected[dense[i]] = 1 + i
+    assert np.array_equal(place_semantic(derived_map(crops, [0, 1, 2], [], placement.original), placement), expected)
+
+
 @pytest.mark.parametrize("size", [(480, 640), (640, 427), (1, 1), (1, 5000), (213, 140)])
 def test_the_resize_is_the_originals(size: tuple[int, int]) -> None:
     placement = plain_placement(size, Input())
@@ -128,6 +130,55 @@ def test_views_cover_their_ranges() -> None:
     assert {view.corner[0] for view in views if view.resized == (10, 10)} == {0, 1, 2}
     assert {view.flip_horizontal for view in views} == {True, False}
     assert {view.flip_vertical for view in views} == {False}
+
+
+def test_the_draws_are_stable_numbers() -> None:
+    """Written down: what a seed draws must not change, or a resumed run would leave its curve."""
+    plain = draw_placement((480, 640), Input(), Augmentation(), torch.Generator().manual_seed(7))
+    assert plain == Placement((480, 640), (800, 1067), flip_horizontal=True)
+    wild = Augmentation(vertical_flip=0.5, short_edges=(400, 1400), long_edge=1600, crop=(300, 300))
+    assert draw_placement((480, 640), Input(), wild, torch.Generator().manual_seed(7)) == Placement((480, 640), (679, 905), True, False, (249, 559), (300, 300))
+
+
+@pytest.mark.parametrize("size", [(480, 640), (30, 300), (1, 1)])
+def test_large_scale_jitter(size: tuple[int, int]) -> None:
+    """The picture fits into the target times a factor of the range; never is more than the target seen; the window lies inside."""
+    augmentation = Augmentation(jitter=ScaleJitter(scales=(0.5, 2.0), size=(100, 120)))
+    generator = torch.Generator().manual_seed(0)
+    views = [draw_placement(size, Input(), augmentation, generator) for _ in range(300)]
+    fit = min(100 / size[0], 120 / size[1])
+    scales = [max(view.resized) / (fit * max(size)) for view in views]
+    assert 0.45 < min(scales) < 0.6
+    assert 1.9 < max(scales) < 2.05
+    for view in views:
+        assert view.size == (min(view.resized[0], 100), min(view.resized[1], 120))
+        assert all(0 <= corner <= whole - side for corner, whole, side in zip(view.corner, view.resized, view.size, strict=True))
+    assert len({view.corner for view in views}) > 1 or max(size) == 1
+    held = draw_placement(size, Input(max_scale=0.5), augmentation, generator)
+    assert max(held.resized) <= max(max(size) * 0.5 + 1, 1)
+
+
+def test_a_list_of_edges() -> None:
+    augmentation = Augmentation(short_edge_choices=(20, 50, 30))
+    generator = torch.Generator().manual_seed(0)
+    assert {draw_placement((40, 40), Input(), augmentation, generator).resized[0] for _ in range(100)} == {20, 30, 50}
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"short_edges": (3, 9), "short_edge_choices": (3,)}, "exclude each other"),
+        ({"short_edges": (9, 3)}, "the shorter edge comes first"),
+        ({"short_edge_choices": ()}, "is empty"),
+        ({"jitter": {}, "crop": (5, 5)}, "leave out crop"),
+        ({"jitter": {}, "resize": False}, "leave out resize"),
+        ({"jitter": {"scales": (2.0, 1.0)}}, "the smaller factor comes first"),
+        ({"photometric": {"hue": 0.6}}, "less than or equal to 0.5"),
+    ],
+)
+def test_settings_that_contradict_each_other(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        Augmentation(**values)
 
 
 def test_a_window_larger_than_the_picture_is_the_picture() -> None:

@@ -1,17 +1,15 @@
 """`htc train`: a data set in, a trained model out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from htc.cli.choosing import chosen, names_preset, resumed, show_choices
 from htc.cli.evaluate import print_metrics
 from htc.cli.model import check_weights, fetch_weights, to_be_fetched
 from htc.cli.options import Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch
-from htc.cli.output import filling, folder_for, say
-from htc.cli.watch import watching
+from htc.cli.output import filling, folder_for, progress, say
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, DataError
 from htc.settings import Setting, resolve, to_yaml
@@ -35,9 +33,10 @@ def train(
     preset: Name | None = None,
     weights: Name | None = None,
     semantic: Annotated[str, Parameter(metavar="auto|none|DIR")] = "auto",
+    semantic_json: File | None = None,
+    semantic_instances: Natural | None = None,
     out: Folder | None = None,
     epochs: Count | None = None,
-    evaluate_every: Count | None = None,
     max_time: Annotated[Above | None, Parameter(metavar="MINUTES")] = None,
     batch_size: Count | None = None,
     lr: float | None = None,
@@ -65,18 +64,19 @@ def train(
     val_images
         Their pictures.
     preset
-        What to train; `htc models` lists all. Default: chosen by the number of pictures and the memory, input size, anchors,
-        detections and epochs by the objects; each choice is printed with its rule.
+        What to train; `htc models` lists all. Default: htc_r50_fpn_1x_coco.
     weights
         Start from these: a file, a folder, or the name of a preset with released weights. Layers that depend on the classes start anew.
     semantic
         Targets of the semantic branch: auto derives them from the instances, none leaves the branch out, DIR holds PNG maps.
+    semantic_json
+        COCO panoptic annotations: DIR holds their PNGs.
+    semantic_instances
+        Draw the instances over the maps of DIR, class k (from 0) with this value + k.
     out
-        Folder for model, numbers and curves. Default: runs/train/PRESET, or the name of the data where the preset is chosen.
+        Folder for model, numbers and curves. Default: runs/train/PRESET.
     epochs
         Times that all pictures are seen. Default: the preset's.
-    evaluate_every
-        Epochs between two evaluations. Default: 1, or about twenty evaluations where the epochs are chosen.
     max_time
         Stop after so many minutes.
     batch_size
@@ -93,80 +93,40 @@ def train(
     settings = [*options.settings(flags), *_shortcuts(epochs, batch_size, lr)]
     if preset is not None:
         settings.append(Setting(("preset",), preset, "--preset"))
-    given = resolve(settings, PRESET)  # what is wrong by itself is said before any data is read
-    no_data = data is None and train_annotations is None
-    if options.print_config and (names_preset(settings) or no_data):
-        print(to_yaml(given), end="")
+    config = resolve(settings, PRESET)
+    if options.print_config:
+        print(to_yaml(config), end="")
         return 0
     if resume and out is None:
         raise ConfigError("--resume needs --out DIR, the folder of the training to go on with")
-    targets = _targets(semantic)
+    targets = _targets(semantic, semantic_json, semantic_instances)
     if weights is not None:
         check_weights(weights)
-    name = given.preset if names_preset(settings) or no_data else _name_of(data or train_annotations)
-    folder = out if resume and out is not None else folder_for("train", name, out)
+    folder = out if resume and out is not None else folder_for("train", config.preset, out)
     splits = splits_of(data, train_annotations, train_images, val_annotations, val_images, converted=folder / "data", val_share=val_share)
     _fetch(weights, splits)
     check_torch()
-    return _train(splits, folder, settings, targets, seed, max_time, weights, evaluate_every, workers, options, resume=resume)
-
-
-def _train(
-    splits: "Splits",
-    folder: Path,
-    settings: Sequence[Setting],
-    targets: Literal["auto", "none"] | Path,
-    seed: int,
-    minutes: float | None,
-    weights: str | None,
-    evaluate_every: int | None,
-    workers: int,
-    options: ModelOptions,
-    *,
-    resume: bool,
-) -> int:
-    """Chooses what is not given, trains, and says what is left behind."""
-    from htc.data.coco import read_coco
-    from htc.inference.load import choose_device
-    from htc.training.choices import Choice, stated, write_choices
-    from htc.training.memory import peak_memory
     from htc.training.run import Options
     from htc.training.run import train as run_training
-    from htc.training.start import fit_to_data
 
-    dataset = read_coco(splits.train_annotations, splits.train_images)
-    every, choices = evaluate_every or 1, []
-    if resume:
-        config = resumed(folder, settings, PRESET)
-    elif names_preset(settings):
-        config = resolve(settings, PRESET)
-    else:
-        found = chosen(dataset, settings, options.device, weights)
-        config, choices, every = found.config, list(found.choices), evaluate_every or found.evaluate_every
-        if splits.val_annotations is not None and evaluate_every is None:
-            choices.append(Choice({"evaluate every": every}, "epochs; about twenty evaluations in all, best weights kept by them"))
-    if options.print_config:
-        print(to_yaml(fit_to_data(config, dataset, targets)), end="")
-        return 0
-    choices += stated(fit_to_data(config, dataset, targets), targets, config.training.batch_size)
-    show_choices(dataset, choices)
-    how = Options(seed=seed, device=options.device, minutes=minutes, resume=resume, weights=weights, semantic=targets, evaluate_every=every, workers=workers)
-    device = choose_device(options.device)
-    with filling(folder), watching(minutes, lambda: peak_memory(device)) as watch:
-        if not resume:
-            write_choices(folder, choices)
-        result = run_training(config, splits, folder, how, watch)
+    how = Options(
+        seed=seed,
+        device=options.device,
+        minutes=max_time,
+        resume=resume,
+        weights=weights,
+        semantic=targets,
+        semantic_json=semantic_json,
+        semantic_instances=semantic_instances,
+        workers=workers,
+    )
+    with filling(folder), progress("train") as bar:
+        result = run_training(config, splits, folder, how, steps_of(bar))
     if result.metrics is not None:
         print_metrics(result.metrics)
-    say(f"the model is in {result.model}, numbers, curves and pictures in {result.folder}")
+    say(f"the model is in {result.model}, numbers and curves in {result.folder}")
     say(f"try it: htc predict PICTURE --model {result.folder}")
     return 0
-
-
-def _name_of(data: Path | None) -> str:
-    """A name for a run by its data."""
-    path = Path() if data is None else data.absolute()
-    return path.stem if path.suffix else path.name
 
 
 def steps_of(bar: Callable[[int, int, str], None]) -> "Progress":
@@ -180,11 +140,11 @@ def steps_of(bar: Callable[[int, int, str], None]) -> "Progress":
     return show
 
 
-def _targets(semantic: str) -> Literal["auto", "none"] | Path:
-    if semantic == "auto":
-        return "auto"
-    if semantic == "none":
-        return "none"
+def _targets(semantic: str, semantic_json: Path | None, semantic_instances: int | None) -> Literal["auto", "none"] | Path:
+    if semantic in ("auto", "none"):
+        if semantic_json is not None or semantic_instances is not None:
+            raise ConfigError("--semantic-json and --semantic-instances say how to read a folder of maps: give it as --semantic DIR")
+        return "auto" if semantic == "auto" else "none"
     if not semantic or not Path(semantic).is_dir():
         raise ConfigError(f"--semantic {semantic}: no such folder; give auto, none, or a folder of PNG maps named like the pictures")
     return Path(semantic)

@@ -4,15 +4,17 @@ A configuration is a value. Presets (`htc.presets`) are functions that return on
 before it is validated, so that every error is found at once.
 """
 
+from htc.config.augmentation import Augmentation, CopyPaste, Photometric, ScaleJitter
 from htc.config.backbone import Backbone, BackboneNorm, FishNet, ResNet, Timm, ViT
 from htc.config.cascade import Cascade, Fusion
 from htc.config.inference import GaussianSoftNMS, Inference, LinearSoftNMS, SoftNMS
 from htc.config.input import Input
 from htc.config.neck import FPN, PAFPN, LayerNorm
 from htc.config.proposals import RPN, BoxLoss
+from htc.config.sampling import Sampling
 from htc.config.section import Section
 from htc.config.semantic import Semantic
-from htc.config.training import SGD, AdamW, Augmentation, Training
+from htc.config.training import SGD, AdamW, Training
 from htc.config.whole import Config
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "BoxLoss",
     "Cascade",
     "Config",
+    "CopyPaste",
     "FishNet",
     "Fusion",
     "GaussianSoftNMS",
@@ -34,7 +37,10 @@ __all__ = [
     "Input",
     "LayerNorm",
     "LinearSoftNMS",
+    "Photometric",
     "ResNet",
+    "Sampling",
+    "ScaleJitter",
     "Section",
     "Semantic",
     "SoftNMS",

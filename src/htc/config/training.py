@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from htc.config.augmentation import Augmentation
+from htc.config.sampling import Sampling
 from htc.config.section import Fraction, Positive, PositiveFloat, Section
 
 
@@ -22,21 +24,6 @@ class AdamW(Section):
     kind: Literal["adamw"] = "adamw"
     lr: PositiveFloat = 3e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-
-
-class Augmentation(Section):
-    """What happens to a training picture: resize, flips, crop."""
-
-    horizontal_flip: Fraction = 0.5
-    vertical_flip: Fraction = 0.0
-    resize: bool = True
-    """False keeps the picture at its original size (before a crop)."""
-    short_edges: tuple[Positive, Positive] | None = None
-    """Multi-scale: the short edge is drawn from this range, ends included; null takes input.short_edge."""
-    long_edge: Positive | None = None
-    """Null takes input.long_edge."""
-    crop: tuple[Positive, Positive] | None = None
-    """(height, width) of a window cut at random after resizing."""
 
 
 class Training(Section):
@@ -63,3 +50,4 @@ class Training(Section):
     loss_average: Literal["global", "rank"] = "global"
     optimizer: Annotated[SGD | AdamW, Field(discriminator="kind")] = SGD()
     augmentation: Augmentation = Augmentation()
+    sampling: Sampling = Sampling()

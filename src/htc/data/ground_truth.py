@@ -1,7 +1,6 @@
 """From one record to what is learned on its picture: boxes, labels, masks and semantic map, in annotated pixels."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,8 +9,9 @@ from jaxtyping import UInt8
 from htc.data.faults import Faults
 from htc.data.instance_masks import Crop, decode, mask_crops
 from htc.data.pictures import picture_size, read_picture
-from htc.data.records import Dataset, ImageRecord, Instance
-from htc.data.semantic_targets import derived_map, map_path, read_map
+from htc.data.records import Dataset, ImageRecord, Instance, SemanticMaps
+from htc.data.semantic_maps import read_semantic
+from htc.data.semantic_targets import derived_map, draw_instances
 from htc.errors import DataError
 from htc.types import GroundTruth
 
@@ -24,8 +24,8 @@ class Annotated:
     semantic: UInt8[np.ndarray, "H W"] | None
 
 
-def annotated(record: ImageRecord, semantic_classes: int | None, semantic_maps: Path | None) -> Annotated:
-    """The targets of `record`; the semantic map is read from the folder `semantic_maps` or else derived (None classes: no map).
+def annotated(record: ImageRecord, semantic_classes: int | None, semantic_maps: SemanticMaps | None) -> Annotated:
+    """The targets of `record`; the semantic map comes from `semantic_maps` or else is derived (None classes: no map).
 
     An object whose outline covers no pixel is left out. If any object has no mask at all, the picture teaches boxes only.
     """
@@ -45,10 +45,13 @@ def annotated(record: ImageRecord, semantic_classes: int | None, semantic_maps: 
     )
     if semantic_classes is None:
         return Annotated(truth, None)
-    if semantic_maps is not None:
-        return Annotated(truth, read_map(map_path(semantic_maps, record.path), size, semantic_classes))
-    regions = [_crop(instance, size) for instance in crowds]
-    return Annotated(truth, derived_map(crops, [instance.label for instance in objects], regions, size))
+    labels = [instance.label for instance in objects]
+    if semantic_maps is None:
+        return Annotated(truth, derived_map(crops, labels, [_crop(instance, size) for instance in crowds], size))
+    semantic = read_semantic(record, semantic_maps, semantic_classes)
+    if semantic_maps.instances_from is not None:
+        draw_instances(semantic, crops, labels, semantic_maps.instances_from)
+    return Annotated(truth, semantic)
 
 
 def _crop(instance: Instance, size: tuple[int, int]) -> Crop:

@@ -150,8 +150,25 @@ def _cut(crop: Crop, window: tuple[float, float, float, float]) -> Crop:
     if left == 0 and top == 0 and right == width and bottom == height:
         return crop
     part = crop.bitmap[top : max(bottom, top), left : max(right, left)]
-    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
+    return tight(Crop(crop.x + left, crop.y + top, part))
+
+
+def tight(crop: Crop) -> Crop:
+    """The same mask cut to its box again."""
+    rows, columns = np.flatnonzero(crop.bitmap.any(1)), np.flatnonzero(crop.bitmap.any(0))
     if not len(rows):
         return Crop(0, 0, np.zeros((0, 0), np.uint8))
-    tight = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Crop(crop.x + left + int(columns[0]), crop.y + top + int(rows[0]), tight)
+    bitmap = crop.bitmap[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return Crop(crop.x + int(columns[0]), crop.y + int(rows[0]), bitmap)
+
+
+def crops_in_view(masks: MaskCrops, size: tuple[int, int]) -> list[Crop]:
+    """Each object's pixels in the grid of a network input of `size` (height, width): those whose centre lies in its mask."""
+    across, down = (np.floor(masks.scale[axis] * (np.arange(size[1 - axis]) + 0.5) + masks.shift[axis] + 1e-9).astype(np.int64) for axis in (0, 1))
+    found = []
+    for (x, y), bitmap in zip(masks.offsets.tolist(), bitmaps(masks), strict=True):
+        rows = np.flatnonzero((down >= y) & (down < y + bitmap.shape[0]))
+        columns = np.flatnonzero((across >= x) & (across < x + bitmap.shape[1]))
+        seen = bitmap[down[rows] - y].take(across[columns] - x, axis=1)
+        found.append(tight(Crop(int(columns[0]), int(rows[0]), seen)) if seen.size else Crop(0, 0, seen.reshape(0, 0)))
+    return found

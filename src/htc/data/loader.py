@@ -3,10 +3,8 @@
 So an epoch can be entered anywhere, on any number of workers and processes, and goes on as if it had never stopped.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,11 +15,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from htc.config import Config, Input
-from htc.data.ground_truth import annotated, annotated_picture
-from htc.data.records import Dataset
+from htc.config import Config, CopyPaste, Input
+from htc.data.copy_paste import corner_of, draw_paste, pasted
+from htc.data.epochs import pictures_of_epoch, pure_generator, pure_seed, rank_positions
+from htc.data.ground_truth import annotated_picture
+from htc.data.photometric import distorted, draw_distortion
+from htc.data.records import Dataset, ImageRecord
+from htc.data.semantic_maps import least_classes
 from htc.data.semantic_targets import MOST_CLASSES
-from htc.data.transforms import draw_placement, pad_pictures, pad_semantic, place_picture, place_semantic, place_truth, plain_placement
+from htc.data.transforms import draw_placement, pad_pictures, pad_semantic, place_picture, plain_placement
+from htc.data.views import View, view_of
 from htc.errors import ConfigError, DataError
 from htc.types import Batch, GroundTruth
 
@@ -49,28 +52,18 @@ class PictureBatch:
     image_ids: tuple[int | str, ...]
 
 
-def pure_seed(*parts: int | str) -> int:
-    """A 63-bit number that depends on `parts` alone, whatever the process or platform."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """The pictures 0 .. count-1 in the order of that epoch."""
-    generator = torch.Generator().manual_seed(pure_seed("order", seed, epoch))
-    return torch.randperm(count, generator=generator).tolist()
-
-
 class TrainingPictures(TorchDataset[Sample]):
-    """Item p is the picture at position p of one epoch's order, augmented. Read it from any process, in any order."""
+    """Item p is the picture at position p of one epoch's order, augmented. Read it from any process, in any order.
 
-    def __init__(self, dataset: Dataset, config: Config, seed: int, epoch: int, semantic_maps: Path | None = None):
+    A step of all processes takes `together` pictures.
+    """
+
+    def __init__(self, dataset: Dataset, config: Config, seed: int, epoch: int, together: int = 1):
         self.dataset = dataset
         self.config = config
         self.seed = seed
         self.epoch = epoch
-        self.semantic_maps = semantic_maps
-        self.order = epoch_order(len(dataset), seed, epoch)
+        self.order = pictures_of_epoch(dataset, config.training.sampling, seed, epoch, together)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -78,18 +71,28 @@ class TrainingPictures(TorchDataset[Sample]):
     def __getitem__(self, position: int) -> Sample:
         record = self.dataset.images[self.order[position]]
         seed = pure_seed(self.seed, self.epoch, position, record.id)
+        augmentation = self.config.training.augmentation
+        view = self._view(record, torch.Generator().manual_seed(seed))
+        # Each further part draws from numbers of its own: switching it on leaves all other draws as they were.
+        if augmentation.copy_paste is not None:
+            view = self._with_pasted(view, augmentation.copy_paste, pure_generator("copy-paste", seed))
+        picture = view.picture
+        if augmentation.photometric is not None:
+            picture = distorted(picture, draw_distortion(augmentation.photometric, pure_generator("photometric", seed)))
+        return Sample(picture, view.truth, view.semantic, record.id, seed)
+
+    def _view(self, record: ImageRecord, generator: torch.Generator) -> View:
         config = self.config
-        generator = torch.Generator().manual_seed(seed)
         placement = draw_placement((record.height, record.width), config.input, config.training.augmentation, generator)
-        classes = None if config.semantic is None else config.semantic.classes
-        targets = annotated(record, classes, self.semantic_maps)
-        return Sample(
-            picture=place_picture(annotated_picture(record), placement),
-            truth=place_truth(targets.truth, placement),
-            semantic=None if targets.semantic is None else place_semantic(targets.semantic, placement),
-            image_id=record.id,
-            seed=seed,
-        )
+        return view_of(record, placement, None if config.semantic is None else config.semantic.classes, self.dataset.semantic_maps)
+
+    def _with_pasted(self, view: View, settings: CopyPaste, generator: torch.Generator) -> View:
+        draw = draw_paste(settings.probability, len(self.dataset), generator)
+        if not draw.happens:
+            return view
+        other = self._view(self.dataset.images[draw.other], generator)
+        chosen = torch.rand(len(other.truth.boxes), generator=generator) < settings.share
+        return pasted(view, other, chosen, corner_of(view.size, other.size, draw.corner))
 
 
 def collate(samples: list[Sample], settings: Input) -> Batch:
@@ -114,7 +117,6 @@ def training_loader(
     batch_size: int,
     workers: int = 0,
     *,
-    semantic_maps: Path | None = None,
     first_step: int = 0,
     rank: int = 0,
     ranks: int = 1,
@@ -123,32 +125,24 @@ def training_loader(
 
     Step s of all ranks together holds positions s * batch_size * ranks ... of the epoch's order; the last step may be smaller,
     but every rank takes part in it (with pictures from the epoch's beginning if there are too few). Raises `ConfigError` if the
-    semantic branch has too few classes for a derived map.
+    semantic branch has too few classes for its maps.
     """
-    _check_semantic(dataset, config, semantic_maps)
-    pictures = TrainingPictures(dataset, config, seed, epoch, semantic_maps)
-    steps = rank_positions(len(dataset), batch_size, rank, ranks)[first_step:]
+    check_semantic(dataset, config)
+    pictures = TrainingPictures(dataset, config, seed, epoch, batch_size * ranks)
+    steps = rank_positions(len(pictures), batch_size, rank, ranks)[first_step:]
     return PictureLoader(pictures, _Collate(config.input), steps, workers)
 
 
-def rank_positions(count: int, batch_size: int, rank: int, ranks: int) -> list[list[int]]:
-    """The positions of one rank in every step of an epoch of `count` pictures; the same number of steps for every rank."""
-    steps = []
-    for start in range(0, count, batch_size * ranks):
-        together = list(range(start, min(start + batch_size * ranks, count)))
-        together += [position % count for position in range(-len(together) % ranks)]
-        steps.append(together[rank::ranks])
-    return steps
-
-
-def _check_semantic(dataset: Dataset, config: Config, semantic_maps: Path | None) -> None:
-    if config.semantic is None or semantic_maps is not None:
+def check_semantic(dataset: Dataset, config: Config) -> None:
+    """Raises `ConfigError` if the semantic branch has fewer classes than its targets."""
+    if config.semantic is None:
         return
-    count = len(dataset.classes)
-    if count > MOST_CLASSES:
+    count, needed, maps = len(dataset.classes), least_classes(dataset), dataset.semantic_maps
+    if maps is None and count > MOST_CLASSES:
         raise ConfigError(f"{count} classes are too many for a derived semantic map (at most {MOST_CLASSES}): give a folder of maps or use --semantic none")
-    if config.semantic.classes < count + 1:
-        raise ConfigError(f"semantic.classes is {config.semantic.classes}; a map derived from {count} classes needs {count + 1} with the background")
+    if config.semantic.classes < needed:
+        what = f"a map derived from {count} classes needs {needed} with the background" if maps is None else f"the semantic maps need {needed}"
+        raise ConfigError(f"semantic.classes is {config.semantic.classes}; {what}")
 
 
 class EvaluationPictures(TorchDataset[tuple[UInt8[np.ndarray, "h w 3"], int]]):

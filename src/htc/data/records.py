@@ -49,6 +49,29 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
+class Panoptic:
+    """What COCO's panoptic annotations say of the pictures of one data set."""
+
+    classes: tuple[str, ...]
+    """Names of the maps' classes, in the order of the annotation file's categories: things and stuff."""
+    files: dict[int | str, str]
+    """Name of the PNG of each picture, by image id; its pixels are segment ids, R + 256 G + 65536 B."""
+    segments: dict[int | str, dict[int, int]]
+    """Class of each segment id of each picture; a crowd has 255 (ignore)."""
+
+
+@dataclass(frozen=True)
+class SemanticMaps:
+    """Where the semantic maps of a data set come from, if they are not derived from its instances alone."""
+
+    folder: Path
+    """PNGs: class numbers, named like the pictures; or panoptic ones."""
+    panoptic: Panoptic | None = None
+    instances_from: int | None = None
+    """The instances are drawn over the maps, class k with the value `instances_from` + k; None: the maps stay as they are."""
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Pictures with instances; classes in the order of their category ids."""
 
@@ -58,6 +81,8 @@ class Dataset:
     images: tuple[ImageRecord, ...]
     dropped: tuple[str, ...] = ()
     """Objects that cannot be learned from and were left out, each with its reason; for the user to read."""
+    semantic_maps: SemanticMaps | None = None
+    """None: semantic targets are derived from the instances."""
 
     def __len__(self) -> int:
         return len(self.images)

@@ -7,7 +7,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from htc.data.instance_masks import Crop
-from htc.data.records import Dataset
 from htc.errors import DataError
 
 IGNORE = 255
@@ -22,12 +21,22 @@ def derived_map(crops: list[Crop], labels: list[int], crowds: list[Crop], size: 
     width) of the picture. At most `MOST_CLASSES` classes.
     """
     canvas = np.zeros(size, np.uint8)
-    areas = [int(crop.bitmap.sum()) for crop in crops]
-    order = sorted(range(len(crops)), key=lambda i: -areas[i])
-    for crop, value in [*((crowd, IGNORE) for crowd in crowds), *((crops[i], labels[i] + 1) for i in order)]:
-        height, width = crop.bitmap.shape
-        canvas[crop.y : crop.y + height, crop.x : crop.x + width][crop.bitmap > 0] = value
+    for crowd in crowds:
+        _draw(canvas, crowd, IGNORE)
+    draw_instances(canvas, crops, labels, 1)
     return canvas
+
+
+def draw_instances(canvas: UInt8[np.ndarray, "H W"], crops: list[Crop], labels: list[int], first: int) -> None:
+    """Draws the objects into a map, class k as `first` + k, small ones over large ones."""
+    areas = [int(crop.bitmap.sum()) for crop in crops]
+    for i in sorted(range(len(crops)), key=lambda i: -areas[i]):
+        _draw(canvas, crops[i], first + labels[i])
+
+
+def _draw(canvas: UInt8[np.ndarray, "H W"], crop: Crop, value: int) -> None:
+    height, width = crop.bitmap.shape
+    canvas[crop.y : crop.y + height, crop.x : crop.x + width][crop.bitmap > 0] = value
 
 
 def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarray, "H W"]:
@@ -57,14 +66,3 @@ def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarra
 def map_path(folder: Path, picture: Path) -> Path:
     """Where the semantic map of a picture lies."""
     return folder / f"{picture.stem}.png"
-
-
-def check_maps(dataset: Dataset, folder: Path) -> None:
-    """Raises `DataError` if the folder or one picture's map is missing: before the first step, not at the end of an epoch."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of semantic maps; give the right one, or --semantic auto to derive them from the instances")
-    missing = [record.path.name for record in dataset.images if not map_path(folder, record.path).is_file()]
-    if missing:
-        raise DataError(
-            f"{folder} has no semantic map for {len(missing)} of {len(dataset)} pictures, the first is {missing[0]}; add them or use --semantic auto"
-        )

@@ -56,17 +56,31 @@ def draw_placement(size: tuple[int, int], settings: Input, augmentation: Augment
     """A training view of a picture of `size` (height, width); all chance comes from `generator`."""
     # Always the same number of draws, so that one setting does not change what another one draws.
     edge, horizontal, vertical, down, across = torch.rand(5, generator=generator, dtype=torch.double).tolist()
-    resized = size
-    if augmentation.resize:
-        low, high = augmentation.short_edges or (settings.short_edge, settings.short_edge)
-        short_edge = low + int(edge * (high - low + 1))
-        resized = resized_size(size, short_edge, augmentation.long_edge or settings.long_edge, settings.max_scale)
+    resized, crop = _drawn_size(size, edge, settings, augmentation)
     corner, window = (0, 0), None
-    if augmentation.crop is not None:
-        window = (min(augmentation.crop[0], resized[0]), min(augmentation.crop[1], resized[1]))
+    if crop is not None:
+        window = (min(crop[0], resized[0]), min(crop[1], resized[1]))
         corner = (int(down * (resized[0] - window[0] + 1)), int(across * (resized[1] - window[1] + 1)))
     flips = horizontal < augmentation.horizontal_flip, vertical < augmentation.vertical_flip
     return Placement(size, resized, *flips, corner, window)
+
+
+def _drawn_size(size: tuple[int, int], draw: float, settings: Input, augmentation: Augmentation) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """The resized (height, width) and the window to cut from it, None for none; `draw` in [0, 1) decides."""
+    jitter = augmentation.jitter
+    if jitter is not None:
+        low, high = jitter.scales
+        fit = min(jitter.size[0] / size[0], jitter.size[1] / size[1]) * (low + draw * (high - low))
+        scale = fit if settings.max_scale is None else min(fit, settings.max_scale)
+        return (max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)), jitter.size
+    if not augmentation.resize:
+        return size, augmentation.crop
+    if augmentation.short_edge_choices is not None:
+        short_edge = augmentation.short_edge_choices[int(draw * len(augmentation.short_edge_choices))]
+    else:
+        low, high = augmentation.short_edges or (settings.short_edge, settings.short_edge)
+        short_edge = low + int(draw * (high - low + 1))
+    return resized_size(size, short_edge, augmentation.long_edge or settings.long_edge, settings.max_scale), augmentation.crop
 
 
 def place_picture(picture: UInt8[np.ndarray, "H W 3"], placement: Placement) -> UInt8[np.ndarray, "h w 3"]:
@@ -81,7 +95,7 @@ def place_picture(picture: UInt8[np.ndarray, "H W 3"], placement: Placement) -> 
 def place_semantic(semantic: UInt8[np.ndarray, "H W"], placement: Placement) -> UInt8[np.ndarray, "h w"]:
     """Each pixel takes the class under its centre."""
     rows, columns = (_nearest(placement, axis) for axis in (0, 1))
-    return semantic[rows[:, None], columns]
+    return semantic[rows].take(columns, axis=1)
 
 
 def _nearest(placement: Placement, axis: int) -> np.ndarray:
@@ -147,8 +161,10 @@ def place_truth(truth: GroundTruth, placement: Placement) -> GroundTruth:
 
 
 def normalise(picture: UInt8[np.ndarray, "H W 3"], settings: Input) -> Float[np.ndarray, "H W 3"]:
-    """(value - mean) / std of each channel."""
-    return (picture.astype(np.float32) - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
+    """(value - mean) / std of each channel, looked up: a channel has 256 values only."""
+    values = np.arange(256, dtype=np.float32)[:, None]
+    table = (values - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
+    return cv2.LUT(picture, table[None])
 
 
 def pad_pictures(pictures: list[UInt8[np.ndarray, "_ _ 3"]], settings: Input) -> Float[Tensor, "B 3 H W"]:

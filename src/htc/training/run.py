@@ -13,8 +13,10 @@ from htc.checkpoint.load import load_model
 from htc.checkpoint.native import save_pretrained
 from htc.config import Config
 from htc.data.coco import Splits, read_coco
+from htc.data.epochs import batches_per_epoch
 from htc.data.loader import PictureLoader, training_loader
 from htc.data.records import Dataset
+from htc.data.semantic_maps import with_semantic_maps
 from htc.errors import DataError, OutputError
 from htc.evaluation.coco import Metrics
 from htc.evaluation.files import read_annotations
@@ -66,6 +68,10 @@ class Options:
     """Start from these weights: a preset's name, a folder or a file. Layers that depend on the classes may differ."""
     semantic: Literal["auto", "none"] | Path = "auto"
     """Semantic targets: derived from the instances, no semantic branch, or a folder of PNG maps."""
+    semantic_json: Path | None = None
+    """COCO panoptic annotations: the folder of maps holds panoptic PNGs."""
+    semantic_instances: int | None = None
+    """Draw the instances over the folder's maps, class k with this value + k."""
     evaluate_every: int = 1
     """Epochs between two evaluations; the last epoch always has one."""
     validation_losses: bool = True
@@ -92,6 +98,8 @@ def train(config: Config, splits: Splits, out: Path, options: Options = Options(
     dataset = read_coco(splits.train_annotations, splits.train_images)
     if not len(dataset):
         raise DataError(f"{splits.train_annotations} lists no picture: there is nothing to train on")
+    if isinstance(options.semantic, Path):
+        dataset = with_semantic_maps(dataset, options.semantic, options.semantic_json, options.semantic_instances)
     config = fit_to_data(config, dataset, options.semantic)
     validation = validation_of(out, config, splits, options, progress)
     module = build_module(config, dataset, options, out, progress)
@@ -137,7 +145,9 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
     match_categories(config.classes, read_annotations(annotations))
     dataset = read_coco(annotations, images)
     maps = options.semantic if isinstance(options.semantic, Path) else None
-    batches = validation_batches(dataset, config, maps, options.workers) if options.validation_losses else None
+    batches = None
+    if options.validation_losses:
+        batches = validation_batches(dataset, config, maps, options.workers, panoptic_json=options.semantic_json, instances_from=options.semantic_instances)
 
     def tell(done: int, pictures: int) -> None:
         if progress is not None:
@@ -178,14 +188,13 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
     detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     training = config.training
     images = training.batch_size * training.accumulate
-    steps = ceil(ceil(len(dataset) / training.batch_size) / training.accumulate)
+    steps = ceil(batches_per_epoch(dataset, training.sampling, training.batch_size) / training.accumulate)
     return TrainingModule(detector, TrainingObjective(detector, config), training, steps, training.epochs, images, options.seed)
 
 
 def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, done: int) -> PictureLoader:
     """One epoch's batches without the first `done`."""
-    maps = options.semantic if isinstance(options.semantic, Path) else None
-    return training_loader(dataset, config, options.seed, epoch, config.training.batch_size, options.workers, semantic_maps=maps, first_step=done)
+    return training_loader(dataset, config, options.seed, epoch, config.training.batch_size, options.workers, first_step=done)
 
 
 def callbacks_of(out: Path, options: Options, validation: Validation, progress: Progress | None) -> list[Callback]:

@@ -7,6 +7,7 @@ from typing import Literal
 from htc.checkpoint.fit import LoadedWeights
 from htc.config import Config
 from htc.data.records import Dataset
+from htc.data.semantic_maps import least_classes
 from htc.errors import CheckpointError
 from htc.model.detector import Detector
 
@@ -17,16 +18,19 @@ OF_THE_CLASSES = (".classify.", ".regress.", ".logits.", "semantic.logits.")
 def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "none"] | Path) -> Config:
     """`config` with the data's classes and ids, and a semantic branch that fits its targets.
 
-    Targets derived from K classes have K + 1 values (background 0); with a folder of maps the branch stays as configured;
-    `none` leaves the branch and its fusion out.
+    Targets derived from K classes have K + 1 values (background 0), panoptic ones as many as they have categories; with a folder of
+    maps the branch stays as configured, unless instances are drawn over them with higher values; `none` leaves the branch and its
+    fusion out.
     """
     changed = config.model_dump()
     changed |= {"classes": dataset.classes, "category_ids": dataset.category_ids}
     if semantic == "none":
         changed["semantic"] = None
         changed["cascade"]["semantic_fusion"] = "none"
-    elif semantic == "auto" and config.semantic is not None:
-        changed["semantic"]["classes"] = len(dataset.classes) + 1
+    elif config.semantic is not None:
+        maps, needed = dataset.semantic_maps, least_classes(dataset)
+        folder_only = maps is not None and maps.panoptic is None
+        changed["semantic"]["classes"] = max(config.semantic.classes, needed) if folder_only else needed
     return Config.model_validate(changed)
 
 
@@ -44,7 +48,7 @@ class Start:
         """For the person who starts the training."""
         if not self.new_layers:
             return [f"all layers start from {self.weights}: it knows {_some(self.kept_classes)}"]
-        kept = f"; what the weights know of {_some(self.kept_classes)} is kept, by name" if self.kept_classes else ""
+        kept = f"; {_some(self.kept_classes)} keep what the weights know of them, by name" if self.kept_classes else ""
         layers = f"new are only the layers of the classes ({', '.join(self.new_layers)})"
         return [f"all other layers start from {self.weights}", f"{layers}: {_some(self.new_classes) if self.new_classes else 'no class'} from nothing{kept}"]
 

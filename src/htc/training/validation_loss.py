@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from htc.config import Augmentation, Config
+from htc.config import Augmentation, Config, Sampling
 from htc.data.loader import training_loader
 from htc.data.records import Dataset
-from htc.data.semantic_targets import map_path
+from htc.data.semantic_maps import with_semantic_maps
+from htc.errors import DataError
 from htc.ops.onednn import exact_onednn_matmul
 from htc.training.losses import Term
 from htc.training.objective import TrainingObjective
@@ -19,15 +20,21 @@ PLAIN = Augmentation(horizontal_flip=0.0, vertical_flip=0.0)
 """Resized as for prediction, and nothing else."""
 
 
-def validation_batches(dataset: Dataset, config: Config, semantic_maps: Path | None, workers: int = 0) -> Iterable[Batch]:
+def validation_batches(
+    dataset: Dataset, config: Config, semantic_maps: Path | None, workers: int = 0, *, panoptic_json: Path | None = None, instances_from: int | None = None
+) -> Iterable[Batch]:
     """The validation pictures one by one, as prediction sees them; every pass gives the same, sampling seeds included.
 
-    Where the folder `semantic_maps` has no map for them, there is no semantic target and no semantic term.
+    Where the folder `semantic_maps` has no map for them (see `with_semantic_maps`), there is no semantic target and no semantic term.
     """
-    if config.semantic is not None and semantic_maps is not None and not all(map_path(semantic_maps, one.path).is_file() for one in dataset.images):
-        config = config.model_copy(update={"semantic": None})
-    plain = config.model_copy(update={"training": config.training.model_copy(update={"augmentation": PLAIN})})
-    return training_loader(dataset, plain, 0, 0, 1, workers, semantic_maps=semantic_maps if config.semantic is not None else None)
+    if config.semantic is not None and semantic_maps is not None:
+        try:
+            dataset = with_semantic_maps(dataset, semantic_maps, panoptic_json, instances_from)
+        except DataError:
+            # Not a fault: maps of the validation pictures are not needed, and often lie elsewhere or nowhere.
+            config = config.model_copy(update={"semantic": None})
+    training = config.training.model_copy(update={"augmentation": PLAIN, "sampling": Sampling()})
+    return training_loader(dataset, config.model_copy(update={"training": training}), 0, 0, 1, workers)
 
 
 @torch.no_grad()
