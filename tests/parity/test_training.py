@@ -17,8 +17,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="class")
-def objective(case: Case) -> TrainingObjective:
-    return TrainingObjective(case.detector, case.config).train()
+def objective(request: pytest.FixtureRequest, case: Case) -> TrainingObjective:
+    return TrainingObjective(case.detector, case.config).to(request.cls.dtype).train()
 
 
 def assert_losses(ours: dict[str, torch.Tensor], theirs: dict[str, float]) -> None:
@@ -32,6 +32,8 @@ class ParityOfTraining:
     """The checks, in this order: the SGD steps change the weights. One subclass a model."""
 
     name: ClassVar[str]
+    dtype: ClassVar[torch.dtype] = torch.float32
+    """Of weights and convolutions; what they say of boxes is float32 in any case."""
 
     def test_losses_of_a_padded_batch(self, case: Case, objective: TrainingObjective) -> None:
         """Padding, a picture smaller than the batch, and one without objects."""
@@ -53,6 +55,7 @@ class ParityOfTraining:
 
     @pytest.mark.slow
     def test_sgd_steps(self, case: Case, objective: TrainingObjective) -> None:
+        objective.float()
         batch = training_batch(case)
         optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], 1e-5, momentum=0.9, weight_decay=1e-4)
         for step, expected in enumerate(case.expected["sgd_lr1e-5_momentum0.9_wd1e-4_total_losses"]):
@@ -69,6 +72,9 @@ class TestMaskRCNN(ParityOfTraining):
 
 class TestCascadeMaskRCNN(ParityOfTraining):
     name = "cascade_mask_rcnn_r50_fpn"
+    # Two proposals of this case lie within float32 rounding of the NMS threshold. Which of them stays then depends on the order in
+    # which a processor's convolution adds up, and moves a loss by 0.3 %. In float64 the order no longer matters.
+    dtype = torch.float64
 
 
 class TestHTCWithoutSemantic(ParityOfTraining):
