@@ -1,19 +1,15 @@
 """`htc evaluate`: COCO numbers of a model, or of any tool's result file."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from htc.cli.model import check_model, check_released, load_predictor, print_config_of, settings_of
-from htc.cli.options import Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Words
-from htc.cli.output import STDOUT, check_json_target, progress, say, table, write_json
+from htc.cli.measuring import Asked, of_model, of_results
+from htc.cli.model import print_config_of, settings_of
+from htc.cli.options import Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Words
+from htc.cli.output import STDOUT, check_json_target, table, write_json
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
-
-if TYPE_CHECKING:
-    from htc.inference.predictor import Predictor
 
 DEFAULTS = ModelOptions()
 KINDS = {"bbox": "boxes", "segm": "masks"}
@@ -31,6 +27,8 @@ def evaluate(
     save_results: File | None = None,
     max_detections: Count | None = None,
     batch_size: Count = 1,
+    diagnostics: Switch = False,
+    html: File | None = None,
     json: JsonTarget = None,
     options: ModelOptions = DEFAULTS,
     flags: Flags = (),
@@ -52,11 +50,15 @@ def evaluate(
     stages
         Measure these mask stages too, each by itself or averaged: 1 2 3 1-3 (the paper's Table 4); 1,3 averages two.
     save_results
-        Write the model's COCO results to this file.
+        Write the model's COCO results to this file; of pictures without annotations too, as COCO's test pictures are.
     max_detections
         Objects a picture that count. Default: the model's own number, or 100 for a result file.
     batch_size
         Pictures of equal size that are computed together.
+    diagnostics
+        Measure more: boundary AP, best score thresholds, calibration, confusion, errors by kind, AP by IoU and size.
+    html
+        Write the diagnostics, with curves and the worst pictures, as one page to this file.
     json
         Write all numbers, 0 to 1 (-1: undefined), to this file; - is standard output.
     """
@@ -69,15 +71,13 @@ def evaluate(
         raise ConfigError("--annotations is missing: name the COCO annotations to measure against")
     subsets = _subsets(stages, model)
     check_json_target(json)
-    if save_results is not None:
-        check_json_target(str(save_results.absolute()), "--save-results")
-    if model is None:
-        from htc.evaluation.run import evaluate_results
-
-        assert results is not None
-        metrics = evaluate_results(results, annotations, max_detections or 100)
-    else:
-        metrics = _of_model(model, weights, annotations, images, subsets, save_results, batch_size, options, settings)
+    for target, flag in ((save_results, "--save-results"), (html, "--html")):
+        if target is not None:
+            check_json_target(str(target.absolute()), flag)
+    asked = Asked(annotations, images, subsets, save_results, batch_size, diagnostics, html)
+    metrics = of_results(results, max_detections or 100, asked) if results is not None else of_model(model or "", weights, options, settings, asked)
+    if metrics is None:
+        return 0
     if json != STDOUT:
         print_metrics(metrics)
     write_json(json, metrics)
@@ -95,61 +95,6 @@ def _subsets(stages: list[str] | None, model: str | None) -> list[tuple[int, ...
     return list(dict.fromkeys(parse_stages(text) for text in stages))
 
 
-def _of_model(
-    model: str,
-    weights: str | None,
-    annotations: Path,
-    images: Path | None,
-    subsets: Sequence[tuple[int, ...]],
-    save: Path | None,
-    batch_size: int,
-    options: ModelOptions,
-    settings: Any,
-) -> dict[str, Any]:
-    known = check_model(model, weights, settings)
-    check_released(model, weights)
-    check_torch()
-    from htc.data.coco import read_coco
-    from htc.evaluation.files import read_annotations
-    from htc.evaluation.run import match_categories
-    from htc.inference.outputs import results_file
-
-    truth = read_annotations(annotations)
-    if known is not None:
-        match_categories(known.classes, truth)
-    folder = images or _beside(annotations)
-    read_coco(annotations, folder)
-    predictor = load_predictor(model, weights, settings, options)
-    metrics, found = _measured(predictor, annotations, folder, subsets, batch_size)
-    if save is not None:
-        with results_file(save) as file:
-            file.add(found)
-        say(f"{len(found)} results in {save}")
-    return metrics
-
-
-def _measured(predictor: "Predictor", annotations: Path, folder: Path, subsets: Sequence[tuple[int, ...]], batch_size: int) -> tuple[dict[str, Any], Any]:
-    """The model's own numbers and results; those of the stages beside them."""
-    from htc.evaluation.run import evaluate_model
-    from htc.evaluation.stages import measure_stages, stages_name
-    from htc.inference.stages import mask_stages_of
-
-    with progress("evaluate") as bar:
-        if not subsets:
-            return evaluate_model(predictor, annotations, folder, None, lambda done, total: bar(done, total, ""), batch_size)
-        own = mask_stages_of(predictor)
-        wanted = list(dict.fromkeys([*subsets, own]))
-        each, results = measure_stages(predictor, annotations, folder, wanted, None, lambda done, total: bar(done, total, ""), batch_size)
-    return {**each[own], "stages": {stages_name(subset): each[subset] for subset in subsets}}, results[own]
-
-
-def _beside(annotations: Path) -> Path:
-    """The pictures' folder by COCO's layout: annotations/instances_val2017.json -> val2017; else the annotations' own folder."""
-    split = annotations.stem.rsplit("_", 1)[-1]
-    sibling = annotations.parent.parent / split
-    return sibling if sibling.is_dir() else annotations.parent
-
-
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Box and mask numbers as a table in per cent, then each class."""
     names = list(metrics["bbox"])
@@ -159,10 +104,27 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         print()
         rows = [[f"stage {name}" if name.isdecimal() else f"stages {name}", *_both(one)] for name, one in metrics["stages"].items()]
         table(["masks of", *(f"{label} {number}" for kind, label in KINDS.items() if kind in metrics for number in ("AP", "AP50", "AP75"))], rows)
+    if "diagnostics" in metrics:
+        print()
+        _print_diagnostics(metrics["diagnostics"])
     classes = metrics.get("per_class", {})
     if len(classes) > 1:
         print()
         table(["class", *(f"{KINDS[kind]} AP" for kind in KINDS if kind in metrics)], [[name, *map(_percent, ap.values())] for name, ap in classes.items()])
+
+
+def _print_diagnostics(found: dict[str, Any]) -> None:
+    """Boundary AP, the best threshold and calibration in one line each, then the errors by kind."""
+    best = found["best_f1"]["all"]
+    if found["boundary"] is not None:
+        print(f"boundary AP {_percent(found['boundary']['AP'])}, AP50 {_percent(found['boundary']['AP50'])}, AP75 {_percent(found['boundary']['AP75'])}")
+    if best["threshold"] >= 0:
+        parts = f"precision {_percent(best['precision'])}, recall {_percent(best['recall'])}"
+        print(f"best F1 {_percent(best['f1'])} at scores from {best['threshold']:.2f} ({parts})")
+    print(f"calibration error {_percent(found['calibration']['error'])}")
+    print()
+    rows = [[name, str(kind["count"]), _percent(kind["cost"])] for name, kind in sorted(found["errors"].items(), key=lambda item: -item[1]["cost"])]
+    table(["errors", "number", "AP50 points they cost"], rows)
 
 
 def _both(metrics: dict[str, Any]) -> list[str]:

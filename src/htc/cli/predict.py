@@ -144,10 +144,10 @@ def _pictures(
     """The pictures whose headers can be read, their ids, and what cannot be used; `DataError` if nothing is left."""
     check_torch()
     from htc.data.pictures import MAX_PIXELS, picture_size
-    from htc.evaluation.files import read_annotations
+    from htc.evaluation.files import read_pictures
     from htc.inference.sources import Failure, expand, image_ids
 
-    known = {} if annotations is None else {image["file_name"]: image["id"] for image in read_annotations(annotations)["images"]}
+    known = {} if annotations is None else {image["file_name"]: image["id"] for image in read_pictures(annotations)["images"]}
     files, failures = expand(sources)
     usable = []
     for file in files:

@@ -73,7 +73,23 @@ def read_coco(annotations: Path, images: Path | None) -> Dataset:
     )
 
 
-def _load(annotations: Path) -> dict[str, Any]:
+def read_picture_list(annotations: Path, images: Path | None) -> Dataset:
+    """Pictures and classes alone, of a file that need not have annotations: COCO's `image_info_test-dev2017.json`.
+
+    The rest is as in `read_coco`.
+    """
+    content = _load(annotations, ("images", "categories"))
+    faults = Faults(annotations)
+    classes = _categories(content["categories"], faults)
+    records = _images(content["images"], faults)
+    faults.check()
+    paths = _paths(records, images, faults)
+    faults.check()
+    pictures = tuple(ImageRecord(id, paths[id], record["height"], record["width"], ()) for id, record in records.items())
+    return Dataset(annotations=annotations, classes=tuple(classes.values()), category_ids=tuple(classes), images=pictures)
+
+
+def _load(annotations: Path, lists: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, Any]:
     if not annotations.is_file():
         what = "is a folder, not a file" if annotations.is_dir() else "no such file"
         raise DataError(f"{annotations}: {what}; give the COCO instance file (.json)")
@@ -85,7 +101,7 @@ def _load(annotations: Path) -> dict[str, Any]:
         raise DataError(f"{annotations} cannot be read ({error.strerror}); check its permissions") from error
     if isinstance(content, list):
         raise DataError(f"{annotations} is a list, as result files are; give the annotation file, with images, annotations and categories")
-    missing = [key for key in ("images", "annotations", "categories") if not isinstance(content, dict) or not isinstance(content.get(key), list)]
+    missing = [key for key in lists if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
         raise DataError(f"{annotations} is not a COCO instance file: it has no list of {' and '.join(missing)}; export it as COCO instance segmentation")
     return content

@@ -43,6 +43,19 @@ def read_annotations(annotations: str | Path | Mapping[str, Any]) -> Mapping[str
     return content
 
 
+def read_pictures(path: str | Path) -> Mapping[str, Any]:
+    """A COCO annotation file for the sake of its pictures: it may say nothing of objects; raises `DataError`."""
+    content = read_json(path, "annotations")
+    without = isinstance(content, Mapping) and "annotations" not in content
+    return read_annotations({**content, "annotations": []} if without else path)
+
+
+def has_objects(path: str | Path) -> bool:
+    """Whether a file says anything of objects: COCO's test pictures come with images and categories alone; raises `DataError`."""
+    content = read_json(path, "annotations")
+    return not isinstance(content, Mapping) or "annotations" in content
+
+
 def read_results(path: str | Path) -> list[dict[str, Any]]:
     """A COCO result file, one list of dicts; raises `DataError`."""
     content = read_json(path, "results")

@@ -35,14 +35,40 @@ def evaluate_model(
     """
     most = detections_that_count(predictor, max_detections)
     truth = read_annotations(annotations)
-    category_ids = match_categories(predictor.config.classes, truth)
-    dataset = read_coco(Path(annotations), Path(images))
+    results = model_results(predictor, read_coco(Path(annotations), Path(images)), truth, most, progress, batch_size, workers)
+    return coco_metrics(truth, results, most), results
+
+
+def model_results(
+    predictor: Predictor,
+    dataset: Dataset,
+    truth: Mapping[str, Any],
+    max_detections: int,
+    progress: Progress | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+) -> list[dict[str, Any]]:
+    """A model's COCO results on the pictures of `dataset`, with the category ids of the annotations `truth`, by name."""
+    return list(stream_results(predictor, dataset, truth, max_detections, progress, batch_size, workers))
+
+
+def stream_results(
+    predictor: Predictor,
+    dataset: Dataset,
+    truth: Mapping[str, Any],
+    max_detections: int,
+    progress: Progress | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """The results of `model_results` one after the other, picture by picture: nothing is kept of a picture that is done."""
 
     def detect(batch: PictureBatch) -> dict[None, list[Detections]]:
         return {None: predictor.detect(batch.images, batch.sizes, batch.original_sizes)}
 
-    results = [result for _, result in results_of(predictor, dataset, detect, category_ids, most, progress, batch_size, workers)]
-    return coco_metrics(truth, results, most), results
+    category_ids = match_categories(predictor.config.classes, truth)
+    for _, result in results_of(predictor, dataset, detect, category_ids, max_detections, progress, batch_size, workers):
+        yield result
 
 
 def evaluate_results(results: str | Path, annotations: str | Path, max_detections: int = 100) -> Metrics:

@@ -84,6 +84,8 @@ def bars(
         plot.grid(axis="x", visible=False)
     if logarithmic:
         (plot.set_xscale if horizontal else plot.set_yscale)("symlog", linthresh=1)
+        # The scale's own labels are formulas, which stay unset here.
+        (plot.xaxis if horizontal else plot.yaxis).set_major_formatter("{x:g}")
     if len(groups) > 1:
         plot.legend(frameon=False, fontsize=8.5, labelcolor=INK)
     return _svg(figure)

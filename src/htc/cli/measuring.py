@@ -1,0 +1,145 @@
+"""The work of `htc evaluate`: from a model or a result file to all numbers, the page and the saved results."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from htc.cli.model import check_model, check_released, load_predictor
+from htc.cli.options import ModelOptions
+from htc.cli.output import progress, say
+from htc.compatibility import check_torch
+from htc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from htc.inference.predictor import Predictor
+
+Numbers = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a call of `htc evaluate` wants, beside the model."""
+
+    annotations: Path
+    images: Path | None
+    subsets: Sequence[tuple[int, ...]]
+    save: Path | None
+    batch_size: int
+    diagnostics: bool
+    html: Path | None
+
+    @property
+    def folder(self) -> Path:
+        """The pictures' folder by COCO's layout: annotations/instances_val2017.json -> val2017; else the annotations' own folder."""
+        if self.images is not None:
+            return self.images
+        split = self.annotations.stem.rsplit("_", 1)[-1]
+        sibling = self.annotations.parent.parent / split
+        return sibling if sibling.is_dir() else self.annotations.parent
+
+
+def of_results(results: Path, max_detections: int, asked: Asked) -> Numbers:
+    """The numbers of a result file."""
+    from htc.data.coco import read_coco
+    from htc.evaluation.files import read_annotations, read_results
+
+    truth = read_annotations(asked.annotations)
+    pictures = None
+    # A result file can be scored without its pictures; then the page has none.
+    if asked.html is not None and (asked.images is not None or asked.folder != asked.annotations.parent):
+        pictures = {record.id: record.path for record in read_coco(asked.annotations, asked.folder).images}
+    elif asked.html is not None:
+        say("the page will have no pictures: --images DIR adds them")
+    return _numbers(truth, read_results(results), max_detections, results.name, asked, pictures)
+
+
+def of_model(model: str, weights: str | None, options: ModelOptions, settings: Any, asked: Asked) -> Numbers | None:
+    """The numbers of a model; None where the annotations have no objects, and results are all there is to write."""
+    known = check_model(model, weights, settings)
+    check_released(model, weights)
+    check_torch()
+    from htc.data.coco import read_coco
+    from htc.evaluation.files import has_objects, read_annotations
+    from htc.evaluation.run import detections_that_count, match_categories, model_results
+
+    if not has_objects(asked.annotations):
+        _save_alone(model, weights, options, settings, asked)
+        return None
+    truth = read_annotations(asked.annotations)
+    if known is not None:
+        match_categories(known.classes, truth)
+    dataset = read_coco(asked.annotations, asked.folder)
+    predictor = load_predictor(model, weights, settings, options)
+    most = detections_that_count(predictor, None)
+    stages: Numbers = {}
+    with progress("evaluate") as bar:
+        if asked.subsets:
+            results, stages = _by_stages(predictor, asked, lambda done, total: bar(done, total, ""))
+        else:
+            results = model_results(predictor, dataset, truth, most, lambda done, total: bar(done, total, ""), asked.batch_size)
+    if asked.save is not None:
+        _save(results, asked.save)
+    return _numbers(truth, results, most, Path(model).name, asked, {record.id: record.path for record in dataset.images}) | stages
+
+
+def _by_stages(predictor: "Predictor", asked: Asked, tell: Any) -> tuple[list[Numbers], Numbers]:
+    """The model's own results, and the numbers of the stages that were asked for."""
+    from htc.evaluation.stages import measure_stages, stages_name
+    from htc.inference.stages import mask_stages_of
+
+    own = mask_stages_of(predictor)
+    wanted = list(dict.fromkeys([*asked.subsets, own]))
+    each, results = measure_stages(predictor, asked.annotations, asked.folder, wanted, None, tell, asked.batch_size)
+    return results[own], {"stages": {stages_name(subset): each[subset] for subset in asked.subsets}}
+
+
+def _numbers(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, name: str, asked: Asked, pictures: Mapping[Any, Path] | None
+) -> Numbers:
+    """The contract's numbers, with diagnostics and page where they are asked for."""
+    from htc.evaluation.coco import metrics_of
+    from htc.evaluation.comparison import compare
+
+    comparison = compare(truth, results)
+    if not asked.diagnostics and asked.html is None:
+        return metrics_of(comparison, max_detections)
+    from htc.evaluation.diagnostics import measure
+
+    metrics, found = measure(comparison, max_detections)
+    if asked.html is not None:
+        from htc.evaluation.report import report_page
+        from htc.visual.page import write_page
+
+        write_page(asked.html, report_page(f"{name} on {asked.annotations.name}", metrics, found, comparison, pictures))
+        say(f"page in {asked.html}")
+    return {**metrics, "diagnostics": found.content()}
+
+
+def _save(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    from htc.inference.outputs import results_file
+
+    with results_file(path) as file:
+        file.add(results)
+    say(f"{len(results)} results in {path}")
+
+
+def _save_alone(model: str, weights: str | None, options: ModelOptions, settings: Any, asked: Asked) -> None:
+    """Results of pictures whose objects nobody has: written as they come, for another place to measure."""
+    from htc.data.coco import read_picture_list
+    from htc.evaluation.files import read_json
+    from htc.evaluation.run import detections_that_count, stream_results
+    from htc.inference.outputs import results_file
+
+    if asked.save is None:
+        raise ConfigError(f"{asked.annotations} has no annotations, so nothing can be measured; --save-results FILE writes the results")
+    if asked.subsets or asked.diagnostics or asked.html is not None:
+        raise ConfigError(f"{asked.annotations} has no annotations, so nothing can be measured: leave out --stages, --diagnostics and --html")
+    dataset = read_picture_list(asked.annotations, asked.folder)
+    truth = {**read_json(asked.annotations, "annotations"), "annotations": []}
+    predictor = load_predictor(model, weights, settings, options)
+    most = detections_that_count(predictor, None)
+    with progress("evaluate") as bar, results_file(asked.save) as file:
+        for result in stream_results(predictor, dataset, truth, most, lambda done, total: bar(done, total, ""), asked.batch_size):
+            file.add([{key: value for key, value in result.items() if key != "category_name"}])
+    say(f"{asked.annotations.name} has no annotations, so nothing was measured; {file.count} results in {asked.save}, for the server that has them")

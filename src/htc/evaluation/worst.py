@@ -1,0 +1,85 @@
+"""The pictures that went worst, drawn: what was annotated beside what was found, mistakes in a colour of their own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from pycocotools import mask as rle_codec
+
+from htc.data.pictures import read_picture
+from htc.evaluation.comparison import Annotation, Comparison, RunLengths
+from htc.evaluation.errors import IGNORED, KINDS, RIGHT, at_least, sort_errors
+from htc.evaluation.matching import Matched
+from htc.ops.masks import MaskCrop
+from htc.visual.drawing import enlarge, enlarge_crop, enlargement, paint_box, paint_mask, side_by_side
+from htc.visual.labels import paint_labels
+from htc.visual.palette import PALETTE
+
+FOUND, MISTAKEN, IGNORED_COLOUR = PALETTE[1], PALETTE[5], np.array([150, 150, 150], np.uint8)
+"""Sky blue, vermilion, grey: told apart by every kind of colour vision."""
+NAMES = {kind: name for name, kind in KINDS.items()}
+
+
+def draw_errors(picture: Path, comparison: Comparison, matched: Matched, threshold: float) -> UInt8[np.ndarray, "H W 3"]:
+    """Two pictures: annotated objects (the missed ones in vermilion), and results of at least `threshold` (the wrong ones so).
+
+    Raises `DataError` if the picture cannot be read.
+    """
+    image = read_picture(picture)
+    scale = enlargement((image.shape[0], image.shape[1]))
+    cut = at_least(matched, threshold)
+    kinds = sort_errors(cut).kinds
+    objects = [comparison.objects[place] for place in cut.objects]
+    missed = ~cut.detected & ~cut.crowd
+    left = _painted(
+        enlarge(image, scale),
+        objects,
+        None if comparison.object_masks is None else [comparison.object_masks[place] for place in cut.objects],
+        np.where(missed[:, None], MISTAKEN, np.where(cut.crowd[:, None], IGNORED_COLOUR, FOUND)),
+        [comparison.categories[label][1] if bad else "" for label, bad in zip(cut.object_labels, missed, strict=True)],
+        scale,
+    )
+    right = _painted(
+        enlarge(image, scale),
+        [comparison.found[place] for place in cut.found],
+        None if comparison.found_masks is None else [comparison.found_masks[place] for place in cut.found],
+        np.where((kinds == RIGHT)[:, None], FOUND, np.where((kinds == IGNORED)[:, None], IGNORED_COLOUR, MISTAKEN)),
+        [f"{NAMES[kind]} {score:.2f}" if kind in NAMES else "" for kind, score in zip(kinds.tolist(), cut.scores, strict=True)],
+        scale,
+    )
+    return side_by_side(left, right, ("Annotated", f"Found, scores from {threshold:.2f}"))
+
+
+def _painted(
+    canvas: UInt8[np.ndarray, "H W 3"],
+    items: Sequence[Annotation],
+    masks: Sequence[RunLengths] | None,
+    colours: UInt8[np.ndarray, "N 3"],
+    captions: Sequence[str],
+    scale: int,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Masks (boxes where there are none), large ones first, and the captions that are not empty."""
+    canvas = canvas.copy()
+    thickness = max(1, round(2 * (max(canvas.shape[:2]) / 640) ** 0.9))
+    boxes = np.array([item["bbox"] for item in items], np.float32).reshape(-1, 4)
+    corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1) * np.float32(scale)
+    for index in np.argsort(-boxes[:, 2:].prod(1), kind="stable"):
+        if masks is None:
+            paint_box(canvas, corners[index], colours[index], thickness)
+        else:
+            paint_mask(canvas, enlarge_crop(crop_of(masks[index]), scale), colours[index], thickness)
+    named = [index for index, caption in enumerate(captions) if caption]
+    _caption(canvas, corners[named], [captions[index] for index in named], colours[named])
+    return canvas
+
+
+def _caption(canvas: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"], captions: Sequence[str], colours: UInt8[np.ndarray, "N 3"]) -> None:
+    if captions:
+        paint_labels(canvas, boxes, captions, colours)
+
+
+def crop_of(mask: RunLengths) -> MaskCrop:
+    """A mask from run lengths, cropped to its own box."""
+    x, y, width, height = (int(value) for value in rle_codec.toBbox(mask))
+    return MaskCrop(x, y, rle_codec.decode(mask)[y : y + height, x : x + width].astype(bool))
