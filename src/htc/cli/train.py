@@ -1,15 +1,18 @@
 """`htc train`: a data set in, a trained model out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from htc.cli.choosing import chosen, names_preset, resumed, show_choices
 from htc.cli.evaluate import print_metrics
 from htc.cli.model import check_weights, fetch_weights, to_be_fetched
 from htc.cli.options import Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch
-from htc.cli.output import filling, folder_for, progress, say
+from htc.cli.output import filling, folder_for, say
+from htc.cli.watch import watching
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, DataError
 from htc.settings import Setting, resolve, to_yaml
@@ -17,6 +20,7 @@ from htc.settings import Setting, resolve, to_yaml
 if TYPE_CHECKING:
     from htc.data.coco import Splits
     from htc.training.progress import Progress
+    from htc.training.run import Options
 
 DEFAULTS = ModelOptions()
 PRESET = "htc_r50_fpn_1x_coco"
@@ -37,6 +41,7 @@ def train(
     semantic_instances: Natural | None = None,
     out: Folder | None = None,
     epochs: Count | None = None,
+    evaluate_every: Count | None = None,
     max_time: Annotated[Above | None, Parameter(metavar="MINUTES")] = None,
     batch_size: Count | None = None,
     lr: float | None = None,
@@ -64,7 +69,8 @@ def train(
     val_images
         Their pictures.
     preset
-        What to train; `htc models` lists all. Default: htc_r50_fpn_1x_coco.
+        What to train; `htc models` lists all. Default: chosen by the number of pictures and the memory, input size, anchors,
+        detections and epochs by the objects; each choice is printed with its rule.
     weights
         Start from these: a file, a folder, or the name of a preset with released weights. Layers that depend on the classes start anew.
     semantic
@@ -74,9 +80,11 @@ def train(
     semantic_instances
         Draw the instances over the maps of DIR, class k (from 0) with this value + k.
     out
-        Folder for model, numbers and curves. Default: runs/train/PRESET.
+        Folder for model, numbers and curves. Default: runs/train/PRESET, or the name of the data where the preset is chosen.
     epochs
         Times that all pictures are seen. Default: the preset's.
+    evaluate_every
+        Epochs between two evaluations. Default: 1, or about twenty evaluations where the epochs are chosen.
     max_time
         Stop after so many minutes.
     batch_size
@@ -93,21 +101,22 @@ def train(
     settings = [*options.settings(flags), *_shortcuts(epochs, batch_size, lr)]
     if preset is not None:
         settings.append(Setting(("preset",), preset, "--preset"))
-    config = resolve(settings, PRESET)
-    if options.print_config:
-        print(to_yaml(config), end="")
+    given = resolve(settings, PRESET)  # what is wrong by itself is said before any data is read
+    no_data = data is None and train_annotations is None
+    if options.print_config and (names_preset(settings) or no_data):
+        print(to_yaml(given), end="")
         return 0
     if resume and out is None:
         raise ConfigError("--resume needs --out DIR, the folder of the training to go on with")
     targets = _targets(semantic, semantic_json, semantic_instances)
     if weights is not None:
         check_weights(weights)
-    folder = out if resume and out is not None else folder_for("train", config.preset, out)
+    name = given.preset if names_preset(settings) or no_data else _name_of(data or train_annotations)
+    folder = out if resume and out is not None else folder_for("train", name, out)
     splits = splits_of(data, train_annotations, train_images, val_annotations, val_images, converted=folder / "data", val_share=val_share)
     _fetch(weights, splits)
     check_torch()
     from htc.training.run import Options
-    from htc.training.run import train as run_training
 
     how = Options(
         seed=seed,
@@ -120,13 +129,50 @@ def train(
         semantic_instances=semantic_instances,
         workers=workers,
     )
-    with filling(folder), progress("train") as bar:
-        result = run_training(config, splits, folder, how, steps_of(bar))
+    return _train(splits, folder, settings, how, evaluate_every, print_config=options.print_config)
+
+
+def _train(splits: "Splits", folder: Path, settings: Sequence[Setting], how: "Options", evaluate_every: int | None, *, print_config: bool) -> int:
+    """Chooses what is not given, trains, and says what is left behind."""
+    from htc.inference.load import choose_device
+    from htc.training.choices import Choice, stated, write_choices
+    from htc.training.memory import peak_memory
+    from htc.training.run import read_dataset
+    from htc.training.run import train as run_training
+    from htc.training.start import fit_to_data
+
+    dataset, targets = read_dataset(splits, how), how.semantic
+    every, choices = evaluate_every or 1, []
+    if how.resume:
+        config = resumed(folder, settings, PRESET)
+    elif names_preset(settings):
+        config = resolve(settings, PRESET)
+    else:
+        found = chosen(dataset, settings, how.device, how.weights)
+        config, choices, every = found.config, list(found.choices), evaluate_every or found.evaluate_every
+        if splits.val_annotations is not None and evaluate_every is None:
+            choices.append(Choice({"evaluate every": every}, "epochs; about twenty evaluations in all, best weights kept by them"))
+    if print_config:
+        print(to_yaml(fit_to_data(config, dataset, targets)), end="")
+        return 0
+    choices += stated(fit_to_data(config, dataset, targets), targets, config.training.batch_size)
+    show_choices(dataset, choices)
+    device = choose_device(how.device)
+    with filling(folder), watching(how.minutes, lambda: peak_memory(device)) as watch:
+        if not how.resume:
+            write_choices(folder, choices)
+        result = run_training(config, splits, folder, replace(how, evaluate_every=every), watch)
     if result.metrics is not None:
         print_metrics(result.metrics)
-    say(f"the model is in {result.model}, numbers and curves in {result.folder}")
+    say(f"the model is in {result.model}, numbers, curves and pictures in {result.folder}")
     say(f"try it: htc predict PICTURE --model {result.folder}")
     return 0
+
+
+def _name_of(data: Path | None) -> str:
+    """A name for a run by its data."""
+    path = Path() if data is None else data.absolute()
+    return path.stem if path.suffix else path.name
 
 
 def steps_of(bar: Callable[[int, int, str], None]) -> "Progress":

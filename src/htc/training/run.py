@@ -95,11 +95,7 @@ def train(config: Config, splits: Splits, out: Path, options: Options = Options(
     and `TrainingError` when a loss is not finite.
     """
     resume = prepare_folder(out, options.resume)
-    dataset = read_coco(splits.train_annotations, splits.train_images)
-    if not len(dataset):
-        raise DataError(f"{splits.train_annotations} lists no picture: there is nothing to train on")
-    if isinstance(options.semantic, Path):
-        dataset = with_semantic_maps(dataset, options.semantic, options.semantic_json, options.semantic_instances)
+    dataset = read_dataset(splits, options)
     config = fit_to_data(config, dataset, options.semantic)
     validation = validation_of(out, config, splits, options, progress)
     module = build_module(config, dataset, options, out, progress)
@@ -116,6 +112,16 @@ def train(config: Config, splits: Splits, out: Path, options: Options = Options(
         resume=resume,
     )
     return _finish(module.trained, config, out, with_metrics=validation.evaluate is not None)
+
+
+def read_dataset(splits: Splits, options: Options) -> Dataset:
+    """The training part with its semantic maps, where a folder of them is given; raises `DataError`."""
+    dataset = read_coco(splits.train_annotations, splits.train_images)
+    if not len(dataset):
+        raise DataError(f"{splits.train_annotations} lists no picture: there is nothing to train on")
+    if isinstance(options.semantic, Path):
+        dataset = with_semantic_maps(dataset, options.semantic, options.semantic_json, options.semantic_instances)
+    return dataset
 
 
 def prepare_folder(out: Path, resume: bool) -> Path | None:

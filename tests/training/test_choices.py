@@ -1,0 +1,123 @@
+"""What is chosen where the user does not say, on data made of numbers alone."""
+
+from pathlib import Path
+
+import pytest
+
+from htc.config import Config
+from htc.data.records import Dataset, ImageRecord, Instance
+from htc.presets import preset
+from htc.settings import from_flags
+from htc.training.choices import ENOUGH_PICTURES, choose, gib_needed, stated, write_choices
+
+
+def data(pictures=30, size=(480, 640), side=100.0, objects=3):
+    """Pictures of one size with square objects of one size."""
+    instances = tuple(Instance(i, i % 2, (10.0 + i, 10.0, 10.0 + i + side, 10.0 + side), False, None) for i in range(objects))
+    record = ImageRecord(0, Path("0.png"), *size, instances)
+    return Dataset(Path("train.json"), ("fig", "date"), (1, 2), (record,) * pictures)
+
+
+def fields(chosen):
+    return {name: value for choice in chosen.choices for name, value in choice.fields.items()}
+
+
+def rule_of(chosen, field):
+    return next(choice.rule for choice in chosen.choices if field in choice.fields)
+
+
+def test_few_pictures_without_weights_get_the_small_model():
+    found = choose(data(), [], memory=16)
+    assert found.config.preset == "htc_r18_small"
+    assert "30 pictures and no weights" in rule_of(found, "preset")
+    assert "--weights htc_r50_fpn_20e_coco" in rule_of(found, "preset")
+    # 8 steps an epoch of 4 pictures: 1500 steps would be 188 epochs.
+    assert found.config.training.epochs == 100
+    assert found.evaluate_every == 5
+    assert found.config.training.warmup_steps == 50
+    assert found.config.inference.max_detections == 100
+    assert (found.config.input.short_edge, found.config.input.max_scale) == (480, 1.0)
+    for name, value in fields(found).items():
+        part = found.config.model_dump()
+        for key in name.split("."):
+            part = part[key]
+        assert part == value, name
+
+
+SIDES = [(14.0, 250, 2.0, 300, 256), (100.0, 99, 1.0, 100, 256), (400.0, 1, 1.0, 100, None)]
+
+
+@pytest.mark.parametrize(("side", "objects", "scale", "detections", "crop"), SIDES)
+def test_objects_decide_size_crop_and_detections(side, objects, scale, detections, crop):
+    found = choose(data(side=side, objects=objects), [], memory=None)
+    assert found.config.input.max_scale == pytest.approx(scale, abs=0.3)
+    assert found.config.inference.max_detections == detections
+    assert found.config.training.augmentation.crop == (None if crop is None else (crop, crop))
+
+
+def test_small_objects_get_small_anchors():
+    scales = {side: choose(data(side=side, objects=20), from_flags([("input.max-scale", "1")]), None).config.rpn.anchor_scale for side in (9.0, 100.0)}
+    assert scales[9.0] < scales[100.0]
+
+
+def test_what_is_given_is_not_chosen():
+    given = from_flags([("training.epochs", "7"), ("input.short-edge", "320"), ("rpn.anchor-scale", "8"), ("training.augmentation.crop", "none")])
+    found = choose(data(objects=250), given, memory=16)
+    assert found.config.training.epochs == 7
+    assert found.config.input.short_edge == 320
+    assert found.config.rpn.anchor_scale == 8
+    assert found.config.training.augmentation.crop is None
+    assert set(fields(found)) == {"preset", "inference.max_detections", "training.warmup_steps"}
+    assert found.config.training.warmup_steps == 8 * 7 // 10
+
+
+@pytest.mark.parametrize(("memory", "name"), [(80, "htc_r50_scratch"), (None, "htc_r50_scratch"), (4, "htc_r18_small")])
+def test_many_pictures_get_a_large_model_if_it_fits(memory, name):
+    found = choose(data(ENOUGH_PICTURES), [], memory)
+    assert found.config.preset == name
+    assert f"{ENOUGH_PICTURES} pictures" in rule_of(found, "preset")
+    assert "training.epochs" not in fields(found)
+
+
+def test_weights_bring_their_architecture_and_anchors():
+    weights = ("htc_r50_fpn_20e_coco", preset("htc_r50_fpn_20e_coco"))
+    found = choose(data(side=20.0, objects=120), [], 80, weights)
+    assert found.config.preset == "htc_r50_fpn_20e_coco"
+    assert found.config.rpn.anchor_scale == 8
+    assert "rpn.anchor_scale" not in fields(found)
+    # 15 steps an epoch of 2 pictures: 100 epochs, the milestones where the 12 epochs of 1x have them.
+    assert (found.config.training.epochs, found.config.training.milestones) == (100, (67, 92))
+    assert found.config.training.warmup_steps == 150
+    assert found.config.inference.max_detections == 200
+
+
+def test_a_batch_that_does_not_fit_becomes_smaller():
+    weights = ("own", preset("htc_r50_fpn_1x_coco"))
+    roomy, tight = (choose(data(size=(800, 1333)), [], memory, weights) for memory in (80, gib_needed(weights[1], 1) / 0.8))
+    assert roomy.config.training.batch_size == 2
+    assert tight.config.training.batch_size == 1
+    assert "2 pictures a step need about" in rule_of(tight, "training.batch_size")
+
+
+@pytest.mark.parametrize("objects", [0, 1])
+def test_data_with_hardly_anything_in_it(objects):
+    found = choose(data(1, objects=objects), [], None)
+    assert isinstance(found.config, Config)
+    assert found.config.inference.max_detections == 100
+
+
+@pytest.mark.parametrize(("images", "rate"), [(2, 0.0025), (16, 0.02), (32, 0.04)])
+def test_the_real_learning_rate_is_stated(images, rate):
+    one, semantic = stated(preset("htc_r50_fpn_1x_coco"), "auto", images)
+    assert one.fields == {"learning rate": pytest.approx(rate)}
+    assert f"SGD's 0.02 is for 16 pictures a step, and a step has {images}" in one.rule
+    assert "background and 80 classes" in semantic.rule
+
+
+def test_adamw_s_rate_is_not_scaled_and_choices_are_written(tmp_path):
+    found = stated(preset("htc_r18_small"), "none", 4)
+    assert found[0].fields == {"learning rate": 0.001}
+    assert "as it is" in found[0].rule
+    assert found[1].fields == {"semantic targets": "none"}
+    write_choices(tmp_path, found)
+    assert '"learning rate": 0.001' in (tmp_path / "choices.json").read_text()
