@@ -53,7 +53,7 @@ def test_rows_of_classes_known_by_name_are_kept(agnostic):
     assert {name.rsplit(".", 1)[-1] for name in start.new_layers} == {"classify", "logits"} | (set() if agnostic else {"regress"})
     said = " ".join(start.lines())
     assert "old.pth" in said
-    assert "class worm from nothing; 2 classes (bird, cat) keep what the weights know" in said
+    assert "class worm from nothing; what the weights know of 2 classes (bird, cat) is kept, by name" in said
 
 
 def test_the_same_classes_keep_everything():

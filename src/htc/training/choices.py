@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from htc.config import AdamW, Config
+from htc.config import AdamW, Config, ResNet
 from htc.data.advice import Statistics, anchor_scale, input_size, max_detections, statistics_of
 from htc.data.records import Dataset
 from htc.files import write_json
@@ -38,6 +38,7 @@ GIB_FIXED, GIB_A_MEGAPIXEL = 1.5, 5.0
 `htc benchmark memory --size 512x672`: 2.2 GiB above the weights at 0.34 million pixels, of which 0.6 are gradients and momentum.
 """
 SIZED_DEPTH = 50
+"""Networks below this depth are taken to fit anywhere."""
 USABLE = 0.8
 """Part of a device's memory that a training may fill."""
 
@@ -112,7 +113,7 @@ def _base(pictures: int, memory: float | None, weights: tuple[str, Config] | Non
     if weights is not None:
         name, config = weights
         return config, f"the weights {name} are of this architecture; its anchors stay, since the weights have learned them"
-    advice = f"; for a better model on few pictures start from released weights: --weights {RELEASED}"
+    advice = f"; for a better model on few pictures start from released weights (--weights {RELEASED}) or your own"
     if pictures < ENOUGH_PICTURES:
         return preset(FROM_SCRATCH), f"{pictures} pictures and no weights: below {ENOUGH_PICTURES} a large network learns too little from scratch{advice}"
     large = preset(LARGE_FROM_SCRATCH)
@@ -147,8 +148,8 @@ def _crop(chooser: _Chooser, data: Statistics) -> None:
 
 def _batch(chooser: _Chooser, memory: float | None) -> None:
     """The preset's batch, or as much of it as fits; small networks fit anywhere."""
-    wanted = chooser.config.training.batch_size
-    if memory is None or chooser.config.backbone.depth < SIZED_DEPTH:
+    wanted, backbone = chooser.config.training.batch_size, chooser.config.backbone
+    if memory is None or (isinstance(backbone, ResNet) and backbone.depth < SIZED_DEPTH):
         return
     room = int((memory * USABLE - GIB_FIXED) / (gib_needed(chooser.config, 1) - GIB_FIXED))
     if room < wanted:

@@ -48,7 +48,7 @@ class Start:
         """For the person who starts the training."""
         if not self.new_layers:
             return [f"all layers start from {self.weights}: it knows {_some(self.kept_classes)}"]
-        kept = f"; {_some(self.kept_classes)} keep what the weights know of them, by name" if self.kept_classes else ""
+        kept = f"; what the weights know of {_some(self.kept_classes)} is kept, by name" if self.kept_classes else ""
         layers = f"new are only the layers of the classes ({', '.join(self.new_layers)})"
         return [f"all other layers start from {self.weights}", f"{layers}: {_some(self.new_classes) if self.new_classes else 'no class'} from nothing{kept}"]
 
