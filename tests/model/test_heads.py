@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from htc.config import Cascade
 from htc.model.heads import BoxHead, MaskHead
@@ -86,3 +86,23 @@ def test_mask_logits_are_those_of_each_regions_class(count: int) -> None:
     found = head(features, labels)
     assert found.shape == (count, 28, 28)
     torch.testing.assert_close(found, every_class[torch.arange(count), labels], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["none", "batch", "sync", "group"])
+def test_a_box_head_of_four_convolutions_and_one_layer(kind: str) -> None:
+    """4conv1fc: the convolutions carry the norm and keep the bins; the fully connected layer reads them pixel by pixel."""
+    config = Cascade(box_convs=4, box_fcs=1, box_channels=12, box_norm=kind)  # type: ignore[arg-type]
+    head = BoxHead(8, 3, config, (0.1, 0.1, 0.2, 0.2)).eval()
+    types = {"none": nn.Identity, "batch": nn.BatchNorm2d, "sync": nn.SyncBatchNorm, "group": nn.GroupNorm}
+    assert [type(conv.norm) for conv in head.convs] == [types[kind]] * 4  # type: ignore[union-attr]
+    pooled = torch.randn(5, 8, 7, 7)
+    logits, deltas = head(pooled)
+    assert (logits.shape, deltas.shape) == ((5, 4), (5, 4))
+    features = nn.Sequential(*head.convs)(pooled)
+    expected = head.classify(head.fc[0](features.permute(0, 2, 3, 1).flatten(1)).relu())
+    torch.testing.assert_close(logits, expected)
+
+
+def test_a_norm_without_convolutions_is_refused() -> None:
+    with pytest.raises(ValueError, match="set box_convs"):
+        Cascade(box_norm="sync")

@@ -29,7 +29,12 @@ class Cascade(Section):
     samples: Positive = 512
     positive_fraction: Fraction = 0.25
     box_loss: BoxLoss = "smooth_l1"
+    box_convs: Annotated[int, Field(ge=0)] = 0
+    """3x3 convolutions before the fully connected layers of a box head (4, with `box_fcs` 1: Wu and He 2018's 4conv1fc)."""
+    box_fcs: Positive = 2
     box_channels: Positive = 1024
+    box_norm: LayerNorm = "none"
+    """Of those convolutions: the fully connected layers have none."""
     mask_channels: Positive = 256
     mask_convs: Positive = 4
     mask_norm: LayerNorm = "none"
@@ -40,4 +45,6 @@ class Cascade(Section):
             count = len(getattr(self, name))
             if count != self.num_stages:
                 raise ValueError(f"{name} has {count} values for num_stages = {self.num_stages}: give one value a stage")
+        if self.box_norm != "none" and not self.box_convs:
+            raise ValueError(f"box_norm {self.box_norm} belongs to convolutions in the box heads: set box_convs, to 4 for example")
         return self

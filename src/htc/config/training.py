@@ -24,6 +24,10 @@ class AdamW(Section):
     kind: Literal["adamw"] = "adamw"
     lr: PositiveFloat = 3e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay_of: Literal["all", "weights"] = "all"
+    """`weights` spares norms, biases and position tables, as transformers are trained."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The learning rate of each block of the backbone over that of the next one (Bao et al. 2021, BEiT); 1: all learn alike."""
 
 
 class Training(Section):

@@ -15,7 +15,9 @@ MASK_BINS = 14
 
 
 class BoxHead(nn.Module):
-    """B_t: two shared fully connected layers on 7x7 features, then K+1 class logits (background last) and box deltas.
+    """B_t: shared layers on 7x7 features, then K+1 class logits (background last) and box deltas.
+
+    The shared layers are two fully connected ones in the paper; convolutions may come before them.
 
     Features are read pixel by pixel (7, 7, C), as the pool lays them out; the original flattens (C, 7, 7), so its first
     layer's columns are reordered when a checkpoint is converted.
@@ -24,7 +26,10 @@ class BoxHead(nn.Module):
     def __init__(self, channels_in: int, num_classes: int, config: Cascade, stds: tuple[float, ...]) -> None:
         super().__init__()
         width = config.box_channels
-        self.fc = nn.ModuleList([nn.Linear(channels_in * BOX_BINS * BOX_BINS, width), nn.Linear(width, width)])
+        self.convs = nn.ModuleList(ConvBlock(channels_in, channels_in, 3, norm_kind=config.box_norm) for _ in range(config.box_convs))
+        initialise(self.convs)
+        flat = channels_in * BOX_BINS * BOX_BINS
+        self.fc = nn.ModuleList(nn.Linear(flat if i == 0 else width, width) for i in range(config.box_fcs))
         self.classify = nn.Linear(width, num_classes + 1)
         self.regress = nn.Linear(width, 4 if config.class_agnostic_boxes else 4 * num_classes)
         self.stds = stds
@@ -37,6 +42,8 @@ class BoxHead(nn.Module):
 
     def forward(self, pooled: Float[Tensor, "N C 7 7"]) -> tuple[Float[Tensor, "N classes"], Float[Tensor, "N deltas"]]:
         """-> class logits (N, K+1) and deltas (N, 4) or (N, 4 K), float32"""
+        for conv in self.convs:
+            pooled = conv(pooled)
         x = pooled.permute(0, 2, 3, 1).flatten(1)
         for layer in self.fc:
             x = layer(x).relu_()

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from htc.config import AdamW, Training
 from htc.data.loader import pure_seed
 from htc.errors import TrainingError
+from htc.training.parameter_groups import groups_of
 from htc.training.schedule import base_learning_rate, learning_rate_factor
 from htc.types import Batch
 
@@ -51,8 +52,7 @@ class TrainingModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The configured optimiser, stepped by `learning_rate_factor`."""
         training = self.training_config
-        parameters = [p for p in self.detector.parameters() if p.requires_grad]
-        optimizer = build_optimizer(parameters, training, self.images_per_step)
+        optimizer = build_optimizer(groups_of(self.detector, training.optimizer), training, self.images_per_step)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(training, step, self.steps_per_epoch, self.epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -68,8 +68,8 @@ class TrainingModule(LightningModule):
         return self.detector if self.average is None else self.average.module
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], training: Training, images_per_step: int) -> torch.optim.Optimizer:
-    """SGD or AdamW at its base learning rate; weight decay on every parameter, as the original has it."""
+def build_optimizer(parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], training: Training, images_per_step: int) -> torch.optim.Optimizer:
+    """SGD or AdamW at its base learning rate; weight decay on every parameter, as the original has it, where groups do not say otherwise."""
     rate = base_learning_rate(training, images_per_step)
     chosen = training.optimizer
     if isinstance(chosen, AdamW):

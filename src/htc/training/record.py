@@ -43,7 +43,7 @@ class LossRecord(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         """Notes the learning rate of the step: at its end the schedule has moved on."""
-        self._rate = optimizer.param_groups[0]["lr"]
+        self._rate = max(group["lr"] for group in optimizer.param_groups)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Writes the rows of a step that is done."""

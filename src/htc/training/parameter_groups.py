@@ -1,0 +1,52 @@
+"""Learning rates and weight decay that differ from parameter to parameter: layer decay, and what is spared from weight decay."""
+
+from typing import Any
+
+from torch import nn
+
+from htc.config import SGD, AdamW
+from htc.errors import ConfigError
+
+BACKBONE = "backbone."
+POSITION_TABLES = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed", "cls_token")
+
+
+def groups_of(detector: nn.Module, optimizer: SGD | AdamW) -> list[nn.Parameter] | list[dict[str, Any]]:
+    """All trained parameters, as one list where they learn alike, else as groups with their own `lr` and `weight_decay`."""
+    named = [(name, parameter) for name, parameter in detector.named_parameters() if parameter.requires_grad]
+    if isinstance(optimizer, SGD) or (optimizer.layer_decay == 1 and optimizer.weight_decay_of == "all"):
+        return [parameter for _, parameter in named]
+    factors = rate_factors(detector.get_submodule(BACKBONE[:-1]), optimizer.layer_decay) if optimizer.layer_decay < 1 else {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        factor = factors.get(name.removeprefix(BACKBONE), 1.0) if name.startswith(BACKBONE) else 1.0
+        spared = optimizer.weight_decay_of == "weights" and (parameter.ndim <= 1 or name.endswith(POSITION_TABLES))
+        groups.setdefault((factor, 0.0 if spared else optimizer.weight_decay), []).append(parameter)
+    return [{"params": members, "lr": optimizer.lr * factor, "weight_decay": decay} for (factor, decay), members in groups.items()]
+
+
+def rate_factors(backbone: nn.Module, decay: float) -> dict[str, float]:
+    """Parameter name -> factor of the learning rate: `decay` to the power of the blocks that follow, and once more.
+
+    N blocks: what precedes the first one learns at decay^(N + 1), block k at decay^(N + 1 - k), what follows the last one at 1.
+    Raises `ConfigError` for networks without blocks in sequence (timm's DPN).
+    """
+    blocks = block_names(backbone)
+    if not blocks:
+        raise ConfigError("training.optimizer.layer_decay: this backbone has no sequence of blocks; set it to 1")
+    factors, seen = {}, 0
+    for name, _ in backbone.named_parameters():
+        inside = next((place for place, block in enumerate(blocks, 1) if name.startswith(f"{block}.")), None)
+        seen = max(seen, inside or 0)
+        layer = inside or (seen if seen < len(blocks) else len(blocks) + 1)
+        factors[name] = decay ** (len(blocks) + 1 - layer)
+    return factors
+
+
+def block_names(backbone: nn.Module) -> list[str]:
+    """The blocks of a network in their order: the members of its sequences that have parts themselves, outermost sequences only."""
+    found: list[str] = []
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Sequential | nn.ModuleList) and not any(f"{name}.".startswith(f"{block}.") for block in found):
+            found += [f"{name}.{part}" if name else part for part, child in module.named_children() if any(True for _ in child.children())]
+    return found
