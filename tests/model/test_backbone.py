@@ -6,7 +6,8 @@ import torchvision
 from torch import Tensor, nn
 
 from htc.config import ResNet
-from htc.model.backbone import DeformableConv2d, build_backbone, channels
+from htc.model.backbone import build_backbone, channels
+from htc.model.deformable import DeformableConv2d
 from htc.model.layers import FixedBatchNorm2d
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from htc.config import Timm, ViT
 from htc.errors import ConfigError
 from htc.model.backbone import build_backbone, channels
+from htc.model.deformable import DeformableConv2d
 from htc.model.layers import FixedBatchNorm2d, FrozenBatchNorm2d
 from htc.model.timm_features import convert_norms, map_indices
 
@@ -76,14 +77,29 @@ def test_norms_of_any_kind_give_the_same_maps(name: str, kind: str) -> None:
     assert {m.training for m in norms} == {kind in ("batch", "sync")}
 
 
-@pytest.mark.parametrize(("frozen", "first_trained"), [(-1, "layer0"), (0, "layer1"), (1, "layer2"), (3, "layer4")])
+@pytest.mark.parametrize(("frozen", "first_trained"), [(-1, "layer0"), (1, "layer2"), (3, "layer4")])
 def test_frozen_stages(frozen: int, first_trained: str) -> None:
-    """As in ResNet: 0 the stem, 1 also what makes C2; frozen norms do not follow the batch."""
+    """1: all that makes C2, as in ResNet; frozen norms do not follow the batch."""
     backbone = build_backbone(Timm(name="legacy_seresnet18", norm="batch", frozen_stages=frozen)).train()
     parts = {name.split(".")[1] for name, p in backbone.named_parameters() if p.requires_grad}
     assert min(parts) == first_trained
     stem = next(m for name, m in backbone.named_modules() if name.startswith("body.layer0") and isinstance(m, nn.BatchNorm2d))
-    assert isinstance(stem, FrozenBatchNorm2d) == (frozen >= 0)
+    assert isinstance(stem, FrozenBatchNorm2d) == (frozen > 0)
+
+
+@pytest.mark.parametrize(("name", "convolutions"), [("legacy_senet154", "conv2"), ("dpn107", "c3x3_b.conv")])
+def test_deformable_convolution_in_the_last_stage(name: str, convolutions: str) -> None:
+    """Table 7's res5: every 3x3 convolution of the three blocks, groups kept."""
+    with torch.device("meta"):
+        backbone = build_backbone(Timm(name=name, deformable="v1", deformable_stages=(5,)))
+    found = {place: m for place, m in backbone.named_modules() if isinstance(m, DeformableConv2d)}
+    assert len(found) == 3
+    assert all(place.endswith(convolutions) and ("layer4" in place or "conv5" in place) and m.groups > 1 for place, m in found.items())
+
+
+def test_nothing_to_deform_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match="no 3x3 convolution"):
+        build_backbone(Timm(name="convnext_atto", deformable="v1", deformable_stages=(5,)))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +117,7 @@ def test_names_that_cannot_be_a_backbone_are_refused(name: str, says: str) -> No
 
 
 def test_networks_that_cannot_be_taken_apart_are_not_frozen() -> None:
-    with pytest.raises(ConfigError, match="set it to -1"):
+    with pytest.raises(ConfigError, match="leave it out"):
         build_backbone(Timm(name="mobilenetv3_small_050", frozen_stages=1))
     assert map_indices("mobilenetv3_small_050") == (1, 2, 3, 4)
 

@@ -10,6 +10,13 @@ BackboneNorm = Literal["statistics_fixed", "frozen", "batch", "sync", "group"]
 Pretrained = bool | str
 """Weights a training starts from: false none, true those of timm for this network, else another timm name or a file."""
 Stages = Annotated[int, Field(ge=-1, le=4)]
+Deformable = Literal["none", "v1", "v2"]
+DeformableStages = tuple[Annotated[int, Field(ge=2, le=5)], ...]
+
+
+def _check_deformable(kind: Deformable, stages: DeformableStages) -> None:
+    if (kind != "none") != bool(stages):
+        raise ValueError("deformable and deformable_stages go together: for example deformable: v1, deformable_stages: [3, 4, 5]")
 
 
 class ResNet(Section):
@@ -25,14 +32,13 @@ class ResNet(Section):
     base_width: Positive = 64
     norm: BackboneNorm = "statistics_fixed"
     frozen_stages: Stages = 1
-    deformable: Literal["none", "v1", "v2"] = "none"
-    deformable_stages: tuple[Annotated[int, Field(ge=2, le=5)], ...] = ()
+    deformable: Deformable = "none"
+    deformable_stages: DeformableStages = ()
     pretrained: Pretrained = False
 
     @model_validator(mode="after")
     def _deformable_says_where(self) -> Self:
-        if (self.deformable != "none") != bool(self.deformable_stages):
-            raise ValueError("deformable and deformable_stages go together: for example deformable: v1, deformable_stages: [3, 4, 5]")
+        _check_deformable(self.deformable, self.deformable_stages)
         if self.deformable != "none" and self.depth < 50:
             raise ValueError("deformable convolution needs bottleneck blocks: depth 50 or more")
         if self.depth < 50 and (self.groups != 1 or self.base_width != 64):
@@ -43,19 +49,27 @@ class ResNet(Section):
 class Timm(Section):
     """Any network of timm with feature maps of strides 4, 8, 16 and 32: `legacy_senet154`, `dpn107`, `swin_*`, `convnext_*`, ...
 
-    `norm` is what its batch norms become (networks without any, as Swin and ConvNeXt, are not touched by it); `frozen_stages`
-    counts as in `ResNet`: 0 freezes what precedes the first feature map, 1 also what makes it, and so on.
+    `norm` is what its batch norms become (networks without any, as Swin and ConvNeXt, are not touched by it). `frozen_stages`: 1
+    freezes all that makes C2, stem included, 2 also what makes C3, and so on; -1 nothing.
     """
 
     kind: Literal["timm"] = "timm"
     name: str
     norm: Literal["statistics_fixed", "frozen", "batch", "sync"] = "statistics_fixed"
-    frozen_stages: Stages = -1
+    frozen_stages: Literal[-1, 1, 2, 3, 4] = -1
     output_norm: Literal["none", "layer"] = "none"
     """A LayerNorm on each feature map, as Swin and ConvNeXt have for detection (their own code; Liu et al. 2021, 2022)."""
     drop_path_rate: Fraction = 0.0
     """Stochastic depth: the share of residual branches left out in training, growing with the depth up to this."""
+    deformable: Deformable = "none"
+    deformable_stages: DeformableStages = ()
+    """Every 3x3 convolution of what makes these feature maps (2-5)."""
     pretrained: Pretrained = False
+
+    @model_validator(mode="after")
+    def _deformable_says_where(self) -> Self:
+        _check_deformable(self.deformable, self.deformable_stages)
+        return self
 
 
 class FishNet(Section):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from htc.model.backbone import DeformableConv2d
+from htc.model.deformable import DeformableConv2d
 from htc.model.detector import Detector
 from htc.model.layers import use_pointwise
 from htc.model.timm_features import TimmFeatures

@@ -1,6 +1,6 @@
 """Networks of timm as backbones: four feature maps of strides 4 to 32 for any picture size."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from htc.config import Timm
 from htc.errors import ConfigError
+from htc.model.deformable import make_deformable
 from htc.model.layers import freeze_norms, norm
 
 STRIDES = (4, 8, 16, 32)
@@ -38,8 +39,10 @@ class TimmFeatures(nn.Module):
         self.channels = tuple(info.channels())
         self.channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
         convert_norms(self.body, config.norm)
-        if config.frozen_stages >= 0:
-            _freeze(self.body, config)
+        if config.deformable != "none":
+            _deform(_parts(self.body, config.name, "deformable_stages"), config, keep_weights=weights is not None)
+        if config.frozen_stages > 0:
+            _freeze(self.body, _parts(self.body, config.name, "frozen_stages"), config.frozen_stages)
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels if config.output_norm == "layer")
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -126,15 +129,36 @@ class NormThen(nn.Module):
         return self.act(self.drop(self.norm(x)))
 
 
-def _freeze(body: nn.Module, config: Timm) -> None:
-    """Stop training what precedes C2 (frozen_stages 0) and what makes the first `frozen_stages` maps, their norms included."""
+def _parts(body: nn.Module, name: str, setting: str) -> list[tuple[int, str, nn.Module]]:
+    """(feature map it serves first, name, module) of each part in its order; 2 is C2, stem included."""
     returned = getattr(body, "return_layers", None)
     if returned is None or not isinstance(body, nn.ModuleDict):
-        raise ConfigError(f"backbone.frozen_stages: timm does not take {config.name} apart; set it to -1")
-    made = 0
-    for name, part in list(body.items()):
-        if name in returned:
-            made += 1
-        if made > config.frozen_stages:
-            break
-        body[name] = freeze_norms(part).requires_grad_(False)
+        raise ConfigError(f"backbone.{setting}: timm does not take {name} apart; leave it out")
+    found, served = [], 2
+    for part, module in body.items():
+        found.append((served, part, module))
+        served += part in returned
+    return found
+
+
+def _blocks(part: nn.Module) -> Iterator[nn.Module]:
+    """The modules of a part that have a 3x3 convolution of their own and parts beside it."""
+    for module in part.modules():
+        if not isinstance(module, nn.Sequential) and any(isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3) for child in module.children()):
+            yield module
+
+
+def _deform(parts: list[tuple[int, str, nn.Module]], config: Timm, *, keep_weights: bool) -> None:
+    """Deformable convolutions in what makes the configured feature maps; raises `ConfigError` where there are none to replace."""
+    assert config.deformable != "none"
+    for stage in config.deformable_stages:
+        blocks = [block for map_, _, part in parts if map_ == stage for block in list(_blocks(part))]
+        if not sum(make_deformable(block, config.deformable, keep_weights=keep_weights) for block in blocks):
+            raise ConfigError(f"backbone.deformable_stages {stage}: {config.name} has no 3x3 convolution there that could be deformable")
+
+
+def _freeze(body: nn.Module, parts: list[tuple[int, str, nn.Module]], stages: int) -> None:
+    """Stop training what makes the first `stages` maps, their norms included."""
+    for map_, name, part in parts:
+        if map_ <= stages + 1:
+            setattr(body, name, freeze_norms(part).requires_grad_(False))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from htc.coco_classes import COCO_CLASSES, COCO_IDS
-from htc.config import RPN, Augmentation, Cascade, Config, Inference, ResNet, Training
+from htc.config import RPN, Augmentation, Backbone, Cascade, Config, Inference, ResNet, Training
 
 TWENTY_EPOCHS = Training(epochs=20, milestones=(16, 19))
 BACKBONES = {
@@ -52,7 +52,7 @@ def cascade_mask_rcnn(name: str, backbone: ResNet) -> Config:
     )
 
 
-def htc(name: str, backbone: ResNet, training: Training = TWENTY_EPOCHS) -> Config:
+def htc(name: str, backbone: Backbone, training: Training = TWENTY_EPOCHS) -> Config:
     """Hybrid Task Cascade, Eqs. 2-6: interleaved, mask flow, semantic fusion in box and mask heads."""
     return Config(preset=name, classes=COCO_CLASSES, category_ids=COCO_IDS, backbone=backbone, training=training)
 
