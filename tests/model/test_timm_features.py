@@ -147,3 +147,8 @@ def test_plain_vit_at_its_own_size_is_timm_s_classifier_trunk() -> None:
 def test_what_is_no_plain_vit_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"backbone\.name"):
         build_backbone(ViT(name=name))
+
+
+def test_a_tag_that_timm_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no weights of that tag: it has .*ms_in22k"):
+        build_backbone(Timm(name="swin_large_patch4_window7_224.ms_in99k"))

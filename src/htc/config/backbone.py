@@ -19,6 +19,11 @@ def _check_deformable(kind: Deformable, stages: DeformableStages) -> None:
         raise ValueError("deformable and deformable_stages go together: for example deformable: v1, deformable_stages: [3, 4, 5]")
 
 
+def _check_pretrained(norm: BackboneNorm, pretrained: Pretrained) -> None:
+    if norm == "group" and pretrained:
+        raise ValueError("ImageNet weights come with batch norms: with pretrained choose norm statistics_fixed, frozen, batch or sync")
+
+
 class ResNet(Section):
     """ResNet or ResNeXt, "pytorch" style (the stride is in the 3x3 convolution), features C2-C5 of strides 4-32.
 
@@ -41,6 +46,7 @@ class ResNet(Section):
         _check_deformable(self.deformable, self.deformable_stages)
         if self.deformable != "none" and self.depth < 50:
             raise ValueError("deformable convolution needs bottleneck blocks: depth 50 or more")
+        _check_pretrained(self.norm, self.pretrained)
         if self.depth < 50 and (self.groups != 1 or self.base_width != 64):
             raise ValueError("groups and base_width need bottleneck blocks: depth 50 or more")
         return self
@@ -79,7 +85,12 @@ class FishNet(Section):
     depth: Literal[99, 150] = 150
     norm: BackboneNorm = "statistics_fixed"
     pretrained: str | Literal[False] = False
-    """A file; timm has no weights of it."""
+    """A file, of the authors' names or ours; timm has no weights of it."""
+
+    @model_validator(mode="after")
+    def _pretrained_fits(self) -> Self:
+        _check_pretrained(self.norm, self.pretrained)
+        return self
 
 
 class ViT(Section):

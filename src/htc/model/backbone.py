@@ -30,7 +30,10 @@ def build_backbone(config: Backbone, weights: Mapping[str, Tensor] | None = None
         case ViT():
             return PlainViT(config, weights)
         case FishNet():
-            return FishFeatures(config)
+            fish = FishFeatures(config)
+            if weights is not None:
+                fish.load_state_dict(dict(weights))
+            return fish
 
 
 def build_resnet(config: ResNet, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -47,6 +50,7 @@ def build_resnet(config: ResNet, weights: Mapping[str, Tensor] | None = None) ->
     )
     for stage in config.deformable_stages:
         for block in backbone[f"layer{stage - 1}"]:  # type: ignore[index]
+            assert config.deformable != "none"
             make_deformable(block, config.deformable, keep_weights=weights is not None)
     freeze(backbone, config.frozen_stages)
     return backbone

@@ -71,6 +71,10 @@ def check_name(name: str) -> None:
         near = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:4]
         hint = f": did you mean {', '.join(near)}?" if near else "; `timm.list_models()` has them all"
         raise ConfigError(f"backbone.name {name}: timm has no network of that name{hint}")
+    network, _, tag = name.partition(".")
+    known = timm.list_pretrained(f"{network}.*")
+    if tag and name not in known:
+        raise ConfigError(f"backbone.name {name}: timm has {network}, but no weights of that tag: it has {', '.join(known) or 'none'}")
 
 
 @cache

@@ -9,6 +9,7 @@ import torch
 from lightning import Callback
 from torch import nn
 
+from htc.checkpoint.imagenet import start_from_imagenet
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import save_pretrained
 from htc.config import Config
@@ -185,6 +186,10 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         detector = Detector(config)
+    if options.weights is None and not options.resume:
+        imagenet = start_from_imagenet(detector.backbone, config.backbone)
+        if imagenet is not None and progress is not None:
+            progress(Said(f"the backbone starts from {imagenet}"))
     if options.weights is not None:
         start = start_from(detector, load_model(options.weights), options.weights)
         write_json(out / START, asdict(start))

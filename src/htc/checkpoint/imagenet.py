@@ -1,0 +1,142 @@
+"""ImageNet weights for a backbone, by timm's name (from the cache, else fetched) or from a file; needed when a training starts, never after."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import hf_hub_download
+from torch import Tensor, nn
+
+from htc.checkpoint.download import FetchError, download, offline
+from htc.checkpoint.fishnet import our_names
+from htc.checkpoint.native import read_safetensors
+from htc.checkpoint.rebuild import TensorReference
+from htc.checkpoint.torch_file import open_torch_file
+from htc.checkpoint.zoo import cache_folder
+from htc.config import Backbone, FishNet, ResNet
+from htc.errors import CheckpointError, ConfigError
+from htc.model.backbone import build_backbone
+from htc.model.timm_features import check_name
+
+RESNETS = {
+    (18, 1, 64): "resnet18.tv_in1k",
+    (34, 1, 64): "resnet34.tv_in1k",
+    (50, 1, 64): "resnet50.tv_in1k",
+    (101, 1, 64): "resnet101.tv_in1k",
+    (152, 1, 64): "resnet152.tv_in1k",
+    (50, 32, 4): "resnext50_32x4d.tv_in1k",
+    (101, 32, 4): "resnext101_32x4d.gluon_in1k",
+    (101, 32, 8): "resnext101_32x8d.tv_in1k",
+    (101, 64, 4): "resnext101_64x4d.tv_in1k",
+}
+"""(depth, groups, base_width) -> timm's name: torchvision's weights, as the original's, where there are any."""
+_CLASSIFIER = 4
+"""At most so many weights of a classifier follow what its backbone keeps."""
+_OURS = re.compile(r"^(up4|up8|norms)\.|\.conv_offset\.")
+"""Parts of a backbone that no classifier has."""
+
+
+def start_from_imagenet(backbone: nn.Module, config: Backbone) -> str | None:
+    """Copies the weights that `config.pretrained` asks for into `backbone`; their name or file, or None if it asks for none.
+
+    Raises `ConfigError` if timm has none for this network, `FetchError` if they cannot be had, `CheckpointError` if they are
+    another network's.
+    """
+    if not config.pretrained:
+        return None
+    name = source_of(config)
+    weights = read_classifier(Path(name)) if Path(name).is_file() else read_classifier(fetch_from_timm(name))
+    state = _loaded(config, weights, name)
+    backbone.load_state_dict(state, strict=False)
+    return name
+
+
+def source_of(config: Backbone) -> str:
+    """The file or the timm name of the weights a configuration asks for."""
+    if isinstance(config.pretrained, str):
+        if Path(config.pretrained).is_file():
+            return config.pretrained
+        if isinstance(config, FishNet) or not timm.is_model(config.pretrained):
+            raise ConfigError(f"backbone.pretrained {config.pretrained}: no such file" + ("" if isinstance(config, FishNet) else ", and no network of timm"))
+        return config.pretrained
+    if isinstance(config, ResNet):
+        shape = (config.depth, config.groups, config.base_width)
+        if shape not in RESNETS:
+            raise ConfigError(f"backbone.pretrained: there are no ImageNet weights for depth, groups, base_width {shape}; give a file, or set it to false")
+        return RESNETS[shape]
+    assert not isinstance(config, FishNet)
+    return config.name
+
+
+def fetch_from_timm(name: str) -> Path:
+    """The weights file of a timm name: from the cache of huggingface_hub or ours, else downloaded into it."""
+    check_name(name)
+    described = timm.models.get_pretrained_cfg(name)
+    remedy = f"set backbone.pretrained to a file of {name} (.pth, .safetensors), or to false for a random start"
+    if described is None or not (described.hf_hub_id or described.url):
+        raise ConfigError(f"backbone.pretrained: timm has no weights named {name}; {remedy}")
+    if not described.hf_hub_id:
+        file = str(described.url).rsplit("/", 1)[1]
+        digits = re.search(r"-([0-9a-f]{8,})\.", file)
+        if digits is None:
+            raise ConfigError(f"backbone.pretrained {name}: its address has no checksum; {remedy}")
+        target = cache_folder() / file
+        if not target.exists() and offline():
+            raise FetchError(f"backbone.pretrained {name}: offline, and not in the cache; put {described.url} at {target}, or {remedy}")
+        return download(str(described.url), target, digits[1])
+    file = described.hf_hub_filename or "model.safetensors"
+    try:
+        return Path(hf_hub_download(described.hf_hub_id, file, local_files_only=True))
+    except OSError:
+        if offline():
+            raise FetchError(f"backbone.pretrained {name}: offline, and {described.hf_hub_id} is not in the cache of huggingface_hub; {remedy}") from None
+    try:
+        return Path(hf_hub_download(described.hf_hub_id, file))
+    except OSError as error:
+        raise FetchError(f"backbone.pretrained {name}: {described.hf_hub_id} cannot be fetched from the Hugging Face hub: {error}; {remedy}") from error
+
+
+def read_classifier(path: Path) -> dict[str, Tensor]:
+    """The tensors of a classifier's file, running nothing of it; a `state_dict` or `model` inside, prefixes of parallel training gone."""
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    file = open_torch_file(path)
+    content: Any = file.content
+    for key in ("state_dict_ema", "state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    entries = content.items() if isinstance(content, Mapping) else ()
+    found = {str(name).removeprefix("module."): value for name, value in entries if isinstance(value, TensorReference)}
+    if not found:
+        raise CheckpointError(f"{path}: holds no weights by name; give the state_dict of a classifier")
+    return file.tensors(found)
+
+
+def _loaded(config: Backbone, weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Our name -> tensor of all that the weights filled. Two networks of one seed, one of them filled, tell what was not."""
+    weights = our_names(weights) if isinstance(config, FishNet) else weights
+    plain = _seeded(config, None, name)
+    filled = _seeded(config, weights, name)
+    same = {key for key, value in filled.items() if torch.equal(value, plain[key])}
+    matrices = [key for key, value in filled.items() if value.ndim >= 2 and not _OURS.search(key)]
+    missing = [key for key in matrices if key in same]
+    if missing:
+        raise CheckpointError(f"backbone.pretrained {name}: is of another network: {len(missing)} weights are not in it, first {missing[0]}")
+    more = sum(tensor.ndim >= 2 for tensor in weights.values()) - len(matrices)
+    if more > _CLASSIFIER:
+        raise CheckpointError(f"backbone.pretrained {name}: is of another network: it has {more} weights that the backbone has no place for")
+    return {key: value for key, value in filled.items() if key not in same}
+
+
+def _seeded(config: Backbone, weights: Mapping[str, Tensor] | None, name: str) -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            return build_backbone(config, weights).state_dict()
+        except (RuntimeError, KeyError) as error:
+            if weights is None:
+                raise
+            raise CheckpointError(f"backbone.pretrained {name}: is of another network: {' '.join(str(error).split())[:300]}") from error
