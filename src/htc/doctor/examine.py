@@ -10,9 +10,9 @@ from htc.data.checks.balance import statistics
 from htc.data.checks.fast import fast_findings, fast_findings_between
 from htc.data.checks.finding import SEVERITIES, Finding, Severity
 from htc.data.checks.kinds import KINDS
+from htc.data.checks.maps import map_files, map_values
 from htc.data.checks.part import Part
 from htc.doctor.contents import Content, copies, damaged, leaks, read_contents
-from htc.doctor.maps import semantic_maps
 
 COCO_STUFF = 183
 """Classes of the semantic branch in the original's presets."""
@@ -75,7 +75,7 @@ def examine(request: Request, progress: Progress | None = None) -> Examination:
     if request.val is not None:
         findings += [*fast_findings_between(request.train, request.val), *leaks(request.val, *contents)]
     if request.semantic is not None:
-        findings += semantic_maps(request.train, request.semantic, request.semantic_classes)
+        findings += [*map_files(request.train, request.semantic), *map_values(request.train, request.semantic, request.semantic_classes)]
     return Examination(parts, tuple(_sorted(findings)), data, advice(data))
 
 

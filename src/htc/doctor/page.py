@@ -39,7 +39,7 @@ def _summary(examination: Examination, fixed: dict[str, Any] | None) -> Section:
         count = examination.count(severity)
         facts.append(Fact(TITLES[severity].lower(), f"{count:,}", tone=tones[severity] if count else "good"))
     rows = [
-        [Cell(KINDS[code].severity, tone=TONES[KINDS[code].severity]), code, len(findings), KINDS[code].title, _fix_text(findings)]
+        [KINDS[code].severity, code, Cell(str(len(findings)), tone=TONES[KINDS[code].severity]), KINDS[code].title, _fix_text(findings)]
         for code, findings in examination.by_code.items()
     ]
     parts: list[Part] = [Facts(facts)]
@@ -71,7 +71,7 @@ def _severity(examination: Examination, severity: Severity) -> Section:
             parts.append(Gallery(figures, least=220))
         if len(findings) > len(figures):
             parts.append(_list(findings))
-    return Section(TITLES[severity], parts)
+    return Section(TITLES[severity], parts, "Boxes are orange, outlines blue, as the annotation file has them.")
 
 
 def _of_several_pictures(findings: Sequence[Finding]) -> list[Finding]:
@@ -90,9 +90,11 @@ def _figure(finding: Finding) -> Figure | None:
 
 
 def _list(findings: Sequence[Finding]) -> Table:
-    rows = [[_place(finding), finding.what, finding.fixed_by if finding.edits else ""] for finding in findings[:SHOWN_ROWS]]
+    fixable = any(finding.edits for finding in findings)
+    columns = ("where", "what", "--fix") if fixable else ("where", "what")
+    rows = [[_place(finding), finding.what, finding.fixed_by if finding.edits else ""][: len(columns)] for finding in findings[:SHOWN_ROWS]]
     more = len(findings) - SHOWN_ROWS
-    return Table(("where", "what", "--fix"), rows, f"{more} more are in the JSON (--json FILE)." if more > 0 else "")
+    return Table(columns, rows, f"{more} more are in the JSON (--json FILE)." if more > 0 else "")
 
 
 def _place(finding: Finding) -> str:

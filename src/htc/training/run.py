@@ -13,6 +13,7 @@ from htc.checkpoint.imagenet import start_from_imagenet
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import save_pretrained
 from htc.config import Config
+from htc.data.checks.before_training import check_data
 from htc.data.coco import Splits, read_coco
 from htc.data.epochs import batches_per_epoch
 from htc.data.loader import PictureLoader, training_loader
@@ -98,6 +99,9 @@ def train(config: Config, splits: Splits, out: Path, options: Options = Options(
     resume = prepare_folder(out, options.resume)
     dataset = read_dataset(splits, options)
     config = fit_to_data(config, dataset, options.semantic)
+    for warning in check_data(config, splits, options.semantic if isinstance(options.semantic, Path) else None):
+        if progress is not None:
+            progress(Said(warning))
     validation = validation_of(out, config, splits, options, progress)
     module = build_module(config, dataset, options, out, progress)
     write_text(out / CONFIG, to_yaml(config))

@@ -28,16 +28,26 @@ def groups(train: Part, val: Part) -> Iterator[Finding]:
             yield Finding("group-leaked", what, val.file, picture.id, picture.path)
 
 
+def files(train: Part, val: Part) -> Iterator[Finding]:
+    """Files of the validation part that are training pictures, whatever their name; only files of equal length are read."""
+    ours: dict[int, list[Picture]] = {}
+    for picture in train.pictures:
+        if picture.path.is_file():
+            ours.setdefault(picture.path.stat().st_size, []).append(picture)
+    digests: dict[Path, str] = {}
+    for picture in val.pictures:
+        for other in ours.get(picture.path.stat().st_size, []) if picture.path.is_file() else []:
+            if picture.path == other.path or _digest(picture.path, digests) == _digest(other.path, digests):
+                yield leaked(val, picture, other)
+                break
+
+
 def names(train: Part, val: Part) -> Iterator[Finding]:
-    """Pictures of one name: the same file, an equal one, or another."""
+    """Pictures of one name with different content."""
     ours = {Path(picture.name).name: picture for picture in train.pictures}
     for picture in val.pictures:
         other = ours.get(Path(picture.name).name)
-        if other is None or not picture.path.is_file() or not other.path.is_file():
-            continue
-        if same_content(picture, other):
-            yield leaked(val, picture, other)
-        else:
+        if other is not None and picture.path.is_file() and other.path.is_file() and not _same(picture.path, other.path):
             yield Finding("picture-leaked-name", f"{picture.name} is in both parts, with different content", val.file, picture.id, picture.path)
 
 
@@ -47,11 +57,14 @@ def leaked(val: Part, picture: Picture, other: Picture) -> Finding:
     return Finding("picture-leaked", what, val.file, picture.id, picture.path)
 
 
-def same_content(first: Picture, second: Picture) -> bool:
-    """Whether two files are equal."""
-    if first.path == second.path:
-        return True
-    return first.path.stat().st_size == second.path.stat().st_size and digest(first.path) == digest(second.path)
+def _same(first: Path, second: Path) -> bool:
+    return first == second or (first.stat().st_size == second.stat().st_size and digest(first) == digest(second))
+
+
+def _digest(path: Path, known: dict[Path, str]) -> str:
+    if path not in known:
+        known[path] = digest(path)
+    return known[path]
 
 
 def digest(path: Path) -> str:
@@ -60,4 +73,4 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-CHECKS = (categories, groups, names)
+CHECKS = (categories, groups, files, names)

@@ -1,0 +1,54 @@
+"""The fast part of `htc doctor`, as every training runs it before its first step."""
+
+from pathlib import Path
+
+from htc.config import Config
+from htc.data.checks.fast import fast_findings, fast_findings_between
+from htc.data.checks.finding import Finding
+from htc.data.checks.kinds import KINDS
+from htc.data.checks.maps import map_files
+from htc.data.checks.part import read_part
+from htc.data.coco import Splits
+from htc.errors import DataError
+
+SHOWN = 5
+"""Errors that are named; `htc doctor` shows all."""
+
+
+def check_data(config: Config, splits: Splits, maps: Path | None = None) -> tuple[str, ...]:
+    """One line for each kind of warning. No pixel is read: about a millisecond a picture.
+
+    `maps` is the folder of semantic maps, where there is one. Raises `DataError` that names the errors, their files and ids.
+    """
+    train = read_part(splits.train_annotations, splits.train_images, "train")
+    found = list(fast_findings(train, config.input, config.inference.max_detections))
+    if maps is not None:
+        found += map_files(train, maps)
+    if splits.val_annotations is not None and splits.val_images is not None:
+        val = read_part(splits.val_annotations, splits.val_images, "val")
+        found += fast_findings(val, config.input, config.inference.max_detections)
+        found += fast_findings_between(train, val)
+    errors = [finding for finding in found if KINDS[finding.code].severity == "error"]
+    if errors:
+        raise DataError(_named(errors, splits))
+    warnings: dict[str, list[Finding]] = {}
+    for finding in found:
+        if KINDS[finding.code].severity == "warning":
+            warnings.setdefault(finding.code, []).append(finding)
+    return tuple(_line(code, findings) for code, findings in warnings.items())
+
+
+def _named(errors: list[Finding], splits: Splits) -> str:
+    lines = [f"\n  {finding.file}: {finding.place}: {finding.what}; {KINDS[finding.code].remedy} ({finding.code})" for finding in errors[:SHOWN]]
+    more = f"\n  ... and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+    return f"the data have {len(errors)} error{'s' if len(errors) > 1 else ''}:{''.join(lines)}{more}\nall of them: {_doctor(splits)}"
+
+
+def _line(code: str, findings: list[Finding]) -> str:
+    first, times = findings[0], f" ({len(findings)} times)" if len(findings) > 1 else ""
+    return f"warning: {KINDS[code].title}{times}: {first.file.name}, {first.place}: {first.what}; {KINDS[code].remedy} ({code})"
+
+
+def _doctor(splits: Splits) -> str:
+    val = "" if splits.val_annotations is None else f" --val-annotations {splits.val_annotations} --val-images {splits.val_images}"
+    return f"htc doctor {splits.train_annotations} {splits.train_images}{val}"

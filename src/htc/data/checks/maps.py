@@ -1,0 +1,76 @@
+"""A folder of semantic maps: one for every picture, of its size, of one channel, with classes as values."""
+
+from collections.abc import Iterator
+from glob import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from htc.data.checks.finding import Finding
+from htc.data.checks.part import Part, Picture
+from htc.data.pictures import BROKEN
+from htc.data.semantic_targets import IGNORE, map_path
+from htc.errors import DataError
+
+CHANNEL = ("L", "P")
+"""Pillow's modes of one 8-bit channel: grey, palette."""
+
+
+def map_files(part: Part, folder: Path) -> Iterator[Finding]:
+    """What the maps' headers tell: missing, unreadable, of another mode or size. Raises `DataError` if the folder is missing."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of semantic maps; give the right one, or leave out --semantic")
+    for picture in part.pictures:
+        path = map_path(folder, picture.path)
+        if not path.is_file():
+            other = next((one for one in sorted(folder.glob(f"{escape(picture.path.stem)}.*"))), None)
+            hint = f", but {other.name}: a map must be a PNG" if other is not None else ""
+            yield Finding("semantic-missing", f"{path.name} is not in {folder}{hint}", path, picture.id, picture.path)
+            continue
+        try:
+            with Image.open(path) as image:
+                mode, size = image.mode, (image.height, image.width)
+        except BROKEN as error:
+            yield Finding("semantic-unreadable", str(error), path, picture.id, picture.path)
+            continue
+        if mode not in CHANNEL:
+            yield Finding("semantic-mode", f"it has mode {mode}", path, picture.id, picture.path)
+        elif picture.size is not None and size != picture.size:
+            what = f"it is {size[1]}x{size[0]}, its picture {picture.size[1]}x{picture.size[0]}"
+            yield Finding("semantic-size", what, path, picture.id, picture.path)
+
+
+def map_values(part: Part, folder: Path, classes: int) -> Iterator[Finding]:
+    """What the pixels tell of maps whose headers are right: values that are neither 0 .. classes-1 nor 255, or nothing but 255."""
+    for picture in part.pictures:
+        yield from _values(map_path(folder, picture.path), picture, classes)
+
+
+def _values(path: Path, picture: Picture, classes: int) -> Iterator[Finding]:
+    try:
+        with Image.open(path) as image:
+            if image.mode not in CHANNEL:
+                return
+            values = np.array(image)
+    except FileNotFoundError:
+        return
+    except BROKEN as error:
+        if _has_header(path):
+            yield Finding("semantic-unreadable", str(error), path, picture.id, picture.path)
+        return
+    wrong = np.unique(values[(values >= classes) & (values != IGNORE)])
+    if len(wrong):
+        shown = ", ".join(map(str, wrong[:5].tolist())) + (", ..." if len(wrong) > 5 else "")
+        yield Finding("semantic-range", f"it holds {shown}; classes are 0 to {classes - 1}, and {IGNORE} is ignored", path, picture.id, picture.path)
+    elif (values == IGNORE).all():
+        yield Finding("semantic-unlabelled", f"all its pixels are {IGNORE}", path, picture.id, picture.path)
+
+
+def _has_header(path: Path) -> bool:
+    """Whether `map_files` could read it: then the damage is in the pixels, and not told yet."""
+    try:
+        with Image.open(path):
+            return True
+    except BROKEN:
+        return False
