@@ -13,10 +13,11 @@ from htc.data.advice import (
     anchor_coverage,
     anchor_scale,
     best_anchor_iou,
+    class_repeats,
     input_size,
     max_detections,
-    repeat_factors,
     repeat_threshold,
+    sampling,
     statistics_of,
 )
 from htc.data.records import Dataset, ImageRecord, Instance
@@ -133,5 +134,7 @@ def test_rare_classes():
     data = statistics([20] * 151, pictures=pictures, labels=labels, classes=("a", "b", "c", "d"))
     threshold = repeat_threshold(data)
     assert threshold == pytest.approx(0.05)
-    assert repeat_factors(data, threshold) == pytest.approx([1, 1, 5**0.5, 1])
+    assert class_repeats(data, threshold) == pytest.approx([1, 1, 5**0.5, 1])
+    assert sampling(data).settings == {"training.sampling.repeat_threshold": pytest.approx(0.05)}
+    assert sampling(statistics([20] * 100, pictures=range(100))).settings == {}
     assert repeat_threshold(statistics([20] * 150, pictures=pictures[:150], labels=labels[:150], classes=("a", "b"))) is None

@@ -58,7 +58,8 @@ def test_warnings_are_one_line_a_kind(tmp_path):
     warnings = checked(data.write())
     assert len(warnings) == 3
     assert all(line.startswith("warning: ") and "\n" not in line for line in warnings)
-    assert sum("(2 times)" in line for line in warnings) == 1
+    # The faulty object was annotated twice, with its fault.
+    assert sum("(2 times)" in line for line in warnings) == 2
 
 
 def test_notes_are_left_to_the_doctor(tmp_path):

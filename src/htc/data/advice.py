@@ -175,10 +175,21 @@ def repeat_threshold(data: Statistics) -> float | None:
     return threshold if (shares < threshold).any() else None
 
 
-def repeat_factors(data: Statistics, threshold: float) -> Float[np.ndarray, " K"]:
+def class_repeats(data: Statistics, threshold: float) -> Float[np.ndarray, " K"]:
     """How often pictures with each class should be shown: max(1, sqrt(threshold / share)) (Gupta et al. 2019, LVIS); 1 for absent classes."""
     shares = data.class_shares
     return np.where(shares > 0, np.maximum(1.0, np.sqrt(threshold / np.maximum(shares, 1e-12))), 1.0)
+
+
+def sampling(data: Statistics) -> Advice:
+    """Repeat-factor sampling where a class is rare."""
+    threshold = repeat_threshold(data)
+    if threshold is None:
+        return Advice({}, f"no class is in less than 1/{RARE} of the pictures that the median class is in: every picture once")
+    threshold = float(f"{threshold:.3g}")
+    rare = int((class_repeats(data, threshold) > 1).sum())
+    reason = f"{rare} classes are in less than {threshold:.2%} of the pictures, 1/{RARE} of the median class's share; theirs are shown more often"
+    return Advice({"training.sampling.repeat_threshold": threshold}, reason)
 
 
 def _multiple(pixels: float, of: int = 32) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from htc.config import Inference, Input
-from htc.data.advice import Advice, Statistics, anchor_scale, input_size, max_detections
+from htc.data.advice import Advice, Statistics, anchor_scale, input_size, max_detections, sampling
 from htc.data.checks.balance import statistics
 from htc.data.checks.fast import fast_findings, fast_findings_between
 from htc.data.checks.finding import SEVERITIES, Finding, Severity
@@ -86,9 +86,8 @@ def repairable(request: Request) -> Callable[[Part], Iterable[Finding]]:
 
 
 def advice(data: Statistics) -> tuple[Advice, ...]:
-    """Input size, anchors at that size, detections a picture."""
-    size = input_size(data)
-    return size, anchor_scale(data, advised_input(data)), max_detections(data)
+    """Input size, anchors at that size, detections a picture, sampling."""
+    return input_size(data), anchor_scale(data, advised_input(data)), max_detections(data), sampling(data)
 
 
 def advised_input(data: Statistics) -> Input:

@@ -99,10 +99,10 @@ def train(config: Config, splits: Splits, out: Path, options: Options = Options(
     resume = prepare_folder(out, options.resume)
     dataset = read_dataset(splits, options)
     config = fit_to_data(config, dataset, options.semantic)
-    for warning in check_data(config, splits, options.semantic if isinstance(options.semantic, Path) else None):
+    validation = validation_of(out, config, splits, options, progress)
+    for warning in check_data(config, splits, options.semantic if isinstance(options.semantic, Path) and options.semantic_json is None else None):
         if progress is not None:
             progress(Said(warning))
-    validation = validation_of(out, config, splits, options, progress)
     module = build_module(config, dataset, options, out, progress)
     write_text(out / CONFIG, to_yaml(config))
     fit(

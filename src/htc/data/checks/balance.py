@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from htc.config import Input
-from htc.data.advice import STRIDES, Statistics, repeat_factors, repeat_threshold
+from htc.data.advice import STRIDES, Statistics, class_repeats, repeat_threshold
 from htc.data.checks.finding import Finding
 from htc.data.checks.part import Object, Part
 from htc.data.transforms import resized_size
@@ -56,7 +56,7 @@ def rare_classes(part: Part) -> Iterator[Finding]:
     threshold = repeat_threshold(data)
     if threshold is None:
         return
-    shares, factors = data.class_shares, repeat_factors(data, threshold)
+    shares, factors = data.class_shares, class_repeats(data, threshold)
     rare = [
         f"{data.classes[label]} ({shares[label] * len(data.sizes):.0f} pictures; repeat {factors[label]:.1f} times)"
         for label in np.argsort(shares)

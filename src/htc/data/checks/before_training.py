@@ -39,14 +39,18 @@ def check_data(config: Config, splits: Splits, maps: Path | None = None) -> tupl
 
 
 def _named(errors: list[Finding], splits: Splits) -> str:
-    lines = [f"\n  {finding.file}: {finding.place}: {finding.what}; {KINDS[finding.code].remedy} ({finding.code})" for finding in errors[:SHOWN]]
+    lines = [f"\n  {_where(finding, finding.file)}: {finding.what}; {KINDS[finding.code].remedy} ({finding.code})" for finding in errors[:SHOWN]]
     more = f"\n  ... and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
     return f"the data have {len(errors)} error{'s' if len(errors) > 1 else ''}:{''.join(lines)}{more}\nall of them: {_doctor(splits)}"
 
 
 def _line(code: str, findings: list[Finding]) -> str:
     first, times = findings[0], f" ({len(findings)} times)" if len(findings) > 1 else ""
-    return f"warning: {KINDS[code].title}{times}: {first.file.name}, {first.place}: {first.what}; {KINDS[code].remedy} ({code})"
+    return f"warning: {KINDS[code].title}{times}: {_where(first, first.file.name)}: {first.what}; {KINDS[code].remedy} ({code})"
+
+
+def _where(finding: Finding, file: Path | str) -> str:
+    return str(file) if finding.place == finding.file.name else f"{file}, {finding.place}"
 
 
 def _doctor(splits: Splits) -> str:
