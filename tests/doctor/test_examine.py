@@ -117,6 +117,15 @@ def _only_the_faulty_changed(before: dict, after: dict, touched: set, code: str)
             assert kept[one["id"]] == one
 
 
+def test_nothing_is_corrected_on_a_picture_of_another_size(tmp_path):
+    """Its objects lie outside because the record is wrong, not they."""
+    data = clean(tmp_path / "data")
+    data.train["images"][0]["height"] = 60
+    found = found_in(data.write())
+    assert {"picture-size", "polygon-outside"} <= codes(found)
+    assert all(finding["fix"] is None for finding in found["findings"])
+
+
 def test_every_kind_has_a_data_set():
     covered = {code for code, _ in [*FIXED, *KEPT]}
     assert set(KINDS) - covered == {"layout-missing", "layout-optional"}

@@ -26,7 +26,7 @@ def page(tmp_path_factory) -> str:
             wanted.remove(code)
             fault(data)
     data.objects[2]["category_id"] = 42
-    data.objects[3]["bbox"] = [5.0, 5.0, 30.0, 30.0]
+    data.objects[3]["bbox"] = [80.0, 25.0, 20.0, 15.0]
     data.train["categories"][0]["name"] = "<b>disc</b>"
     data.write()
     parts = [data.root, "--semantic", data.maps, "--html", folder / "page.html", "--fix", folder / "fixed.json"]

@@ -59,7 +59,8 @@ def _window(extent: Box | None, height: int, width: int) -> Box:
     top, bottom = max(extent[1], -0.2 * height), min(extent[3], 1.2 * height)
     if right <= left or bottom <= top:
         return 0.0, 0.0, float(width), float(height)
-    w, h = max(LEAST, (right - left) * (1 + AROUND)), max(LEAST, (bottom - top) * (1 + AROUND))
+    w = max(LEAST, right - left, min((right - left) * (1 + AROUND), width))
+    h = max(LEAST, bottom - top, min((bottom - top) * (1 + AROUND), height))
     w, h = max(w, h * WIDTH / HEIGHT), max(h, w * HEIGHT / WIDTH)
     x, y = (left + right - w) / 2, (top + bottom - h) / 2
     return _slid(x, y, w, h, height, width)

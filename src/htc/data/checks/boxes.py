@@ -13,6 +13,8 @@ EDGE, EDGE_SHARE = 2.5, 0.05
 """A box's edge may miss the mask's by so many pixels, or this share of the mask's extent: whole-number boxes miss by up to two."""
 AREA_SHARE = 0.1
 """The stated area may differ by this share of the mask's, or by the pixels of half its box's outline: polygons are counted in several ways."""
+RELATED = 0.1
+"""Intersection over union below which box and mask may be of two objects, so that only a person can tell which is right."""
 ROUNDING = 1.0
 """Pixels that a box may reach outside."""
 
@@ -73,23 +75,40 @@ def _unlike(part: Part, one: Object, box: XYXY, mask: XYXY, from_mask: tuple[Edi
         return None
     as_corners = (box[0], box[1], box[2] - box[0], box[3] - box[1])
     hint = "; it is written as corners, x1, y1, x2, y2" if max(abs(a - b) for a, b in zip(as_corners, mask, strict=True)) <= EDGE else ""
+    if _overlap(box, mask) < RELATED:
+        from_mask = ()
     what = f"its box misses the mask's by up to {max(apart):.1f} px: {_shown(box)} and {_shown(mask)} (x1, y1, x2, y2){hint}"
     return _finding(part, one, "box-unlike-mask", what, from_mask, "the mask's box written")
+
+
+def _overlap(first: XYXY, second: XYXY) -> float:
+    """Intersection over union."""
+    w, h = min(first[2], second[2]) - max(first[0], second[0]), min(first[3], second[3]) - max(first[1], second[1])
+    shared = max(w, 0.0) * max(h, 0.0)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
+    return shared / max(areas - shared, 1e-9)
 
 
 def _whole_numbers(part: Part) -> Finding | None:
     """All boxes whole numbers although the outlines are finer."""
     pairs = [(one.box, one.outline.box) for one in part.objects if one.box is not None and isinstance(one.record.get("segmentation"), list)]
-    finer = [(box, mask) for box, mask in pairs if mask is not None and any(value % 1 for value in mask)]
+    finer = [(box, mask) for box, mask in pairs if mask is not None and any(value % 1 for value in mask) and _near_edges(box, mask)]
     if not finer or any(value % 1 for box, _ in pairs for value in box):
         return None
     edits = []
     for one in part.objects:
-        if one.outline.segmentation is not None and one.outline.box is not None and any(value % 1 for value in one.outline.box):
-            edits.append(Edit("annotations", one.position, {"bbox": _xywh(one.outline.box)}))
+        box, mask = one.box, one.outline.box
+        if one.outline.segmentation is not None and box is not None and mask is not None and any(value % 1 for value in mask) and _near_edges(box, mask):
+            edits.append(Edit("annotations", one.position, {"bbox": _xywh(mask)}))
     apart = max(abs(a - b) for (x, y, w, h), mask in finer for a, b in zip((x, y, x + w, y + h), mask, strict=True))
     what = f"{len(finer)} boxes of finer polygons are whole numbers and miss them by up to {apart:.1f} px"
     return Finding("box-whole-numbers", what, part.file, edits=tuple(edits), fixed_by="the masks' boxes written")
+
+
+def _near_edges(box: XYXY, mask: XYXY) -> bool:
+    """Whether a stated box (x, y, width, height) is the mask's (xyxy) but for its cut fractions."""
+    x, y, w, h = box
+    return max(abs(a - b) for a, b in zip((x, y, x + w, y + h), mask, strict=True)) <= EDGE
 
 
 def areas(part: Part) -> Iterator[Finding]:

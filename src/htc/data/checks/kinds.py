@@ -123,9 +123,7 @@ WHOLE = {
     "object-two-classes": _warning("One outline has two classes", "whichever is found, the other is missed", "remove the wrong one"),
     "object-tiny": _note("Objects smaller than one cell of the finest level", "the network hardly sees them", "train at a larger input size, or on crops"),
     "class-absent": _warning("A class has no object", "it cannot be learned (train) or measured (val)", "add examples, or remove the category"),
-    "class-rare": _note(
-        "A class is rare", "it is seen too seldom to be learned well", "add examples, or repeat its pictures (training.sampling.repeat_threshold)"
-    ),
+    "class-rare": _note("A class is rare", "it is seen too seldom to be learned well", "add examples, or set training.sampling.repeat_threshold"),
     "picture-crowded": _warning(
         "A picture has more objects than detections are allowed", "the rest is missed however good the model is", "raise inference.max_detections"
     ),

@@ -119,9 +119,10 @@ def _good_polygons(rings: Rings, faults: tuple[Fault, ...], height: int, width: 
     over = float(max(-low.min(), high[0] - width, high[1] - height, 0))
     if over > OUTSIDE:
         cut = [ring for ring in (cut_ring(ring, height, width) for ring in rings) if len(ring) >= 6]
-        said = "cut at the border" if cut else "the outline left out"
-        outside = Fault("polygon-outside", f"its outline reaches {over:.1f} px outside the {width}x{height} picture", cut, said)
-        faults = faults if faults else (outside,)
+        what = f"its outline reaches {over:.1f} px outside the {width}x{height} picture"
+        if not cut:
+            return Outline(None, (*faults, Fault("polygon-outside", f"{what}: nothing of it is inside")), drawn=rings)
+        faults = faults or (Fault("polygon-outside", what, cut, "cut at the border"),)
         arrays = [np.asarray(ring).reshape(-1, 2) for ring in cut]
     area = sum(abs(signed_area(ring)) for ring in arrays)
     box = _box_of(arrays, height, width)

@@ -82,7 +82,7 @@ def unlisted(part: Part) -> Iterator[Finding]:
 
 def without_objects(part: Part) -> Iterator[Finding]:
     """Pictures that no annotation belongs to."""
-    empty = [picture for picture in part.pictures if not part.of_picture.get(picture.position)]
+    empty = [picture for picture in part.pictures if not part.of_picture.get(picture.position) and picture.path.is_file()]
     if empty:
         what = f"{len(empty)} of {len(part.pictures)} pictures, the first is {empty[0].name}"
         yield Finding("picture-empty", what, part.file, empty[0].id, empty[0].path)
