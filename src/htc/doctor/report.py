@@ -16,7 +16,8 @@ def lines(examination: Examination) -> Iterator[str]:
     """For a reader: what was examined, each kind of fault with why, what to do and examples, advice."""
     for part in examination.parts:
         named = f"{part.name}: " if part.name else ""
-        yield f"{named}{len(part.pictures)} pictures, {len(part.objects)} objects, {len(part.classes)} classes ({part.file})"
+        classes = "1 class" if len(part.classes) == 1 else f"{len(part.classes)} classes"
+        yield f"{named}{len(part.pictures)} pictures, {len(part.objects)} objects, {classes} ({part.file})"
     yield verdict(examination)
     for code, findings in examination.by_code.items():
         kind = KINDS[code]
