@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 from PIL import Image
 
 from htc.data.pictures import Source, read_picture
+from htc.model.semantic import STRIDE
 from htc.ops import masks as mask_ops
 from htc.ops.masks import MaskCrop, MaskGrid, mask_grid
 from htc.ops.polygons import polygons
@@ -67,6 +68,39 @@ class Masks:
         return mask_grid(torch.from_numpy(self.probabilities), torch.from_numpy(self.boxes), self.size, self.threshold)
 
 
+class SemanticMap:
+    """What every pixel of one picture is, kept as the semantic branch's logits (C, h, w) until the map is asked for.
+
+    Logit (i, j) speaks for the pixel (8 i, 8 j) of the network input, as it was trained to; `input_size` is the picture's own
+    (height, width) there, `size` that of the original.
+    """
+
+    def __init__(self, logits: Float32[np.ndarray, "C h w"], input_size: tuple[int, int], size: tuple[int, int]) -> None:
+        self.logits = logits
+        self.input_size = input_size
+        self.size = size
+
+    def labels(self) -> UInt8[np.ndarray, "H W"]:
+        """The likeliest class of each pixel of the original picture: logits between two places are mixed by distance."""
+        top, bottom, down = self._places(0)
+        left, right, along = self._places(1)
+        labels = np.empty(self.size, np.uint8)
+        step = max(1, mask_ops.WORK_ELEMENTS // (len(self.logits) * self.size[1]))
+        for start in range(0, self.size[0], step):
+            strip = slice(start, start + step)
+            rows = self.logits[:, top[strip]] + (self.logits[:, bottom[strip]] - self.logits[:, top[strip]]) * down[strip, None]
+            labels[strip] = (rows[:, :, left] + (rows[:, :, right] - rows[:, :, left]) * along).argmax(0)
+        return labels
+
+    def _places(self, axis: int) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"], Float32[np.ndarray, " L"]]:
+        """For each row (or column) of the original, the logits before and after its centre, and how far it lies between them."""
+        centres = (np.arange(self.size[axis]) + 0.5) * self.input_size[axis] / self.size[axis] - 0.5
+        last = self.logits.shape[1 + axis] - 1
+        place = np.clip(centres / STRIDE, 0, last)
+        before = np.floor(place).astype(np.int64)
+        return before, np.minimum(before + 1, last), (place - before).astype(np.float32)
+
+
 class Detection(NamedTuple):
     """One found object."""
 
@@ -100,6 +134,8 @@ class Detections:
     """(height, width) of the original picture."""
     source: str | None = None
     """The picture's path, where it came from a file."""
+    semantic: SemanticMap | None = None
+    """Of the whole picture, where it was asked for (`semantic=True`)."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -118,7 +154,8 @@ class Detections:
             return Detection(self.boxes[row], score, label, self.class_names[row], category, self.masks[[row]])
         rows = np.arange(len(self))[index] if len(self) or isinstance(index, slice) else np.arange(0)
         names = tuple(self.class_names[row] for row in rows)
-        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], names, self.category_ids[rows], self.masks[rows], self.size, self.source)
+        own = (self.boxes[rows], self.scores[rows], self.labels[rows], names, self.category_ids[rows], self.masks[rows])
+        return Detections(*own, self.size, self.source, self.semantic)
 
     def filter(self, score_threshold: float = 0.0, classes: Collection[str] | None = None) -> "Detections":
         """Those with at least this score and, where given, of one of these class names."""

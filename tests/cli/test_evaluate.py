@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 Htc = Callable[..., Any]
 
@@ -62,7 +64,7 @@ def test_pictures_without_annotations_can_only_be_saved(htc: Htc, model: Path, d
     assert "--save-results FILE writes the results" in result.err
     result = htc("evaluate", model, "--annotations", test_dev, "--images", data / "val", "--save-results", "x.json", "--html", "x.html")
     assert result.code == 2
-    assert "leave out --stages, --diagnostics and --html" in result.err
+    assert "leave out --stages, --diagnostics, --html and maps" in result.err
 
 
 def test_results_of_pictures_without_annotations_cannot_be_scored(htc: Htc, test_dev: Path, tmp_path: Path) -> None:
@@ -76,3 +78,69 @@ def test_predict_takes_ids_from_pictures_without_annotations(htc: Htc, model: Pa
     result = htc("predict", data / "val", "--model", model, "--annotations", test_dev, "--score-threshold", "0", "--no-draw", "--json", "-")
     assert result.code == 0, result.err
     assert {one["image_id"] for one in json.loads(result.out)} == {5, 6, 7}
+
+
+@pytest.fixture
+def panoptic(data: Path, tmp_path: Path) -> Path:
+    """Panoptic annotations of the validation pictures: their objects, and grass around them in the last one."""
+    entries = []
+    (tmp_path / "panoptic").mkdir()
+    for index, image_id in enumerate((5, 6, 7)):
+        colours = np.zeros((64, 80, 3), np.uint8)
+        segments = []
+        if index < 2:
+            colours[10:40, 20:60] = (1, 2, 0)
+            segments.append({"id": 513, "category_id": (3, 7)[index], "iscrowd": 0})
+        else:
+            colours[:] = (9, 0, 0)
+            segments.append({"id": 9, "category_id": 8, "iscrowd": 0})
+        Image.fromarray(colours).save(tmp_path / "panoptic" / f"{image_id}.png")
+        entries.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments})
+    categories = [{"id": 3, "name": "disc", "isthing": 1}, {"id": 7, "name": "square", "isthing": 1}, {"id": 8, "name": "grass", "isthing": 0}]
+    (tmp_path / "panoptic.json").write_text(json.dumps({"annotations": entries, "categories": categories}))
+    return tmp_path / "panoptic.json"
+
+
+def test_semantic_and_panoptic_maps(htc: Htc, model: Path, data: Path, tmp_path: Path, panoptic: Path) -> None:
+    call = ("evaluate", model, "--annotations", data / "annotations" / "instances_val.json", "--semantic", "auto", "--panoptic-json", panoptic)
+    result = htc(*call, "--save-panoptic", "merged", "--json", "numbers.json")
+    assert result.code == 0, result.err
+    assert "mean IoU" in result.out
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert set(numbers) == {"bbox", "segm", "per_class", "semantic", "panoptic"}
+    assert set(numbers["semantic"]["per_class"]) == {"background", "disc", "square"}
+    assert set(numbers["panoptic"]["per_class"]) == {"disc", "square", "grass"}
+    # What was written, as annotations against itself, is perfect: evaluated once more without a model's help.
+    written = json.loads((tmp_path / "merged" / "panoptic.json").read_text())
+    assert {one["image_id"] for one in written["annotations"]} == {5, 6, 7}
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == {"panoptic.json", "picture0.png", "picture1.png", "picture2.png"}
+    plain = htc("evaluate", model, "--annotations", data / "annotations" / "instances_val.json", "--json", "-")
+    assert json.loads(plain.out) == {key: numbers[key] for key in ("bbox", "segm", "per_class")}
+
+
+def test_a_folder_of_semantic_maps(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    for index in range(3):
+        Image.fromarray(np.full((64, 80), index, np.uint8)).save(tmp_path / "maps" / f"picture{index}.png")
+    annotations = data / "annotations" / "instances_val.json"
+    numbers = json.loads(htc("evaluate", model, "--annotations", annotations, "--semantic", "maps", "--json", "-").out)
+    assert set(numbers["semantic"]["per_class"]) == {"0", "1", "2"}
+    result = htc("evaluate", model, "--annotations", annotations, "--semantic", "nowhere")
+    assert result.code == 2
+    assert "no such folder of semantic maps" in result.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("MODEL", "--panoptic-dir", "x"), "which is missing"),
+        (("--results", "found.json", "--semantic", "auto"), "need a MODEL"),
+        (("MODEL", "--stages", "1", "--semantic", "auto"), "leave out --semantic"),
+        (("MODEL", "--panoptic-json", "gone.json"), "no such file: gone.json"),
+    ],
+)
+def test_map_flags_that_cannot_be(htc: Htc, model: Path, data: Path, flags: tuple[str, ...], says: str) -> None:
+    call = [str(model) if flag == "MODEL" else flag for flag in flags]
+    result = htc("evaluate", *call, "--annotations", data / "annotations" / "instances_val.json")
+    assert result.code == 2
+    assert says in result.err

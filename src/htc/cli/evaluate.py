@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from htc.cli.maps import Maps, check_maps
 from htc.cli.measuring import Asked, of_model, of_results
 from htc.cli.model import print_config_of, settings_of
 from htc.cli.options import Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Words
@@ -27,6 +28,10 @@ def evaluate(
     save_results: File | None = None,
     max_detections: Count | None = None,
     batch_size: Count = 1,
+    semantic: Name | None = None,
+    panoptic_json: File | None = None,
+    panoptic_dir: Folder | None = None,
+    save_panoptic: Folder | None = None,
     diagnostics: Switch = False,
     html: File | None = None,
     json: JsonTarget = None,
@@ -55,6 +60,14 @@ def evaluate(
         Objects a picture that count. Default: the model's own number, or 100 for a result file.
     batch_size
         Pictures of equal size that are computed together.
+    semantic
+        Measure the semantic map too: against the PNGs of this folder, or (auto) maps derived from the instances.
+    panoptic_json
+        Measure instances and semantic map merged, too: COCO panoptic annotations of the same pictures.
+    panoptic_dir
+        Folder of their PNGs. Default: beside the JSON, called like it.
+    save_panoptic
+        Write the merged maps into this new folder: a PNG a picture, and panoptic.json.
     diagnostics
         Measure more: boundary AP, best score thresholds, calibration, confusion, errors by kind, AP by IoU and size.
     html
@@ -74,7 +87,9 @@ def evaluate(
     for target, flag in ((save_results, "--save-results"), (html, "--html")):
         if target is not None:
             check_json_target(str(target.absolute()), flag)
-    asked = Asked(annotations, images, subsets, save_results, batch_size, diagnostics, html)
+    maps = Maps(semantic, panoptic_json, panoptic_dir, save_panoptic)
+    check_maps(maps, model, subsets)
+    asked = Asked(annotations, images, subsets, save_results, batch_size, diagnostics, html, maps)
     metrics = of_results(results, max_detections or 100, asked) if results is not None else of_model(model or "", weights, options, settings, asked)
     if metrics is None:
         return 0
@@ -104,6 +119,12 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         print()
         rows = [[f"stage {name}" if name.isdecimal() else f"stages {name}", *_both(one)] for name, one in metrics["stages"].items()]
         table(["masks of", *(f"{label} {number}" for kind, label in KINDS.items() if kind in metrics for number in ("AP", "AP50", "AP75"))], rows)
+    if "semantic" in metrics:
+        print(f"\nsemantic map: mean IoU {_percent(metrics['semantic']['mIoU'])}, pixels right {_percent(metrics['semantic']['pixel_accuracy'])}")
+    if "panoptic" in metrics:
+        print()
+        parts = {"all": metrics["panoptic"], "things": metrics["panoptic"]["things"], "stuff": metrics["panoptic"]["stuff"]}
+        table(["panoptic", "PQ", "SQ", "RQ"], [[name, *(_percent(part[key]) for key in ("PQ", "SQ", "RQ"))] for name, part in parts.items()])
     if "diagnostics" in metrics:
         print()
         _print_diagnostics(metrics["diagnostics"])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from htc.cli.maps import Maps, measured_maps
 from htc.cli.model import check_model, check_released, load_predictor
 from htc.cli.options import ModelOptions
 from htc.cli.output import progress, say
@@ -28,6 +29,7 @@ class Asked:
     batch_size: int
     diagnostics: bool
     html: Path | None
+    maps: Maps
 
     @property
     def folder(self) -> Path:
@@ -72,15 +74,15 @@ def of_model(model: str, weights: str | None, options: ModelOptions, settings: A
     dataset = read_coco(asked.annotations, asked.folder)
     predictor = load_predictor(model, weights, settings, options)
     most = detections_that_count(predictor, None)
-    stages: Numbers = {}
-    with progress("evaluate") as bar:
+    beside: Numbers = {}
+    with progress("evaluate") as bar, measured_maps(asked.maps, predictor, dataset) as maps:
         if asked.subsets:
-            results, stages = _by_stages(predictor, asked, lambda done, total: bar(done, total, ""))
+            results, beside = _by_stages(predictor, asked, lambda done, total: bar(done, total, ""))
         else:
-            results = model_results(predictor, dataset, truth, most, lambda done, total: bar(done, total, ""), asked.batch_size)
+            results = model_results(predictor, dataset, truth, most, lambda done, total: bar(done, total, ""), asked.batch_size, look=maps.look)
     if asked.save is not None:
         _save(results, asked.save)
-    return _numbers(truth, results, most, Path(model).name, asked, {record.id: record.path for record in dataset.images}) | stages
+    return _numbers(truth, results, most, Path(model).name, asked, {record.id: record.path for record in dataset.images}) | beside | maps.numbers()
 
 
 def _by_stages(predictor: "Predictor", asked: Asked, tell: Any) -> tuple[list[Numbers], Numbers]:
@@ -133,8 +135,8 @@ def _save_alone(model: str, weights: str | None, options: ModelOptions, settings
 
     if asked.save is None:
         raise ConfigError(f"{asked.annotations} has no annotations, so nothing can be measured; --save-results FILE writes the results")
-    if asked.subsets or asked.diagnostics or asked.html is not None:
-        raise ConfigError(f"{asked.annotations} has no annotations, so nothing can be measured: leave out --stages, --diagnostics and --html")
+    if asked.subsets or asked.diagnostics or asked.html is not None or asked.maps.wanted:
+        raise ConfigError(f"{asked.annotations} has no annotations, so nothing can be measured: leave out --stages, --diagnostics, --html and maps")
     dataset = read_picture_list(asked.annotations, asked.folder)
     truth = {**read_json(asked.annotations, "annotations"), "annotations": []}
     predictor = load_predictor(model, weights, settings, options)

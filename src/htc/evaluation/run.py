@@ -16,6 +16,8 @@ from htc.results import Detections
 Kind = TypeVar("Kind")
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""
+Look = Callable[[int | str, Detections], None]
+"""Called with the id of a picture and everything found in it."""
 
 
 def evaluate_model(
@@ -47,9 +49,10 @@ def model_results(
     progress: Progress | None = None,
     batch_size: int = 1,
     workers: int = 0,
+    look: Look | None = None,
 ) -> list[dict[str, Any]]:
     """A model's COCO results on the pictures of `dataset`, with the category ids of the annotations `truth`, by name."""
-    return list(stream_results(predictor, dataset, truth, max_detections, progress, batch_size, workers))
+    return list(stream_results(predictor, dataset, truth, max_detections, progress, batch_size, workers, look))
 
 
 def stream_results(
@@ -60,11 +63,19 @@ def stream_results(
     progress: Progress | None = None,
     batch_size: int = 1,
     workers: int = 0,
+    look: Look | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The results of `model_results` one after the other, picture by picture: nothing is kept of a picture that is done."""
+    """The results of `model_results` one after the other, picture by picture: nothing is kept of a picture that is done.
+
+    `look` is shown the detections of every picture, with its semantic map; then the model needs a semantic branch.
+    """
 
     def detect(batch: PictureBatch) -> dict[None, list[Detections]]:
-        return {None: predictor.detect(batch.images, batch.sizes, batch.original_sizes)}
+        found = predictor.detect(batch.images, batch.sizes, batch.original_sizes, semantic=look is not None)
+        for image_id, one in zip(batch.image_ids, found, strict=True):
+            if look is not None:
+                look(image_id, one)
+        return {None: found}
 
     category_ids = match_categories(predictor.config.classes, truth)
     for _, result in results_of(predictor, dataset, detect, category_ids, max_detections, progress, batch_size, workers):

@@ -16,8 +16,10 @@ from htc.config import Config, Input
 from htc.data.pictures import MAX_PIXELS, Source, read_picture
 from htc.data.transforms import pad_pictures, padded_size, place_picture, plain_placement
 from htc.errors import ConfigError, DataError
+from htc.model.detector import Detector
+from htc.model.semantic import STRIDE
 from htc.ops.onednn import exact_onednn_matmul
-from htc.results import Detections, Masks
+from htc.results import Detections, Masks, SemanticMap
 from htc.types import RawDetections
 
 WINDOW = 4
@@ -36,6 +38,8 @@ class PredictOptions(TypedDict, total=False):
     """Only objects of these class names."""
     max_pixels: int
     """Larger pictures are refused."""
+    semantic: bool
+    """Keep the semantic branch's logits, so that `found.semantic` gives the map of the whole picture."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class _Call:
     max_detections: int
     labels: frozenset[int] | None
     max_pixels: int
+    semantic: bool
 
 
 class _Picture(NamedTuple):
@@ -105,16 +110,30 @@ class Predictor:
         sizes: Int[Tensor, "B 2"],
         original_sizes: Sequence[tuple[int, int]],
         sources: Sequence[str | None] | None = None,
+        *,
+        semantic: bool = False,
     ) -> list[Detections]:
-        """Everything the model finds in normalised, padded pictures (own sizes and original sizes as (height, width))."""
+        """Everything the model finds in normalised, padded pictures (own sizes and original sizes as (height, width)).
+
+        With `semantic` the semantic map too; raises `ConfigError` where the model has no semantic branch.
+        """
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
         with exact_onednn_matmul():
-            raw = self.detector(images, sizes.to(self.device))
+            raw, logits = self._run(images, sizes.to(self.device), semantic=semantic)
         names = sources or [None] * len(original_sizes)
         return [
-            original_pixels(raw, row, (height, width), original, self.config, name)
+            original_pixels(raw, row, (height, width), original, self.config, name, None if logits is None else logits[row])
             for row, ((height, width), original, name) in enumerate(zip(sizes.tolist(), original_sizes, names, strict=True))
         ]
+
+    def _run(self, images: Tensor, sizes: Tensor, *, semantic: bool) -> tuple[RawDetections, Tensor | None]:
+        """The network's answer, with the semantic branch's logits where they are asked for."""
+        if not semantic:
+            return self.detector(images, sizes), None
+        if not isinstance(self.detector, Detector) or self.detector.semantic is None:
+            raise ConfigError("this model has no semantic branch, so it gives no semantic map: leave semantic out, or load a model of HTC")
+        features = self.detector.features(images, semantic_logits=True)
+        return self.detector.detect(features, sizes), features.semantic_logits
 
     def _stream(self, sources: Iterator[Source], batch_size: int, call: _Call, on_error: Callable[[Source, DataError], None] | None) -> Iterator[Detections]:
         while window := list(islice(sources, batch_size * WINDOW if batch_size > 1 else 1)):
@@ -127,7 +146,7 @@ class Predictor:
     def _batch(self, pictures: list[_Picture], call: _Call) -> list[Detections]:
         images = pad_pictures([picture.resized for picture in pictures], call.settings)
         sizes = torch.tensor([picture.resized.shape[:2] for picture in pictures])
-        results = self.detect(images, sizes, [picture.original for picture in pictures], [picture.source for picture in pictures])
+        results = self.detect(images, sizes, [picture.original for picture in pictures], [picture.source for picture in pictures], semantic=call.semantic)
         return [_wanted(found, call) for found in results]
 
     def _checked(self, score_threshold: float, options: PredictOptions) -> _Call:
@@ -146,7 +165,9 @@ class Predictor:
             raise ConfigError(f"short_edge {edges['short_edge']} is larger than long_edge {edges['long_edge']}: exchange them")
         # Edges that are asked for are meant: the model's limit on enlarging is for its own.
         settings = self.config.input.model_copy(update={**edges, "max_scale": None}) if edges else self.config.input
-        return _Call(settings, score_threshold, most, self._labels(options.get("classes")), options.get("max_pixels", MAX_PIXELS))
+        return _Call(
+            settings, score_threshold, most, self._labels(options.get("classes")), options.get("max_pixels", MAX_PIXELS), options.get("semantic", False)
+        )
 
     def _labels(self, classes: Collection[str] | None) -> frozenset[int] | None:
         if classes is None:
@@ -164,8 +185,21 @@ def check_classes(wanted: Collection[str], config: Config) -> None:
             raise ConfigError(f"classes: this model has no class {name!r}; {hint}")
 
 
-def original_pixels(raw: RawDetections, row: int, size: tuple[int, int], original: tuple[int, int], config: Config, source: str | None = None) -> Detections:
+def original_pixels(
+    raw: RawDetections,
+    row: int,
+    size: tuple[int, int],
+    original: tuple[int, int],
+    config: Config,
+    source: str | None = None,
+    semantic_logits: Float[Tensor, "C h w"] | None = None,
+) -> Detections:
     """Picture `row` of a batch, from pixels of the network input, where its own size is `size`, to those of the `original` (both h, w)."""
+    semantic = None
+    if semantic_logits is not None:
+        # Without what lies in the padding.
+        own = semantic_logits[:, : -(-size[0] // STRIDE), : -(-size[1] // STRIDE)]
+        semantic = SemanticMap(own.float().cpu().numpy(), size, original)
     kept = raw.valid[row]
     scale = np.array([original[1] / size[1], original[0] / size[0]] * 2)
     limit = np.array([original[1], original[0]] * 2)
@@ -181,6 +215,7 @@ def original_pixels(raw: RawDetections, row: int, size: tuple[int, int], origina
         masks=Masks(probabilities, boxes, original, config.inference.mask_threshold),
         size=original,
         source=source,
+        semantic=semantic,
     )
 
 

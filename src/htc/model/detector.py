@@ -34,7 +34,10 @@ class Detector(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"], sizes: Int[Tensor, "B 2"]) -> RawDetections:
         """Normalised, padded pictures and their own (height, width) -> detections in pixels of the network input."""
-        features = self.features(images)
+        return self.detect(self.features(images), sizes)
+
+    def detect(self, features: Features, sizes: Int[Tensor, "B 2"]) -> RawDetections:
+        """The region part: what `forward` makes of the trunk's features."""
         proposals, _ = self.propose(features, sizes)
         selected = self.select(self.refine(features, proposals))
         masks = self.segment(features, selected.rois, selected.labels)

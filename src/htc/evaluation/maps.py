@@ -1,0 +1,102 @@
+"""Semantic and panoptic maps of a model, measured picture by picture beside its instances; nothing is kept of a picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from htc.data.ground_truth import annotated
+from htc.data.records import Dataset, ImageRecord
+from htc.data.semantic_maps import with_semantic_maps
+from htc.data.semantic_targets import IGNORE
+from htc.errors import ConfigError, DataError
+from htc.evaluation.panoptic import Category, PanopticQuality
+from htc.evaluation.panoptic_files import PanopticFile, PanopticWriter
+from htc.evaluation.semantic import SemanticCounts, semantic_names
+from htc.inference.panoptic import merge, stuff_labels
+from htc.inference.predictor import Predictor
+from htc.results import Detections
+
+
+@dataclass
+class SemanticMeasure:
+    """mIoU against a folder of PNG maps, or maps derived from the annotated instances (`auto`)."""
+
+    predictor: Predictor
+    dataset: Dataset
+    maps: Path | Literal["auto"]
+    counts: SemanticCounts = field(init=False)
+
+    def __post_init__(self) -> None:
+        branch = self.predictor.config.semantic
+        if branch is None:
+            raise ConfigError("--semantic: this model has no semantic branch")
+        classes = len(self.predictor.config.classes)
+        if self.maps != "auto":
+            self.dataset = with_semantic_maps(self.dataset, self.maps)
+        elif branch.classes <= classes:
+            raise ConfigError(
+                f"--semantic auto: the branch has {branch.classes} classes, maps derived from instances need {classes + 1}; name a folder of maps"
+            )
+        self.counts = SemanticCounts(branch.classes)
+
+    def look(self, record: ImageRecord, found: Detections) -> None:
+        """Counts one picture. Raises `DataError` for its PNG."""
+        assert found.semantic is not None
+        truth = annotated(record, len(self.counts.counts), self.dataset.semantic_maps).semantic
+        assert truth is not None
+        self.counts.add(self._names()[truth] if self.maps == "auto" else truth, found.semantic.labels())
+
+    def numbers(self) -> dict[str, Any]:
+        """See `SemanticCounts.numbers`."""
+        return self.counts.numbers(semantic_names(self.predictor.config) if self.maps == "auto" else {})
+
+    def _names(self) -> np.ndarray:
+        """From the annotations' labels to the model's, by name: they may be in another order."""
+        labels = np.full(256, IGNORE, np.uint8)
+        labels[0] = 0
+        for label, name in enumerate(self.dataset.classes):
+            if name in self.predictor.config.classes:
+                labels[label + 1] = self.predictor.config.classes.index(name) + 1
+        return labels
+
+
+@dataclass
+class PanopticMeasure:
+    """PQ against COCO's panoptic annotations where there are some, and the maps on the disk where they are wanted."""
+
+    predictor: Predictor
+    dataset: Dataset
+    truth: PanopticFile | None
+    writer: PanopticWriter | None
+    counts: PanopticQuality = field(init=False)
+
+    def __post_init__(self) -> None:
+        categories = {one.id: one for one in panoptic_categories(self.dataset, self.truth)}
+        self.counts = PanopticQuality(categories)
+        self._things = {one.name: one.id for one in categories.values() if one.thing and one.name in self.predictor.config.classes}
+        self._stuff = stuff_labels(self.predictor.config, {id: not one.thing for id, one in categories.items()})
+        absent = [] if self.truth is None else [record.id for record in self.dataset.images if record.id not in self.truth.entries]
+        if absent:
+            raise DataError(f"--panoptic-json has no annotation of image {absent[0]!r}: give the panoptic annotations of the same pictures")
+
+    def look(self, record: ImageRecord, found: Detections) -> None:
+        """Merges, measures and writes one picture."""
+        merged = merge(found, self._things, self._stuff)
+        if self.truth is not None:
+            self.counts.add(self.truth.read(record.id, (record.height, record.width)), merged)
+        if self.writer is not None:
+            self.writer.add(record.id, record.path.stem, merged)
+
+    def numbers(self) -> dict[str, Any]:
+        """See `PanopticQuality.numbers`."""
+        return self.counts.numbers()
+
+
+def panoptic_categories(dataset: Dataset, truth: PanopticFile | None) -> Sequence[Category]:
+    """Those of the panoptic annotations, else the classes of the instances, which are things."""
+    if truth is not None:
+        return list(truth.categories.values())
+    return [Category(id, name, True) for id, name in zip(dataset.category_ids, dataset.classes, strict=True)]

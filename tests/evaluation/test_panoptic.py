@@ -1,0 +1,179 @@
+"""Panoptic quality and mean IoU against their definitions, merging on pictures that can be seen, and files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from htc.data.semantic_targets import IGNORE
+from htc.errors import DataError
+from htc.evaluation.panoptic import Category, PanopticQuality
+from htc.evaluation.panoptic_files import panoptic_writer, read_ids, read_panoptic
+from htc.evaluation.semantic import SemanticCounts
+from htc.inference.panoptic import Panoptic, Segment
+
+CATEGORIES = {1: Category(1, "cat", True), 2: Category(2, "dog", True), 9: Category(9, "grass", False)}
+SAMPLE = next((f / "shared/data/coco_panoptic_sample" for f in Path(__file__).resolve().parents if (f / "shared/data").is_dir()), Path("coco_panoptic_sample"))
+
+
+def stripes(*parts, rows=10):
+    """A map of columns: (width, segment id)."""
+    return np.concatenate([np.full((rows, width), id, np.int32) for width, id in parts], axis=1)
+
+
+def quality(truth, found):
+    counts = PanopticQuality(CATEGORIES)
+    counts.add(truth, found)
+    return counts.numbers()
+
+
+def test_one_hit_one_miss_one_mistake():
+    """Cat: IoU 8/10; dog: missed, and one invented. PQ: cat 0.8, dog 0, grass 1."""
+    truth = Panoptic(stripes((10, 1), (10, 2), (20, 3)), (Segment(1, 1), Segment(2, 2), Segment(3, 9)))
+    found = Panoptic(stripes((8, 5), (2, 0), (4, 0), (6, 6), (20, 7)), (Segment(5, 1), Segment(6, 1), Segment(7, 9)))
+    numbers = quality(truth, found)
+    # The cats: one hit (0.8) and one wrong segment: 0.8 / 1.5.
+    assert numbers["per_class"] == pytest.approx({"cat": 0.8 / 1.5, "dog": 0.0, "grass": 1.0})
+    assert numbers["PQ"] == pytest.approx((0.8 / 1.5 + 0 + 1) / 3)
+    assert numbers["things"]["PQ"] == pytest.approx((0.8 / 1.5) / 2)
+    assert numbers["stuff"] == pytest.approx({"PQ": 1.0, "SQ": 1.0, "RQ": 1.0})
+
+
+def test_exactly_half_is_no_match():
+    truth = Panoptic(stripes((10, 1), (10, 0)), (Segment(1, 1),))
+    found = Panoptic(stripes((5, 1), (15, 0)), (Segment(1, 1),))
+    assert quality(truth, found)["per_class"]["cat"] == 0
+
+
+def test_void_and_crowds_excuse():
+    """Void is taken out of the union; a segment mostly in void, or in a crowd of its class, is not wrong; in another crowd it is."""
+    truth = Panoptic(stripes((10, 1), (10, 0), (10, 3)), (Segment(1, 1), Segment(3, 2, crowd=True)))
+    found = Panoptic(stripes((10, 1), (4, 1), (6, 2), (10, 3)), (Segment(1, 1), Segment(2, 1), Segment(3, 2)))
+    numbers = quality(truth, found)
+    assert numbers["per_class"] == {"cat": 1.0, "dog": -1.0, "grass": -1.0}
+    other = Panoptic(found.ids, (Segment(1, 1), Segment(2, 1), Segment(3, 1)))
+    assert quality(truth, other)["per_class"]["cat"] == pytest.approx(1 / 1.5)
+
+
+def brute_force(pictures):
+    """PQ of every class, pair by pair, from the paper's text."""
+    result = {}
+    for category in CATEGORIES:
+        iou_sum = hits = wrong = missed = 0
+        for truth, found in pictures:
+            own = [s for s in truth.segments if s.category_id == category and not s.crowd and (truth.ids == s.id).any()]
+            theirs = [s for s in found.segments if s.category_id == category and (found.ids == s.id).any()]
+            excuse = (truth.ids == 0) | np.isin(truth.ids, [s.id for s in truth.segments if s.crowd and s.category_id == category])
+            left = set(own)
+            for segment in theirs:
+                pixels = found.ids == segment.id
+                overlap = {s: (pixels & (truth.ids == s.id)).sum() / (((pixels & (truth.ids != 0)) | (truth.ids == s.id)).sum()) for s in own}
+                match = [s for s, value in overlap.items() if value > 0.5]
+                assert len(match) <= 1
+                if match:
+                    left -= {match[0]}
+                    hits, iou_sum = hits + 1, iou_sum + overlap[match[0]]
+                elif (pixels & excuse).sum() <= 0.5 * pixels.sum():
+                    wrong += 1
+            missed += len(left)
+        total = hits + wrong / 2 + missed / 2
+        result[CATEGORIES[category].name] = iou_sum / total if total else -1.0
+    return result
+
+
+def random_picture(generator, crowds):
+    ids = np.zeros((24, 30), np.int32)
+    segments = []
+    for id in range(1, 8):
+        y, x = generator.integers(0, 20, 2)
+        ids[y : y + generator.integers(3, 12), x : x + generator.integers(3, 12)] = id
+        segments.append(Segment(id, int(generator.choice([1, 2, 9])), bool(crowds and generator.random() < 0.2)))
+    return Panoptic(ids, tuple(segments))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_the_definition_on_random_pictures(seed):
+    generator = np.random.default_rng(seed)
+    pictures = []
+    for _ in range(4):
+        truth = random_picture(generator, crowds=True)
+        ids = np.where(generator.random(truth.ids.shape) < 0.1, 0, np.roll(truth.ids, 1, 1)).astype(np.int32)
+        changed = tuple(Segment(s.id, s.category_id if generator.random() < 0.8 else 1) for s in truth.segments)
+        pictures.append((truth, Panoptic(ids, changed)))
+    counts = PanopticQuality(CATEGORIES)
+    for truth, found in pictures:
+        counts.add(truth, found)
+    assert counts.numbers()["per_class"] == pytest.approx(brute_force(pictures))
+
+
+def test_nothing_is_undefined():
+    empty = Panoptic(np.zeros((4, 5), np.int32), ())
+    numbers = quality(empty, empty)
+    assert numbers["PQ"] == numbers["stuff"]["PQ"] == -1
+
+
+def test_files_come_back_as_they_were(tmp_path):
+    panoptic = Panoptic(stripes((5, 0), (5, 1), (10, 70000)), (Segment(1, 1), Segment(70000, 9)))
+    with panoptic_writer(tmp_path / "maps", list(CATEGORIES.values())) as writer:
+        writer.add(17, "first", panoptic)
+    again = read_panoptic(tmp_path / "maps/panoptic.json", tmp_path / "maps")
+    read = again.read(17, (10, 20))
+    assert np.array_equal(read.ids, panoptic.ids)
+    assert read.segments == panoptic.segments
+    assert again.categories == CATEGORIES
+    (entry,) = json.loads((tmp_path / "maps/panoptic.json").read_text())["annotations"]
+    assert entry["segments_info"][1] == {"id": 70000, "category_id": 9, "iscrowd": 0, "area": 100, "bbox": [10, 0, 10, 10]}
+    with pytest.raises(DataError, match="must have their picture's size"):
+        again.read(17, (10, 21))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"annotations": None}, "no list of annotations"),
+        ({"categories": [{"id": 1, "name": "cat"}]}, "lacks 'isthing'"),
+        ({"categories": []}, "segments of category 1"),
+        ({"annotations": [{"image_id": 1, "file_name": "gone.png", "segments_info": []}]}, "the first is gone.png"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, change, says):
+    good = {"categories": [{"id": 1, "name": "cat", "isthing": 1}], "annotations": []}
+    good["annotations"] = [{"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 1, "category_id": 1}]}]
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "p.json").write_text(json.dumps(good | change))
+    with pytest.raises(DataError, match=says):
+        read_panoptic(tmp_path / "p.json", tmp_path)
+
+
+def test_a_map_that_is_not_rgb_is_named(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "grey.png")
+    with pytest.raises(DataError, match="mode L"):
+        read_ids(tmp_path / "grey.png")
+
+
+def test_the_real_sample_against_itself_is_perfect():
+    if not SAMPLE.is_dir():
+        pytest.skip(f"{SAMPLE} is not there")
+    truth = read_panoptic(SAMPLE / "annotations/panoptic_val2017.json", SAMPLE / "annotations/panoptic_val2017")
+    counts = PanopticQuality(truth.categories)
+    sizes = {one["id"]: (one["height"], one["width"]) for one in json.loads(truth.file.read_text())["images"]}
+    for image_id in truth.entries:
+        panoptic = truth.read(image_id, sizes[image_id])
+        counts.add(panoptic, panoptic)
+    numbers = counts.numbers()
+    assert numbers["PQ"] == numbers["things"]["PQ"] == numbers["stuff"]["PQ"] == pytest.approx(1)
+
+
+def test_mean_iou():
+    """Class 0: 3 of 4 found, nothing too much: 3/4. Class 1: 2 found, 1 too much: 2/3. Class 3 is only found. 255 does not count."""
+    truth = np.array([[0, 0, 0, 0], [1, 1, IGNORE, IGNORE]], np.uint8)
+    found = np.array([[0, 0, 0, 1], [1, 1, 3, 0]], np.uint8)
+    counts = SemanticCounts(4)
+    counts.add(truth, found)
+    numbers = counts.numbers({0: "background"})
+    assert numbers["mIoU"] == pytest.approx((3 / 4 + 2 / 3) / 2)
+    assert numbers["pixel_accuracy"] == pytest.approx(5 / 6)
+    assert numbers["per_class"] == pytest.approx({"background": 3 / 4, "1": 2 / 3})
+    assert SemanticCounts(4).numbers({})["mIoU"] == -1
