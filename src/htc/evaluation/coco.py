@@ -13,7 +13,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools import mask as rle_codec
 
-from htc.evaluation.comparison import Annotation, Comparison, RunLengths, compare
+from htc.evaluation.comparison import Annotation, Comparison, RunLengths, compare, uncollected
 
 Metrics = dict[str, dict[str, Any]]
 Kind = Literal["bbox", "segm", "boundary"]
@@ -50,6 +50,7 @@ def metrics_from(evaluations: Mapping[Kind, COCOeval_faster], comparison: Compar
     return {**{kind: summary(evaluation, max_detections) for kind, evaluation in evaluations.items()}, "per_class": per_class}
 
 
+@uncollected()
 def evaluated(kind: Kind, comparison: Comparison, max_detections: int) -> COCOeval_faster:
     """COCO's evaluation with its arrays: precision (IoU threshold, recall, class, size, count), recall without its second axis.
 
