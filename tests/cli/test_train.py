@@ -24,7 +24,7 @@ def no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_choices_are_printed_recorded_and_kept_by_a_resumed_run(htc: Htc, data: Path, tmp_path: Path) -> None:
-    result = htc("train", "--data", data, *FLAGS)
+    result = htc("train", "--data", data, *FLAGS, "--evaluate-every", "2")
     assert result.code == 0, result.err
     run = tmp_path / "runs/train" / data.name
     assert "3 pictures, 2 objects, 2 classes" in result.err
@@ -40,11 +40,13 @@ def test_choices_are_printed_recorded_and_kept_by_a_resumed_run(htc: Htc, data: 
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["inference"]["max_detections"], config["training"]["epochs"], config["classes"]) == (100, 1, ["disc", "square"])
     assert "epoch 1/1, step 1/1, loss" in result.err
-    again = htc("train", "--data", data, "--resume", "--out", run, "--epochs", "2", "--device", "cpu")
+    again = htc("train", "--data", data, "--resume", "--out", run, "--epochs", "4", "--device", "cpu")
     assert again.code == 0, again.err
-    assert "epoch 2/2, step 2/2, loss" in again.err
+    assert "epoch 3/4, step 3/4, loss" in again.err
+    measured = json.loads((run / "history.json").read_text())
+    assert [entry["epoch"] for entry in measured] == [1, 2, 4]  # the last of the first run, then every second again
     resumed = yaml.safe_load((run / "config.yaml").read_text())
-    assert resumed == {**config, "training": {**config["training"], "epochs": 2}}
+    assert resumed == {**config, "training": {**config["training"], "epochs": 4}}
     assert json.loads((run / "choices.json").read_text()) == choices
 
 

@@ -1,5 +1,6 @@
 """What is chosen where the user does not say, on data made of numbers alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from htc.config import Config
 from htc.data.records import Dataset, ImageRecord, Instance
 from htc.presets import preset
 from htc.settings import from_flags
-from htc.training.choices import ENOUGH_PICTURES, choose, gib_needed, stated, write_choices
+from htc.training.choices import ENOUGH_PICTURES, choose, gib_needed, recorded, stated, write_choices
 
 
 def data(pictures=30, size=(480, 640), side=100.0, objects=3):
@@ -99,6 +100,14 @@ def test_a_batch_that_does_not_fit_becomes_smaller():
     assert "2 pictures a step need about" in rule_of(tight, "training.batch_size")
 
 
+def test_pictures_of_rare_classes_are_shown_more_often():
+    common = data(50, objects=1)
+    rare = replace(common.images[0], instances=tuple(replace(one, label=2) for one in common.images[0].instances))
+    both = Dataset(Path("train.json"), ("fig", "date", "nut"), (1, 2, 3), (*data(50, objects=2).images, rare))
+    assert choose(both, [], None).config.training.sampling.repeat_threshold == pytest.approx(0.1 * 50 / 51, rel=1e-3)
+    assert choose(common, [], None).config.training.sampling.repeat_threshold is None
+
+
 @pytest.mark.parametrize("objects", [0, 1])
 def test_data_with_hardly_anything_in_it(objects):
     found = choose(data(1, objects=objects), [], None)
@@ -120,4 +129,5 @@ def test_adamw_s_rate_is_not_scaled_and_choices_are_written(tmp_path):
     assert "as it is" in found[0].rule
     assert found[1].fields == {"semantic targets": "none"}
     write_choices(tmp_path, found)
-    assert '"learning rate": 0.001' in (tmp_path / "choices.json").read_text()
+    assert recorded(tmp_path, "learning rate", None) == 0.001
+    assert recorded(tmp_path, "evaluate every", 1) == recorded(tmp_path / "nothing", "evaluate every", 1) == 1

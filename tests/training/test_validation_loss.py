@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from htc.data.coco import Splits, read_coco
@@ -50,7 +51,17 @@ def test_the_losses_are_those_of_all_pictures_as_one_batch(setting):
 
 def test_without_maps_of_the_validation_pictures_there_is_no_semantic_term(setting, tmp_path):
     detector, config, dataset = setting
-    assert "semantic" not in validation_losses(detector, config, validation_batches(dataset, config, tmp_path))
+    assert "semantic" not in validation_losses(detector, config, validation_batches(dataset, config, tmp_path / "train"))
+
+
+def test_maps_of_the_validation_pictures_lie_beside_those_of_training(setting, tmp_path):
+    detector, config, dataset = setting
+    (tmp_path / "maps/val").mkdir(parents=True)
+    for record in dataset.images:
+        Image.new("L", (record.width, record.height), 1).save(tmp_path / "maps/val" / record.path.name)
+    batches = list(validation_batches(dataset, config, tmp_path / "maps/train"))
+    assert all(set(batch.semantic.unique().tolist()) <= {1, 255} for batch in batches)
+    assert validation_losses(detector, config, batches)["semantic"] > 0
 
 
 def test_pictures_without_objects_have_losses(setting, tmp_path):

@@ -45,7 +45,9 @@ def show_choices(dataset: "Dataset", choices: Sequence["Choice"]) -> None:
     from rich.table import Table
 
     objects = sum(len(record.instances) for record in dataset.images)
-    say(f"{len(dataset)} pictures, {objects} objects, {len(dataset.classes)} classes. Chosen for them (any flag or --preset decides otherwise):")
+    made = any("preset" in choice.fields for choice in choices)
+    how = "Chosen for them (any flag or --preset decides otherwise):" if made else "The rest is as given, and so:"
+    say(f"{len(dataset)} pictures, {objects} objects, {len(dataset.classes)} classes. {how}")
     rows = [(name, _text(value), "" if number else choice.rule) for choice in choices for number, (name, value) in enumerate(choice.fields.items())]
     console = messages()
     if console.is_terminal:

@@ -135,27 +135,28 @@ def train(
 def _train(splits: "Splits", folder: Path, settings: Sequence[Setting], how: "Options", evaluate_every: int | None, *, print_config: bool) -> int:
     """Chooses what is not given, trains, and says what is left behind."""
     from htc.inference.load import choose_device
-    from htc.training.choices import Choice, stated, write_choices
+    from htc.training.choices import EVERY, Choice, recorded, stated, write_choices
     from htc.training.memory import peak_memory
     from htc.training.run import read_dataset
     from htc.training.run import train as run_training
     from htc.training.start import fit_to_data
 
     dataset, targets = read_dataset(splits, how), how.semantic
-    every, choices = evaluate_every or 1, []
+    every, choices, rule = evaluate_every or 1, [], "epochs, after which the validation pictures are measured"
     if how.resume:
-        config = resumed(folder, settings, PRESET)
+        config, every = resumed(folder, settings, PRESET), evaluate_every or recorded(folder, EVERY, 1)
     elif names_preset(settings):
         config = resolve(settings, PRESET)
     else:
         found = chosen(dataset, settings, how.device, how.weights)
         config, choices, every = found.config, list(found.choices), evaluate_every or found.evaluate_every
-        if splits.val_annotations is not None and evaluate_every is None:
-            choices.append(Choice({"evaluate every": every}, "epochs; about twenty evaluations in all, best weights kept by them"))
+        rule += "" if evaluate_every else "; about twenty times in all"
+    fitted = fit_to_data(config, dataset, targets)
     if print_config:
-        print(to_yaml(fit_to_data(config, dataset, targets)), end="")
+        print(to_yaml(fitted), end="")
         return 0
-    choices += stated(fit_to_data(config, dataset, targets), targets, config.training.batch_size)
+    choices += stated(fitted, targets, config.training.batch_size * config.training.accumulate)
+    choices += [Choice({EVERY: every}, rule)] if splits.val_annotations is not None else []
     show_choices(dataset, choices)
     device = choose_device(how.device)
     with filling(folder), watching(how.minutes, lambda: peak_memory(device)) as watch:

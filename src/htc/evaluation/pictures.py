@@ -46,4 +46,4 @@ def comparison(predictor: Predictor, record: ImageRecord) -> np.ndarray:
     left = draw_objects(enlarge(picture, factor), truth.boxes.numpy() * factor, truth.labels.numpy(), crops, captions, outline_boxes=crops is None)
     found = predictor.predict(picture, score_threshold=SCORE)
     right = found.drawing(picture, labels=named, scale=factor)
-    return side_by_side(left, right, (f"annotated: {len(truth.boxes)}", f"found: {len(found)}"))
+    return side_by_side(left, right, (f"annotated: {len(truth.boxes)}", f"found, score {SCORE:g} or more: {len(found)}"))

@@ -4,6 +4,7 @@ A preset that is named decides everything. Otherwise the preset, the input size,
 the training come from the data; whatever is given one by one is left alone.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from htc.config import AdamW, Config, ResNet
-from htc.data.advice import Statistics, anchor_scale, input_size, max_detections, statistics_of
+from htc.data.advice import Statistics, anchor_scale, input_size, max_detections, repeat_threshold, statistics_of
 from htc.data.records import Dataset
 from htc.files import write_json
 from htc.presets import preset
@@ -21,6 +22,7 @@ from htc.settings import Setting, overlay
 from htc.training.schedule import IMAGES_PER_STEP, base_learning_rate
 
 CHOICES = "choices.json"
+EVERY = "evaluate every"
 FROM_SCRATCH, LARGE_FROM_SCRATCH, RELEASED = "htc_r18_small", "htc_r50_scratch", "htc_r50_fpn_20e_coco"
 ENOUGH_PICTURES = 10_000
 """From about so many on, a large network learns as much from scratch as from ImageNet weights (He, Girshick, Dollar 2019)."""
@@ -99,9 +101,13 @@ def choose(dataset: Dataset, given: Sequence[Setting], memory: float | None, wei
     if weights is None:
         anchors = anchor_scale(data, chooser.config.input, base.rpn.anchor_scale, chooser.config.rpn.anchor_ratios)
         chooser.take(anchors.settings, anchors.reason)
-        _crop(chooser, data)
+    _crop(chooser, data)
     most = max_detections(data)
     chooser.take(most.settings, most.reason)
+    rare = repeat_threshold(data)
+    if rare is not None:
+        rule = "some classes are on less than a tenth as many pictures as the median class: their pictures are shown more often (repeat factors of LVIS)"
+        chooser.take({"training.sampling.repeat_threshold": float(f"{rare:.4g}")}, rule)
     _batch(chooser, memory)
     _length(chooser, len(dataset))
     epochs = chooser.config.training.epochs
@@ -160,11 +166,11 @@ def _batch(chooser: _Chooser, memory: float | None) -> None:
 def _length(chooser: _Chooser, pictures: int) -> None:
     """Epochs by the number of steps; milestones at 2/3 and 11/12 of them, as in the original's 12 epochs (8, 11)."""
     training = chooser.config.training
-    steps = ceil(pictures / training.batch_size)
+    steps = ceil(ceil(pictures / training.batch_size) / training.accumulate)
     if pictures < ENOUGH_PICTURES:
         epochs = min(MOST_EPOCHS, max(training.epochs, ceil(STEPS / steps)))
         most = f"at most {MOST_EPOCHS} epochs, at least the preset's {training.epochs}"
-        rule = f"{steps} steps an epoch of {training.batch_size} pictures; at least {STEPS} steps, {most}"
+        rule = f"{steps} steps an epoch of {training.batch_size * training.accumulate} pictures; at least {STEPS} steps, {most}"
         chooser.take({"training.epochs": epochs}, rule)
     epochs = chooser.config.training.epochs
     if training.schedule == "steps" and epochs != chooser.base.training.epochs:
@@ -195,3 +201,10 @@ def stated(config: Config, semantic: Literal["auto", "none"] | Path, images_per_
 def write_choices(folder: Path, choices: Sequence[Choice]) -> None:
     """`choices.json`: a list of `{"fields": {name: value}, "rule"}`."""
     write_json(folder / CHOICES, [asdict(choice) for choice in choices])
+
+
+def recorded(folder: Path, field: str, default: Any) -> Any:
+    """The value of a field in the `choices.json` of a run's folder; `default` if it is not there."""
+    path = folder / CHOICES
+    choices = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return next((choice["fields"][field] for choice in choices if field in choice["fields"]), default)

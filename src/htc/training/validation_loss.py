@@ -25,16 +25,24 @@ def validation_batches(
 ) -> Iterable[Batch]:
     """The validation pictures one by one, as prediction sees them; every pass gives the same, sampling seeds included.
 
-    Where the folder `semantic_maps` has no map for them (see `with_semantic_maps`), there is no semantic target and no semantic term.
+    `semantic_maps` is the folder of the training pictures' maps; those of the validation pictures lie there, or beside it in a folder named
+    like the pictures' own, as COCO-Stuff's do. Without them there is no semantic target and no semantic term.
     """
     if config.semantic is not None and semantic_maps is not None:
-        try:
-            dataset = with_semantic_maps(dataset, semantic_maps, panoptic_json, instances_from)
-        except DataError:
-            # Not a fault: maps of the validation pictures are not needed, and often lie elsewhere or nowhere.
-            config = config.model_copy(update={"semantic": None})
+        places = [semantic_maps, *(semantic_maps.parent / name for name in {record.path.parent.name for record in dataset.images})]
+        found = [one for one in (_with_maps(dataset, place, panoptic_json, instances_from) for place in places) if one is not None]
+        dataset = found[0] if found else dataset
+        config = config if found else config.model_copy(update={"semantic": None})
     training = config.training.model_copy(update={"augmentation": PLAIN, "sampling": Sampling()})
     return training_loader(dataset, config.model_copy(update={"training": training}), 0, 0, 1, workers)
+
+
+def _with_maps(dataset: Dataset, folder: Path, panoptic_json: Path | None, instances_from: int | None) -> Dataset | None:
+    """None where maps are missing: not a fault, those of the validation pictures are not needed."""
+    try:
+        return with_semantic_maps(dataset, folder, panoptic_json, instances_from)
+    except DataError:
+        return None
 
 
 @torch.no_grad()
