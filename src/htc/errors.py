@@ -6,7 +6,8 @@ HTCError
 ├── DataError         an image, annotation file or folder that cannot be used
 ├── TrainingError     a training that cannot go on: a loss that is not finite
 ├── OutputError       a place that cannot be written to
-└── InstallationError packages that do not fit together
+├── InstallationError packages that do not fit together
+└── ReportedElsewhereError  an error that another of several processes reports
 """
 
 
@@ -36,3 +37,7 @@ class OutputError(HTCError):
 
 class InstallationError(HTCError):
     """Installed packages that do not fit together, such as a torchvision built for another torch."""
+
+
+class ReportedElsewhereError(HTCError):
+    """An error that ends all of several processes and that the first of them reports: the others have nothing to say."""

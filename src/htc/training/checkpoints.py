@@ -12,7 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from htc.errors import OutputError
+from htc.errors import OutputError, TrainingError
 from htc.files import whole_file
 from htc.training.processes import any_of
 from htc.training.signals import HeldSignals
@@ -134,6 +134,7 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         begin = time.monotonic()
+        self._check_weights(trainer)
         try:
             trainer.save_checkpoint(self.path)
         except OutputError as error:
@@ -141,6 +142,15 @@ class Checkpoints(Checkpoint):
             raise OutputError(f"{error}.{kept}") from error
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self._pause = max(self.every.seconds, PAUSE * (self._saved_at - begin))
+
+    def _check_weights(self, trainer: Trainer) -> None:
+        """A step can ruin the weights though its loss was finite: the checkpoint before it is then the last good one."""
+        if all(bool(parameter.isfinite().all()) for parameter in trainer.lightning_module.parameters()):
+            return
+        raise TrainingError(
+            f"the weights are not finite after step {trainer.global_step - 1}, though its loss was: a gradient was too large. "
+            f"The checkpoint of step {self._saved_step} is kept. Lower the learning rate (--lr) or set training.clip_gradients"
+        )
 
     def _deliver(self) -> None:
         self.signals.waiting = False

@@ -12,10 +12,14 @@ from typing import Any, Literal, Protocol
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import DDPStrategy
 
 from htc.ops.onednn import exact_onednn_matmul
+from htc.ranks import here
 from htc.training.checkpoints import WholeFiles
+from htc.training.processes import count
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 
@@ -60,7 +64,7 @@ def fit(
     with _quiet(), _interruptible(), exact_onednn_matmul(), torch.random.fork_rng():
         trainer = Trainer(
             accelerator=device,
-            devices=1,
+            **_processes(device),
             precision="bf16-mixed" if precision == "bf16" else "32-true",
             max_epochs=limits.epochs,
             max_time=None if limits.minutes is None else timedelta(minutes=limits.minutes),
@@ -73,9 +77,18 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
             reload_dataloaders_every_n_epochs=1,
-            plugins=[WholeFiles()],
+            plugins=[WholeFiles(), *([TorchElasticEnvironment()] if count() > 1 else [])],
         )
         trainer.fit(module, datamodule=_Epochs(batches), ckpt_path=resume, weights_only=True)
+
+
+def _processes(device: str) -> dict[str, Any]:
+    """Lightning's words for the processes that have met (`htc.training.processes`): data-parallel, every parameter in every step."""
+    if count() == 1:
+        return {"devices": 1}
+    ranks = here()
+    strategy = DDPStrategy(process_group_backend="nccl" if device == "cuda" else "gloo", gradient_as_bucket_view=True)
+    return {"devices": ranks.local_ranks, "num_nodes": ranks.nodes, "strategy": strategy}
 
 
 class _Epochs(LightningDataModule):

@@ -1,6 +1,8 @@
 """The terms of Eq. 7, each as a sum and the count it is averaged over, so that ranks can average over all of them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from htc.config import BoxLoss, Semantic
 from htc.model.semantic import STRIDE
+from htc.training.processes import count, summed
 
 SEMANTIC_PADDING = 255
 """What `Batch.semantic` holds beyond a picture, whichever value its own unlabelled pixels have."""
@@ -25,6 +28,20 @@ class Term:
     def average(self) -> Float[Tensor, ""]:
         """The weighted mean; 0 (with a gradient of zeros) where nothing was counted."""
         return self.total * self.weight / self.count.clamp(min=1)
+
+
+def averages(terms: Mapping[str, Term], over: Literal["global", "rank"]) -> dict[str, Float[Tensor, ""]]:
+    """The weighted mean of every term; every process has the same terms.
+
+    Data-parallel training averages the gradients of n processes. `global`: each divides by the count over all of them, times
+    n, so that the average is the gradient of one process that has all the pictures. `rank`: each divides by its own count, as the
+    original does: a process with few objects gives each of them more weight.
+    """
+    processes = count()
+    if over == "rank" or processes == 1:
+        return {name: term.average() for name, term in terms.items()}
+    counts = summed(torch.stack([term.count.float() for term in terms.values()]))
+    return {name: replace(term, count=counts[i]).average() * processes for i, (name, term) in enumerate(terms.items())}
 
 
 def box_loss(predicted: Float[Tensor, "N 4"], target: Float[Tensor, "N 4"], kind: BoxLoss, beta: float) -> Float[Tensor, ""]:

@@ -12,10 +12,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from htc.config import AdamW, Training
 from htc.data.loader import pure_seed
-from htc.errors import TrainingError
+from htc.errors import ReportedElsewhereError, TrainingError
 from htc.training.parameter_groups import groups_of
+from htc.training.processes import count, gathered, rank, summed
 from htc.training.schedule import base_learning_rate, learning_rate_factor
 from htc.types import Batch
+
+REMEDY = "Lower the learning rate (--lr), lengthen training.warmup_steps or set training.clip_gradients; look at these pictures and their annotations"
 
 
 class TrainingModule(LightningModule):
@@ -45,7 +48,7 @@ class TrainingModule(LightningModule):
         """The sum under `loss`, which Lightning differentiates, and every term by its name under `terms`."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
         losses = self.objective(replace(batch, images=images))
-        terms = {name: value.detach() for name, value in losses.items()}
+        terms = mean_of_processes({name: value.detach() for name, value in losses.items()})
         check_finite(terms, batch, self.global_step)
         return {"loss": torch.stack([value.float() for value in losses.values()]).sum(), "terms": terms}  # pyright: ignore[reportReturnType]
 
@@ -77,17 +80,27 @@ def build_optimizer(parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]
     return torch.optim.SGD(parameters, lr=rate, momentum=chosen.momentum, weight_decay=chosen.weight_decay)
 
 
+def mean_of_processes(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every term's mean over all processes: what the gradients, which are averaged too, belong to."""
+    if count() == 1:
+        return terms
+    means = summed(torch.stack([value.float() for value in terms.values()])) / count()
+    return dict(zip(terms, means, strict=True))
+
+
 def check_finite(terms: dict[str, Tensor], batch: Batch, step: int) -> None:
-    """Raises `TrainingError` that names the terms, the step and the pictures of a loss that is not finite."""
+    """Raises `TrainingError` that names the terms, the step and the pictures of a loss that is not finite.
+
+    `terms` are the means over all processes, so that all of them stop; the pictures are those of all.
+    """
     values = torch.stack([value.float() for value in terms.values()]).tolist()
     bad = {name: value for name, value in zip(terms, values, strict=True) if not abs(value) < float("inf")}
     if bad:
         listed = ", ".join(f"{name} = {value}" for name, value in bad.items())
-        pictures = ", ".join(map(str, batch.image_ids))
-        raise TrainingError(
-            f"the loss is not finite at step {step}: {listed}; pictures {pictures}. "
-            "Lower the learning rate (--lr), lengthen training.warmup_steps or set training.clip_gradients; look at these pictures and their annotations"
-        )
+        everyone = gathered(batch.image_ids)
+        pictures = ", ".join(str(image_id) for ids in everyone for image_id in ids)
+        message = f"the loss is not finite at step {step}: {listed}; pictures {pictures}. {REMEDY}"
+        raise TrainingError(message) if rank() == 0 else ReportedElsewhereError(message)
 
 
 def _moving_average(decay: float) -> Any:

@@ -8,7 +8,7 @@ from htc.config import Config
 from htc.model.detector import Detector
 from htc.ops.boxes import encode
 from htc.ops.mask_targets import mask_targets
-from htc.training.losses import Term, box_loss, class_loss, mask_loss, semantic_loss
+from htc.training.losses import Term, averages, box_loss, class_loss, mask_loss, semantic_loss
 from htc.training.rpn_loss import rpn_losses
 from htc.training.sampling import Sample, TruthSampler
 from htc.types import Batch, BoxStage, Features
@@ -23,7 +23,7 @@ class TrainingObjective(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Weighted losses: `rpn.class`, `rpn.box`, `semantic`, and for each stage `stage1.class`, `stage1.box`, `stage1.mask`, ..."""
-        return {name: term.average() for name, term in self.terms(batch).items()}
+        return averages(self.terms(batch), self.config.training.loss_average)
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """The same before they are averaged."""

@@ -1,12 +1,54 @@
-"""Several processes that train one model together: what they tell each other. Alone, every function here is its own answer."""
+"""Several processes that train one model together: how they meet and what they tell each other. Alone, nothing of it costs anything."""
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor
 
+from htc.errors import ConfigError, HTCError, ReportedElsewhereError
+from htc.ranks import here
+
 Kind = TypeVar("Kind")
+PATIENCE = timedelta(hours=2)
+"""How long a process waits for another, which may be converting data or measuring."""
+
+
+def join(device: str) -> None:
+    """Meets the other processes that the environment names; `device` is cpu or cuda. Does nothing alone or when they have met.
+
+    Raises `ConfigError` if this machine has fewer GPUs than processes.
+    """
+    ranks = here()
+    if ranks.ranks == 1 or dist.is_initialized():
+        return
+    if device == "cuda":
+        if ranks.local_rank >= torch.cuda.device_count():
+            raise ConfigError(f"{ranks.local_ranks} processes on a machine with {torch.cuda.device_count()} GPUs: give each its own, as --devices says")
+        torch.cuda.set_device(ranks.local_rank)
+    if "RANK" not in os.environ:  # SLURM: say what it says in the words that torch and Lightning read
+        slurm = SLURMEnvironment(auto_requeue=False)
+        os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
+        os.environ |= {"RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.ranks)}
+        os.environ |= {"LOCAL_RANK": str(ranks.local_rank), "LOCAL_WORLD_SIZE": str(ranks.local_ranks)}
+    os.environ.setdefault("GROUP_RANK", str(ranks.rank // ranks.local_ranks))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """`join`, and parting at the end."""
+    join(device)
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def count() -> int:
@@ -42,3 +84,26 @@ def gathered(value: Kind) -> list[Kind]:
     values: list[Kind | None] = [None] * count()
     dist.all_gather_object(values, value)
     return values  # pyright: ignore[reportReturnType] - filled by now
+
+
+def by_first(work: Callable[[], Kind]) -> Kind:
+    """What `work`, done by the first process alone, gives; on each.
+
+    An `HTCError` there is raised on every process, as `ReportedElsewhereError` on the others.
+    """
+    if count() == 1:
+        return work()
+    error: HTCError | None = None
+    told: list[tuple[bool, Kind | str | None]] = [(True, None)]
+    if rank() == 0:
+        try:
+            told = [(True, work())]
+        except HTCError as failure:
+            error, told = failure, [(False, str(failure))]
+    dist.broadcast_object_list(told, src=0)
+    done, value = told[0]
+    if error is not None:
+        raise error
+    if not done:
+        raise ReportedElsewhereError(str(value))
+    return value  # pyright: ignore[reportReturnType] - what `work` gave

@@ -11,7 +11,7 @@ from torch import nn
 
 from htc.checkpoint.imagenet import start_from_imagenet
 from htc.checkpoint.load import load_model
-from htc.checkpoint.native import save_pretrained
+from htc.checkpoint.native import from_pretrained, save_pretrained
 from htc.config import Config
 from htc.data.checks.before_training import check_data
 from htc.data.coco import Splits, read_coco
@@ -23,7 +23,7 @@ from htc.errors import DataError, OutputError
 from htc.evaluation.coco import Metrics
 from htc.evaluation.files import read_annotations
 from htc.evaluation.pictures import draw_comparisons
-from htc.evaluation.run import evaluate_model, match_categories
+from htc.evaluation.run import match_categories
 from htc.files import write_json, write_text
 from htc.inference.load import choose_device
 from htc.inference.predictor import Predictor
@@ -32,12 +32,14 @@ from htc.settings import to_yaml
 from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
 from htc.training.engine import Limits, fit
 from htc.training.event_files import EventFiles
+from htc.training.measuring import measure
 from htc.training.module import TrainingModule
 from htc.training.objective import TrainingObjective
+from htc.training.processes import by_first, count, joined, rank
 from htc.training.progress import Measuring, Progress, Said
 from htc.training.record import LossRecord
 from htc.training.start import fit_to_data, start_from
-from htc.training.validation import LOSSES, Validation, draw_curves, metrics_of, read_history
+from htc.training.validation import BEST, LOSSES, Validation, best_of, draw_curves, metrics_of, read_history
 from htc.training.validation_loss import validation_batches, validation_losses
 
 MODEL, METRICS, CHECKPOINTS, CONFIG, START = "model", "metrics.json", "checkpoints", "config.yaml", "start.json"
@@ -96,7 +98,13 @@ def train(config: Config, splits: Splits, out: Path, options: Options = Options(
     that can be checked is checked before the first step. Raises `DataError`, `ConfigError`, `CheckpointError`, `OutputError`,
     and `TrainingError` when a loss is not finite.
     """
-    resume = prepare_folder(out, options.resume)
+    device = choose_device(options.device).type
+    with joined(device):
+        return _train(config, splits, out, options, progress if rank() == 0 else None, device)
+
+
+def _train(config: Config, splits: Splits, out: Path, options: Options, progress: Progress | None, device: str) -> TrainingResult:
+    resume = by_first(lambda: prepare_folder(out, options.resume))
     dataset = read_dataset(splits, options)
     config = fit_to_data(config, dataset, options.semantic)
     validation = validation_of(out, config, splits, options, progress)
@@ -104,19 +112,19 @@ def train(config: Config, splits: Splits, out: Path, options: Options = Options(
         if progress is not None:
             progress(Said(warning))
     module = build_module(config, dataset, options, out, progress)
-    write_text(out / CONFIG, to_yaml(config))
+    by_first(lambda: write_text(out / CONFIG, to_yaml(config)))
     fit(
         module,
         lambda epoch, done: batches_of(dataset, config, options, epoch, done),
         callbacks_of(out, options, validation, progress),
         Limits(config.training.epochs, options.minutes),
-        device=choose_device(options.device).type,
+        device=device,
         precision=config.precision,
         clip_gradients=config.training.clip_gradients,
         accumulate=config.training.accumulate,
         resume=resume,
     )
-    return _finish(module.trained, config, out, with_metrics=validation.evaluate is not None)
+    return by_first(lambda: _finish(module.trained, config, out, validation))
 
 
 def read_dataset(splits: Splits, options: Options) -> Dataset:
@@ -165,8 +173,7 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
             progress(Measuring(done, pictures))
 
     def evaluate(detector: nn.Module) -> Metrics:
-        metrics, _ = evaluate_model(Predictor(detector, config), annotations, images, progress=tell, workers=options.workers)
-        return metrics
+        return measure(Predictor(detector, config), annotations, images, tell, options.workers)
 
     def draw(detector: nn.Module, folder: Path) -> None:
         draw_comparisons(Predictor(detector, config), annotations, images, folder, options.pictures)
@@ -180,6 +187,7 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
         draw=None
         if not options.pictures
         else lambda detector, folder: draw_comparisons(Predictor(detector, config), annotations, images, folder, options.pictures),
+        keep=None if options.checkpoints is None else lambda detector: save_pretrained(detector, config, out / CHECKPOINTS / BEST),
         patience=training.early_stop,
         progress=progress,
     )
@@ -196,20 +204,21 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
             progress(Said(f"the backbone starts from {imagenet}"))
     if options.weights is not None:
         start = start_from(detector, load_model(options.weights), options.weights)
-        write_json(out / START, asdict(start))
+        by_first(lambda: write_json(out / START, asdict(start)))
         if progress is not None:
             for line in start.lines():
                 progress(Said(line))
     detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     training = config.training
-    images = training.batch_size * training.accumulate
-    steps = ceil(batches_per_epoch(dataset, training.sampling, training.batch_size) / training.accumulate)
+    together = training.batch_size * count()
+    images, steps = together * training.accumulate, ceil(batches_per_epoch(dataset, training.sampling, together) / training.accumulate)
     return TrainingModule(detector, TrainingObjective(detector, config), training, steps, training.epochs, images, options.seed)
 
 
 def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, done: int) -> PictureLoader:
     """One epoch's batches without the first `done`."""
-    return training_loader(dataset, config, options.seed, epoch, config.training.batch_size, options.workers, first_step=done)
+    size, workers = config.training.batch_size, options.workers
+    return training_loader(dataset, config, options.seed, epoch, size, workers, first_step=done, rank=rank(), ranks=count())
 
 
 def callbacks_of(out: Path, options: Options, validation: Validation, progress: Progress | None) -> list[Callback]:
@@ -222,14 +231,21 @@ def callbacks_of(out: Path, options: Options, validation: Validation, progress: 
     return callbacks
 
 
-def _finish(detector: nn.Module, config: Config, out: Path, *, with_metrics: bool) -> TrainingResult:
-    """Writes the model and the last evaluation's numbers."""
-    model = save_pretrained(detector, config, out / MODEL)
+def _finish(detector: nn.Module, config: Config, out: Path, validation: Validation) -> TrainingResult:
+    """Writes the model, the best where one was kept, else the last, and the numbers of its evaluation."""
+    history = read_history(out) if validation.evaluate is not None else []
+    best = validation.keep is not None and bool(history)
+    if best:
+        config, weights = from_pretrained(out / CHECKPOINTS / BEST)
+        model = save_pretrained(weights, config, out / MODEL)
+    else:
+        model = save_pretrained(detector, config, out / MODEL)
     draw_curves(out)
     metrics = None
-    if with_metrics and (history := read_history(out)):
-        metrics = metrics_of(history[-1])
-        write_json(out / METRICS, metrics)
+    if history:
+        entry = best_of(history) if best else history[-1]
+        metrics = metrics_of(entry)
+        write_json(out / METRICS, {**metrics, "model": {"epoch": entry["epoch"], "step": entry["step"], "is": "the best" if best else "the last"}})
     return TrainingResult(out, model, config, metrics, steps=_steps(out))
 
 

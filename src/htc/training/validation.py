@@ -13,6 +13,7 @@ from torch import nn
 from htc.evaluation.coco import Metrics
 from htc.files import write_json, write_text
 from htc.training.module import TrainingModule
+from htc.training.processes import by_first
 from htc.training.progress import Measured, Progress
 from htc.training.record import read_losses
 from htc.visual.curves import draw_average_precision, draw_losses
@@ -23,6 +24,8 @@ Losses = Callable[[nn.Module], dict[str, float]]
 """The loss terms of a detector on the validation pictures."""
 Draw = Callable[[nn.Module, Path], object]
 """Draws what a detector finds into a folder."""
+Keep = Callable[[nn.Module], object]
+"""Keeps a detector that is better than all before it."""
 
 HISTORY, LOSSES, CURVES, TABLE, PICTURES = "history.json", "losses.csv", "curves", "validation.csv", "pictures"
 BEST, LAST = "best", "last"
@@ -48,6 +51,7 @@ class Validation(Callback):
         *,
         losses: Losses | None = None,
         draw: Draw | None = None,
+        keep: Keep | None = None,
         patience: int | None = None,
         progress: Progress | None = None,
     ):
@@ -57,11 +61,14 @@ class Validation(Callback):
         self.epochs = epochs
         self.losses = losses
         self.draw = draw
+        self.keep = keep
         self.patience = patience
         self.progress = progress
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
         """Keeps of an earlier history what the resumed run does not measure again."""
+        if not trainer.is_global_zero:
+            return
         kept = [entry for entry in read_history(self.folder) if entry["step"] <= trainer.global_step] if trainer.global_step else []
         write_json(self.folder / HISTORY, kept)
 
@@ -72,27 +79,33 @@ class Validation(Callback):
         if self.evaluate is not None and due and isinstance(pl_module, TrainingModule):
             detector = pl_module.trained
             detector.eval()
-            self._measure(trainer, detector, self.evaluate, epoch)
+            metrics = self.evaluate(detector)  # by all processes; what is made of it, by the first
+            stops = by_first(lambda: self._note(trainer, detector, metrics, epoch))
+            trainer.should_stop = trainer.should_stop or stops
             detector.train()
-        draw_curves(self.folder)
+        if trainer.is_global_zero:
+            draw_curves(self.folder)
 
-    def _measure(self, trainer: Trainer, detector: nn.Module, evaluate: Evaluate, epoch: int) -> None:
-        entry: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **evaluate(detector)}
+    def _note(self, trainer: Trainer, detector: nn.Module, metrics: Metrics, epoch: int) -> bool:
+        """Writes down, keeps, draws and tells; whether the training is to end."""
+        entry: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **metrics}
         if self.losses is not None:
             entry["losses"] = self.losses(detector)
         earlier = [one for one in read_history(self.folder) if one["step"] < trainer.global_step]
         history = [*earlier, entry]
+        if self.keep is not None and evaluations_since_best(history) == 0:
+            self.keep(detector)  # before the history says so: if it stops here, the evaluation is done again
         write_json(self.folder / HISTORY, history)
         write_table(self.folder / TABLE, history)
         stops = self.patience is not None and evaluations_since_best(history) >= self.patience
-        trainer.should_stop = trainer.should_stop or stops
         best = evaluations_since_best(history) == 0
         if self.draw is not None and best:
             self.draw(detector, self.folder / PICTURES / BEST)
-        if self.draw is not None and (trainer.should_stop or epoch == self.epochs):
+        if self.draw is not None and (trainer.should_stop or stops or epoch == self.epochs):
             self.draw(detector, self.folder / PICTURES / LAST)
         if self.progress is not None:
             self.progress(Measured(entry, best, stops))
+        return stops
 
 
 def precision(entry: dict[str, Any]) -> float:
@@ -104,6 +117,11 @@ def evaluations_since_best(history: Sequence[dict[str, Any]]) -> int:
     """How many evaluations have not been better than the best before them; 0 while nothing can be measured."""
     values = [precision(entry) for entry in history]
     return 0 if max(values) < 0 else len(values) - 1 - values.index(max(values))
+
+
+def best_of(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The entry of the best evaluation: the one that was kept."""
+    return history[-1 - evaluations_since_best(history)]
 
 
 def metrics_of(entry: dict[str, Any]) -> Metrics:
