@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from htc.config import AdamW
 from htc.data.coco import Splits
@@ -45,6 +46,8 @@ def test_a_training_leaves_everything(trained):
         "curves/losses.png",
         "curves/average_precision.png",
         "checkpoints/last.ckpt",
+        "checkpoints/best/config.json",
+        "checkpoints/best/model.safetensors",
         *(f"pictures/{kind}/{number}.png" for kind in ("best", "last") for number in range(3)),
     }
     config = overlay(tiny(), from_file(trained.folder / "config.yaml"))
@@ -55,7 +58,12 @@ def test_a_training_leaves_everything(trained):
     kinds = {f"stage{t}.{part}" for t in (1, 2, 3) for part in ("class", "box", "mask")}
     assert set(losses) == {"rpn.class", "rpn.box", "semantic", *kinds}
     metrics = json.loads((trained.folder / "metrics.json").read_text())
+    best = metrics.pop("model")
     assert metrics == trained.metrics
+    history = read_history(trained.folder)
+    assert best == {"epoch": best["epoch"], "step": 3 * best["epoch"], "is": "the best"}
+    assert history[best["epoch"] - 1]["segm"] == metrics["segm"]
+    assert metrics["segm"]["AP"] == max(entry["segm"]["AP"] for entry in history)
     assert metrics["per_class"].keys() == {"disc", "square"}
     assert "AR@20" in metrics["segm"]
     assert [entry["step"] for entry in read_history(trained.folder)] == [3, 6]
@@ -149,3 +157,22 @@ def test_validation_classes_are_checked_before_the_first_step(splits, tmp_path):
     with pytest.raises(DataError, match="'disk', which the model does not know"):
         train(tiny(), replace(splits, val_annotations=path), tmp_path / "run", Options(device="cpu"))
     assert not (tmp_path / "run" / "losses.csv").exists()
+
+
+def test_the_best_weights_are_kept_and_become_the_model(splits, tmp_path, monkeypatch):
+    numbers = iter([0.2, 0.5, 0.4])
+    monkeypatch.setattr("htc.training.run.measure", lambda *_: {"bbox": {"AP": 0.9}, "segm": {"AP": next(numbers)}, "per_class": {}})
+    plain = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
+    kept = train(tiny(epochs=3), splits, tmp_path / "kept", plain)
+    assert json.loads((kept.folder / "metrics.json").read_text())["model"] == {"epoch": 2, "step": 6, "is": "the best"}
+    second = train(tiny(epochs=2), replace(splits, val_annotations=None), tmp_path / "second", plain)
+    ours, theirs = (load_file(one.model / "model.safetensors") for one in (kept, second))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_mixed_precision_trains(splits, tmp_path):
+    config = tiny(epochs=4, optimizer=AdamW(lr=2e-3)).model_copy(update={"precision": "bf16"})
+    train(config, replace(splits, val_annotations=None), tmp_path / "run", Options(device="cpu", event_files=False, checkpoints=None))
+    _, losses = read_losses(tmp_path / "run" / "losses.csv")
+    total = [sum(values) for values in zip(*losses.values(), strict=True)]
+    assert sum(total[-3:]) < 0.9 * sum(total[:3])
