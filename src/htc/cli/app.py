@@ -26,8 +26,9 @@ from htc.cli.predict import predict
 from htc.cli.train import train
 from htc.cli.usage import SETTINGS, USAGE, explain
 from htc.compatibility import check_torch
-from htc.errors import ConfigError, HTCError
+from htc.errors import ConfigError, HTCError, ReportedElsewhereError
 from htc.files import REMEDIES
+from htc.ranks import here
 
 DONE, PARTLY, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 VERBS = (demo, models, predict, train, evaluate, ablate, convert, doctor, benchmark)
@@ -62,6 +63,8 @@ def run(arguments: Sequence[str]) -> int:
         return code
     except CycloptsError as error:
         return _fail(explain(error))
+    except ReportedElsewhereError:
+        return UNUSABLE
     except HTCError as error:
         return _fail(str(error), PARTLY if isinstance(error, FetchError) else UNUSABLE)
     except BrokenPipeError:  # the reader of our output has left; Python would complain once more while closing stdout
@@ -92,7 +95,11 @@ def _call(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int = UNUSABLE) -> int:
-    say(f"htc: {message}")
+    process = here()
+    if process.rank == 0:
+        say(f"htc: {message}")
+    elif code not in (INTERRUPTED, TERMINATED):  # those come to all of them
+        print(f"htc (process {process.rank} of {process.ranks}): {message}", file=sys.stderr)
     return code
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from htc import files
 from htc.errors import OutputError
+from htc.ranks import here
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,15 +22,16 @@ UNLIMITED = 10_000
 
 
 def say(message: str) -> None:
-    """A message for the person at the terminal."""
-    print(message, file=sys.stderr, flush=True)
+    """A message for the person at the terminal; of several processes that train together, the first speaks."""
+    if here().rank == 0:
+        print(message, file=sys.stderr, flush=True)
 
 
 def messages() -> "Console":
     """A console on stderr: coloured and animated on a terminal only, never with NO_COLOR."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, quiet=here().rank > 0)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -9,12 +9,14 @@ from cyclopts import Parameter
 
 from htc.cli.choosing import chosen, names_preset, resumed, show_choices
 from htc.cli.evaluate import print_metrics
+from htc.cli.launch import by_first, start_together
 from htc.cli.model import check_weights, fetch_weights, to_be_fetched
 from htc.cli.options import Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch
 from htc.cli.output import filling, folder_for, say
 from htc.cli.watch import watching
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, DataError
+from htc.ranks import here
 from htc.settings import Setting, resolve, to_yaml
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ def train(
     seed: Natural = 0,
     workers: Natural = 0,
     resume: Switch = False,
+    checkpoint_steps: Count | None = None,
+    devices: Count = 1,
+    nodes: Count = 1,
     options: ModelOptions = DEFAULTS,
     flags: Flags = (),
 ) -> int:
@@ -96,7 +101,13 @@ def train(
     workers
         Processes that prepare pictures; 0: none beside the training itself.
     resume
-        Go on with the training in --out DIR.
+        Go on with the training in --out DIR, exactly where its last checkpoint was written.
+    checkpoint_steps
+        Write a checkpoint every so many steps too, not only every minute, at the end of an epoch and when stopped.
+    devices
+        Processes on this machine that train together, each on its own GPU (or CPU). Not needed under torchrun and srun.
+    nodes
+        Machines that do so; each then needs MASTER_ADDR, MASTER_PORT and NODE_RANK in its environment (docs/many_gpus.md).
     """
     settings = [*options.settings(flags), *_shortcuts(epochs, batch_size, lr)]
     if preset is not None:
@@ -112,10 +123,18 @@ def train(
     if weights is not None:
         check_weights(weights)
     name = given.preset if names_preset(settings) or no_data else _name_of(data or train_annotations)
-    folder = out if resume and out is not None else folder_for("train", name, out)
-    splits = splits_of(data, train_annotations, train_images, val_annotations, val_images, converted=folder / "data", val_share=val_share)
-    _fetch(weights, splits)
+
+    def prepare() -> "tuple[Path, Splits]":
+        folder = out if resume and out is not None else folder_for("train", name, out)
+        splits = splits_of(data, train_annotations, train_images, val_annotations, val_images, converted=folder / "data", val_share=val_share)
+        _fetch(weights, splits)
+        return folder, splits
+
+    if devices * nodes > 1 and here().ranks == 1:
+        return start_together(devices, nodes)
+    folder, splits = by_first(options.device, prepare)
     check_torch()
+    from htc.training.checkpoints import Every
     from htc.training.run import Options
 
     how = Options(
@@ -128,6 +147,7 @@ def train(
         semantic_json=semantic_json,
         semantic_instances=semantic_instances,
         workers=workers,
+        checkpoints=Every(steps=checkpoint_steps),
     )
     return _train(splits, folder, settings, how, evaluate_every, print_config=options.print_config)
 
@@ -161,9 +181,9 @@ def _train(splits: "Splits", folder: Path, settings: Sequence[Setting], how: "Op
     device = choose_device(how.device)
     with filling(folder), watching(how.minutes, lambda: peak_memory(device)) as watch:
         if not how.resume:
-            write_choices(folder, choices)
+            by_first(how.device, lambda: write_choices(folder, choices))
         result = run_training(config, splits, folder, replace(how, evaluate_every=every), watch)
-    if result.metrics is not None:
+    if result.metrics is not None and here().rank == 0:
         print_metrics(result.metrics)
     say(f"the model is in {result.model}, numbers, curves and pictures in {result.folder}")
     say(f"try it: htc predict PICTURE --model {result.folder}")
