@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from htc.config import PAFPN, AdamW, Config
+from htc.config import PAFPN, RPN, AdamW, Config, GuidedRPN
 from htc.errors import ConfigError
 from htc.presets import PRESETS, preset
 from htc.settings import Setting, check_alone, from_environment, from_file, from_flags, from_values, gather, nested, overlay, resolve, to_yaml
@@ -195,3 +195,13 @@ def test_what_no_configuration_takes_is_found_before_any_model_is_known() -> Non
     assert lines[1] == "  --cascade.interleavd: there is no such setting; did you mean cascade.interleaved?"
     for line, (name, _) in zip(lines[1:], wrong, strict=True):
         assert f"--{name}: " in line
+
+
+def test_custom_starts_from_whole_sections_so_that_one_field_of_a_kind_can_be_set() -> None:
+    named = [("preset", "custom"), ("classes", "[a]"), ("category_ids", "[1]")]
+    config = resolve(from_flags([*named, ("rpn.samples", "5"), ("neck.channels", "256")]), BASE)
+    assert config.rpn == RPN(samples=5)
+    guided = resolve(from_flags([*named, ("rpn.proposals", "7"), ("rpn.kind", "guided_rpn")]), BASE)
+    assert guided.rpn == GuidedRPN(proposals=7)
+    with pytest.raises(ConfigError, match=r"neck\.channels that divide by 4, not 6"):
+        resolve(from_flags([*named, ("rpn.kind", "guided_rpn"), ("neck.channels", "6"), ("semantic.channels", "6")]), BASE)

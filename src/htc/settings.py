@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from htc import presets
-from htc.config import Config
+from htc.config import Config, Section
 from htc.errors import ConfigError
 from htc.setting_errors import describe, faults_alone, listed
 from htc.setting_names import Path, accepts, allows_none, is_section
@@ -146,12 +146,17 @@ def resolve(settings: Sequence[Setting], default_preset: str) -> Config:
     named = [setting for setting in settings if setting.path == ("preset",)]
     name = str(named[-1].value) if named else default_preset
     if name == CUSTOM:
-        return _checked({"preset": CUSTOM}, settings)
+        return _checked({"preset": CUSTOM, **_defaults()}, settings)
     try:
         base = presets.preset(name)
     except ConfigError as error:
         raise ConfigError(f"{named[-1].source}: {error}" if named else str(error)) from None
     return _checked(base.model_dump(), settings)
+
+
+def _defaults() -> dict[str, Any]:
+    """The sections a configuration has without being told: each with its kind, so that a field of it can be set alone."""
+    return {name: field.default.model_dump() for name, field in Config.model_fields.items() if isinstance(field.default, Section)}
 
 
 def overlay(base: Config, settings: Sequence[Setting]) -> Config:

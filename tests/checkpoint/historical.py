@@ -35,6 +35,14 @@ _THEIRS = (
     (r"^semantic\.logits\.", "roi_head.semantic_head.conv_logits."),
     (r"^semantic\.embedding\.", "roi_head.semantic_head.conv_embedding."),
 )
+_GUIDED = (
+    (r"^rpn\.location\.", "rpn_head.conv_loc."),
+    (r"^rpn\.shape\.", "rpn_head.conv_shape."),
+    (r"^rpn\.adaption\.offset\.", "rpn_head.feature_adaption.conv_offset."),
+    (r"^rpn\.adaption\.conv\.", "rpn_head.feature_adaption.conv_adaption."),
+    (r"^rpn\.objectness\.", "rpn_head.conv_cls."),
+    (r"^rpn\.deltas\.", "rpn_head.conv_reg."),
+)
 
 
 def tiny_config(**cascade: Any) -> Config:
@@ -57,7 +65,7 @@ def as_v2(state: dict[str, Tensor], *, one_stage: bool = False) -> dict[str, Ten
     """The names of mmdetection 2 and 3; Mask R-CNN has no stage index."""
     renamed = {}
     for name, tensor in state.items():
-        for pattern, replacement in _THEIRS:
+        for pattern, replacement in (*(_GUIDED if "rpn.location.weight" in state else ()), *_THEIRS):
             name = re.sub(pattern, replacement, name)
         if name.endswith("shared_fcs.0.weight"):  # theirs reads RoI features as (C, 7, 7), ours as (7, 7, C)
             tensor = tensor.view(len(tensor), 7, 7, -1).permute(0, 3, 1, 2).flatten(1)

@@ -8,8 +8,8 @@ import torch
 
 from checkpoint.historical import CLASSES, as_v1, as_v2, random_state, save_v1, save_v2, save_v3, tiny_config
 from htc.checkpoint.load import load_model
-from htc.checkpoint.mmdetection import V1_NOTE, read_mmdetection
-from htc.config import Config, GaussianSoftNMS, LinearSoftNMS
+from htc.checkpoint.mmdetection import GUIDED_NOTE, V1_NOTE, read_mmdetection
+from htc.config import Config, GaussianSoftNMS, GuidedRPN, LinearSoftNMS
 from htc.errors import CheckpointError
 
 CONFIG = tiny_config()
@@ -148,6 +148,30 @@ def test_models_we_cannot_run_are_refused(tmp_path: Path, text: str, says: str) 
         load_model(save_v2(tmp_path / "a.pth", as_v2(STATE), text))
 
 
+GUIDED_TEXT = """
+model = dict(type='HybridTaskCascade', rpn_head=dict(type='GARPNHead',
+    approx_anchor_generator=dict(octave_base_scale=4, scales_per_octave=2, ratios=[0.5, 2.0]), loc_filter_thr=0.02,
+    anchor_coder=dict(target_stds=[0.1, 0.1, 0.2, 0.2]), bbox_coder=dict(target_stds=[0.3, 0.3, 0.4, 0.4]), loss_bbox=dict(type='L1Loss')))
+test_cfg = dict(rpn=dict(nms_pre=500, nms_post=500, max_per_img=300, nms=dict(type='nms', iou_threshold=0.6)))
+"""
+
+
+@pytest.mark.parametrize("year", ["2019", "2020"])
+def test_guided_anchoring_of_either_generation(tmp_path: Path, year: str) -> None:
+    """Its text is read besides; files since 2020 come with a note on how they were trained."""
+    config = CONFIG.model_copy(update={"rpn": GuidedRPN()})
+    state = random_state(config)
+    path = save_v1(tmp_path / "a.pth", as_v1(state), GUIDED_TEXT) if year == "2019" else save_v2(tmp_path / "a.pth", as_v2(state), GUIDED_TEXT)
+    loaded = load_model(path)
+    assert_same(loaded.state_dict, state)
+    stds = {"anchor_stds": (0.1, 0.1, 0.2, 0.2), "delta_stds": (0.3, 0.3, 0.4, 0.4)}
+    limits = {"candidates_per_level": 500, "proposals": 300, "nms_iou": 0.6, "location_threshold": 0.02, "box_loss": "l1"}
+    assert loaded.config.rpn == GuidedRPN(anchor_scale=4, scales_per_octave=2, anchor_ratios=(0.5, 2.0), **stds, **limits)
+    assert (GUIDED_NOTE in loaded.report.notes) == (year == "2020")
+    with pytest.raises(CheckpointError, match=r"rpn\.kind: the weights have guided_rpn, the configuration says rpn"):
+        load_model(path, overrides={"rpn": {"kind": "rpn"}})
+
+
 def test_prefixes_of_parallel_training_and_moving_averages(tmp_path: Path) -> None:
     weights = {f"module.{name}": tensor for name, tensor in as_v2(STATE).items()}
     weights["module.ema_backbone_conv1_weight"] = torch.zeros(3)
@@ -177,7 +201,7 @@ def _without(name: str) -> dict[str, torch.Tensor]:
         (as_v2(STATE) | {"roi_head.bbox_head.2.fc_cls.weight": torch.zeros(9, 8)}, r"roi.box_heads.2.classify.weight \(file \(9, 8\), model \(4, 8\)\)"),
         (as_v2(STATE) | {"bbox_head.2.fc_cls.weight": torch.zeros(4, 8)}, "mixes two versions"),
         (_without("rpn_head.rpn_cls.weight"), "not a ResNet-FPN network"),
-        (as_v2(STATE) | {"rpn_head.conv_loc.weight": torch.zeros(1)}, "guided anchoring"),
+        (as_v2(STATE) | {"rpn_head.conv_loc.weight": torch.zeros(1)}, "missing: rpn.shape.weight"),
         ({"conv1.weight": torch.zeros(1), "layer1.0.conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}, "classification backbone"),
         ({"backbone.conv1.weight": torch.zeros(1), "bbox.x": torch.zeros(1)}, "no roi_head"),
         ({}, "no state_dict"),

@@ -8,7 +8,7 @@ import torch
 from htc.checkpoint.infer import class_names, infer_config
 from htc.checkpoint.report import shapes_of
 from htc.checkpoint.structure import contradictions, read_structure
-from htc.config import FPN, PAFPN, Config, ResNet
+from htc.config import FPN, PAFPN, Config, GuidedRPN, ResNet
 from htc.errors import CheckpointError
 from htc.model.detector import Detector
 from htc.presets import PRESETS, preset
@@ -40,6 +40,7 @@ def test_every_preset_is_found_again(name: str) -> None:
         {"backbone": ResNet(depth=34)},
         {"backbone": ResNet(depth=152)},
         {"neck": PAFPN()},
+        {"rpn": GuidedRPN()},
         {"neck": FPN(norm="batch")},
         {"neck": FPN(norm="group")},
         {"classes": ("a", "b"), "category_ids": (1, 2)},

@@ -132,6 +132,7 @@ def ground_truth(objects: list[dict]) -> GroundTruth:
 def our_loss_name(theirs: str) -> str:
     """s0.loss_cls -> stage1.class; Mask R-CNN's losses carry no stage."""
     common = {"loss_rpn_cls": "rpn.class", "loss_rpn_bbox": "rpn.box", "loss_semantic_seg": "semantic"}
+    common |= {"rpn_loss_anchor_loc": "rpn.location", "rpn_loss_anchor_shape": "rpn.shape"}
     if theirs in common:
         return common[theirs]
     stage = re.match(r"s(\d)\.", theirs)

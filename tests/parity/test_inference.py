@@ -1,4 +1,4 @@
-"""Our detector against the original's numbers on the first picture, in evaluation mode, for eleven models."""
+"""Our detector against the original's numbers on the first picture, in evaluation mode, for twelve models."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -189,3 +189,15 @@ class TestHTCSoftNMS(ParityOfDetections):
 
 class TestHTCSoftNMSGaussian(ParityOfDetections):
     name = "htc_r50_fpn_soft_nms_gaussian"
+
+
+class TestHTCGuidedAnchoring(ParityOfInference):
+    name = "htc_r50_fpn_ga_rpn"
+
+    def test_rpn(self, case: Case, features: Features) -> None:
+        for number, level in zip(range(2, 7), case.detector.rpn(features.pyramid), strict=True):
+            side = (level.scores.height, level.scores.width)
+            said = {"logits": level.scores.logits[..., None], "deltas": level.scores.deltas, "location": level.location[..., None], "shape": level.shape}
+            for part, values in said.items():
+                found = values[0].unflatten(0, side).permute(2, 0, 1)[:, ::4, ::4]
+                assert relative_error(found, case.arrays[f"rpn_{part}_p{number}"]) < RELATIVE, (part, number)

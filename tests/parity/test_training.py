@@ -1,4 +1,4 @@
-"""Our losses, gradients and first SGD steps against the original's, for nine models."""
+"""Our losses, gradients and first SGD steps against the original's, for ten models."""
 
 from typing import ClassVar
 
@@ -103,3 +103,7 @@ class TestHTCWithoutMaskFlow(ParityOfTraining):
 
 class TestHTCFusionBox(ParityOfTraining):
     name = "htc_r50_fpn_fusion_box"
+
+
+class TestHTCGuidedAnchoring(ParityOfTraining):
+    name = "htc_r50_fpn_ga_rpn"

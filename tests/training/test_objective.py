@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from htc.config import PAFPN, Config, ResNet
+from htc.config import PAFPN, Config, GuidedRPN, ResNet
 from htc.model.detector import Detector
 from htc.ops.boxes import encode
 from htc.training.objective import TrainingObjective
@@ -92,6 +92,7 @@ VARIANTS = {
     ),
     "trained batch norm, frozen stages": small_config(1, backbone=ResNet(depth=18, norm="batch", frozen_stages=2)),
     "frozen norm": small_config(1, backbone=ResNet(depth=18, norm="frozen")),
+    "guided anchoring": small_config(2, semantic={}).model_copy(update={"rpn": GuidedRPN(anchor_scale=4.0, proposals=40, training_proposals=40, samples=64)}),
     "one class": small_config(2, semantic={}, classes=("cell",), category_ids=(4,)),
     "low-quality matching off": small_config(2, cascade={"low_quality_matches": False}),
 }

@@ -5,7 +5,7 @@ import torch
 
 from htc.checkpoint.fit import LoadedWeights
 from htc.checkpoint.report import KeyReport
-from htc.config import Config
+from htc.config import Config, GuidedRPN
 from htc.errors import CheckpointError
 from htc.model.detector import Detector
 from htc.training.start import start_from
@@ -87,3 +87,30 @@ def test_weights_of_another_architecture_are_refused():
     wide = wide.model_copy(update={"cascade": wide.cascade.model_copy(update={"box_channels": 8})})
     with pytest.raises(CheckpointError, match=r"another architecture: .*roi\.box_heads\.0\.fc\.0\.weight"):
         start_from(Detector(wide), weights_of(with_classes("cat", "dog")), "old.pth")
+
+
+@pytest.mark.parametrize("guided", [True, False], ids=["onto guided anchoring", "onto a plain RPN"])
+def test_a_trained_detector_is_finetuned_on_other_proposals(guided):
+    """All but the layers that the two kinds of proposals do not share start from the weights, and that is said."""
+    plain = with_classes("cat", "dog")
+    other = plain.model_copy(update={"rpn": GuidedRPN(anchor_scale=4.0)})
+    ours, theirs = (other, plain) if guided else (plain, other)
+    weights, detector = weights_of(theirs), Detector(ours)
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    start = start_from(detector, weights, "old.pth")
+    alone = {"location", "shape", "adaption.offset", "adaption.conv"} if guided else set()
+    assert set(start.new_proposals) == {f"rpn.{layer}" for layer in {"objectness", "deltas", *alone}}
+    for key, value in detector.state_dict().items():
+        anew = key.rsplit(".", 1)[0] in start.new_proposals
+        assert torch.equal(value, before[key] if anew else weights.state_dict[key]), key
+    assert start.new_layers == ()
+    assert start.lines()[0].startswith("all other layers start from old.pth")
+    assert "rpn.objectness" in start.lines()[-1]
+
+
+def test_proposals_of_one_kind_do_not_start_anew():
+    """Another number of anchors is another architecture."""
+    plain = with_classes("cat")
+    detector = Detector(plain.model_copy(update={"rpn": plain.rpn.model_copy(update={"anchor_ratios": (1.0,)})}))
+    with pytest.raises(CheckpointError, match=r"first rpn\.objectness\.weight"):
+        start_from(detector, weights_of(plain), "old.pth")

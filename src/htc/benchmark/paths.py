@@ -25,14 +25,13 @@ from htc.types import Features
 
 def detector_path(detector: Detector, work: Work) -> Iterator[str]:
     """Ours: Mask R-CNN, Cascade Mask R-CNN or HTC."""
-    config = detector.config
     maps = detector.backbone(work.images.to(detector.rpn.conv.weight.dtype))
     yield "backbone"
     pyramid = detector.neck(maps)
     yield "neck"
     levels = detector.rpn(pyramid)
     yield "RPN head"
-    detector.rpn.propose(levels, work.sizes, config.rpn.candidates_per_level, config.rpn.proposals)
+    detector.rpn.propose_at_test(levels, work.sizes)
     yield "proposals"
     semantic = None
     if detector.semantic is not None:

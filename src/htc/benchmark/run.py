@@ -17,7 +17,7 @@ from htc.benchmark.pairs import Pair, against_mask_rcnn, against_torchvision, po
 from htc.benchmark.setting import Precision, Setting
 from htc.benchmark.training_step import TrainingStep, training_step
 from htc.benchmark.work import mask_rcnn_of
-from htc.config import RPN, Config
+from htc.config import Config
 from htc.errors import ConfigError
 from htc.presets import preset
 
@@ -111,8 +111,7 @@ def _measurements(
 
 
 def _with_proposals(config: Config, proposals: int) -> Config:
-    rpn: RPN = config.rpn.model_copy(update={"proposals": proposals})
-    return config.model_copy(update={"rpn": rpn})
+    return config.model_copy(update={"rpn": config.rpn.model_copy(update={"proposals": proposals})})
 
 
 def _check(amounts: Amounts, threads: Sequence[int]) -> None:

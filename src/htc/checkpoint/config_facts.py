@@ -72,7 +72,8 @@ def _trunk(model: dict[str, Any], facts: ConfigFacts) -> None:
 def _anchors(model: dict[str, Any], facts: ConfigFacts) -> None:
     head = at(model, "rpn_head")
     if _kind(head) == "GARPNHead":
-        facts.refusals.append("the RPN is guided anchoring (GARPNHead), which is not supported")
+        _guided_anchors(head, facts)
+        return
     generator = at(head, "anchor_generator")
     scales = _numbers(at(generator, "scales") or at(head, "anchor_scales"))
     if len(scales) > 1:
@@ -83,6 +84,17 @@ def _anchors(model: dict[str, Any], facts: ConfigFacts) -> None:
     strides = _numbers(at(generator, "strides") or at(head, "anchor_strides"))
     if strides and strides != (4.0, 8.0, 16.0, 32.0, 64.0):
         facts.refusals.append(f"anchor strides {strides}; 4, 8, 16, 32, 64 are supported")
+    _box_loss("rpn", at(head, "loss_bbox"), facts)
+
+
+def _guided_anchors(head: Any, facts: ConfigFacts) -> None:
+    approximate = at(head, "approx_anchor_generator")
+    facts.put("rpn.anchor_scale", at(approximate, "octave_base_scale") or at(head, "octave_base_scale"), int, float)
+    facts.put("rpn.scales_per_octave", at(approximate, "scales_per_octave") or at(head, "scales_per_octave"), int)
+    facts.put_numbers("rpn.anchor_ratios", at(approximate, "ratios") or at(head, "octave_ratios"))
+    facts.put_numbers("rpn.anchor_stds", at(head, "anchor_coder", "target_stds") or at(head, "anchoring_stds"))
+    facts.put_numbers("rpn.delta_stds", at(head, "bbox_coder", "target_stds") or at(head, "target_stds"))
+    facts.put("rpn.location_threshold", at(head, "loc_filter_thr"), float)
     _box_loss("rpn", at(head, "loss_bbox"), facts)
 
 

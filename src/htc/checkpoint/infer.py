@@ -45,6 +45,8 @@ def _assemble(structure: Mapping[str, Any], facts: Mapping[str, Any], classes: t
     elif values["semantic"] is None:
         values["semantic"] = {}
         values["cascade"]["semantic_fusion"] = "both"
+    if values["rpn"]["kind"] != structure["rpn.kind"]:
+        values["rpn"] = {"kind": structure["rpn.kind"]}
     for field, value in {**facts, **_settable(structure)}.items():
         if field == "cascade.semantic_fusion" and values["semantic"] is None:
             continue
@@ -90,7 +92,7 @@ def _family(structure: Mapping[str, Any], experiment: str | None) -> Config:
 
 def _settable(structure: Mapping[str, Any]) -> dict[str, Any]:
     """Structure fields that are configuration fields of the same name."""
-    skipped = ("num_classes", "semantic", "rpn.anchors", "neck.kind", "cascade.mask_flow")
+    skipped = ("num_classes", "semantic", "rpn.anchors", "rpn.kind", "neck.kind", "cascade.mask_flow")
     fields = {field: value for field, value in structure.items() if field not in skipped}
     return {"neck": {"kind": structure["neck.kind"]}, **fields}
 

@@ -12,11 +12,16 @@ from htc.checkpoint.config_facts import ConfigFacts, read_config_facts
 from htc.checkpoint.config_text import read_config_text
 from htc.checkpoint.naming import our_name, reason_to_drop
 from htc.checkpoint.rebuild import Foreign, TensorReference
+from htc.checkpoint.structure import GUIDED
 from htc.checkpoint.torch_file import TorchFile, open_torch_file
 from htc.errors import CheckpointError
 from htc.model.heads import BOX_BINS
 
 V1_NOTE = "a file of 2019: its boxes were trained with width = x2 - x1 + 1; converted onto today's geometry, it may lose up to 1 AP"
+
+GUIDED_NOTE = (
+    "guided anchoring of 2020 or later was trained with objects' centres as background: `rpn.location_threshold` may hide objects; if it does, set it to 0"
+)
 
 
 @dataclass
@@ -117,14 +122,14 @@ def _upgrade(path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any]) -> U
     if version == 1:
         result.notes.append(V1_NOTE)
         _reorder_2019(path, result)
+    elif GUIDED in result.weights:
+        result.notes.append(GUIDED_NOTE)
     _pixel_major(result)
     result.notes.extend(result.facts.notes)
     return result
 
 
 def _version(path: Path, state: Mapping[str, Any], meta: Mapping[Any, Any]) -> int:
-    if "rpn_head.conv_loc.weight" in state:
-        raise CheckpointError(f"{path}: its proposals come from guided anchoring (GA-RPN), which is not supported; take weights with a plain RPN")
     if any(name.startswith("roi_head.") for name in state):
         return 3 if "mmengine_version" in meta or "dataset_meta" in meta or "cfg" in meta else 2
     if any(name.startswith(("bbox_head.", "mask_head.")) for name in state):

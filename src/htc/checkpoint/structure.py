@@ -27,6 +27,8 @@ _RESNET = ("backbone.layer1.0.conv2.weight", "backbone.layer4.0.conv1.weight")
 _SIZED = (*_ESSENTIAL, *_RESNET, "semantic.logits.weight")
 _OTHER_BACKBONES = ("backbone.body.", "backbone.stem.")
 """Of timm's networks and FishNet: their names and shapes are compared one by one, and say nothing of a configuration."""
+GUIDED = "rpn.location.weight"
+"""Only guided anchoring has it."""
 _OFFSETS = re.compile(r"backbone\.layer([1-4])\.\d+\.conv2\.conv_offset\.weight")
 
 
@@ -83,7 +85,7 @@ def _neck(shapes: Shapes) -> dict[str, Any]:
         "neck.kind": kind,
         "neck.norm": _norm(shapes, "neck.lateral.0.norm"),
         "neck.channels": shapes["neck.lateral.0.conv.weight"][0],
-        "rpn.anchors": shapes["rpn.objectness.weight"][0],
+        **({"rpn.kind": "guided_rpn"} if GUIDED in shapes else {"rpn.kind": "rpn", "rpn.anchors": shapes["rpn.objectness.weight"][0]}),
     }
 
 

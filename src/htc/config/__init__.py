@@ -10,7 +10,7 @@ from htc.config.cascade import Cascade, Fusion
 from htc.config.inference import GaussianSoftNMS, Inference, LinearSoftNMS, SoftNMS
 from htc.config.input import Input
 from htc.config.neck import FPN, PAFPN, LayerNorm
-from htc.config.proposals import RPN, BoxLoss
+from htc.config.proposals import RPN, BoxLoss, GuidedRPN, Proposals
 from htc.config.sampling import Sampling
 from htc.config.section import Section
 from htc.config.semantic import Semantic
@@ -33,11 +33,13 @@ __all__ = [
     "FishNet",
     "Fusion",
     "GaussianSoftNMS",
+    "GuidedRPN",
     "Inference",
     "Input",
     "LayerNorm",
     "LinearSoftNMS",
     "Photometric",
+    "Proposals",
     "ResNet",
     "Sampling",
     "ScaleJitter",

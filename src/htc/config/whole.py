@@ -9,7 +9,7 @@ from htc.config.cascade import Cascade
 from htc.config.inference import Inference
 from htc.config.input import Input
 from htc.config.neck import FPN, PAFPN
-from htc.config.proposals import RPN
+from htc.config.proposals import RPN, Proposals
 from htc.config.section import Section
 from htc.config.semantic import Semantic
 from htc.config.training import Training
@@ -23,7 +23,7 @@ class Config(Section):
     category_ids: tuple[int, ...]
     backbone: Backbone = ResNet()
     neck: Annotated[FPN | PAFPN, Field(discriminator="kind")] = FPN()
-    rpn: RPN = RPN()
+    rpn: Proposals = RPN()
     cascade: Cascade = Cascade()
     semantic: Semantic | None = Semantic()
     inference: Inference = Inference()
@@ -48,6 +48,8 @@ class Config(Section):
             raise ValueError(f"cascade.semantic_fusion is {self.cascade.semantic_fusion!r} but semantic is null: set semantic_fusion to none")
         if self.semantic is not None and self.semantic.channels != self.neck.channels:
             raise ValueError(f"semantic.channels {self.semantic.channels} must equal neck.channels {self.neck.channels}: their features are added")
+        if self.rpn.kind == "guided_rpn" and self.neck.channels % 4:
+            raise ValueError(f"rpn.kind guided_rpn needs neck.channels that divide by 4, not {self.neck.channels}: its features are adapted in four groups")
         stages = [self.inference.box_stage, *(self.inference.score_stages or ()), *(self.inference.mask_stages or ())]
         for stage in stages:
             if stage is not None and stage > self.cascade.num_stages:

@@ -3,11 +3,12 @@
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from htc.config import Config
+from htc.config import RPN, Config, GuidedRPN, Proposals
 from htc.model.backbone import build_backbone, channels
 from htc.model.cascade import HybridTaskCascade
 from htc.model.detect import Selected, class_scores, final_boxes, segment, segment_stages, select
 from htc.model.fusion import FusedPool
+from htc.model.guided_rpn import GuidedHead
 from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, MaskHead
 from htc.model.layers import ConvBlock, initialise
 from htc.model.neck import build_neck
@@ -28,7 +29,7 @@ class Detector(nn.Module):
         self.config = config
         self.backbone = build_backbone(config.backbone)
         self.neck = build_neck(channels(self.backbone), config.neck)
-        self.rpn = ProposalHead(config.neck.channels, config.rpn)
+        self.rpn = build_rpn(config.neck.channels, config.rpn)
         self.semantic = SemanticBranch(config.neck.channels, config.semantic) if config.semantic else None
         self.roi = build_cascade(config)
 
@@ -53,7 +54,7 @@ class Detector(nn.Module):
 
     def propose(self, features: Features, sizes: Int[Tensor, "B 2"]) -> tuple[Rois, Float[Tensor, "B R"]]:
         """r_0: the RPN's best boxes and their objectness."""
-        return self.rpn.propose(self.rpn(features.pyramid), sizes, self.config.rpn.candidates_per_level, self.config.rpn.proposals)
+        return self.rpn.propose_at_test(self.rpn(features.pyramid), sizes)
 
     def refine(self, features: Features, rois: Rois) -> list[BoxStage]:
         """r_1 .. r_T with each stage's class logits."""
@@ -71,6 +72,15 @@ class Detector(nn.Module):
     def segment_stages(self, features: Features, rois: Rois, labels: Int[Tensor, "B D"], stages: tuple[int, ...]) -> Float[Tensor, "T B D 28 28"]:
         """Mask probabilities of each of these stages (from 1) by itself."""
         return segment_stages(self.roi, *features.pooled, rois, labels, stages)
+
+
+def build_rpn(channels: int, config: Proposals) -> ProposalHead | GuidedHead:
+    """What makes proposals from the pyramid. All kinds have `propose_at_test` and `propose_in_training`."""
+    match config:
+        case RPN():
+            return ProposalHead(channels, config)
+        case GuidedRPN():
+            return GuidedHead(channels, config)
 
 
 def build_cascade(config: Config) -> HybridTaskCascade:

@@ -1,6 +1,8 @@
 """The region proposal network: anchors, their scores and deltas, and the best boxes (Ren et al. 2015, on a pyramid)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +27,20 @@ class LevelScores:
     height: int
     width: int
     stride: int
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What one level offers: a score for each position, and the boxes of chosen positions."""
+
+    logits: Float[Tensor, "B A"]
+    """-inf: never a proposal."""
+    boxes_at: Callable[[Tensor], Tensor]
+    """Positions (B, N) -> boxes (B, N, 4), not clipped."""
+
+
+Proposed = tuple[Rois, Float[Tensor, "B keep"]]
+"""Regions and their objectness (0..1), best first."""
 
 
 class ProposalHead(nn.Module):
@@ -58,28 +74,46 @@ class ProposalHead(nn.Module):
         """The anchors of the given positions."""
         return box_ops.anchors_at(index, level.width, level.stride, self.config.anchor_scale, self.config.anchor_ratios)
 
-    @torch.no_grad()
-    def propose(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"], candidates: int, keep: int) -> tuple[Rois, Float[Tensor, "B keep"]]:
-        """The `keep` best boxes of each picture and their objectness (0..1), best first.
-
-        Of every level the `candidates` best anchors are decoded, clipped, and thinned by NMS; boxes without extent are dropped.
-        """
-        chosen = [self._best_of_level(level, sizes, candidates) for level in levels]
-        boxes, logits, valid = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
-        best = logits.masked_fill(~valid, float("-inf")).topk(min(keep, logits.shape[1])).indices
-        boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4))
-        return Rois(boxes, valid.gather(1, best), sizes), logits.gather(1, best).sigmoid()
-
-    def _best_of_level(self, level: LevelScores, sizes: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
-        """-> boxes (B, candidates, 4), logits (B, candidates), valid (B, candidates), thinned by NMS"""
-        # a small level is filled up, so that the shape does not depend on the picture
-        padded = torch.nn.functional.pad(level.logits, (0, candidates), value=float("-inf"))
-        logits, index = padded.topk(candidates)
-        valid = logits > float("-inf")
-        index = index.clamp(max=level.logits.shape[1] - 1)
+    def boxes_at(self, level: LevelScores, index: Int[Tensor, "B N"]) -> Float[Tensor, "B N 4"]:
+        """Where the anchors of the given positions are moved to."""
         deltas = level.deltas.gather(1, index[..., None].expand(-1, -1, 4))
-        boxes = box_ops.clip(box_ops.decode(self.anchors_at(level, index), deltas, STDS), sizes)
-        valid = valid & box_ops.has_extent(boxes)
-        kept = [nms(b, s, v, self.config.nms_iou, candidates) for b, s, v in zip(boxes.unbind(), logits.unbind(), valid.unbind(), strict=True)]
-        slots, filled = torch.stack([k[0] for k in kept]), torch.stack([k[1] for k in kept])
-        return boxes.gather(1, slots[..., None].expand(-1, -1, 4)), logits.gather(1, slots), filled
+        return box_ops.decode(self.anchors_at(level, index), deltas, STDS)
+
+    def propose(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"], candidates: int, keep: int) -> Proposed:
+        """The `keep` best boxes of each picture, of at most `candidates` from each level before NMS."""
+        ranked = [Ranked(level.logits, partial(self.boxes_at, level)) for level in levels]
+        return best_boxes(ranked, sizes, candidates, keep, self.config.nms_iou)
+
+    def propose_at_test(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"]) -> Proposed:
+        """As many as the configuration says for prediction."""
+        return self.propose(levels, sizes, self.config.candidates_per_level, self.config.proposals)
+
+    def propose_in_training(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"]) -> Proposed:
+        """As many as the configuration says for training."""
+        return self.propose(levels, sizes, self.config.training_candidates_per_level, self.config.training_proposals)
+
+
+@torch.no_grad()
+def best_boxes(levels: list[Ranked], sizes: Int[Tensor, "B 2"], candidates: int, keep: int, nms_iou: float) -> Proposed:
+    """The `keep` best boxes of each picture and their objectness (0..1), best first.
+
+    Of every level the `candidates` best boxes are made, clipped, and thinned by NMS; boxes without extent are dropped.
+    """
+    chosen = [_best_of_level(level, sizes, candidates, nms_iou) for level in levels]
+    boxes, logits, valid = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
+    best = logits.masked_fill(~valid, float("-inf")).topk(min(keep, logits.shape[1])).indices
+    boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4))
+    return Rois(boxes, valid.gather(1, best), sizes), logits.gather(1, best).sigmoid()
+
+
+def _best_of_level(level: Ranked, sizes: Tensor, candidates: int, nms_iou: float) -> tuple[Tensor, Tensor, Tensor]:
+    """-> boxes (B, candidates, 4), logits (B, candidates), valid (B, candidates), thinned by NMS"""
+    # a small level is filled up, so that the shape does not depend on the picture
+    padded = torch.nn.functional.pad(level.logits, (0, candidates), value=float("-inf"))
+    logits, index = padded.topk(candidates)
+    valid = logits > float("-inf")
+    boxes = box_ops.clip(level.boxes_at(index.clamp(max=level.logits.shape[1] - 1)), sizes)
+    valid = valid & box_ops.has_extent(boxes)
+    kept = [nms(b, s, v, nms_iou, candidates) for b, s, v in zip(boxes.unbind(), logits.unbind(), valid.unbind(), strict=True)]
+    slots, filled = torch.stack([k[0] for k in kept]), torch.stack([k[1] for k in kept])
+    return boxes.gather(1, slots[..., None].expand(-1, -1, 4)), logits.gather(1, slots), filled

@@ -18,12 +18,14 @@ def encode(boxes: Float[Tensor, "*N 4"], targets: Float[Tensor, "*N 4"], stds: t
     return deltas / deltas.new_tensor(stds)
 
 
-def decode(boxes: Float[Tensor, "*#N 4"], deltas: Float[Tensor, "*#N 4"], stds: tuple[float, ...]) -> Float[Tensor, "*_ 4"]:
-    """Move `boxes` by `deltas`; the inverse of `encode`, with the scale bounded by `MAX_LOG_SCALE`."""
+def decode(
+    boxes: Float[Tensor, "*#N 4"], deltas: Float[Tensor, "*#N 4"], stds: tuple[float, ...], max_log_scale: float = MAX_LOG_SCALE
+) -> Float[Tensor, "*_ 4"]:
+    """Move `boxes` by `deltas`; the inverse of `encode`, with the scale bounded by `max_log_scale`."""
     deltas = deltas.float() * torch.tensor(stds, dtype=torch.float32, device=deltas.device)
     centre, extent = _centre_extent(boxes)
     moved = centre + deltas[..., :2] * extent
-    half = extent * deltas[..., 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp() / 2
+    half = extent * deltas[..., 2:].clamp(-max_log_scale, max_log_scale).exp() / 2
     return torch.cat([moved - half, moved + half], -1)
 
 

@@ -9,7 +9,7 @@ from htc.model.detector import Detector
 from htc.ops.boxes import encode
 from htc.ops.mask_targets import mask_targets
 from htc.training.losses import Term, averages, box_loss, class_loss, mask_loss, semantic_loss
-from htc.training.rpn_loss import rpn_losses
+from htc.training.proposal_loss import proposal_losses
 from htc.training.sampling import Sample, TruthSampler
 from htc.types import Batch, BoxStage, Features
 
@@ -22,18 +22,19 @@ class TrainingObjective(nn.Module):
         self.detector, self.config = detector, config
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Weighted losses: `rpn.class`, `rpn.box`, `semantic`, and for each stage `stage1.class`, `stage1.box`, `stage1.mask`, ..."""
+        """Weighted losses: `rpn.class`, `rpn.box` (guided anchoring: also `rpn.location`, `rpn.shape`), `semantic`, and for each stage
+        `stage1.class`, `stage1.box`, `stage1.mask`, ..."""
         return averages(self.terms(batch), self.config.training.loss_average)
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """The same before they are averaged."""
-        rpn, config = self.detector.rpn, self.config.rpn
+        rpn = self.detector.rpn
         features = self.detector.features(batch.images, semantic_logits=batch.semantic is not None)
         levels = rpn(features.pyramid)
-        terms = rpn_losses(rpn, levels, batch)
+        terms = proposal_losses(rpn, levels, batch)
         if self.config.semantic is not None and features.semantic_logits is not None and batch.semantic is not None:
             terms["semantic"] = semantic_loss(features.semantic_logits, batch.semantic, self.config.semantic)
-        proposals, _ = rpn.propose(levels, batch.sizes, config.training_candidates_per_level, config.training_proposals)
+        proposals, _ = rpn.propose_in_training(levels, batch.sizes)
         sampler = TruthSampler(batch, self.config.cascade, self.config.num_classes)
         stages = self.detector.roi.refine(*features.pooled, proposals, sampler.for_boxes)
         for t, stage in enumerate(stages):

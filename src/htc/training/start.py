@@ -43,25 +43,35 @@ class Start:
     """Class layers whose rows began at random, but for those of `kept_classes`; empty where the classes are the weights' own."""
     kept_classes: tuple[str, ...]
     new_classes: tuple[str, ...]
+    new_proposals: tuple[str, ...] = ()
+    """Layers of the proposals that began at random, because the weights make theirs another way."""
 
     def lines(self) -> list[str]:
         """For the person who starts the training."""
+        proposals = [f"new are the layers of the proposals, made another way there: {', '.join(self.new_proposals)}"] if self.new_proposals else []
+        return self._lines_of_classes() + proposals
+
+    def _lines_of_classes(self) -> list[str]:
         if not self.new_layers:
-            return [f"all layers start from {self.weights}: it knows {_some(self.kept_classes)}"]
+            return [f"{'all other' if self.new_proposals else 'all'} layers start from {self.weights}: it knows {_some(self.kept_classes)}"]
         kept = f"; what the weights know of {_some(self.kept_classes)} is kept, by name" if self.kept_classes else ""
-        layers = f"new are only the layers of the classes ({', '.join(self.new_layers)})"
+        layers = f"new are {'' if self.new_proposals else 'only '}the layers of the classes ({', '.join(self.new_layers)})"
         return [f"all other layers start from {self.weights}", f"{layers}: {_some(self.new_classes) if self.new_classes else 'no class'} from nothing{kept}"]
 
 
 def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
     """Copies weights into the detector. Class layers start anew, but for the rows of classes that both know by the same name.
 
-    Raises `CheckpointError` if any other weight is missing or of another shape: the weights are of another architecture.
+    Where one has a plain RPN and the other guided anchoring, the layers that these do not share start anew, so that a trained
+    detector can be finetuned on other proposals (paper, section 4.5). Raises `CheckpointError` if any other weight is missing or of
+    another shape: the weights are of another architecture.
     """
     own, state = detector.state_dict(), weights.state_dict
     ours, theirs = detector.config, weights.config
     of_classes = [key for key in own if _is_of_classes(key)]
     other = [key for key in own if key not in of_classes and (key not in state or state[key].shape != own[key].shape)]
+    proposals = [key for key in other if key.startswith("rpn.") and ours.rpn.kind != theirs.rpn.kind]
+    other = [key for key in other if key not in proposals]
     if other:
         have = "missing" if other[0] not in state else f"of shape {tuple(state[other[0]].shape)} instead of {tuple(own[other[0]].shape)}"
         raise CheckpointError(
@@ -69,7 +79,7 @@ def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
             "give the --preset they belong to"
         )
     new_layers = []
-    taken = {key: state[key] for key in own if key not in of_classes}
+    taken = {key: own[key] if key in proposals else state[key] for key in own if key not in of_classes}
     for key in of_classes:
         rows = class_rows(key, ours, theirs)
         if rows is None or key not in state or state[key].shape[1:] != own[key].shape[1:]:
@@ -82,7 +92,8 @@ def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
             new_layers.append(key.rsplit(".", 1)[0])
     detector.load_state_dict(taken)
     kept = tuple(one for one in ours.classes if one in theirs.classes)
-    return Start(name, tuple(dict.fromkeys(new_layers)), kept, tuple(one for one in ours.classes if one not in kept))
+    new_proposals = tuple(dict.fromkeys(key.rsplit(".", 1)[0] for key in proposals))
+    return Start(name, tuple(dict.fromkeys(new_layers)), kept, tuple(one for one in ours.classes if one not in kept), new_proposals)
 
 
 def class_rows(key: str, ours: Config, theirs: Config) -> dict[int, int] | None:

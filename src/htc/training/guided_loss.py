@@ -1,0 +1,98 @@
+"""Training of guided anchoring: where the centres are, which shape fits, then objectness and boxes of the guided anchors."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+from htc.config import GuidedRPN
+from htc.model.guided_rpn import GuidedHead, GuidedScores
+from htc.ops.boxes import anchors_at, iou
+from htc.training.location_targets import LocationTargets, location_targets
+from htc.training.losses import Term
+from htc.training.matching import match
+from htc.training.rpn_loss import cells_inside, sampled_losses, wholly_inside
+from htc.training.sampling import RPN_DRAW, balanced, generator
+from htc.types import Batch
+
+SHAPE_DRAW = 1
+"""The shape's sample is drawn apart from that of objectness."""
+LOCATIONS_PER_UNIT = 200
+"""The location loss is a sum over all locations divided by a 200th of their number: about as many as have a centre."""
+BOUNDED_IOU_BETA, BOUNDED_IOU_EPSILON = 0.2, 1e-3
+
+
+def guided_losses(head: GuidedHead, levels: list[GuidedScores], batch: Batch) -> dict[str, Term]:
+    """Location, shape, objectness and box terms of all levels and pictures."""
+    anchors = torch.cat([head.anchors(level) for level in levels], 1)
+    priors = prior_boxes(head.config, levels)
+    inside = [locations_inside(head.config, levels, priors, size).nonzero().squeeze(1) for size in batch.sizes]
+    logits, deltas = (torch.cat(parts, 1) for parts in zip(*((level.scores.logits, level.scores.deltas) for level in levels), strict=True))
+    fixed = list(anchors.detach().unbind())
+    return {
+        "rpn.location": location_term(levels, location_targets(batch.truths, levels, head.config)),
+        "rpn.shape": shape_term(anchors, priors, inside, head.config, batch),
+        **sampled_losses(logits, deltas, fixed, inside, head.config.delta_stds, head.config, batch),
+    }
+
+
+def location_term(levels: list[GuidedScores], targets: list[LocationTargets]) -> Term:
+    """Focal loss (gamma 2, alpha 0.25) over all locations, those of the padding included."""
+    total, count = levels[0].location.new_zeros(()), 0
+    for level, target in zip(levels, targets, strict=True):
+        each = sigmoid_focal_loss(level.location, target.centre.to(level.location.dtype), alpha=0.25, gamma=2.0)
+        total = total + (each * target.weight).sum()
+        count += target.weight.numel()
+    return Term(total, total.new_tensor(float(count)), LOCATIONS_PER_UNIT)
+
+
+def shape_term(anchors: Float[Tensor, "B A 4"], priors: list[Float[Tensor, "A 4"]], inside: list[Int[Tensor, "_"]], config: GuidedRPN, batch: Batch) -> Term:
+    """Bounded-IoU loss between the guided anchors and the objects that one of their locations' boxes would fit."""
+    total, count = anchors.sum() * 0, 0
+    for i, (truth, seed) in enumerate(zip(batch.truths, batch.seeds, strict=True)):
+        matched = match(best_iou(truth.boxes, priors, inside[i]), config.positive_iou, config.negative_iou, config.negative_iou)
+        positive, negative = balanced(matched, config.samples, config.positive_fraction, generator(seed, RPN_DRAW, SHAPE_DRAW))
+        count += max(len(positive), 1) + max(len(negative), 1)
+        total = total + bounded_iou_loss(anchors[i, inside[i][positive]], truth.boxes[matched[positive]])
+    return Term(total, total.new_tensor(float(count)))
+
+
+def bounded_iou_loss(predicted: Float[Tensor, "N 4"], target: Float[Tensor, "N 4"]) -> Float[Tensor, ""]:
+    """Sum over boxes and x, y, w, h of SmoothL1 of 1 - the IoU that this coordinate alone allows (Tychsen-Smith and Petersson 2018)."""
+    size, wanted = predicted[:, 2:] - predicted[:, :2], target[:, 2:] - target[:, :2]
+    apart = (target[:, :2] + target[:, 2:] - predicted[:, :2] - predicted[:, 2:]).abs()  # twice the distance of the centres
+    place = 1 - ((wanted - apart) / (wanted + apart + BOUNDED_IOU_EPSILON)).clamp(min=0)
+    extent = 1 - torch.minimum(wanted / (size + BOUNDED_IOU_EPSILON), size / (wanted + BOUNDED_IOU_EPSILON))
+    z = torch.cat([place, extent], 1)
+    return torch.where(z < BOUNDED_IOU_BETA, z.square() / (2 * BOUNDED_IOU_BETA), z - BOUNDED_IOU_BETA / 2).sum()
+
+
+def prior_boxes(config: GuidedRPN, levels: list[GuidedScores]) -> list[Float[Tensor, "A 4"]]:
+    """For each scale of an octave and each ratio, its box at every location of all levels."""
+    boxes = []
+    for i in range(config.scales_per_octave):
+        scale = config.anchor_scale * 2 ** (i / config.scales_per_octave)
+        for ratio in config.anchor_ratios:
+            of_levels = [_at_all(level, scale, ratio) for level in levels]
+            boxes.append(torch.cat(of_levels))
+    return boxes
+
+
+def _at_all(level: GuidedScores, scale: float, ratio: float) -> Float[Tensor, "A 4"]:
+    index = torch.arange(level.location.shape[1], device=level.location.device)
+    return anchors_at(index, level.scores.width, level.scores.stride, scale, (ratio,))
+
+
+def best_iou(objects: Float[Tensor, "M 4"], priors: list[Float[Tensor, "A 4"]], inside: Int[Tensor, " I"]) -> Float[Tensor, "M I"]:
+    """The best of a location's boxes for each object; box by box, since all at once would take nine times the memory."""
+    best = iou(objects, priors[0][inside])
+    for boxes in priors[1:]:
+        best = torch.maximum(best, iou(objects, boxes[inside]))
+    return best
+
+
+def locations_inside(config: GuidedRPN, levels: list[GuidedScores], priors: list[Float[Tensor, "A 4"]], size: Int[Tensor, "2"]) -> Bool[Tensor, " A"]:
+    """Which locations are trained for a picture of this (height, width)."""
+    if config.anchors_inside == "cells":
+        return cells_inside([level.scores for level in levels], size)
+    return torch.stack([wholly_inside(boxes, size) for boxes in priors]).any(0)
