@@ -1,17 +1,19 @@
 """`htc models`: what can be named."""
 
 import json as json_format
+from dataclasses import asdict
 
+from htc.checkpoint.catalogue import Entry, catalogue
 from htc.checkpoint.zoo import RELEASED, cache_folder, cached, weights_url
 from htc.cli.options import JsonTarget, Name, Switch
 from htc.cli.output import check_json_target, say, table, write_json
 from htc.config import Config
-from htc.presets import PRESETS, preset
+from htc.presets import preset
 from htc.settings import to_yaml
 
 
 def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Switch = False) -> int:
-    """List the presets, their published AP on COCO val2017, and where their weights are.
+    """List the presets: parameters, operations, published AP, and where their weights are.
 
     Parameters
     ----------
@@ -29,36 +31,25 @@ def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Swit
     if name is not None:
         print(to_yaml(preset(name)), end="")
         return 0
-    rows = [_row(preset_name) for preset_name in PRESETS]
+    rows = [_row(entry) for entry in catalogue()]
     if json is not None:
         write_json(json, rows)
         return 0
-    table(
-        ("preset", "box AP", "mask AP", "weights"),
-        [(str(row["name"]), _number(row["box_ap"]), _number(row["mask_ap"]), _place(row)) for row in rows],
-    )
-    say(f"\nreleased weights are fetched at first use, into {cache_folder()}")
+    table(("preset", "params", "GFLOP", "box", "mask", "weights"), [_line(row) for row in rows])
+    say("\nparams: millions; GFLOP: of a picture of 800x1333; box, mask: published AP on COCO val2017, * on test-dev (sources: --json -)")
+    say(f"released weights are fetched at first use, into {cache_folder()}")
     say("their addresses: htc models --json -    a whole configuration: htc models NAME")
     return 0
 
 
-def _row(name: str) -> dict[str, str | float | None]:
-    release = RELEASED.get(name)
-    here = None if release is None or not cached(name).exists() else str(cached(name))
-    return {
-        "name": name,
-        "box_ap": release and release.box_ap,
-        "mask_ap": release and release.mask_ap,
-        "url": weights_url(name),
-        "cached": here,
-    }
+def _row(entry: Entry) -> dict[str, str | float | None]:
+    here = cached(entry.name) if entry.name in RELEASED else None
+    return asdict(entry) | {"url": weights_url(entry.name), "cached": str(here) if here is not None and here.exists() else None}
 
 
-def _number(value: str | float | None) -> str:
-    return "" if value is None else f"{value}"
-
-
-def _place(row: dict[str, str | float | None]) -> str:
-    if row["cached"] is not None:
-        return "in the cache"
-    return "released" if row["url"] is not None else "to be trained"
+def _line(row: dict[str, str | float | None]) -> tuple[str, ...]:
+    size = tuple("" if row[name] is None else f"{row[name]:.0f}" for name in ("parameters", "gflop"))
+    mark = "*" if row["pictures"] == "test-dev" else ""
+    ap = tuple("" if row[name] is None else f"{row[name]}{mark}" for name in ("box_ap", "mask_ap"))
+    place = "cached" if row["cached"] is not None else "released" if row["url"] is not None else ""
+    return (str(row["name"]), *size, *ap, place)

@@ -1,0 +1,28 @@
+"""AP as published for the presets that have no released weights: whose, on which pictures. Nothing here was measured by this library."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Published:
+    """Per cent; None where the source gives none."""
+
+    box_ap: float | None
+    mask_ap: float | None
+    pictures: str
+    source: str
+
+
+def _paper(box_ap: float | None, mask_ap: float, pictures: str, table: int) -> Published:
+    return Published(box_ap, mask_ap, pictures, f"arXiv 1901.07518, Table {table}")
+
+
+PUBLISHED: dict[str, Published] = {
+    "htc_r50_fpn_20e_paper": _paper(43.2, 38.0, "val2017", 2),
+    "cascade_mask_rcnn_r50_fpn_20e_paper": _paper(42.5, 36.5, "val2017", 2),
+    "mask_rcnn_r50_fpn_20e_paper": _paper(None, 35.1, "val2017", 3),
+    "htc_r50_dcn_table7": _paper(None, 39.5, "test-dev", 7),
+    "htc_r50_dcn_syncbn_table7": _paper(None, 40.7, "test-dev", 7),
+    "htc_r50_dcn_syncbn_mstrain_table7": _paper(None, 42.5, "test-dev", 7),
+    "htc_senet154_table7": _paper(None, 44.3, "test-dev", 7),
+}
