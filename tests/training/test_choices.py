@@ -100,6 +100,13 @@ def test_a_batch_that_does_not_fit_becomes_smaller():
     assert "2 pictures a step need about" in rule_of(tight, "training.batch_size")
 
 
+def test_steps_are_counted_over_batch_processes_and_accumulation():
+    given = from_flags([("training.accumulate", "2")])
+    # 1000 pictures, 4 a batch: 250 batches of one process, 125 of two; two of them a step.
+    assert choose(data(1000), given, None).config.training.epochs == 12
+    assert choose(data(1000), given, None, processes=2).config.training.epochs == 24
+
+
 def test_pictures_of_rare_classes_are_shown_more_often():
     common = data(50, objects=1)
     rare = replace(common.images[0], instances=tuple(replace(one, label=2) for one in common.images[0].instances))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from htc.cli.output import messages, say
 from htc.presets import PRESETS, preset
+from htc.ranks import here
 from htc.settings import Setting, from_file, overlay, resolve
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def chosen(dataset: "Dataset", settings: Sequence[Setting], device: str, weights
     start = None
     if weights is not None:
         start = (weights, preset(weights) if weights in PRESETS and not Path(weights).exists() else load_model(weights).config)
-    return choose(dataset, settings, total_memory(choose_device(device)), start)
+    return choose(dataset, settings, total_memory(choose_device(device)), start, here().ranks)
 
 
 def show_choices(dataset: "Dataset", choices: Sequence["Choice"]) -> None:
@@ -50,7 +51,7 @@ def show_choices(dataset: "Dataset", choices: Sequence["Choice"]) -> None:
     say(f"{len(dataset)} pictures, {objects} objects, {len(dataset.classes)} classes. {how}")
     rows = [(name, _text(value), "" if number else choice.rule) for choice in choices for number, (name, value) in enumerate(choice.fields.items())]
     console = messages()
-    if console.is_terminal:
+    if console.is_terminal and here().rank == 0:
         grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
         grid.add_column(no_wrap=True)
         grid.add_column(overflow="fold")

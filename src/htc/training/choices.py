@@ -86,10 +86,11 @@ class _Chooser:
         self.choices.append(Choice(free, rule))
 
 
-def choose(dataset: Dataset, given: Sequence[Setting], memory: float | None, weights: tuple[str, Config] | None = None) -> Chosen:
+def choose(dataset: Dataset, given: Sequence[Setting], memory: float | None, weights: tuple[str, Config] | None = None, processes: int = 1) -> Chosen:
     """The configuration for `dataset` where no preset is given.
 
-    `given` is what the user set, `memory` the device's in GiB, `weights` the name and configuration of what training starts from.
+    `given` is what the user set, `memory` the device's in GiB, `weights` the name and configuration of what training starts from,
+    `processes` how many train together.
     Raises `ConfigError` for what was given.
     """
     data = statistics_of(dataset)
@@ -109,7 +110,7 @@ def choose(dataset: Dataset, given: Sequence[Setting], memory: float | None, wei
         rule = "some classes are on less than a tenth as many pictures as the median class: their pictures are shown more often (repeat factors of LVIS)"
         chooser.take({"training.sampling.repeat_threshold": float(f"{rare:.4g}")}, rule)
     _batch(chooser, memory)
-    _length(chooser, len(dataset))
+    _length(chooser, len(dataset), processes)
     epochs = chooser.config.training.epochs
     return Chosen(chooser.config, tuple(chooser.choices), max(1, epochs // EVALUATIONS))
 
@@ -163,14 +164,15 @@ def _batch(chooser: _Chooser, memory: float | None) -> None:
         chooser.take({"training.batch_size": max(1, room)}, needed)
 
 
-def _length(chooser: _Chooser, pictures: int) -> None:
+def _length(chooser: _Chooser, pictures: int, processes: int) -> None:
     """Epochs by the number of steps; milestones at 2/3 and 11/12 of them, as in the original's 12 epochs (8, 11)."""
     training = chooser.config.training
-    steps = ceil(ceil(pictures / training.batch_size) / training.accumulate)
+    together = training.batch_size * processes
+    steps = ceil(ceil(pictures / together) / training.accumulate)
     if pictures < ENOUGH_PICTURES:
         epochs = min(MOST_EPOCHS, max(training.epochs, ceil(STEPS / steps)))
         most = f"at most {MOST_EPOCHS} epochs, at least the preset's {training.epochs}"
-        rule = f"{steps} steps an epoch of {training.batch_size * training.accumulate} pictures; at least {STEPS} steps, {most}"
+        rule = f"{steps} steps an epoch of {together * training.accumulate} pictures; at least {STEPS} steps, {most}"
         chooser.take({"training.epochs": epochs}, rule)
     epochs = chooser.config.training.epochs
     if training.schedule == "steps" and epochs != chooser.base.training.epochs:
