@@ -184,9 +184,7 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
         options.evaluate_every,
         training.epochs,
         losses=None if batches is None else lambda detector: validation_losses(detector, config, batches),
-        draw=None
-        if not options.pictures
-        else lambda detector, folder: draw_comparisons(Predictor(detector, config), annotations, images, folder, options.pictures),
+        draw=draw if options.pictures else None,
         keep=None if options.checkpoints is None else lambda detector: save_pretrained(detector, config, out / CHECKPOINTS / BEST),
         patience=training.early_stop,
         progress=progress,
