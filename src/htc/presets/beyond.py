@@ -14,7 +14,7 @@ and ViT-B); in one process give --batch-size and fewer epochs.
 
 from collections.abc import Callable
 
-from htc.config import AdamW, Augmentation, Backbone, Config, Timm, Training, ViT
+from htc.config import AdamW, Augmentation, Backbone, Config, Inference, LinearSoftNMS, Timm, Training, ViT
 from htc.presets.official import htc
 
 
@@ -28,7 +28,7 @@ def beyond(name: str, backbone: Backbone, *, layer_decay: float = 1.0) -> Config
         optimizer=AdamW(lr=1e-4, weight_decay=0.05, weight_decay_of="weights", layer_decay=layer_decay),
         augmentation=Augmentation(short_edges=(400, 1400), long_edge=1600),
     )
-    return htc(name, backbone, training)
+    return htc(name, backbone, training).model_copy(update={"inference": Inference(soft_nms=LinearSoftNMS())})
 
 
 def swin(size: str, drop_path_rate: float) -> Timm:
