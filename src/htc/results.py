@@ -26,7 +26,7 @@ RunLengths = dict[str, Any]
 
 
 class Masks:
-    """The masks of N detections of one picture, kept as probabilities (N, 28, 28) over their boxes until a form is asked for.
+    """The masks of N detections of one picture, kept as probabilities (N, S, S) over their boxes until a form is asked for.
 
     A pixel belongs to a mask where the probability, sampled at the pixel's centre, is at least `threshold` (0..1, above 0).
     """

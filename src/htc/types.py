@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from htc.ops.roi_pool import Pyramid
+from htc.ops.roi_pool import Pyramid, detail_pyramid
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ class Features:
     """S(x): the semantic embedding at stride 8; None without the branch."""
     semantic_logits: Float[Tensor, "B classes _ _"] | None
     """Only where asked for: training, semantic output."""
+    detail: Float[Tensor, "B D H W"] | None = None
+    """A shallow feature at the input's own resolution, for mask heads that outline finely; None without one."""
 
     @cached_property
     def pooled(self) -> tuple[Pyramid, Pyramid | None]:
         """x (P2-P5) and s (stride 8) as the region part pools them; their pixel tables are built once."""
         s = None if self.semantic is None else Pyramid((self.semantic,), (8,))
-        return Pyramid(self.pyramid[:4], (4, 8, 16, 32)), s
+        return Pyramid(self.pyramid[:4], (4, 8, 16, 32), None if self.detail is None else detail_pyramid(self.detail)), s
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ class RawDetections:
     labels: Int[Tensor, "B D"]
     """0 .. K-1."""
     valid: Bool[Tensor, "B D"]
-    masks: Float[Tensor, "B D 28 28"]
-    """Probability of the detected class on a grid over the box, mean over the mask stages."""
+    masks: Float[Tensor, "B D S S"]
+    """Probability of the detected class on a grid over the box (S is 28; 56 with fine mask heads), mean over the mask stages."""
 
 
 torch.export.register_dataclass(RawDetections)  # so that an exported graph can return it

@@ -8,7 +8,7 @@ import pytest
 from htc.ablation import report, run
 from htc.ablation.report import HEADINGS, cells, content, lines_of, markdown
 from htc.ablation.run import Budget, run_ablation, truth_of
-from htc.ablation.tables import table
+from htc.ablation.tables import Table, table
 from htc.data.coco import Splits
 from htc.errors import DataError, OutputError
 from htc.evaluation.coco import coco_metrics
@@ -124,3 +124,14 @@ def test_a_folder_with_something_else_is_refused(splits, tables, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds no ablation"):
         run_ablation(tables, splits, tmp_path)
+
+
+def test_rows_that_differ_in_soft_nms_alone_share_a_training_and_are_measured_apart(splits, tmp_path):
+    whole = table(8, tiny(epochs=1))
+    rows = (whole.rows[5], whole.rows[0])  # the one with Soft-NMS trains: its model must not hand it on
+    measured = run_ablation((Table(8, "", rows),), splits, tmp_path / "out", Budget((0,), device="cpu"))[8]
+    soft, plain = (one.results for one in measured)
+    assert soft.parent == plain.parent
+    assert soft != plain
+    assert len(read_results(soft)) >= len(read_results(plain))
+    assert read_results(soft) != read_results(plain)

@@ -4,7 +4,7 @@ import pytest
 
 from htc.ablation.run import digest
 from htc.ablation.tables import table
-from htc.config import Cascade
+from htc.config import PAFPN, Cascade
 from htc.errors import ConfigError
 from htc.presets import preset
 from training.tiny import tiny
@@ -77,5 +77,27 @@ def test_a_base_that_cannot_be_taken_apart_is_refused(base):
 
 
 def test_an_unknown_table_is_refused():
-    with pytest.raises(ConfigError, match=r"tables 1, 2, 3, 4, 5, 6"):
+    with pytest.raises(ConfigError, match=r"tables 1, 2, 3, 4, 5, 6, 8"):
         table(7, BASE)
+
+
+def test_table_8_adds_one_module_at_a_time():
+    rows = table(8, BASE).rows
+    plain = rows[0].config
+    assert [row.against for row in rows] == [None] + [0] * 7
+    differ = [{name: value for name, value in row.config.model_dump().items() if value != plain.model_dump()[name]} for row in rows]
+    assert [set(found) for found in differ] == [set(), {"neck"}, {"semantic"}, {"semantic"}, {"cascade"}, {"inference"}, {"cascade"}, {"cascade"}]
+    assert rows[1].config.neck == PAFPN()
+    assert [rows[i].config.semantic.context.kind for i in (0, 2, 3)] == ["none", "aspp", "gcn"]
+    assert (rows[4].config.cascade.pooling, rows[6].config.cascade.pooled_levels, rows[7].config.cascade.mask_head.kind) == ("precise", "all", "fine")
+    assert rows[5].config.inference.soft_nms.kind == "gaussian"
+
+
+def test_table_8_on_the_small_model_keeps_its_sizes():
+    assert table(8, preset("htc_r18_small")).rows[1].config.neck == PAFPN(channels=64, norm="group")
+
+
+def test_soft_nms_is_measured_on_the_training_of_the_row_without():
+    digests = [digest(row.config) for row in table(8, BASE).rows]
+    assert digests[5] == digests[0]
+    assert len(set(digests)) == 7

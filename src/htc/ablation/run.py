@@ -71,7 +71,7 @@ def run_ablation(
     _claim(out, splits)
     deadline = None if budget.minutes is None else time.monotonic() + 60 * budget.minutes
     planned = [_planned(table, place, row, dataset) for table in tables for place, row in enumerate(table.rows)]
-    stages = {one.training: tuple(dict.fromkeys(other.stages for other in planned if other.training == one.training)) for one in planned}
+    stages = {one.measured: tuple(dict.fromkeys(other.stages for other in planned if other.measured == one.measured)) for one in planned}
     found: dict[int, list[Measured]] = {table.number: [] for table in tables}
     for seed in budget.seeds:
         for one in planned:
@@ -80,8 +80,8 @@ def run_ablation(
                 continue
             _say(tell, f"table {one.table}, {one.name}, seed {seed}")
             _train(one.config, splits, folder, budget, seed, progress)
-            _measure(one.config, stages[one.training], splits, folder, budget)
-            found[one.table].append(Measured(one.place, seed, _results(folder, one.stages)))
+            _measure(one.config, stages[one.measured], splits, folder, budget)
+            found[one.table].append(Measured(one.place, seed, _results(folder, one.stages, one.config)))
     return {number: tuple(measured) for number, measured in found.items()}
 
 
@@ -95,6 +95,11 @@ class _Planned:
     config: Config
     training: str
     stages: Stages
+
+    @property
+    def measured(self) -> tuple[str, str]:
+        """Rows with equal values share one pass over the validation pictures."""
+        return self.training, _suppression(self.config)
 
 
 def _planned(table: Table, place: int, row: Row, dataset: Dataset) -> _Planned:
@@ -134,23 +139,29 @@ def _train(config: Config, splits: Splits, folder: Path, budget: Budget, seed: i
     train(config, plain, folder, Options(seed=seed, device=budget.device, resume=resume, semantic=semantic, workers=budget.workers), progress)
 
 
-def _results(folder: Path, stages: Stages) -> Path:
+def _suppression(config: Config) -> str:
+    """The one test-time setting, besides the mask stages, in which rows that share a training differ."""
+    soft = config.inference.soft_nms
+    return "" if soft is None else f"_{soft.kind}_soft_nms"
+
+
+def _results(folder: Path, stages: Stages, config: Config) -> Path:
     """Where the COCO results with masks of these stages lie."""
-    return folder / f"results_stages_{'-'.join(map(str, stages))}.json"
+    return folder / f"results_stages_{'-'.join(map(str, stages))}{_suppression(config)}.json"
 
 
 def _measure(config: Config, subsets: Sequence[Stages], splits: Splits, folder: Path, budget: Budget) -> None:
     """Writes the trained model's results on the validation pictures, one file a subset of mask stages, in one pass over them."""
-    if all(_results(folder, subset).is_file() for subset in subsets):
+    if all(_results(folder, subset, config).is_file() for subset in subsets):
         return
     assert splits.val_annotations is not None
     assert splits.val_images is not None
     chosen = {**config.inference.model_dump(), "mask_stages": None}
-    settings = [Setting(("inference", name), value, "the ablation") for name, value in chosen.items() if value is not None]
+    settings = [Setting(("inference", name), value, "the ablation") for name, value in chosen.items()]
     predictor = load(folder / MODEL, device=budget.device, settings=settings)
     _, results = measure_stages(predictor, splits.val_annotations, splits.val_images, subsets)
     for subset, found in results.items():
-        with results_file(_results(folder, subset)) as file:
+        with results_file(_results(folder, subset, config)) as file:
             file.add(found)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from htc.config import Config, Fusion
+from htc.config import ASPP, GCN, Config, FineMask, Fusion, GaussianSoftNMS
 from htc.errors import ConfigError
 
 SCORE_THRESHOLD = 0.001
@@ -41,7 +41,7 @@ class Table:
 
 
 def table(number: int, base: Config) -> Table:
-    """Table 1 (the three models), 2, 3, 4, 5 or 6 with `base`, a Hybrid Task Cascade, as its strongest model.
+    """Table 1 (the three models), 2 to 6, or 8 (further modules) with `base`, a Hybrid Task Cascade, as its strongest model.
 
     Raises `ConfigError` if `base` has no semantic branch or not the paper's three stages, or there is no such table.
     """
@@ -132,6 +132,28 @@ def _beta(base: Config) -> tuple[Row, ...]:
     )
 
 
+def _modules(base: Config) -> tuple[Row, ...]:
+    """Section 4.6 and beyond: one module at a time on the full model."""
+    plain = arranged(base, interleaved=True, mask_flow=True, fusion="both")
+    changes: dict[str, dict[str, Any]] = {
+        "Hybrid Task Cascade": {},
+        "+ PAFPN": {"neck": {"kind": "pafpn"}},
+        "+ ASPP": {"semantic": {"context": ASPP()}},
+        "+ GCN": {"semantic": {"context": GCN()}},
+        "+ precise RoI pooling": {"cascade": {"pooling": "precise"}},
+        "+ Soft-NMS": {"inference": {"soft_nms": GaussianSoftNMS(min_score=SCORE_THRESHOLD)}},
+        "+ adaptive feature pooling": {"cascade": {"pooled_levels": "all"}},
+        "+ finer masks": {"cascade": {"mask_head": FineMask()}},
+    }
+    rows: list[Row] = []
+    for name, sections in changes.items():
+        values = plain.model_dump()
+        for section, change in sections.items():
+            values[section] = {**values[section], **change}
+        rows.append(Row(name, Config.model_validate(values), (None, None), against=0 if rows else None))
+    return tuple(rows)
+
+
 TABLES: dict[int, tuple[str, Callable[[Config], tuple[Row, ...]]]] = {
     1: ("Mask R-CNN, Cascade Mask R-CNN and Hybrid Task Cascade", _models),
     2: ("Effects of each component", _components),
@@ -139,4 +161,5 @@ TABLES: dict[int, tuple[str, Callable[[Config], tuple[Row, ...]]]] = {
     4: ("Mask information flow, masks by stage", _flow),
     5: ("Where the semantic feature is fused, on Cascade Mask R-CNN", _fusion),
     6: ("Weight of the semantic loss", _beta),
+    8: ("Modules of section 4.6, adaptive feature pooling and finer masks, each alone on the full model", _modules),
 }

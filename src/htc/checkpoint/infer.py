@@ -100,7 +100,7 @@ def _settable(structure: Mapping[str, Any]) -> dict[str, Any]:
 def _put(values: dict[str, Any], field: str, value: Any) -> None:
     *parents, name = field.split(".")
     for part in parents:
-        values = values[part] if isinstance(values, dict) else {}
+        values = values.setdefault(part, {}) if isinstance(values, dict) else {}
         if values is None:
             return
     values[name] = value

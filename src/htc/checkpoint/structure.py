@@ -91,22 +91,33 @@ def _neck(shapes: Shapes) -> dict[str, Any]:
 
 def _heads(shapes: Shapes) -> dict[str, Any]:
     classes = shapes["roi.box_heads.0.classify.weight"][0] - 1
+    levels = "roi.mask_heads.0.convs.0.layers.0.conv.weight" in shapes
     found: dict[str, Any] = {
         "num_classes": classes,
         "cascade.num_stages": len(_indices(shapes, r"roi\.box_heads\.(\d+)\.")),
         "cascade.mask_flow": any(name.startswith("roi.mask_flows.") for name in shapes),
         "cascade.box_convs": len(_indices(shapes, r"roi\.box_heads\.0\.convs\.(\d+)\.")),
         "cascade.box_fcs": len(_indices(shapes, r"roi\.box_heads\.0\.fc\.(\d+)\.")),
-        "cascade.box_norm": _norm(shapes, "roi.box_heads.0.convs.0.norm"),
+        "cascade.box_norm": _norm(shapes, "roi.box_heads.0.convs.0.layers.0.norm" if levels else "roi.box_heads.0.convs.0.norm"),
         "cascade.box_channels": shapes["roi.box_heads.0.classify.weight"][1],
-        "cascade.mask_channels": shapes["roi.mask_heads.0.logits.weight"][1],
-        "cascade.mask_norm": _norm(shapes, "roi.mask_heads.0.convs.0.norm"),
+        "cascade.mask_channels": shapes.get("roi.mask_heads.0.upsample.weight", shapes["roi.mask_heads.0.logits.weight"][1:])[0],
+        "cascade.mask_norm": _norm(shapes, "roi.mask_heads.0.convs.0.layers.0.norm" if levels else "roi.mask_heads.0.convs.0.norm"),
+        "cascade.pooled_levels": "all" if levels else "one",
         "cascade.mask_convs": len(_indices(shapes, r"roi\.mask_heads\.0\.convs\.(\d+)\.")),
+        **_mask_head(shapes),
     }
     deltas = shapes.get("roi.box_heads.0.regress.weight", (0,))[0]
     if classes > 1:  # with one class, 4 values are both agnostic and specific
         found["cascade.class_agnostic_boxes"] = deltas == 4
     return found
+
+
+def _mask_head(shapes: Shapes) -> dict[str, Any]:
+    """The variant of the mask head, told by a layer that no other variant has."""
+    finer = shapes.get("roi.mask_heads.0.upsample_again.weight")
+    if finer is not None:
+        return {"cascade.mask_head.kind": "fine", "cascade.mask_head.detail_channels": finer[1]}
+    return {"cascade.mask_head.kind": "fusion" if "roi.mask_heads.0.fc.weight" in shapes else "plain"}
 
 
 def _semantic(shapes: Shapes) -> dict[str, Any]:
@@ -115,7 +126,15 @@ def _semantic(shapes: Shapes) -> dict[str, Any]:
         return {"semantic": False}
     convs = len(_indices(shapes, r"semantic\.convs\.(\d+)\."))
     norm = _norm(shapes, "semantic.convs.0.norm")
-    return {"semantic": True, "semantic.norm": norm, "semantic.classes": logits[0], "semantic.channels": logits[1], "semantic.convs": convs}
+    return {"semantic": True, **_context(shapes), "semantic.norm": norm, "semantic.classes": logits[0], "semantic.channels": logits[1], "semantic.convs": convs}
+
+
+def _context(shapes: Shapes) -> dict[str, Any]:
+    """The semantic branch's context module; dilation rates show in no shape."""
+    lines = shapes.get("semantic.context.down_across.0.weight")
+    if lines is not None:
+        return {"semantic.context.kind": "gcn", "semantic.context.kernel": lines[2]}
+    return {"semantic.context.kind": "aspp" if "semantic.context.project.conv.weight" in shapes else "none"}
 
 
 def config_value(config: Config, field: str) -> Any:
@@ -131,7 +150,7 @@ def config_value(config: Config, field: str) -> Any:
         return special[field]()
     value: Any = config
     for part in field.split("."):
-        value = getattr(value, part, None)  # another kind of backbone has other fields
+        value = getattr(value, part, None)  # another variant has other fields
     return "batch" if value == "sync" else value
 
 

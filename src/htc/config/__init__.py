@@ -7,8 +7,10 @@ before it is validated, so that every error is found at once.
 from htc.config.augmentation import Augmentation, CopyPaste, Photometric, ScaleJitter
 from htc.config.backbone import Backbone, BackboneNorm, FishNet, ResNet, Timm, ViT
 from htc.config.cascade import Cascade, Fusion
+from htc.config.context import ASPP, GCN, NoContext
 from htc.config.inference import GaussianSoftNMS, Inference, LinearSoftNMS, SoftNMS
 from htc.config.input import Input
+from htc.config.mask_head import FineMask, FusionMask, PlainMask
 from htc.config.neck import FPN, PAFPN, LayerNorm
 from htc.config.proposals import RPN, BoxLoss, GuidedRPN, Proposals
 from htc.config.sampling import Sampling
@@ -18,7 +20,9 @@ from htc.config.training import SGD, AdamW, Training
 from htc.config.whole import Config
 
 __all__ = [
+    "ASPP",
     "FPN",
+    "GCN",
     "PAFPN",
     "RPN",
     "SGD",
@@ -30,15 +34,19 @@ __all__ = [
     "Cascade",
     "Config",
     "CopyPaste",
+    "FineMask",
     "FishNet",
     "Fusion",
+    "FusionMask",
     "GaussianSoftNMS",
     "GuidedRPN",
     "Inference",
     "Input",
     "LayerNorm",
     "LinearSoftNMS",
+    "NoContext",
     "Photometric",
+    "PlainMask",
     "Proposals",
     "ResNet",
     "Sampling",

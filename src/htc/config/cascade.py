@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from htc.config.mask_head import MaskHeadVariant, PlainMask
 from htc.config.neck import LayerNorm
 from htc.config.proposals import BoxLoss
 from htc.config.section import Fraction, Positive, Quad, Section
@@ -38,6 +39,18 @@ class Cascade(Section):
     mask_channels: Positive = 256
     mask_convs: Positive = 4
     mask_norm: LayerNorm = "none"
+    mask_head: MaskHeadVariant = PlainMask()
+    pooling: Literal["align", "precise"] = "align"
+    """What P(x, r) is: RoIAlign's samples, or the exact mean of each bin (precise RoI pooling, Jiang et al. 2018)."""
+
+    pooled_levels: Literal["one", "all"] = "one"
+    """Levels a region reads: the one of its size, or all (PANet's adaptive feature pooling), the largest value of each feature taken."""
+
+    @model_validator(mode="after")
+    def _fusion_branches_off(self) -> Self:
+        if self.mask_head.kind == "fusion" and self.mask_convs < 2:
+            raise ValueError("mask_head fusion branches off before the last of mask_convs: it needs 2 or more")
+        return self
 
     @model_validator(mode="after")
     def _one_value_a_stage(self) -> Self:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from htc.config.context import Context, NoContext
 from htc.config.neck import LayerNorm
 from htc.config.section import Positive, Section
 
@@ -15,6 +16,8 @@ class Semantic(Section):
     channels: Positive = 256
     convs: Positive = 4
     norm: LayerNorm = "none"
+    context: Context = NoContext()
+    """What follows the 3x3 convolutions (paper, section 4.6)."""
     loss_weight: Annotated[float, Field(ge=0)] = 0.2
     """beta of Eq. 7: 1 in the paper, 0.2 in every released configuration."""
     ignore: int = 255

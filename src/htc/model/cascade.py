@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from htc.model.fusion import FusedPool
+from htc.model.fusion import Pool
 from htc.model.heads import BoxHead, MaskHead
 from htc.ops.roi_pool import Pyramid
 from htc.types import BoxStage, Rois
@@ -28,7 +28,7 @@ class HybridTaskCascade(nn.Module):
     """
 
     def __init__(
-        self, box_pool: FusedPool, mask_pool: FusedPool, box_heads: list[BoxHead], mask_heads: list[MaskHead], mask_flows: list[nn.Module], interleaved: bool
+        self, box_pool: Pool, mask_pool: Pool, box_heads: list[BoxHead], mask_heads: list[MaskHead], mask_flows: list[nn.Module], interleaved: bool
     ) -> None:
         super().__init__()
         self.box_pool, self.mask_pool = box_pool, mask_pool

@@ -68,8 +68,8 @@ def thin(
     return soft_nms_per_class(boxes, scores, labels, candidate, decay, soft.min_score, config.max_detections)
 
 
-def segment(roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, labels: Int[Tensor, "B D"], config: Inference) -> Float[Tensor, "B D 28 28"]:
-    """Probability of each box's own class on a 28 x 28 grid: the mean over the mask stages of their sigmoids.
+def segment(roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, labels: Int[Tensor, "B D"], config: Inference) -> Float[Tensor, "B D S S"]:
+    """Probability of each box's own class on a grid of S x S cells (28 x 28, or the mask heads' own size): the mean over the mask stages of their sigmoids.
 
     All stages look at the same, final boxes. Averaging probabilities, not thresholded masks, lets callers average further
     (over augmentations, over models) before they decide.
@@ -79,7 +79,7 @@ def segment(roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, l
 
 def segment_stages(
     roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, labels: Int[Tensor, "B D"], stages: tuple[int, ...]
-) -> Float[Tensor, "T B D 28 28"]:
+) -> Float[Tensor, "T B D S S"]:
     """Each of these mask stages' (from 1) own probabilities; every head runs once."""
     features = roi.mask_features(x, s, rois, max(stages))
     flat = labels.flatten()

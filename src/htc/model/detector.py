@@ -3,14 +3,12 @@
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from htc.config import RPN, Config, GuidedRPN, Proposals
+from htc.config import RPN, Config, FineMask, GuidedRPN, Proposals
 from htc.model.backbone import build_backbone, channels
-from htc.model.cascade import HybridTaskCascade
+from htc.model.build import build_cascade
 from htc.model.detect import Selected, class_scores, final_boxes, segment, segment_stages, select
-from htc.model.fusion import FusedPool
+from htc.model.fine_mask import DetailBranch
 from htc.model.guided_rpn import GuidedHead
-from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, MaskHead
-from htc.model.layers import ConvBlock, initialise
 from htc.model.neck import build_neck
 from htc.model.rpn import ProposalHead
 from htc.model.semantic import SemanticBranch
@@ -32,6 +30,8 @@ class Detector(nn.Module):
         self.rpn = build_rpn(config.neck.channels, config.rpn)
         self.semantic = SemanticBranch(config.neck.channels, config.semantic) if config.semantic else None
         self.roi = build_cascade(config)
+        fine = config.cascade.mask_head
+        self.detail = DetailBranch(fine.detail_channels, config.cascade.mask_norm) if isinstance(fine, FineMask) else None
 
     def forward(self, images: Float[Tensor, "B 3 H W"], sizes: Int[Tensor, "B 2"]) -> RawDetections:
         """Normalised, padded pictures and their own (height, width) -> detections in pixels of the network input."""
@@ -46,11 +46,13 @@ class Detector(nn.Module):
 
     def features(self, images: Float[Tensor, "B 3 H W"], *, semantic_logits: bool = False) -> Features:
         """The trunk: backbone, pyramid, semantic feature; the semantic prediction only where asked for."""
-        pyramid = self.neck(self.backbone(images.to(self.rpn.conv.weight.dtype)))
+        images = images.to(self.rpn.conv.weight.dtype)
+        pyramid = self.neck(self.backbone(images))
+        detail = None if self.detail is None else self.detail(images)
         if self.semantic is None:
-            return Features(pyramid, None, None)
+            return Features(pyramid, None, None, detail)
         shared = self.semantic(pyramid)
-        return Features(pyramid, self.semantic.embedding(shared), self.semantic.logits(shared).float() if semantic_logits else None)
+        return Features(pyramid, self.semantic.embedding(shared), self.semantic.logits(shared).float() if semantic_logits else None, detail)
 
     def propose(self, features: Features, sizes: Int[Tensor, "B 2"]) -> tuple[Rois, Float[Tensor, "B R"]]:
         """r_0: the RPN's best boxes and their objectness."""
@@ -65,11 +67,11 @@ class Detector(nn.Module):
         rois, inference = stages[0].rois, self.config.inference
         return select(class_scores(stages, inference), final_boxes(self.roi, stages, inference), rois.valid, rois.sizes, inference)
 
-    def segment(self, features: Features, rois: Rois, labels: Int[Tensor, "B D"]) -> Float[Tensor, "B D 28 28"]:
+    def segment(self, features: Features, rois: Rois, labels: Int[Tensor, "B D"]) -> Float[Tensor, "B D S S"]:
         """Mask probabilities of any boxes."""
         return segment(self.roi, *features.pooled, rois, labels, self.config.inference)
 
-    def segment_stages(self, features: Features, rois: Rois, labels: Int[Tensor, "B D"], stages: tuple[int, ...]) -> Float[Tensor, "T B D 28 28"]:
+    def segment_stages(self, features: Features, rois: Rois, labels: Int[Tensor, "B D"], stages: tuple[int, ...]) -> Float[Tensor, "T B D S S"]:
         """Mask probabilities of each of these stages (from 1) by itself."""
         return segment_stages(self.roi, *features.pooled, rois, labels, stages)
 
@@ -81,22 +83,3 @@ def build_rpn(channels: int, config: Proposals) -> ProposalHead | GuidedHead:
             return ProposalHead(channels, config)
         case GuidedRPN():
             return GuidedHead(channels, config)
-
-
-def build_cascade(config: Config) -> HybridTaskCascade:
-    """Heads, flows and pools of the region part."""
-    cascade, width = config.cascade, config.neck.channels
-    fuse = cascade.semantic_fusion
-    box_heads = [BoxHead(width, config.num_classes, cascade, stds) for stds in cascade.delta_stds]
-    mask_heads = [MaskHead(width, config.num_classes, cascade) for _ in range(cascade.num_stages)]
-    flows: list[nn.Module] = [ConvBlock(cascade.mask_channels, width, 1) for _ in range(cascade.num_stages - 1)] if cascade.mask_flow else []
-    for flow in flows:
-        initialise(flow)
-    return HybridTaskCascade(
-        FusedPool(BOX_BINS, fuse=fuse in ("box", "both"), semantic_subdivide=MASK_BINS // BOX_BINS),
-        FusedPool(MASK_BINS, fuse=fuse in ("mask", "both")),
-        box_heads,
-        mask_heads,
-        flows,
-        cascade.interleaved,
-    )

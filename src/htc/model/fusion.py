@@ -1,9 +1,24 @@
 """Eq. 6: x^box = P(x, r) + P(S(x), r), and likewise x^mask."""
 
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
 from torch import Tensor, nn
 
-from htc.ops.roi_pool import Backend, Pyramid, roi_pool
+from htc.ops.roi_pool import Pyramid, roi_pool
 from htc.types import Rois
+
+RegionPooling = Callable[[Pyramid, Tensor, int, int], Tensor]
+"""P: features, boxes (B, R, 4), bins, subdivide -> (B R, C, bins, bins); see `roi_pool`."""
+
+
+@runtime_checkable
+class Pool(Protocol):
+    """From the features and the regions to what the heads read: `FusedPool`, or what is built around one."""
+
+    def __call__(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Tensor:
+        """-> (B R, C, bins, bins)"""
+        ...
 
 
 class FusedPool(nn.Module):
@@ -12,14 +27,20 @@ class FusedPool(nn.Module):
     The original pools the semantic feature 14x14 and averages it to 7x7 for boxes: `semantic_subdivide` = 2.
     """
 
-    def __init__(self, bins: int, *, fuse: bool, semantic_subdivide: int = 1, backend: Backend = "auto") -> None:
+    def __init__(self, bins: int, *, fuse: bool, semantic_subdivide: int = 1, pooling: RegionPooling = roi_pool) -> None:
         super().__init__()
         self.bins, self.fuse, self.semantic_subdivide = bins, fuse, semantic_subdivide
-        self.backend: Backend = backend
+        self.pooling = pooling
 
     def forward(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Tensor:
         """-> (B R, C, bins, bins)"""
-        pooled = roi_pool(x, rois.boxes, self.bins, backend=self.backend)
-        if self.fuse and s is not None:
-            pooled = pooled + roi_pool(s, rois.boxes, self.bins, self.semantic_subdivide, backend=self.backend)
-        return pooled
+        pooled = self.of_pyramid(x, rois)
+        return pooled + self.of_semantic(s, rois) if self.fuse and s is not None else pooled
+
+    def of_pyramid(self, x: Pyramid, rois: Rois) -> Tensor:
+        """P(x, r)"""
+        return self.pooling(x, rois.boxes, self.bins, 1)
+
+    def of_semantic(self, s: Pyramid, rois: Rois) -> Tensor:
+        """P(S(x), r)"""
+        return self.pooling(s, rois.boxes, self.bins, self.semantic_subdivide)

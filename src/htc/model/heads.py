@@ -1,11 +1,14 @@
 """B_t and M_t: the box head and the mask head of one stage."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from htc.config import Cascade
+from htc.model.adaptive_pool import over_levels
 from htc.model.layers import ConvBlock, initialise, initialise_output
 from htc.ops import boxes as box_ops
 from htc.types import Rois
@@ -23,24 +26,28 @@ class BoxHead(nn.Module):
     layer's columns are reordered when a checkpoint is converted.
     """
 
-    def __init__(self, channels_in: int, num_classes: int, config: Cascade, stds: tuple[float, ...]) -> None:
+    def __init__(self, channels_in: int, num_classes: int, config: Cascade, stds: tuple[float, ...], levels: int = 1) -> None:
         super().__init__()
         width = config.box_channels
-        self.convs = nn.ModuleList(ConvBlock(channels_in, channels_in, 3, norm_kind=config.box_norm) for _ in range(config.box_convs))
+        # the first layer, whichever it is, reads every level that the pool gives
+        conv = partial(ConvBlock, channels_in, channels_in, 3, norm_kind=config.box_norm)
+        self.convs = nn.ModuleList(over_levels(levels if i == 0 else 1, conv) for i in range(config.box_convs))
         initialise(self.convs)
-        flat = channels_in * BOX_BINS * BOX_BINS
-        self.fc = nn.ModuleList(nn.Linear(flat if i == 0 else width, width) for i in range(config.box_fcs))
+        cells = BOX_BINS * BOX_BINS
+        first = over_levels(1 if config.box_convs else levels, partial(nn.Linear, channels_in * cells, width), cells)
+        self.fc = nn.ModuleList([first, *(nn.Linear(width, width) for _ in range(config.box_fcs - 1))])
         self.classify = nn.Linear(width, num_classes + 1)
         self.regress = nn.Linear(width, 4 if config.class_agnostic_boxes else 4 * num_classes)
         self.stds = stds
         self.class_agnostic = config.class_agnostic_boxes
-        for layer in self.fc:
-            nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        for layer in self.fc.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
         initialise_output(self.classify, 0.01)
         initialise_output(self.regress, 0.001)
 
-    def forward(self, pooled: Float[Tensor, "N C 7 7"]) -> tuple[Float[Tensor, "N classes"], Float[Tensor, "N deltas"]]:
+    def forward(self, pooled: Float[Tensor, "N _ 7 7"]) -> tuple[Float[Tensor, "N classes"], Float[Tensor, "N deltas"]]:
         """-> class logits (N, K+1) and deltas (N, 4) or (N, 4 K), float32"""
         for conv in self.convs:
             pooled = conv(pooled)
@@ -65,15 +72,16 @@ class BoxHead(nn.Module):
 class MaskHead(nn.Module):
     """M_t = prediction after M_t^-: four 3x3 convolutions give the feature that flows; 2x2 deconvolution, 1x1 prediction."""
 
-    def __init__(self, channels_in: int, num_classes: int, config: Cascade) -> None:
+    def __init__(self, channels_in: int, num_classes: int, config: Cascade, levels: int = 1) -> None:
         super().__init__()
         width = config.mask_channels
-        self.convs = nn.ModuleList(ConvBlock(channels_in if i == 0 else width, width, 3, norm_kind=config.mask_norm) for i in range(config.mask_convs))
+        first = over_levels(levels, partial(ConvBlock, channels_in, width, 3, norm_kind=config.mask_norm))
+        self.convs = nn.ModuleList([first, *(ConvBlock(width, width, 3, norm_kind=config.mask_norm) for _ in range(config.mask_convs - 1))])
         self.upsample = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.logits = nn.Conv2d(width, num_classes, 1)
         initialise(self)
 
-    def features(self, x: Float[Tensor, "N C 14 14"]) -> Float[Tensor, "N width 14 14"]:
+    def features(self, x: Float[Tensor, "N _ 14 14"]) -> Float[Tensor, "N width 14 14"]:
         """M_t^-: the mask feature before the deconvolution."""
         for conv in self.convs:
             x = conv(x)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc.config import Semantic
+from htc.model.context import build_context
 from htc.model.layers import ConvBlock, initialise
 
 LEVELS = 5
@@ -23,6 +24,7 @@ class SemanticBranch(nn.Module):
         block = partial(ConvBlock, norm_kind=config.norm)
         self.lateral: Sequence[ConvBlock] = nn.ModuleList(block(channels_in, config.channels, 1) for _ in range(LEVELS))  # type: ignore[assignment]
         self.convs = nn.ModuleList(block(config.channels, config.channels, 3) for _ in range(config.convs))
+        self.context = build_context(config.channels, config.context, config.norm)
         self.embedding = block(config.channels, config.channels, 1)
         self.logits = nn.Conv2d(config.channels, config.classes, 1)
         self.commutes = config.norm == "none"
@@ -34,7 +36,7 @@ class SemanticBranch(nn.Module):
         x = sum((self._at_stride_8(i, level, size) for i, level in enumerate(pyramid)), start=pyramid[0].new_zeros(()))
         for conv in self.convs:
             x = conv(x)
-        return x
+        return self.context(x)
 
     def _at_stride_8(self, index: int, level: Tensor, size: tuple[int, int]) -> Tensor:
         lateral = self.lateral[index]

@@ -29,15 +29,30 @@ class Pyramid:
 
     maps: tuple[Tensor, ...]
     strides: tuple[int, ...]
+    detail: "Pyramid | None" = None
+    """A shallow, finer pyramid beside this one, where a mask head reads one."""
 
     @cached_property
     def table(self) -> Float[Tensor, "P C"]:
         """All pixels of all maps, channels last: level by level, image by image, row by row."""
         return torch.cat([m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in self.maps])
 
+    @cached_property
+    def single(self) -> tuple["Pyramid", ...]:
+        """Each level as a pyramid of its own, from which a box of any size is pooled."""
+        return tuple(Pyramid((level,), (stride,)) for level, stride in zip(self.maps, self.strides, strict=True))
+
     def float(self) -> "Pyramid":
         """The same maps in float32."""
-        return Pyramid(tuple(m.float() for m in self.maps), self.strides)
+        return Pyramid(tuple(m.float() for m in self.maps), self.strides, None if self.detail is None else self.detail.float())
+
+
+def detail_pyramid(feature: Float[Tensor, "B C H W"]) -> Pyramid:
+    """A full-resolution feature averaged to strides 1, 2, 4 and 8, so that a region of any size is at most some hundred pixels wide on its level."""
+    maps = [feature]
+    for _ in range(3):
+        maps.append(F.avg_pool2d(maps[-1], 2))
+    return Pyramid(tuple(maps), (1, 2, 4, 8))
 
 
 def pyramid_level(boxes: Float[Tensor, "*N 4"], levels: int) -> Int[Tensor, "*N"]:
@@ -67,14 +82,19 @@ def roi_pool(pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int, subdivi
 
 def _bags(pyramid: Pyramid, boxes: Tensor, bins: int, subdivide: int) -> Bags:
     """Which table rows, with which weights, make each bin of each box."""
+    return bags(*on_levels(pyramid, boxes), bins, subdivide)
+
+
+def on_levels(pyramid: Pyramid, boxes: Float[Tensor, "B R 4"]) -> tuple[Float[Tensor, "N 4"], Int[Tensor, "N 2"], Int[Tensor, " N"]]:
+    """Each box in pixels of its own map, that map's (height, width), and the map's first row in the pixel table."""
     images, regions = boxes.shape[:2]
-    level = pyramid_level(boxes, len(pyramid.maps)).flatten()
-    sizes = torch.tensor([m.shape[-2:] for m in pyramid.maps])
+    level = pyramid_level(boxes.detach(), len(pyramid.maps)).flatten()
+    sizes = torch.tensor([m.shape[-2:] for m in pyramid.maps], device=boxes.device)
     pixels = sizes.prod(1)
     first = (pixels * images).cumsum(0) - pixels * images
-    image = torch.arange(images).repeat_interleave(regions)
-    stride = torch.tensor(pyramid.strides, dtype=torch.float32)[level]
-    return bags(boxes.reshape(-1, 4) / stride[:, None], sizes[level], first[level] + image * pixels[level], bins, subdivide)
+    image = torch.arange(images, device=boxes.device).repeat_interleave(regions)
+    stride = torch.tensor(pyramid.strides, dtype=boxes.dtype, device=boxes.device)[level]
+    return boxes.reshape(-1, 4) / stride[:, None], sizes[level], first[level] + image * pixels[level]
 
 
 def _by_torchvision(pyramid: Pyramid, boxes: Tensor, bins: int, subdivide: int) -> Tensor:

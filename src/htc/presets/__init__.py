@@ -11,11 +11,12 @@ from htc.errors import ConfigError
 from htc.presets.beyond import BEYOND
 from htc.presets.ga_rpn import GA_RPN
 from htc.presets.official import OFFICIAL
+from htc.presets.panet import PANET
 from htc.presets.paper import PAPER
 from htc.presets.small import SMALL
 from htc.presets.table7 import TABLE7
 
-PRESETS: dict[str, Callable[[], Config]] = {**OFFICIAL, **PAPER, **TABLE7, **BEYOND, **SMALL, **GA_RPN}
+PRESETS: dict[str, Callable[[], Config]] = {**OFFICIAL, **PAPER, **PANET, **TABLE7, **BEYOND, **SMALL, **GA_RPN}
 
 
 def preset(name: str) -> Config:

@@ -56,7 +56,7 @@ def class_loss(logits: Float[Tensor, "N classes"], labels: Int[Tensor, " N"]) ->
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
-def mask_loss(logits: Float[Tensor, "N 28 28"], targets: Float[Tensor, "N 28 28"], valid: Tensor) -> Float[Tensor, ""]:
+def mask_loss(logits: Float[Tensor, "N S S"], targets: Float[Tensor, "N S S"], valid: Tensor) -> Float[Tensor, ""]:
     """Sum over the valid regions of each one's mean binary cross-entropy."""
     each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten(1).mean(1)
     return torch.where(valid, each, 0.0).sum()

@@ -56,12 +56,12 @@ class TrainingObjective(nn.Module):
         return {"class": Term(class_total, count, weight), "box": Term(box_total, count, weight)}
 
     def _mask_term(self, features: Features, stage: BoxStage, sampler: TruthSampler, batch: Batch, t: int, weight: float) -> Term:
-        """L_mask^t: binary cross-entropy of the true class over the positives' 28 x 28 grids."""
+        """L_mask^t: binary cross-entropy of the true class over the positives' grids (28 x 28, or the mask head's own size)."""
         roi = self.detector.roi
         rois = roi.mask_rois(stage, t, sampler.for_masks)
         sample = sampler.masks[t]
         logits = roi.mask_heads[t](roi.mask_feature(*features.pooled, rois, t), sample.labels.flatten())
-        targets = [_mask_targets(sample, batch, i) for i in range(len(batch.truths))]
+        targets = [_mask_targets(sample, batch, i, logits.shape[-1]) for i in range(len(batch.truths))]
         valid = rois.valid.flatten()
         return Term(mask_loss(logits, torch.cat(targets).to(logits.dtype), valid), valid.sum().float(), weight)
 
@@ -74,10 +74,10 @@ def _objects_of(sample: Sample, batch: Batch) -> Float[Tensor, "B R 4"]:
     return torch.stack(rows)
 
 
-def _mask_targets(sample: Sample, batch: Batch, image: int) -> Float[Tensor, "R 28 28"]:
+def _mask_targets(sample: Sample, batch: Batch, image: int, size: int) -> Float[Tensor, "R {size} {size}"]:
     masks, rois = batch.truths[image].masks, sample.rois
-    targets = torch.zeros(rois.valid.shape[1], 28, 28, device=rois.boxes.device)
+    targets = torch.zeros(rois.valid.shape[1], size, size, device=rois.boxes.device)
     valid = rois.valid[image]
     if masks is not None and bool(valid.any()):
-        targets[valid] = mask_targets(masks, sample.objects[image][valid], rois.boxes[image][valid])
+        targets[valid] = mask_targets(masks, sample.objects[image][valid], rois.boxes[image][valid], size)
     return targets

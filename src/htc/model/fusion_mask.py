@@ -1,0 +1,44 @@
+"""Fully-connected fusion (PANet, Liu et al. 2018, section 3.4): a mask head whose second branch sees the whole region at once."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from htc.config import Cascade
+from htc.model.heads import MASK_BINS, MaskHead
+from htc.model.layers import ConvBlock, initialise, initialise_output
+
+SIDE = 2 * MASK_BINS
+
+
+class FusionMaskHead(MaskHead):
+    """M_t with a fully connected branch that says object or not, whatever the class; its logits are added to the class's own.
+
+    The branch starts before the last convolution (conv3 of four): two 3x3 convolutions, the second with half the channels, then one
+    fully connected layer to 28 x 28. A feature here is two: the last convolution's, which alone flows to the next stage, and
+    the one before it.
+    """
+
+    def __init__(self, channels_in: int, num_classes: int, config: Cascade, levels: int = 1) -> None:
+        super().__init__(channels_in, num_classes, config, levels)
+        width = config.mask_channels
+        half = max(1, width // 2)
+        self.fc_convs = nn.Sequential(
+            ConvBlock(width, width, 3, norm_kind=config.mask_norm),
+            ConvBlock(width, half, 3, norm_kind=config.mask_norm),
+        )
+        self.fc = nn.Linear(half * MASK_BINS**2, SIDE**2)
+        initialise(self.fc_convs)
+        initialise_output(self.fc, 0.001)
+
+    def features(self, x: Float[Tensor, "N _ 14 14"]) -> Float[Tensor, "N _ 14 14"]:
+        """-> (N, 2 width, 14, 14): M_t^-, and what the fully connected branch reads."""
+        for conv in self.convs[:-1]:  # type: ignore[index]
+            x = conv(x)
+        return torch.cat([self.convs[-1](x), x], 1)  # type: ignore[operator]
+
+    def forward(self, features: Float[Tensor, "N _ 14 14"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N 28 28"]:
+        """Logits of each region's own class, float32."""
+        last, before = features.chunk(2, 1)
+        whole = self.fc(self.fc_convs(before).permute(0, 2, 3, 1).flatten(1))
+        return super().forward(last, labels) + whole.float().view(len(features), SIDE, SIDE)

@@ -1,0 +1,92 @@
+"""Precise RoI pooling (Jiang et al., "Acquisition of Localization Confidence", ECCV 2018, section 3.2): bins are averages without samples.
+
+A feature map is a continuous surface: bilinear between pixel centres, falling to zero within one pixel outside the map. A bin is the
+integral of that surface over it, divided by its area (Eq. 4 there). The surface is a sum of products of hat functions, so a bin is
+weights_y^T F weights_x, where a weight is the integral of one pixel's hat over the bin's side: piecewise quadratic in the
+side's ends. Pooled features are therefore differentiable in the boxes, too, which RoIAlign's are only between its jumps.
+
+Differs from the authors' code by: pixel centres lie half a pixel inside, as in aligned RoIAlign, so that both pool the same region.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from htc.ops.pixel_gather import CAPACITIES, Bags, Group, PixelGather
+from htc.ops.roi_pool import Pyramid, on_levels
+
+SMALLEST = 1e-6
+"""A bin narrower than this many pixels has no area to average over and pools zero, as in the authors' code."""
+
+
+def precise_roi_pool(pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int, subdivide: int = 1) -> Float[Tensor, "N C bins bins"]:  # noqa: ARG001
+    """The exact mean of each bin of each box on its level. -> (B R, C, bins, bins), channels last.
+
+    Differentiable in the features, and in the boxes if they require it. A box without extent, or that is no number, pools zero.
+    `subdivide` is RoIAlign's: the mean of exact means over parts of a bin is the exact mean of the bin, whatever it says.
+    """
+    count = boxes.shape[0] * boxes.shape[1]
+    if count == 0:
+        return pyramid.maps[0].new_zeros((0, pyramid.maps[0].shape[1], bins, bins))
+    exact = torch.promote_types(pyramid.maps[0].dtype, torch.float32)
+    groups = _groups(*on_levels(pyramid, boxes.double().nan_to_num(0, 0, 0)), bins, exact)
+    if boxes.requires_grad:
+        pooled = _differentiable_in_weights(pyramid.table, groups, count)
+    else:
+        pooled = PixelGather.apply(pyramid.table, Bags(count, bins, groups))
+    return pooled.view(count, bins, bins, -1).permute(0, 3, 1, 2)
+
+
+def _groups(boxes: Float[Tensor, "N 4"], sizes: Int[Tensor, "N 2"], first: Int[Tensor, " N"], bins: int, exact: torch.dtype) -> list[Group]:
+    """The bags of every bin, boxes of like size together: how many pixels a bin touches decides how long its bags are.
+
+    Weights are computed in float64, where the small differences of integrals do not cancel, and kept in `exact`.
+    """
+    start = boxes[:, :2] - 0.5
+    extent = (boxes[:, 2:] - boxes[:, :2]) / bins
+    # hats reach one pixel to either side of a bin, whose ends fall anywhere between pixels
+    touched = torch.ceil(extent.detach().clamp(min=0)).amax(1) + 2
+    capacity = torch.bucketize(torch.minimum(touched, sizes.amax(1) + 2), torch.tensor(CAPACITIES, dtype=touched.dtype, device=boxes.device))
+    groups = []
+    for number in capacity.unique().tolist():
+        members = (capacity == number).nonzero().squeeze(1)
+        length, (height, width) = CAPACITIES[number], sizes[members].unbind(1)
+        row, down = axis_integrals(start[members, 1], extent[members, 1], bins, height, length)
+        column, across = axis_integrals(start[members, 0], extent[members, 0], bins, width, length)
+        base = first[members, None, None] + row * width[:, None, None]
+        index = base[:, :, None, :, None] + column[:, None, :, None, :]
+        weight = down[:, :, None, :, None] * across[:, None, :, None, :]
+        groups.append(Group(members, index.int().view(-1, length**2), weight.to(exact).view(-1, length**2)))
+    return groups
+
+
+def axis_integrals(
+    start: Float[Tensor, " N"], extent: Float[Tensor, " N"], bins: int, size: Int[Tensor, " N"], capacity: int
+) -> tuple[Int[Tensor, "N bins capacity"], Float[Tensor, "N bins capacity"]]:
+    """Pixels and weights of every bin along one axis: how much of a bin's mean each pixel's hat is.
+
+    start (N,) in pixels, pixel centres at whole numbers; extent (N,) of a bin; size (N,) of the map.
+    """
+    low = start[:, None] + torch.arange(bins, device=start.device) * extent[:, None]
+    leftmost = torch.minimum((low.detach().floor()).clamp(min=0), (size[:, None] - capacity).clamp(min=0).to(low.dtype))
+    pixel = leftmost[..., None] + torch.arange(capacity, device=start.device)
+    to_low = low[..., None] - pixel
+    integral = hat_integral(to_low + extent[:, None, None]) - hat_integral(to_low)
+    narrow = (extent <= SMALLEST)[:, None, None]
+    weight = integral / torch.where(narrow, 1.0, extent[:, None, None])
+    outside = (pixel >= size[:, None, None]) | narrow
+    return torch.minimum(pixel.long(), size[:, None, None] - 1), torch.where(outside, 0.0, weight)
+
+
+def hat_integral(end: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """The integral of max(0, 1 - |t|) from minus infinity to `end`."""
+    within = end.clamp(-1, 1)
+    return 0.5 + within - within.abs() * within / 2
+
+
+def _differentiable_in_weights(table: Float[Tensor, "P C"], groups: list[Group], count: int) -> Float[Tensor, "M C"]:
+    """The same sums, with torch's own gradient to table and weights."""
+    order = torch.cat([group.boxes for group in groups]).argsort()
+    sums = [F.embedding_bag(g.index, table, mode="sum", per_sample_weights=g.weight.to(table.dtype)).view(len(g.boxes), -1, table.shape[1]) for g in groups]
+    return torch.cat(sums)[order].view(count * sums[0].shape[1], table.shape[1])
