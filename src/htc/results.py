@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 from PIL import Image
 
 from htc.data.pictures import Source, read_picture
+from htc.errors import ConfigError
 from htc.model.semantic import STRIDE
 from htc.ops import masks as mask_ops
 from htc.ops.masks import MaskCrop, MaskGrid, mask_grid
@@ -29,6 +30,7 @@ class Masks:
     """The masks of N detections of one picture, kept as probabilities (N, S, S) over their boxes until a form is asked for.
 
     A pixel belongs to a mask where the probability, sampled at the pixel's centre, is at least `threshold` (0..1, above 0).
+    A model of boxes alone has grids without cells (S = 0): `exist` is false, and every form raises `ConfigError`.
     """
 
     def __init__(self, probabilities: Float32[np.ndarray, "N S S"], boxes: Float32[np.ndarray, "N 4"], size: tuple[int, int], threshold: float = 0.5) -> None:
@@ -39,6 +41,11 @@ class Masks:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    @property
+    def exist(self) -> bool:
+        """Whether the model makes masks."""
+        return self.probabilities.shape[-1] > 0
 
     def __getitem__(self, index: Index) -> "Masks":
         return Masks(self.probabilities[index], self.boxes[index], self.size, self.threshold)
@@ -65,6 +72,8 @@ class Masks:
         return np.concatenate((grid.start, grid.stop - 1), axis=1).astype(np.float32)
 
     def _grid(self) -> MaskGrid:
+        if not self.exist:
+            raise ConfigError("this model finds boxes alone (cascade.mask_head none): there are no masks")
         return mask_grid(torch.from_numpy(self.probabilities), torch.from_numpy(self.boxes), self.size, self.threshold)
 
 
@@ -172,6 +181,7 @@ class Detections:
 
     def drawing(self, image: Source, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1) -> UInt8[np.ndarray, "H W 3"]:
         """What `draw` shows, as an array."""
+        masks = masks and self.masks.exist
         pixels = read_picture(image)
         if pixels.shape[:2] != self.size:
             raise ValueError(f"these detections are of a picture of {self.size} (height, width), this one has {pixels.shape[:2]}: give the original")
@@ -181,25 +191,26 @@ class Detections:
         return draw_objects(enlarge(pixels, scale), larger.boxes, self.labels, crops, captions, outline_boxes=boxes or not masks)
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
-        """COCO results: image_id, category_id, category_name, bbox (xywh, original pixels), score, segmentation (run lengths)."""
+        """COCO results: image_id, category_id, category_name, bbox (xywh, original pixels), score, segmentation (run lengths; none of boxes alone)."""
         sides = np.concatenate((self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]), axis=1)
-        rows = zip(self.category_ids.tolist(), self.class_names, _shortest(sides), _shortest(self.scores), self.masks.rle(), strict=True)
-        return [
-            {"image_id": image_id, "category_id": category, "category_name": name, "bbox": box, "score": score, "segmentation": mask}
-            for category, name, box, score, mask in rows
-        ]
+        rows = zip(self.category_ids.tolist(), self.class_names, _shortest(sides), _shortest(self.scores), strict=True)
+        found = [{"image_id": image_id, "category_id": category, "category_name": name, "bbox": box, "score": score} for category, name, box, score in rows]
+        if not self.masks.exist:
+            return found
+        return [{**one, "segmentation": mask} for one, mask in zip(found, self.masks.rle(), strict=True)]
 
     def to_labelme(self, image_path: str, tolerance: float = 0.75) -> dict[str, Any]:
-        """The content of a labelme file: one polygon shape a part, the parts of one object sharing a `group_id`.
+        """The content of a labelme file: one polygon shape a part, the parts of one object sharing a `group_id`; rectangles of boxes alone.
 
         `tolerance`: pixels by which the outline may move so that it has few corners to edit. `image_path` is relative to the file.
         """
+        kind, outlines = ("polygon", self.masks.polygons(tolerance)) if self.masks.exist else ("rectangle", [[box.reshape(2, 2)] for box in self.boxes])
         shapes = []
-        for number, (one, parts) in enumerate(zip(self, self.masks.polygons(tolerance), strict=True)):
+        for number, (one, parts) in enumerate(zip(self, outlines, strict=True)):
             group = number if len(parts) > 1 else None
             for part in parts:
                 shape = {"label": one.class_name, "points": part.tolist(), "group_id": group, "description": f"score {one.score:.3f}"}
-                shapes.append({**shape, "shape_type": "polygon", "flags": {}, "mask": None})
+                shapes.append({**shape, "shape_type": kind, "flags": {}, "mask": None})
         height, width = self.size
         return {
             "version": "5.5.0",
@@ -215,7 +226,8 @@ class Detections:
         """For roboflow's supervision. Masks become its `CompactMask` (call `.to_dense()` on it for an array)."""
         import supervision
 
-        compact = supervision.CompactMask.from_coco_rle(self.masks.rle(), self.masks.windows(), self.size)
+        exist = self.masks.exist
+        compact = supervision.CompactMask.from_coco_rle(self.masks.rle(), self.masks.windows(), self.size) if exist else None
         found = supervision.Detections(xyxy=self.boxes, mask=compact, confidence=self.scores, class_id=self.labels)
         found.data["class_name"] = np.array(self.class_names, dtype=str)
         found.data["category_id"] = self.category_ids

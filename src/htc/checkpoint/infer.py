@@ -53,6 +53,8 @@ def _assemble(structure: Mapping[str, Any], facts: Mapping[str, Any], classes: t
         _put(values, field, value)
     # Unused flow weights are in some files: the text may say that the flow is off.
     values["cascade"]["mask_flow"] = structure["cascade.mask_flow"] and facts.get("cascade.mask_flow", True)
+    if structure["cascade.mask_head.kind"] == "none" and values["cascade"]["semantic_fusion"] in ("mask", "both"):
+        values["cascade"]["semantic_fusion"] = "none" if values["semantic"] is None else "box"
     _fit_stages(values["cascade"], structure["cascade.num_stages"])
     config = Config.model_validate(values)
     known = base.preset in PRESETS and not contradictions(structure, preset(base.preset))

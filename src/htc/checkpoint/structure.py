@@ -21,10 +21,11 @@ _ESSENTIAL = (
     "neck.lateral.0.conv.weight",
     "rpn.objectness.weight",
     "roi.box_heads.0.classify.weight",
-    "roi.mask_heads.0.logits.weight",
 )
+MASKS = "roi.mask_heads.0.logits.weight"
+"""A model of boxes alone has none."""
 _RESNET = ("backbone.layer1.0.conv2.weight", "backbone.layer4.0.conv1.weight")
-_SIZED = (*_ESSENTIAL, *_RESNET, "semantic.logits.weight")
+_SIZED = (*_ESSENTIAL, MASKS, *_RESNET, "semantic.logits.weight")
 _OTHER_BACKBONES = ("backbone.body.", "backbone.stem.")
 """Of timm's networks and FishNet: their names and shapes are compared one by one, and say nothing of a configuration."""
 GUIDED = "rpn.location.weight"
@@ -40,7 +41,7 @@ def read_structure(shapes: Shapes) -> dict[str, Any]:
     other = any(name.startswith(_OTHER_BACKBONES) for name in shapes)
     missing = [name for name in ((() if other else _RESNET) + _ESSENTIAL) if name not in shapes]
     if missing:
-        raise CheckpointError(f"not a ResNet-FPN network with box and mask heads (Mask R-CNN, Cascade Mask R-CNN, HTC): it has no {', '.join(missing)}")
+        raise CheckpointError(f"not a ResNet-FPN network with box heads (Mask R-CNN, Cascade Mask R-CNN, HTC): it has no {', '.join(missing)}")
     wrong = [name for name, shape in shapes.items() if 0 in shape or (name in _SIZED and len(shape) < 2) or (name.endswith(".weight") and not shape)]
     if wrong:
         raise CheckpointError(f"{wrong[0]} has the shape {shapes[wrong[0]]}, which no layer has; the file is damaged or of another architecture")
@@ -91,7 +92,7 @@ def _neck(shapes: Shapes) -> dict[str, Any]:
 
 def _heads(shapes: Shapes) -> dict[str, Any]:
     classes = shapes["roi.box_heads.0.classify.weight"][0] - 1
-    levels = "roi.mask_heads.0.convs.0.layers.0.conv.weight" in shapes
+    levels = any(f"roi.box_heads.0.{first}" in shapes for first in ("fc.0.layers.0.weight", "convs.0.layers.0.conv.weight"))
     found: dict[str, Any] = {
         "num_classes": classes,
         "cascade.num_stages": len(_indices(shapes, r"roi\.box_heads\.(\d+)\.")),
@@ -100,11 +101,8 @@ def _heads(shapes: Shapes) -> dict[str, Any]:
         "cascade.box_fcs": len(_indices(shapes, r"roi\.box_heads\.0\.fc\.(\d+)\.")),
         "cascade.box_norm": _norm(shapes, "roi.box_heads.0.convs.0.layers.0.norm" if levels else "roi.box_heads.0.convs.0.norm"),
         "cascade.box_channels": shapes["roi.box_heads.0.classify.weight"][1],
-        "cascade.mask_channels": shapes.get("roi.mask_heads.0.upsample.weight", shapes["roi.mask_heads.0.logits.weight"][1:])[0],
-        "cascade.mask_norm": _norm(shapes, "roi.mask_heads.0.convs.0.layers.0.norm" if levels else "roi.mask_heads.0.convs.0.norm"),
         "cascade.pooled_levels": "all" if levels else "one",
-        "cascade.mask_convs": len(_indices(shapes, r"roi\.mask_heads\.0\.convs\.(\d+)\.")),
-        **_mask_head(shapes),
+        **_mask_head(shapes, levels=levels),
     }
     deltas = shapes.get("roi.box_heads.0.regress.weight", (0,))[0]
     if classes > 1:  # with one class, 4 values are both agnostic and specific
@@ -112,8 +110,19 @@ def _heads(shapes: Shapes) -> dict[str, Any]:
     return found
 
 
-def _mask_head(shapes: Shapes) -> dict[str, Any]:
-    """The variant of the mask head, told by a layer that no other variant has."""
+def _mask_head(shapes: Shapes, *, levels: bool) -> dict[str, Any]:
+    """The mask heads' sizes and variant, the latter told by a layer that no other variant has."""
+    if MASKS not in shapes:
+        return {"cascade.mask_head.kind": "none"}
+    return {
+        "cascade.mask_channels": shapes.get("roi.mask_heads.0.upsample.weight", shapes[MASKS][1:])[0],
+        "cascade.mask_norm": _norm(shapes, "roi.mask_heads.0.convs.0.layers.0.norm" if levels else "roi.mask_heads.0.convs.0.norm"),
+        "cascade.mask_convs": len(_indices(shapes, r"roi\.mask_heads\.0\.convs\.(\d+)\.")),
+        **_mask_variant(shapes),
+    }
+
+
+def _mask_variant(shapes: Shapes) -> dict[str, Any]:
     finer = shapes.get("roi.mask_heads.0.upsample_again.weight")
     if finer is not None:
         return {"cascade.mask_head.kind": "fine", "cascade.mask_head.detail_channels": finer[1]}

@@ -196,7 +196,7 @@ def _results(target: str | None) -> Iterator[_Results]:
 
 def _as_coco(found: "Detections", image_id: int | str, *, polygons: bool) -> list[dict[str, Any]]:
     results = found.to_coco(image_id)
-    if not polygons:
+    if not polygons or not found.masks.exist:
         return results
     outlines = found.masks.polygons()
     return [{**result, "segmentation": [part.ravel().tolist() for part in parts]} for result, parts in zip(results, outlines, strict=True)]

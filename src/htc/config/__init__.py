@@ -10,7 +10,7 @@ from htc.config.cascade import Cascade, Fusion
 from htc.config.context import ASPP, GCN, NoContext
 from htc.config.inference import GaussianSoftNMS, Inference, LinearSoftNMS, SoftNMS
 from htc.config.input import Input
-from htc.config.mask_head import FineMask, FusionMask, PlainMask
+from htc.config.mask_head import FineMask, FusionMask, NoMask, PlainMask
 from htc.config.neck import FPN, PAFPN, LayerNorm
 from htc.config.proposals import RPN, BoxLoss, GuidedRPN, Proposals
 from htc.config.sampling import Sampling
@@ -45,6 +45,7 @@ __all__ = [
     "LayerNorm",
     "LinearSoftNMS",
     "NoContext",
+    "NoMask",
     "Photometric",
     "PlainMask",
     "Proposals",

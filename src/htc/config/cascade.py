@@ -47,9 +47,11 @@ class Cascade(Section):
     """Levels a region reads: the one of its size, or all (PANet's adaptive feature pooling), the largest value of each feature taken."""
 
     @model_validator(mode="after")
-    def _fusion_branches_off(self) -> Self:
+    def _mask_head_fits(self) -> Self:
         if self.mask_head.kind == "fusion" and self.mask_convs < 2:
             raise ValueError("mask_head fusion branches off before the last of mask_convs: it needs 2 or more")
+        if self.mask_head.kind == "none" and (self.mask_flow or self.semantic_fusion in ("mask", "both")):
+            raise ValueError("mask_head none has no masks to flow or to fuse into: set mask_flow to false and semantic_fusion to none or box")
         return self
 
     @model_validator(mode="after")

@@ -27,4 +27,10 @@ class FineMask(Section):
     """Channels of the full-resolution feature."""
 
 
-MaskHeadVariant = Annotated[PlainMask | FusionMask | FineMask, Field(discriminator="kind")]
+class NoMask(Section):
+    """Boxes alone, for data without masks: no mask head is built, and detections have no masks."""
+
+    kind: Literal["none"] = "none"
+
+
+MaskHeadVariant = Annotated[PlainMask | FusionMask | FineMask | NoMask, Field(discriminator="kind")]

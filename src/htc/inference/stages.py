@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from htc.config import NoMask
 from htc.errors import ConfigError
 from htc.inference.predictor import Predictor, original_pixels
 from htc.model.detector import Detector
@@ -25,6 +26,8 @@ def mask_stages_of(predictor: Predictor) -> Stages:
 
 def check_subsets(predictor: Predictor, subsets: Collection[Stages]) -> None:
     """Raises `ConfigError` for a subset that is empty, repeats a stage or names one the model does not have."""
+    if isinstance(predictor.config.cascade.mask_head, NoMask):
+        raise ConfigError("this model finds boxes alone (cascade.mask_head none): it has no mask stages to look at")
     last = predictor.config.cascade.num_stages
     for subset in subsets:
         if not subset or len(set(subset)) < len(subset) or not all(1 <= stage <= last for stage in subset):

@@ -4,7 +4,7 @@ from functools import partial
 
 from torch import nn
 
-from htc.config import Config, FineMask, FusionMask
+from htc.config import Config, FineMask, FusionMask, NoMask
 from htc.model.adaptive_pool import LEVELS, AdaptivePool
 from htc.model.cascade import HybridTaskCascade
 from htc.model.fine_mask import FINER, DetailPool, FineMaskHead
@@ -23,7 +23,7 @@ def build_cascade(config: Config) -> HybridTaskCascade:
     """Heads, flows and pools of the region part."""
     cascade, width, levels = config.cascade, config.neck.channels, _levels(config)
     box_heads = [BoxHead(width, config.num_classes, cascade, stds, levels) for stds in cascade.delta_stds]
-    mask_heads = [_mask_head(config) for _ in range(cascade.num_stages)]
+    mask_heads = [] if isinstance(cascade.mask_head, NoMask) else [_mask_head(config) for _ in range(cascade.num_stages)]
     flows = [ConvBlock(cascade.mask_channels, width, 1) for _ in range(cascade.num_stages - 1)] if cascade.mask_flow else []
     for flow in flows:
         initialise(flow)

@@ -72,8 +72,10 @@ def segment(roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, l
     """Probability of each box's own class on a grid of S x S cells (28 x 28, or the mask heads' own size): the mean over the mask stages of their sigmoids.
 
     All stages look at the same, final boxes. Averaging probabilities, not thresholded masks, lets callers average further
-    (over augmentations, over models) before they decide.
+    (over augmentations, over models) before they decide. A model of boxes alone gives grids without cells (S = 0).
     """
+    if not roi.mask_heads:
+        return rois.boxes.new_zeros((*labels.shape, 0, 0))
     return segment_stages(roi, x, s, rois, labels, config.mask_stages or tuple(range(1, len(roi.mask_heads) + 1))).mean(0)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from htc.config import AdamW, Config, ResNet
+from htc.config import AdamW, Config, NoMask, ResNet
 from htc.data.advice import Statistics, anchor_scale, input_size, max_detections, repeat_threshold, statistics_of
 from htc.data.records import Dataset
 from htc.files import write_json
@@ -192,6 +192,8 @@ def stated(config: Config, semantic: Literal["auto", "none"] | Path, images_per_
     else:
         rule = f"linear scaling: SGD's {training.optimizer.lr:g} is for {IMAGES_PER_STEP} pictures a step, and a step has {images_per_step}"
     found = [Choice({"learning rate": float(f"{rate:.6g}")}, rule)]
+    if isinstance(config.cascade.mask_head, NoMask):
+        found.append(Choice({"cascade.mask_head.kind": "none"}, "no object has a mask: the model finds boxes alone"))
     if config.semantic is None or semantic == "none":
         return [*found, Choice({"semantic targets": "none"}, "the model has no semantic branch")]
     if semantic == "auto":

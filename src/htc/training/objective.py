@@ -40,7 +40,8 @@ class TrainingObjective(nn.Module):
         for t, stage in enumerate(stages):
             name, weight = f"stage{t + 1}", self.config.cascade.loss_weights[t]
             terms |= {f"{name}.{part}": term for part, term in self._box_terms(stage, sampler.boxes[t], batch, t, weight).items()}
-            terms[f"{name}.mask"] = self._mask_term(features, stage, sampler, batch, t, weight)
+            if self.detector.roi.mask_heads:
+                terms[f"{name}.mask"] = self._mask_term(features, stage, sampler, batch, t, weight)
         return terms
 
     def _box_terms(self, stage: BoxStage, sample: Sample, batch: Batch, t: int, weight: float) -> dict[str, Term]:

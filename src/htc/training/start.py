@@ -11,6 +11,8 @@ from htc.data.semantic_maps import least_classes
 from htc.errors import CheckpointError
 from htc.model.detector import Detector
 
+BOXES_ONLY = {"none": "none", "box": "box", "mask": "none", "both": "box"}
+"""What is left of the semantic fusion in a model without mask heads."""
 OF_THE_CLASSES = (".classify.", ".regress.", ".logits.", "semantic.logits.")
 """Layers with rows of their own for each class: rows of classes that the weights do not know start anew."""
 
@@ -20,7 +22,7 @@ def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "non
 
     Targets derived from K classes have K + 1 values (background 0), panoptic ones as many as they have categories; with a folder of
     maps the branch stays as configured, unless instances are drawn over them with higher values; `none` leaves the branch and its
-    fusion out.
+    fusion out. Data without any mask leave the mask heads out.
     """
     changed = config.model_dump()
     changed |= {"classes": dataset.classes, "category_ids": dataset.category_ids}
@@ -31,7 +33,16 @@ def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "non
         maps, needed = dataset.semantic_maps, least_classes(dataset)
         folder_only = maps is not None and maps.panoptic is None
         changed["semantic"]["classes"] = max(config.semantic.classes, needed) if folder_only else needed
+    if without_masks(dataset):
+        cascade = changed["cascade"]
+        cascade |= {"mask_head": {"kind": "none"}, "mask_flow": False, "semantic_fusion": BOXES_ONLY[cascade["semantic_fusion"]]}
     return Config.model_validate(changed)
+
+
+def without_masks(dataset: Dataset) -> bool:
+    """Whether there are objects, and none has a mask: such data train a model of boxes alone."""
+    objects = [instance for record in dataset.images for instance in record.instances if not instance.crowd]
+    return bool(objects) and all(instance.segmentation is None for instance in objects)
 
 
 @dataclass(frozen=True)
