@@ -201,7 +201,7 @@ def _without(name: str) -> dict[str, torch.Tensor]:
         (as_v2(STATE) | {"roi_head.bbox_head.2.fc_cls.weight": torch.zeros(9, 8)}, r"roi.box_heads.2.classify.weight \(file \(9, 8\), model \(4, 8\)\)"),
         (as_v2(STATE) | {"bbox_head.2.fc_cls.weight": torch.zeros(4, 8)}, "mixes two versions"),
         (_without("rpn_head.rpn_cls.weight"), "not a ResNet-FPN network"),
-        (as_v2(STATE) | {"rpn_head.conv_loc.weight": torch.zeros(1)}, "missing: rpn.shape.weight"),
+        (as_v2(STATE) | {"rpn_head.conv_loc.weight": torch.zeros(1)}, "missing: rpn.location.bias, rpn.shape.weight"),
         ({"conv1.weight": torch.zeros(1), "layer1.0.conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}, "classification backbone"),
         ({"backbone.conv1.weight": torch.zeros(1), "bbox.x": torch.zeros(1)}, "no roi_head"),
         ({}, "no state_dict"),
