@@ -17,12 +17,13 @@ KINDS = {"bbox": "boxes", "segm": "masks"}
 
 
 def evaluate(
-    model: Annotated[str | None, Parameter(name="MODEL")] = None,
+    model: Annotated[list[str] | None, Parameter(name="MODEL", negative="")] = None,
     /,
     *,
     annotations: File | None = None,
     images: Folder | None = None,
     weights: Name | None = None,
+    augment: Annotated[str | None, Parameter(metavar="SPEC")] = None,
     results: File | None = None,
     stages: Words | None = None,
     save_results: File | None = None,
@@ -43,13 +44,15 @@ def evaluate(
     Parameters
     ----------
     model
-        A preset name, a native or run folder, or a .pth or .safetensors file.
+        A preset name, a native or run folder, or a .pth or .safetensors file; several: their ensemble, and each of them.
     annotations
         COCO annotations of the pictures.
     images
         Folder of the pictures. Default: val for annotations/instances_val.json, else the annotations' own folder.
     weights
         A weights file, or the name of a preset with released weights, for a preset as MODEL.
+    augment
+        Look at each picture in several views: scales, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200; or paper.
     results
         Instead of a model: a COCO result file of any tool.
     stages
@@ -75,22 +78,24 @@ def evaluate(
     json
         Write all numbers, 0 to 1 (-1: undefined), to this file; - is standard output.
     """
-    if (model is None) == (results is None):
+    if bool(model) == (results is not None):
         raise ConfigError("name either a MODEL to run or --results FILE to score")
+    if results is not None and augment is not None:
+        raise ConfigError("--augment needs a MODEL: a result file holds what was found already")
     settings = settings_of(options, flags, max_detections)
-    if options.print_config and model is not None:
-        return print_config_of(model, weights, settings)
+    if options.print_config and model:
+        return print_config_of(model[0], weights, settings)
     if annotations is None:
         raise ConfigError("--annotations is missing: name the COCO annotations to measure against")
-    subsets = _subsets(stages, model)
+    subsets = _subsets(stages, model[0] if model else None)
     check_json_target(json)
     for target, flag in ((save_results, "--save-results"), (html, "--html")):
         if target is not None:
             check_json_target(str(target.absolute()), flag)
     maps = Maps(semantic, panoptic_json, panoptic_dir, save_panoptic)
-    check_maps(maps, model, subsets)
-    asked = Asked(annotations, images, subsets, save_results, batch_size, diagnostics, html, maps)
-    metrics = of_results(results, max_detections or 100, asked) if results is not None else of_model(model or "", weights, options, settings, asked)
+    check_maps(maps, model[0] if model else None, subsets)
+    asked = Asked(annotations, images, subsets, save_results, batch_size, diagnostics, html, maps, augment)
+    metrics = of_results(results, max_detections or 100, asked) if results is not None else of_model(model or [], weights, options, settings, asked)
     if metrics is None:
         return 0
     if json != STDOUT:
@@ -115,6 +120,10 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     names = list(metrics["bbox"])
     rows = [[label, *(_percent(metrics[kind][name]) for name in names)] for kind, label in KINDS.items() if kind in metrics]
     table(["", *names], rows)
+    if "members" in metrics:
+        print()
+        rows = [[name, *_both(one)] for name, one in [*metrics["members"].items(), ("together", metrics)]]
+        table(["model", *(f"{label} {number}" for kind, label in KINDS.items() if kind in metrics for number in ("AP", "AP50", "AP75"))], rows)
     if "stages" in metrics:
         print()
         rows = [[f"stage {name}" if name.isdecimal() else f"stages {name}", *_both(one)] for name, one in metrics["stages"].items()]

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from htc.cli.maps import Maps, measured_maps
-from htc.cli.model import check_model, check_released, load_predictor
+from htc.cli.model import check_models, load_members
 from htc.cli.options import ModelOptions
 from htc.cli.output import progress, say
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
 
 if TYPE_CHECKING:
+    from htc.data.records import Dataset
     from htc.inference.predictor import Predictor
 
 Numbers = dict[str, Any]
@@ -30,6 +31,7 @@ class Asked:
     diagnostics: bool
     html: Path | None
     maps: Maps
+    augment: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -56,25 +58,28 @@ def of_results(results: Path, max_detections: int, asked: Asked) -> Numbers:
     return _numbers(truth, read_results(results), max_detections, results.name, asked, pictures)
 
 
-def of_model(model: str, weights: str | None, options: ModelOptions, settings: Any, asked: Asked) -> Numbers | None:
-    """The numbers of a model; None where the annotations have no objects, and results are all there is to write."""
-    known = check_model(model, weights, settings)
-    check_released(model, weights)
+def of_model(models: Sequence[str], weights: str | None, options: ModelOptions, settings: Any, asked: Asked) -> Numbers | None:
+    """The numbers of a model or an ensemble; None where the annotations have no objects, and results are all there is to write."""
+    if (asked.subsets or asked.maps.wanted) and (asked.augment is not None or len(models) > 1):
+        raise ConfigError("--stages and maps are measured of one model as it is: leave them out, or --augment and the other models")
+    known = check_models(models, weights, asked.augment, settings)
     check_torch()
     from htc.data.coco import read_coco
     from htc.evaluation.files import has_objects, read_annotations
     from htc.evaluation.run import detections_that_count, match_categories, model_results
 
     if not has_objects(asked.annotations):
-        _save_alone(model, weights, options, settings, asked)
+        _save_alone(models, weights, options, settings, asked)
         return None
     truth = read_annotations(asked.annotations)
     if known is not None:
         match_categories(known.classes, truth)
     dataset = read_coco(asked.annotations, asked.folder)
-    predictor = load_predictor(model, weights, settings, options)
+    predictor, members = load_members(models, weights, asked.augment, settings, options)
     most = detections_that_count(predictor, None)
     beside: Numbers = {}
+    if len(members) > 1:
+        beside["members"] = _of_members(_member_names(models), members, dataset, truth, asked.batch_size)
     with progress("evaluate") as bar, measured_maps(asked.maps, predictor, dataset) as maps:
         if asked.subsets:
             results, beside = _by_stages(predictor, asked, lambda done, total: bar(done, total, ""))
@@ -82,7 +87,30 @@ def of_model(model: str, weights: str | None, options: ModelOptions, settings: A
             results = model_results(predictor, dataset, truth, most, lambda done, total: bar(done, total, ""), asked.batch_size, look=maps.look)
     if asked.save is not None:
         _save(results, asked.save)
-    return _numbers(truth, results, most, Path(model).name, asked, {record.id: record.path for record in dataset.images}) | beside | maps.numbers()
+    name, pictures = " and ".join(Path(model).name for model in models), {record.id: record.path for record in dataset.images}
+    return _numbers(truth, results, most, name, asked, pictures) | beside | maps.numbers()
+
+
+def _member_names(models: Sequence[str]) -> list[str]:
+    """Folder names, or whole paths where those would not tell the models apart; a model that is named twice is numbered."""
+    names = [Path(model).name for model in models]
+    if len(set(names)) < len(names):
+        names = list(models)
+    return [name if names.count(name) == 1 else f"{name} ({row + 1})" for row, name in enumerate(names)]
+
+
+def _of_members(names: Sequence[str], members: "Sequence[Predictor]", dataset: "Dataset", truth: Mapping[str, Any], batch_size: int) -> Numbers:
+    """The numbers of each model of an ensemble by itself, in the same views."""
+    from htc.evaluation.coco import coco_metrics
+    from htc.evaluation.run import detections_that_count, model_results
+
+    found = {}
+    for name, member in zip(names, members, strict=True):
+        most = detections_that_count(member, None)
+        with progress(name) as bar:
+            results = model_results(member, dataset, truth, most, lambda done, total, bar=bar: bar(done, total, ""), batch_size)
+        found[name] = coco_metrics(truth, results, most)
+    return found
 
 
 def _by_stages(predictor: "Predictor", asked: Asked, tell: Any) -> tuple[list[Numbers], Numbers]:
@@ -126,7 +154,7 @@ def _save(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     say(f"{len(results)} results in {path}")
 
 
-def _save_alone(model: str, weights: str | None, options: ModelOptions, settings: Any, asked: Asked) -> None:
+def _save_alone(models: Sequence[str], weights: str | None, options: ModelOptions, settings: Any, asked: Asked) -> None:
     """Results of pictures whose objects nobody has: written as they come, for another place to measure."""
     from htc.data.coco import read_picture_list
     from htc.evaluation.files import read_json
@@ -139,7 +167,7 @@ def _save_alone(model: str, weights: str | None, options: ModelOptions, settings
         raise ConfigError(f"{asked.annotations} has no annotations, so nothing can be measured: leave out --stages, --diagnostics, --html and maps")
     dataset = read_picture_list(asked.annotations, asked.folder)
     truth = {**read_json(asked.annotations, "annotations"), "annotations": []}
-    predictor = load_predictor(model, weights, settings, options)
+    predictor, _ = load_members(models, weights, asked.augment, settings, options)
     most = detections_that_count(predictor, None)
     with progress("evaluate") as bar, results_file(asked.save) as file:
         for result in stream_results(predictor, dataset, truth, most, lambda done, total: bar(done, total, ""), asked.batch_size):

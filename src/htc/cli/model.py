@@ -99,6 +99,38 @@ def load_predictor(model: str, weights: str | None, settings: Sequence[Setting],
     return load(model, weights, device, settings=settings)
 
 
+def check_models(models: Sequence[str], weights: str | None, augment: str | None, settings: Sequence[Setting]) -> Config | None:
+    """`check_model` and `check_released` for each of several models, and the words of `--augment`.
+
+    Returns the configuration of the first model of which it is known without reading weights.
+    """
+    if len(models) > 1 and weights is not None:
+        raise ConfigError("--weights is of one model: with several, give folders or weights files as models")
+    known = [check_model(model, weights, settings) for model in models]
+    for model in models:
+        check_released(model, weights)
+    if augment is not None:
+        check_torch()
+        from htc.inference.augmentation import parse_views
+
+        parse_views(augment)
+    return next((config for config in known if config is not None), None)
+
+
+def load_members(
+    models: Sequence[str], weights: str | None, augment: str | None, settings: Sequence[Setting], options: ModelOptions
+) -> "tuple[Predictor, list[Predictor]]":
+    """What several models say together, and each of them alone, in the views of `--augment`. The call has passed `check_models`."""
+    alone = [load_predictor(model, weights, settings, options) for model in models]
+    if augment is None and len(alone) == 1:
+        return alone[0], alone
+    from htc.inference.augmentation import PLAIN, parse_views
+    from htc.inference.ensemble import join
+
+    views = PLAIN if augment is None else parse_views(augment)
+    return join(alone, views), [join([one], views) for one in alone]
+
+
 def to_be_fetched(name: str) -> bool:
     """Whether that name stands for released weights that are not in the cache."""
     return name in RELEASED and not Path(name).exists() and not cached(name).exists()

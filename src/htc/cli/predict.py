@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from cyclopts import Parameter
 
-from htc.cli.model import check_model, check_released, load_predictor, print_config_of, settings_of
+from htc.cli.model import check_models, load_members, print_config_of, settings_of
 from htc.cli.options import Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Threshold, Words
 from htc.cli.output import STDOUT, check_json_target, filling, folder_for, progress, say, write_json
 from htc.compatibility import check_torch
@@ -25,8 +25,9 @@ def predict(
     source: Annotated[list[str] | None, Parameter(negative="")] = None,
     /,
     *,
-    model: Annotated[str, Parameter(metavar="MODEL")],
+    model: Annotated[list[str], Parameter(metavar="MODEL", negative="")],
     weights: Name | None = None,
+    augment: Annotated[str | None, Parameter(metavar="SPEC")] = None,
     annotations: File | None = None,
     score_threshold: Threshold | None = None,
     max_detections: Count | None = None,
@@ -50,9 +51,11 @@ def predict(
     source
         Picture files, folders (searched to the bottom) or patterns such as 'photos/**/*.jpg'.
     model
-        A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file.
+        A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file; several times: an ensemble.
     weights
         A weights file, or the name of a preset with released weights, for --model PRESET.
+    augment
+        Look at each picture in several views: scales, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200; or paper.
     annotations
         COCO annotations that give the pictures' ids, by file name.
     score_threshold
@@ -82,15 +85,16 @@ def predict(
     """
     settings = settings_of(options, flags, max_detections, score_threshold)
     if options.print_config:
-        return print_config_of(model, weights, settings)
+        return print_config_of(model[0], weights, settings)
     if not source or not all(source):
         raise DataError("SOURCE is missing: name picture files, folders or patterns, as in htc predict photos --model MODEL")
     if short_edge is not None and long_edge is not None and short_edge > long_edge:
         raise ConfigError(f"--short-edge {short_edge} is larger than --long-edge {long_edge}: exchange them")
+    if (short_edge or long_edge) and (augment is not None or len(model) > 1):
+        raise ConfigError("--short-edge and --long-edge are for one view of one model: write sizes in --augment, as 600x900, or set --input.short_edge")
     if not (draw or labelme or json):
         raise ConfigError("--no-draw: nothing would be written; add --json FILE or --labelme")
-    known = check_model(model, weights, settings)
-    check_released(model, weights)
+    known = check_models(model, weights, augment, settings)
     check_json_target(json)
     folder = folder_for("predict", _name(source[0]), out) if draw or labelme else None
     files, ids, failures = _pictures(source, annotations, max_pixels)
@@ -98,7 +102,7 @@ def predict(
         from htc.inference.predictor import check_classes
 
         check_classes(classes, known)
-    predictor = load_predictor(model, weights, settings, options)
+    predictor, _ = load_members(model, weights, augment, settings, options)
     from htc.inference.sources import predict_files
 
     asked = {"short_edge": short_edge, "long_edge": long_edge, "max_detections": max_detections, "classes": classes, "max_pixels": max_pixels}

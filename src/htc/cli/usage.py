@@ -6,7 +6,7 @@ USAGE = {
     "models": "[NAME] [OPTIONS]",
     "predict": "SOURCE... --model MODEL [OPTIONS]",
     "train": "(--data DIR | --train-annotations FILE --train-images DIR) [OPTIONS]",
-    "evaluate": "(MODEL | --results FILE) --annotations FILE [OPTIONS]",
+    "evaluate": "(MODEL... | --results FILE) --annotations FILE [OPTIONS]",
     "ablate": "--table N... (--data DIR | --train-annotations FILE --train-images DIR --val-annotations FILE --val-images DIR) [OPTIONS]",
     "convert": "SRC DST [OPTIONS]",
     "doctor": "ANNOTATIONS IMAGES [OPTIONS]",
