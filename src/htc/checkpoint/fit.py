@@ -67,7 +67,7 @@ def fit_weights(
         report,
         used=tuple(name for name in found if name in expected),
         dropped=(*report.dropped, *((theirs.get(name, name), reason) for name, reason in unused.items())),
-        filled=tuple((name, "a batch counter that old files lack") for name in filled),
+        filled=(*report.filled, *((name, "a batch counter that old files lack") for name in filled)),
         missing=tuple(name for name in expected if name not in found and name not in filled),
         unexpected=tuple(theirs.get(name, name) for name in found if name not in expected),
         mismatched=(*wrong, *whole),

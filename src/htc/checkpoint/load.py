@@ -10,10 +10,13 @@ from torch import Tensor
 from htc import settings
 from htc.checkpoint.fit import LoadedWeights, fit_weights
 from htc.checkpoint.infer import category_ids, class_names, infer_config
-from htc.checkpoint.mmdetection import Upgraded, read_mmdetection
+from htc.checkpoint.mmdetection import upgrade_mmdetection
 from htc.checkpoint.native import from_pretrained, read_safetensors, stored_config
 from htc.checkpoint.report import KeyReport, shapes_of
+from htc.checkpoint.stored import read_stored
 from htc.checkpoint.structure import config_value, read_structure
+from htc.checkpoint.torchvision_names import is_torchvision, read_torchvision
+from htc.checkpoint.upgraded import Upgraded
 from htc.checkpoint.zoo import RELEASED, fetch
 from htc.config import Config
 from htc.errors import CheckpointError, ConfigError
@@ -22,7 +25,7 @@ from htc.presets import PRESETS, preset
 Overrides = Mapping[str, Any]
 _MEANING = (
     *("cascade.delta_stds", "cascade.semantic_fusion", "cascade.mask_flow"),
-    *("rpn.anchor_scale", "rpn.anchor_ratios", "input.mean", "input.std"),
+    *("rpn.anchor_scale", "rpn.anchor_ratios", "rpn.anchor_grid", "cascade.pooling", "backbone.stride_in", "input.mean", "input.std"),
 )
 _LEAVE = "give the weights file as the model: its own configuration is then used"
 
@@ -118,7 +121,8 @@ def _read(path: Path) -> _Source:
     if path.suffix == ".safetensors":
         config = stored_config(path)
         return _Source(read_safetensors(path), KeyReport(), config, config.classes if config else None)
-    upgraded = read_mmdetection(path)
+    stored = read_stored(path)
+    upgraded = read_torchvision(stored) if is_torchvision(stored.tensors) else upgrade_mmdetection(stored)
     return _Source(upgraded.weights, report_of(upgraded), None, upgraded.classes, upgraded.facts.fields, upgraded.experiment)
 
 
@@ -128,6 +132,7 @@ def report_of(upgraded: Upgraded) -> KeyReport:
         renamed=tuple((theirs, ours) for ours, theirs in upgraded.renamed.items()),
         reordered=tuple(upgraded.reordered),
         dropped=tuple(upgraded.dropped),
+        filled=tuple(upgraded.filled),
         notes=tuple(upgraded.notes),
     )
 

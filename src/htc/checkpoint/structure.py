@@ -86,7 +86,11 @@ def _neck(shapes: Shapes) -> dict[str, Any]:
         "neck.kind": kind,
         "neck.norm": _norm(shapes, "neck.lateral.0.norm"),
         "neck.channels": shapes["neck.lateral.0.conv.weight"][0],
-        **({"rpn.kind": "guided_rpn"} if GUIDED in shapes else {"rpn.kind": "rpn", "rpn.anchors": shapes["rpn.objectness.weight"][0]}),
+        **(
+            {"rpn.kind": "guided_rpn"}
+            if GUIDED in shapes
+            else {"rpn.kind": "rpn", "rpn.anchors": shapes["rpn.objectness.weight"][0], "rpn.convs": 1 + len(_indices(shapes, r"rpn\.further\.(\d+)\."))}
+        ),
     }
 
 

@@ -25,7 +25,7 @@ def _check_pretrained(norm: BackboneNorm, pretrained: Pretrained) -> None:
 
 
 class ResNet(Section):
-    """ResNet or ResNeXt, "pytorch" style (the stride is in the 3x3 convolution), features C2-C5 of strides 4-32.
+    """ResNet or ResNeXt, features C2-C5 of strides 4-32.
 
     `norm`: `statistics_fixed` trains the affine and keeps the running statistics (the original); `frozen` trains neither.
     `frozen_stages`: 1 freezes the stem and layer1 (the original), 0 the stem alone, -1 nothing.
@@ -37,6 +37,8 @@ class ResNet(Section):
     base_width: Positive = 64
     norm: BackboneNorm = "statistics_fixed"
     frozen_stages: Stages = 1
+    stride_in: Literal["3x3", "1x1"] = "3x3"
+    """Which convolution of a stage's first block has the stride: 1x1 is the older "caffe" or MSRA style, of detectron2's weights."""
     deformable: Deformable = "none"
     deformable_stages: DeformableStages = ()
     pretrained: Pretrained = False
@@ -44,6 +46,8 @@ class ResNet(Section):
     @model_validator(mode="after")
     def _deformable_says_where(self) -> Self:
         _check_deformable(self.deformable, self.deformable_stages)
+        if self.stride_in == "1x1" and self.depth < 50:
+            raise ValueError("stride_in 1x1 needs bottleneck blocks: depth 50 or more")
         if self.deformable != "none" and self.depth < 50:
             raise ValueError("deformable convolution needs bottleneck blocks: depth 50 or more")
         _check_pretrained(self.norm, self.pretrained)

@@ -40,8 +40,9 @@ class Cascade(Section):
     mask_convs: Positive = 4
     mask_norm: LayerNorm = "none"
     mask_head: MaskHeadVariant = PlainMask()
-    pooling: Literal["align", "precise"] = "align"
-    """What P(x, r) is: RoIAlign's samples, or the exact mean of each bin (precise RoI pooling, Jiang et al. 2018)."""
+    pooling: Literal["align", "precise", "torchvision"] = "align"
+    """What P(x, r) is: RoIAlign's samples, the exact mean of each bin (precise RoI pooling, Jiang et al. 2018), or RoIAlign as
+    torchvision's detectors have it: two samples an axis in every bin, not shifted by half a pixel."""
 
     pooled_levels: Literal["one", "all"] = "one"
     """Levels a region reads: the one of its size, or all (PANet's adaptive feature pooling), the largest value of each feature taken."""

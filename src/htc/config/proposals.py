@@ -15,6 +15,11 @@ class RPN(Section):
     kind: Literal["rpn"] = "rpn"
     anchor_scale: PositiveFloat = 8.0
     anchor_ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
+    anchor_grid: Literal["exact", "torchvision"] = "exact"
+    """Anchors as they are defined, or as torchvision lays them: corners rounded to whole pixels, and a step from cell to cell that is
+    the padded picture's size divided by the map's, without remainder (of P6 often less than 64)."""
+    convs: Positive = 1
+    """3x3 convolutions before the predictions."""
     nms_iou: Fraction = 0.7
     candidates_per_level: Positive = 1000
     """Best boxes of each level that enter non-maximum suppression at test time."""

@@ -48,12 +48,21 @@ def build_resnet(config: ResNet, weights: Mapping[str, Tensor] | None = None) ->
         zero_init_last=False,
         **widths,
     )
+    if config.stride_in == "1x1":
+        stride_first(backbone)
     for stage in config.deformable_stages:
         for block in backbone[f"layer{stage - 1}"]:  # type: ignore[index]
             assert config.deformable != "none"
             make_deformable(block, config.deformable, keep_weights=weights is not None)
     freeze(backbone, config.frozen_stages)
     return backbone
+
+
+def stride_first(backbone: nn.Module) -> None:
+    """Move the stride of each stage from the 3x3 convolution of its first block to the 1x1 convolution before it."""
+    for layer in ("layer2", "layer3", "layer4"):
+        block = backbone[layer][0]  # type: ignore[index]
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def _norm(channels: int, *, kind: BackboneNorm, **_placement: Any) -> nn.Module:

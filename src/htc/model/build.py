@@ -15,8 +15,9 @@ from htc.model.layers import ConvBlock, initialise
 from htc.model.mask_flow import PackedFlow
 from htc.ops.precise_roi_pool import precise_roi_pool
 from htc.ops.roi_pool import roi_pool
+from htc.ops.sampled_roi_pool import sampled_roi_pool
 
-POOLINGS: dict[str, RegionPooling] = {"align": roi_pool, "precise": precise_roi_pool}
+POOLINGS: dict[str, RegionPooling] = {"align": roi_pool, "precise": precise_roi_pool, "torchvision": sampled_roi_pool}
 
 
 def build_cascade(config: Config) -> HybridTaskCascade:

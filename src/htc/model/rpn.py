@@ -27,6 +27,8 @@ class LevelScores:
     height: int
     width: int
     stride: int
+    grid: tuple[int, int] | None = None
+    """Down and right: anchors stand so far apart and have whole corners, as torchvision's; None: `stride`, exact."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,27 @@ class ProposalHead(nn.Module):
         self.deltas = nn.Conv2d(channels, 4 * ratios, 1)
         for layer in (self.conv, self.objectness, self.deltas):
             initialise_output(layer, 0.01)
+        self.further = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs - 1))
+        for layer in self.further:
+            initialise_output(layer, 0.01)  # type: ignore[arg-type]
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> list[LevelScores]:
         """P2-P6 -> scores and deltas of every level, float32"""
         levels = []
         for stride, features in zip(STRIDES, pyramid, strict=True):
             hidden = self.conv(features).relu_()
+            for conv in self.further:
+                hidden = conv(hidden).relu_()
             logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1).float()
             deltas = self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)).float()
-            levels.append(LevelScores(logits, deltas, features.shape[2], features.shape[3], stride))
+            levels.append(LevelScores(logits, deltas, features.shape[2], features.shape[3], stride, self._grid(pyramid[0], features)))
         return levels
+
+    def _grid(self, finest: Tensor, features: Tensor) -> tuple[int, int] | None:
+        """torchvision divides the padded picture, whose size P2 tells, by the size of the map."""
+        if self.config.anchor_grid == "exact":
+            return None
+        return STRIDES[0] * finest.shape[2] // features.shape[2], STRIDES[0] * finest.shape[3] // features.shape[3]
 
     def anchors(self, level: LevelScores) -> Float[Tensor, "A 4"]:
         """All anchors of a level."""
@@ -72,6 +85,8 @@ class ProposalHead(nn.Module):
 
     def anchors_at(self, level: LevelScores, index: Int[Tensor, "*N"]) -> Float[Tensor, "*N 4"]:
         """The anchors of the given positions."""
+        if level.grid is not None:
+            return box_ops.whole_anchors_at(index, level.width, level.grid, self.config.anchor_scale * level.stride, self.config.anchor_ratios)
         return box_ops.anchors_at(index, level.width, level.stride, self.config.anchor_scale, self.config.anchor_ratios)
 
     def boxes_at(self, level: LevelScores, index: Int[Tensor, "B N"]) -> Float[Tensor, "B N 4"]:

@@ -73,5 +73,14 @@ def anchors_at(index: Int[Tensor, "*N"], width: int, stride: int, scale: float, 
     return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], -1)
 
 
+def whole_anchors_at(index: Int[Tensor, "*N"], width: int, step: tuple[int, int], side: float, ratios: tuple[float, ...]) -> Float[Tensor, "*N 4"]:
+    """As `anchors_at`, with corners rounded to whole pixels (half to even) around centres at (row, column) * `step`: torchvision's anchors."""
+    shape = torch.tensor(ratios, dtype=torch.float32, device=index.device).sqrt()[index % len(ratios)]
+    cell = index // len(ratios)
+    x, y = (cell % width).float() * step[1], (cell // width).float() * step[0]
+    half_width, half_height = (1 / shape * side / 2).round(), (shape * side / 2).round()
+    return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], -1)
+
+
 def _centre_extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]

@@ -1,0 +1,90 @@
+"""State dicts of torchvision's `maskrcnn_resnet50_fpn` and its v2, onto our names, row order and configuration."""
+
+import re
+from collections.abc import Iterable
+
+import torch
+
+from htc.checkpoint.config_facts import ConfigFacts
+from htc.checkpoint.renaming import rename
+from htc.checkpoint.stored import Stored
+from htc.checkpoint.upgraded import Upgraded, background_last, pixel_major
+from htc.coco_classes import COCO_CLASSES, COCO_IDS
+
+_RULES = (
+    (r"^backbone\.body\.", "backbone."),
+    (r"^backbone\.fpn\.inner_blocks\.(\d+)\.(?:0\.)?(weight|bias)$", r"neck.lateral.\1.conv.\2"),
+    (r"^backbone\.fpn\.inner_blocks\.(\d+)\.1\.", r"neck.lateral.\1.norm."),
+    (r"^backbone\.fpn\.layer_blocks\.(\d+)\.(?:0\.)?(weight|bias)$", r"neck.output.\1.conv.\2"),
+    (r"^backbone\.fpn\.layer_blocks\.(\d+)\.1\.", r"neck.output.\1.norm."),
+    (r"^rpn\.head\.conv\.(?:0\.0\.)?(weight|bias)$", r"rpn.conv.\1"),
+    (r"^rpn\.head\.conv\.1\.0\.", "rpn.further.0."),
+    (r"^rpn\.head\.cls_logits\.", "rpn.objectness."),
+    (r"^rpn\.head\.bbox_pred\.", "rpn.deltas."),
+    (r"^roi_heads\.box_head\.fc6\.", "roi.box_heads.0.fc.0."),
+    (r"^roi_heads\.box_head\.fc7\.", "roi.box_heads.0.fc.1."),
+    (r"^roi_heads\.box_head\.(\d+)\.0\.", r"roi.box_heads.0.convs.\1.conv."),
+    (r"^roi_heads\.box_head\.(\d+)\.1\.", r"roi.box_heads.0.convs.\1.norm."),
+    (r"^roi_heads\.box_head\.\d+\.(weight|bias)$", r"roi.box_heads.0.fc.0.\1"),
+    (r"^roi_heads\.box_predictor\.cls_score\.", "roi.box_heads.0.classify."),
+    (r"^roi_heads\.box_predictor\.bbox_pred\.", "roi.box_heads.0.regress."),
+    (r"^roi_heads\.mask_head\.(\d+)\.0\.", r"roi.mask_heads.0.convs.\1.conv."),
+    (r"^roi_heads\.mask_head\.(\d+)\.1\.", r"roi.mask_heads.0.convs.\1.norm."),
+    (r"^roi_heads\.mask_predictor\.conv5_mask\.", "roi.mask_heads.0.upsample."),
+    (r"^roi_heads\.mask_predictor\.mask_fcn_logits\.", "roi.mask_heads.0.logits."),
+)
+_OLD_MASK = re.compile(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.")
+"""Before 2021 the mask head's layers were counted from one."""
+
+MEANING = {
+    "rpn.anchor_grid": "torchvision",
+    "rpn.box_loss": "smooth_l1",
+    "cascade.pooling": "torchvision",
+    "cascade.delta_stds": ((0.1, 0.1, 0.2, 0.2),),
+    "cascade.low_quality_matches": False,
+    "cascade.box_loss": "smooth_l1",
+    "inference.score_threshold": 0.05,
+}
+"""What no shape shows: torchvision's own settings of both versions."""
+EPSILON = 1e-5
+"""Of our norms."""
+COCO_OUTPUTS = 90
+"""COCO's category ids run to 90 with ten gaps, and torchvision's models have an output for each of them."""
+
+
+def is_torchvision(names: Iterable[str]) -> bool:
+    """Whether a state dict has the names of torchvision's detectors."""
+    return any(name.startswith("rpn.head.") for name in names)
+
+
+def read_torchvision(stored: Stored) -> Upgraded:
+    """Its weights under our names; the background's rows, first there, are last for classes and gone for boxes and masks."""
+    result = Upgraded(None, {}, None, ConfigFacts(dict(MEANING)), None)
+    for theirs, tensor in stored.tensors.items():
+        plain = _OLD_MASK.sub(lambda found: f"roi_heads.mask_head.{int(found[1]) - 1}.0.", theirs)
+        result.put(stored.path, theirs, rename(plain, _RULES), tensor)
+    for leaf in ("weight", "bias"):
+        result.change(f"roi.box_heads.0.classify.{leaf}", "background row moved from first to last", background_last)
+        result.change(f"roi.box_heads.0.regress.{leaf}", "the background's four unused rows dropped", lambda tensor: tensor[4:])
+        result.change(f"roi.mask_heads.0.logits.{leaf}", "the background's unused first row dropped", lambda tensor: tensor[1:])
+    pixel_major(result)
+    if "backbone.bn1.num_batches_tracked" not in result.weights:
+        _without_epsilon(result)
+    classes = result.weights.get("roi.box_heads.0.classify.bias")
+    if classes is not None and len(classes) == COCO_OUTPUTS + 1:
+        result.classes = _coco_names()
+    return result
+
+
+def _without_epsilon(result: Upgraded) -> None:
+    """Frozen norms, which keep no counter: torchvision runs its released weights with epsilon 0; ours is made good in the scale."""
+    result.facts.fields["backbone.norm"] = "frozen"
+    for name in [name for name in result.weights if name.startswith("backbone.") and name.endswith(".running_var")]:
+        variance = result.weights[name].clamp(min=torch.finfo(torch.float32).tiny)
+        factor = (1 + EPSILON / variance).sqrt()
+        result.change(name.replace("running_var", "weight"), "scaled: torchvision has no epsilon in its frozen norms", lambda w, factor=factor: w * factor)
+
+
+def _coco_names() -> tuple[str, ...]:
+    names = dict(zip(COCO_IDS, COCO_CLASSES, strict=True))
+    return tuple(names.get(number, f"N/A {number}") for number in range(1, COCO_OUTPUTS + 1))

@@ -1,0 +1,60 @@
+"""A weights file of somebody else under our names, with what was done on the way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from htc.checkpoint.config_facts import ConfigFacts
+from htc.errors import CheckpointError
+from htc.model.heads import BOX_BINS
+
+
+@dataclass
+class Upgraded:
+    """A file's weights under our names, in our row order, with what was done on the way."""
+
+    version: int | None
+    """1, 2 or 3: the generation of mmdetection; None: another project's."""
+    weights: dict[str, Tensor]
+    classes: tuple[str, ...] | None
+    facts: ConfigFacts
+    experiment: str | None
+    """The name of the configuration it was trained with, where the file tells."""
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Our name -> the file's."""
+    reordered: list[tuple[str, str]] = field(default_factory=list)
+    dropped: list[tuple[str, str]] = field(default_factory=list)
+    filled: list[tuple[str, str]] = field(default_factory=list)
+    """(our name, why it is not in the file)."""
+    notes: list[str] = field(default_factory=list)
+
+    def put(self, path: Path, theirs: str, ours: str, tensor: Tensor) -> None:
+        """Take a tensor of the file over; raises `CheckpointError` where two of its names mean the same, or it is a mere number."""
+        if ours in self.weights:
+            raise CheckpointError(f"{path}: {theirs} and {self.renamed.get(ours, ours)} are the same parameter; the file mixes two versions")
+        if not tensor.dim() and tensor.is_floating_point():
+            raise CheckpointError(f"{path}: {theirs} is a single number, which no layer has; the file is damaged or of another architecture")
+        self.weights[ours] = tensor.float() if tensor.is_floating_point() else tensor
+        if ours != theirs:
+            self.renamed[ours] = theirs
+
+    def change(self, name: str, what: str, change: Callable[[Tensor], Tensor]) -> None:
+        """Rearrange a tensor, if the file has it, and remember what was done."""
+        if name in self.weights:
+            self.weights[name] = change(self.weights[name]).contiguous()
+            self.reordered.append((name, what))
+
+
+def pixel_major(result: Upgraded) -> None:
+    """Others flatten RoI features as (C, 7, 7); our box heads read them as they are pooled, (7, 7, C)."""
+    for name in [name for name in result.weights if name.endswith(".fc.0.weight")]:
+        if result.weights[name].dim() == 2 and result.weights[name].shape[1] % BOX_BINS**2 == 0:
+            result.change(name, "columns from (C, 7, 7) to (7, 7, C)", lambda w: w.view(len(w), -1, BOX_BINS, BOX_BINS).permute(0, 2, 3, 1).flatten(1))
+
+
+def background_last(tensor: Tensor) -> Tensor:
+    """Rows rolled by one."""
+    return torch.cat([tensor[1:], tensor[:1]])
