@@ -143,11 +143,17 @@ def test_a_preset_of_other_anchors_is_refused(tmp_path: Path) -> None:
     assert from_pretrained(tmp_path / "native")[0] == loaded.config
 
 
-def test_a_detector_without_masks_is_refused(tmp_path: Path) -> None:
+def test_faster_rcnn_is_a_detector_without_masks(tmp_path: Path) -> None:
     state = {name: tensor.clone() for name, tensor in empty_state("v1", 3).items() if ".mask_" not in name}
     torch.save(state, tmp_path / "faster.pth")
-    with pytest.raises(CheckpointError, match=r"no roi\.mask_heads\.0\.logits"):
-        load_model(tmp_path / "faster.pth")
+    assert load_model(tmp_path / "faster.pth").config.cascade.mask_head.kind == "none"
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in empty_state("v1", 3).items() if name != "rpn.head.bbox_pred.bias"}
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"missing: rpn\.deltas\.bias"):
+        load_model(tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize("shape", [(64, 96), (800, 1056)])
