@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from htc.config import Input
+from htc.config import Input, NoMask
 from htc.errors import ConfigError
 from htc.inference.augmentation import View, parse_views
-from htc.inference.ensemble import PAPER_ENSEMBLE, JointDetector, Proposed, fuse_proposals, join
+from htc.inference.ensemble import PAPER_ENSEMBLE, JointDetector, Proposed, fuse_proposals, join, mean_of_grids
 from htc.inference.predictor import Predictor
 from htc.model.detect import class_scores, final_boxes
 from htc.model.detector import Detector
@@ -140,6 +140,23 @@ def test_scores_and_boxes_are_means_over_models_on_the_same_regions() -> None:
     torch.testing.assert_close(scores, (parts[0][0] + parts[1][0]) / 2)
     torch.testing.assert_close(boxes, ((parts[0][1] + parts[1][1]) / 2).expand(-1, 3, -1).double())
     assert size.tolist() == looks[0].sizes.tolist()
+
+
+def test_grids_of_several_sizes_are_averaged_on_the_finest() -> None:
+    """A ramp over the box is the same ramp on every grid, away from the border; boxes alone have no say."""
+    ramps = [((torch.arange(side) + 0.5) / side).expand(1, 2, side, side) for side in (28, 56)]
+    mean = mean_of_grids([ramps[0], torch.zeros(1, 2, 0, 0), ramps[1]])
+    torch.testing.assert_close(mean[..., 1:-1], ramps[1][..., 1:-1])
+    assert mean_of_grids([torch.zeros(1, 2, 0, 0)] * 2).shape == (1, 2, 0, 0)
+
+
+def test_models_with_and_without_masks() -> None:
+    boxes = single(cascade={"mask_head": NoMask(), "mask_flow": False, "semantic_fusion": "box"})
+    masks = single(1)
+    alone = join([boxes, boxes]).predict(picture(), 0.0)
+    assert not alone.masks.exist
+    np.testing.assert_allclose(alone.boxes, boxes.predict(picture(), 0.0).boxes, atol=1e-3)
+    assert join([boxes, masks]).predict(picture(), 0.0).masks.exist
 
 
 def brute_force(members: list[Proposed], threshold: float) -> list[tuple[float, ...]]:

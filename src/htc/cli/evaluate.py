@@ -122,8 +122,10 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     table(["", *names], rows)
     if "members" in metrics:
         print()
-        rows = [[name, *_both(one)] for name, one in [*metrics["members"].items(), ("together", metrics)]]
-        table(["model", *(f"{label} {number}" for kind, label in KINDS.items() if kind in metrics for number in ("AP", "AP50", "AP75"))], rows)
+        columns = [(kind, number) for kind in KINDS if kind in metrics for number in ("AP", "AP50", "AP75")]
+        named = [*metrics["members"].items(), ("together", metrics)]
+        rows = [[name, *(_percent(one[kind][number]) if kind in one else "-" for kind, number in columns)] for name, one in named]
+        table(["model", *(f"{KINDS[kind]} {number}" for kind, number in columns)], rows)
     if "stages" in metrics:
         print()
         rows = [[f"stage {name}" if name.isdecimal() else f"stages {name}", *_both(one)] for name, one in metrics["stages"].items()]

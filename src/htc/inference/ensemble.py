@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int, UInt8
 from torch import Tensor, nn
 
@@ -97,7 +98,7 @@ class JointDetector(nn.Module):
         candidates = [self._candidates(looks) for looks in views]
         scores, boxes, valid = (torch.cat(parts)[None] for parts in zip(*candidates, strict=True))
         selected = select(scores, boxes, valid, size[None], self.config.inference)
-        masks = torch.stack([look.segment(selected) for looks in views for look in looks]).mean(0)
+        masks = mean_of_grids([look.segment(selected) for looks in views for look in looks])
         return RawDetections(selected.rois.boxes, selected.scores, selected.labels, selected.rois.valid, masks)
 
     def _look(self, pixels: UInt8[np.ndarray, "H W 3"], view: View, device: torch.device) -> list[Look]:
@@ -125,6 +126,15 @@ def own_labels(first: Config, other: Config) -> Int[Tensor, " K"]:
         what = " and ".join(f"{verb} {', '.join(map(repr, names[:5]))}" for verb, names in (("lacks", missing), ("adds", more)) if names)
         raise ConfigError(f"the models of an ensemble need the same classes, in any order: one ({other.preset or 'no preset'}) {what}")
     return torch.tensor([other.classes.index(name) for name in first.classes])
+
+
+def mean_of_grids(grids: Sequence[Float[Tensor, "1 D _ _"]]) -> Float[Tensor, "1 D S S"]:
+    """The mean of probabilities on the finest grid among them; models of boxes alone, whose grids have no cells, have no say."""
+    finest = max(grid.shape[-1] for grid in grids)
+    if finest == 0:
+        return grids[0]
+    said = [grid for grid in grids if grid.shape[-1]]
+    return torch.stack([grid if grid.shape[-1] == finest else F.interpolate(grid, (finest, finest), mode="bilinear") for grid in said]).mean(0)
 
 
 def fuse_proposals(members: Sequence[Proposed], threshold: float) -> Proposed:
