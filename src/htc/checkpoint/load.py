@@ -8,17 +8,19 @@ from typing import Any
 from torch import Tensor
 
 from htc import settings
+from htc.checkpoint.detectron2_names import is_detectron2, read_detectron2
 from htc.checkpoint.fit import LoadedWeights, fit_weights
 from htc.checkpoint.infer import category_ids, class_names, infer_config
 from htc.checkpoint.mmdetection import upgrade_mmdetection
 from htc.checkpoint.native import from_pretrained, read_safetensors, stored_config
+from htc.checkpoint.paddle_names import is_paddle, read_paddle
 from htc.checkpoint.report import KeyReport, shapes_of
-from htc.checkpoint.stored import read_stored
+from htc.checkpoint.stored import Stored, read_stored
 from htc.checkpoint.structure import config_value, read_structure
 from htc.checkpoint.torchvision_names import is_torchvision, read_torchvision
 from htc.checkpoint.upgraded import Upgraded
 from htc.checkpoint.zoo import RELEASED, fetch
-from htc.config import Config
+from htc.config import Config, ResNet
 from htc.errors import CheckpointError, ConfigError
 from htc.presets import PRESETS, preset
 
@@ -108,13 +110,16 @@ class _Source:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Dotted fields of the original's configuration text."""
     experiment: str | None = None
+    another_project: bool = False
+    """Not of the original: no preset describes it wholly."""
 
     def meaning(self, name: str) -> Any:
         """What it says of a field, or None."""
         return self.facts.get(name) if self.config is None else config_value(self.config, name)
 
 
-def _read(path: Path) -> _Source:
+def _read(path: Path, stride_in: str | None) -> _Source:
+    """`stride_in`: of the backbone, if that is known; some files need it."""
     if path.is_dir():
         config, weights = from_pretrained(path)
         return _Source(weights, KeyReport(), config, config.classes)
@@ -122,8 +127,19 @@ def _read(path: Path) -> _Source:
         config = stored_config(path)
         return _Source(read_safetensors(path), KeyReport(), config, config.classes if config else None)
     stored = read_stored(path)
-    upgraded = read_torchvision(stored) if is_torchvision(stored.tensors) else upgrade_mmdetection(stored)
-    return _Source(upgraded.weights, report_of(upgraded), None, upgraded.classes, upgraded.facts.fields, upgraded.experiment)
+    upgraded = _upgraded(stored, stride_in)
+    return _Source(upgraded.weights, report_of(upgraded), None, upgraded.classes, upgraded.facts.fields, upgraded.experiment, upgraded.version is None)
+
+
+def _upgraded(stored: Stored, stride_in: str | None) -> Upgraded:
+    """By the names in it, whoever wrote it."""
+    if is_torchvision(stored.tensors):
+        return read_torchvision(stored)
+    if is_detectron2(stored.tensors):
+        return read_detectron2(stored, stride_in)
+    if is_paddle(stored.tensors):
+        return read_paddle(stored)
+    return upgrade_mmdetection(stored)
 
 
 def report_of(upgraded: Upgraded) -> KeyReport:
@@ -140,7 +156,7 @@ def report_of(upgraded: Upgraded) -> KeyReport:
 def _load_with(config: Config, path: Path, overrides: Overrides, *, from_preset: bool) -> LoadedWeights:
     """Weights for a configuration that is known; class names may still come from the file if the configuration is a mere preset."""
     explicit = explicit_fields(overrides)
-    source = _read(path)
+    source = _read(path, config.backbone.stride_in if isinstance(config.backbone, ResNet) else None)
     if from_preset and not explicit & {"classes", "category_ids"}:
         config = _with_file_classes(config, source, path)
     lines = trained_otherwise(source, config, explicit)
@@ -175,7 +191,8 @@ def _with_file_classes(config: Config, source: _Source, path: Path) -> Config:
 def _load_file(path: Path, overrides: Overrides) -> LoadedWeights:
     """A file that brings its own configuration: ours in the metadata, the original's in shapes and text."""
     explicit = explicit_fields(overrides)
-    source = _read(path)
+    backbone = overrides.get("backbone")
+    source = _read(path, backbone.get("stride_in") if isinstance(backbone, Mapping) else None)
     config = source.config
     if config is None:
         try:
@@ -183,5 +200,7 @@ def _load_file(path: Path, overrides: Overrides) -> LoadedWeights:
             config = infer_config(shapes_of(source.weights), source.facts, None if "classes" in explicit else source.classes, source.experiment)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
+        if source.another_project:
+            config = config.model_copy(update={"preset": "custom"})
     # A flow that the file's own text turns off is off on purpose.
     return fit_weights(source.weights, overlay(config, overrides), path, explicit | (frozenset(source.facts) & {"cascade.mask_flow"}), source.report)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from htc.checkpoint.numpy_arrays import SUFFIXES, arrays_in, read_array_pickle
 from htc.checkpoint.rebuild import Foreign, TensorReference
 from htc.checkpoint.torch_file import TorchFile, open_torch_file
 from htc.errors import CheckpointError
@@ -30,6 +31,8 @@ class Stored:
 
 def read_stored(path: Path) -> Stored:
     """Raises `CheckpointError` for files that are damaged, refused, or hold no tensors by name."""
+    if path.suffix in SUFFIXES:
+        return _read_arrays(path)
     file = open_torch_file(path)
     state = _state(file)
     wrong = [name for name, value in state.items() if not isinstance(value, TensorReference)]
@@ -37,6 +40,16 @@ def read_stored(path: Path) -> Stored:
         raise CheckpointError(f"{path}: {wrong[0]!r} in its state_dict is no tensor; this is not a plain checkpoint")
     names = {name.removeprefix("module."): name for name in state}
     return Stored(path, file.tensors({name: state[theirs] for name, theirs in names.items()}), names, file.content)
+
+
+def _read_arrays(path: Path) -> Stored:
+    """A pickle of NumPy arrays."""
+    content = read_array_pickle(path)
+    inside = entries(content)
+    tensors = arrays_in(path, next((state for key in _INSIDE if (state := entries(inside.get(key)))), inside))
+    if not tensors:
+        raise CheckpointError(f"{path}: no arrays by name in it; this is no checkpoint of detectron2 or Paddle")
+    return Stored(path, tensors, {name: name for name in tensors}, content)
 
 
 def entries(value: Any) -> Mapping[Any, Any]:
