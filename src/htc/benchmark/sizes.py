@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from htc.config import Config
+from htc.model.adaptive_pool import LEVELS
 from htc.model.detector import Detector
 from htc.model.heads import BOX_BINS, MASK_BINS
 from htc.presets import PRESETS, preset
@@ -37,7 +38,7 @@ def size_of(config: Config) -> Size:
         with FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: deformable_flops}) as counter:
             features = detector.features(torch.empty(1, 3, *PICTURE))
             detector.rpn(features.pyramid)
-            channels = config.neck.channels
+            channels = config.neck.channels * (LEVELS if config.cascade.pooled_levels == "all" else 1)
             for head in detector.roi.box_heads:
                 head(torch.empty(PROPOSALS, channels, BOX_BINS, BOX_BINS))
             masks(detector, channels)

@@ -155,7 +155,7 @@ def train(
 def _train(splits: "Splits", folder: Path, settings: Sequence[Setting], how: "Options", evaluate_every: int | None, *, print_config: bool) -> int:
     """Chooses what is not given, trains, and says what is left behind."""
     from htc.inference.load import choose_device
-    from htc.training.choices import EVERY, Choice, recorded, stated, write_choices
+    from htc.training.choices import EVERY, Choice, recorded, stated
     from htc.training.memory import peak_memory
     from htc.training.run import read_dataset
     from htc.training.run import train as run_training
@@ -180,9 +180,7 @@ def _train(splits: "Splits", folder: Path, settings: Sequence[Setting], how: "Op
     show_choices(dataset, choices)
     device = choose_device(how.device)
     with filling(folder), watching(how.minutes, lambda: peak_memory(device)) as watch:
-        if not how.resume:
-            by_first(how.device, lambda: write_choices(folder, choices))
-        result = run_training(config, splits, folder, replace(how, evaluate_every=every), watch)
+        result = run_training(config, splits, folder, replace(how, evaluate_every=every, choices=tuple(choices)), watch)
     if result.metrics is not None and here().rank == 0:
         print_metrics(result.metrics)
     say(f"the model is in {result.model}, numbers, curves and pictures in {result.folder}")

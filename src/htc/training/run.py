@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
-from typing import Literal
 
 import torch
 from lightning import Callback
@@ -29,12 +28,14 @@ from htc.inference.load import choose_device
 from htc.inference.predictor import Predictor
 from htc.model.detector import Detector
 from htc.settings import to_yaml
-from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
+from htc.training.checkpoints import LAST, Checkpoints
+from htc.training.choices import write_choices
 from htc.training.engine import Limits, fit
 from htc.training.event_files import EventFiles
 from htc.training.measuring import measure
 from htc.training.module import TrainingModule
 from htc.training.objective import TrainingObjective
+from htc.training.options import Options
 from htc.training.processes import by_first, count, joined, rank
 from htc.training.progress import Measuring, Progress, Said
 from htc.training.record import LossRecord
@@ -43,6 +44,7 @@ from htc.training.validation import BEST, LOSSES, Validation, best_of, draw_curv
 from htc.training.validation_loss import validation_batches, validation_losses
 
 MODEL, METRICS, CHECKPOINTS, CONFIG, START = "model", "metrics.json", "checkpoints", "config.yaml", "start.json"
+DEFAULTS = Options()
 
 
 @dataclass(frozen=True)
@@ -58,39 +60,7 @@ class TrainingResult:
     steps: int
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a training is carried out; what is learned, and how, is the configuration's."""
-
-    seed: int = 0
-    device: str = "auto"
-    minutes: float | None = None
-    """Stop after so many minutes of training."""
-    resume: bool = False
-    """Go on from the last checkpoint of the training in the same folder, exactly, also in the middle of an epoch."""
-    weights: str | None = None
-    """Start from these weights: a preset's name, a folder or a file. Layers that depend on the classes may differ."""
-    semantic: Literal["auto", "none"] | Path = "auto"
-    """Semantic targets: derived from the instances, no semantic branch, or a folder of PNG maps."""
-    semantic_json: Path | None = None
-    """COCO panoptic annotations: the folder of maps holds panoptic PNGs."""
-    semantic_instances: int | None = None
-    """Draw the instances over the folder's maps, class k with this value + k."""
-    evaluate_every: int = 1
-    """Epochs between two evaluations; the last epoch always has one."""
-    validation_losses: bool = True
-    """Compute every loss term on the validation pictures at each evaluation."""
-    pictures: int = 6
-    """Validation pictures to draw, ground truth beside prediction, at each best evaluation and at the last."""
-    event_files: bool = True
-    """Write TensorBoard's event files."""
-    checkpoints: Every | None = EVERY_MINUTE
-    """When what `resume` needs is written, besides the end of every epoch; None: never."""
-    workers: int = 0
-    """Processes that prepare batches."""
-
-
-def train(config: Config, splits: Splits, out: Path, options: Options = Options(), progress: Progress | None = None) -> TrainingResult:
+def train(config: Config, splits: Splits, out: Path, options: Options = DEFAULTS, progress: Progress | None = None) -> TrainingResult:
     """Trains on `splits` and leaves in `out`: `model/`, `metrics.json`, `config.yaml`, `losses.csv`, `history.json`,
     `validation.csv`, `curves/`, `pictures/`, `tensorboard/`, `checkpoints/`, and `start.json` if it began with weights.
 
@@ -112,7 +82,7 @@ def _train(config: Config, splits: Splits, out: Path, options: Options, progress
         if progress is not None:
             progress(Said(warning))
     module = build_module(config, dataset, options, out, progress)
-    by_first(lambda: write_text(out / CONFIG, to_yaml(config)))
+    by_first(lambda: record_setting(out, config, options))
     fit(
         module,
         lambda epoch, done: batches_of(dataset, config, options, epoch, done),
@@ -125,6 +95,13 @@ def _train(config: Config, splits: Splits, out: Path, options: Options, progress
         resume=resume,
     )
     return by_first(lambda: _finish(module.trained, config, out, validation))
+
+
+def record_setting(out: Path, config: Config, options: Options) -> None:
+    """Writes the whole configuration and, of a new training, what in it was chosen."""
+    write_text(out / CONFIG, to_yaml(config))
+    if options.choices and not options.resume:
+        write_choices(out, options.choices)
 
 
 def read_dataset(splits: Splits, options: Options) -> Dataset:
