@@ -9,7 +9,8 @@ from cyclopts import Parameter
 from htc.cli.options import Above, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Natural
 from htc.cli.output import STDOUT, check_json_target, progress, say, write_json
 from htc.cli.output import table as print_table
-from htc.cli.train import splits_of, steps_of
+from htc.cli.splits import splits_of
+from htc.cli.train import steps_of
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
 from htc.settings import Setting, resolve, to_yaml
