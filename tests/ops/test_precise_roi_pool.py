@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import roi_align
@@ -28,7 +28,7 @@ def random_boxes(images: int, count: int, seed: int) -> Tensor:
     return torch.cat([centre - half, centre + half], -1)
 
 
-def quadrature(maps: Pyramid, box: Tensor, bins: int, points: int = 400) -> Tensor:
+def quadrature(maps: Pyramid, box: Tensor, bins: int, points: int = 1200) -> Tensor:
     """Midpoint rule on the bilinear surface of the box's level of picture 0, read by `grid_sample`; zero outside the map. -> (C, bins, bins)"""
     level = int(pyramid_level(box, len(maps.maps)))
     feature, stride = maps.maps[level][:1], maps.strides[level]
@@ -41,6 +41,7 @@ def quadrature(maps: Pyramid, box: Tensor, bins: int, points: int = 400) -> Tens
 
 
 @settings(max_examples=20, deadline=None)
+@example(seed=408005, bins=4)
 @given(seed=st.integers(0, 2**31), bins=st.sampled_from([2, 4, 5]))
 def test_bins_are_the_mean_of_the_surface(seed: int, bins: int) -> None:
     maps, boxes = pyramid(1, seed=seed), random_boxes(1, 3, seed)

@@ -43,7 +43,7 @@ def shrunk(config: Config) -> Config:
     values = config.model_dump()
     values |= {**CLASSES, "preset": "custom", "backbone": smaller_backbone(config.backbone).model_dump()}
     values["neck"] |= {"channels": CHANNELS}
-    values["cascade"] |= {"samples": 8, "box_channels": 16, "mask_channels": CHANNELS, "mask_convs": 1}
+    values["cascade"] |= {"samples": 8, "box_channels": 16, "mask_channels": CHANNELS, "mask_convs": 2 if config.cascade.mask_head.kind == "fusion" else 1}
     values["cascade"]["box_convs"] = min(1, values["cascade"]["box_convs"])
     if values["semantic"] is not None:
         values["semantic"] |= {"channels": CHANNELS, "convs": 1, "classes": 4}
