@@ -66,7 +66,7 @@ def of_model(models: Sequence[str], weights: str | None, options: ModelOptions, 
     check_torch()
     from htc.data.coco import read_coco
     from htc.evaluation.files import has_objects, read_annotations
-    from htc.evaluation.run import detections_that_count, match_categories, model_results
+    from htc.evaluation.run import detections_that_count, match_categories, stream_results
 
     if not has_objects(asked.annotations):
         _save_alone(models, weights, options, settings, asked)
@@ -84,7 +84,7 @@ def of_model(models: Sequence[str], weights: str | None, options: ModelOptions, 
         if asked.subsets:
             results, beside = _by_stages(predictor, asked, lambda done, total: bar(done, total, ""))
         else:
-            results = model_results(predictor, dataset, truth, most, lambda done, total: bar(done, total, ""), asked.batch_size, look=maps.look)
+            results = list(stream_results(predictor, dataset, truth, most, lambda done, total: bar(done, total, ""), asked.batch_size, look=maps.look))
     if asked.save is not None:
         _save(results, asked.save)
     name, pictures = " and ".join(Path(model).name for model in models), {record.id: record.path for record in dataset.images}
@@ -102,13 +102,13 @@ def _member_names(models: Sequence[str]) -> list[str]:
 def _of_members(names: Sequence[str], members: "Sequence[Predictor]", dataset: "Dataset", truth: Mapping[str, Any], batch_size: int) -> Numbers:
     """The numbers of each model of an ensemble by itself, in the same views."""
     from htc.evaluation.coco import coco_metrics
-    from htc.evaluation.run import detections_that_count, model_results
+    from htc.evaluation.run import detections_that_count, stream_results
 
     found = {}
     for name, member in zip(names, members, strict=True):
         most = detections_that_count(member, None)
         with progress(name) as bar:
-            results = model_results(member, dataset, truth, most, lambda done, total, bar=bar: bar(done, total, ""), batch_size)
+            results = list(stream_results(member, dataset, truth, most, lambda done, total, bar=bar: bar(done, total, ""), batch_size))
         found[name] = coco_metrics(truth, results, most)
     return found
 

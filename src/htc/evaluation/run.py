@@ -37,22 +37,8 @@ def evaluate_model(
     """
     most = detections_that_count(predictor, max_detections)
     truth = read_annotations(annotations)
-    results = model_results(predictor, read_coco(Path(annotations), Path(images)), truth, most, progress, batch_size, workers)
+    results = list(stream_results(predictor, read_coco(Path(annotations), Path(images)), truth, most, progress, batch_size, workers))
     return coco_metrics(truth, results, most), results
-
-
-def model_results(
-    predictor: Predictor,
-    dataset: Dataset,
-    truth: Mapping[str, Any],
-    max_detections: int,
-    progress: Progress | None = None,
-    batch_size: int = 1,
-    workers: int = 0,
-    look: Look | None = None,
-) -> list[dict[str, Any]]:
-    """A model's COCO results on the pictures of `dataset`, with the category ids of the annotations `truth`, by name."""
-    return list(stream_results(predictor, dataset, truth, max_detections, progress, batch_size, workers, look))
 
 
 def stream_results(
@@ -65,7 +51,9 @@ def stream_results(
     workers: int = 0,
     look: Look | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The results of `model_results` one after the other, picture by picture: nothing is kept of a picture that is done.
+    """A model's COCO results on the pictures of `dataset`, with the category ids of the annotations `truth`, by name.
+
+    They come picture by picture, and nothing is kept of a picture that is done.
 
     `look` is shown the detections of every picture, with its semantic map; then the model needs a semantic branch.
     """
