@@ -27,8 +27,9 @@ def saved(model: torch.nn.Module, path: Path, *, wrap: bool = False) -> Path:
     return path
 
 
-@pytest.mark.parametrize("wrap", [False, True])
-def test_resnet_from_torchvision_s_file(tmp_path: Path, wrap: bool) -> None:
+@pytest.mark.parametrize(("wrap", "seed"), [(False, 0), (True, 1)])
+def test_resnet_from_torchvision_s_file(tmp_path: Path, wrap: bool, seed: int) -> None:
+    torch.manual_seed(seed)  # 0: the draws of an untrained network of the most common seed are weights like any other
     original = torchvision.models.resnet18()
     config = ResNet(depth=18, pretrained=str(saved(original, tmp_path / "resnet18.pth", wrap=wrap)))
     backbone = build_backbone(config)
