@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from htc.ablation import report, run
-from htc.ablation.report import HEADINGS, cells, content, lines_of, markdown
+from htc.ablation.report import cells, content, headings, lines_of, markdown
 from htc.ablation.run import Budget, run_ablation, truth_of
 from htc.ablation.tables import Table, table
 from htc.data.coco import Splits
@@ -64,12 +64,12 @@ def test_lines_hold_cocos_own_numbers_and_differences(done, splits, tables):
             metrics = coco_metrics(truth, results, 20)
             assert (box, mask) == pytest.approx((metrics["bbox"]["AP"], metrics["segm"]["AP"]), abs=1e-12)
         if place >= 4:
-            assert line.difference is not None
+            difference = line.differences["segm"]
             own, other = sum(line.ap["segm"]) / 2, sum(lines[place - 4].ap["segm"]) / 2
-            assert line.difference.mean == pytest.approx(own - other)
-            assert line.difference.low <= line.difference.high
+            assert difference.mean == pytest.approx(own - other)
+            assert difference.low <= difference.high
         else:
-            assert line.difference is None
+            assert not line.differences
 
 
 def test_the_table_is_written_for_people_and_programs(done, splits, tables):
@@ -78,7 +78,7 @@ def test_the_table_is_written_for_people_and_programs(done, splits, tables):
     text = markdown(tables[0], lines)
     assert text.count("\n|") == 10
     assert "with mask flow, stage 1-3" in text
-    assert all(len(row) == len(HEADINGS) for row in cells(lines))
+    assert all(len(row) == len(headings(tables[0])) for row in cells(tables[0], lines))
     stored = json.loads(json.dumps(content(tables[0], lines)))
     assert [row["seeds"] for row in stored["rows"]] == [[3, 4]] * 8
     assert stored["rows"][7]["published"] == {"bbox": None, "segm": 37.4}
@@ -135,3 +135,14 @@ def test_rows_that_differ_in_soft_nms_alone_share_a_training_and_are_measured_ap
     assert soft != plain
     assert len(read_results(soft)) >= len(read_results(plain))
     assert read_results(soft) != read_results(plain)
+
+
+def test_modules_are_compared_by_outlines_too(splits, tmp_path):
+    whole = table(8, tiny(epochs=1)).only(["Soft-NMS"])  # one training
+    measured = run_ablation((whole,), splits, tmp_path / "out", Budget((0,), device="cpu"))[8]
+    plain, soft = lines_of(whole, measured, truth_of(splits))
+    assert set(plain.ap) == {"bbox", "segm", "boundary"}
+    assert set(soft.differences) == {"segm", "boundary"}
+    assert soft.differences["boundary"].by_seed == (soft.ap["boundary"][0] - plain.ap["boundary"][0],)
+    assert "| boundary AP against |" in markdown(whole, (plain, soft))
+    assert len(cells(whole, (plain, soft))[1]) == len(headings(whole))

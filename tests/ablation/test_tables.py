@@ -101,3 +101,17 @@ def test_soft_nms_is_measured_on_the_training_of_the_row_without():
     digests = [digest(row.config) for row in table(8, BASE).rows]
     assert digests[5] == digests[0]
     assert len(set(digests)) == 7
+
+
+def test_rows_by_their_names_bring_what_they_are_compared_with():
+    whole = table(2, BASE)
+    some = whole.only(["FLOW"])
+    assert [row.name for row in some.rows] == ["+ interleaved", "+ mask information flow"]
+    assert [row.against for row in some.rows] == [None, 0]
+    assert [row.name for row in table(8, BASE).only(["finer", "gcn"]).rows] == ["Hybrid Task Cascade", "+ GCN", "+ finer masks"]
+    assert whole.only([""]) == whole
+
+
+def test_no_row_of_that_name_is_said_with_the_names_there_are():
+    with pytest.raises(ConfigError, match="--rows soft: table 2 has no such row; its rows: Cascade Mask R-CNN"):
+        table(2, BASE).only(["soft"])

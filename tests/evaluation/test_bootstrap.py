@@ -4,9 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools import mask as rle_codec
 
 from htc.evaluation.bootstrap import draws, interval, matches, resampled
+from htc.evaluation.boundary import boundary_metrics
 from htc.evaluation.coco import coco_metrics
+from htc.evaluation.comparison import compare
+from htc.evaluation.matching import matched_pictures
 
 PICTURES = 7
 
@@ -44,6 +48,17 @@ def repeated(truth: dict[str, Any], results: list[dict[str, Any]], draw: list[in
     return coco_metrics({**truth, "images": images, "annotations": objects}, copies, 100)["bbox"]["AP"]
 
 
+def outline(box: list[float]) -> list[float]:
+    x, y, w, h = box
+    return [x, y, x + w, y, x + w, y + h, x, y + h]
+
+
+def mask_of(box: list[float]) -> dict[str, Any]:
+    polygons: Any = [outline(box)]
+    rle: Any = rle_codec.frPyObjects(polygons, 100, 100)
+    return {**rle[0], "counts": rle[0]["counts"].decode()}
+
+
 def test_all_pictures_once_is_cocos_own_number() -> None:
     truth = annotated()
     results = found(truth, 2.0)
@@ -58,6 +73,17 @@ def test_a_draw_equals_a_file_that_repeats_its_pictures(seed: int) -> None:
     results = found(truth, 2.0)
     draw = draws(PICTURES, 1, seed)[0]
     assert matches("bbox", truth, results, 100).average_precision(draw) == pytest.approx(repeated(truth, results, draw.tolist()), abs=1e-12)
+
+
+def test_boundaries_are_matched_as_the_evaluation_does() -> None:
+    truth = annotated()
+    for annotation in truth["annotations"]:
+        annotation["segmentation"] = [outline(annotation["bbox"])]
+    results = [{**result, "segmentation": mask_of(result["bbox"])} for result in found(truth, 2.0)]
+    comparison = compare(truth, results)
+    expected = boundary_metrics(comparison, list(matched_pictures(comparison, 100)), 100)["AP"]
+    assert matches("boundary", truth, results, 100).average_precision() == pytest.approx(expected, abs=1e-12)
+    assert 0 < expected < matches("segm", truth, results, 100).average_precision()
 
 
 def test_equal_results_never_differ() -> None:

@@ -12,12 +12,13 @@ from htc.evaluation.bootstrap import PictureMatches, draws, interval, matches, r
 from htc.evaluation.coco import Kind
 
 KINDS: tuple[Kind, ...] = ("bbox", "segm")
+NAMES: Mapping[Kind, str] = {"bbox": "box AP", "segm": "mask AP", "boundary": "boundary AP"}
 DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mask AP of a row minus that of the row it is compared with, the same seeds on both sides."""
+    """AP of a row minus that of the row it is compared with, the same seeds on both sides."""
 
     against: str
     mean: float
@@ -33,47 +34,67 @@ class Line:
 
     name: str
     ap: Mapping[str, tuple[float, ...]]
-    """AP, 0..1, of each seed for `bbox` and `segm`."""
+    """AP, 0..1, of each seed for `bbox`, `segm` and, where it is compared, `boundary`."""
     seeds: tuple[int, ...]
     published: tuple[float | None, float | None]
-    difference: Difference | None
+    differences: Mapping[str, Difference]
+    """By kind; none in a row that is compared with no other."""
 
 
 def lines_of(table: Table, measured: Sequence[Measured], truth: Mapping[str, Any]) -> tuple[Line, ...]:
     """The table's lines; rows of which no seed is measured are left out."""
+    kinds = kinds_of(table)
     matched: list[dict[int, dict[str, PictureMatches]]] = []
     for row, found in zip(table.rows, results_by_row(measured, len(table.rows)), strict=True):
         most = row.config.inference.max_detections
-        matched.append({seed: {kind: matches(kind, truth, results, most) for kind in KINDS} for seed, results in found})
+        matched.append({seed: {kind: matches(kind, truth, results, most) for kind in kinds} for seed, results in found})
     drawn = draws(len(truth["images"]), DRAWS, seed=0)
-    return tuple(_line(row, matched[place], table.rows, matched, drawn) for place, row in enumerate(table.rows) if matched[place])
+    return tuple(_line(row, matched[place], table, matched, drawn) for place, row in enumerate(table.rows) if matched[place])
+
+
+def kinds_of(table: Table) -> tuple[Kind, ...]:
+    """What is measured of every row."""
+    return tuple(dict.fromkeys((*KINDS, *table.compared)))
 
 
 def _line(
-    row: Row, own: dict[int, dict[str, PictureMatches]], rows: Sequence[Row], matched: Sequence[dict[int, dict[str, PictureMatches]]], drawn: np.ndarray
+    row: Row, own: dict[int, dict[str, PictureMatches]], table: Table, matched: Sequence[dict[int, dict[str, PictureMatches]]], drawn: np.ndarray
 ) -> Line:
-    ap = {kind: tuple(of[kind].average_precision() for of in own.values()) for kind in KINDS}
-    difference = None
+    ap = {kind: tuple(of[kind].average_precision() for of in own.values()) for kind in kinds_of(table)}
+    differences = {}
     if row.against is not None and (shared := [seed for seed in own if seed in matched[row.against]]):
-        ours = [own[seed]["segm"] for seed in shared]
-        theirs = [matched[row.against][seed]["segm"] for seed in shared]
-        by_seed = tuple(one.average_precision() - other.average_precision() for one, other in zip(ours, theirs, strict=True))
-        low, high = interval(resampled(ours, drawn) - resampled(theirs, drawn))
-        difference = Difference(rows[row.against].name, float(np.mean(by_seed)), low, high, by_seed)
-    return Line(row.name, ap, tuple(own), row.published, difference)
+        for kind in table.compared:
+            ours = [own[seed][kind] for seed in shared]
+            theirs = [matched[row.against][seed][kind] for seed in shared]
+            by_seed = tuple(one.average_precision() - other.average_precision() for one, other in zip(ours, theirs, strict=True))
+            low, high = interval(resampled(ours, drawn) - resampled(theirs, drawn))
+            differences[kind] = Difference(table.rows[row.against].name, float(np.mean(by_seed)), low, high, by_seed)
+    return Line(row.name, ap, tuple(own), row.published, differences)
 
 
-HEADINGS = ("", "box AP", "mask AP", "mask AP against", "difference [95 % of draws]", "paper: box", "mask")
+def headings(table: Table) -> list[str]:
+    """What the columns of `cells` are."""
+    compared = [heading for kind in table.compared for heading in (f"{NAMES[kind]} against", "difference [95 % of draws]")]
+    return ["", *(NAMES[kind] for kind in kinds_of(table)), *compared, "paper: box", "mask"]
 
 
-def cells(lines: Sequence[Line]) -> list[list[str]]:
-    """Text of the table under `HEADINGS`, in per cent."""
-    return [[line.name, *(_spread(line.ap[kind]) for kind in KINDS), *_compared(line.difference), *map(_published, line.published)] for line in lines]
+def cells(table: Table, lines: Sequence[Line]) -> list[list[str]]:
+    """Text of the table under `headings`, in per cent."""
+    return [
+        [
+            line.name,
+            *(_spread(line.ap[kind]) for kind in kinds_of(table)),
+            *(cell for kind in table.compared for cell in _compared(line.differences.get(kind))),
+            *map(_published, line.published),
+        ]
+        for line in lines
+    ]
 
 
 def markdown(table: Table, lines: Sequence[Line]) -> str:
     """The table for a document."""
-    rows = [HEADINGS, ["---"] * len(HEADINGS), *cells(lines)]
+    named = headings(table)
+    rows = [named, ["---"] * len(named), *cells(table, lines)]
     return f"Table {table.number}: {table.title}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -88,7 +109,7 @@ def content(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
                 "seeds": list(line.seeds),
                 **{kind: list(values) for kind, values in line.ap.items()},
                 "published": dict(zip(KINDS, line.published, strict=True)),
-                "difference": None if line.difference is None else vars(line.difference) | {"by_seed": list(line.difference.by_seed)},
+                "differences": {kind: vars(one) | {"by_seed": list(one.by_seed)} for kind, one in line.differences.items()},
             }
             for line in lines
         ],

@@ -4,15 +4,18 @@ Every row has one score threshold (0.001) and one matching rule (low-quality mat
 name and in nothing else. In the released configurations these two differ between the baselines and HTC.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from htc.config import ASPP, GCN, Config, FineMask, Fusion, GaussianSoftNMS
 from htc.errors import ConfigError
+from htc.evaluation.coco import Kind
 
 SCORE_THRESHOLD = 0.001
 STAGES = 3
+MODULES = 8
+"""The table of modules, which the paper does not have: some of them are for better outlines."""
 BETAS = (0.5, 1.0, 2.0, 3.0)
 FUSIONS: tuple[Fusion, ...] = ("none", "box", "mask", "both")
 
@@ -38,6 +41,20 @@ class Table:
     number: int
     title: str
     rows: tuple[Row, ...]
+    compared: tuple[Kind, ...] = ("segm",)
+    """By which AP rows are compared: masks, and where outlines are in question, boundaries."""
+
+    def only(self, parts: Sequence[str]) -> "Table":
+        """The rows that have one of these `parts` in their names, whatever its case, and the rows they are compared with.
+
+        Raises `ConfigError` if no row has any.
+        """
+        wanted = {place for place, row in enumerate(self.rows) if any(part.lower() in row.name.lower() for part in parts)}
+        if not wanted:
+            raise ConfigError(f"--rows {' '.join(parts)}: table {self.number} has no such row; its rows: {', '.join(row.name for row in self.rows)}")
+        kept = sorted(wanted | {row.against for place, row in enumerate(self.rows) if place in wanted and row.against is not None})
+        rows = (self.rows[place] for place in kept)
+        return replace(self, rows=tuple(replace(row, against=kept.index(row.against) if row.against in kept else None) for row in rows))
 
 
 def table(number: int, base: Config) -> Table:
@@ -50,7 +67,7 @@ def table(number: int, base: Config) -> Table:
     if base.semantic is None or base.cascade.num_stages != STAGES:
         raise ConfigError(f"{base.preset} cannot be taken apart: an ablation starts from three stages with a semantic branch, such as htc_r50_fpn_20e_paper")
     title, rows = TABLES[number]
-    return Table(number, title, rows(base))
+    return Table(number, title, rows(base), ("segm", "boundary") if number == MODULES else ("segm",))
 
 
 def arranged(
@@ -161,5 +178,5 @@ TABLES: dict[int, tuple[str, Callable[[Config], tuple[Row, ...]]]] = {
     4: ("Mask information flow, masks by stage", _flow),
     5: ("Where the semantic feature is fused, on Cascade Mask R-CNN", _fusion),
     6: ("Weight of the semantic loss", _beta),
-    8: ("Modules of section 4.6, adaptive feature pooling and finer masks, each alone on the full model", _modules),
+    MODULES: ("Modules of section 4.6, adaptive feature pooling and finer masks, each alone on the full model", _modules),
 }

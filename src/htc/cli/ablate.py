@@ -33,6 +33,7 @@ def ablate(
     val_annotations: File | None = None,
     val_images: Folder | None = None,
     preset: Name | None = None,
+    rows: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="", metavar="NAME")] = None,
     out: Folder | None = None,
     seeds: Numbers | None = None,
     epochs: Count | None = None,
@@ -66,6 +67,8 @@ def ablate(
         Their pictures.
     preset
         The full model, which the rows take apart. Default: htc_r50_fpn_20e_paper.
+    rows
+        Of the tables, the rows with these words in their names, and those they are compared with. Default: all.
     out
         Folder for trainings and tables; give it again to go on. Default: runs/ablate/PRESET.
     seeds
@@ -96,6 +99,8 @@ def ablate(
     from htc.ablation.tables import table as table_of
 
     tables = [table_of(number, base) for number in dict.fromkeys(table)]
+    if rows is not None:
+        tables = [one.only(rows) for one in tables]
     splits = splits_of(data, train_annotations, train_images, val_annotations, val_images)
     check_torch()
     from htc.ablation.run import Budget, run_ablation, truth_of
@@ -116,12 +121,12 @@ def ablate(
 def _report(one: "Table", measured: "Sequence[Measured]", truth: Mapping[str, Any], folder: Path, *, quiet: bool) -> dict[str, Any]:
     """Computes, prints and writes one table."""
     from htc import files
-    from htc.ablation.report import HEADINGS, cells, content, lines_of, markdown
+    from htc.ablation.report import cells, content, headings, lines_of, markdown
 
     lines = lines_of(one, measured, truth)
     if not quiet:
         print(f"Table {one.number}: {one.title}")
-        print_table(HEADINGS, cells(lines))
+        print_table(headings(one), cells(one, lines))
         print()
     found = content(one, lines)
     files.write_json(folder / f"table{one.number}.json", found)

@@ -14,8 +14,10 @@ from faster_coco_eval import faster_eval_api_cpp as accumulator  # pyright: igno
 from faster_coco_eval.core.cocoeval import Params
 from jaxtyping import Float, Int
 
+from htc.evaluation.boundary import boundary_evaluation
 from htc.evaluation.coco import Kind, evaluation_of, mean_of_defined
 from htc.evaluation.comparison import compare
+from htc.evaluation.matching import matched_pictures
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,12 @@ class PictureMatches:
 
 
 def matches(kind: Kind, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int) -> PictureMatches:
-    """Matches COCO results (`kind` bbox or segm) with the annotations' objects, picture by picture, objects of all sizes."""
-    evaluation = evaluation_of(kind, compare(truth, results), max_detections)
+    """Matches COCO results with the annotations' objects by boxes, masks or boundaries, picture by picture, objects of all sizes."""
+    comparison = compare(truth, results)
+    if kind == "boundary":
+        evaluation = boundary_evaluation(comparison, matched_pictures(comparison, max_detections), max_detections)
+    else:
+        evaluation = evaluation_of(kind, comparison, max_detections)
     evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], evaluation.params.areaRngLbl[:1]
     evaluation.separate_eval = True
     evaluation.evaluate()

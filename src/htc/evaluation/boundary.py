@@ -4,9 +4,10 @@ A mask's boundary are its pixels within 2 % of the picture's diagonal of its out
 of mask IoU and the IoU of their boundaries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from faster_coco_eval import COCOeval_faster
 
 from htc.evaluation.coco import evaluation_of, summary
 from htc.evaluation.comparison import Comparison
@@ -17,7 +18,15 @@ DOT = {"size": [1, 1], "counts": "1"}
 
 
 def boundary_metrics(comparison: Comparison, pictures: Sequence[Matched], max_detections: int) -> dict[str, float]:
-    """The numbers of `segm` in `coco_metrics`, by boundaries; `pictures` are the same results matched by masks.
+    """The numbers of `segm` in `coco_metrics`, by boundaries; `pictures` are the same results matched by masks."""
+    evaluation = boundary_evaluation(comparison, pictures, max_detections)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return summary(evaluation, max_detections)
+
+
+def boundary_evaluation(comparison: Comparison, pictures: Iterable[Matched], max_detections: int) -> COCOeval_faster:
+    """COCO's evaluation by boundaries, ready to run.
 
     Most results overlap no object of their class by 0.5. They are wrong at every threshold whatever their boundary, which is
     not drawn then: the boundaries are nearly all of the work.
@@ -29,6 +38,4 @@ def boundary_metrics(comparison: Comparison, pictures: Sequence[Matched], max_de
         near[picture.found] = ((picture.ious >= IOU) & own).any(1)
     for place in np.flatnonzero(~near):
         evaluation.cocoDt.anns[int(place) + 1]["segmentation"] = DOT
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return summary(evaluation, max_detections)
+    return evaluation
