@@ -10,6 +10,7 @@ from htc.data.checks import balance, doubles, outlines, picture_files, records
 from htc.data.checks.before_training import check_data
 from htc.data.checks.fast import OF_A_PART
 from htc.data.coco import Splits
+from htc.data.map_sources import MapSources
 from htc.errors import DataError
 from training.tiny import tiny
 
@@ -18,7 +19,7 @@ FAULTS = {**dict(KEPT), **dict(FIXED)}
 
 def checked(data: DataSet, config: Config | None = None, *, val: bool = True, maps: bool = False) -> tuple[str, ...]:
     parts = (data.val_annotations, data.val_images) if val else (None, None)
-    return check_data(config or tiny(), Splits(data.annotations, data.images, *parts), data.maps if maps else None)
+    return check_data(config or tiny(), Splits(data.annotations, data.images, *parts), MapSources(data.maps) if maps else None)
 
 
 def faulty(tmp_path, *codes: str) -> DataSet:
@@ -41,6 +42,14 @@ def test_errors_stop_with_the_fault_and_its_remedy(code, tmp_path):
         checked(data, maps=code.startswith("semantic"))
     assert f"htc doctor {data.annotations} {data.images} --val-annotations" in str(caught.value)
     assert "the data have 1 error:" in str(caught.value)
+
+
+def test_pictures_with_panoptic_maps_need_no_other(tmp_path):
+    data = faulty(tmp_path, "semantic-missing")
+    splits = Splits(data.annotations, data.images, None, None)
+    with pytest.raises(DataError, match="semantic-missing"):
+        check_data(tiny(), splits, MapSources(data.maps))
+    assert check_data(tiny(), splits, MapSources(data.maps, tmp_path / "panoptic.json", tmp_path / "panoptic")) == ()
 
 
 def test_many_errors_are_not_all_listed(tmp_path):

@@ -16,6 +16,7 @@ from htc.data.coco import find_splits, read_coco
 from htc.data.epochs import batches_per_epoch, epoch_length, epoch_order, pure_seed, rank_positions
 from htc.data.ground_truth import annotated, check_pictures
 from htc.data.loader import TrainingPictures, picture_batches, training_loader
+from htc.data.map_sources import MapSources
 from htc.data.records import Dataset
 from htc.data.semantic_maps import check_maps, with_semantic_maps
 from htc.data.semantic_targets import read_map
@@ -218,7 +219,7 @@ def test_semantic_maps_from_a_folder(dataset: Dataset, tmp_path: Path) -> None:
     for number, size in enumerate(SIZES):
         Image.fromarray(np.full(size, number % 3, np.uint8)).save(folder / f"{number}.png")
     check_maps(dataset, folder)
-    for batch in training_loader(with_semantic_maps(dataset, folder), settings(), 0, 0, 1):
+    for batch in training_loader(with_semantic_maps(dataset, MapSources(folder)), settings(), 0, 0, 1):
         assert batch.semantic is not None
         height, width = batch.sizes[0].tolist()
         assert (batch.semantic[0, :height, :width] == int(batch.image_ids[0]) % 3).all()

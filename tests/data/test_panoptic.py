@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from PIL import Image
 from htc.data.coco import read_coco
 from htc.data.ground_truth import annotated
 from htc.data.loader import training_loader
+from htc.data.map_sources import MapSources
 from htc.data.records import Dataset
 from htc.data.semantic_maps import with_semantic_maps
 from htc.errors import ConfigError, DataError
 from htc.presets import preset
 from htc.training.start import fit_to_data
 
-SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "coco_panoptic_sample"
+SAMPLE = next((f / "shared/data/coco_panoptic_sample" for f in Path(__file__).resolve().parents if (f / "shared/data").is_dir()), Path("coco_panoptic_sample"))
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def panoptic(segments: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     return {"annotations": [{"image_id": 5, "file_name": "p.png", "segments_info": named if segments is None else segments}], "categories": categories}
 
 
-def write(folder: Path, content: dict[str, Any], ids: np.ndarray | None = None) -> tuple[Path, Path]:
+def write(folder: Path, content: dict[str, Any], ids: np.ndarray | None = None, instances: int | Literal["ids"] | None = None) -> MapSources:
     """The PNG folder and JSON file: four quarters, segments 0 (void), 3, 70000 and 5000000."""
     if ids is None:
         ids = np.zeros((6, 8), np.int64)
@@ -46,7 +48,7 @@ def write(folder: Path, content: dict[str, Any], ids: np.ndarray | None = None) 
     colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
     Image.fromarray(colours).save(folder / "maps" / "p.png")
     (folder / "panoptic.json").write_text(json.dumps(content))
-    return folder / "maps", folder / "panoptic.json"
+    return MapSources(None, folder / "panoptic.json", folder / "maps", instances)
 
 
 def map_of(data: Dataset, classes: int = 10) -> np.ndarray:
@@ -63,45 +65,47 @@ def quarters() -> np.ndarray:
 
 def test_things_stuff_crowds_and_void(data: Dataset, tmp_path: Path) -> None:
     """Categories by their order, not their id; crowds and pixels of no segment are ignored."""
-    found = with_semantic_maps(data, *write(tmp_path, panoptic()))
+    found = with_semantic_maps(data, write(tmp_path, panoptic()))
     assert found.semantic_maps is not None
     assert found.semantic_maps.panoptic is not None
-    assert found.semantic_maps.panoptic.classes == ("car", "sky")
+    assert found.semantic_maps.panoptic.names == {0: "car", 1: "sky"}
     assert np.array_equal(map_of(found), quarters())
 
 
 def test_instances_over_panoptic_maps(data: Dataset, tmp_path: Path) -> None:
-    maps = write(tmp_path, panoptic())
     expected = quarters()
     expected[1:3, 2:5] = 0
-    assert np.array_equal(map_of(with_semantic_maps(data, *maps, instances_from=0)), expected)
+    assert np.array_equal(map_of(with_semantic_maps(data, write(tmp_path, panoptic(), instances=0))), expected)
     with pytest.raises(DataError, match="instances of 'car' would be drawn with the value 1, which is 'sky'"):
-        with_semantic_maps(data, *maps, instances_from=1)
+        with_semantic_maps(data, write(tmp_path, panoptic(), instances=1))
+    with pytest.raises(DataError, match="instances of 'car' would be drawn with the value 2, but are 0"):
+        with_semantic_maps(data, write(tmp_path, panoptic(), instances=2))
 
 
 def test_instances_over_a_folder_of_stuff(data: Dataset, tmp_path: Path) -> None:
     """Stuff 0..2 from the folder, the one class of instances as 3; the branch gets as many classes as it needs."""
     (tmp_path / "stuff").mkdir()
     Image.fromarray(np.full((6, 8), 2, np.uint8)).save(tmp_path / "stuff" / "a.png")
-    found = with_semantic_maps(data, tmp_path / "stuff", instances_from=3)
+    found = with_semantic_maps(data, MapSources(tmp_path / "stuff", instances=3))
     expected = np.full((6, 8), 2)
     expected[1:3, 2:5] = 3
     assert np.array_equal(map_of(found), expected)
     small = preset("htc_r18_small")
     assert small.semantic is not None
     three = small.model_copy(update={"semantic": small.semantic.model_copy(update={"classes": 3})})
-    config = fit_to_data(three, found, tmp_path / "stuff")
+    config = fit_to_data(three, found, MapSources(tmp_path / "stuff", instances=3))
     assert config.semantic is not None
     assert config.semantic.classes == 4
     with pytest.raises(ConfigError, match=r"semantic\.classes is 3; the semantic maps need 4"):
         training_loader(found, three, 0, 0, 1)
-    with pytest.raises(DataError, match="values up to 255"):
-        with_semantic_maps(data, tmp_path / "stuff", instances_from=255)
+    with pytest.raises(DataError, match=r"the value 256, a map has 0\.\.254"):
+        with_semantic_maps(data, MapSources(tmp_path / "stuff", instances=256))
 
 
 def test_the_branch_gets_the_panoptic_classes(data: Dataset, tmp_path: Path) -> None:
-    found = with_semantic_maps(data, *write(tmp_path, panoptic()))
-    config = fit_to_data(preset("htc_r18_small"), found, tmp_path)
+    maps = write(tmp_path, panoptic())
+    found = with_semantic_maps(data, maps)
+    config = fit_to_data(preset("htc_r18_small"), found, maps)
     assert config.semantic is not None
     assert config.semantic.classes == 2
     (batch,) = training_loader(found, config, 0, 0, 1)
@@ -131,29 +135,28 @@ def faulty(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 )
 def test_faults_are_named(data: Dataset, tmp_path: Path, content: dict[str, Any], says: str) -> None:
     with pytest.raises(DataError, match=says):
-        with_semantic_maps(data, *write(tmp_path, content))
+        with_semantic_maps(data, write(tmp_path, content))
 
 
 def test_files_that_cannot_be_used(data: Dataset, tmp_path: Path) -> None:
-    folder, annotations = write(tmp_path, panoptic([]))
     with pytest.raises(DataError, match="holds segment 3, which the annotation of image 5 does not list"):
-        map_of(with_semantic_maps(data, folder, annotations))
-    folder, annotations = write(tmp_path, panoptic(), np.zeros((6, 9), np.int64))
+        map_of(with_semantic_maps(data, write(tmp_path, panoptic([]))))
+    maps = write(tmp_path, panoptic([]), np.zeros((6, 9), np.int64))
     with pytest.raises(DataError, match=r"p\.png is 9x6, its picture 8x6"):
-        map_of(with_semantic_maps(data, folder, annotations))
-    Image.new("L", (8, 6)).save(folder / "p.png")
+        map_of(with_semantic_maps(data, maps))
+    Image.new("L", (8, 6)).save(tmp_path / "maps/p.png")
     with pytest.raises(DataError, match=r"has mode L; .* leave out --semantic-json"):
-        map_of(with_semantic_maps(data, folder, annotations))
-    (folder / "p.png").write_bytes(b"x")
+        map_of(with_semantic_maps(data, maps))
+    (tmp_path / "maps/p.png").write_bytes(b"x")
     with pytest.raises(DataError, match="not a readable PNG"):
-        map_of(with_semantic_maps(data, folder, annotations))
+        map_of(with_semantic_maps(data, maps))
     with pytest.raises(DataError, match="no such folder of panoptic PNGs"):
-        with_semantic_maps(data, tmp_path / "none", annotations)
+        with_semantic_maps(data, replace(maps, panoptic_folder=tmp_path / "none"))
     with pytest.raises(DataError, match="cannot be read"):
-        with_semantic_maps(data, folder, tmp_path / "none.json")
-    annotations.write_text("{")
+        with_semantic_maps(data, replace(maps, panoptic_json=tmp_path / "none.json"))
+    (tmp_path / "panoptic.json").write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
-        with_semantic_maps(data, folder, annotations)
+        with_semantic_maps(data, maps)
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the COCO panoptic sample is not part of the repository")
@@ -161,7 +164,7 @@ def test_real_coco_equals_its_stuffthing_maps() -> None:
     """Two pictures of val2017: category ids of our map against the maps derived from the same PNGs by other code (id - 1, 255 void)."""
     annotations = SAMPLE / "annotations"
     data = read_coco(annotations / "panoptic_as_detection.json", SAMPLE / "val2017")
-    found = with_semantic_maps(data, annotations / "panoptic_val2017", annotations / "panoptic_val2017.json")
+    found = with_semantic_maps(data, MapSources(None, annotations / "panoptic_val2017.json", annotations / "panoptic_val2017"))
     content = json.loads((annotations / "panoptic_val2017.json").read_text())
     ids = np.array([category["id"] - 1 for category in content["categories"]] + [255] * 200)
     crowds = {a["image_id"]: [s["id"] for s in a["segments_info"] if s["iscrowd"]] for a in content["annotations"]}

@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from htc.data.coco import Splits, read_coco
 from htc.data.loader import collate
+from htc.data.map_sources import MapSources
 from htc.model.detector import Detector
 from htc.training.objective import TrainingObjective
 from htc.training.progress import Measured, Measuring, StepDone
@@ -51,7 +52,7 @@ def test_the_losses_are_those_of_all_pictures_as_one_batch(setting):
 
 def test_without_maps_of_the_validation_pictures_there_is_no_semantic_term(setting, tmp_path):
     detector, config, dataset = setting
-    assert "semantic" not in validation_losses(detector, config, validation_batches(dataset, config, tmp_path / "train"))
+    assert "semantic" not in validation_losses(detector, config, validation_batches(dataset, config, MapSources(tmp_path / "train")))
 
 
 def test_maps_of_the_validation_pictures_lie_beside_those_of_training(setting, tmp_path):
@@ -59,7 +60,7 @@ def test_maps_of_the_validation_pictures_lie_beside_those_of_training(setting, t
     (tmp_path / "maps/val").mkdir(parents=True)
     for record in dataset.images:
         Image.new("L", (record.width, record.height), 1).save(tmp_path / "maps/val" / record.path.name)
-    batches = list(validation_batches(dataset, config, tmp_path / "maps/train"))
+    batches = list(validation_batches(dataset, config, MapSources(tmp_path / "maps/train")))
     assert all(set(batch.semantic.unique().tolist()) <= {1, 255} for batch in batches)
     assert validation_losses(detector, config, batches)["semantic"] > 0
 

@@ -9,6 +9,7 @@ from htc.cli.measuring import Asked, of_model, of_results
 from htc.cli.model import print_config_of, settings_of
 from htc.cli.options import Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Words
 from htc.cli.output import STDOUT, check_json_target, table, write_json
+from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
 
@@ -29,7 +30,8 @@ def evaluate(
     save_results: File | None = None,
     max_detections: Count | None = None,
     batch_size: Count = 1,
-    semantic: Name | None = None,
+    semantic: Annotated[str | None, Parameter(metavar="auto|DIR")] = None,
+    map_flags: MapFlags = NO_MAPS,
     panoptic_json: File | None = None,
     panoptic_dir: Folder | None = None,
     save_panoptic: Folder | None = None,
@@ -64,7 +66,7 @@ def evaluate(
     batch_size
         Pictures of equal size that are computed together.
     semantic
-        Measure the semantic map too: against the PNGs of this folder, or (auto) maps derived from the instances.
+        Measure the semantic map too: auto against maps derived from the instances, or against the PNG maps of DIR.
     panoptic_json
         Measure instances and semantic map merged, too: COCO panoptic annotations of the same pictures.
     panoptic_dir
@@ -92,7 +94,7 @@ def evaluate(
     for target, flag in ((save_results, "--save-results"), (html, "--html")):
         if target is not None:
             check_json_target(str(target.absolute()), flag)
-    maps = Maps(semantic, panoptic_json, panoptic_dir, save_panoptic)
+    maps = Maps(map_flags.measured(semantic), panoptic_json, panoptic_dir, save_panoptic)
     check_maps(maps, model[0] if model else None, subsets)
     asked = Asked(annotations, images, subsets, save_results, batch_size, diagnostics, html, maps, augment)
     metrics = of_results(results, max_detections or 100, asked) if results is not None else of_model(model or [], weights, options, settings, asked)

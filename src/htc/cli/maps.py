@@ -4,25 +4,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from htc.cli.output import folder_for, say
 from htc.errors import ConfigError
 
 if TYPE_CHECKING:
+    from htc.data.map_sources import MapSources
     from htc.data.records import Dataset
     from htc.evaluation.maps import PanopticMeasure, SemanticMeasure
     from htc.evaluation.run import Look
     from htc.inference.predictor import Predictor
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Maps:
     """Which maps a call wants measured or written."""
 
-    semantic: str | None = None
+    semantic: "Literal['auto'] | MapSources | None" = None
     panoptic_json: Path | None = None
     panoptic_dir: Path | None = None
     save: Path | None = None
@@ -87,7 +86,7 @@ def _measures(maps: Maps, predictor: "Predictor", dataset: "Dataset", stack: Exi
 
     measures: dict[str, SemanticMeasure | PanopticMeasure] = {}
     if maps.semantic is not None:
-        measures["semantic"] = SemanticMeasure(predictor, dataset, AUTO if maps.semantic == AUTO else Path(maps.semantic))
+        measures["semantic"] = SemanticMeasure(predictor, dataset, maps.semantic)
     truth = None if maps.panoptic_json is None else read_panoptic(maps.panoptic_json, maps.panoptic_dir or maps.panoptic_json.with_suffix(""))
     if truth is not None or maps.save is not None:
         folder = None if maps.save is None else folder_for("evaluate", "panoptic", maps.save)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -13,6 +13,7 @@ from htc.cli.launch import by_first, start_together
 from htc.cli.model import check_weights, fetch_weights, to_be_fetched
 from htc.cli.options import Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch
 from htc.cli.output import filling, folder_for, say
+from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.cli.splits import splits_of
 from htc.cli.watch import watching
 from htc.compatibility import check_torch
@@ -40,8 +41,7 @@ def train(
     preset: Name | None = None,
     weights: Name | None = None,
     semantic: Annotated[str, Parameter(metavar="auto|none|DIR")] = "auto",
-    semantic_json: File | None = None,
-    semantic_instances: Natural | None = None,
+    maps: MapFlags = NO_MAPS,
     out: Folder | None = None,
     epochs: Count | None = None,
     evaluate_every: Count | None = None,
@@ -81,10 +81,6 @@ def train(
         Start from these: a file, a folder, or the name of a preset with released weights. Layers that depend on the classes start anew.
     semantic
         Targets of the semantic branch: auto derives them from the instances, none leaves the branch out, DIR holds PNG maps.
-    semantic_json
-        COCO panoptic annotations: DIR holds their PNGs.
-    semantic_instances
-        Draw the instances over the maps of DIR, class k (from 0) with this value + k.
     out
         Folder for model, numbers and curves. Default: runs/train/PRESET, or the name of the data where the preset is chosen.
     epochs
@@ -120,7 +116,7 @@ def train(
         return 0
     if resume and out is None:
         raise ConfigError("--resume needs --out DIR, the folder of the training to go on with")
-    targets = _targets(semantic, semantic_json, semantic_instances)
+    targets = maps.targets(semantic)
     if weights is not None:
         check_weights(weights)
     name = given.preset if names_preset(settings) or no_data else _name_of(data or train_annotations)
@@ -145,8 +141,6 @@ def train(
         resume=resume,
         weights=weights,
         semantic=targets,
-        semantic_json=semantic_json,
-        semantic_instances=semantic_instances,
         workers=workers,
         checkpoints=Every(steps=checkpoint_steps),
     )
@@ -204,16 +198,6 @@ def steps_of(bar: Callable[[int, int, str], None]) -> "Progress":
             bar(event.step, event.steps, f"loss {sum(event.losses.values()):.3f}")
 
     return show
-
-
-def _targets(semantic: str, semantic_json: Path | None, semantic_instances: int | None) -> Literal["auto", "none"] | Path:
-    if semantic in ("auto", "none"):
-        if semantic_json is not None or semantic_instances is not None:
-            raise ConfigError("--semantic-json and --semantic-instances say how to read a folder of maps: give it as --semantic DIR")
-        return "auto" if semantic == "auto" else "none"
-    if not semantic or not Path(semantic).is_dir():
-        raise ConfigError(f"--semantic {semantic}: no such folder; give auto, none, or a folder of PNG maps named like the pictures")
-    return Path(semantic)
 
 
 def _fetch(weights: str | None, splits: "Splits") -> None:

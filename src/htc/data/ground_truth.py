@@ -49,8 +49,8 @@ def annotated(record: ImageRecord, semantic_classes: int | None, semantic_maps: 
     if semantic_maps is None:
         return Annotated(truth, derived_map(crops, labels, [_crop(instance, size) for instance in crowds], size))
     semantic = read_semantic(record, semantic_maps, semantic_classes)
-    if semantic_maps.instances_from is not None:
-        draw_instances(semantic, crops, labels, semantic_maps.instances_from)
+    if semantic_maps.instance_values is not None:
+        draw_instances(semantic, crops, [semantic_maps.instance_values[label] for label in labels])
     return Annotated(truth, semantic)
 
 

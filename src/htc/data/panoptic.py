@@ -4,6 +4,7 @@ Format: https://cocodataset.org/#format-data, "Panoptic Segmentation". Crowd seg
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,44 +13,52 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from htc.data.faults import Faults
-from htc.data.records import Dataset, ImageRecord, Panoptic
+from htc.data.records import Dataset, ImageRecord, PanopticMaps
 from htc.data.semantic_targets import IGNORE, MOST_CLASSES
 from htc.errors import DataError
 
 
-def read_panoptic(annotations: Path, folder: Path, dataset: Dataset) -> Panoptic:
-    """Reads a panoptic annotation file; classes are its categories in their order, from 0.
+def read_panoptic(annotations: Path, folder: Path, dataset: Dataset, *, by_id: bool = False, may_lack: Collection[int | str] = ()) -> PanopticMaps:
+    """Reads a panoptic annotation file. Classes are its categories in their order, from 0, or `by_id` their category ids - 1.
 
-    Every picture of `dataset` must have an annotation (by image id) whose PNG lies in `folder`. Raises `DataError` that names
-    the file, what is wrong and what to do.
+    Every picture of `dataset` must have an annotation (by image id) whose PNG lies in `folder`, but for those that `may_lack` it.
+    Raises `DataError` that names the file, what is wrong and what to do.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of panoptic PNGs; give the right one")
     content = _load(annotations)
     faults = Faults(annotations)
-    values = _classes(content["categories"], faults)
+    values = _classes(content["categories"], by_id, faults)
     faults.check()
     found = {entry["image_id"]: entry for entry in content["annotations"] if isinstance(entry, dict) and "image_id" in entry}
-    files: dict[int | str, str] = {}
-    segments: dict[int | str, dict[int, int]] = {}
+    if may_lack and not any(record.id in found for record in dataset.images):
+        raise DataError(f"{annotations} has no annotation of any of the {len(dataset)} pictures; give the file of these pictures")
+    maps = PanopticMaps({values[category["id"]]: category["name"] for category in content["categories"]}, folder, {}, {})
     for record in dataset.images:
         entry = found.get(record.id)
-        if entry is None:
+        if entry is not None:
+            _add(maps, record, entry, values, faults)
+        elif record.id not in may_lack:
             faults.add(f"image {record.id} ({record.path.name}) has no annotation; add it, or train on the pictures that have one")
-            continue
-        try:
-            files[record.id] = str(entry["file_name"])
-            segments[record.id] = {int(s["id"]): IGNORE if s.get("iscrowd", 0) else values[s["category_id"]] for s in entry["segments_info"]}
-        except (KeyError, TypeError, ValueError) as error:
-            faults.add(f"the annotation of image {record.id} is damaged ({error}); each segment needs an id and the category_id of a listed category")
-            continue
-        if not (folder / files[record.id]).is_file():
-            faults.add(f"picture {files[record.id]} of image {record.id} is not in {folder}; give the folder of the panoptic PNGs")
     faults.check()
-    return Panoptic(tuple(category["name"] for category in content["categories"]), files, segments)
+    return maps
 
 
-def read_panoptic_map(record: ImageRecord, folder: Path, panoptic: Panoptic) -> UInt8[np.ndarray, "H W"]:
+def _add(maps: PanopticMaps, record: ImageRecord, entry: dict[str, Any], values: dict[int, int], faults: Faults) -> None:
+    try:
+        file = str(entry["file_name"])
+        segments = {int(s["id"]): IGNORE if s.get("iscrowd", 0) else values[s["category_id"]] for s in entry["segments_info"]}
+    except (KeyError, TypeError, ValueError) as error:
+        faults.add(f"the annotation of image {record.id} is damaged ({error}); each segment needs an id and the category_id of a listed category")
+        return
+    if not (maps.folder / file).is_file():
+        faults.add(f"picture {file} of image {record.id} is not in {maps.folder}; give the folder of the panoptic PNGs")
+    maps.files[record.id], maps.segments[record.id] = file, segments
+
+
+def read_panoptic_map(record: ImageRecord, panoptic: PanopticMaps) -> UInt8[np.ndarray, "H W"]:
     """The class of every pixel of one picture; raises `DataError` for a PNG that cannot be used or holds unlisted segments."""
-    path = folder / panoptic.files[record.id]
+    path = panoptic.folder / panoptic.files[record.id]
     try:
         with Image.open(path) as image:
             mode, colours = image.mode, np.asarray(image)
@@ -82,15 +91,17 @@ def _load(annotations: Path) -> dict[str, Any]:
     return content
 
 
-def _classes(categories: list[Any], faults: Faults) -> dict[int, int]:
-    """Class number by category id, in the file's order."""
-    if len(categories) > MOST_CLASSES + 1:
+def _classes(categories: list[Any], by_id: bool, faults: Faults) -> dict[int, int]:
+    """Class number by category id: the place in the file, or the id - 1."""
+    if not by_id and len(categories) > MOST_CLASSES + 1:
         faults.add(f"{len(categories)} categories do not fit into a semantic map (at most {MOST_CLASSES + 1})")
     values: dict[int, int] = {}
     for category in categories:
         id, name = (category.get("id"), category.get("name")) if isinstance(category, dict) else (None, None)
         if not isinstance(id, int) or not isinstance(name, str) or id in values:
             faults.add(f"category {id!r} needs a whole number of its own as id, and a name; correct it")
-        else:
-            values[id] = len(values)
+            continue
+        if by_id and not 1 <= id <= MOST_CLASSES + 1:
+            faults.add(f"category {name!r} has the id {id}; classes are category ids - 1 here, so ids must be 1..{MOST_CLASSES + 1}")
+        values[id] = id - 1 if by_id else len(values)
     return values

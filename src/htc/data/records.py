@@ -49,26 +49,30 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
-class Panoptic:
+class PanopticMaps:
     """What COCO's panoptic annotations say of the pictures of one data set."""
 
-    classes: tuple[str, ...]
-    """Names of the maps' classes, in the order of the annotation file's categories: things and stuff."""
+    names: dict[int, str]
+    """Of the classes, things and stuff, by their value in the maps."""
+    folder: Path
+    """PNGs whose pixels are segment ids, R + 256 G + 65536 B."""
     files: dict[int | str, str]
-    """Name of the PNG of each picture, by image id; its pixels are segment ids, R + 256 G + 65536 B."""
+    """Name of the PNG of each picture that has one, by image id."""
     segments: dict[int | str, dict[int, int]]
     """Class of each segment id of each picture; a crowd has 255 (ignore)."""
 
 
 @dataclass(frozen=True)
 class SemanticMaps:
-    """Where the semantic maps of a data set come from, if they are not derived from its instances alone."""
+    """Maps of a data set whose semantic targets are not derived from its instances alone; each source lies over the one before."""
 
-    folder: Path
-    """PNGs: class numbers, named like the pictures; or panoptic ones."""
-    panoptic: Panoptic | None = None
-    instances_from: int | None = None
-    """The instances are drawn over the maps, class k with the value `instances_from` + k; None: the maps stay as they are."""
+    folder: Path | None
+    """PNGs of class numbers, named like the pictures."""
+    absent: frozenset[int | str] = frozenset()
+    """Pictures without a PNG in `folder`, by image id: their maps are panoptic alone."""
+    panoptic: PanopticMaps | None = None
+    instance_values: tuple[int, ...] | None = None
+    """The instances are drawn over the maps, class k (0 .. K-1) as `instance_values[k]`; None: the maps stay as they are."""
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,15 @@ def derived_map(crops: list[Crop], labels: list[int], crowds: list[Crop], size: 
     canvas = np.zeros(size, np.uint8)
     for crowd in crowds:
         _draw(canvas, crowd, IGNORE)
-    draw_instances(canvas, crops, labels, 1)
+    draw_instances(canvas, crops, [label + 1 for label in labels])
     return canvas
 
 
-def draw_instances(canvas: UInt8[np.ndarray, "H W"], crops: list[Crop], labels: list[int], first: int) -> None:
-    """Draws the objects into a map, class k as `first` + k, small ones over large ones."""
+def draw_instances(canvas: UInt8[np.ndarray, "H W"], crops: list[Crop], values: list[int]) -> None:
+    """Draws the objects into a map, each with its value, small ones over large ones."""
     areas = [int(crop.bitmap.sum()) for crop in crops]
     for i in sorted(range(len(crops)), key=lambda i: -areas[i]):
-        _draw(canvas, crops[i], first + labels[i])
+        _draw(canvas, crops[i], values[i])
 
 
 def _draw(canvas: UInt8[np.ndarray, "H W"], crop: Crop, value: int) -> None:

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from htc.data.ground_truth import annotated
+from htc.data.map_sources import MapSources
 from htc.data.records import Dataset, ImageRecord
-from htc.data.semantic_maps import with_semantic_maps
+from htc.data.semantic_maps import class_names, least_classes, with_semantic_maps
 from htc.data.semantic_targets import IGNORE
 from htc.errors import ConfigError, DataError
 from htc.evaluation.panoptic import Category, PanopticQuality
@@ -22,11 +22,11 @@ from htc.results import Detections
 
 @dataclass
 class SemanticMeasure:
-    """mIoU against a folder of PNG maps, or maps derived from the annotated instances (`auto`)."""
+    """mIoU against maps on the disk, numbered as training would number them, or derived from the annotated instances (`auto`)."""
 
     predictor: Predictor
     dataset: Dataset
-    maps: Path | Literal["auto"]
+    maps: MapSources | Literal["auto"]
     counts: SemanticCounts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -35,7 +35,8 @@ class SemanticMeasure:
             raise ConfigError("--semantic: this model has no semantic branch")
         classes = len(self.predictor.config.classes)
         if self.maps != "auto":
-            self.dataset = with_semantic_maps(self.dataset, self.maps)
+            self.dataset = with_semantic_maps(self.dataset, self.maps, self.predictor.config.classes)
+            _check_classes(branch.classes, least_classes(self.dataset), exact=self.maps.folder is None)
         elif branch.classes <= classes:
             raise ConfigError(
                 f"--semantic auto: the branch has {branch.classes} classes, maps derived from instances need {classes + 1}; name a folder of maps"
@@ -51,7 +52,7 @@ class SemanticMeasure:
 
     def numbers(self) -> dict[str, Any]:
         """See `SemanticCounts.numbers`."""
-        return self.counts.numbers(semantic_names(self.predictor.config) if self.maps == "auto" else {})
+        return self.counts.numbers(semantic_names(self.predictor.config) if self.maps == "auto" else class_names(self.dataset))
 
     def _names(self) -> np.ndarray:
         """From the annotations' labels to the model's, by name: they may be in another order."""
@@ -61,6 +62,12 @@ class SemanticMeasure:
             if name in self.predictor.config.classes:
                 labels[label + 1] = self.predictor.config.classes.index(name) + 1
         return labels
+
+
+def _check_classes(branch: int, needed: int, *, exact: bool) -> None:
+    """Panoptic classes alone are all that a branch trained on them has; a folder may have more than a part of the data shows."""
+    if branch < needed or (exact and branch != needed):
+        raise ConfigError(f"--semantic: the model's branch has {branch} classes, these maps need {needed}; give the maps of its training's kind, or auto")
 
 
 @dataclass

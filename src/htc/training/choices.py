@@ -15,6 +15,7 @@ import numpy as np
 
 from htc.config import AdamW, Config, NoMask, ResNet
 from htc.data.advice import Statistics, anchor_scale, input_size, max_detections, repeat_threshold, statistics_of
+from htc.data.map_sources import MapSources
 from htc.data.records import Dataset
 from htc.files import write_json
 from htc.presets import preset
@@ -183,7 +184,7 @@ def _length(chooser: _Chooser, pictures: int, processes: int) -> None:
         chooser.take({"training.warmup_steps": warmup}, "the learning rate rises over a tenth of the steps at most")
 
 
-def stated(config: Config, semantic: Literal["auto", "none"] | Path, images_per_step: int) -> list[Choice]:
+def stated(config: Config, semantic: Literal["auto", "none"] | MapSources, images_per_step: int) -> list[Choice]:
     """What follows from any configuration, chosen or given: the real learning rate and the semantic targets."""
     training = config.training
     rate = base_learning_rate(training, images_per_step)
@@ -199,7 +200,8 @@ def stated(config: Config, semantic: Literal["auto", "none"] | Path, images_per_
     if semantic == "auto":
         derived = f"derived from the instances: background and {config.num_classes} classes; small objects over large ones, crowds ignored"
         return [*found, Choice({"semantic targets": "auto"}, derived)]
-    return [*found, Choice({"semantic targets": str(semantic)}, "a PNG map for each picture")]
+    merged = "merged: each of them lies over the one before" if len(semantic.merged) > 1 else "a PNG map for each picture"
+    return [*found, Choice({"semantic targets": ", ".join(semantic.merged)}, merged)]
 
 
 def write_choices(folder: Path, choices: Sequence[Choice]) -> None:

@@ -1,9 +1,9 @@
 """How a training is carried out."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from htc.data.map_sources import MapSources
 from htc.training.checkpoints import EVERY_MINUTE, Every
 from htc.training.choices import Choice
 
@@ -20,12 +20,8 @@ class Options:
     """Go on from the last checkpoint of the training in the same folder, exactly, also in the middle of an epoch."""
     weights: str | None = None
     """Start from these weights: a preset's name, a folder or a file. Layers that depend on the classes may differ."""
-    semantic: Literal["auto", "none"] | Path = "auto"
-    """Semantic targets: derived from the instances, no semantic branch, or a folder of PNG maps."""
-    semantic_json: Path | None = None
-    """COCO panoptic annotations: the folder of maps holds panoptic PNGs."""
-    semantic_instances: int | None = None
-    """Draw the instances over the folder's maps, class k with this value + k."""
+    semantic: Literal["auto", "none"] | MapSources = "auto"
+    """Semantic targets: derived from the instances, no semantic branch, or maps on the disk."""
     evaluate_every: int = 1
     """Epochs between two evaluations; the last epoch always has one."""
     validation_losses: bool = True

@@ -16,6 +16,7 @@ from htc.data.checks.before_training import check_data
 from htc.data.coco import Splits, read_coco
 from htc.data.epochs import batches_per_epoch
 from htc.data.loader import PictureLoader, training_loader
+from htc.data.map_sources import MapSources
 from htc.data.records import Dataset
 from htc.data.semantic_maps import with_semantic_maps
 from htc.errors import DataError, OutputError
@@ -78,7 +79,7 @@ def _train(config: Config, splits: Splits, out: Path, options: Options, progress
     dataset = read_dataset(splits, options)
     config = fit_to_data(config, dataset, options.semantic)
     validation = validation_of(out, config, splits, options, progress)
-    for warning in check_data(config, splits, options.semantic if isinstance(options.semantic, Path) and options.semantic_json is None else None):
+    for warning in check_data(config, splits, options.semantic if isinstance(options.semantic, MapSources) else None):
         if progress is not None:
             progress(Said(warning))
     module = build_module(config, dataset, options, out, progress)
@@ -105,12 +106,12 @@ def record_setting(out: Path, config: Config, options: Options) -> None:
 
 
 def read_dataset(splits: Splits, options: Options) -> Dataset:
-    """The training part with its semantic maps, where a folder of them is given; raises `DataError`."""
+    """The training part with its semantic maps, where there are some; raises `DataError`."""
     dataset = read_coco(splits.train_annotations, splits.train_images)
     if not len(dataset):
         raise DataError(f"{splits.train_annotations} lists no picture: there is nothing to train on")
-    if isinstance(options.semantic, Path):
-        dataset = with_semantic_maps(dataset, options.semantic, options.semantic_json, options.semantic_instances)
+    if isinstance(options.semantic, MapSources):
+        dataset = with_semantic_maps(dataset, options.semantic)
     return dataset
 
 
@@ -140,10 +141,8 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
         return Validation(out, None, options.evaluate_every, training.epochs)
     match_categories(config.classes, read_annotations(annotations))
     dataset = read_coco(annotations, images)
-    maps = options.semantic if isinstance(options.semantic, Path) else None
-    batches = None
-    if options.validation_losses:
-        batches = validation_batches(dataset, config, maps, options.workers, panoptic_json=options.semantic_json, instances_from=options.semantic_instances)
+    sources = options.semantic if isinstance(options.semantic, MapSources) else None
+    batches = validation_batches(dataset, config, sources, options.workers) if options.validation_losses else None
 
     def tell(done: int, pictures: int) -> None:
         if progress is not None:

@@ -1,11 +1,11 @@
 """Where a training starts: the configuration fitted to the data, the weights it begins with."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from htc.checkpoint.fit import LoadedWeights
 from htc.config import Config
+from htc.data.map_sources import MapSources
 from htc.data.records import Dataset
 from htc.data.semantic_maps import least_classes
 from htc.errors import CheckpointError
@@ -17,12 +17,12 @@ OF_THE_CLASSES = (".classify.", ".regress.", ".logits.", "semantic.logits.")
 """Layers with rows of their own for each class: rows of classes that the weights do not know start anew."""
 
 
-def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "none"] | Path) -> Config:
+def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "none"] | MapSources) -> Config:
     """`config` with the data's classes and ids, and a semantic branch that fits its targets.
 
     Targets derived from K classes have K + 1 values (background 0), panoptic ones as many as they have categories; with a folder of
-    maps the branch stays as configured, unless instances are drawn over them with higher values; `none` leaves the branch and its
-    fusion out. Data without any mask leave the mask heads out.
+    maps the branch stays as configured, unless what lies over them has higher values; `none` leaves the branch and its fusion out.
+    Data without any mask leave the mask heads out.
     """
     changed = config.model_dump()
     changed |= {"classes": dataset.classes, "category_ids": dataset.category_ids}
@@ -31,8 +31,8 @@ def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "non
         changed["cascade"]["semantic_fusion"] = "none"
     elif config.semantic is not None:
         maps, needed = dataset.semantic_maps, least_classes(dataset)
-        folder_only = maps is not None and maps.panoptic is None
-        changed["semantic"]["classes"] = max(config.semantic.classes, needed) if folder_only else needed
+        from_folder = maps is not None and maps.folder is not None
+        changed["semantic"]["classes"] = max(config.semantic.classes, needed) if from_folder else needed
     if without_masks(dataset):
         cascade = changed["cascade"]
         cascade |= {"mask_head": {"kind": "none"}, "mask_flow": False, "semantic_fusion": BOXES_ONLY[cascade["semantic_fusion"]]}

@@ -1,13 +1,13 @@
 """The losses of Eq. 7 on validation pictures: the same objective, no gradient, the same draws every time."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from htc.config import Augmentation, Config, Sampling
 from htc.data.loader import training_loader
+from htc.data.map_sources import MapSources
 from htc.data.records import Dataset
 from htc.data.semantic_maps import with_semantic_maps
 from htc.errors import DataError
@@ -20,27 +20,25 @@ PLAIN = Augmentation(horizontal_flip=0.0, vertical_flip=0.0)
 """Resized as for prediction, and nothing else."""
 
 
-def validation_batches(
-    dataset: Dataset, config: Config, semantic_maps: Path | None, workers: int = 0, *, panoptic_json: Path | None = None, instances_from: int | None = None
-) -> Iterable[Batch]:
+def validation_batches(dataset: Dataset, config: Config, maps: MapSources | None, workers: int = 0) -> Iterable[Batch]:
     """The validation pictures one by one, as prediction sees them; every pass gives the same, sampling seeds included.
 
-    `semantic_maps` is the folder of the training pictures' maps; those of the validation pictures lie there, or beside it in a folder named
-    like the pictures' own, as COCO-Stuff's do. Without them there is no semantic target and no semantic term.
+    `maps` are the training pictures'; those of the validation pictures lie there too, or beside them under the name of the pictures' folder,
+    as COCO's do (`MapSources.of_part`). Without them there is no semantic target and no semantic term.
     """
-    if config.semantic is not None and semantic_maps is not None:
-        places = [semantic_maps, *(semantic_maps.parent / name for name in {record.path.parent.name for record in dataset.images})]
-        found = [one for one in (_with_maps(dataset, place, panoptic_json, instances_from) for place in places) if one is not None]
+    if config.semantic is not None and maps is not None:
+        places = [maps, *(maps.of_part(name) for name in sorted({record.path.parent.name for record in dataset.images}))]
+        found = [one for one in (_with_maps(dataset, place) for place in places) if one is not None]
         dataset = found[0] if found else dataset
         config = config if found else config.model_copy(update={"semantic": None})
     training = config.training.model_copy(update={"augmentation": PLAIN, "sampling": Sampling()})
     return training_loader(dataset, config.model_copy(update={"training": training}), 0, 0, 1, workers)
 
 
-def _with_maps(dataset: Dataset, folder: Path, panoptic_json: Path | None, instances_from: int | None) -> Dataset | None:
+def _with_maps(dataset: Dataset, maps: MapSources) -> Dataset | None:
     """None where maps are missing: not a fault, those of the validation pictures are not needed."""
     try:
-        return with_semantic_maps(dataset, folder, panoptic_json, instances_from)
+        return with_semantic_maps(dataset, maps)
     except DataError:
         return None
 

@@ -9,21 +9,23 @@ from htc.data.checks.kinds import KINDS
 from htc.data.checks.maps import map_files
 from htc.data.checks.part import read_part
 from htc.data.coco import Splits
+from htc.data.map_sources import MapSources
 from htc.errors import DataError
 
 SHOWN = 5
 """Errors that are named; `htc doctor` shows all."""
 
 
-def check_data(config: Config, splits: Splits, maps: Path | None = None) -> tuple[str, ...]:
+def check_data(config: Config, splits: Splits, maps: MapSources | None = None) -> tuple[str, ...]:
     """One line for each kind of warning. No pixel is read: about a millisecond a picture.
 
-    `maps` is the folder of semantic maps, where there is one. Raises `DataError` that names the errors, their files and ids.
+    `maps`: of their folder the headers are read; what it may lack are pictures with panoptic maps. Raises `DataError` that names the
+    errors, their files and ids.
     """
     train = read_part(splits.train_annotations, splits.train_images, "train")
     found = list(fast_findings(train, config.input, config.inference.max_detections))
-    if maps is not None:
-        found += map_files(train, maps)
+    if maps is not None and maps.folder is not None:
+        found += [one for one in map_files(train, maps.folder) if maps.panoptic_json is None or one.code != "semantic-missing"]
     if splits.val_annotations is not None and splits.val_images is not None:
         val = read_part(splits.val_annotations, splits.val_images, "val")
         found += fast_findings(val, config.input, config.inference.max_detections)

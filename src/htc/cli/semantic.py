@@ -1,0 +1,70 @@
+"""Semantic maps as `--semantic` and the flags beside it name them, the same to train on and to measure against."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from htc.cli.options import File, Folder
+from htc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from htc.data.map_sources import MapSources
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class MapFlags:
+    """How the maps of `--semantic DIR` are to be read, and what is merged with them."""
+
+    semantic_json: File | None = None
+    """COCO panoptic annotations: DIR holds their PNGs, or class numbers where --semantic-panoptic names these."""
+    semantic_panoptic: Folder | None = None
+    """Lay the PNGs of --semantic-json, which are here, over the maps of DIR; classes are category ids - 1 then."""
+    semantic_instances: Annotated[str | None, Parameter(metavar="N|ids")] = None
+    """Draw the instances over the maps of DIR: class k (from 0) as N + k, or each as its category id - 1."""
+
+    def check_unused(self) -> None:
+        """Raises `ConfigError` if any is given."""
+        if self != NO_MAPS:
+            raise ConfigError("--semantic-json, --semantic-panoptic and --semantic-instances say how to read a folder of maps: give it as --semantic DIR")
+
+    def targets(self, semantic: str) -> "Literal['auto', 'none'] | MapSources":
+        """What `htc train --semantic auto|none|DIR` trains on; raises `ConfigError` for what cannot be."""
+        if semantic == "none" or semantic == "auto":
+            self.check_unused()
+            return semantic
+        return self._sources(semantic, "auto, none, or")
+
+    def measured(self, semantic: str | None) -> "Literal['auto'] | MapSources | None":
+        """What `htc evaluate --semantic auto|DIR` measures against; raises `ConfigError` for what cannot be."""
+        if semantic is None or semantic == "auto":
+            self.check_unused()
+            return semantic
+        return self._sources(semantic, "auto or")
+
+    def _sources(self, semantic: str, others: str) -> "MapSources":
+        from htc.data.map_sources import MapSources
+
+        if not semantic or not Path(semantic).is_dir():
+            raise ConfigError(f"--semantic {semantic}: no such folder; give {others} a folder of PNG maps named like the pictures")
+        instances = _instances(self.semantic_instances)
+        if self.semantic_json is None:
+            if self.semantic_panoptic is not None:
+                raise ConfigError("--semantic-panoptic holds the PNGs of --semantic-json FILE, which is missing")
+            return MapSources(Path(semantic), instances=instances)
+        if self.semantic_panoptic is None:
+            return MapSources(None, self.semantic_json, Path(semantic), instances)
+        return MapSources(Path(semantic), self.semantic_json, self.semantic_panoptic, instances)
+
+
+NO_MAPS = MapFlags()
+
+
+def _instances(text: str | None) -> "int | Literal['ids'] | None":
+    if text is None or text == "ids":
+        return text
+    if not text.isdecimal():
+        raise ConfigError(f"--semantic-instances {text}: give the value of the first class, 0 or more, or ids for category ids - 1")
+    return int(text)
