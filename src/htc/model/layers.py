@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc.config import BackboneNorm, LayerNorm
+from htc.model.sync_norm import SyncBatchNorm2d
 
 
 class FixedBatchNorm2d(nn.BatchNorm2d):
@@ -53,7 +54,7 @@ def norm(kind: BackboneNorm | LayerNorm, channels: int) -> nn.Module:
         case "batch":
             return nn.BatchNorm2d(channels)
         case "sync":
-            return nn.SyncBatchNorm(channels)
+            return SyncBatchNorm2d(channels)
         case "group":
             return group_norm(channels)
         case "none":
