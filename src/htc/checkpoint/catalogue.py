@@ -1,4 +1,4 @@
-"""What is known of every preset: its size, its published AP, with the source."""
+"""What is known of every preset: its size, its published AP with the source, and what this library measured."""
 
 import json
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from importlib.resources import files
 
 from htc.checkpoint.zoo import RELEASED
 from htc.presets import PRESETS
+from htc.presets.measured import MEASURED, Measured
 from htc.presets.published import PUBLISHED
 
 ZOO = "mmdetection model zoo"
@@ -25,6 +26,7 @@ class Entry:
     pictures: str | None
     """What the AP is of: COCO val2017 or test-dev."""
     source: str | None
+    measured: Measured | None
 
 
 def catalogue() -> list[Entry]:
@@ -34,10 +36,13 @@ def catalogue() -> list[Entry]:
 
 
 def _entry(name: str, size: dict[str, float]) -> Entry:
-    counted = size.get("parameters"), size.get("gflop")
+    return Entry(name, size.get("parameters"), size.get("gflop"), *_published(name), MEASURED.get(name))
+
+
+def _published(name: str) -> tuple[float | None, float | None, str | None, str | None]:
     if name in RELEASED:
-        return Entry(name, *counted, RELEASED[name].box_ap, RELEASED[name].mask_ap, "val2017", ZOO)
+        return RELEASED[name].box_ap, RELEASED[name].mask_ap, "val2017", ZOO
     if name in PUBLISHED:
         found = PUBLISHED[name]
-        return Entry(name, *counted, found.box_ap, found.mask_ap, found.pictures, found.source)
-    return Entry(name, *counted, None, None, None, None)
+        return found.box_ap, found.mask_ap, found.pictures, found.source
+    return None, None, None, None

@@ -2,6 +2,7 @@
 
 import json as json_format
 from dataclasses import asdict
+from typing import Any
 
 from htc.checkpoint.catalogue import Entry, catalogue
 from htc.checkpoint.zoo import RELEASED, cache_folder, cached, weights_url
@@ -11,9 +12,11 @@ from htc.config import Config
 from htc.presets import preset
 from htc.settings import to_yaml
 
+COLUMNS = ("preset", "params", "GFLOP", "box", "mask", "published by", "measured")
+
 
 def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Switch = False) -> int:
-    """List the presets: parameters, operations, published AP, and where their weights are.
+    """List the presets: parameters, operations, published AP and whose, what was measured here, and where the weights are.
 
     Parameters
     ----------
@@ -31,25 +34,35 @@ def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Swit
     if name is not None:
         print(to_yaml(preset(name)), end="")
         return 0
-    rows = [_row(entry) for entry in catalogue()]
+    entries = catalogue()
     if json is not None:
-        write_json(json, rows)
+        write_json(json, [_row(entry) for entry in entries])
         return 0
-    table(("preset", "params", "GFLOP", "box", "mask", "weights"), [_line(row) for row in rows])
-    say("\nparams: millions; GFLOP: of a picture of 800x1333; box, mask: published AP on COCO val2017, * on test-dev (sources: --json -)")
+    table((*COLUMNS, "weights"), [(*cells(entry), _place(entry)) for entry in entries])
+    say("\nparams: millions; GFLOP: of a picture of 800x1333; box, mask: published AP on COCO val2017, * on test-dev, and whose")
+    say("measured: box and mask AP by this library, on that data; the command that gave them: htc models --json -")
     say(f"released weights are fetched at first use, into {cache_folder()}")
     say("their addresses: htc models --json -    a whole configuration: htc models NAME")
     return 0
 
 
-def _row(entry: Entry) -> dict[str, str | float | None]:
-    here = cached(entry.name) if entry.name in RELEASED else None
-    return asdict(entry) | {"url": weights_url(entry.name), "cached": str(here) if here is not None and here.exists() else None}
+def cells(entry: Entry) -> tuple[str, ...]:
+    """One row of the table, as `COLUMNS` names them."""
+    size = tuple("" if value is None else f"{value:.0f}" for value in (entry.parameters, entry.gflop))
+    mark = "*" if entry.pictures == "test-dev" else ""
+    ap = tuple("" if value is None else f"{value}{mark}" for value in (entry.box_ap, entry.mask_ap))
+    here = entry.measured
+    measured = "" if here is None else f"{here.box_ap} / {here.mask_ap} {here.data} {here.split}"
+    return (entry.name, *size, *ap, entry.source or "", measured)
 
 
-def _line(row: dict[str, str | float | None]) -> tuple[str, ...]:
-    size = tuple("" if row[name] is None else f"{row[name]:.0f}" for name in ("parameters", "gflop"))
-    mark = "*" if row["pictures"] == "test-dev" else ""
-    ap = tuple("" if row[name] is None else f"{row[name]}{mark}" for name in ("box_ap", "mask_ap"))
-    place = "cached" if row["cached"] is not None else "released" if row["url"] is not None else ""
-    return (str(row["name"]), *size, *ap, place)
+def _row(entry: Entry) -> dict[str, Any]:
+    return asdict(entry) | {"url": weights_url(entry.name), "cached": str(cached(entry.name)) if _cached(entry) else None}
+
+
+def _place(entry: Entry) -> str:
+    return "cached" if _cached(entry) else "released" if weights_url(entry.name) is not None else ""
+
+
+def _cached(entry: Entry) -> bool:
+    return entry.name in RELEASED and cached(entry.name).exists()
