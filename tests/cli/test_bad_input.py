@@ -137,7 +137,7 @@ def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_
         (("predict", "gone.jpg", "--model", PRESET), "gone.jpg: no such file"),
         (("predict", "PICTURE", "--model", PRESET, "--classes", "persn"), "did you mean person?"),
         (("predict", "PICTURE", "--model", PRESET, "--classes", "x", "--max-detections", "3"), "it knows person, bicycle"),
-        (("predict", "PICTURE", "--model", PRESET, "--annotations", "gone.json"), "no such file: gone.json"),
+        (("predict", "PICTURE", "--model", PRESET, "--annotations", "gone.json"), "gone.json: no such file; give COCO annotations"),
         (("predict", "PICTURE", "--model", PRESET, "--no-draw"), "nothing would be written; add --json FILE or --labelme"),
         (("predict", "PICTURE", "--model", PRESET, "--out", "file"), "--out file: is a file"),
         (("predict", "PICTURE", "--model", PRESET, "--json", "file"), "--json file: exists already"),

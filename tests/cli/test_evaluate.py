@@ -136,7 +136,7 @@ def test_a_folder_of_semantic_maps(htc: Htc, model: Path, data: Path, tmp_path: 
         (("MODEL", "--panoptic-dir", "x"), "which is missing"),
         (("--results", "found.json", "--semantic", "auto"), "need a MODEL"),
         (("MODEL", "--stages", "1", "--semantic", "auto"), "leave out --semantic"),
-        (("MODEL", "--panoptic-json", "gone.json"), "no such file: gone.json"),
+        (("MODEL", "--panoptic-json", "gone.json"), "gone.json: no such file"),
     ],
 )
 def test_map_flags_that_cannot_be(htc: Htc, model: Path, data: Path, flags: tuple[str, ...], says: str) -> None:

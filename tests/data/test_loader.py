@@ -232,7 +232,7 @@ def test_semantic_maps_from_a_folder(dataset: Dataset, tmp_path: Path) -> None:
         (Image.new("RGB", (5, 4)), "has mode RGB"),
         (Image.new("L", (5, 4), 3), r"holds the value 3, the model has classes 0\.\.2"),
         (None, "no such semantic map"),
-        (b"no png", "not a readable PNG"),
+        (b"no png", "not a readable picture"),
     ],
 )
 def test_semantic_maps_that_cannot_be_used(tmp_path: Path, image: Image.Image | bytes | None, says: str) -> None:

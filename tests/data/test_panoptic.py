@@ -128,7 +128,7 @@ def faulty(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         (faulty(lambda c: c["annotations"][0]["segments_info"][0].update(category_id=8)), "image 5 is damaged"),
         (faulty(lambda c: c["categories"][1].update(id=7)), "category 7 needs a whole number of its own"),
         (faulty(lambda c: c["categories"][1].pop("name")), "category 40 needs a whole number of its own as id, and a name"),
-        (faulty(lambda c: c.update(categories=[{"id": i, "name": str(i)} for i in range(256)])), "256 categories do not fit"),
+        (faulty(lambda c: c.update(categories=[{"id": i, "name": str(i), "isthing": 1} for i in range(256)])), "256 categories do not fit"),
         ({"images": [], "annotations": [{"bbox": []}], "categories": []}, "no annotation has segments_info"),
         ({"annotations": []}, "is not a panoptic annotation file"),
     ],
@@ -139,20 +139,20 @@ def test_faults_are_named(data: Dataset, tmp_path: Path, content: dict[str, Any]
 
 
 def test_files_that_cannot_be_used(data: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds segment 3, which the annotation of image 5 does not list"):
+    with pytest.raises(DataError, match="holds segment 3, which its annotation does not list"):
         map_of(with_semantic_maps(data, write(tmp_path, panoptic([]))))
     maps = write(tmp_path, panoptic([]), np.zeros((6, 9), np.int64))
     with pytest.raises(DataError, match=r"p\.png is 9x6, its picture 8x6"):
         map_of(with_semantic_maps(data, maps))
     Image.new("L", (8, 6)).save(tmp_path / "maps/p.png")
-    with pytest.raises(DataError, match=r"has mode L; .* leave out --semantic-json"):
+    with pytest.raises(DataError, match=r"has mode L; .* for class numbers leave out its JSON"):
         map_of(with_semantic_maps(data, maps))
     (tmp_path / "maps/p.png").write_bytes(b"x")
-    with pytest.raises(DataError, match="not a readable PNG"):
+    with pytest.raises(DataError, match="not a readable picture"):
         map_of(with_semantic_maps(data, maps))
     with pytest.raises(DataError, match="no such folder of panoptic PNGs"):
         with_semantic_maps(data, replace(maps, panoptic_folder=tmp_path / "none"))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"none\.json: no such file; give COCO's panoptic"):
         with_semantic_maps(data, replace(maps, panoptic_json=tmp_path / "none.json"))
     (tmp_path / "panoptic.json").write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):

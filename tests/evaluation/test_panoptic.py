@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from htc.data.map_files import read_segment_ids
+from htc.data.panoptic_files import Category, Panoptic, Segment, read_panoptic
 from htc.data.semantic_targets import IGNORE
 from htc.errors import DataError
-from htc.evaluation.panoptic import Category, PanopticQuality
-from htc.evaluation.panoptic_files import panoptic_writer, read_ids, read_panoptic
+from htc.evaluation.panoptic import PanopticQuality
+from htc.evaluation.panoptic_files import panoptic_writer
 from htc.evaluation.semantic import SemanticCounts
-from htc.inference.panoptic import Panoptic, Segment
 
 CATEGORIES = {1: Category(1, "cat", True), 2: Category(2, "dog", True), 9: Category(9, "grass", False)}
 SAMPLE = next((f / "shared/data/coco_panoptic_sample" for f in Path(__file__).resolve().parents if (f / "shared/data").is_dir()), Path("coco_panoptic_sample"))
@@ -133,9 +134,9 @@ def test_files_come_back_as_they_were(tmp_path):
     ("change", "says"),
     [
         ({"annotations": None}, "no list of annotations"),
-        ({"categories": [{"id": 1, "name": "cat"}]}, "lacks 'isthing'"),
-        ({"categories": []}, "segments of category 1"),
-        ({"annotations": [{"image_id": 1, "file_name": "gone.png", "segments_info": []}]}, "the first is gone.png"),
+        ({"categories": [{"id": 1, "name": "cat"}]}, "needs isthing"),
+        ({"categories": []}, "annotation of image 1 is damaged"),
+        ({"annotations": [{"image_id": 1, "file_name": "gone.png", "segments_info": []}]}, "picture gone.png of image 1 is not in"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, change, says):
@@ -150,7 +151,7 @@ def test_damaged_files_are_named(tmp_path, change, says):
 def test_a_map_that_is_not_rgb_is_named(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "grey.png")
     with pytest.raises(DataError, match="mode L"):
-        read_ids(tmp_path / "grey.png")
+        read_segment_ids(tmp_path / "grey.png", (4, 4))
 
 
 def test_the_real_sample_against_itself_is_perfect():
@@ -159,7 +160,7 @@ def test_the_real_sample_against_itself_is_perfect():
     truth = read_panoptic(SAMPLE / "annotations/panoptic_val2017.json", SAMPLE / "annotations/panoptic_val2017")
     counts = PanopticQuality(truth.categories)
     sizes = {one["id"]: (one["height"], one["width"]) for one in json.loads(truth.file.read_text())["images"]}
-    for image_id in truth.entries:
+    for image_id in truth.maps:
         panoptic = truth.read(image_id, sizes[image_id])
         counts.add(panoptic, panoptic)
     numbers = counts.numbers()

@@ -81,13 +81,14 @@ def measured_maps(maps: Maps, predictor: "Predictor", dataset: "Dataset") -> Ite
 
 
 def _measures(maps: Maps, predictor: "Predictor", dataset: "Dataset", stack: ExitStack) -> "dict[str, SemanticMeasure | PanopticMeasure]":
+    from htc.data.panoptic_files import read_panoptic
     from htc.evaluation.maps import PanopticMeasure, SemanticMeasure, panoptic_categories
-    from htc.evaluation.panoptic_files import panoptic_writer, read_panoptic
+    from htc.evaluation.panoptic_files import panoptic_writer
 
     measures: dict[str, SemanticMeasure | PanopticMeasure] = {}
     if maps.semantic is not None:
         measures["semantic"] = SemanticMeasure(predictor, dataset, maps.semantic)
-    truth = None if maps.panoptic_json is None else read_panoptic(maps.panoptic_json, maps.panoptic_dir or maps.panoptic_json.with_suffix(""))
+    truth = None if maps.panoptic_json is None else read_panoptic(maps.panoptic_json, maps.panoptic_dir or maps.panoptic_json.with_suffix(""), dataset)
     if truth is not None or maps.save is not None:
         folder = None if maps.save is None else folder_for("evaluate", "panoptic", maps.save)
         writer = None if folder is None else stack.enter_context(panoptic_writer(folder, panoptic_categories(dataset, truth)))

@@ -157,7 +157,8 @@ def _save(results: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _save_alone(models: Sequence[str], weights: str | None, options: ModelOptions, settings: Any, asked: Asked) -> None:
     """Results of pictures whose objects nobody has: written as they come, for another place to measure."""
     from htc.data.coco import read_picture_list
-    from htc.evaluation.files import read_json
+    from htc.data.json_file import read_json
+    from htc.evaluation.files import ANNOTATIONS
     from htc.evaluation.run import detections_that_count, stream_results
     from htc.inference.outputs import results_file
 
@@ -166,7 +167,7 @@ def _save_alone(models: Sequence[str], weights: str | None, options: ModelOption
     if asked.subsets or asked.diagnostics or asked.html is not None or asked.maps.wanted:
         raise ConfigError(f"{asked.annotations} has no annotations, so nothing can be measured: leave out --stages, --diagnostics, --html and maps")
     dataset = read_picture_list(asked.annotations, asked.folder)
-    truth = {**read_json(asked.annotations, "annotations"), "annotations": []}
+    truth = {**read_json(asked.annotations, ANNOTATIONS), "annotations": []}
     predictor, _ = load_members(models, weights, asked.augment, settings, options)
     most = detections_that_count(predictor, None)
     with progress("evaluate") as bar, results_file(asked.save) as file:

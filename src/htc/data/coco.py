@@ -3,13 +3,13 @@
 Format: https://cocodataset.org/#format-data. `info` and `licenses` are not needed; ids may have gaps and begin at 0.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from htc.data.annotations import AnnotationError, parse_instance
 from htc.data.faults import Faults
+from htc.data.json_file import read_json
 from htc.data.records import Dataset, ImageRecord, Instance
 from htc.errors import DataError
 
@@ -90,15 +90,7 @@ def read_picture_list(annotations: Path, images: Path | None) -> Dataset:
 
 
 def _load(annotations: Path, lists: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, Any]:
-    if not annotations.is_file():
-        what = "is a folder, not a file" if annotations.is_dir() else "no such file"
-        raise DataError(f"{annotations}: {what}; give the COCO instance file (.json)")
-    try:
-        content = json.loads(annotations.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{annotations} is not valid JSON ({error}); export or download it again") from error
-    except OSError as error:
-        raise DataError(f"{annotations} cannot be read ({error.strerror}); check its permissions") from error
+    content = read_json(annotations, "the COCO instance file (.json)")
     if isinstance(content, list):
         raise DataError(f"{annotations} is a list, as result files are; give the annotation file, with images, annotations and categories")
     missing = [key for key in lists if not isinstance(content, dict) or not isinstance(content.get(key), list)]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from htc.data.map_sources import MapSources
-from htc.data.panoptic import read_panoptic, read_panoptic_map
+from htc.data.panoptic import read_panoptic_map, read_panoptic_maps
 from htc.data.records import Dataset, ImageRecord, SemanticMaps
 from htc.data.semantic_targets import IGNORE, MOST_CLASSES, map_path, read_map
 from htc.errors import DataError
@@ -30,7 +30,7 @@ def with_semantic_maps(dataset: Dataset, sources: MapSources, classes: Sequence[
             raise DataError(f"{folder} has no semantic map of any of the {len(dataset)} pictures; give the right folder, or the panoptic maps alone")
     if sources.panoptic_json is not None and sources.panoptic_folder is not None:
         enough = frozenset(record.id for record in dataset.images) - absent if folder is not None else frozenset()
-        panoptic = read_panoptic(sources.panoptic_json, sources.panoptic_folder, dataset, by_id=sources.by_id, may_lack=enough)
+        panoptic = read_panoptic_maps(sources.panoptic_json, sources.panoptic_folder, dataset, by_id=sources.by_id, may_lack=enough)
     maps = SemanticMaps(folder, absent, panoptic, _instance_values(dataset, sources, classes or dataset.classes))
     _check_instances(dataset, maps)
     return replace(dataset, semantic_maps=maps)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from htc.data.instance_masks import Crop
+from htc.data.map_files import check_size, read_pixels
 from htc.errors import DataError
 
 IGNORE = 255
@@ -46,15 +46,10 @@ def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarra
     """
     if not path.is_file():
         raise DataError(f"{path}: no such semantic map; every picture needs one with its own name and the ending .png")
-    try:
-        with Image.open(path) as image:
-            mode, values = image.mode, np.array(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} is not a readable PNG ({error}); export the semantic maps again") from error
+    mode, values = read_pixels(path)
     if mode not in ("L", "P"):
         raise DataError(f"{path} has mode {mode}; a semantic map has one 8-bit channel (grey or palette) that holds class numbers, not colours")
-    if values.shape != size:
-        raise DataError(f"{path} is {values.shape[1]}x{values.shape[0]}, its picture {size[1]}x{size[0]}; semantic maps must have their picture's size")
+    check_size(path, values, size)
     wrong = values[(values >= classes) & (values != IGNORE)]
     if len(wrong):
         raise DataError(

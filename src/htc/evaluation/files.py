@@ -1,30 +1,19 @@
 """Annotation and result files as the evaluation reads them."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from htc.data.json_file import read_json
 from htc.errors import DataError
 
-
-def read_json(path: str | Path, what: str) -> Any:
-    """The content of a JSON file; `what` names it in the `DataError` when it is missing or damaged."""
-    path = Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{what}: no such file: {path}") from error
-    except OSError as error:
-        raise DataError(f"{what}: cannot read {path}: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{what}: {path} is not valid JSON ({error}): write it again, or give another file") from error
+ANNOTATIONS = "COCO annotations (.json)"
 
 
 def read_annotations(annotations: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     """A COCO annotation file, or its content, checked for what an evaluation needs; raises `DataError`."""
     name = str(annotations) if isinstance(annotations, str | Path) else "the annotations"
-    content = read_json(annotations, "annotations") if isinstance(annotations, str | Path) else annotations
+    content = read_json(Path(annotations), ANNOTATIONS) if isinstance(annotations, str | Path) else annotations
     if not isinstance(content, Mapping):
         raise DataError(f"{name}: not COCO annotations (a JSON object with images, annotations and categories), but a {type(content).__name__}")
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
@@ -45,20 +34,20 @@ def read_annotations(annotations: str | Path | Mapping[str, Any]) -> Mapping[str
 
 def read_pictures(path: str | Path) -> Mapping[str, Any]:
     """A COCO annotation file for the sake of its pictures: it may say nothing of objects; raises `DataError`."""
-    content = read_json(path, "annotations")
+    content = read_json(Path(path), ANNOTATIONS)
     without = isinstance(content, Mapping) and "annotations" not in content
     return read_annotations({**content, "annotations": []} if without else path)
 
 
 def has_objects(path: str | Path) -> bool:
     """Whether a file says anything of objects: COCO's test pictures come with images and categories alone; raises `DataError`."""
-    content = read_json(path, "annotations")
+    content = read_json(Path(path), ANNOTATIONS)
     return not isinstance(content, Mapping) or "annotations" in content
 
 
 def read_results(path: str | Path) -> list[dict[str, Any]]:
     """A COCO result file, one list of dicts; raises `DataError`."""
-    content = read_json(path, "results")
+    content = read_json(Path(path), "a COCO result file (.json)")
     if not isinstance(content, list) or not all(isinstance(result, dict) for result in content):
         raise DataError(f"results: {path} is not a COCO result file: one list of objects with image_id, category_id, score, bbox, segmentation")
     return content

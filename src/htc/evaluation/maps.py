@@ -8,12 +8,13 @@ import numpy as np
 
 from htc.data.ground_truth import annotated
 from htc.data.map_sources import MapSources
+from htc.data.panoptic_files import Category, PanopticFile
 from htc.data.records import Dataset, ImageRecord
 from htc.data.semantic_maps import class_names, least_classes, with_semantic_maps
 from htc.data.semantic_targets import IGNORE
-from htc.errors import ConfigError, DataError
-from htc.evaluation.panoptic import Category, PanopticQuality
-from htc.evaluation.panoptic_files import PanopticFile, PanopticWriter
+from htc.errors import ConfigError
+from htc.evaluation.panoptic import PanopticQuality
+from htc.evaluation.panoptic_files import PanopticWriter
 from htc.evaluation.semantic import SemanticCounts, semantic_names
 from htc.inference.panoptic import merge, stuff_labels
 from htc.inference.predictor import Predictor
@@ -85,9 +86,6 @@ class PanopticMeasure:
         self.counts = PanopticQuality(categories)
         self._things = {one.name: one.id for one in categories.values() if one.thing and one.name in self.predictor.config.classes}
         self._stuff = stuff_labels(self.predictor.config, {id: not one.thing for id, one in categories.items()})
-        absent = [] if self.truth is None else [record.id for record in self.dataset.images if record.id not in self.truth.entries]
-        if absent:
-            raise DataError(f"--panoptic-json has no annotation of image {absent[0]!r}: give the panoptic annotations of the same pictures")
 
     def look(self, record: ImageRecord, found: Detections) -> None:
         """Merges, measures and writes one picture."""

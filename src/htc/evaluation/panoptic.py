@@ -1,25 +1,15 @@
 """Panoptic quality (Kirillov et al., CVPR 2019): PQ = sum of IoU of matched segments / (TP + FP / 2 + FN / 2), class by class."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from htc.inference.panoptic import Panoptic
+from htc.data.panoptic_files import Category, Panoptic
 
 MATCH = 0.5
 """Segments of one class match if their IoU is *above* this: then no segment can match two."""
-
-
-@dataclass(frozen=True)
-class Category:
-    """A class of things or stuff."""
-
-    id: int
-    name: str
-    thing: bool
 
 
 class PanopticQuality:

@@ -1,38 +1,18 @@
 """One picture's instances and semantic map merged so that every pixel has one owner (Kirillov et al., Panoptic Segmentation, CVPR 2019)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from htc.config import Config
+from htc.data.panoptic_files import Panoptic, Segment
 from htc.errors import ConfigError
 from htc.results import Detections
 
 SCORE, OVERLAP, STUFF_AREA = 0.5, 0.5, 4096
 """The paper's heuristic with the thresholds that Panoptic FPN made usual: instances below this score are left out; so are those of
 whose mask less than this share is still free; and stuff of fewer pixels than this in the whole picture."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A thing, or all of one kind of stuff in the picture."""
-
-    id: int
-    """Its value in the map, from 1."""
-    category_id: int
-    crowd: bool = False
-    """Annotations alone: a region of uncounted things."""
-
-
-@dataclass(frozen=True)
-class Panoptic:
-    """Who owns each pixel."""
-
-    ids: Int32[np.ndarray, "H W"]
-    """`Segment.id`; 0: nobody (void)."""
-    segments: tuple[Segment, ...]
 
 
 def stuff_labels(config: Config, categories: Mapping[int, bool]) -> dict[int, int]:

@@ -3,7 +3,6 @@
 `read_coco` stops at what training cannot use; here everything that can be understood is, and the rest is left to the checks.
 """
 
-import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any, TypeGuard
 
 from htc.data.checks.finding import Box, Edit, Finding
 from htc.data.checks.outline import NO_OUTLINE, Outline, is_number, read_outline
+from htc.data.json_file import read_json
 from htc.errors import DataError
 
 LISTS = ("images", "annotations", "categories")
@@ -150,15 +150,7 @@ def read_part(file: Path, folder: Path, name: str = "") -> Part:
     """Raises `DataError` only if nothing of the file can be understood, or the folder is missing."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder of the pictures that {file} names")
-    if not file.is_file():
-        raise DataError(f"{file}: {'is a folder, not a file' if file.is_dir() else 'no such file'}; give the COCO instance file (.json)")
-    try:
-        content = json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not valid JSON ({error}); export or download it again") from error
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); check its permissions") from error
-    return part_of(content, file, folder, name)
+    return part_of(read_json(file, "the COCO instance file (.json)"), file, folder, name)
 
 
 def part_of(content: Any, file: Path, folder: Path, name: str = "") -> Part:

@@ -10,11 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
 from pycocotools import mask as coco_masks
 
 from htc.data.faults import Faults
 from htc.data.formats.converted import NAMES, Converted, Notes, Outline, Picture, pictures_in, text_of
+from htc.data.map_files import read_pixels
 from htc.data.pictures import picture_size
 from htc.errors import DataError
 
@@ -117,11 +117,7 @@ def _objects(file: Path, label: int, size: tuple[int, int], binary: bool) -> lis
 
 def read_values(file: Path) -> Int[np.ndarray, "H W"]:
     """The values of a label map; of a colour map R + 256 G + 65536 B. Transparency does not count. Raises `DataError`."""
-    try:
-        with Image.open(file) as image:
-            mode, values = image.mode, np.array(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{file} is not a readable label map ({error}); export it again") from error
+    mode, values = read_pixels(file)
     if mode in ("1", "L", "P") or mode.startswith("I"):
         return values.astype(np.int64)
     if mode in ("RGB", "RGBA"):
