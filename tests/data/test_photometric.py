@@ -17,16 +17,49 @@ def test_no_change() -> None:
     assert drawn[:4] == (None, None, None, None)
 
 
+def of_torchvision(picture: np.ndarray, distortion: Distortion) -> np.ndarray:
+    """The same changes in the same order by torchvision's operators."""
+    functional = v2.functional
+    contrast = (functional.adjust_contrast, distortion.contrast)
+    steps = [
+        (functional.adjust_brightness, distortion.brightness),
+        (functional.adjust_saturation, distortion.saturation),
+        (functional.adjust_hue, distortion.hue),
+    ]
+    steps.insert(3 if distortion.contrast_last else 1, contrast)
+    image = torch.from_numpy(picture).permute(2, 0, 1)
+    for change, factor in steps:
+        image = image if factor is None else change(image, factor)
+    return image.permute(1, 2, 0).numpy()
+
+
+def most_apart(picture: np.ndarray, distortion: Distortion) -> int:
+    found = distorted(picture, distortion)
+    assert found.flags.c_contiguous
+    assert (found.shape, found.dtype) == (picture.shape, np.uint8)
+    return int(np.abs(found.astype(int) - of_torchvision(picture, distortion)).max())
+
+
+COLOURS = np.stack(np.meshgrid(*[np.arange(0, 256, 5, dtype=np.uint8)] * 3), axis=-1).reshape(-1, 52, 3)
+"""All mixtures of 52 levels of red, green and blue: greys, black, white and pure colours among them."""
+
+
+@pytest.mark.parametrize("picture", [COLOURS, PICTURE, np.full((3, 4, 3), 7, np.uint8)], ids=["all colours", "noise", "one grey"])
+@pytest.mark.parametrize("part", ["brightness", "contrast", "saturation", "hue"])
+def test_each_operator_is_torchvisions_to_one_level(picture: np.ndarray, part: str) -> None:
+    for value in (-0.5, -0.05, -1e-3, 0.0, 0.013, 0.05, 0.5) if part == "hue" else (0.0, 0.5, 0.9, 1.0, 1.3, 1.5):
+        assert most_apart(picture, Distortion(None, None, None, None, False)._replace(**{part: value})) <= 1, value
+    unchanged = distorted(picture, Distortion(None, None, None, None, False)._replace(**{part: 0.0 if part == "hue" else 1.0}))
+    assert np.abs(unchanged.astype(int) - picture).max() <= (1 if part == "saturation" else 0)
+
+
 @pytest.mark.parametrize("last", [True, False])
 def test_order_and_operators(last: bool) -> None:
-    found = distorted(PICTURE, Distortion(1.1, 0.7, 1.4, 0.04, last))
-    image = torch.from_numpy(PICTURE).permute(2, 0, 1)
-    image = v2.functional.adjust_brightness(image, 1.1)
-    image = image if last else v2.functional.adjust_contrast(image, 0.7)
-    image = v2.functional.adjust_hue(v2.functional.adjust_saturation(image, 1.4), 0.04)
-    image = v2.functional.adjust_contrast(image, 0.7) if last else image
-    assert np.array_equal(found, image.permute(1, 2, 0).numpy())
-    assert found.flags.c_contiguous
+    """Four steps, each one level apart at most; a following one can stretch it by 1.5, hue by more. Another order is far away."""
+    distortion = Distortion(1.1, 0.7, 1.4, 0.04, last)
+    assert most_apart(PICTURE, distortion) <= 4
+    assert np.abs(distorted(PICTURE, distortion).astype(int) - of_torchvision(PICTURE, distortion)).mean() < 0.5
+    assert np.abs(distorted(PICTURE, distortion).astype(int) - of_torchvision(PICTURE, distortion._replace(contrast_last=not last))).max() > 8
 
 
 def test_draws_cover_their_ranges() -> None:
