@@ -30,6 +30,8 @@ _OTHER_BACKBONES = ("backbone.body.", "backbone.stem.")
 """Of timm's networks and FishNet: their names and shapes are compared one by one, and say nothing of a configuration."""
 GUIDED = "rpn.location.weight"
 """Only guided anchoring has it."""
+_SWITCH = re.compile(r"backbone\.layer(\d)\.\d+\.conv\d\.switch\.weight")
+_SWITCH_OFFSETS = re.compile(r"backbone\.layer\d\.\d+\.conv\d\.offsets\.0\.weight")
 _OFFSETS = re.compile(r"backbone\.layer([1-4])\.\d+\.conv2\.conv_offset\.weight")
 
 
@@ -70,7 +72,14 @@ def _backbone(shapes: Shapes) -> dict[str, Any]:
     kinds = {_DEFORMABLE.get(channels, f"{channels} offset channels") for channels in offsets.values()}
     if len(kinds) > 1 or kinds - {"v1", "v2"}:
         raise CheckpointError(f"its deformable convolutions have {', '.join(sorted(kinds))}: only v1 or v2 with one offset group is supported")
-    return {**found, "backbone.deformable": kinds.pop() if kinds else "none", "backbone.deformable_stages": tuple(sorted(offsets))}
+    deformable = {"backbone.deformable": kinds.pop() if kinds else "none", "backbone.deformable_stages": tuple(sorted(offsets))}
+    return {**found, **deformable, **_switchable(shapes)}
+
+
+def _switchable(shapes: Shapes) -> dict[str, Any]:
+    switches = {int(match[1]) + 1 for name in shapes if (match := _SWITCH.fullmatch(name))}
+    kind = "none" if not switches else "deformable" if any(_SWITCH_OFFSETS.fullmatch(name) for name in shapes) else "plain"
+    return {"backbone.switchable": kind, "backbone.switchable_stages": tuple(sorted(switches))}
 
 
 def _norm(shapes: Shapes, layer: str) -> str:
@@ -81,7 +90,7 @@ def _norm(shapes: Shapes, layer: str) -> str:
 
 
 def _neck(shapes: Shapes) -> dict[str, Any]:
-    kind = "pafpn" if any(name.startswith("neck.bottom_up.") for name in shapes) else "fpn"
+    kind = "pafpn" if any(name.startswith("neck.bottom_up.") for name in shapes) else "rfp" if "second_look.weight.weight" in shapes else "fpn"
     return {
         "neck.kind": kind,
         "neck.norm": _norm(shapes, "neck.lateral.0.norm"),

@@ -11,7 +11,7 @@ from htc.config.context import ASPP, GCN, NoContext
 from htc.config.inference import GaussianSoftNMS, Inference, LinearSoftNMS, SoftNMS
 from htc.config.input import Input
 from htc.config.mask_head import FineMask, FusionMask, NoMask, PlainMask
-from htc.config.neck import FPN, PAFPN, LayerNorm
+from htc.config.neck import FPN, PAFPN, LayerNorm, RecursiveFPN
 from htc.config.proposals import RPN, BoxLoss, GuidedRPN, Proposals
 from htc.config.sampling import Sampling
 from htc.config.section import Section
@@ -49,6 +49,7 @@ __all__ = [
     "Photometric",
     "PlainMask",
     "Proposals",
+    "RecursiveFPN",
     "ResNet",
     "Sampling",
     "ScaleJitter",

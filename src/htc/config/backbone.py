@@ -11,12 +11,20 @@ Pretrained = bool | str
 """Weights a training starts from: false none, true those of timm for this network, else another timm name or a file."""
 Stages = Annotated[int, Field(ge=-1, le=4)]
 Deformable = Literal["none", "v1", "v2"]
+Switchable = Literal["none", "plain", "deformable"]
 DeformableStages = tuple[Annotated[int, Field(ge=2, le=5)], ...]
 
 
 def _check_deformable(kind: Deformable, stages: DeformableStages) -> None:
     if (kind != "none") != bool(stages):
         raise ValueError("deformable and deformable_stages go together: for example deformable: v1, deformable_stages: [3, 4, 5]")
+
+
+def _check_switchable(kind: Switchable, stages: DeformableStages, deformable: DeformableStages) -> None:
+    if (kind != "none") != bool(stages):
+        raise ValueError("switchable and switchable_stages go together: for example switchable: deformable, switchable_stages: [3, 4, 5]")
+    if set(stages) & set(deformable):
+        raise ValueError("a stage is in switchable_stages and in deformable_stages: for both at once set switchable: deformable and leave the other out")
 
 
 def _check_pretrained(norm: BackboneNorm, pretrained: Pretrained) -> None:
@@ -41,11 +49,15 @@ class ResNet(Section):
     """Which convolution of a stage's first block has the stride: 1x1 is the older "caffe" or MSRA style, of detectron2's weights."""
     deformable: Deformable = "none"
     deformable_stages: DeformableStages = ()
+    switchable: Switchable = "none"
+    """Switchable atrous convolution (Qiao et al. 2020) in `switchable_stages`: of plain or of deformable convolutions."""
+    switchable_stages: DeformableStages = ()
     pretrained: Pretrained = False
 
     @model_validator(mode="after")
     def _deformable_says_where(self) -> Self:
         _check_deformable(self.deformable, self.deformable_stages)
+        _check_switchable(self.switchable, self.switchable_stages, self.deformable_stages)
         if self.stride_in == "1x1" and self.depth < 50:
             raise ValueError("stride_in 1x1 needs bottleneck blocks: depth 50 or more")
         if self.deformable != "none" and self.depth < 50:

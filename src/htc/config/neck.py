@@ -21,3 +21,11 @@ class PAFPN(Section):
     kind: Literal["pafpn"] = "pafpn"
     channels: Positive = 256
     norm: LayerNorm = "none"
+
+
+class RecursiveFPN(Section):
+    """DetectoRS' recursive feature pyramid: FPN, and again after a second backbone that knows the first pyramid. Needs a ResNet."""
+
+    kind: Literal["rfp"] = "rfp"
+    channels: Positive = 256
+    norm: LayerNorm = "none"

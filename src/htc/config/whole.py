@@ -8,7 +8,7 @@ from htc.config.backbone import Backbone, ResNet
 from htc.config.cascade import Cascade
 from htc.config.inference import Inference
 from htc.config.input import Input
-from htc.config.neck import FPN, PAFPN
+from htc.config.neck import FPN, PAFPN, RecursiveFPN
 from htc.config.proposals import RPN, Proposals
 from htc.config.section import Section
 from htc.config.semantic import Semantic
@@ -22,7 +22,7 @@ class Config(Section):
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     backbone: Backbone = ResNet()
-    neck: Annotated[FPN | PAFPN, Field(discriminator="kind")] = FPN()
+    neck: Annotated[FPN | PAFPN | RecursiveFPN, Field(discriminator="kind")] = FPN()
     rpn: Proposals = RPN()
     cascade: Cascade = Cascade()
     semantic: Semantic | None = Semantic()
@@ -50,6 +50,8 @@ class Config(Section):
             raise ValueError(f"semantic.channels {self.semantic.channels} must equal neck.channels {self.neck.channels}: their features are added")
         if self.rpn.kind == "guided_rpn" and self.neck.channels % 4:
             raise ValueError(f"rpn.kind guided_rpn needs neck.channels that divide by 4, not {self.neck.channels}: its features are adapted in four groups")
+        if self.neck.kind == "rfp" and self.backbone.kind != "resnet":
+            raise ValueError(f"neck.kind rfp feeds back into the stages of a ResNet: backbone.kind {self.backbone.kind} has another neck, fpn or pafpn")
         stages = [self.inference.box_stage, *(self.inference.score_stages or ()), *(self.inference.mask_stages or ())]
         for stage in stages:
             if stage is not None and stage > self.cascade.num_stages:

@@ -1,4 +1,4 @@
-"""The backbone that the configuration names; ResNet and ResNeXt by timm, with deformable convolution where it is asked for."""
+"""The backbone that the configuration names; ResNet and ResNeXt by timm, with deformable or switchable convolution where asked for."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,6 +11,7 @@ from htc.model.deformable import make_deformable
 from htc.model.fishnet import FishFeatures
 from htc.model.layers import freeze_norms, norm
 from htc.model.plain_vit import PlainViT
+from htc.model.switchable import make_switchable
 from htc.model.timm_features import TimmFeatures, create
 
 C2_TO_C5 = (1, 2, 3, 4)
@@ -54,6 +55,9 @@ def build_resnet(config: ResNet, weights: Mapping[str, Tensor] | None = None) ->
         for block in backbone[f"layer{stage - 1}"]:  # type: ignore[index]
             assert config.deformable != "none"
             make_deformable(block, config.deformable, keep_weights=weights is not None)
+    for stage in config.switchable_stages:
+        for block in backbone[f"layer{stage - 1}"]:  # type: ignore[index]
+            make_switchable(block, deformable=config.switchable == "deformable")
     freeze(backbone, config.frozen_stages)
     return backbone
 

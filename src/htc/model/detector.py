@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from htc.config import RPN, Config, FineMask, GuidedRPN, Proposals
+from htc.config import RPN, Config, FineMask, GuidedRPN, Proposals, ResNet
 from htc.model.backbone import build_backbone, channels
 from htc.model.build import build_cascade
 from htc.model.detect import Selected, class_scores, final_boxes, segment, segment_stages, select
@@ -11,6 +11,7 @@ from htc.model.fine_mask import DetailBranch
 from htc.model.guided_rpn import GuidedHead
 from htc.model.neck import build_neck
 from htc.model.rpn import ProposalHead
+from htc.model.second_look import SecondLook
 from htc.model.semantic import SemanticBranch
 from htc.types import BoxStage, Features, RawDetections, Rois
 
@@ -31,6 +32,8 @@ class Detector(nn.Module):
         self.semantic = SemanticBranch(config.neck.channels, config.semantic) if config.semantic else None
         self.roi = build_cascade(config)
         fine = config.cascade.mask_head
+        again = config.neck.kind == "rfp" and isinstance(config.backbone, ResNet)
+        self.second_look = SecondLook(config.backbone, config.neck.channels) if again else None
         self.detail = DetailBranch(fine.detail_channels, config.cascade.mask_norm) if isinstance(fine, FineMask) else None
 
     def forward(self, images: Float[Tensor, "B 3 H W"], sizes: Int[Tensor, "B 2"]) -> RawDetections:
@@ -48,6 +51,8 @@ class Detector(nn.Module):
         """The trunk: backbone, pyramid, semantic feature; the semantic prediction only where asked for."""
         images = images.to(self.rpn.conv.weight.dtype)
         pyramid = self.neck(self.backbone(images))
+        if self.second_look is not None:
+            pyramid = self.second_look(images, pyramid, self.neck)
         detail = None if self.detail is None else self.detail(images)
         if self.semantic is None:
             return Features(pyramid, None, None, detail)

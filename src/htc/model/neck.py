@@ -6,14 +6,14 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from htc.config import FPN, PAFPN
+from htc.config import FPN, PAFPN, RecursiveFPN
 from htc.model.layers import ConvBlock
 
 
 class FeaturePyramid(nn.Module):
     """FPN (Lin et al. 2017): lateral 1x1, top-down by nearest upsampling, output 3x3; no activation. P6 is P5 at every second pixel."""
 
-    def __init__(self, channels_in: Sequence[int], config: FPN | PAFPN) -> None:
+    def __init__(self, channels_in: Sequence[int], config: FPN | PAFPN | RecursiveFPN) -> None:
         super().__init__()
         block = partial(ConvBlock, norm_kind=config.norm, relu=False)
         self.lateral = nn.ModuleList(block(c, config.channels, 1) for c in channels_in)
@@ -54,8 +54,8 @@ class PathAggregation(FeaturePyramid):
         return (*pyramid, pyramid[-1][:, :, ::2, ::2])
 
 
-def build_neck(channels_in: Sequence[int], config: FPN | PAFPN) -> FeaturePyramid:
-    """The neck that the configuration names, with the original's first weights."""
+def build_neck(channels_in: Sequence[int], config: FPN | PAFPN | RecursiveFPN) -> FeaturePyramid:
+    """The neck that the configuration names, with the original's first weights; a recursive pyramid's first step is FPN."""
     neck = PathAggregation(channels_in, config) if isinstance(config, PAFPN) else FeaturePyramid(channels_in, config)
     for layer in neck.modules():
         if isinstance(layer, nn.Conv2d):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from htc.errors import ConfigError
 from htc.ops.pixel_gather import CAPACITIES, Bags, Group, PixelGather
 from htc.ops.roi_pool import Pyramid, on_levels
 
@@ -25,7 +26,10 @@ def precise_roi_pool(pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int,
 
     Differentiable in the features, and in the boxes if they require it. A box without extent, or that is no number, pools zero.
     `subdivide` is RoIAlign's: the mean of exact means over parts of a bin is the exact mean of the bin, whatever it says.
+    Raises `ConfigError` in a `torch.export`: it has no static shapes.
     """
+    if torch.compiler.is_exporting():
+        raise ConfigError("cascade.pooling precise cannot be exported: how many pixels a bin covers is no static shape; export a model of pooling align")
     count = boxes.shape[0] * boxes.shape[1]
     if count == 0:
         return pyramid.maps[0].new_zeros((0, pyramid.maps[0].shape[1], bins, bins))

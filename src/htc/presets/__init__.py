@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from htc.config import Config
 from htc.errors import ConfigError
 from htc.presets.beyond import BEYOND
+from htc.presets.detectors import DETECTORS
 from htc.presets.ga_rpn import GA_RPN
 from htc.presets.official import OFFICIAL
 from htc.presets.panet import PANET
@@ -16,7 +17,7 @@ from htc.presets.paper import PAPER
 from htc.presets.small import SMALL
 from htc.presets.table7 import TABLE7
 
-PRESETS: dict[str, Callable[[], Config]] = {**OFFICIAL, **PAPER, **PANET, **TABLE7, **BEYOND, **SMALL, **GA_RPN}
+PRESETS: dict[str, Callable[[], Config]] = {**OFFICIAL, **PAPER, **PANET, **TABLE7, **BEYOND, **SMALL, **GA_RPN, **DETECTORS}
 
 
 def preset(name: str) -> Config:

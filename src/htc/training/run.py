@@ -174,6 +174,8 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
         detector = Detector(config)
     if options.weights is None and not options.resume:
         imagenet = start_from_imagenet(detector.backbone, config.backbone)
+        if detector.second_look is not None:
+            start_from_imagenet(detector.second_look.backbone, config.backbone)
         if imagenet is not None and progress is not None:
             progress(Said(f"the backbone starts from {imagenet}"))
     if options.weights is not None:

@@ -1,0 +1,62 @@
+"""Switchable atrous convolution (Qiao et al. 2020, DetectoRS, arXiv 2006.02334, section 4)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+WIDE = 3
+"""Dilation of the second view."""
+OFFSETS = 18
+"""(dy, dx) of nine taps."""
+
+
+class SwitchableConv2d(nn.Module):
+    """Eq. 4: S(x) Conv(x, w, 1) + (1 - S(x)) Conv(x, w + dw, 3), between two global contexts.
+
+    The switch S is a 1x1 convolution of the mean of 5x5 pixels, without a squashing function; it starts at 1, dw and the contexts at
+    zero, so that a trained convolution starts as it is. `deformable`: both views are deformable (Dai et al. 2017), with offsets of
+    their own. Not an `nn.Conv2d`: no norm can be folded into it. Differs from the authors' code by: the 5x5 mean at a map's edge
+    is of the pixels that are there, where they reflect the map, and weights are not standardised.
+    """
+
+    def __init__(self, plain: nn.Conv2d, *, deformable: bool) -> None:
+        super().__init__()
+        self.stride, self.groups = plain.stride, plain.groups
+        self.weight = plain.weight
+        self.difference = nn.Parameter(torch.zeros_like(plain.weight))
+        self.switch = nn.Conv2d(plain.in_channels, 1, 1, plain.stride)  # type: ignore[arg-type]
+        self.before = nn.Conv2d(plain.in_channels, plain.in_channels, 1)
+        self.after = nn.Conv2d(plain.out_channels, plain.out_channels, 1)
+        offsets = (nn.Conv2d(plain.in_channels, OFFSETS, 3, plain.stride, padding=1) for _ in range(2))  # type: ignore[arg-type]
+        self.offsets = nn.ModuleList(offsets if deformable else ())
+        for layer in (self.switch, self.before, self.after, *self.offsets):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+        assert self.switch.bias is not None
+        nn.init.ones_(self.switch.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')"""
+        x = x + self.before(x.mean((2, 3), keepdim=True))
+        around = F.avg_pool2d(x, 5, 1, padding=2, count_include_pad=False)
+        switch = self.switch(around)
+        y = switch * self._view(x, self.weight, 1, around) + (1 - switch) * self._view(x, self.weight + self.difference, WIDE, around)
+        return y + self.after(y.mean((2, 3), keepdim=True))
+
+    def _view(self, x: Tensor, weight: Tensor, dilation: int, around: Tensor) -> Tensor:
+        where: dict[str, Any] = {"stride": self.stride, "padding": (dilation, dilation), "dilation": (dilation, dilation)}
+        if not self.offsets:
+            return F.conv2d(x, weight, groups=self.groups, **where)
+        offset = self.offsets[0 if dilation == 1 else 1](around)
+        dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype  # torchvision has no kernel for bfloat16
+        return deform_conv2d(x.to(dtype), offset.to(dtype), weight.to(dtype), **where).to(x.dtype)
+
+
+def make_switchable(block: nn.Module, *, deformable: bool) -> None:
+    """Replaces the 3x3 convolutions directly in `block`; their weights stay."""
+    for name, plain in list(block.named_children()):
+        if isinstance(plain, nn.Conv2d) and plain.kernel_size == (3, 3):
+            setattr(block, name, SwitchableConv2d(plain, deformable=deformable))
