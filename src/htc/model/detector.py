@@ -32,8 +32,7 @@ class Detector(nn.Module):
         self.semantic = SemanticBranch(config.neck.channels, config.semantic) if config.semantic else None
         self.roi = build_cascade(config)
         fine = config.cascade.mask_head
-        again = config.neck.kind == "rfp" and isinstance(config.backbone, ResNet)
-        self.second_look = SecondLook(config.backbone, config.neck.channels) if again else None
+        self.second_look = build_second_look(config)
         self.detail = DetailBranch(fine.detail_channels, config.cascade.mask_norm) if isinstance(fine, FineMask) else None
 
     def forward(self, images: Float[Tensor, "B 3 H W"], sizes: Int[Tensor, "B 2"]) -> RawDetections:
@@ -79,6 +78,14 @@ class Detector(nn.Module):
     def segment_stages(self, features: Features, rois: Rois, labels: Int[Tensor, "B D"], stages: tuple[int, ...]) -> Float[Tensor, "T B D S S"]:
         """Mask probabilities of each of these stages (from 1) by itself."""
         return segment_stages(self.roi, *features.pooled, rois, labels, stages)
+
+
+def build_second_look(config: Config) -> SecondLook | None:
+    """The second step of a recursive pyramid, which the configuration allows with a ResNet alone; None for any other neck."""
+    if config.neck.kind != "rfp":
+        return None
+    assert isinstance(config.backbone, ResNet)
+    return SecondLook(config.backbone, config.neck.channels)
 
 
 def build_rpn(channels: int, config: Proposals) -> ProposalHead | GuidedHead:
