@@ -219,6 +219,15 @@ def test_padding() -> None:
     assert int((semantic == 255).sum()) == 64 * 64 - 33 * 20
 
 
+def test_padding_with_the_edges() -> None:
+    pictures = [np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8) for shape in ((33, 20, 3), (10, 40, 3))]
+    images = pad_pictures(pictures, Input(padding="edge"))
+    for image, picture in zip(images, pictures, strict=True):
+        below, beside = 64 - picture.shape[0], 64 - picture.shape[1]
+        expected = normalise(np.pad(picture, ((0, below), (0, beside), (0, 0)), "edge"), Input())
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
 def test_small_lies_over_large_and_objects_over_crowds() -> None:
     large, small, crowd = Crop(0, 0, np.ones((6, 6), np.uint8)), Crop(2, 2, np.ones((2, 2), np.uint8)), Crop(4, 4, np.ones((4, 4), np.uint8))
     for crops, labels in (([large, small], [0, 1]), ([small, large], [1, 0])):

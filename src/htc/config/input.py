@@ -1,6 +1,6 @@
 """What the network sees of a picture."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -17,6 +17,12 @@ class Input(Section):
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     divisor: Positive = 32
+    padding: Literal["zero", "edge"] = "zero"
+    """What fills the padding: zeros, which are the mean colour, as in the original; or the picture's last row and column repeated.
+
+    A network trained on crops never sees padding. Where pictures are dark, a band of the mean colour is a bright one, and what it has
+    not learned to ignore: edge keeps it out.
+    """
 
     @model_validator(mode="after")
     def _edges_in_order(self) -> Self:

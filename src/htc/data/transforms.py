@@ -168,11 +168,15 @@ def normalise(picture: UInt8[np.ndarray, "H W 3"], settings: Input) -> Float[np.
 
 
 def pad_pictures(pictures: list[UInt8[np.ndarray, "_ _ 3"]], settings: Input) -> Float[Tensor, "B 3 H W"]:
-    """Normalised pictures, padded with zeros at the right and bottom to one size that `settings.divisor` divides; channels_last."""
+    """Normalised pictures, padded at the right and bottom, as `settings` say, to one size that their divisor divides; channels_last."""
     height, width = padded_size([picture.shape[:2] for picture in pictures], settings.divisor)
     images = np.zeros((len(pictures), height, width, 3), np.float32)
     for image, picture in zip(images, pictures, strict=True):
-        image[: picture.shape[0], : picture.shape[1]] = normalise(picture, settings)
+        rows, columns = picture.shape[:2]
+        image[:rows, :columns] = normalise(picture, settings)
+        if settings.padding == "edge":
+            image[:rows, columns:] = image[:rows, columns - 1 : columns]
+            image[rows:] = image[rows - 1 : rows]
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 

@@ -11,8 +11,8 @@ def htc_r18_small(name: str) -> Config:
 
     One class, one foreground class in the semantic branch (derived from the instances), GroupNorm everywhere since there are
     no pretrained statistics to keep, anchors half as large for small objects. Pictures are not enlarged, so that objects keep
-    their size. Heads and samples are as small as costs no accuracy here (mask AP of 360 steps on the bundled nuclei: 0.407 with
-    32 mask channels, 0.409 with 64).
+    their size, and padded with their own edges, since crops show the network no padding. Heads and samples are as small as costs
+    no accuracy here (mask AP of 360 steps on the bundled nuclei: 0.407 with 32 mask channels, 0.409 with 64).
     """
     return Config(
         preset=name,
@@ -24,7 +24,7 @@ def htc_r18_small(name: str) -> Config:
         cascade=Cascade(samples=64, box_channels=256, mask_channels=32, mask_convs=2, mask_norm="group"),
         semantic=Semantic(classes=2, channels=64, norm="group", loss_weight=0.2),
         inference=Inference(max_detections=400),
-        input=Input(short_edge=1024, long_edge=1408, max_scale=1.0),
+        input=Input(short_edge=1024, long_edge=1408, max_scale=1.0, padding="edge"),
         training=Training(
             epochs=8,
             schedule="cosine",
