@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -27,6 +28,15 @@ def _ended(process: subprocess.Popen[str], sent: signal.Signals) -> str:
     pytest.fail(f"{sent.name} did not end the process")
 
 
+def _open_once_read(pipe: Path, process: subprocess.Popen[str]) -> IO[bytes]:
+    """The pipe's other end, as soon as the process reads from it; a process that ends instead fails the test with what it said."""
+    while process.poll() is None:
+        with suppress(OSError):  # nobody reads yet
+            return os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0)
+        time.sleep(0.05)
+    pytest.fail(f"ended with {process.returncode}: {process.communicate()[1]}")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no named pipes or POSIX signals")
 @pytest.mark.parametrize(("sent", "code", "message"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
 def test_a_signal_ends_the_work(tmp_path: Path, data: Path, model: Path, sent: signal.Signals, code: int, message: str) -> None:
@@ -37,7 +47,7 @@ def test_a_signal_ends_the_work(tmp_path: Path, data: Path, model: Path, sent: s
     process = subprocess.Popen(
         call, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
     )
-    with pipe.open("w"):
+    with _open_once_read(pipe, process):
         err = _ended(process, sent)
     assert (process.returncode, err) == (code, f"htc: {message}\n")
     assert [path.name for path in tmp_path.iterdir()] == [pipe.name]
