@@ -128,7 +128,7 @@ def test_all_faults_come_at_once_with_their_sources(tmp_path: Path) -> None:
     assert lines[0] == "7 settings cannot be used:"
     assert f"  {path}: cascade.mask_flwo: there is no such setting; did you mean cascade.mask_flow?" in lines
     assert any(line.startswith(f"  {path}: rpn.samples: should be a valid integer") and line.endswith("(got 'many')") for line in lines)
-    assert f"  {path}: neck.kind: there is no kind 'fpnn', only 'fpn', 'pafpn'" in lines
+    assert f"  {path}: neck.kind: there is no kind 'fpnn', only 'fpn', 'pafpn', 'rfp'" in lines
     assert "  HTC_INFERENCE__NMS_IUO: there is no such setting; did you mean inference.nms_iou?" in lines
     assert "  --inference.mask_threshold: should be less than or equal to 1 (got 1.5)" in lines
     assert "  --cascad.ious: there is no such setting; did you mean cascade.ious?" in lines
