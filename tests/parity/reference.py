@@ -65,7 +65,9 @@ def read_expected(name: str) -> dict:
 
 def load_case(name: str, folder: Path) -> Case:
     """Write the checkpoint, load it the way a user does, and set training up as the reference ran it."""
-    loaded = load_model(write_checkpoint(name, folder / f"{name}.pth"), overrides=OVERRIDES.get(name))
+    path = write_checkpoint(name, folder / f"{name}.pth")
+    loaded = load_model(path, overrides=OVERRIDES.get(name))
+    path.unlink()  # hundreds of MB
     config = without_sampling(loaded.config)
     detector = Detector(config)
     detector.load_state_dict(loaded.state_dict)
