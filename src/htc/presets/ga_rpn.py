@@ -22,7 +22,7 @@ def htc_ga_rpn(name: str, training: Training) -> Config:
 
 def htc_r18_small_ga_rpn(name: str) -> Config:
     """`htc_r18_small` with guided anchoring; squares as large as its anchors, as many proposals."""
-    rpn = GuidedRPN(anchor_scale=4.0, candidates_per_level=500, training_candidates_per_level=300, training_proposals=300)
+    rpn = GuidedRPN(anchor_scale=4.0, candidates_per_level=500, training_candidates_per_level=500, training_proposals=1000)
     return htc_r18_small(name).model_copy(update={"rpn": rpn})
 
 

@@ -11,7 +11,8 @@ def htc_r18_small(name: str) -> Config:
 
     One class, one foreground class in the semantic branch (derived from the instances), GroupNorm everywhere since there are
     no pretrained statistics to keep, anchors half as large for small objects. Pictures are not enlarged, so that objects keep
-    their size, and padded with their own edges, since crops show the network no padding. Heads and samples are as small as costs
+    their size, and padded with their own edges, since crops show the network no padding. Training draws its regions from as many
+    proposals as a test keeps: from the best 300 alone, large boxes of background were never drawn, and scored high at test. Heads and samples are as small as costs
     no accuracy here (mask AP of 360 steps on the bundled nuclei: 0.407 with 32 mask channels, 0.409 with 64).
     """
     return Config(
@@ -20,7 +21,7 @@ def htc_r18_small(name: str) -> Config:
         category_ids=(1,),
         backbone=ResNet(depth=18, norm="group", frozen_stages=-1),
         neck=FPN(channels=64, norm="group"),
-        rpn=RPN(anchor_scale=4.0, candidates_per_level=500, training_candidates_per_level=300, training_proposals=300),
+        rpn=RPN(anchor_scale=4.0, candidates_per_level=500, training_candidates_per_level=500, training_proposals=1000),
         cascade=Cascade(samples=64, box_channels=256, mask_channels=32, mask_convs=2, mask_norm="group"),
         semantic=Semantic(classes=2, channels=64, norm="group", loss_weight=0.2),
         inference=Inference(max_detections=400),
