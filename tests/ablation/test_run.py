@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,10 @@ from htc.data.coco import Splits
 from htc.errors import DataError, OutputError
 from htc.evaluation.coco import coco_metrics
 from htc.evaluation.files import read_results
+from htc.evaluation.run import evaluate_model
+from htc.inference.augmentation import parse_views
+from htc.inference.ensemble import join
+from htc.inference.load import load
 from training.discs import write_split
 from training.tiny import tiny
 
@@ -135,6 +140,19 @@ def test_rows_that_differ_in_soft_nms_alone_share_a_training_and_are_measured_ap
     assert soft != plain
     assert len(read_results(soft)) >= len(read_results(plain))
     assert read_results(soft) != read_results(plain)
+
+
+def test_a_row_of_several_views_shares_a_training_and_is_measured_apart(splits, tmp_path):
+    plain = table(8, tiny(epochs=1)).rows[0]
+    rows = (plain, replace(plain, augment="1:flip"))
+    measured = run_ablation((Table(7, "", rows),), splits, tmp_path / "out", Budget((0,), device="cpu"))[7]
+    alone, flipped = (read_results(one.results) for one in measured)
+    assert measured[0].results.parent == measured[1].results.parent
+    assert flipped != alone
+    model = measured[0].results.parent / "model"
+    settings = {"score_threshold": 0.001, "max_detections": 20}
+    view = join([load(model, device="cpu", inference=settings)], parse_views("1:flip"))
+    assert flipped == evaluate_model(view, splits.val_annotations, splits.val_images)[1]
 
 
 def test_modules_are_compared_by_outlines_too(splits, tmp_path):

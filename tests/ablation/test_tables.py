@@ -1,10 +1,12 @@
 """The rows of the paper's tables: what differs between them, and that nothing else does."""
 
+from itertools import pairwise
+
 import pytest
 
 from htc.ablation.run import digest
 from htc.ablation.tables import table
-from htc.config import PAFPN, Cascade
+from htc.config import PAFPN, Cascade, Timm
 from htc.errors import ConfigError
 from htc.presets import preset
 from training.tiny import tiny
@@ -77,20 +79,63 @@ def test_a_base_that_cannot_be_taken_apart_is_refused(base):
 
 
 def test_an_unknown_table_is_refused():
-    with pytest.raises(ConfigError, match=r"tables 1, 2, 3, 4, 5, 6, 8"):
-        table(7, BASE)
+    with pytest.raises(ConfigError, match=r"tables 1, 2, 3, 4, 5, 6, 7, 8"):
+        table(9, BASE)
+
+
+def test_table_7_adds_one_extension_to_the_row_above():
+    rows = table(7, preset("htc_r50_fpn_20e_paper")).rows
+    assert [row.published[1] for row in rows] == [38.4, 39.5, 40.7, 42.5, 44.3, 45.3, 47.4]
+    assert [row.against for row in rows] == [None, 0, 1, 2, 3, 4, 5]
+    pairs = pairwise([row.config.model_dump() for row in rows])
+    differ = [{name for name in after if after[name] != before[name]} for before, after in pairs]
+    assert differ == [{"backbone"}, {"backbone", "neck", "semantic", "cascade"}, {"training"}, {"backbone"}, {"rpn"}, set()]
+    assert [row.augment for row in rows] == [None] * 6 + ["0.75,1,1.25,1.5,1.75:flip"]
+
+
+def test_table_7_reaches_the_presets_of_that_table():
+    """But for ImageNet weights, from which the paper's base preset does not say to start."""
+    rows = table(7, preset("htc_r50_fpn_20e_paper")).rows
+    names = ("htc_r50_dcn_table7", "htc_r50_dcn_syncbn_table7", "htc_r50_dcn_syncbn_mstrain_table7", "htc_senet154_table7")
+    for row, name in zip(rows[1:], names, strict=False):
+        ours, theirs = row.config.model_dump(exclude={"preset"}), preset(name).model_dump(exclude={"preset"})
+        ours["backbone"]["pretrained"] = theirs["backbone"]["pretrained"]
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("name", ["htc_r18_small", "htcpp_swin_b"])
+def test_table_7_needs_a_place_for_deformable_convolution(name):
+    with pytest.raises(ConfigError, match="ResNet of depth 50 or more"):
+        table(7, preset(name))
 
 
 def test_table_8_adds_one_module_at_a_time():
     rows = table(8, BASE).rows
     plain = rows[0].config
-    assert [row.against for row in rows] == [None] + [0] * 7
+    assert [row.against for row in rows] == [None] + [0] * 9
     differ = [{name: value for name, value in row.config.model_dump().items() if value != plain.model_dump()[name]} for row in rows]
-    assert [set(found) for found in differ] == [set(), {"neck"}, {"semantic"}, {"semantic"}, {"cascade"}, {"inference"}, {"cascade"}, {"cascade"}]
+    assert [set(found) for found in differ] == [
+        set(),
+        {"neck"},
+        {"semantic"},
+        {"semantic"},
+        {"cascade"},
+        {"inference"},
+        {"cascade"},
+        {"cascade"},
+        {"neck"},
+        {"backbone"},
+    ]
     assert rows[1].config.neck == PAFPN()
     assert [rows[i].config.semantic.context.kind for i in (0, 2, 3)] == ["none", "aspp", "gcn"]
     assert (rows[4].config.cascade.pooling, rows[6].config.cascade.pooled_levels, rows[7].config.cascade.mask_head.kind) == ("precise", "all", "fine")
     assert rows[5].config.inference.soft_nms.kind == "gaussian"
+    assert (rows[8].config.neck.kind, rows[9].config.backbone.switchable_stages) == ("rfp", (3, 4, 5))
+
+
+def test_table_8_leaves_out_what_is_made_of_residual_blocks():
+    base = preset("htc_r50_fpn_20e_paper").model_copy(update={"backbone": Timm(name="swin_tiny_patch4_window7_224")})
+    assert len(table(8, base).rows) == 8
 
 
 def test_table_8_on_the_small_model_keeps_its_sizes():
@@ -100,7 +145,7 @@ def test_table_8_on_the_small_model_keeps_its_sizes():
 def test_soft_nms_is_measured_on_the_training_of_the_row_without():
     digests = [digest(row.config) for row in table(8, BASE).rows]
     assert digests[5] == digests[0]
-    assert len(set(digests)) == 7
+    assert len(set(digests)) == 9
 
 
 def test_rows_by_their_names_bring_what_they_are_compared_with():

@@ -43,7 +43,8 @@ def test_some_rows_of_two_tables(htc: Htc, data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--table", "7"), "tables 1, 2, 3, 4, 5, 6, 8"),
+        (("--table", "9"), "tables 1, 2, 3, 4, 5, 6, 7, 8"),
+        (("--table", "7", "--preset", "htc_r18_small"), "deformable convolution in a ResNet of depth 50 or more; htc_r18_small has depth 18"),
         (("--table", "2", "--rows", "panet"), "table 2 has no such row; its rows: Cascade Mask R-CNN (parallel), + interleaved"),
         (("--table", "2", "--seeds", "1", "1"), "--seeds 1 1: each seed once"),
         (("--table", "2", "--cascade.interleaved", "maybe"), "cascade.interleaved"),

@@ -19,8 +19,11 @@ from htc.data.coco import Splits, read_coco
 from htc.data.records import Dataset
 from htc.errors import DataError, OutputError
 from htc.evaluation.files import read_annotations, read_results
+from htc.evaluation.run import evaluate_model
 from htc.evaluation.stages import measure_stages
 from htc.files import write_json
+from htc.inference.augmentation import parse_views
+from htc.inference.ensemble import join
 from htc.inference.load import load
 from htc.inference.outputs import results_file
 from htc.inference.stages import Stages
@@ -80,8 +83,8 @@ def run_ablation(
                 continue
             _say(tell, f"table {one.table}, {one.name}, seed {seed}")
             _train(one.config, splits, folder, budget, seed, progress)
-            _measure(one.config, stages[one.measured], splits, folder, budget)
-            found[one.table].append(Measured(one.place, seed, _results(folder, one.stages, one.config)))
+            _measure(one, stages[one.measured], splits, folder, budget)
+            found[one.table].append(Measured(one.place, seed, one.results(folder)))
     return {number: tuple(measured) for number, measured in found.items()}
 
 
@@ -95,16 +98,27 @@ class _Planned:
     config: Config
     training: str
     stages: Stages
+    augment: str | None
 
     @property
     def measured(self) -> tuple[str, str]:
         """Rows with equal values share one pass over the validation pictures."""
-        return self.training, _suppression(self.config)
+        return self.training, self.variant
+
+    @property
+    def variant(self) -> str:
+        """The test-time settings, besides the mask stages, in which rows that share a training differ."""
+        soft = self.config.inference.soft_nms
+        return ("" if soft is None else f"_{soft.kind}_soft_nms") + ("" if self.augment is None else "_augmented")
+
+    def results(self, folder: Path, stages: Stages | None = None) -> Path:
+        """Where the COCO results with masks of these stages (None: the row's) lie."""
+        return folder / f"results_stages_{'-'.join(map(str, stages or self.stages))}{self.variant}.json"
 
 
 def _planned(table: Table, place: int, row: Row, dataset: Dataset) -> _Planned:
     config = fit_to_data(row.config, dataset, "none" if row.config.semantic is None else "auto")
-    return _Planned(table.number, place, row.name, config, digest(config), row.mask_stages or tuple(range(1, config.cascade.num_stages + 1)))
+    return _Planned(table.number, place, row.name, config, digest(config), row.mask_stages or tuple(range(1, config.cascade.num_stages + 1)), row.augment)
 
 
 def digest(config: Config) -> str:
@@ -139,29 +153,22 @@ def _train(config: Config, splits: Splits, folder: Path, budget: Budget, seed: i
     train(config, plain, folder, Options(seed=seed, device=budget.device, resume=resume, semantic=semantic, workers=budget.workers), progress)
 
 
-def _suppression(config: Config) -> str:
-    """The one test-time setting, besides the mask stages, in which rows that share a training differ."""
-    soft = config.inference.soft_nms
-    return "" if soft is None else f"_{soft.kind}_soft_nms"
-
-
-def _results(folder: Path, stages: Stages, config: Config) -> Path:
-    """Where the COCO results with masks of these stages lie."""
-    return folder / f"results_stages_{'-'.join(map(str, stages))}{_suppression(config)}.json"
-
-
-def _measure(config: Config, subsets: Sequence[Stages], splits: Splits, folder: Path, budget: Budget) -> None:
+def _measure(one: _Planned, subsets: Sequence[Stages], splits: Splits, folder: Path, budget: Budget) -> None:
     """Writes the trained model's results on the validation pictures, one file a subset of mask stages, in one pass over them."""
-    if all(_results(folder, subset, config).is_file() for subset in subsets):
+    if all(one.results(folder, subset).is_file() for subset in subsets):
         return
     assert splits.val_annotations is not None
     assert splits.val_images is not None
-    chosen = {**config.inference.model_dump(), "mask_stages": None}
+    chosen = {**one.config.inference.model_dump(), "mask_stages": None}
     settings = [Setting(("inference", name), value, "the ablation") for name, value in chosen.items()]
     predictor = load(folder / MODEL, device=budget.device, settings=settings)
-    _, results = measure_stages(predictor, splits.val_annotations, splits.val_images, subsets)
+    if one.augment is not None:
+        _, found = evaluate_model(join([predictor], parse_views(one.augment)), splits.val_annotations, splits.val_images)
+        results = {one.stages: found}
+    else:
+        _, results = measure_stages(predictor, splits.val_annotations, splits.val_images, subsets)
     for subset, found in results.items():
-        with results_file(_results(folder, subset, config)) as file:
+        with results_file(one.results(folder, subset)) as file:
             file.add(found)
 
 

@@ -8,15 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from htc.config import ASPP, GCN, Config, FineMask, Fusion, GaussianSoftNMS
+from htc.config import ASPP, GCN, Backbone, Config, FineMask, Fusion, GaussianSoftNMS, GuidedRPN, ResNet
 from htc.errors import ConfigError
 from htc.evaluation.coco import Kind
+from htc.presets.table7 import SENET154, deformable, multi_scale, synchronised
 
 SCORE_THRESHOLD = 0.001
 STAGES = 3
 MODULES = 8
 """The table of modules, which the paper does not have: some of them are for better outlines."""
 BETAS = (0.5, 1.0, 2.0, 3.0)
+TEST_SCALES = "0.75,1,1.25,1.5,1.75:flip"
+"""The paper's short edges 600-1400 as factors on 800."""
+SHALLOWEST = 50
 FUSIONS: tuple[Fusion, ...] = ("none", "box", "mask", "both")
 
 
@@ -32,6 +36,8 @@ class Row:
     """Place of the row it is compared with."""
     mask_stages: tuple[int, ...] | None = None
     """Mask stages whose mean is taken at test time; None: all."""
+    augment: str | None = None
+    """The views of each picture at test time, as `--augment` takes them."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,10 @@ class Table:
 
 
 def table(number: int, base: Config) -> Table:
-    """Table 1 (the three models), 2 to 6, or 8 (further modules) with `base`, a Hybrid Task Cascade, as its strongest model.
+    """Table 1 (the three models), 2 to 7, or 8 (further modules) with `base`, a Hybrid Task Cascade, as its strongest model.
 
-    Raises `ConfigError` if `base` has no semantic branch or not the paper's three stages, or there is no such table.
+    Raises `ConfigError` if `base` has no semantic branch or not the paper's three stages, or there is no such table;
+    for Table 7 also if its backbone has no place for deformable convolution.
     """
     if number not in TABLES:
         raise ConfigError(f"--table {number}: the paper's ablations are tables {', '.join(map(str, TABLES))}")
@@ -149,6 +156,33 @@ def _beta(base: Config) -> tuple[Row, ...]:
     )
 
 
+def _extensions(base: Config) -> tuple[Row, ...]:
+    """Each on top of the row above. The ensemble, the last row, is `htc evaluate` with several models."""
+    if not isinstance(base.backbone, ResNet) or base.backbone.depth < SHALLOWEST:
+        raise ConfigError(f"--table 7 begins with deformable convolution in a ResNet of depth 50 or more; {base.preset} has {_named(base.backbone)}")
+    plain = arranged(base, interleaved=True, mask_flow=True, fusion="both")
+    with_deformable = deformable(plain)
+    with_norms = synchronised(with_deformable)
+    with_scales = multi_scale(with_norms)
+    larger = with_scales.model_copy(update={"backbone": SENET154.model_copy(update={"pretrained": bool(base.backbone.pretrained)})})
+    shared = base.rpn.model_dump(include={"anchor_scale", "candidates_per_level", "proposals", "training_candidates_per_level", "training_proposals"})
+    guided = larger.model_copy(update={"rpn": GuidedRPN(**shared)})
+    rows = (
+        ("Hybrid Task Cascade", plain, 38.4, None),
+        ("+ deformable convolution", with_deformable, 39.5, None),
+        ("+ SyncBN", with_norms, 40.7, None),
+        ("+ multi-scale training", with_scales, 42.5, None),
+        ("+ SENet-154", larger, 44.3, None),
+        ("+ GA-RPN", guided, 45.3, None),
+        ("+ multi-scale test", guided, 47.4, TEST_SCALES),
+    )
+    return tuple(Row(name, config, (None, ap), place - 1 if place else None, augment=augment) for place, (name, config, ap, augment) in enumerate(rows))
+
+
+def _named(backbone: Backbone) -> str:
+    return f"depth {backbone.depth}" if isinstance(backbone, ResNet) else backbone.kind
+
+
 def _modules(base: Config) -> tuple[Row, ...]:
     """Section 4.6 and beyond: one module at a time on the full model."""
     plain = arranged(base, interleaved=True, mask_flow=True, fusion="both")
@@ -161,7 +195,11 @@ def _modules(base: Config) -> tuple[Row, ...]:
         "+ Soft-NMS": {"inference": {"soft_nms": GaussianSoftNMS(min_score=SCORE_THRESHOLD)}},
         "+ adaptive feature pooling": {"cascade": {"pooled_levels": "all"}},
         "+ finer masks": {"cascade": {"mask_head": FineMask()}},
+        "+ recursive feature pyramid": {"neck": {"kind": "rfp"}},
+        "+ switchable atrous convolution": {"backbone": {"switchable": "plain", "switchable_stages": (3, 4, 5), "deformable": "none", "deformable_stages": ()}},
     }
+    if not isinstance(base.backbone, ResNet):  # DetectoRS' parts are made of residual blocks
+        changes = {name: change for name, change in changes.items() if change.get("neck") != {"kind": "rfp"} and "backbone" not in change}
     rows: list[Row] = []
     for name, sections in changes.items():
         values = plain.model_dump()
@@ -178,5 +216,6 @@ TABLES: dict[int, tuple[str, Callable[[Config], tuple[Row, ...]]]] = {
     4: ("Mask information flow, masks by stage", _flow),
     5: ("Where the semantic feature is fused, on Cascade Mask R-CNN", _fusion),
     6: ("Weight of the semantic loss", _beta),
-    MODULES: ("Modules of section 4.6, adaptive feature pooling and finer masks, each alone on the full model", _modules),
+    7: ("Extensions, one on top of the other; the paper's numbers are of COCO test-dev", _extensions),
+    MODULES: ("Modules of section 4.6, of PANet and of DetectoRS, and finer masks, each alone on the full model", _modules),
 }

@@ -26,7 +26,7 @@ Numbers = Annotated[list[int], Parameter(consume_multiple=True, negative="")]
 
 def ablate(
     *,
-    table: Annotated[list[int], Parameter(name="--table", consume_multiple=True, negative="", metavar="1|2|3|4|5|6|8")],
+    table: Annotated[list[int], Parameter(name="--table", consume_multiple=True, negative="", metavar="1..8")],
     data: Folder | None = None,
     train_annotations: File | None = None,
     train_images: Folder | None = None,
@@ -53,8 +53,9 @@ def ablate(
     ----------
     table
         1: Mask R-CNN, Cascade Mask R-CNN, HTC. 2: each component. 3: interleaved execution. 4: mask flow, masks by stage.
-        5: semantic fusion. 6: weight of the semantic loss. 8: PAFPN, ASPP, GCN, precise RoI pooling, Soft-NMS, adaptive
-        feature pooling, finer masks, each alone. Several may be given.
+        5: semantic fusion. 6: weight of the semantic loss. 7: the extensions, each on top of the others. 8: PAFPN, ASPP, GCN,
+        precise RoI pooling, Soft-NMS, adaptive feature pooling, finer masks, recursive pyramid, switchable atrous convolution,
+        each alone. Several may be given.
     data
         Folder of training and validation data, as for `htc train`.
     train_annotations

@@ -13,7 +13,10 @@ class Input(Section):
     short_edge: Positive = 800
     long_edge: Positive = 1333
     max_scale: PositiveFloat | None = None
-    """Never enlarge a picture by more than this, however far below the edges it stays: 1 keeps the size of small ones."""
+    """Never enlarge a picture by more than this, however far below the edges it stays: 1 keeps the size of small ones.
+
+    Where training draws the short edge, or a test looks at several scales, the limit is multiplied by the same factor.
+    """
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     divisor: Positive = 32

@@ -80,7 +80,9 @@ def _drawn_size(size: tuple[int, int], draw: float, settings: Input, augmentatio
     else:
         low, high = augmentation.short_edges or (settings.short_edge, settings.short_edge)
         short_edge = low + int(draw * (high - low + 1))
-    return resized_size(size, short_edge, augmentation.long_edge or settings.long_edge, settings.max_scale), augmentation.crop
+    # The limit moves with the edge: pictures below it would else never change their size.
+    most = None if settings.max_scale is None else settings.max_scale * short_edge / settings.short_edge
+    return resized_size(size, short_edge, augmentation.long_edge or settings.long_edge, most), augmentation.crop
 
 
 def place_picture(picture: UInt8[np.ndarray, "H W 3"], placement: Placement) -> UInt8[np.ndarray, "h w 3"]:
