@@ -90,14 +90,14 @@ def test_equal_results_never_differ() -> None:
     truth = annotated()
     one, two = matches("bbox", truth, found(truth, 2.0), 100), matches("bbox", truth, found(truth, 2.0), 100)
     drawn = draws(PICTURES, 20, 0)
-    assert interval(resampled([one], drawn) - resampled([two], drawn)) == (0.0, 0.0)
+    assert interval(resampled(one, drawn) - resampled(two, drawn)) == (0.0, 0.0)
 
 
 def test_better_results_are_better_in_nearly_every_draw() -> None:
     truth = annotated()
     good, bad = matches("bbox", truth, found(truth, 0.5), 100), matches("bbox", truth, found(truth, 6.0), 100)
     drawn = draws(PICTURES, 50, 0)
-    low, high = interval(resampled([good, good], drawn) - resampled([bad], drawn))
+    low, high = interval(resampled(good, drawn) - resampled(bad, drawn))
     assert 0 < low < high
 
 

@@ -130,6 +130,16 @@ def test_the_real_learning_rate_is_stated(images, rate):
     assert "background and 80 classes" in semantic.rule
 
 
+def test_fewer_proposals_than_a_test_keeps_are_spoken_of():
+    """Large boxes of background then are never a lesson, and score high."""
+    config = preset("htc_r18_small")
+    few = config.model_copy(update={"rpn": config.rpn.model_copy(update={"training_proposals": 300})})
+    _, found, _ = stated(few, "auto", 4)
+    assert found.fields == {"rpn.training_proposals": 300}
+    assert "the 1000 that a test keeps" in found.rule
+    assert all("rpn.training_proposals" not in one.fields for one in stated(config, "auto", 4))
+
+
 def test_adamw_s_rate_is_not_scaled_and_choices_are_written(tmp_path):
     found = stated(preset("htc_r18_small"), "none", 4)
     assert found[0].fields == {"learning rate": 0.001}

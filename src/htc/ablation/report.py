@@ -1,13 +1,14 @@
 """From results to the table: mean and spread over seeds, and how sure a difference is, by a paired bootstrap over pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from htc.ablation.run import Measured, results_by_row
-from htc.ablation.tables import Row, Table
+from htc.ablation.tables import Table
 from htc.evaluation.bootstrap import PictureMatches, draws, interval, matches, resampled
 from htc.evaluation.coco import Kind
 
@@ -49,7 +50,12 @@ def lines_of(table: Table, measured: Sequence[Measured], truth: Mapping[str, Any
         most = row.config.inference.max_detections
         matched.append({seed: {kind: matches(kind, truth, results, most) for kind in kinds} for seed, results in found})
     drawn = draws(len(truth["images"]), DRAWS, seed=0)
-    return tuple(_line(row, matched[place], table, matched, drawn) for place, row in enumerate(table.rows) if matched[place])
+
+    @cache  # a row is compared, and others with it
+    def resampled_row(place: int, seed: int, kind: Kind) -> np.ndarray:
+        return resampled(matched[place][seed][kind], drawn)
+
+    return tuple(_line(place, table, matched, resampled_row) for place in range(len(table.rows)) if matched[place])
 
 
 def kinds_of(table: Table) -> tuple[Kind, ...]:
@@ -57,17 +63,15 @@ def kinds_of(table: Table) -> tuple[Kind, ...]:
     return tuple(dict.fromkeys((*KINDS, *table.compared)))
 
 
-def _line(
-    row: Row, own: dict[int, dict[str, PictureMatches]], table: Table, matched: Sequence[dict[int, dict[str, PictureMatches]]], drawn: np.ndarray
-) -> Line:
+def _line(place: int, table: Table, matched: Sequence[Mapping[int, Mapping[str, PictureMatches]]], resampled_row: Callable[..., np.ndarray]) -> Line:
+    row, own = table.rows[place], matched[place]
     ap = {kind: tuple(of[kind].average_precision() for of in own.values()) for kind in kinds_of(table)}
     differences = {}
     if row.against is not None and (shared := [seed for seed in own if seed in matched[row.against]]):
         for kind in table.compared:
-            ours = [own[seed][kind] for seed in shared]
-            theirs = [matched[row.against][seed][kind] for seed in shared]
-            by_seed = tuple(one.average_precision() - other.average_precision() for one, other in zip(ours, theirs, strict=True))
-            low, high = interval(resampled(ours, drawn) - resampled(theirs, drawn))
+            pairs = [(own[seed][kind], matched[row.against][seed][kind]) for seed in shared]
+            by_seed = tuple(one.average_precision() - other.average_precision() for one, other in pairs)
+            low, high = interval(np.mean([resampled_row(place, seed, kind) - resampled_row(row.against, seed, kind) for seed in shared], 0))
             differences[kind] = Difference(table.rows[row.against].name, float(np.mean(by_seed)), low, high, by_seed)
     return Line(row.name, ap, tuple(own), row.published, differences)
 

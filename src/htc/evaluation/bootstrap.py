@@ -59,9 +59,9 @@ def draws(pictures: int, count: int, seed: int) -> Int[np.ndarray, "_ _"]:
     return np.random.default_rng(seed).integers(0, pictures, (count, pictures))
 
 
-def resampled(models: Sequence[PictureMatches], drawn: Int[np.ndarray, "_ _"]) -> Float[np.ndarray, " _"]:
-    """For each draw, the mean AP of several sets of results (a row's seeds)."""
-    return np.array([np.mean([model.average_precision(draw) for model in models]) for draw in drawn])
+def resampled(model: PictureMatches, drawn: Int[np.ndarray, "D _"]) -> Float[np.ndarray, " D"]:
+    """AP of each draw."""
+    return np.array([model.average_precision(draw) for draw in drawn])
 
 
 def interval(differences: Float[np.ndarray, " _"], level: float = 0.95) -> tuple[float, float]:

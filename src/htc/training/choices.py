@@ -193,6 +193,10 @@ def stated(config: Config, semantic: Literal["auto", "none"] | MapSources, image
     else:
         rule = f"linear scaling: SGD's {training.optimizer.lr:g} is for {IMAGES_PER_STEP} pictures a step, and a step has {images_per_step}"
     found = [Choice({"learning rate": float(f"{rate:.6g}")}, rule)]
+    rpn = config.rpn
+    if rpn.training_proposals < rpn.proposals:
+        rule = f"fewer than the {rpn.proposals} that a test keeps: what training never draws from may score high; --rpn.training_proposals {rpn.proposals}"
+        found.append(Choice({"rpn.training_proposals": rpn.training_proposals}, rule))
     if isinstance(config.cascade.mask_head, NoMask):
         found.append(Choice({"cascade.mask_head.kind": "none"}, "no object has a mask: the model finds boxes alone"))
     if config.semantic is None or semantic == "none":
