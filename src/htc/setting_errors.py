@@ -106,11 +106,15 @@ def _without_tags(location: tuple[int | str, ...], values: Mapping[str, Any]) ->
 
 
 def _origin(path: Path, message: str, sources: Sources) -> tuple[Path, str]:
-    """The last setting at that path, else above or below it, else one that the message speaks of: a fault of values that do not fit together."""
+    """The last setting at that path, else above or below it, else anywhere; of several, one that the message speaks of.
+
+    The last two are faults of values that do not fit together.
+    """
     exact = [found for found in sources if found[0] == path]
     related = [(at, source) for at, source in sources if path and (at[: len(path)] == path or path[: len(at)] == at)]
+    spoken = [(at, source) for at, source in related if any(name in message for name in at[len(path) :])]
     named = [(at, source) for at, source in sources if not path and ".".join(at) in message]
-    for found in (exact, related, named):
+    for found in (exact, spoken, related, named):
         if found:
             return found[-1]
     return path, ".".join(path) or "the settings together"
