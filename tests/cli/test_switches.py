@@ -107,7 +107,7 @@ def test_print_config_needs_nothing_but_the_model(htc: Htc, model: Path, verb: s
         (("--cascade.num_stages", "2"), "--cascade.num_stages: delta_stds has 3 values for num_stages = 2"),
         (
             ("--cascade.mask_convs", "1", "--cascade.mask_head.kind", "fusion", "--cascade.samples", "16"),
-            "--cascade.mask_head.kind: mask_head fusion branches off before the last of mask_convs",
+            "--cascade.mask_convs: mask_head fusion branches off before the last of mask_convs",
         ),
         (("--inference.mask_stages", "4,1"), "inference names stage 4, but cascade.num_stages is 3"),
         (("--inference.mask_stages", "1"), "--inference.mask_stages: is a list of values: write [1]"),
