@@ -165,3 +165,16 @@ def test_fishnet_from_the_authors_names(tmp_path: Path) -> None:
     ours.load_state_dict(imagenet.our_names(imagenet.read_classifier(tmp_path / "fishnet99_ckpt.tar")))
     assert torch.equal(ours.state_dict()["head.2.1.conv2.weight"], back["module.fish.fish.9.0.1.conv2.weight"])
     assert torch.equal(ours.state_dict()["body.1.0.norm1.running_mean"], back["module.fish.fish.5.0.0.bn1.running_mean"])
+
+
+def test_switchable_convolutions_take_the_plain_ones(tmp_path: Path) -> None:
+    original = torchvision.models.resnet18()
+    path = str(saved(original, tmp_path / "resnet18.pth"))
+    config = ResNet(depth=18, switchable="plain", switchable_stages=(5,), norm="statistics_fixed", pretrained=path)
+    backbone = build_backbone(config)
+    start_from_imagenet(backbone, config)
+    expected, state = original.state_dict(), backbone.state_dict()
+    switched = [name for name in state if name.startswith("layer4.1.conv1")]
+    assert any(torch.equal(state[name], expected["layer4.1.conv1.weight"]) for name in switched)
+    assert not any(state[name].any() for name in switched if name.endswith("difference"))
+    assert any(name.endswith("difference") for name in switched)

@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file
 
-from htc.config import AdamW
-from htc.data.coco import Splits
+from htc.config import AdamW, RecursiveFPN, ResNet
+from htc.data.coco import Splits, read_coco
 from htc.errors import CheckpointError, DataError, OutputError, TrainingError
 from htc.inference.load import load
 from htc.settings import from_file, overlay
 from htc.training.progress import Said
 from htc.training.record import read_losses
-from htc.training.run import Options, train
+from htc.training.run import Options, build_module, train
 from htc.training.validation import read_history
 from training.discs import write_split
 from training.tiny import tiny
@@ -176,3 +177,19 @@ def test_mixed_precision_trains(splits, tmp_path):
     _, losses = read_losses(tmp_path / "run" / "losses.csv")
     total = [sum(values) for values in zip(*losses.values(), strict=True)]
     assert sum(total[-3:]) < 0.9 * sum(total[:3])
+
+
+def test_both_looks_of_detectors_start_from_imagenet(splits, tmp_path):
+    torch.manual_seed(5)
+    original = torchvision.models.resnet18().state_dict()
+    torch.save(original, tmp_path / "resnet18.pth")
+    backbone = ResNet(depth=18, norm="batch", frozen_stages=-1, pretrained=str(tmp_path / "resnet18.pth"))
+    config = tiny().model_copy(update={"backbone": backbone, "neck": RecursiveFPN(channels=16, norm="group")})
+    said = []
+    dataset = read_coco(splits.train_annotations, splits.train_images)
+    module = build_module(config, dataset, Options(device="cpu"), tmp_path, said.append)
+    detector = module.detector
+    for one in (detector.backbone, detector.second_look.backbone):
+        state = one.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in original.items() if name.startswith("layer"))
+    assert any("starts from" in str(one) for one in said)
