@@ -63,7 +63,9 @@ def kinds_of(table: Table) -> tuple[Kind, ...]:
     return tuple(dict.fromkeys((*KINDS, *table.compared)))
 
 
-def _line(place: int, table: Table, matched: Sequence[Mapping[int, Mapping[str, PictureMatches]]], resampled_row: Callable[..., np.ndarray]) -> Line:
+def _line(
+    place: int, table: Table, matched: Sequence[Mapping[int, Mapping[str, PictureMatches]]], resampled_row: Callable[[int, int, Kind], np.ndarray]
+) -> Line:
     row, own = table.rows[place], matched[place]
     ap = {kind: tuple(of[kind].average_precision() for of in own.values()) for kind in kinds_of(table)}
     differences = {}

@@ -195,11 +195,10 @@ def _modules(base: Config) -> tuple[Row, ...]:
         "+ Soft-NMS": {"inference": {"soft_nms": GaussianSoftNMS(min_score=SCORE_THRESHOLD)}},
         "+ adaptive feature pooling": {"cascade": {"pooled_levels": "all"}},
         "+ finer masks": {"cascade": {"mask_head": FineMask()}},
-        "+ recursive feature pyramid": {"neck": {"kind": "rfp"}},
-        "+ switchable atrous convolution": {"backbone": {"switchable": "plain", "switchable_stages": (3, 4, 5), "deformable": "none", "deformable_stages": ()}},
     }
-    if not isinstance(base.backbone, ResNet):  # DetectoRS' parts are made of residual blocks
-        changes = {name: change for name, change in changes.items() if change.get("neck") != {"kind": "rfp"} and "backbone" not in change}
+    if isinstance(base.backbone, ResNet):  # DetectoRS' parts are made of residual blocks
+        switchable = {"switchable": "plain", "switchable_stages": (3, 4, 5), "deformable": "none", "deformable_stages": ()}
+        changes |= {"+ recursive feature pyramid": {"neck": {"kind": "rfp"}}, "+ switchable atrous convolution": {"backbone": switchable}}
     rows: list[Row] = []
     for name, sections in changes.items():
         values = plain.model_dump()

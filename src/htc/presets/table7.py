@@ -12,7 +12,7 @@ learning rate scales with the batch. All start from ImageNet weights, fetched wh
 from collections.abc import Callable
 from typing import Any
 
-from htc.config import Augmentation, Backbone, Config, FishNet, Input, ResNet, Timm
+from htc.config import Backbone, Config, FishNet, Input, ResNet, Timm
 from htc.presets.official import htc
 from htc.presets.paper import paper
 
@@ -34,8 +34,9 @@ def synchronised(config: Config) -> Config:
 def multi_scale(config: Config) -> Config:
     """+ multi-scale training: of a short edge of 800, 400-1400, long edge 1600 (42.5 with ResNet-50, 44.3 with SENet-154)."""
     short = config.input.short_edge
-    views = Augmentation(short_edges=(short // 2, short * 7 // 4), long_edge=2 * short).model_dump(include={"short_edges", "long_edge"})
-    return _changed(config, training={"augmentation": config.training.augmentation.model_copy(update=views)})
+    other_ways = {"short_edge_choices": None, "jitter": None, "resize": True}
+    drawn = {"short_edges": (short // 2, short * 7 // 4), "long_edge": 2 * short}
+    return _changed(config, training={"augmentation": {**config.training.augmentation.model_dump(), **other_ways, **drawn}})
 
 
 def _changed(config: Config, **sections: dict[str, Any]) -> Config:
