@@ -6,7 +6,7 @@ import pytest
 
 from htc.ablation.run import digest
 from htc.ablation.tables import table
-from htc.config import PAFPN, Cascade, Timm
+from htc.config import PAFPN, Augmentation, Cascade, ScaleJitter, Timm
 from htc.errors import ConfigError
 from htc.presets import preset
 from training.tiny import tiny
@@ -101,6 +101,14 @@ def test_table_7_reaches_the_presets_of_that_table():
         ours, theirs = row.config.model_dump(exclude={"preset"}), preset(name).model_dump(exclude={"preset"})
         ours["backbone"]["pretrained"] = theirs["backbone"]["pretrained"]
         assert ours == theirs
+
+
+@pytest.mark.parametrize("other", [{"jitter": ScaleJitter()}, {"short_edge_choices": (640, 800)}])
+def test_multi_scale_training_replaces_another_way_to_resize(other):
+    base = preset("htc_r50_fpn_20e_paper")
+    training = base.training.model_copy(update={"augmentation": Augmentation(vertical_flip=0.25, **other)})
+    rows = table(7, base.model_copy(update={"training": training})).rows
+    assert rows[3].config.training.augmentation == Augmentation(vertical_flip=0.25, short_edges=(400, 1400), long_edge=1600)
 
 
 @pytest.mark.parametrize("name", ["htc_r18_small", "htcpp_swin_b"])
