@@ -178,3 +178,17 @@ def test_switchable_convolutions_take_the_plain_ones(tmp_path: Path) -> None:
     assert any(torch.equal(state[name], expected["layer4.1.conv1.weight"]) for name in switched)
     assert not any(state[name].any() for name in switched if name.endswith("difference"))
     assert any(name.endswith("difference") for name in switched)
+
+
+def test_a_standardised_network_starts_as_the_weights_say(tmp_path: Path) -> None:
+    original = torchvision.models.resnet18().eval()
+    path = str(saved(original, tmp_path / "resnet18.pth"))
+    config = ResNet(depth=18, standardised=True, pretrained=path)
+    backbone = build_backbone(config).eval()
+    assert start_from_imagenet(backbone, config) == path
+    x = torch.randn(1, 3, 64, 64)
+    expected = x
+    for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+        expected = original.get_submodule(name)(expected)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(x)[-1], expected, atol=1e-4, rtol=1e-4)

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from checkpoint.historical import CLASSES, as_v1, as_v2, random_state, save_v1, save_v2, save_v3, tiny_config
 from htc.checkpoint.load import load_model
 from htc.checkpoint.mmdetection import GUIDED_NOTE, V1_NOTE, read_mmdetection
-from htc.config import Config, GaussianSoftNMS, GuidedRPN, LinearSoftNMS
+from htc.config import Config, GaussianSoftNMS, GuidedRPN, LinearSoftNMS, ResNet
 from htc.errors import CheckpointError
 
 CONFIG = tiny_config()
@@ -134,11 +135,9 @@ def test_soft_nms_of_the_configuration_text(tmp_path: Path, nms: str, expected: 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("model = dict(type='MaskRCNN', backbone=dict(type='ResNet', style='caffe'))", "caffe"),
         ("model = dict(type='MaskRCNN', backbone=dict(type='SwinTransformer'))", "SwinTransformer"),
         ("model = dict(type='SOLO')", "SOLO"),
         ("model = dict(type='MaskRCNN', neck=dict(type='NASFPN'))", "NASFPN"),
-        ("model = dict(type='MaskRCNN')\nimg_norm_cfg = dict(mean=[1.0, 1.0, 1.0], std=[1.0, 1.0, 1.0], to_rgb=False)", "BGR"),
         ("model = dict(type='MaskRCNN', rpn_head=dict(anchor_generator=dict(scales=[2, 4])))", "anchor scales"),
         ("model = dict(type='MaskRCNN', backbone=dict(dcn=dict(type='DCN', deform_groups=4)))", "offset groups"),
     ],
@@ -146,6 +145,31 @@ def test_soft_nms_of_the_configuration_text(tmp_path: Path, nms: str, expected: 
 def test_models_we_cannot_run_are_refused(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(CheckpointError, match=says):
         load_model(save_v2(tmp_path / "a.pth", as_v2(STATE), text))
+
+
+CAFFE_TEXTS = {
+    2: "model = dict(type='HybridTaskCascade', backbone=dict(type='ResNet', style='caffe', norm_cfg=dict(type='BN', requires_grad=False)))\n"
+    "img_norm_cfg = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], to_rgb=False)",
+    3: "model = dict(type='HybridTaskCascade', backbone=dict(type='ResNet', style='caffe', norm_cfg=dict(type='BN', requires_grad=False)),\n"
+    "  data_preprocessor=dict(type='DetDataPreprocessor', mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False))",
+}
+
+
+@pytest.mark.parametrize("version", CAFFE_TEXTS)
+def test_a_caffe_backbone_has_its_stride_and_reads_red_green_blue(tmp_path: Path, version: int) -> None:
+    config = tiny_config().model_copy(update={"backbone": ResNet(depth=50)})
+    weights = as_v2(random_state(config))
+    loaded = load_model((save_v2 if version == 2 else save_v3)(tmp_path / "a.pth", weights, CAFFE_TEXTS[version]))
+    backbone = loaded.config.backbone
+    assert isinstance(backbone, ResNet)
+    assert (backbone.stride_in, backbone.norm) == ("1x1", "frozen")
+    blue_green_red = torch.rand(1, 3, 32, 32) * 255
+    read = (blue_green_red.flip(1) - torch.tensor(loaded.config.input.mean).view(3, 1, 1)) / torch.tensor(loaded.config.input.std).view(3, 1, 1)
+    expected = F.conv2d(blue_green_red - torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1), weights["backbone.conv1.weight"], stride=2, padding=3)
+    torch.testing.assert_close(F.conv2d(read, loaded.state_dict["backbone.conv1.weight"], stride=2, padding=3), expected, atol=1e-2, rtol=1e-4)
+    assert any(what == "input channels from BGR to RGB" for _, what in loaded.report.reordered)
+    with pytest.raises(CheckpointError, match="stride_in"):
+        load_model("htc_r50_fpn_1x_coco", tmp_path / "a.pth")
 
 
 GUIDED_TEXT = """

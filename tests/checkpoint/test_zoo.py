@@ -291,7 +291,7 @@ def test_a_preset_loads_its_released_weights(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_the_table_names_presets_and_their_files() -> None:
     assert set(RELEASED) <= set(PRESETS)
-    assert len(RELEASED) == 14
+    assert len(RELEASED) == 17
     for name, release_ in RELEASED.items():
         assert release_.path.endswith(f"{name}/{Path(release_.path).name}")
         assert release_.path.endswith(f"-{release_.sha256}.pth")

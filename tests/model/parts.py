@@ -17,8 +17,8 @@ PARTS = {
     "RegNetY": small_config(1, backbone=Timm(name="regnety_002", norm="batch")),
     "FishNet": small_config(1, backbone=FishNet(depth=99)),
     "plain ViT": small_config(1, backbone=ViT(name="vit_tiny_patch16_224")),
-    "recursive pyramid, switchable convolution": small_config(
-        1, backbone=ResNet(depth=18, switchable="deformable", switchable_stages=(4, 5)), neck=RecursiveFPN(channels=CHANNELS)
+    "recursive pyramid, switchable convolution, standardised weights": small_config(
+        1, backbone=ResNet(depth=18, switchable="deformable", switchable_stages=(4, 5), standardised=True), neck=RecursiveFPN(channels=CHANNELS)
     ),
     "precise RoI pooling": small_config(1, cascade={"pooling": "precise"}),
     "panet, guided anchoring, GCN, Gaussian Soft-NMS": guided(

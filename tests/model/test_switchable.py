@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from htc.config import ResNet
 from htc.model.backbone import build_resnet
-from htc.model.switchable import SwitchableConv2d
+from htc.model.switchable import SwitchableConv2d, mean_around
 
 CASES = [(1, 1, False), (2, 1, False), (2, 2, False), (1, 1, True), (2, 1, True)]
 
@@ -40,6 +40,17 @@ def test_switched_off_it_is_the_wide_convolution_of_the_other_weights(stride: in
     torch.testing.assert_close(ours(picture()), wide, atol=1e-4, rtol=1e-4)
 
 
+def mirrored(place: int, size: int) -> int:
+    """Of a place beyond the map's edges: the one as far inside."""
+    return -place if place < 0 else 2 * (size - 1) - place if place >= size else place
+
+
+@torch.no_grad()
+def test_a_map_too_small_to_be_mirrored_has_the_mean_of_what_is_there() -> None:
+    x = torch.arange(4.0).view(1, 1, 2, 2)
+    assert torch.equal(mean_around(x), torch.full((1, 1, 2, 2), 1.5))
+
+
 @torch.no_grad()
 def test_between_by_its_definition() -> None:
     """Everything but offsets at random: contexts, switch, both views, written out for each pixel."""
@@ -53,7 +64,7 @@ def test_between_by_its_definition() -> None:
     mixed = torch.zeros_like(near)
     for row in range(9):
         for column in range(12):
-            around = x[:, :, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3].mean((2, 3))
+            around = sum(x[:, :, mirrored(row + i, 9), mirrored(column + j, 12)] for i in range(-2, 3) for j in range(-2, 3)) / 25
             switch = around @ ours.switch.weight[0, :, 0, 0] + ours.switch.bias
             mixed[:, :, row, column] = switch[:, None] * near[:, :, row, column] + (1 - switch[:, None]) * far[:, :, row, column]
     expected = mixed + F.conv2d(mixed.mean((2, 3), keepdim=True), ours.after.weight, ours.after.bias)

@@ -5,17 +5,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from htc.checkpoint.config_text import at
+from htc.model.second_look import RATES
 
 _FAMILY = ("HybridTaskCascade", "CascadeRCNN", "MaskRCNN", "TwoStageDetector")
 
 
 @dataclass
 class ConfigFacts:
-    """`fields`: dotted configuration field -> value. `refusals`: what makes the file unusable. `notes`: what is left out."""
+    """`fields`: dotted configuration field -> value. `refusals`: what makes the file unusable. `notes`: what is left out.
+
+    `bgr`: its stem reads blue, green, red; the fields are in the order red, green, blue all the same.
+    """
 
     fields: dict[str, Any] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    bgr: bool = False
 
     def put(self, name: str, value: Any, *kinds: type) -> None:
         """Take a value over if the text has it in the right type."""
@@ -51,10 +56,10 @@ def read_config_facts(text: dict[str, Any]) -> ConfigFacts:
 def _trunk(model: dict[str, Any], facts: ConfigFacts) -> None:
     backbone = at(model, "backbone")
     kind = _kind(backbone)
-    if kind is not None and kind not in ("ResNet", "ResNeXt"):
+    if kind is not None and kind.removeprefix("DetectoRS_") not in ("ResNet", "ResNeXt"):
         facts.refusals.append(f"the backbone is a {kind}; ResNet and ResNeXt are supported")
     if at(backbone, "style") == "caffe":
-        facts.refusals.append("the backbone has style='caffe' (stride in the 1x1 convolution); only 'pytorch' is supported: take weights without `caffe`")
+        facts.fields["backbone.stride_in"] = "1x1"
     groups = at(backbone, "dcn", "deform_groups") or at(backbone, "dcn", "deformable_groups") or 1
     if groups != 1:
         facts.refusals.append(f"deformable convolution with {groups} offset groups; only one is supported")
@@ -64,9 +69,21 @@ def _trunk(model: dict[str, Any], facts: ConfigFacts) -> None:
     facts.put("backbone.frozen_stages", at(backbone, "frozen_stages"), int)
     if at(backbone, "norm_cfg", "requires_grad") is False:
         facts.fields["backbone.norm"] = "frozen"
-    neck = _kind(at(model, "neck"))
-    if neck is not None and neck not in ("FPN", "PAFPN"):
-        facts.refusals.append(f"the neck is a {neck}; FPN and PAFPN are supported")
+    convolution = _kind(at(backbone, "conv_cfg"))
+    if convolution not in (None, "Conv2d", "Conv", "ConvAWS"):
+        facts.refusals.append(f"the backbone's convolutions are {convolution}; plain and ConvAWS are supported")
+    _neck(at(model, "neck"), facts)
+
+
+def _neck(neck: Any, facts: ConfigFacts) -> None:
+    kind = _kind(neck)
+    if kind is not None and kind not in ("FPN", "PAFPN", "RFP"):
+        facts.refusals.append(f"the neck is a {kind}; FPN, PAFPN and RFP are supported")
+    steps, rates = at(neck, "rfp_steps"), _numbers(at(neck, "aspp_dilations"))
+    if steps not in (None, 2):
+        facts.refusals.append(f"the recursive pyramid looks {steps} times; 2 is supported")
+    if rates and rates != (1.0, *RATES, 1.0):
+        facts.refusals.append(f"the recursive pyramid's dilations are {rates}; (1, 3, 6, 1) is supported")
 
 
 def _anchors(model: dict[str, Any], facts: ConfigFacts) -> None:
@@ -171,12 +188,11 @@ def _input(text: dict[str, Any], facts: ConfigFacts) -> None:
     steps = list(_steps(at(text, "test_pipeline") or at(text, "data", "test", "pipeline")))
     normalise = next((step for step in steps if _kind(step) == "Normalize"), None)
     source = at(text, "model", "data_preprocessor") or normalise or at(text, "img_norm_cfg")
+    facts.bgr = at(source, "to_rgb") is False or at(source, "bgr_to_rgb") is False
     for name in ("mean", "std"):
         numbers = _numbers(at(source, name))
         if len(numbers) == 3:
-            facts.fields[f"input.{name}"] = numbers
-    if at(source, "to_rgb") is False or at(source, "bgr_to_rgb") is False:
-        facts.refusals.append("its input is BGR (a caffe backbone); only RGB is supported: take the weights without `caffe`")
+            facts.fields[f"input.{name}"] = numbers[::-1] if facts.bgr else numbers
     sizes = [at(step, name) for step in steps for name in ("img_scale", "scale") if _kind(step) in ("MultiScaleFlipAug", "Resize")]
     edges = next((numbers for numbers in map(_numbers, sizes) if len(numbers) == 2), None)
     if edges and all(edge == int(edge) for edge in edges):

@@ -8,7 +8,7 @@ import torch
 from htc.checkpoint.config_facts import ConfigFacts
 from htc.checkpoint.renaming import rename
 from htc.checkpoint.stored import Stored
-from htc.checkpoint.upgraded import Upgraded, pixel_major
+from htc.checkpoint.upgraded import Upgraded, pixel_major, rgb_stem
 from htc.errors import CheckpointError
 from htc.ops.boxes import anchors_at
 
@@ -68,7 +68,7 @@ def read_detectron2(stored: Stored, stride_in: str | None) -> Upgraded:
     _check_anchors(stored)
     _check_input(stored, stride_in)
     if stride_in == "1x1":
-        result.change("backbone.conv1.weight", "input channels from BGR to RGB", lambda weight: weight.flip(1))
+        rgb_stem(result)
     pixel_major(result)
     stages = sum(f"roi.box_heads.{stage}.classify.weight" in result.weights for stage in range(len(WEIGHTS)))
     result.facts.fields.update(_meaning(max(stages, 1), stride_in))

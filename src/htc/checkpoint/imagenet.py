@@ -37,7 +37,7 @@ _CLASSIFIER = 4
 """At most so many weights of a classifier follow what its backbone keeps."""
 _SEED = 1901_07518
 """Of the networks that tell what the weights filled: one that nobody draws from, as a file of the same draws would look unfilled."""
-_OURS = re.compile(r"^(up4|up8|norms)\.|\.(conv_offset|switch|before|after|offsets)\.|\.difference$")
+_OURS = re.compile(r"^(up4|up8|norms)\.|\.(conv_offset|switch|before|after|offsets|standard)\.|\.difference$")
 """Parts of a backbone that no classifier has."""
 
 

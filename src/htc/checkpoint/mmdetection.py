@@ -11,7 +11,7 @@ from htc.checkpoint.config_text import read_config_text
 from htc.checkpoint.naming import our_name, reason_to_drop
 from htc.checkpoint.stored import Stored, entries, read_stored
 from htc.checkpoint.structure import GUIDED
-from htc.checkpoint.upgraded import Upgraded, background_last, pixel_major
+from htc.checkpoint.upgraded import Upgraded, background_last, pixel_major, rgb_stem
 from htc.errors import CheckpointError
 
 V1_NOTE = "a file of 2019: its boxes were trained with width = x2 - x1 + 1; converted onto today's geometry, it may lose up to 1 AP"
@@ -29,7 +29,7 @@ def read_mmdetection(path: Path) -> Upgraded:
 def upgrade_mmdetection(stored: Stored) -> Upgraded:
     """A file of the original under our names.
 
-    Raises `CheckpointError` for files of another architecture, or that a configuration text inside declares unsupported (caffe
+    Raises `CheckpointError` for files of another architecture, or that a configuration text inside declares unsupported (other
     backbones, other detectors).
     """
     meta = _meta(stored.content)
@@ -70,6 +70,8 @@ def _upgrade(path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any]) -> U
         _reorder_2019(path, result)
     elif GUIDED in result.weights:
         result.notes.append(GUIDED_NOTE)
+    if result.facts.bgr:
+        rgb_stem(result)
     pixel_major(result)
     result.notes.extend(result.facts.notes)
     return result

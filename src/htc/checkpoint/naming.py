@@ -7,6 +7,15 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"^backbone\.(layer\d\.\d+)\.conv2_offset\.(\w+)$", r"backbone.\1.conv2.conv_offset.\2"),
+        (r"^neck\.rfp_modules\.0\.layer2\.0\.rfp_conv\.", "second_look.feedback.0."),
+        (r"^neck\.rfp_modules\.0\.layer3\.0\.rfp_conv\.", "second_look.feedback.1."),
+        (r"^neck\.rfp_modules\.0\.layer4\.0\.rfp_conv\.", "second_look.feedback.2."),
+        (r"^neck\.rfp_modules\.0\.", "second_look.backbone."),
+        (r"^neck\.rfp_aspp\.aspp\.0\.", "second_look.context.point."),
+        (r"^neck\.rfp_aspp\.aspp\.1\.", "second_look.context.dilated.0."),
+        (r"^neck\.rfp_aspp\.aspp\.2\.", "second_look.context.dilated.1."),
+        (r"^neck\.rfp_aspp\.aspp\.3\.", "second_look.context.mean."),
+        (r"^neck\.rfp_weight\.", "second_look.weight."),
         (r"^neck\.lateral_convs\.(\d+)\.", r"neck.lateral.\1."),
         (r"^neck\.fpn_convs\.(\d+)\.", r"neck.output.\1."),
         (r"^neck\.downsample_convs\.(\d+)\.", r"neck.downsample.\1."),
@@ -34,6 +43,16 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 _FLOW = re.compile(r"^mask_head\.(\d+)\.conv_res\.")
 _WITHOUT_STAGE = re.compile(r"^(bbox_head|mask_head)\.(?!\d)")
+# Of switchable and of standardised convolutions (DetectoRS).
+_CONVOLUTION = {
+    ".weight_gamma": ".standard.gamma",
+    ".weight_beta": ".standard.beta",
+    ".weight_diff": ".difference",
+    ".pre_context.": ".before.",
+    ".post_context.": ".after.",
+    ".offset_s.": ".offsets.0.",
+    ".offset_l.": ".offsets.1.",
+}
 # A convolution's own norm is called after its kind there, `norm` here; the backbone keeps the original's names.
 _NORM = re.compile(r"\.(bn|gn)\.(?=\w+$)")
 
@@ -43,15 +62,20 @@ def our_name(name: str) -> str:
     plain = _WITHOUT_STAGE.sub(r"\1.0.", name.removeprefix("roi_head."))
     flow = _FLOW.match(plain)
     if flow and int(flow[1]) > 0:
-        return _norm(f"roi.mask_flows.{int(flow[1]) - 1}.{plain[flow.end() :]}")
+        return _inside(f"roi.mask_flows.{int(flow[1]) - 1}.{plain[flow.end() :]}")
     for pattern, replacement in _RULES:
         if pattern.match(plain):
-            return _norm(pattern.sub(replacement, plain))
+            return _inside(pattern.sub(replacement, plain))
+    return _inside(name) if name.startswith("backbone.") else name
+
+
+def _inside(name: str) -> str:
+    """The last parts of a name whose first ones are ours already."""
+    if not name.startswith(("backbone.", "second_look.backbone.")):
+        return _NORM.sub(".norm.", name)
+    for theirs, ours in _CONVOLUTION.items():
+        name = name.replace(theirs, ours)
     return name
-
-
-def _norm(name: str) -> str:
-    return name if name.startswith("backbone.") else _NORM.sub(".norm.", name)
 
 
 def reason_to_drop(name: str) -> str | None:

@@ -79,7 +79,8 @@ def _backbone(shapes: Shapes) -> dict[str, Any]:
 def _switchable(shapes: Shapes) -> dict[str, Any]:
     switches = {int(match[1]) + 1 for name in shapes if (match := _SWITCH.fullmatch(name))}
     kind = "none" if not switches else "deformable" if any(_SWITCH_OFFSETS.fullmatch(name) for name in shapes) else "plain"
-    return {"backbone.switchable": kind, "backbone.switchable_stages": tuple(sorted(switches))}
+    standardised = "backbone.layer1.0.conv1.standard.gamma" in shapes
+    return {"backbone.switchable": kind, "backbone.switchable_stages": tuple(sorted(switches)), "backbone.standardised": standardised}
 
 
 def _norm(shapes: Shapes, layer: str) -> str:

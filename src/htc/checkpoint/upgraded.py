@@ -55,6 +55,12 @@ def pixel_major(result: Upgraded) -> None:
             result.change(name, "columns from (C, 7, 7) to (7, 7, C)", lambda w: w.view(len(w), -1, BOX_BINS, BOX_BINS).permute(0, 2, 3, 1).flatten(1))
 
 
+def rgb_stem(result: Upgraded) -> None:
+    """The stems of a network that reads blue, green, red, for pictures in red, green, blue; exact."""
+    for name in ("backbone.conv1.weight", "second_look.backbone.conv1.weight"):
+        result.change(name, "input channels from BGR to RGB", lambda weight: weight.flip(1))
+
+
 def background_last(tensor: Tensor) -> Tensor:
     """Rows rolled by one."""
     return torch.cat([tensor[1:], tensor[:1]])

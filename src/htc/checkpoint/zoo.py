@@ -22,8 +22,9 @@ class Release:
     mask_ap: float
 
 
-def _release(family: str, preset_name: str, date: str, sha256: str, box_ap: float, mask_ap: float) -> Release:
-    return Release(f"{family}/{preset_name}/{preset_name}_{date}-{sha256}.pth", sha256, box_ap, mask_ap)
+def _release(family: str, preset_name: str, date: str | None, sha256: str, box_ap: float, mask_ap: float) -> Release:
+    dated = preset_name if date is None else f"{preset_name}_{date}"
+    return Release(f"{family}/{preset_name}/{dated}-{sha256}.pth", sha256, box_ap, mask_ap)
 
 
 _DCONV = "htc_x101_64x4d_fpn_dconv_c3-c5_mstrain_400_1400_16x1_20e_coco"
@@ -42,6 +43,9 @@ _TABLE = (
     ("htc", "htc_x101_32x4d_fpn_16x1_20e_coco", "20200318", "de97ae01", 46.1, 40.5),
     ("htc", "htc_x101_64x4d_fpn_16x1_20e_coco", "20200318", "b181fd7a", 47.0, 41.4),
     ("htc", _DCONV, "20200312", "946fd751", 50.4, 43.8),
+    ("detectors", "htc_r50_rfp_1x_coco", None, "8ff87c51", 46.6, 40.9),
+    ("detectors", "htc_r50_sac_1x_coco", None, "bfa60c54", 46.4, 40.9),
+    ("detectors", "detectors_htc_r50_1x_coco", None, "329b1453", 49.1, 42.6),
 )
 RELEASED: dict[str, Release] = {row[1]: _release(*row) for row in _TABLE}
 

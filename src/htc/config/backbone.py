@@ -52,6 +52,8 @@ class ResNet(Section):
     switchable: Switchable = "none"
     """Switchable atrous convolution (Qiao et al. 2020) in `switchable_stages`: of plain or of deformable convolutions."""
     switchable_stages: DeformableStages = ()
+    standardised: bool = False
+    """Adaptive weight standardisation of every convolution but the deformable ones, as DetectoRS was trained."""
     pretrained: Pretrained = False
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from htc.model.deformable import make_deformable
 from htc.model.fishnet import FishFeatures
 from htc.model.layers import freeze_norms, norm
 from htc.model.plain_vit import PlainViT
+from htc.model.standardised import standardise
 from htc.model.switchable import make_switchable
 from htc.model.timm_features import TimmFeatures, create
 
@@ -51,6 +52,8 @@ def build_resnet(config: ResNet, weights: Mapping[str, Tensor] | None = None) ->
     )
     if config.stride_in == "1x1":
         stride_first(backbone)
+    if config.standardised:
+        standardise(backbone)
     for stage in config.deformable_stages:
         for block in backbone[f"layer{stage - 1}"]:  # type: ignore[index]
             assert config.deformable != "none"

@@ -11,6 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from htc.model.deformable import DeformableConv2d
 from htc.model.detector import Detector
 from htc.model.layers import use_pointwise
+from htc.model.standardised import StandardisedConv2d
+from htc.model.switchable import SwitchableConv2d
 from htc.model.timm_features import TimmFeatures
 
 
@@ -21,9 +23,19 @@ def for_inference(detector: Detector, precision: Literal["fp32", "bf16"] = "fp32
     either precision.
     """
     ready = deepcopy(detector).requires_grad_(False)
+    bake(ready)
     fold_batch_norms(ready)
     use_pointwise(ready)
     return ready.eval().to(torch.bfloat16 if precision == "bf16" else torch.float32).to(memory_format=torch.channels_last)
+
+
+def bake(module: nn.Module) -> None:
+    """Standardise weights once instead of at every use."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, StandardisedConv2d | SwitchableConv2d):
+            setattr(module, name, child.baked())
+        else:
+            bake(child)
 
 
 def fold_batch_norms(module: nn.Module) -> None:

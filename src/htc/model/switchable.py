@@ -7,8 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from htc.model.standardised import StandardisedConv2d
+
 WIDE = 3
 """Dilation of the second view."""
+REACH = 2
+"""Pixels on each side whose mean tells the switch and the offsets."""
 OFFSETS = 18
 """(dy, dx) of nine taps."""
 
@@ -18,14 +22,15 @@ class SwitchableConv2d(nn.Module):
 
     The switch S is a 1x1 convolution of the mean of 5x5 pixels, without a squashing function; it starts at 1, dw and the contexts at
     zero, so that a trained convolution starts as it is. `deformable`: both views are deformable (Dai et al. 2017), with offsets of
-    their own. Not an `nn.Conv2d`: no norm can be folded into it. Differs from the authors' code by: the 5x5 mean at a map's edge
-    is of the pixels that are there, where they reflect the map, and weights are not standardised.
+    their own. Made of a standardised convolution it standardises w, and adds dw after that. Not an `nn.Conv2d`: no norm can be
+    folded into it.
     """
 
     def __init__(self, plain: nn.Conv2d, *, deformable: bool) -> None:
         super().__init__()
         self.stride, self.groups = plain.stride, plain.groups
         self.weight = plain.weight
+        self.standard = plain.standard if isinstance(plain, StandardisedConv2d) else nn.Identity()
         self.difference = nn.Parameter(torch.zeros_like(plain.weight))
         self.switch = nn.Conv2d(plain.in_channels, 1, 1, plain.stride)  # type: ignore[arg-type]
         self.before = nn.Conv2d(plain.in_channels, plain.in_channels, 1)
@@ -41,10 +46,16 @@ class SwitchableConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')"""
         x = x + self.before(x.mean((2, 3), keepdim=True))
-        around = F.avg_pool2d(x, 5, 1, padding=2, count_include_pad=False)
+        around, weight = mean_around(x), self.standard(self.weight)
         switch = self.switch(around)
-        y = switch * self._view(x, self.weight, 1, around) + (1 - switch) * self._view(x, self.weight + self.difference, WIDE, around)
+        y = switch * self._view(x, weight, 1, around) + (1 - switch) * self._view(x, weight + self.difference, WIDE, around)
         return y + self.after(y.mean((2, 3), keepdim=True))
+
+    def baked(self) -> "SwitchableConv2d":
+        """For prediction: the standardised weights, computed once."""
+        self.weight = nn.Parameter(self.standard(self.weight).detach(), requires_grad=False)
+        self.standard = nn.Identity()
+        return self
 
     def _view(self, x: Tensor, weight: Tensor, dilation: int, around: Tensor) -> Tensor:
         where: dict[str, Any] = {"stride": self.stride, "padding": (dilation, dilation), "dilation": (dilation, dilation)}
@@ -53,6 +64,13 @@ class SwitchableConv2d(nn.Module):
         offset = self.offsets[0 if dilation == 1 else 1](around)
         dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype  # torchvision has no kernel for bfloat16
         return deform_conv2d(x.to(dtype), offset.to(dtype), weight.to(dtype), **where).to(x.dtype)
+
+
+def mean_around(x: Tensor) -> Tensor:
+    """The mean of 5x5 pixels, the map mirrored beyond its edges; a map too small to be mirrored (2 pixels) has the mean of what is there."""
+    if min(x.shape[2:]) <= REACH:
+        return F.avg_pool2d(x, 2 * REACH + 1, 1, padding=REACH, count_include_pad=False)
+    return F.avg_pool2d(F.pad(x, (REACH,) * 4, mode="reflect"), 2 * REACH + 1, 1)
 
 
 def make_switchable(block: nn.Module, *, deformable: bool) -> None:

@@ -2,21 +2,26 @@
 
 from collections.abc import Callable
 
-from htc.config import Config, RecursiveFPN, ResNet, Training
+from htc.config import FPN, Config, RecursiveFPN, ResNet, Training
 from htc.presets.official import htc
 
 
-def detectors(name: str) -> Config:
-    """HTC R-50 with two looks at the picture; switchable deformable convolution in C3-C5 of both backbones; 12 epochs, as mmdetection's.
+def detectors(name: str, *, recursive: bool, switchable: bool) -> Config:
+    """HTC R-50 with either part or both; 12 epochs, as mmdetection's, whose model zoo has weights of all three.
 
-    Its model zoo reports 49.1 box and 42.6 mask AP (HTC R-50 without either: 42.3 and 37.4). Those weights are not loaded:
-    they standardise the weights of every convolution, which is left out here, so their AP is theirs. Both backbones start from
-    ImageNet. Meant for 8 GPUs of two pictures each (13.6 GB there). Nobody has trained this preset to the end yet.
+    Two looks at the picture (recursive pyramid); switchable deformable convolution in C3-C5 of each backbone; weights of every convolution
+    standardised. Meant for 8 GPUs of two pictures each (13.6 GB there), both backbones from ImageNet. Nobody has trained these
+    presets to the end with this library yet.
 
-        htc train --preset detectors_htc_r50 --data coco --semantic stuffthingmaps --devices 8
+        htc train --preset detectors_htc_r50_1x_coco --backbone.pretrained true --data coco --semantic stuffthingmaps --devices 8
     """
-    backbone = ResNet(depth=50, switchable="deformable", switchable_stages=(3, 4, 5), pretrained=True)
-    return htc(name, backbone, Training()).model_copy(update={"neck": RecursiveFPN()})
+    where = {"switchable": "deformable", "switchable_stages": (3, 4, 5)} if switchable else {}
+    backbone = ResNet(depth=50, standardised=True, **where)
+    return htc(name, backbone, Training()).model_copy(update={"neck": RecursiveFPN() if recursive else FPN()})
 
 
-DETECTORS: dict[str, Callable[[], Config]] = {"detectors_htc_r50": lambda: detectors("detectors_htc_r50")}
+DETECTORS: dict[str, Callable[[], Config]] = {
+    "htc_r50_rfp_1x_coco": lambda: detectors("htc_r50_rfp_1x_coco", recursive=True, switchable=False),
+    "htc_r50_sac_1x_coco": lambda: detectors("htc_r50_sac_1x_coco", recursive=False, switchable=True),
+    "detectors_htc_r50_1x_coco": lambda: detectors("detectors_htc_r50_1x_coco", recursive=True, switchable=True),
+}

@@ -25,5 +25,4 @@ PUBLISHED: dict[str, Published] = {
     "htc_r50_dcn_syncbn_table7": _paper(None, 40.7, "test-dev", 7),
     "htc_r50_dcn_syncbn_mstrain_table7": _paper(None, 42.5, "test-dev", 7),
     "htc_senet154_table7": _paper(None, 44.3, "test-dev", 7),
-    "detectors_htc_r50": Published(49.1, 42.6, "val2017", "mmdetection model zoo, with weight standardisation"),
 }
