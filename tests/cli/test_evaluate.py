@@ -64,7 +64,7 @@ def test_pictures_without_annotations_can_only_be_saved(htc: Htc, model: Path, d
     assert "--save-results FILE writes the results" in result.err
     result = htc("evaluate", model, "--annotations", test_dev, "--images", data / "val", "--save-results", "x.json", "--html", "x.html")
     assert result.code == 2
-    assert "leave out --stages, --diagnostics, --html and maps" in result.err
+    assert "leave out --stages, --against, --diagnostics, --html and maps" in result.err
 
 
 def test_results_of_pictures_without_annotations_cannot_be_scored(htc: Htc, test_dev: Path, tmp_path: Path) -> None:
@@ -144,3 +144,26 @@ def test_map_flags_that_cannot_be(htc: Htc, model: Path, data: Path, flags: tupl
     result = htc("evaluate", *call, "--annotations", data / "annotations" / "instances_val.json")
     assert result.code == 2
     assert says in result.err
+
+
+def test_against_other_results(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
+    annotations = data / "annotations" / "instances_val.json"
+    right = [{"image_id": 5, "category_id": 3, "bbox": [20, 10, 40, 30]}, {"image_id": 6, "category_id": 7, "bbox": [20, 10, 40, 30]}]
+    (tmp_path / "right.json").write_text(json.dumps([{**each, "score": 0.5} for each in right]))
+    (tmp_path / "half.json").write_text(json.dumps([{**right[0], "score": 0.5}]))
+    result = htc("evaluate", "--results", "right.json", "--against", "half.json", "--annotations", annotations)
+    assert result.code == 0, result.err
+    assert ["boxes", "100.0", "50.0", "+50.0"] in [line.split()[:4] for line in result.out.splitlines()]
+    result = htc("evaluate", model, "--against", "right.json", "--annotations", annotations, "--json", "-")
+    found = json.loads(result.out)
+    assert found["against"]["bbox"]["AP"] == 1.0
+    assert found["against"]["bbox"]["difference"] == pytest.approx(found["bbox"]["AP"] - 1)
+    assert found["against"]["bbox"]["low"] <= found["against"]["bbox"]["difference"] <= found["against"]["bbox"]["high"]
+
+
+def test_results_of_other_pictures_are_refused_before_the_model_runs(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text(json.dumps([{"image_id": 99, "category_id": 3, "score": 0.5, "bbox": [20, 10, 40, 30]}]))
+    result = htc("evaluate", model, "--against", "other.json", "--annotations", data / "annotations" / "instances_val.json")
+    assert (result.code, result.out) == (2, "")
+    assert "--against other.json: " in result.err
+    assert "99" in result.err

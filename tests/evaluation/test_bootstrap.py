@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle_codec
 
-from htc.evaluation.bootstrap import draws, interval, matches, resampled
+from htc.evaluation.bootstrap import draws, gains, interval, matches, resampled
 from htc.evaluation.boundary import boundary_metrics
 from htc.evaluation.coco import coco_metrics
 from htc.evaluation.comparison import compare
@@ -105,3 +105,18 @@ def test_without_results_or_objects() -> None:
     truth = annotated()
     assert matches("bbox", truth, [], 100).average_precision() == 0
     assert matches("bbox", {**truth, "annotations": []}, [], 100).average_precision(draws(PICTURES, 1, 0)[0]) == -1
+
+
+def test_gains_by_kind() -> None:
+    truth = annotated()
+    good, bad = found(truth, 0.5), found(truth, 6.0)
+    (kind,) = gains(truth, good, bad, 100)
+    assert kind == "bbox"
+    gain = gains(truth, good, bad, 100)["bbox"]
+    assert (gain.ap, gain.other) == tuple(pytest.approx(coco_metrics(truth, each, 100)["bbox"]["AP"]) for each in (good, bad))
+    assert 0 < gain.low < gain.difference < gain.high
+    for annotation in truth["annotations"]:
+        annotation["segmentation"] = [outline(annotation["bbox"])]
+    masks = [{**result, "segmentation": mask_of(result["bbox"])} for result in good]
+    assert set(gains(truth, masks, masks, 100)) == {"bbox", "segm"}
+    assert set(gains(truth, masks, bad, 100)) == {"bbox"}, "boxes alone can be compared with boxes"

@@ -9,12 +9,11 @@ import numpy as np
 
 from htc.ablation.run import Measured, results_by_row
 from htc.ablation.tables import Table
-from htc.evaluation.bootstrap import PictureMatches, draws, interval, matches, resampled
+from htc.evaluation.bootstrap import DRAWS, PictureMatches, draws, interval, matches, resampled
 from htc.evaluation.coco import Kind
 
 KINDS: tuple[Kind, ...] = ("bbox", "segm")
 NAMES: Mapping[Kind, str] = {"bbox": "box AP", "segm": "mask AP", "boundary": "boundary AP"}
-DRAWS = 1000
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`htc evaluate`: COCO numbers of a model, or of any tool's result file."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -26,6 +27,7 @@ def evaluate(
     weights: Name | None = None,
     augment: Annotated[str | None, Parameter(metavar="SPEC")] = None,
     results: File | None = None,
+    against: File | None = None,
     stages: Words | None = None,
     save_results: File | None = None,
     max_detections: Count | None = None,
@@ -57,6 +59,8 @@ def evaluate(
         Look at each picture in several views: scales, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200; or paper.
     results
         Instead of a model: a COCO result file of any tool.
+    against
+        Another COCO result file of the same pictures: the difference in AP, with its 95 % interval over pictures.
     stages
         Measure these mask stages too, each by itself or averaged: 1 2 3 1-3 (the paper's Table 4); 1,3 averages two.
     save_results
@@ -96,7 +100,7 @@ def evaluate(
             check_json_target(str(target.absolute()), flag)
     maps = Maps(map_flags.measured(semantic), panoptic_json, panoptic_dir, save_panoptic)
     check_maps(maps, model[0] if model else None, subsets)
-    asked = Asked(annotations, images, subsets, save_results, batch_size, diagnostics, html, maps, augment)
+    asked = Asked(annotations, images, subsets, save_results, batch_size, diagnostics, html, maps, augment, against)
     metrics = of_results(results, max_detections or 100, asked) if results is not None else of_model(model or [], weights, options, settings, asked)
     if metrics is None:
         return 0
@@ -128,6 +132,10 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         named = [*metrics["members"].items(), ("together", metrics)]
         rows = [[name, *(_percent(one[kind][number]) if kind in one else "-" for kind, number in columns)] for name, one in named]
         table(["model", *(f"{KINDS[kind]} {number}" for kind, number in columns)], rows)
+    if "against" in metrics:
+        print()
+        rows = [[KINDS[kind], *_difference(metrics[kind]["AP"], other)] for kind, other in metrics["against"].items()]
+        table(["AP", "here", "there", "difference", "95 % of draws"], rows)
     if "stages" in metrics:
         print()
         rows = [[f"stage {name}" if name.isdecimal() else f"stages {name}", *_both(one)] for name, one in metrics["stages"].items()]
@@ -163,6 +171,11 @@ def _print_diagnostics(found: dict[str, Any]) -> None:
 
 def _both(metrics: dict[str, Any]) -> list[str]:
     return [_percent(metrics[kind][number]) for kind in KINDS if kind in metrics for number in ("AP", "AP50", "AP75")]
+
+
+def _difference(ap: float, other: Mapping[str, float]) -> list[str]:
+    gain, low, high = (f"{100 * other[key]:+.1f}" for key in ("difference", "low", "high"))
+    return [_percent(ap), _percent(other["AP"]), gain, f"{low} to {high}"]
 
 
 def _percent(value: float) -> str:

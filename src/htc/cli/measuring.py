@@ -10,7 +10,7 @@ from htc.cli.model import check_models, load_members
 from htc.cli.options import ModelOptions
 from htc.cli.output import progress, say
 from htc.compatibility import check_torch
-from htc.errors import ConfigError
+from htc.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from htc.data.records import Dataset
@@ -32,6 +32,7 @@ class Asked:
     html: Path | None
     maps: Maps
     augment: str | None = None
+    against: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -43,19 +44,35 @@ class Asked:
         return sibling if sibling.is_dir() else self.annotations.parent
 
 
+def _others(truth: Mapping[str, Any], against: Path | None) -> list[Numbers] | None:
+    """The results to compare with, checked before anything is computed."""
+    from htc.evaluation.comparison import check_results
+    from htc.evaluation.files import read_results
+
+    if against is None:
+        return None
+    others = read_results(against)
+    try:
+        check_results(truth, others)
+    except DataError as error:
+        raise DataError(f"--against {against}: {error}") from error
+    return others
+
+
 def of_results(results: Path, max_detections: int, asked: Asked) -> Numbers:
     """The numbers of a result file."""
     from htc.data.coco import read_coco
     from htc.evaluation.files import read_annotations, read_results
 
     truth = read_annotations(asked.annotations)
+    others = _others(truth, asked.against)
     pictures = None
     # A result file can be scored without its pictures; then the page has none.
     if asked.html is not None and (asked.images is not None or asked.folder != asked.annotations.parent):
         pictures = {record.id: record.path for record in read_coco(asked.annotations, asked.folder).images}
     elif asked.html is not None:
         say("the page will have no pictures: --images DIR adds them")
-    return _numbers(truth, read_results(results), max_detections, results.name, asked, pictures)
+    return _numbers(truth, read_results(results), max_detections, results.name, asked, pictures, others)
 
 
 def of_model(models: Sequence[str], weights: str | None, options: ModelOptions, settings: Any, asked: Asked) -> Numbers | None:
@@ -72,6 +89,7 @@ def of_model(models: Sequence[str], weights: str | None, options: ModelOptions, 
         _save_alone(models, weights, options, settings, asked)
         return None
     truth = read_annotations(asked.annotations)
+    others = _others(truth, asked.against)
     if known is not None:
         match_categories(known.classes, truth)
     dataset = read_coco(asked.annotations, asked.folder)
@@ -88,7 +106,7 @@ def of_model(models: Sequence[str], weights: str | None, options: ModelOptions, 
     if asked.save is not None:
         _save(results, asked.save)
     name, pictures = " and ".join(Path(model).name for model in models), {record.id: record.path for record in dataset.images}
-    return _numbers(truth, results, most, name, asked, pictures) | beside | maps.numbers()
+    return _numbers(truth, results, most, name, asked, pictures, others) | beside | maps.numbers()
 
 
 def _member_names(models: Sequence[str]) -> list[str]:
@@ -125,9 +143,31 @@ def _by_stages(predictor: "Predictor", asked: Asked, tell: Any) -> tuple[list[Nu
 
 
 def _numbers(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    max_detections: int,
+    name: str,
+    asked: Asked,
+    pictures: Mapping[Any, Path] | None,
+    others: Sequence[Numbers] | None,
+) -> Numbers:
+    """The contract's numbers, with diagnostics, page and comparison where they are asked for."""
+    beside = {} if others is None else _compared(truth, results, others, max_detections)
+    return _alone(truth, results, max_detections, name, asked, pictures) | beside
+
+
+def _compared(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], others: Sequence[Numbers], max_detections: int) -> Numbers:
+    """AP of the others, the difference and its interval, by kind."""
+    from htc.evaluation.bootstrap import gains
+
+    say("drawing the pictures anew, 1000 times, for the interval of the difference")
+    found = gains(truth, results, others, max_detections)
+    return {"against": {kind: {"AP": gain.other, "difference": gain.difference, "low": gain.low, "high": gain.high} for kind, gain in found.items()}}
+
+
+def _alone(
     truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, name: str, asked: Asked, pictures: Mapping[Any, Path] | None
 ) -> Numbers:
-    """The contract's numbers, with diagnostics and page where they are asked for."""
     from htc.evaluation.coco import metrics_of
     from htc.evaluation.comparison import compare
 
@@ -164,8 +204,8 @@ def _save_alone(models: Sequence[str], weights: str | None, options: ModelOption
 
     if asked.save is None:
         raise ConfigError(f"{asked.annotations} has no annotations, so nothing can be measured; --save-results FILE writes the results")
-    if asked.subsets or asked.diagnostics or asked.html is not None or asked.maps.wanted:
-        raise ConfigError(f"{asked.annotations} has no annotations, so nothing can be measured: leave out --stages, --diagnostics, --html and maps")
+    if asked.subsets or asked.diagnostics or asked.html is not None or asked.maps.wanted or asked.against is not None:
+        raise ConfigError(f"{asked.annotations} has no annotations, so nothing can be measured: leave out --stages, --against, --diagnostics, --html and maps")
     dataset = read_picture_list(asked.annotations, asked.folder)
     truth = {**read_json(asked.annotations, ANNOTATIONS), "annotations": []}
     predictor, _ = load_members(models, weights, asked.augment, settings, options)

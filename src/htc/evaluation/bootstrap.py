@@ -20,6 +20,25 @@ from htc.evaluation.comparison import compare
 from htc.evaluation.matching import matched_pictures
 
 
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Gain:
+    """AP of one set of results minus that of another on the same pictures, 0..1."""
+
+    ap: float
+    other: float
+    low: float
+    """The 95 % interval of the difference over the choice of pictures."""
+    high: float
+
+    @property
+    def difference(self) -> float:
+        """ap - other"""
+        return self.ap - self.other
+
+
 @dataclass(frozen=True)
 class PictureMatches:
     """What was found on each picture and whether it is right, ready to be accumulated over any choice of pictures."""
@@ -68,3 +87,15 @@ def interval(differences: Float[np.ndarray, " _"], level: float = 0.95) -> tuple
     """The percentile interval."""
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def gains(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], max_detections: int) -> dict[Kind, Gain]:
+    """Box and, where both have masks, mask AP of COCO results against others; raises `DataError` as `compare` does."""
+    masks = all(compare(truth, each).with_masks for each in (results, others))
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if masks else ("bbox",)
+    drawn = draws(len(truth["images"]), DRAWS, seed=0)
+    found: dict[Kind, Gain] = {}
+    for kind in kinds:
+        one, other = (matches(kind, truth, each, max_detections) for each in (results, others))
+        found[kind] = Gain(one.average_precision(), other.average_precision(), *interval(resampled(one, drawn) - resampled(other, drawn)))
+    return found
