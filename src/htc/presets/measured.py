@@ -18,4 +18,13 @@ class Measured:
 
 MEASURED: dict[str, Measured] = {
     "htc_r18_small": Measured("bundled nuclei", "val", epochs=8, seeds=(0,), box_ap=41.5, mask_ap=43.1, command="htc demo"),
+    "htc_r18_small_ga_rpn": Measured(
+        "bundled nuclei",
+        "val",
+        epochs=8,
+        seeds=(0,),
+        box_ap=40.9,
+        mask_ap=42.5,
+        command="htc train --data src/htc/demo/nuclei --preset htc_r18_small_ga_rpn --evaluate-every 8",
+    ),
 }
