@@ -22,6 +22,20 @@ class Rois:
     valid: Bool[Tensor, "B R"]
     sizes: Int[Tensor, "B 2"]
     """Each picture's own (height, width) in the network input, without padding: boxes are clipped to it."""
+    packed: bool = False
+    """In training only valid rows go through the heads, whose norms must not see empty slots; at test time all do, so that shapes are static."""
+
+    def pack(self, values: Tensor) -> Tensor:
+        """Of one value a slot (B R, ...), those that go through the heads; none at all where no row is valid."""
+        return values[self.valid.flatten()] if self.packed else values
+
+    def unpack(self, values: Tensor) -> Tensor:
+        """What the heads said, each in its slot (B, R, ...); zero in the others."""
+        if not self.packed:
+            return values.unflatten(0, self.valid.shape)
+        slots = values.new_zeros((self.valid.numel(), *values.shape[1:]))
+        slots[self.valid.flatten()] = values
+        return slots.unflatten(0, self.valid.shape)
 
     def with_boxes(self, boxes: Tensor) -> "Rois":
         """The same regions moved to `boxes` (B, R, 4)."""

@@ -154,8 +154,11 @@ def test_large_scale_jitter(size: tuple[int, int]) -> None:
         assert view.size == (min(view.resized[0], 100), min(view.resized[1], 120))
         assert all(0 <= corner <= whole - side for corner, whole, side in zip(view.corner, view.resized, view.size, strict=True))
     assert len({view.corner for view in views}) > 1 or max(size) == 1
-    held = draw_placement(size, Input(max_scale=0.5), augmentation, generator)
-    assert max(held.resized) <= max(max(size) * 0.5 + 1, 1)
+    limit = min(fit, 0.5)
+    held = [max(draw_placement(size, Input(max_scale=0.5), augmentation, generator).resized) / max(size) for _ in range(200)]
+    rounding = 1 / max(size)
+    assert min(held) < 0.7 * limit + rounding
+    assert 1.6 * limit - rounding < max(held) <= 2 * limit + rounding
 
 
 def test_a_list_of_edges() -> None:

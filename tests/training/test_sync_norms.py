@@ -53,9 +53,8 @@ def step(dataset: Dataset, config: Config, rank: int = 0, ranks: int = 1) -> tup
 
 
 def test_losses_gradients_and_statistics_are_those_of_one_process(folder: Path) -> None:
-    """Not with norms in mask heads: they also see the empty slots that fill up a batch, and one process fills up for both pictures."""
     dataset = read_coco(folder / "train.json", folder / "train")
-    config = fit_to_data(synchronised("group"), dataset, "auto")
+    config = fit_to_data(synchronised("sync"), dataset, "auto")
     results = together(lambda rank: step(dataset, config, rank, 2))
     losses, gradients, statistics = step(dataset, config)
     for name, value in losses.items():

@@ -70,8 +70,9 @@ def _drawn_size(size: tuple[int, int], draw: float, settings: Input, augmentatio
     jitter = augmentation.jitter
     if jitter is not None:
         low, high = jitter.scales
-        fit = min(jitter.size[0] / size[0], jitter.size[1] / size[1]) * (low + draw * (high - low))
-        scale = fit if settings.max_scale is None else min(fit, settings.max_scale)
+        fit = min(jitter.size[0] / size[0], jitter.size[1] / size[1])
+        # The limit is of the size that the factor then changes: small pictures would else hardly ever change theirs.
+        scale = (fit if settings.max_scale is None else min(fit, settings.max_scale)) * (low + draw * (high - low))
         return (max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)), jitter.size
     if not augmentation.resize:
         return size, augmentation.crop

@@ -19,7 +19,6 @@ from htc.evaluation.coco import Kind, evaluation_of, mean_of_defined
 from htc.evaluation.comparison import compare
 from htc.evaluation.matching import matched_pictures
 
-
 DRAWS = 1000
 
 

@@ -203,7 +203,7 @@ def original_pixels(
     kept = raw.valid[row]
     scale = np.array([original[1] / size[1], original[0] / size[0]] * 2)
     limit = np.array([original[1], original[0]] * 2)
-    boxes = np.clip(raw.boxes[row][kept].double().cpu().numpy() * scale, 0, limit).astype(np.float32)
+    boxes = np.clip(raw.boxes[row][kept].cpu().double().numpy() * scale, 0, limit).astype(np.float32)
     labels = raw.labels[row][kept].cpu().numpy().astype(np.int64)
     probabilities = raw.masks[row][kept].float().cpu().numpy()
     return Detections(

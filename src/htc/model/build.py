@@ -8,7 +8,7 @@ from htc.config import Config, FineMask, FusionMask, NoMask
 from htc.model.adaptive_pool import LEVELS, AdaptivePool
 from htc.model.cascade import HybridTaskCascade
 from htc.model.fine_mask import FINER, DetailPool, FineMaskHead
-from htc.model.fusion import FusedPool, Pool, RegionPooling
+from htc.model.fusion import FusedPool, PackedPool, Pool, RegionPooling
 from htc.model.fusion_mask import FusionMaskHead
 from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, MaskHead
 from htc.model.layers import ConvBlock, initialise
@@ -29,7 +29,7 @@ def build_cascade(config: Config) -> HybridTaskCascade:
     for flow in flows:
         initialise(flow)
     flows = [_flow(flow, config) for flow in flows]
-    return HybridTaskCascade(_box_pool(config), _mask_pool(config), box_heads, mask_heads, flows, cascade.interleaved)
+    return HybridTaskCascade(PackedPool(_box_pool(config)), PackedPool(_mask_pool(config)), box_heads, mask_heads, flows, cascade.interleaved)
 
 
 def _levels(config: Config) -> int:

@@ -42,7 +42,7 @@ class HybridTaskCascade(nn.Module):
         stages = []
         for t, head in enumerate(self.box_heads):
             rois = sample(rois, t)  # r_{t-1}
-            class_logits, deltas = (y.unflatten(0, rois.valid.shape) for y in head(self.box_pool(x, s, rois)))  # B_t(x_t^box), Eq. 6 inside the pool
+            class_logits, deltas = map(rois.unpack, head(self.box_pool(x, s, rois)))  # B_t(x_t^box), Eq. 6 inside the pool
             refined = head.move(rois, deltas.detach(), class_logits)  # r_t
             stages.append(BoxStage(rois, class_logits, deltas, refined))
             rois = refined

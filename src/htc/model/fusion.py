@@ -17,8 +17,20 @@ class Pool(Protocol):
     """From the features and the regions to what the heads read: `FusedPool`, or what is built around one."""
 
     def __call__(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Tensor:
-        """-> (B R, C, bins, bins)"""
+        """-> (N, C, bins, bins), N the rows of `rois` that go through the heads: B R at test time."""
         ...
+
+
+class PackedPool(nn.Module):
+    """A pool's features of the rows that go through the heads."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Tensor:
+        """-> (N, C, bins, bins)"""
+        return rois.pack(self.pool(x, s, rois))
 
 
 class FusedPool(nn.Module):

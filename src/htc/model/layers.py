@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc.config import BackboneNorm, LayerNorm
-from htc.model.sync_norm import SyncBatchNorm2d
+from htc.model.batch_norm import BatchNorm2d, SyncBatchNorm2d
 
 
 class FixedBatchNorm2d(nn.BatchNorm2d):
@@ -52,7 +52,7 @@ def norm(kind: BackboneNorm | LayerNorm, channels: int) -> nn.Module:
         case "frozen":
             return FrozenBatchNorm2d(channels)
         case "batch":
-            return nn.BatchNorm2d(channels)
+            return BatchNorm2d(channels)
         case "sync":
             return SyncBatchNorm2d(channels)
         case "group":

@@ -11,6 +11,11 @@ EXPORT_PREFIX = 12000
 """An exported graph cannot try again: it takes this many candidates once."""
 
 
+def without_float64(boxes: Tensor) -> bool:
+    """Whether they lie on a device that has no float64 (Apple's GPUs): suppression then runs on the CPU."""
+    return boxes.device.type == "mps"
+
+
 def nms(
     boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], valid: Bool[Tensor, " N"], threshold: float, capacity: int
 ) -> tuple[Int[Tensor, " K"], Bool[Tensor, " K"]]:
@@ -35,6 +40,9 @@ def nms_per_class(
     total = scores.shape[0]
     if total == 0:
         return nms(boxes, scores, valid, threshold, capacity)
+    if without_float64(boxes):
+        slots, filled = nms_per_class(boxes.cpu(), scores.cpu(), labels.cpu(), valid.cpu(), threshold, capacity)
+        return slots.to(boxes.device), filled.to(boxes.device)
     ranked = scores.masked_fill(~valid, float("-inf"))
     # float64: class offsets of up to 80 x 1333 pixels would cost float32 boxes their hundredths
     apart = (boxes.amax() - boxes.amin() + 1).double()

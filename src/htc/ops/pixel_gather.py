@@ -140,5 +140,5 @@ def _sums(table: Tensor, group: Group) -> Tensor:
 
 def _bins_of(group: Group, cells: int) -> Tensor:
     """The output row of every entry of the group's bags."""
-    bins = group.boxes.int()[:, None] * cells + torch.arange(cells, dtype=torch.int32)
+    bins = group.boxes.int()[:, None] * cells + torch.arange(cells, dtype=torch.int32, device=group.boxes.device)
     return bins.flatten().repeat_interleave(group.index.shape[1])

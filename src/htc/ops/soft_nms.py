@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from htc.ops.nms import EXPORT_PREFIX
+from htc.ops.nms import EXPORT_PREFIX, without_float64
 
 PREFIX = 1000
 """Candidates that enter the first attempt; the picks are exact while no candidate outside is better."""
@@ -44,6 +44,10 @@ def soft_nms_per_class(
     if total == 0:
         nothing = torch.zeros(capacity, dtype=torch.long, device=scores.device)
         return nothing, scores.new_zeros(capacity), nothing.bool()
+    if without_float64(boxes):
+        found = soft_nms_per_class(boxes.cpu(), scores.cpu(), labels.cpu(), valid.cpu(), decay, min_score, capacity)
+        best, decayed, filled = (each.to(boxes.device) for each in found)
+        return best, decayed, filled
     ranked = scores.masked_fill(~valid, 0.0)
     exporting = torch.compiler.is_exporting()
     prefix = min(EXPORT_PREFIX if exporting else PREFIX, total)

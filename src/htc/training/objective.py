@@ -61,10 +61,10 @@ class TrainingObjective(nn.Module):
         roi = self.detector.roi
         rois = roi.mask_rois(stage, t, sampler.for_masks)
         sample = sampler.masks[t]
-        logits = roi.mask_heads[t](roi.mask_feature(*features.pooled, rois, t), sample.labels.flatten())
-        targets = [_mask_targets(sample, batch, i, logits.shape[-1]) for i in range(len(batch.truths))]
+        logits = roi.mask_heads[t](roi.mask_feature(*features.pooled, rois, t), rois.pack(sample.labels.flatten()))
+        targets = torch.cat([_mask_targets(sample, batch, i, logits.shape[-1]) for i in range(len(batch.truths))])
         valid = rois.valid.flatten()
-        return Term(mask_loss(logits, torch.cat(targets).to(logits.dtype), valid), valid.sum().float(), weight)
+        return Term(mask_loss(logits, rois.pack(targets).to(logits.dtype), rois.pack(valid)), valid.sum().float(), weight)
 
 
 def _objects_of(sample: Sample, batch: Batch) -> Float[Tensor, "B R 4"]:

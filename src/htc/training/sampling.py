@@ -113,7 +113,7 @@ def _positives(sample: Sample, has_masks: list[bool]) -> Sample:
 
 
 def _padded(rows: list[tuple[Tensor, ...]], sizes: Int[Tensor, "B 2"]) -> Sample:
-    """One row at least, valid or not: every parameter then takes part in every step, also where a picture has no object."""
+    """One slot at least, valid or not."""
     length = max(1, *(len(row[0]) for row in rows))
 
     def padded(field: int) -> Tensor:
@@ -122,4 +122,4 @@ def _padded(rows: list[tuple[Tensor, ...]], sizes: Int[Tensor, "B 2"]) -> Sample
     counts = torch.tensor([len(row[0]) for row in rows], device=sizes.device)
     valid = torch.arange(length, device=sizes.device) < counts[:, None]
     boxes, objects, labels, positive, appended = (padded(i) for i in range(5))
-    return Sample(Rois(boxes, valid, sizes), objects, labels, positive, appended)
+    return Sample(Rois(boxes, valid, sizes, packed=True), objects, labels, positive, appended)
