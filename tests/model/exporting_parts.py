@@ -15,6 +15,8 @@ from model.parts import PARTS
 from small_detector import pictures, seeded_detector
 
 HEIGHT, WIDTH = 96, 128
+ONE_SIZE = ("Swin", "ConvNeXt")
+"""timm's networks of these kinds ask how large the map is; their graphs are of one picture size."""
 
 
 def compare(name: str) -> None:
@@ -24,14 +26,17 @@ def compare(name: str) -> None:
     for part in detector.modules():
         if isinstance(part, FusedPool) and part.pooling is roi_pool:
             part.pooling = partial(roi_pool, backend="torchvision")  # as in the graph
-    sizes = torch.tensor([[HEIGHT - 6, WIDTH - 5]])
+    sides = {2: 32 * torch.export.Dim("rows", min=2, max=48), 3: 32 * torch.export.Dim("columns", min=2, max=48)}
+    example = pictures(1, HEIGHT, WIDTH).double(), torch.tensor([[HEIGHT - 6, WIDTH - 5]])
+    one_size = name in ONE_SIZE
     with torch.no_grad():
-        graph = torch.export.export(detector, (pictures(1, HEIGHT, WIDTH).double(), sizes), strict=False).module()
-        images = pictures(1, HEIGHT, WIDTH, seed=1).double()
-        expected, found = detector(images, sizes), graph(images, sizes)
-    assert expected.valid.sum() > 5, "nothing to compare"
-    for one, other in zip(vars(expected).values(), vars(found).values(), strict=True):
-        torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
+        graph = torch.export.export(detector, example, dynamic_shapes=None if one_size else {"images": sides, "sizes": None}, strict=False).module()
+        for height, width in ((HEIGHT, WIDTH), *(() if one_size else ((160, 224), (128, 96)))):
+            images, sizes = pictures(1, height, width, seed=1).double(), torch.tensor([[height - 6, width - 5]])
+            expected, found = detector(images, sizes), graph(images, sizes)
+            assert expected.valid.sum() > 5, "nothing to compare"
+            for one, other in zip(vars(expected).values(), vars(found).values(), strict=True):
+                torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
 
 
 if __name__ == "__main__":
