@@ -16,7 +16,7 @@ def demo(*, out: Folder | None = None, seed: Natural = 0, device: Device = "auto
     seed
         The same seed on the same machine gives the same numbers.
     device
-        Where to compute; auto takes a GPU if there is one.
+        Where to compute; auto takes CUDA if there is one, else the CPU.
     """
     folder = folder_for("demo", "nuclei", out)
     say("Training a small HTC from scratch to find cell nuclei: a few minutes on two cores.")

@@ -57,7 +57,7 @@ class ModelOptions:
     config: File | None = None
     """YAML or JSON file with settings, laid over the preset or the model's own configuration."""
     device: Device = "auto"
-    """Where to compute; auto takes a GPU if there is one."""
+    """Where to compute; auto takes CUDA if there is one, else the CPU."""
     precision: Precision | None = None
     """Arithmetic of the network (fp32, or the model's own); boxes are always fp32."""
     print_config: Switch = False

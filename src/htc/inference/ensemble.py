@@ -162,7 +162,7 @@ def join(predictors: Sequence[Predictor], views: Sequence[View] = PLAIN) -> Pred
     """One predictor that looks at pictures with all these models in all these views; used like any other.
 
     It keeps the trunk's features of every model and view of a picture until its masks are done. Raises `ConfigError` for models
-    of different classes or without stages.
+    of different classes or without stages, or that lie on a device without float64 (Apple's).
     """
     if not predictors or not views:
         raise ConfigError("an ensemble needs at least one model, and one view of the picture")
@@ -170,6 +170,8 @@ def join(predictors: Sequence[Predictor], views: Sequence[View] = PLAIN) -> Pred
     for predictor in predictors:
         if not isinstance(predictor.detector, Detector):
             raise ConfigError(f"a {type(predictor.detector).__name__} cannot be part of an ensemble: give models of htc.load")
+        if next(predictor.detector.parameters()).device.type == "mps":
+            raise ConfigError("views and ensembles compute in float64, which Apple's GPUs lack: use --device cpu")
         detectors.append(predictor.detector)
     first = predictors[0].config
     return Predictor(JointDetector(detectors, views), first.model_copy(update={"input": AS_IT_IS}))

@@ -40,10 +40,10 @@ def load(
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of that name; `auto` is CUDA, else Apple's MPS, else the CPU. Raises `ConfigError` where there is none such."""
+    """The device of that name; `auto` is CUDA, else the CPU: Apple's MPS was never at hand to try. Raises `ConfigError` where there is none such."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
+        return torch.device("cuda" if available["cuda"] else "cpu")
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
