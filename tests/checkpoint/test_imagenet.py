@@ -11,8 +11,8 @@ from torch import Tensor
 
 from htc.checkpoint import imagenet
 from htc.checkpoint.download import FetchError
-from htc.checkpoint.imagenet import RESNETS, source_of, start_from_imagenet
-from htc.config import FishNet, ResNet, Timm, ViT
+from htc.checkpoint.imagenet import RESNETS, expected_colours, source_of, start_from_imagenet
+from htc.config import FishNet, Input, ResNet, Timm, ViT
 from htc.errors import CheckpointError, ConfigError
 from htc.model.backbone import build_backbone
 from htc.model.fishnet import FishFeatures
@@ -119,6 +119,20 @@ def test_group_norm_has_no_imagenet_weights(config: type) -> None:
 
 def test_nothing_asked_nothing_done() -> None:
     assert start_from_imagenet(torch.nn.Identity(), ResNet()) is None
+
+
+def test_colours_that_weights_were_trained_with(tmp_path: Path) -> None:
+    """In the units of `input.mean`; a file does not say, whatever its network."""
+    half = (127.5, 127.5, 127.5)
+    assert expected_colours(ViT(name="vit_base_patch16_224", pretrained=True)) == (half, half)
+    assert expected_colours(Timm(name="convnext_atto", pretrained="vit_base_patch16_224.augreg_in21k")) == (half, half)
+    mean, std = expected_colours(ResNet(depth=50, pretrained=True)) or ((), ())
+    assert mean == pytest.approx(Input().mean)
+    assert std == pytest.approx(Input().std)
+    assert expected_colours(ViT(name="vit_base_patch16_224")) is None
+    assert expected_colours(FishNet()) is None
+    (tmp_path / "own.pth").touch()
+    assert expected_colours(ViT(name="vit_base_patch16_224", pretrained=str(tmp_path / "own.pth"))) is None
 
 
 def test_every_resnet_that_has_weights_is_in_timm_under_its_shape() -> None:

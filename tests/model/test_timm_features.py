@@ -55,6 +55,22 @@ def test_swin_s_windows_are_local_at_any_size() -> None:
     torch.testing.assert_close(beside[:, :, :, :14], alone[:, :, :, :14], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(200, 100), (256, 112), (100, 256), (112, 200)])
+@pytest.mark.parametrize("side", [2, 3])
+def test_opposite_edges_do_not_see_each_other(size: tuple[int, int], side: int) -> None:
+    """The first three rows (columns) of tokens leave C2 beyond two windows alone; 25, 50 and 64 tokens are no whole windows of 7."""
+    torch.manual_seed(0)
+    backbone = build_backbone(Timm(name="swin_tiny_patch4_window7_224")).eval()
+    x = torch.randn(1, 3, *size)
+    other = x.clone()
+    other.narrow(side, 0, 3 * 4).normal_()
+    with torch.no_grad():
+        before, after = (backbone(picture)[0] for picture in (x, other))
+    rest = before.shape[side] - 14
+    assert torch.equal(after.narrow(side, 14, rest), before.narrow(side, 14, rest))
+    assert not torch.equal(after, before)
+
+
 @pytest.mark.parametrize("kind", ["statistics_fixed", "frozen", "batch", "sync"])
 @pytest.mark.parametrize("name", ["regnety_002", "legacy_seresnet18"])
 def test_norms_of_any_kind_give_the_same_maps(name: str, kind: str) -> None:

@@ -1,15 +1,17 @@
 """What is chosen where the user does not say, on data made of numbers alone."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from htc.config import Config
+from htc.config import Config, FishNet, ResNet, Timm, ViT
 from htc.data.records import Dataset, ImageRecord, Instance
-from htc.presets import preset
-from htc.settings import from_flags
+from htc.presets import PRESETS, preset
+from htc.settings import from_flags, overlay
 from htc.training.choices import ENOUGH_PICTURES, choose, gib_needed, recorded, stated, write_choices
+from htc.training.random_layers import kept_random
 
 
 def data(pictures=30, size=(480, 640), side=100.0, objects=3):
@@ -124,7 +126,7 @@ def test_data_with_hardly_anything_in_it(objects):
 
 @pytest.mark.parametrize(("images", "rate"), [(2, 0.0025), (16, 0.02), (32, 0.04)])
 def test_the_real_learning_rate_is_stated(images, rate):
-    one, semantic = stated(preset("htc_r50_fpn_1x_coco"), "auto", images)
+    one, semantic = stated(preset("htc_r50_fpn_1x_coco"), "auto", images, from_weights=True)
     assert one.fields == {"learning rate": pytest.approx(rate)}
     assert f"SGD's 0.02 is for 16 pictures a step, and a step has {images}" in one.rule
     assert "background and 80 classes" in semantic.rule
@@ -138,6 +140,53 @@ def test_fewer_proposals_than_a_test_keeps_are_spoken_of():
     assert found.fields == {"rpn.training_proposals": 300}
     assert "the 1000 that a test keeps" in found.rule
     assert all("rpn.training_proposals" not in one.fields for one in stated(config, "auto", 4))
+
+
+def test_layers_that_stay_random_are_spoken_of():
+    """The presets of released weights freeze what the weights have learned; without them a training must say what it lacks."""
+    config = preset("htc_r50_fpn_1x_coco")
+    _, found, _ = stated(config, "auto", 2)
+    assert found.fields == {"backbone.pretrained": False}
+    assert "frozen layers and fixed statistics of norms of the backbone stay as drawn" in found.rule
+    pretrained = config.model_copy(update={"backbone": config.backbone.model_copy(update={"pretrained": True})})
+    assert len(stated(pretrained, "auto", 2)) == len(stated(config, "auto", 2, from_weights=True)) == 2
+
+
+LEARNING = ResNet(depth=18, norm="group", frozen_stages=-1)
+KEPT = [
+    (LEARNING, None),
+    (ResNet(depth=18, norm="batch", frozen_stages=0), "and frozen layers and fixed statistics of norms of .* --backbone.pretrained true, --weights NAME, or"),
+    (ResNet(depth=18, norm="group", frozen_stages=1), "and frozen layers of the backbone .* --backbone.norm group --backbone.frozen_stages -1$"),
+    (ResNet(depth=18, norm="statistics_fixed", frozen_stages=-1), "and fixed statistics of norms of"),
+    (Timm(name="convnext_atto"), None),
+    (Timm(name="convnext_atto", frozen_stages=1), "and frozen layers of .* --backbone.pretrained true, .* --backbone.norm batch"),
+    (Timm(name="regnety_002"), "and fixed statistics of norms of"),
+    (Timm(name="regnety_002", norm="batch"), None),
+    (FishNet(depth=99), "and fixed statistics of norms of .* --backbone.pretrained FILE, --weights NAME, or --backbone.norm group$"),
+    (FishNet(depth=99, norm="sync"), None),
+    (ViT(name="vit_tiny_patch16_224"), None),
+]
+
+
+@pytest.mark.parametrize(("backbone", "says"), KEPT)
+def test_what_of_a_backbone_stays_random(backbone, says):
+    found = kept_random(backbone)
+    assert found is None if says is None else re.search(says, str(found))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_that_learn_from_nothing_keep_nothing_random(name):
+    backbone = preset(name).backbone
+    if isinstance(backbone, ResNet) and not backbone.pretrained:
+        assert (kept_random(backbone) is None) == ("small" in name or "scratch" in name)
+
+
+@pytest.mark.parametrize("name", ["htc_r50_fpn_20e_coco", "htc_x101_64x4d_fpn_dconv_c3-c5_mstrain_400_1400_16x1_20e_coco", "panet_r50_fpn_1x_coco"])
+def test_the_remedy_without_weights_is_one(name):
+    base = preset(name)
+    given = from_flags([("backbone.norm", "group"), ("backbone.frozen-stages", "-1")])
+    assert kept_random(base.backbone) is not None
+    assert kept_random(overlay(base, given).backbone) is None
 
 
 def test_adamw_s_rate_is_not_scaled_and_choices_are_written(tmp_path):

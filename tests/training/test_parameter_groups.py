@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from htc.config import SGD, AdamW, FishNet, Timm, Training, ViT
+from htc.config import SGD, AdamW, FishNet, RecursiveFPN, ResNet, Timm, Training, ViT
 from htc.errors import ConfigError
 from htc.model.backbone import build_backbone
+from htc.model.detector import Detector
 from htc.training.module import build_optimizer
 from htc.training.parameter_groups import block_names, groups_of, rate_factors
+from small_detector import CHANNELS, small_config
 
 
 class Net(nn.Module):
@@ -60,18 +62,31 @@ def test_by_default_all_learn_alike(optimizer: SGD | AdamW) -> None:
         (Timm(name="swin_tiny_patch4_window7_224", output_norm="layer"), 12, "body.patch_embed.proj.weight", "norms.3.bias"),
         (Timm(name="convnext_atto", output_norm="layer"), 12, "body.stem_0.weight", "norms.0.weight"),
         (ViT(name="vit_tiny_patch16_224"), 12, "body.pos_embed", "up4.0.weight"),
-        (FishNet(depth=99), 17, "stem.0.weight", None),
     ],
 )
-def test_blocks_of_real_backbones(config, blocks: int, first: str, last: str | None) -> None:
+def test_blocks_of_real_backbones(config, blocks: int, first: str, last: str) -> None:
     with torch.device("meta"):
         backbone = build_backbone(config)
     factors = rate_factors(backbone, 0.9)
     assert len(block_names(backbone)) == blocks
     assert factors[first] == pytest.approx(0.9 ** (blocks + 1)) == pytest.approx(min(factors.values()))
-    assert last is None or factors[last] == 1.0
+    assert factors[last] == 1.0
 
 
-def test_a_network_without_blocks_is_refused() -> None:
-    with torch.device("meta"), pytest.raises(ConfigError, match="layer_decay"):
-        rate_factors(build_backbone(Timm(name="dpn48b")), 0.9)
+@pytest.mark.parametrize("config", [Timm(name="dpn48b"), FishNet(depth=99)])
+def test_a_network_without_a_sequence_of_blocks_is_refused(config: Timm | FishNet) -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match="layer_decay: this backbone has no sequence of blocks"):
+        rate_factors(build_backbone(config), 0.9)
+
+
+def test_both_looks_of_a_recursive_pyramid_learn_alike() -> None:
+    """The second backbone of neck rfp has the first one's rates; what lies around it learns at the full rate."""
+    with torch.device("meta"):
+        detector = Detector(small_config(1, backbone=ResNet(depth=18), neck=RecursiveFPN(channels=CHANNELS)))
+    names = {id(p): name for name, p in detector.named_parameters()}
+    groups = groups_of(detector, AdamW(lr=1.0, layer_decay=0.5))
+    found = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}  # type: ignore[index]
+    second = {name.removeprefix("second_look."): rate for name, rate in found.items() if name.startswith("second_look.backbone.")}
+    assert second == {name: rate for name, rate in found.items() if name.startswith("backbone.")}
+    assert found["second_look.backbone.layer2.0.conv1.weight"] == 0.5**6
+    assert {rate for name, rate in found.items() if ".context." in name or ".feedback." in name or name.startswith("neck.")} == {1.0}

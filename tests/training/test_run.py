@@ -8,7 +8,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from htc.config import AdamW, RecursiveFPN, ResNet
+from htc.config import AdamW, RecursiveFPN, ResNet, ViT
 from htc.data.coco import Splits, read_coco
 from htc.errors import CheckpointError, DataError, OutputError, TrainingError
 from htc.inference.load import load
@@ -193,3 +193,14 @@ def test_both_looks_of_detectors_start_from_imagenet(splits, tmp_path):
         state = one.state_dict()
         assert all(torch.equal(state[name], value) for name, value in original.items() if name.startswith("layer"))
     assert any("starts from" in str(one) for one in said)
+
+
+def test_a_training_says_which_colours_its_weights_expect(splits, tmp_path, monkeypatch):
+    """And changes nothing by itself."""
+    monkeypatch.setattr("htc.training.run.start_from_imagenet", lambda _, config: config.name)
+    config = tiny().model_copy(update={"backbone": ViT(name="vit_tiny_patch16_224", pretrained=True)})
+    dataset, said = read_coco(splits.train_annotations, splits.train_images), []
+    module = build_module(config, dataset, Options(device="cpu"), tmp_path, said.append)
+    expected = "other colours: give --input.mean 127.5,127.5,127.5 --input.std 127.5,127.5,127.5"
+    assert any(one.line.startswith("the backbone starts from vit_tiny_patch16_224; its weights") and one.line.endswith(expected) for one in said)
+    assert module.detector.config.input == tiny().input

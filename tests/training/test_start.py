@@ -5,10 +5,12 @@ import torch
 
 from htc.checkpoint.fit import LoadedWeights
 from htc.checkpoint.report import KeyReport
-from htc.config import Config, GuidedRPN
+from htc.config import Config, GuidedRPN, Timm, ViT
 from htc.errors import CheckpointError
 from htc.model.detector import Detector
-from htc.training.start import start_from
+from htc.presets import PRESETS, preset
+from htc.settings import from_flags, overlay
+from htc.training.start import other_colours, start_from
 from training.tiny import tiny
 
 
@@ -114,3 +116,22 @@ def test_proposals_of_one_kind_do_not_start_anew():
     detector = Detector(plain.model_copy(update={"rpn": plain.rpn.model_copy(update={"anchor_ratios": (1.0,)})}))
     with pytest.raises(CheckpointError, match=r"first rpn\.objectness\.weight"):
         start_from(detector, weights_of(plain), "old.pth")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "flags"),
+    [
+        (ViT(name="vit_base_patch16_224", pretrained=True), "--input.mean 127.5,127.5,127.5 --input.std 127.5,127.5,127.5"),
+        (Timm(name="dpn107", pretrained=True), "--input.mean 124,117,104 --input.std 59.8802,59.8802,59.8802"),
+    ],
+)
+def test_weights_of_other_colours_are_spoken_of_and_the_named_flags_set_them(backbone, flags):
+    config = tiny().model_copy(update={"backbone": backbone})
+    assert other_colours(config) == f"its weights were trained with other colours: give {flags}"
+    _, mean, _, std = flags.split()
+    assert other_colours(overlay(config, from_flags([("input.mean", mean), ("input.std", std)]))) is None
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_have_the_colours_of_their_weights(name):
+    assert other_colours(preset(name)) is None

@@ -33,6 +33,7 @@ RESNETS = {
     (101, 64, 4): "resnext101_64x4d.tv_in1k",
 }
 """(depth, groups, base_width) -> timm's name: torchvision's weights, as the original's, where there are any."""
+Triple = tuple[float, float, float]
 _CLASSIFIER = 4
 """At most so many weights of a classifier follow what its backbone keeps."""
 _SEED = 1901_07518
@@ -71,6 +72,19 @@ def source_of(config: Backbone) -> str:
         return RESNETS[shape]
     assert not isinstance(config, FishNet)
     return config.name
+
+
+def expected_colours(config: Backbone) -> tuple[Triple, Triple] | None:
+    """Mean and standard deviation (RGB, 0-255) of the pictures that the configured weights were trained with.
+
+    None where a configuration asks for no weights, or for a file, which does not say. Raises `ConfigError` as `source_of`.
+    """
+    name = source_of(config) if config.pretrained else ""
+    described = timm.models.get_pretrained_cfg(name) if name and not Path(name).is_file() else None
+    if described is None:
+        return None
+    (red, green, blue), (of_red, of_green, of_blue) = described.mean, described.std
+    return (255 * red, 255 * green, 255 * blue), (255 * of_red, 255 * of_green, 255 * of_blue)
 
 
 def fetch_from_timm(name: str) -> Path:

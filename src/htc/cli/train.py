@@ -170,7 +170,8 @@ def _train(splits: "Splits", folder: Path, settings: Sequence[Setting], how: "Op
     if print_config:
         print(to_yaml(fitted), end="")
         return 0
-    choices += stated(fitted, targets, config.training.batch_size * config.training.accumulate * here().ranks)
+    images_per_step = config.training.batch_size * config.training.accumulate * here().ranks
+    choices += stated(fitted, targets, images_per_step, from_weights=how.weights is not None or how.resume)
     choices += [Choice({EVERY: every}, rule)] if splits.val_annotations is not None else []
     show_choices(dataset, choices)
     device = choose_device(how.device)

@@ -17,6 +17,9 @@ class FusionMaskHead(MaskHead):
     The branch starts before the last convolution (conv3 of four): two 3x3 convolutions, the second with half the channels, then one
     fully connected layer to 28 x 28. A feature here is two: the last convolution's, which alone flows to the next stage, and
     the one before it.
+
+    Differs from the authors' code by: their branch ends in a ReLU and its fully connected layer starts with a deviation of 0.01.
+    Ours has no ReLU, so that it can lower a logit as well as raise it, and starts with 0.001.
     """
 
     def __init__(self, channels_in: int, num_classes: int, config: Cascade, levels: int = 1) -> None:

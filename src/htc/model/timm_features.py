@@ -13,10 +13,11 @@ from htc.config import Timm
 from htc.errors import ConfigError
 from htc.model.deformable import make_deformable
 from htc.model.layers import freeze_norms, norm
+from htc.model.shifted_windows import pad_before_shift
 
 STRIDES = (4, 8, 16, 32)
 _ANY_SIZE: dict[str, dict[str, Any]] = {
-    # windows stay whole and shifted, and padded, whatever the picture's size; the bias tables know windows only
+    # windows stay whole and shifted whatever the picture's size, for the bias tables know windows only; WindowBlock pads the maps
     "timm.models.swin_transformer": {"strict_img_size": False, "always_partition": True},
     "timm.models.swin_transformer_v2": {"strict_img_size": False, "always_partition": True},
 }
@@ -38,6 +39,7 @@ class TimmFeatures(nn.Module):
         info: Any = self.body.feature_info
         self.channels = tuple(info.channels())
         self.channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
+        pad_before_shift(self.body)
         convert_norms(self.body, config.norm)
         if config.deformable != "none":
             _deform(_parts(self.body, config.name, "deformable_stages"), config, keep_weights=weights is not None)

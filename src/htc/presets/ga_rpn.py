@@ -14,8 +14,9 @@ def htc_ga_rpn(name: str, training: Training) -> Config:
 
     The paper's step from 44.3 to 45.3 mask AP (Table 7, with SENet-154) finetuned a trained detector: that is the schedule of
     three epochs, `htc train --preset htc_r50_fpn_ga_rpn_finetune_3e --weights TRAINED_HTC`, where everything but the proposals'
-    own layers starts from the given weights. Nobody has published an AP of these presets with ResNet-50, and we have not
-    trained them on COCO.
+    own layers starts from the given weights. The longer schedule needs ImageNet weights, or the frozen layers stay random:
+    `htc train --preset htc_r50_fpn_ga_rpn_20e --backbone.pretrained true`. Nobody has published an AP of these presets with
+    ResNet-50, and we have not trained them on COCO.
     """
     return htc(name, BACKBONES["r50"], training).model_copy(update={"rpn": GuidedRPN()})
 

@@ -4,9 +4,11 @@ Each row adds one component to the row above. What the paper does not say of the
 convolution is v1 (Dai et al. 2017) in res5; with SyncBN every batch norm of the backbone follows the batch and neck, semantic
 branch, mask heads and box heads get norms, and since the paper's box heads, two fully connected layers, have no place for one,
 they become four convolutions and one layer (4conv1fc). Training: 20 epochs, 16 GPUs of one picture each; in one process the
-learning rate scales with the batch. All start from ImageNet weights, fetched when a training starts.
+learning rate scales with the batch. All start from ImageNet weights, fetched when a training starts, but FishNet: timm has none of
+it, so it starts from a file that you name (its authors'), else from nothing.
 
     htc train --preset htc_r50_dcn_syncbn_mstrain_table7 --data coco --semantic stuffthingmaps
+    htc train --preset htc_fishnet150_table7 --backbone.pretrained FILE --data coco --semantic stuffthingmaps
 """
 
 from collections.abc import Callable

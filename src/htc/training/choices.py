@@ -20,6 +20,7 @@ from htc.data.records import Dataset
 from htc.files import write_json
 from htc.presets import preset
 from htc.settings import Setting, overlay
+from htc.training.random_layers import kept_random
 from htc.training.schedule import IMAGES_PER_STEP, base_learning_rate
 
 CHOICES = "choices.json"
@@ -184,8 +185,12 @@ def _length(chooser: _Chooser, pictures: int, processes: int) -> None:
         chooser.take({"training.warmup_steps": warmup}, "the learning rate rises over a tenth of the steps at most")
 
 
-def stated(config: Config, semantic: Literal["auto", "none"] | MapSources, images_per_step: int) -> list[Choice]:
-    """What follows from any configuration, chosen or given: the real learning rate and the semantic targets."""
+def stated(config: Config, semantic: Literal["auto", "none"] | MapSources, images_per_step: int, *, from_weights: bool = False) -> list[Choice]:
+    """What follows from any configuration, chosen or given: the real learning rate and the semantic targets.
+
+    `from_weights`: the training starts from a detector's weights, or goes on with an earlier one. Raises `ConfigError` for a
+    backbone that cannot be built.
+    """
     training = config.training
     rate = base_learning_rate(training, images_per_step)
     if isinstance(training.optimizer, AdamW):
@@ -193,6 +198,9 @@ def stated(config: Config, semantic: Literal["auto", "none"] | MapSources, image
     else:
         rule = f"linear scaling: SGD's {training.optimizer.lr:g} is for {IMAGES_PER_STEP} pictures a step, and a step has {images_per_step}"
     found = [Choice({"learning rate": float(f"{rate:.6g}")}, rule)]
+    random = None if from_weights or config.backbone.pretrained else kept_random(config.backbone)
+    if random is not None:
+        found.append(Choice({"backbone.pretrained": False}, random))
     rpn = config.rpn
     if rpn.training_proposals < rpn.proposals:
         rule = f"fewer than the {rpn.proposals} that a test keeps: what training never draws from may score high; --rpn.training_proposals {rpn.proposals}"

@@ -47,7 +47,10 @@ def location_term(levels: list[GuidedScores], targets: list[LocationTargets]) ->
 
 
 def shape_term(anchors: Float[Tensor, "B A 4"], priors: list[Float[Tensor, "A 4"]], inside: list[Int[Tensor, "_"]], config: GuidedRPN, batch: Batch) -> Term:
-    """Bounded-IoU loss between the guided anchors and the objects that one of their locations' boxes would fit."""
+    """Bounded-IoU loss between the guided anchors and the objects that one of their locations' boxes would fit.
+
+    Its weight is 1, as in the code of the original; the text of the paper (Wang et al. 2019) says lambda_2 = 0.1.
+    """
     total, count = anchors.sum() * 0, 0
     for i, (truth, seed) in enumerate(zip(batch.truths, batch.seeds, strict=True)):
         matched = match(best_iou(truth.boxes, priors, inside[i]), config.positive_iou, config.negative_iou, config.negative_iou)

@@ -6,8 +6,10 @@ from torch import nn
 
 from htc.config import SGD, AdamW
 from htc.errors import ConfigError
+from htc.model.fishnet import FishFeatures
 
-BACKBONE = "backbone."
+BACKBONES = ("backbone", "second_look.backbone")
+"""Of a detector; the second one only where its neck looks twice."""
 POSITION_TABLES = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed", "cls_token")
 
 
@@ -16,22 +18,29 @@ def groups_of(detector: nn.Module, optimizer: SGD | AdamW) -> list[nn.Parameter]
     named = [(name, parameter) for name, parameter in detector.named_parameters() if parameter.requires_grad]
     if isinstance(optimizer, SGD) or (optimizer.layer_decay == 1 and optimizer.weight_decay_of == "all"):
         return [parameter for _, parameter in named]
-    factors = rate_factors(detector.get_submodule(BACKBONE[:-1]), optimizer.layer_decay) if optimizer.layer_decay < 1 else {}
+    factors = factors_of(detector, optimizer.layer_decay) if optimizer.layer_decay < 1 else {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named:
-        factor = factors.get(name.removeprefix(BACKBONE), 1.0) if name.startswith(BACKBONE) else 1.0
+        factor = factors.get(name, 1.0)
         spared = optimizer.weight_decay_of == "weights" and (parameter.ndim <= 1 or name.endswith(POSITION_TABLES))
         groups.setdefault((factor, 0.0 if spared else optimizer.weight_decay), []).append(parameter)
     return [{"params": members, "lr": optimizer.lr * factor, "weight_decay": decay} for (factor, decay), members in groups.items()]
+
+
+def factors_of(detector: nn.Module, decay: float) -> dict[str, float]:
+    """Parameter name -> factor of the learning rate, of each backbone that the detector has; raises `ConfigError` as `rate_factors`."""
+    backbones = ((name, module) for name, module in detector.named_modules() if name in BACKBONES)
+    return {f"{prefix}.{name}": factor for prefix, backbone in backbones for name, factor in rate_factors(backbone, decay).items()}
 
 
 def rate_factors(backbone: nn.Module, decay: float) -> dict[str, float]:
     """Parameter name -> factor of the learning rate: `decay` to the power of the blocks that follow, and once more.
 
     N blocks: what precedes the first one learns at decay^(N + 1), block k at decay^(N + 1 - k), what follows the last one at 1.
-    Raises `ConfigError` for networks without blocks in sequence (timm's DPN).
+    Raises `ConfigError` for networks without blocks in sequence: timm's DPN, and FishNet, whose transfer blocks run between the
+    others and beside them, not where they are listed.
     """
-    blocks = block_names(backbone)
+    blocks = [] if isinstance(backbone, FishFeatures) else block_names(backbone)
     if not blocks:
         raise ConfigError("training.optimizer.layer_decay: this backbone has no sequence of blocks; set it to 1")
     factors, seen = {}, 0

@@ -40,7 +40,7 @@ from htc.training.options import Options
 from htc.training.processes import by_first, count, joined, rank
 from htc.training.progress import Measuring, Progress, Said
 from htc.training.record import LossRecord
-from htc.training.start import fit_to_data, start_from
+from htc.training.start import fit_to_data, other_colours, start_from
 from htc.training.validation import BEST, LOSSES, Validation, best_of, draw_curves, metrics_of, read_history
 from htc.training.validation_loss import validation_batches, validation_losses
 
@@ -177,7 +177,8 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
         if detector.second_look is not None:
             start_from_imagenet(detector.second_look.backbone, config.backbone)
         if imagenet is not None and progress is not None:
-            progress(Said(f"the backbone starts from {imagenet}"))
+            colours = other_colours(config)
+            progress(Said(f"the backbone starts from {imagenet}" + (f"; {colours}" if colours else "")))
     if options.weights is not None:
         start = start_from(detector, load_model(options.weights), options.weights)
         by_first(lambda: write_json(out / START, asdict(start)))

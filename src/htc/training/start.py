@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from htc.checkpoint.fit import LoadedWeights
+from htc.checkpoint.imagenet import expected_colours
 from htc.config import Config
 from htc.data.map_sources import MapSources
 from htc.data.records import Dataset
@@ -13,6 +14,8 @@ from htc.model.detector import Detector
 
 BOXES_ONLY = {"none": "none", "box": "box", "mask": "none", "both": "box"}
 """What is left of the semantic fusion in a model without mask heads."""
+SAME_COLOUR = 0.1
+"""Grey levels of 255 by which means and deviations may differ and count as the same: published ones are rounded."""
 OF_THE_CLASSES = (".classify.", ".regress.", ".logits.", "semantic.logits.")
 """Layers with rows of their own for each class: rows of classes that the weights do not know start anew."""
 
@@ -68,6 +71,18 @@ class Start:
         kept = f"; what the weights know of {_some(self.kept_classes)} is kept, by name" if self.kept_classes else ""
         layers = f"new are {'' if self.new_proposals else 'only '}the layers of the classes ({', '.join(self.new_layers)})"
         return [f"all other layers start from {self.weights}", f"{layers}: {_some(self.new_classes) if self.new_classes else 'no class'} from nothing{kept}"]
+
+
+def other_colours(config: Config) -> str | None:
+    """What to say where the backbone's ImageNet weights were trained with another normalisation than `config.input` has, else None."""
+    expected = expected_colours(config.backbone)
+    if expected is None:
+        return None
+    pairs = zip((*expected[0], *expected[1]), (*config.input.mean, *config.input.std), strict=True)
+    if all(abs(one - other) <= SAME_COLOUR for one, other in pairs):
+        return None
+    mean, std = (",".join(f"{value:.6g}" for value in values) for values in expected)
+    return f"its weights were trained with other colours: give --input.mean {mean} --input.std {std}"
 
 
 def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
