@@ -72,7 +72,8 @@ def of_results(results: Path, max_detections: int, asked: Asked) -> Numbers:
         pictures = {record.id: record.path for record in read_coco(asked.annotations, asked.folder).images}
     elif asked.html is not None:
         say("the page will have no pictures: --images DIR adds them")
-    return _numbers(truth, read_results(results), max_detections, results.name, asked, pictures, others)
+    found = read_results(results)
+    return _numbers(truth, found, max_detections, results.name, asked, pictures) | _compared(truth, found, others, max_detections)
 
 
 def of_model(models: Sequence[str], weights: str | None, options: ModelOptions, settings: Any, asked: Asked) -> Numbers | None:
@@ -106,7 +107,7 @@ def of_model(models: Sequence[str], weights: str | None, options: ModelOptions, 
     if asked.save is not None:
         _save(results, asked.save)
     name, pictures = " and ".join(Path(model).name for model in models), {record.id: record.path for record in dataset.images}
-    return _numbers(truth, results, most, name, asked, pictures, others) | beside | maps.numbers()
+    return _numbers(truth, results, most, name, asked, pictures) | _compared(truth, results, others, most) | beside | maps.numbers()
 
 
 def _member_names(models: Sequence[str]) -> list[str]:
@@ -142,32 +143,21 @@ def _by_stages(predictor: "Predictor", asked: Asked, tell: Any) -> tuple[list[Nu
     return results[own], {"stages": {stages_name(subset): each[subset] for subset in asked.subsets}}
 
 
-def _numbers(
-    truth: Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]],
-    max_detections: int,
-    name: str,
-    asked: Asked,
-    pictures: Mapping[Any, Path] | None,
-    others: Sequence[Numbers] | None,
-) -> Numbers:
-    """The contract's numbers, with diagnostics, page and comparison where they are asked for."""
-    beside = {} if others is None else _compared(truth, results, others, max_detections)
-    return _alone(truth, results, max_detections, name, asked, pictures) | beside
-
-
-def _compared(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], others: Sequence[Numbers], max_detections: int) -> Numbers:
-    """AP of the others, the difference and its interval, by kind."""
+def _compared(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], others: Sequence[Numbers] | None, max_detections: int) -> Numbers:
+    """AP of the others, the difference and its interval, by kind; nothing where there are no others."""
     from htc.evaluation.bootstrap import gains
 
+    if others is None:
+        return {}
     say("drawing the pictures anew, 1000 times, for the interval of the difference")
     found = gains(truth, results, others, max_detections)
     return {"against": {kind: {"AP": gain.other, "difference": gain.difference, "low": gain.low, "high": gain.high} for kind, gain in found.items()}}
 
 
-def _alone(
+def _numbers(
     truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, name: str, asked: Asked, pictures: Mapping[Any, Path] | None
 ) -> Numbers:
+    """The contract's numbers, with diagnostics and page where they are asked for."""
     from htc.evaluation.coco import metrics_of
     from htc.evaluation.comparison import compare
 
