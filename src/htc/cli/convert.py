@@ -1,7 +1,7 @@
 """`htc convert`: any supported checkpoint into a native folder, with a report of every key; any known data set into COCO files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -19,6 +19,8 @@ def convert(
     destination: Annotated[Path, Parameter(name="DST")],
     /,
     *,
+    colours: Literal["bgr", "rgb"] | None = None,
+    norm_epsilon: Literal["0", "1e-5"] | None = None,
     json: JsonTarget = None,
     options: ModelOptions = DEFAULTS,
     flags: Flags = (),
@@ -32,6 +34,10 @@ def convert(
         YOLO's data.yaml, labelme's JSON files, or label maps (images/ and masks/); its pictures stay where they are.
     destination
         The folder to make.
+    colours
+        The order in which the network of a detectron2 file reads the colours, where the file does not say.
+    norm_epsilon
+        Of the frozen norms of a torchvision file: 0 in its released ResNet-50 and what was trained from it (the default there), else 1e-5.
     json
         Write the report of every tensor (used, renamed, reordered, dropped) to this file; - is standard output.
     """
@@ -47,8 +53,10 @@ def convert(
     fetch_weights(source)
     from htc.checkpoint.load import load_model
     from htc.checkpoint.native import save_pretrained
+    from htc.checkpoint.told import Told
 
-    loaded = load_model(source, overrides=nested(settings))
+    told = Told(colours, None if norm_epsilon is None else float(norm_epsilon))
+    loaded = load_model(source, overrides=nested(settings), told=told)
     save_pretrained(loaded.state_dict, loaded.config, destination)
     if json != STDOUT:
         print("\n".join(loaded.report.lines()))
