@@ -12,27 +12,39 @@ from torch import Tensor
 
 from checkpoint.historical import random_state
 from htc.checkpoint.load import load_model
-from htc.config import FPN, Cascade, Config, ResNet, Semantic
-from htc.errors import CheckpointError
+from htc.checkpoint.native import save_pretrained
+from htc.checkpoint.stored import read_stored
+from htc.checkpoint.told import Told
+from htc.config import FPN, RPN, Cascade, Config, ResNet, Semantic
+from htc.errors import CheckpointError, ConfigError
 from htc.model.backbone import build_backbone
 
 STRIDE = {"backbone": {"stride_in": "1x1"}}
+RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+BGR_MEAN, BGR_STD = RGB_MEAN[::-1], RGB_STD[::-1]
 _DETECTRON2 = (
     (r"^backbone\.conv1\.", "backbone.bottom_up.stem.conv1."),
     (r"^backbone\.bn1\.", "backbone.bottom_up.stem.conv1.norm."),
     (r"^backbone\.layer(\d)\.(\d+)\.downsample\.0\.", lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.shortcut."),
     (r"^backbone\.layer(\d)\.(\d+)\.downsample\.1\.", lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.shortcut.norm."),
     (r"^backbone\.layer(\d)\.(\d+)\.bn(\d)\.", lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm."),
+    (r"^backbone\.layer(\d)\.(\d+)\.conv2\.conv_offset\.", lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}.{m[2]}.conv2_offset."),
     (r"^backbone\.layer(\d)\.", lambda m: f"backbone.bottom_up.res{int(m[1]) + 1}."),
     (r"^neck\.lateral\.(\d)\.conv\.", lambda m: f"backbone.fpn_lateral{int(m[1]) + 2}."),
     (r"^neck\.output\.(\d)\.conv\.", lambda m: f"backbone.fpn_output{int(m[1]) + 2}."),
+    (r"^neck\.lateral\.(\d)\.norm\.", lambda m: f"backbone.fpn_lateral{int(m[1]) + 2}.norm."),
+    (r"^neck\.output\.(\d)\.norm\.", lambda m: f"backbone.fpn_output{int(m[1]) + 2}.norm."),
     (r"^rpn\.conv\.", "proposal_generator.rpn_head.conv."),
+    (r"^rpn\.further\.(\d)\.", lambda m: f"proposal_generator.rpn_head.conv.conv{int(m[1]) + 1}."),
     (r"^rpn\.objectness\.", "proposal_generator.rpn_head.objectness_logits."),
     (r"^rpn\.deltas\.", "proposal_generator.rpn_head.anchor_deltas."),
     (r"^roi\.box_heads\.(\d)\.fc\.(\d)\.", lambda m: f"roi_heads.box_head.{m[1]}.fc{int(m[2]) + 1}."),
+    (r"^roi\.box_heads\.(\d)\.convs\.(\d)\.conv\.", lambda m: f"roi_heads.box_head.{m[1]}.conv{int(m[2]) + 1}."),
+    (r"^roi\.box_heads\.(\d)\.convs\.(\d)\.norm\.", lambda m: f"roi_heads.box_head.{m[1]}.conv{int(m[2]) + 1}.norm."),
     (r"^roi\.box_heads\.(\d)\.classify\.", r"roi_heads.box_predictor.\1.cls_score."),
     (r"^roi\.box_heads\.(\d)\.regress\.", r"roi_heads.box_predictor.\1.bbox_pred."),
     (r"^roi\.mask_heads\.0\.convs\.(\d)\.conv\.", lambda m: f"roi_heads.mask_head.mask_fcn{int(m[1]) + 1}."),
+    (r"^roi\.mask_heads\.0\.convs\.(\d)\.norm\.", lambda m: f"roi_heads.mask_head.mask_fcn{int(m[1]) + 1}.norm."),
     (r"^roi\.mask_heads\.0\.upsample\.", "roi_heads.mask_head.deconv."),
     (r"^roi\.mask_heads\.0\.logits\.", "roi_heads.mask_head.predictor."),
 )
@@ -123,51 +135,244 @@ def test_detectron2(tmp_path: Path, form: str, stages: int) -> None:
     assert len(loaded.report.filled) >= (0 if stages == 1 else 2 * len([name for name in state if name.startswith("roi.mask_heads.0.")]))
 
 
+def buffer(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values)[:, None, None]
+
+
+def saved(path: Path, theirs: dict[str, Tensor]) -> Path:
+    torch.save({"model": theirs}, path)
+    return path
+
+
+def reads_as_stored(state: dict[str, Tensor]) -> bool:
+    """Whether the stem of `state` is the file's, not one that was turned round."""
+    return torch.equal(state["backbone.conv1.weight"], random_state(tiny(1))["backbone.conv1.weight"].flip(1))
+
+
 def test_detectron2_without_a_stride_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"model": arrays(as_detectron2(random_state(tiny(1)), 1))}))
-    with pytest.raises(CheckpointError, match=r"set backbone\.stride_in to 1x1"):
+    with pytest.raises(CheckpointError, match=r"(?s)set backbone\.stride_in to 1x1.*htc convert .*model\.pkl DIR --backbone\.stride-in 1x1"):
         load_model(path)
+    with pytest.raises(CheckpointError, match=r"set backbone\.stride_in to 1x1"):  # a preset's default is no statement about the file
+        load_model("mask_rcnn_r50_fpn_1x_coco", path, {"neck": {"channels": 8}})
     with pytest.raises(CheckpointError, match=r"input\.std"):
         load_model("mask_rcnn_r50_fpn_1x_coco", path, {**STRIDE, "neck": {"channels": 8}})
-    torch.testing.assert_close(load_model(path, overrides={"backbone": {"stride_in": "3x3"}}).config.input.std, (58.395, 57.12, 57.375))
+
+
+def test_a_folder_of_ours_says_the_stride(tmp_path: Path) -> None:
+    """Its configuration is that of a model, not a mere default."""
+    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1))
+    first = load_model(path, overrides=STRIDE)
+    folder = save_pretrained(first.state_dict, first.config, tmp_path / "native")
+    assert load_model(folder, path).config.backbone == first.config.backbone
+
+
+@pytest.mark.parametrize(
+    ("stride", "mean", "std", "told", "turned", "expected"),
+    [
+        ("1x1", None, None, None, True, (RGB_MEAN, (1.0, 1.0, 1.0))),
+        ("1x1", None, None, "rgb", False, (RGB_MEAN, (1.0, 1.0, 1.0))),
+        ("1x1", RGB_MEAN, None, None, False, (RGB_MEAN, (1.0, 1.0, 1.0))),
+        ("1x1", (90.0, 90.0, 90.0), (4.0, 5.0, 6.0), None, True, ((90.0, 90.0, 90.0), (6.0, 5.0, 4.0))),
+        ("1x1", (90.0, 95.0, 100.0), (4.0, 5.0, 6.0), "bgr", True, ((100.0, 95.0, 90.0), (6.0, 5.0, 4.0))),
+        ("3x3", None, None, "bgr", True, (RGB_MEAN, RGB_STD)),
+        ("3x3", None, None, "rgb", False, (RGB_MEAN, RGB_STD)),
+        ("3x3", BGR_MEAN, BGR_STD, None, True, (RGB_MEAN, RGB_STD)),
+        ("3x3", BGR_MEAN, (1.0, 1.0, 1.0), None, True, (RGB_MEAN, (1.0, 1.0, 1.0))),
+        ("3x3", RGB_MEAN, RGB_STD, None, False, (RGB_MEAN, RGB_STD)),
+        ("3x3", (90.0, 90.0, 90.0), None, "rgb", False, ((90.0, 90.0, 90.0), RGB_STD)),
+    ],
+)
+def test_colours_and_input(
+    tmp_path: Path, stride: str, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, told: Any, turned: bool, expected: Any
+) -> None:
+    """By the file's own numbers, then as told, then by the style of the ResNet; always given for red, green, blue."""
+    given = {name: buffer(values) for name, values in (("pixel_mean", mean), ("pixel_std", std)) if values is not None}
+    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | given)
+    loaded = load_model(path, overrides={"backbone": {"stride_in": stride}}, told=Told(told))
+    assert (loaded.config.input.mean, loaded.config.input.std) == expected
+    assert reads_as_stored(loaded.state_dict) is not turned
+    (note,) = loaded.report.notes
+    assert ("input.mean" in note, "input.std" in note) == (mean is None, std is None)
+
+
+@pytest.mark.parametrize("mean", [None, (90.0, 90.0, 90.0)])
+def test_colours_that_nothing_tells_are_asked_for(tmp_path: Path, mean: tuple[float, ...] | None) -> None:
+    given = {} if mean is None else {"pixel_mean": buffer(mean)}
+    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | given)
+    with pytest.raises(CheckpointError, match=r"(?s)bgr in .*rgb where .*htc convert .*--backbone\.stride-in 3x3 --colours bgr\|rgb"):
+        load_model(path, overrides={"backbone": {"stride_in": "3x3"}})
+
+
+@pytest.mark.parametrize(("mean", "told"), [(BGR_MEAN, "rgb"), (RGB_MEAN, "bgr")])
+@pytest.mark.parametrize("stride", ["1x1", "3x3"])
+def test_colours_told_against_the_file_are_refused(tmp_path: Path, stride: str, mean: tuple[float, ...], told: Any) -> None:
+    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | {"pixel_mean": buffer(mean)})
+    with pytest.raises(CheckpointError, match="leave --colours out"):
+        load_model(path, overrides={"backbone": {"stride_in": stride}}, told=Told(told))
+
+
+def test_what_a_file_has_no_use_for_may_not_be_told(tmp_path: Path) -> None:
+    state = random_state(tiny(1))
+    path = saved(tmp_path / "model.pth", as_detectron2(state, 1))
+    with pytest.raises(CheckpointError, match="--norm-epsilon says nothing"):
+        load_model(path, overrides=STRIDE, told=Told(norm_epsilon=0))
+    first = load_model(path, overrides=STRIDE)
+    folder = save_pretrained(first.state_dict, first.config, tmp_path / "native")
+    for ours in (folder, folder / "model.safetensors"):
+        with pytest.raises(CheckpointError, match="--colours says nothing"):
+            load_model(ours, told=Told("bgr"))
+    with pytest.raises(ConfigError, match=r"epsilon is 0\.5"):
+        Told(norm_epsilon=0.5)
 
 
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
         ({"proposal_generator.anchor_generator.cell_anchors.0": torch.tensor([[-9.0, -9, 9, 9]] * 3)}, "its anchors are not"),
-        ({"pixel_mean": torch.tensor([123.675, 116.28, 103.53])}, "pixel_mean"),
+        ({"pixel_mean": torch.tensor([120.0])}, "pixel_mean is"),
+        ({"pixel_mean": torch.tensor([1.0, 2.0, float("nan")])}, "pixel_mean is"),
         ({"roi_heads.mask_head.new.weight": torch.zeros(2, 2)}, "unexpected: roi_heads.mask_head.new.weight"),
+        ({"roi_heads.box_head.new.weight": torch.zeros(2, 2)}, "unexpected: roi_heads.box_head.new.weight"),
+        ({"backbone.fpn_lateral2.norm.weight": torch.ones(8), "backbone.fpn_lateral2.norm.bias": torch.ones(8)}, "fpn_lateral2.norm.weight is GroupNorm of 32"),
     ],
 )
 def test_other_detectron2_models_are_refused(tmp_path: Path, extra: dict[str, Tensor], says: str) -> None:
-    path = tmp_path / "model.pth"
-    torch.save({"model": as_detectron2(random_state(tiny(1)), 1) | extra}, path)
+    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | extra)
     with pytest.raises(CheckpointError, match=says):
         load_model(path, overrides=STRIDE)
 
 
-def test_default_anchors_of_detectron2_are_ours(tmp_path: Path) -> None:
-    cells = {f"proposal_generator.anchor_generator.cell_anchors.{level}": _cells(32.0 * 2**level) for level in range(5)}
-    path = tmp_path / "model.pth"
-    torch.save({"model": as_detectron2(random_state(tiny(1)), 1) | cells | {"pixel_mean": torch.tensor([103.53, 116.28, 123.675])[:, None, None]}}, path)
-    assert len(load_model(path, overrides=STRIDE).report.dropped) == 6
+def test_a_backbone_of_group_norms_is_refused(tmp_path: Path) -> None:
+    theirs = as_detectron2(random_state(tiny(1)), 1)
+    plain = {name: tensor for name, tensor in theirs.items() if not name.endswith(("running_mean", "running_var"))}
+    with pytest.raises(CheckpointError, match=r"its backbone has GroupNorm \(backbone\.bottom_up\.stem\.conv1\.norm\.weight"):
+        load_model(saved(tmp_path / "model.pth", plain), overrides=STRIDE)
 
 
-def _cells(side: float) -> Tensor:
+def cells(scale: float = 8.0, ratios: tuple[float, ...] = (0.5, 1.0, 2.0), levels: int = 5) -> dict[str, Tensor]:
+    """Cells of the sides scale * 4, scale * 8, ... under detectron2's names."""
+    return {f"proposal_generator.anchor_generator.cell_anchors.{level}": _cells(scale * 4 * 2**level, ratios) for level in range(levels)}
+
+
+def _cells(side: float, ratios: tuple[float, ...]) -> Tensor:
     """Width and height of area side^2 and ratio h / w, around the origin."""
-    sizes = [(side / ratio**0.5, side * ratio**0.5) for ratio in (0.5, 1.0, 2.0)]
+    sizes = [(side / ratio**0.5, side * ratio**0.5) for ratio in ratios]
     return torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in sizes])
 
 
-@pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_paddle(tmp_path: Path, protocol: int) -> None:
-    state = random_state(tiny(3, semantic=True))
+@pytest.mark.parametrize(("scale", "ratios"), [(8.0, (0.5, 1.0, 2.0)), (4.0, (1.0, 2.0, 0.5)), (5.5, (0.25, 1.0, 3.0))])
+def test_anchors_are_read_from_the_cells(tmp_path: Path, scale: float, ratios: tuple[float, ...]) -> None:
+    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | cells(scale, ratios) | {"pixel_mean": buffer(BGR_MEAN)})
+    loaded = load_model(path, overrides=STRIDE)
+    assert isinstance(loaded.config.rpn, RPN)
+    assert (loaded.config.rpn.anchor_scale, loaded.config.rpn.anchor_ratios) == (scale, ratios)
+    assert len(loaded.report.dropped) == 6
+    assert "anchors" not in loaded.report.notes[0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        cells(levels=4),
+        cells() | {"proposal_generator.anchor_generator.cell_anchors.4": _cells(300.0, (0.5, 1.0, 2.0))},
+        cells() | {"proposal_generator.anchor_generator.cell_anchors.2": _cells(128.0, (0.5, 1.0))},
+        cells() | {"proposal_generator.anchor_generator.cell_anchors.5": _cells(1024.0, (0.5, 1.0, 2.0))},
+        {name: tensor * torch.tensor([[1.0], [1.0], [1.5]]) for name, tensor in cells().items()},
+        {name: tensor + 4 for name, tensor in cells().items()},
+        {name: tensor[:0] for name, tensor in cells().items()},
+        {name: tensor.flip(1) for name, tensor in cells().items()},
+    ],
+    ids=["four levels", "another side", "fewer ratios", "six levels", "two sides", "beside the centre", "none", "negative"],
+)
+def test_anchors_that_ours_cannot_express_are_refused(tmp_path: Path, wrong: dict[str, Tensor]) -> None:
+    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | wrong)
+    with pytest.raises(CheckpointError, match="its anchors are not"):
+        load_model(path, overrides=STRIDE)
+
+
+def test_what_was_assumed_is_said(tmp_path: Path) -> None:
+    """Anchors of detectron2's default are compared with a preset's like any other fact."""
+    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1))
+    (note,) = load_model(path, overrides=STRIDE).report.notes
+    for part in ("cascade.delta_stds", "cascade.pooling", "32 to 512", "input.mean (123.675, 116.28, 103.53)", "input.std (1.0, 1.0, 1.0)"):
+        assert part in note, part
+
+
+def rich(kind: Any, channels: int, stages: int) -> Config:
+    """Norms in the neck and all heads, convolutions in the box heads, two before the proposals, deformable stages."""
+    base = tiny(stages)
+    cascade = base.cascade.model_copy(update={"box_norm": kind, "mask_norm": kind, "box_convs": 2, "box_fcs": 1, "mask_channels": channels})
+    backbone = ResNet(deformable="v2", deformable_stages=(3, 4, 5))
+    return base.model_copy(update={"cascade": cascade, "neck": FPN(channels=channels, norm=kind), "rpn": RPN(convs=2), "backbone": backbone})
+
+
+@pytest.mark.parametrize(("kind", "channels", "stages"), [("group", 128, 1), ("batch", 8, 3)])
+def test_more_of_the_model_zoo(tmp_path: Path, kind: str, channels: int, stages: int) -> None:
+    config = rich(kind, channels, stages)
+    state = random_state(config)
+    theirs = {re.sub(r"^(proposal_generator\.rpn_head\.conv)\.(weight|bias)$", r"\1.conv0.\2", name): t for name, t in as_detectron2(state, stages).items()}
+    expected = {
+        *("backbone.bottom_up.res3.0.conv2_offset.weight", "backbone.fpn_lateral2.norm.weight", "backbone.fpn_output5.norm.bias"),
+        *("roi_heads.mask_head.mask_fcn2.norm.weight", f"roi_heads.box_head.{'1.' if stages > 1 else ''}conv2.norm.weight"),
+        *("proposal_generator.rpn_head.conv.conv0.weight", "proposal_generator.rpn_head.conv.conv1.weight"),
+    }
+    assert expected <= theirs.keys()
+    loaded = load_model(saved(tmp_path / "model.pth", theirs), overrides=STRIDE)
+    for name, tensor in loaded.state_dict.items():
+        source = re.sub(r"mask_heads\.[12]", "mask_heads.0", name)
+        assert name.endswith("num_batches_tracked") or torch.equal(tensor, state[source]), name
+    assert isinstance(loaded.config.backbone, ResNet)
+    assert (loaded.config.backbone.deformable, loaded.config.backbone.deformable_stages) == ("v2", (3, 4, 5))
+    assert (loaded.config.neck.norm, loaded.config.cascade.mask_norm, loaded.config.cascade.box_convs) == (kind, kind, 2)
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_one_mask_of_all_classes_becomes_one_each(tmp_path: Path, stages: int) -> None:
+    theirs = as_detectron2(random_state(tiny(stages)), stages)
+    for leaf in ("weight", "bias"):
+        theirs[f"roi_heads.mask_head.predictor.{leaf}"] = theirs[f"roi_heads.mask_head.predictor.{leaf}"][:1]
+    loaded = load_model(saved(tmp_path / "model.pth", theirs), overrides=STRIDE)
+    for stage in range(stages):
+        for leaf in ("weight", "bias"):
+            rows = loaded.state_dict[f"roi.mask_heads.{stage}.logits.{leaf}"]
+            assert len(rows) == 3
+            assert all(torch.equal(row, theirs[f"roi_heads.mask_head.predictor.{leaf}"][0]) for row in rows)
+    assert any("repeated for each of 3" in line for line in loaded.report.lines())
+
+
+class Named:
+    """A tensor as Paddle pickles it: a call of tuple with its own name and its values."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (("linear_0.w_0", self.array),)
+
+
+def as_paddle(state: dict[str, Tensor]) -> dict[str, np.ndarray]:
     theirs = {}
     for name, array in arrays(renamed(state, _PADDLE)).items():
         linear = name.startswith("bbox_head.") and "mask_head" not in name and array.ndim == 2
         theirs[name] = array.T.copy() if linear else array
+    return theirs
+
+
+def as_they_are(array: np.ndarray) -> Any:
+    return array
+
+
+def in_a_tuple(array: np.ndarray) -> Any:
+    return "linear_0.w_0", array
+
+
+@pytest.mark.parametrize("form", [as_they_are, in_a_tuple, Named])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_paddle(tmp_path: Path, protocol: int, form: Any) -> None:
+    state = random_state(tiny(3, semantic=True))
+    theirs = {name: form(array) for name, array in as_paddle(state).items()}
     path = tmp_path / "htc.pdparams"
     path.write_bytes(pickle.dumps(theirs | {"StructuredToParameterName@@": dict.fromkeys(theirs, "linear_0.w_0")}, protocol))
     loaded = load_model(path)
@@ -176,6 +381,47 @@ def test_paddle(tmp_path: Path, protocol: int) -> None:
     assert loaded.config.cascade.delta_stds[2] == (1 / 30, 1 / 30, 1 / 15, 1 / 15)
     assert loaded.config.cascade.mask_flow
     assert loaded.config.semantic is not None
+
+
+def test_mask_rows_beyond_the_classes_are_dropped(tmp_path: Path) -> None:
+    """The reproduction's mask heads have 80 rows for any number of classes."""
+    state = random_state(tiny(3, semantic=True))
+    wide = {
+        name: torch.cat([tensor, torch.full((77, *tensor.shape[1:]), 9.0)]) if re.match(r"roi\.mask_heads\.\d\.logits", name) else tensor
+        for name, tensor in state.items()
+    }
+    path = tmp_path / "htc.pdparams"
+    path.write_bytes(pickle.dumps(as_paddle(wide)))
+    loaded = load_model(path)
+    for name in (f"roi.mask_heads.{stage}.logits.{leaf}" for stage in range(3) for leaf in ("weight", "bias")):
+        assert torch.equal(loaded.state_dict[name], state[name]), name
+    assert any("rows beyond its 3 classes" in line for line in loaded.report.lines())
+    odd = {name: tensor[:9] if re.match(r"roi\.mask_heads\.\d\.logits", name) else tensor for name, tensor in wide.items()}
+    path.write_bytes(pickle.dumps(as_paddle(odd)))
+    with pytest.raises(CheckpointError, match="of another shape"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.pkl", "model.pdparams", "model", "model.bin"])
+def test_the_container_is_told_by_its_content(tmp_path: Path, name: str) -> None:
+    """Not by the file's name: torch's zip, torch's serialisation before it, and pickles of arrays of every protocol with a header."""
+    state = random_state(tiny(1))
+    theirs = as_detectron2(state, 1)
+    path = tmp_path / name
+    for write in (
+        lambda: torch.save({"model": theirs}, path),
+        lambda: torch.save({"model": theirs}, path, _use_new_zipfile_serialization=False),
+        lambda: path.write_bytes(pickle.dumps({"model": arrays(theirs)}, 2)),
+        lambda: path.write_bytes(pickle.dumps({"model": arrays(theirs)}, 5)),
+    ):
+        write()
+        assert torch.equal(load_model(path, overrides=STRIDE).state_dict["rpn.conv.weight"], state["rpn.conv.weight"])
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_torchs_older_serialisation_is_known_in_every_protocol(tmp_path: Path, protocol: int) -> None:
+    torch.save({"w": torch.ones(3)}, tmp_path / "model.pkl", _use_new_zipfile_serialization=False, pickle_protocol=protocol)
+    assert read_stored(tmp_path / "model.pkl").tensors["w"].tolist() == [1, 1, 1]
 
 
 class Evil:
@@ -193,7 +439,10 @@ class Evil:
         (pickle.dumps({"a": np.zeros(3, ">f4")}), "type >f4"),
         (pickle.dumps({"a": 1}), "no arrays by name"),
         (pickle.dumps({"fc.weight": np.zeros((3, 2))}), "no Mask R-CNN"),
-        (b"", "damaged"),
+        (b"", "empty file"),
+        (b"\x80\x04\x8e" + (2**60).to_bytes(8, "little") + b"abc.", "damaged"),
+        (pickle.dumps({"a": np.zeros(3)}, 0), "not one of arrays in protocol 2 or later"),
+        (b"<html>", "an HTML or XML page"),
     ],
 )
 def test_hostile_and_foreign_pickles_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, says: str) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from htc.errors import CheckpointError
+from htc.errors import CheckpointError, ConfigError
 
 Colours = Literal["bgr", "rgb"]
 
@@ -17,6 +17,10 @@ class Told:
     """The order of the channels that its network reads (detectron2)."""
     norm_epsilon: float | None = None
     """Of the frozen norms of its backbone, 0 or 1e-5 (torchvision)."""
+
+    def __post_init__(self) -> None:
+        if self.norm_epsilon not in (None, 0, 1e-5):
+            raise ConfigError(f"the norms' epsilon is {self.norm_epsilon}; 0 and 1e-5 are supported")
 
     def check(self, path: Path, *used: str) -> None:
         """Raise `CheckpointError` for something told that this kind of file has no use for: it would be silently without effect."""

@@ -73,23 +73,23 @@ def read_torchvision(stored: Stored, norm_epsilon: float | None = None) -> Upgra
         result.change(f"roi.mask_heads.0.logits.{leaf}", "the background's unused first row dropped", lambda tensor: tensor[1:])
     pixel_major(result)
     if "backbone.bn1.num_batches_tracked" not in result.weights:
-        _frozen_norms(result, norm_epsilon)
+        _frozen_norms(stored, result, norm_epsilon)
     elif norm_epsilon is not None:
-        raise CheckpointError(f"{stored.path}: its norms are not frozen (they count batches), so their epsilon is {EPSILON}: leave --norm-epsilon out")
+        raise CheckpointError(f"{stored.path}: its norms are not frozen (they count batches), so their epsilon is 1e-5: leave --norm-epsilon out")
     classes = result.weights.get("roi.box_heads.0.classify.bias")
     if classes is not None and len(classes) == COCO_OUTPUTS + 1:
         result.classes = _coco_names()
     return result
 
 
-def _frozen_norms(result: Upgraded, told: float | None) -> None:
+def _frozen_norms(stored: Stored, result: Upgraded, told: float | None) -> None:
     """Frozen norms, which keep no counter. Their epsilon is 0 in torchvision's released ResNet-50 and what was trained from it, else 1e-5."""
     result.facts.fields["backbone.norm"] = "frozen"
     released = _is_resnet50(result)
     if told is None and released:
         result.notes.append(
             "its frozen norms were taken to have epsilon 0, as torchvision runs its released ResNet-50 of COCO and all that is trained from it; if this "
-            f"model began from ImageNet's weights alone, give --norm-epsilon {EPSILON}"
+            f"model began from ImageNet's weights alone, convert it again: htc convert {stored.path} DIR --norm-epsilon 1e-5"
         )
     if told == 0 or (told is None and released):
         _without_epsilon(result)
