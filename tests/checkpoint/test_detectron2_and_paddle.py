@@ -13,15 +13,11 @@ from torch import Tensor
 from checkpoint.historical import random_state
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import save_pretrained
-from htc.checkpoint.stored import read_stored
-from htc.checkpoint.told import Told
 from htc.config import FPN, RPN, Cascade, Config, ResNet, Semantic
-from htc.errors import CheckpointError, ConfigError
+from htc.errors import CheckpointError
 from htc.model.backbone import build_backbone
 
 STRIDE = {"backbone": {"stride_in": "1x1"}}
-RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-BGR_MEAN, BGR_STD = RGB_MEAN[::-1], RGB_STD[::-1]
 _DETECTRON2 = (
     (r"^backbone\.conv1\.", "backbone.bottom_up.stem.conv1."),
     (r"^backbone\.bn1\.", "backbone.bottom_up.stem.conv1.norm."),
@@ -135,18 +131,9 @@ def test_detectron2(tmp_path: Path, form: str, stages: int) -> None:
     assert len(loaded.report.filled) >= (0 if stages == 1 else 2 * len([name for name in state if name.startswith("roi.mask_heads.0.")]))
 
 
-def buffer(values: tuple[float, ...]) -> Tensor:
-    return torch.tensor(values)[:, None, None]
-
-
 def saved(path: Path, theirs: dict[str, Tensor]) -> Path:
     torch.save({"model": theirs}, path)
     return path
-
-
-def reads_as_stored(state: dict[str, Tensor]) -> bool:
-    """Whether the stem of `state` is the file's, not one that was turned round."""
-    return torch.equal(state["backbone.conv1.weight"], random_state(tiny(1))["backbone.conv1.weight"].flip(1))
 
 
 def test_detectron2_without_a_stride_is_refused(tmp_path: Path) -> None:
@@ -166,65 +153,6 @@ def test_a_folder_of_ours_says_the_stride(tmp_path: Path) -> None:
     first = load_model(path, overrides=STRIDE)
     folder = save_pretrained(first.state_dict, first.config, tmp_path / "native")
     assert load_model(folder, path).config.backbone == first.config.backbone
-
-
-@pytest.mark.parametrize(
-    ("stride", "mean", "std", "told", "turned", "expected"),
-    [
-        ("1x1", None, None, None, True, (RGB_MEAN, (1.0, 1.0, 1.0))),
-        ("1x1", None, None, "rgb", False, (RGB_MEAN, (1.0, 1.0, 1.0))),
-        ("1x1", RGB_MEAN, None, None, False, (RGB_MEAN, (1.0, 1.0, 1.0))),
-        ("1x1", (90.0, 90.0, 90.0), (4.0, 5.0, 6.0), None, True, ((90.0, 90.0, 90.0), (6.0, 5.0, 4.0))),
-        ("1x1", (90.0, 95.0, 100.0), (4.0, 5.0, 6.0), "bgr", True, ((100.0, 95.0, 90.0), (6.0, 5.0, 4.0))),
-        ("3x3", None, None, "bgr", True, (RGB_MEAN, RGB_STD)),
-        ("3x3", None, None, "rgb", False, (RGB_MEAN, RGB_STD)),
-        ("3x3", BGR_MEAN, BGR_STD, None, True, (RGB_MEAN, RGB_STD)),
-        ("3x3", BGR_MEAN, (1.0, 1.0, 1.0), None, True, (RGB_MEAN, (1.0, 1.0, 1.0))),
-        ("3x3", RGB_MEAN, RGB_STD, None, False, (RGB_MEAN, RGB_STD)),
-        ("3x3", (90.0, 90.0, 90.0), None, "rgb", False, ((90.0, 90.0, 90.0), RGB_STD)),
-    ],
-)
-def test_colours_and_input(
-    tmp_path: Path, stride: str, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, told: Any, turned: bool, expected: Any
-) -> None:
-    """By the file's own numbers, then as told, then by the style of the ResNet; always given for red, green, blue."""
-    given = {name: buffer(values) for name, values in (("pixel_mean", mean), ("pixel_std", std)) if values is not None}
-    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | given)
-    loaded = load_model(path, overrides={"backbone": {"stride_in": stride}}, told=Told(told))
-    assert (loaded.config.input.mean, loaded.config.input.std) == expected
-    assert reads_as_stored(loaded.state_dict) is not turned
-    (note,) = loaded.report.notes
-    assert ("input.mean" in note, "input.std" in note) == (mean is None, std is None)
-
-
-@pytest.mark.parametrize("mean", [None, (90.0, 90.0, 90.0)])
-def test_colours_that_nothing_tells_are_asked_for(tmp_path: Path, mean: tuple[float, ...] | None) -> None:
-    given = {} if mean is None else {"pixel_mean": buffer(mean)}
-    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | given)
-    with pytest.raises(CheckpointError, match=r"(?s)bgr in .*rgb where .*htc convert .*--backbone\.stride-in 3x3 --colours bgr\|rgb"):
-        load_model(path, overrides={"backbone": {"stride_in": "3x3"}})
-
-
-@pytest.mark.parametrize(("mean", "told"), [(BGR_MEAN, "rgb"), (RGB_MEAN, "bgr")])
-@pytest.mark.parametrize("stride", ["1x1", "3x3"])
-def test_colours_told_against_the_file_are_refused(tmp_path: Path, stride: str, mean: tuple[float, ...], told: Any) -> None:
-    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | {"pixel_mean": buffer(mean)})
-    with pytest.raises(CheckpointError, match="leave --colours out"):
-        load_model(path, overrides={"backbone": {"stride_in": stride}}, told=Told(told))
-
-
-def test_what_a_file_has_no_use_for_may_not_be_told(tmp_path: Path) -> None:
-    state = random_state(tiny(1))
-    path = saved(tmp_path / "model.pth", as_detectron2(state, 1))
-    with pytest.raises(CheckpointError, match="--norm-epsilon says nothing"):
-        load_model(path, overrides=STRIDE, told=Told(norm_epsilon=0))
-    first = load_model(path, overrides=STRIDE)
-    folder = save_pretrained(first.state_dict, first.config, tmp_path / "native")
-    for ours in (folder, folder / "model.safetensors"):
-        with pytest.raises(CheckpointError, match="--colours says nothing"):
-            load_model(ours, told=Told("bgr"))
-    with pytest.raises(ConfigError, match=r"epsilon is 0\.5"):
-        Told(norm_epsilon=0.5)
 
 
 @pytest.mark.parametrize(
@@ -249,55 +177,6 @@ def test_a_backbone_of_group_norms_is_refused(tmp_path: Path) -> None:
     plain = {name: tensor for name, tensor in theirs.items() if not name.endswith(("running_mean", "running_var"))}
     with pytest.raises(CheckpointError, match=r"its backbone has GroupNorm \(backbone\.bottom_up\.stem\.conv1\.norm\.weight"):
         load_model(saved(tmp_path / "model.pth", plain), overrides=STRIDE)
-
-
-def cells(scale: float = 8.0, ratios: tuple[float, ...] = (0.5, 1.0, 2.0), levels: int = 5) -> dict[str, Tensor]:
-    """Cells of the sides scale * 4, scale * 8, ... under detectron2's names."""
-    return {f"proposal_generator.anchor_generator.cell_anchors.{level}": _cells(scale * 4 * 2**level, ratios) for level in range(levels)}
-
-
-def _cells(side: float, ratios: tuple[float, ...]) -> Tensor:
-    """Width and height of area side^2 and ratio h / w, around the origin."""
-    sizes = [(side / ratio**0.5, side * ratio**0.5) for ratio in ratios]
-    return torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in sizes])
-
-
-@pytest.mark.parametrize(("scale", "ratios"), [(8.0, (0.5, 1.0, 2.0)), (4.0, (1.0, 2.0, 0.5)), (5.5, (0.25, 1.0, 3.0))])
-def test_anchors_are_read_from_the_cells(tmp_path: Path, scale: float, ratios: tuple[float, ...]) -> None:
-    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | cells(scale, ratios) | {"pixel_mean": buffer(BGR_MEAN)})
-    loaded = load_model(path, overrides=STRIDE)
-    assert isinstance(loaded.config.rpn, RPN)
-    assert (loaded.config.rpn.anchor_scale, loaded.config.rpn.anchor_ratios) == (scale, ratios)
-    assert len(loaded.report.dropped) == 6
-    assert "anchors" not in loaded.report.notes[0]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        cells(levels=4),
-        cells() | {"proposal_generator.anchor_generator.cell_anchors.4": _cells(300.0, (0.5, 1.0, 2.0))},
-        cells() | {"proposal_generator.anchor_generator.cell_anchors.2": _cells(128.0, (0.5, 1.0))},
-        cells() | {"proposal_generator.anchor_generator.cell_anchors.5": _cells(1024.0, (0.5, 1.0, 2.0))},
-        {name: tensor * torch.tensor([[1.0], [1.0], [1.5]]) for name, tensor in cells().items()},
-        {name: tensor + 4 for name, tensor in cells().items()},
-        {name: tensor[:0] for name, tensor in cells().items()},
-        {name: tensor.flip(1) for name, tensor in cells().items()},
-    ],
-    ids=["four levels", "another side", "fewer ratios", "six levels", "two sides", "beside the centre", "none", "negative"],
-)
-def test_anchors_that_ours_cannot_express_are_refused(tmp_path: Path, wrong: dict[str, Tensor]) -> None:
-    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | wrong)
-    with pytest.raises(CheckpointError, match="its anchors are not"):
-        load_model(path, overrides=STRIDE)
-
-
-def test_what_was_assumed_is_said(tmp_path: Path) -> None:
-    """Anchors of detectron2's default are compared with a preset's like any other fact."""
-    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1))
-    (note,) = load_model(path, overrides=STRIDE).report.notes
-    for part in ("cascade.delta_stds", "cascade.pooling", "32 to 512", "input.mean (123.675, 116.28, 103.53)", "input.std (1.0, 1.0, 1.0)"):
-        assert part in note, part
 
 
 def rich(kind: Any, channels: int, stages: int) -> Config:
@@ -400,57 +279,6 @@ def test_mask_rows_beyond_the_classes_are_dropped(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps(as_paddle(odd)))
     with pytest.raises(CheckpointError, match="of another shape"):
         load_model(path)
-
-
-@pytest.mark.parametrize("name", ["model.pth", "model.pkl", "model.pdparams", "model", "model.bin"])
-def test_the_container_is_told_by_its_content(tmp_path: Path, name: str) -> None:
-    """Not by the file's name: torch's zip, torch's serialisation before it, and pickles of arrays of every protocol with a header."""
-    state = random_state(tiny(1))
-    theirs = as_detectron2(state, 1)
-    path = tmp_path / name
-    for write in (
-        lambda: torch.save({"model": theirs}, path),
-        lambda: torch.save({"model": theirs}, path, _use_new_zipfile_serialization=False),
-        lambda: path.write_bytes(pickle.dumps({"model": arrays(theirs)}, 2)),
-        lambda: path.write_bytes(pickle.dumps({"model": arrays(theirs)}, 5)),
-    ):
-        write()
-        assert torch.equal(load_model(path, overrides=STRIDE).state_dict["rpn.conv.weight"], state["rpn.conv.weight"])
-
-
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_torchs_older_serialisation_is_known_in_every_protocol(tmp_path: Path, protocol: int) -> None:
-    torch.save({"w": torch.ones(3)}, tmp_path / "model.pkl", _use_new_zipfile_serialization=False, pickle_protocol=protocol)
-    assert read_stored(tmp_path / "model.pkl").tensors["w"].tolist() == [1, 1, 1]
-
-
-class Evil:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return print, ("run",)
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (pickle.dumps({"a": Evil()}), "refused: .*print.*Nothing of it was run"),
-        (pickle.dumps({"a": np.zeros(300)})[:-40], "damaged"),
-        (pickle.dumps({"rpn_head.rpn_rois_score.weight": np.zeros(3, np.float32)}), "only the reproduction of HTC"),
-        (pickle.dumps({"a": np.zeros(3, np.complex64)}), "type <c8"),
-        (pickle.dumps({"a": np.zeros(3, ">f4")}), "type >f4"),
-        (pickle.dumps({"a": 1}), "no arrays by name"),
-        (pickle.dumps({"fc.weight": np.zeros((3, 2))}), "no Mask R-CNN"),
-        (b"", "empty file"),
-        (b"\x80\x04\x8e" + (2**60).to_bytes(8, "little") + b"abc.", "damaged"),
-        (pickle.dumps({"a": np.zeros(3)}, 0), "not one of arrays in protocol 2 or later"),
-        (b"<html>", "an HTML or XML page"),
-    ],
-)
-def test_hostile_and_foreign_pickles_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, says: str) -> None:
-    path = tmp_path / "x.pdparams"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=says):
-        load_model(path)
-    assert not capsys.readouterr().out
 
 
 def test_stride_in_the_first_convolution() -> None:
