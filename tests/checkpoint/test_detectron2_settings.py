@@ -55,6 +55,7 @@ def test_colours_and_input(
     assert reads_as_stored(loaded.state_dict) is not turned
     (note,) = loaded.report.notes
     assert ("input.mean" in note, "input.std" in note) == (mean is None, std is None)
+    assert ("--input.std 1,1,1" in note) is (stride == "3x3" and std is None)
 
 
 @pytest.mark.parametrize("mean", [None, (90.0, 90.0, 90.0)])

@@ -50,7 +50,7 @@ _GROUPS = 32
 """Of every GroupNorm there."""
 _UNKNOWN = (
     "the file does not say how its ResNet was built: set backbone.stride_in to 1x1 (MSRA's ImageNet weights, BGR input; most of detectron2's model zoo) "
-    "or to 3x3 (ResNeXt and deformable networks of the zoo, BGR too; torchvision's ImageNet weights, RGB); where no such flag is taken, convert it first: "
+    "or to 3x3 (the zoo's X_101, X_152 and syncbn, BGR too; torchvision's ImageNet weights, RGB); where no such flag is taken, convert it first: "
     "htc convert {path} DIR --backbone.stride-in 1x1"
 )
 

@@ -36,7 +36,7 @@ def read_colours(stored: Stored, stride_in: str, told: Colours | None) -> Colour
     if known is None:
         raise CheckpointError(
             f"{stored.path}: the file does not say in which order its network reads the colours, and with backbone.stride_in 3x3 there are both: "
-            "bgr in detectron2's own model zoo (X_101_32x8d and all others), rgb where the training began with torchvision's ImageNet weights; "
+            "bgr in detectron2's own model zoo (X_101, X_152, syncbn), rgb where the training began with torchvision's ImageNet weights; "
             f"say it when you convert: htc convert {stored.path} DIR --backbone.stride-in 3x3 --colours bgr|rgb"
         )
     return known
@@ -76,6 +76,9 @@ def assumed(stored: Stored, stages: int, fields: dict[str, Any]) -> str:
     for name, field in zip(PIXELS, ("input.mean", "input.std"), strict=True):
         if name not in stored.tensors:
             parts.append(f"{field} {fields[field]}")
+    if "pixel_std" not in stored.tensors and fields["backbone.stride_in"] == "3x3":
+        # Two kinds of input share this stride, 57-fold apart.
+        parts[-1] += " as X_101 and torchvision's weights have it; X_152 and syncbn of its model zoo need --input.std 1,1,1"
     return f"the file does not say, so detectron2's defaults were taken: {'; '.join(parts)}"
 
 
