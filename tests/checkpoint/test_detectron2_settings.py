@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from checkpoint.historical import random_state
@@ -56,6 +57,19 @@ def test_colours_and_input(
     (note,) = loaded.report.notes
     assert ("input.mean" in note, "input.std" in note) == (mean is None, std is None)
     assert ("--input.std 1,1,1" in note) is (stride == "3x3" and std is None)
+
+
+@pytest.mark.parametrize(("mean", "std", "bgr"), [(BGR_MEAN, BGR_STD, True), (RGB_MEAN, RGB_STD, False), ((90.0, 95.0, 100.0), (4.0, 5.0, 6.0), True)])
+def test_the_stem_sees_the_picture_as_there(tmp_path: Path, mean: tuple[float, ...], std: tuple[float, ...], bgr: bool) -> None:
+    """Their stem on their input, in their order of colours, equals ours on ours."""
+    theirs = as_detectron2(random_state(tiny(1)), 1)
+    path = saved(tmp_path / "model.pth", theirs | {"pixel_mean": buffer(mean), "pixel_std": buffer(std)})
+    loaded = load_model(path, overrides={"backbone": {"stride_in": "3x3"}})
+    picture = torch.rand(1, 3, 16, 16) * 255
+    expected = F.conv2d(((picture.flip(1) if bgr else picture) - buffer(mean)) / buffer(std), theirs["backbone.bottom_up.stem.conv1.weight"])
+    settings = loaded.config.input
+    found = F.conv2d((picture - buffer(settings.mean)) / buffer(settings.std), loaded.state_dict["backbone.conv1.weight"])
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("mean", [None, (90.0, 90.0, 90.0)])

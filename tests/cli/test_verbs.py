@@ -207,6 +207,7 @@ def test_convert_is_told_what_a_file_does_not_say(htc: Htc, small_config: Config
     assert refused.code == 2
     assert "--colours says nothing of a file of this kind" in refused.err
     assert "rgb" in htc("convert", "model.pth", "again", "--colours", "blue").err
+    assert "--colours says nothing" in htc("convert", "model.pth", "again", "--colours", "bgr", "--print-config").err
 
 
 def test_evaluate_the_bundled_nuclei(htc: Htc, data: Path, small_config: Config, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from htc.checkpoint.paddle_names import is_paddle, read_paddle
 from htc.checkpoint.report import KeyReport, shapes_of
 from htc.checkpoint.stored import Stored, read_stored
 from htc.checkpoint.structure import config_value, read_structure
-from htc.checkpoint.told import Told
+from htc.checkpoint.told import NOTHING, Told
 from htc.checkpoint.torchvision_names import is_torchvision, read_torchvision
 from htc.checkpoint.upgraded import Upgraded
 from htc.checkpoint.zoo import RELEASED, fetch
@@ -30,11 +30,10 @@ _MEANING = (
     *("cascade.delta_stds", "cascade.semantic_fusion", "cascade.mask_flow"),
     *("rpn.anchor_scale", "rpn.anchor_ratios", "rpn.anchor_grid", "cascade.pooling", "backbone.stride_in", "input.mean", "input.std"),
 )
-_NOTHING = Told()
 _LEAVE = "give the weights file as the model: its own configuration is then used"
 
 
-def load_model(model: str | Path, weights: str | Path | None = None, overrides: Overrides | None = None, told: Told = _NOTHING) -> LoadedWeights:
+def load_model(model: str | Path, weights: str | Path | None = None, overrides: Overrides | None = None, told: Told = NOTHING) -> LoadedWeights:
     """Configuration and weights of a model.
 
     `model`: a preset name (with its released weights, or `weights`), a native or run folder, or a `.pth` / `.safetensors` file.

@@ -30,4 +30,5 @@ class Told:
                 raise CheckpointError(f"{path}: --{flag} says nothing of a file of this kind; leave it out ({_OF[field.name]})")
 
 
+NOTHING = Told()
 _OF = {"colours": "it is for detectron2's", "norm_epsilon": "it is for the frozen norms of torchvision's"}

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from htc.checkpoint.told import Colours, Told
 from htc.cli.model import check_model, check_released, fetch_weights, print_config_of
 from htc.cli.options import Flags, JsonTarget, ModelOptions
 from htc.cli.output import STDOUT, check_json_target, require_writable, say, write_json
@@ -19,7 +20,7 @@ def convert(
     destination: Annotated[Path, Parameter(name="DST")],
     /,
     *,
-    colours: Literal["bgr", "rgb"] | None = None,
+    colours: Colours | None = None,
     norm_epsilon: Literal["0", "1e-5"] | None = None,
     json: JsonTarget = None,
     options: ModelOptions = DEFAULTS,
@@ -42,9 +43,11 @@ def convert(
         Write the report of every tensor (used, renamed, reordered, dropped) to this file; - is standard output.
     """
     settings = options.settings(flags)
+    told = Told(colours, None if norm_epsilon is None else float(norm_epsilon))
     if options.print_config:
-        return print_config_of(source, None, settings)
+        return print_config_of(source, None, settings, told)
     if is_data(source):
+        told.check(Path(source))
         return _convert_data(Path(source), destination, json)
     check_model(source, None, settings)
     check_released(source, None)
@@ -53,9 +56,7 @@ def convert(
     fetch_weights(source)
     from htc.checkpoint.load import load_model
     from htc.checkpoint.native import save_pretrained
-    from htc.checkpoint.told import Told
 
-    told = Told(colours, None if norm_epsilon is None else float(norm_epsilon))
     loaded = load_model(source, overrides=nested(settings), told=told)
     save_pretrained(loaded.state_dict, loaded.config, destination)
     if json != STDOUT:
