@@ -17,6 +17,7 @@ from htc.checkpoint.config_text import read_config_text
 from htc.checkpoint.infer import infer_config
 from htc.checkpoint.mmdetection import read_mmdetection
 from htc.checkpoint.report import shapes_of
+from htc.checkpoint.stored import read_stored
 from htc.checkpoint.torch_file import open_torch_file
 from htc.errors import CheckpointError
 
@@ -85,6 +86,20 @@ def test_hostile_pickles_are_refused_without_allocating(tmp_path: Path, name: st
         tracemalloc.stop()
     assert len(str(caught.value)) < 1000
     assert ("save model.state_dict()" in str(caught.value)) == name.startswith("a whole")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pickles_outside_a_container_are_refused_without_allocating(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(HOSTILE[name])
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match=r"a\.pth") as caught:
+            read_stored(path)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 1000
 
 
 def test_numpy_arrays_of_objects_and_reconstructed_numbers_stay_inert(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNN
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
@@ -18,6 +19,7 @@ from htc.checkpoint.load import load_model
 from htc.checkpoint.native import from_pretrained, save_pretrained
 from htc.checkpoint.report import shapes_of
 from htc.checkpoint.stored import Stored
+from htc.checkpoint.told import Told
 from htc.checkpoint.torchvision_names import COCO_OUTPUTS, read_torchvision
 from htc.config import RPN
 from htc.errors import CheckpointError
@@ -116,20 +118,57 @@ def test_names_of_before_2021_mean_the_same() -> None:
     assert read_torchvision(stored(old)).weights.keys() == read_torchvision(stored(state)).weights.keys()
 
 
-def test_frozen_norms_have_no_epsilon() -> None:
-    """As torchvision runs its released weights: eps 0, on small variances too."""
-    plain = FrozenBatchNorm2d(64, eps=0.0)
+def frozen_state(builder: Callable[..., nn.Module], stem: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names and shapes of a ResNet-FPN detector with frozen norms, of which the stem's have values."""
+    with torch.device("meta"):
+        state = MaskRCNN(builder(), 3).state_dict()
+    zeros = {name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    return zeros | {f"backbone.body.bn1.{name}": tensor for name, tensor in stem.items()}
+
+
+def resnet(name: str) -> Callable[..., nn.Module]:
+    return lambda: resnet_fpn_backbone(backbone_name=name, weights=None)
+
+
+@pytest.mark.parametrize(
+    ("network", "told", "epsilon"),
+    [
+        *(("resnet50", None, 0.0), ("resnet50", 0, 0.0), ("resnet50", 1e-5, 1e-5)),
+        *(("resnet101", None, 1e-5), ("resnet101", 1e-5, 1e-5), ("resnet101", 0, 0.0)),
+        *(("resnet34", None, 1e-5), ("resnext50_32x4d", None, 1e-5), ("wide_resnet50_2", None, 1e-5)),
+    ],
+)
+def test_the_epsilon_of_frozen_norms(network: str, told: float | None, epsilon: float) -> None:
+    """torchvision runs its released ResNet-50 with 0, which shows where variances are small, and every other network with 1e-5."""
+    plain = FrozenBatchNorm2d(64, eps=epsilon)
     plain.running_var.uniform_(1e-5, 1e-3)  # type: ignore[operator]
     plain.weight.uniform_(0.5, 1.5)  # type: ignore[operator]
-    state = {name: tensor for name, tensor in empty_state("v1", 3).items() if not name.endswith("num_batches_tracked")}
-    state |= {f"backbone.body.bn1.{name}": tensor for name, tensor in plain.state_dict().items()}
-    read = read_torchvision(stored(state))
+    read = read_torchvision(stored(frozen_state(resnet(network), plain.state_dict())), told)
     norm = nn.BatchNorm2d(64).eval()
-    stem = {name.removeprefix("backbone.bn1."): tensor for name, tensor in read.weights.items() if name.startswith("backbone.bn1.")}
-    norm.load_state_dict(stem, strict=False)
+    norm.load_state_dict({name: read.weights[f"backbone.bn1.{name}"] for name in plain.state_dict()}, strict=False)
     x = torch.randn(2, 64, 3, 3)
     torch.testing.assert_close(norm(x), plain(x), atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(norm(x), FrozenBatchNorm2d(64).eval()(x), atol=1e-2)
+    other = FrozenBatchNorm2d(64, eps=1e-5 - epsilon)
+    other.load_state_dict(plain.state_dict())
+    assert not torch.allclose(norm(x), other(x), atol=1e-2)
+    assumed = [note for note in read.notes if "--norm-epsilon 1e-5" in note]
+    assert len(assumed) == (network == "resnet50" and told is None)
+    assert any("no epsilon" in what for _, what in read.reordered) is (epsilon == 0)
+
+
+def test_norms_that_count_batches_have_an_epsilon() -> None:
+    assert not read_torchvision(stored(empty_state("v2", 3))).notes
+    with pytest.raises(CheckpointError, match="leave --norm-epsilon out"):
+        read_torchvision(stored(empty_state("v2", 3)), 0)
+
+
+def test_colours_are_not_told_of_torchvisions_files(tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in empty_state("v1", 3).items() if not name.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match="--colours says nothing"):
+        load_model(tmp_path / "model.pth", told=Told("bgr"))
+    noted = load_model(tmp_path / "model.pth", told=Told(norm_epsilon=0))
+    assert "backbone.bn1.weight" in dict(noted.report.reordered)
 
 
 def test_a_preset_of_other_anchors_is_refused(tmp_path: Path) -> None:

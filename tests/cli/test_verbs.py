@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from cli.conftest import Result
 from htc.checkpoint.native import read_config, save_pretrained
@@ -187,6 +189,25 @@ def test_convert_reports_every_tensor(htc: Htc, model: Path, tmp_path: Path) -> 
     report = json.loads(result.out)
     assert "rpn.conv.weight" in report["used"]
     assert report["missing"] == report["unexpected"] == report["dropped"] == []
+
+
+def test_convert_is_told_what_a_file_does_not_say(htc: Htc, small_config: Config, tmp_path: Path) -> None:
+    """torchvision's frozen norms: their epsilon is in no file, and in a native folder there is nothing to tell."""
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3).state_dict().items()}
+    torch.save({name: torch.full(shape, 0.5) for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}, tmp_path / "model.pth")
+    counts = {}
+    for epsilon in ("0", "1e-5"):
+        result = htc("convert", "model.pth", f"native {epsilon}", "--norm-epsilon", epsilon, "--json", "-")
+        assert result.code == 0, result.err
+        counts[epsilon] = sum("no epsilon" in what for _, what in json.loads(result.out)["reordered"])
+    assert counts == {"0": 53, "1e-5": 0}
+    assert "--norm-epsilon 1e-5" in htc("convert", "model.pth", "native").out
+    refused = htc("convert", "native", "again", "--colours", "bgr")
+    assert refused.code == 2
+    assert "--colours says nothing of a file of this kind" in refused.err
+    assert "rgb" in htc("convert", "model.pth", "again", "--colours", "blue").err
+    assert "--colours says nothing" in htc("convert", "model.pth", "again", "--colours", "bgr", "--print-config").err
 
 
 def test_evaluate_the_bundled_nuclei(htc: Htc, data: Path, small_config: Config, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from htc.checkpoint.fit import LoadedWeights
 from htc.checkpoint.report import KeyReport
-from htc.config import Config, GuidedRPN, Timm, ViT
+from htc.config import Config, GuidedRPN, ResNet, Timm, ViT
 from htc.errors import CheckpointError
 from htc.model.detector import Detector
 from htc.presets import PRESETS, preset
@@ -135,3 +135,31 @@ def test_weights_of_other_colours_are_spoken_of_and_the_named_flags_set_them(bac
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_have_the_colours_of_their_weights(name):
     assert other_colours(preset(name)) is None
+
+
+def test_a_stride_in_another_convolution_is_another_architecture():
+    """All shapes agree."""
+    plain = with_classes("cat").model_copy(update={"backbone": ResNet(depth=50)})
+    first = plain.model_copy(update={"backbone": ResNet(depth=50, stride_in="1x1")})
+    detector = Detector(plain)
+    with pytest.raises(CheckpointError, match=r"stride in the 1x1 .* add --backbone\.stride-in 1x1"):
+        start_from(detector, LoadedWeights(first, detector.state_dict(), KeyReport(), "weights"), "old.pth")
+    assert start_from(Detector(first), LoadedWeights(first, detector.state_dict(), KeyReport(), "weights"), "old.pth").new_layers == ()
+
+
+@pytest.mark.parametrize(
+    ("other", "flags"),
+    [
+        ({}, ()),
+        ({"std": (1.0, 1.0, 1.0)}, ("--input.std 1,1,1",)),
+        ({"mean": (127.5, 127.5, 90.25), "std": (1.0, 2.0, 1.0)}, ("--input.mean 127.5,127.5,90.25", "--input.std 1,2,1")),
+        ({"short_edge": 96}, ()),
+    ],
+)
+def test_another_input_of_the_weights_is_said(other, flags):
+    plain = with_classes("cat")
+    theirs = plain.model_copy(update={"input": plain.input.model_copy(update=other)})
+    start = start_from(Detector(plain), weights_of(theirs), "old.pth")
+    assert start.other_input == flags
+    said = [line for line in start.lines() if "normalised otherwise" in line]
+    assert [all(flag in line for flag in flags) for line in said] == [True] * bool(flags)

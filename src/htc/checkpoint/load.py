@@ -17,6 +17,7 @@ from htc.checkpoint.paddle_names import is_paddle, read_paddle
 from htc.checkpoint.report import KeyReport, shapes_of
 from htc.checkpoint.stored import Stored, read_stored
 from htc.checkpoint.structure import config_value, read_structure
+from htc.checkpoint.told import NOTHING, Told
 from htc.checkpoint.torchvision_names import is_torchvision, read_torchvision
 from htc.checkpoint.upgraded import Upgraded
 from htc.checkpoint.zoo import RELEASED, fetch
@@ -32,29 +33,31 @@ _MEANING = (
 _LEAVE = "give the weights file as the model: its own configuration is then used"
 
 
-def load_model(model: str | Path, weights: str | Path | None = None, overrides: Overrides | None = None) -> LoadedWeights:
+def load_model(model: str | Path, weights: str | Path | None = None, overrides: Overrides | None = None, told: Told = NOTHING) -> LoadedWeights:
     """Configuration and weights of a model.
 
     `model`: a preset name (with its released weights, or `weights`), a native or run folder, or a `.pth` / `.safetensors` file.
     `weights`: a file, a folder, or the name of a preset with released weights. `overrides`: nested configuration values that
-    the user set; what contradicts the weights is an error, what turns a part off drops its weights.
+    the user set; what contradicts the weights is an error, what turns a part off drops its weights. `told`: what the file of
+    another project does not say of itself.
     Raises `ConfigError` for unknown names and invalid values (before anything is fetched), `CheckpointError` for the weights.
     """
     overrides = overrides or {}
     if str(model) in PRESETS:
         config = overlay(preset(str(model)), overrides)
-        return _load_with(config, _weights_of(str(model), weights), overrides, from_preset=True)
+        return _load_with(config, _weights_of(str(model), weights), overrides, told, from_preset=True)
     path = Path(model)
     if path.is_dir():
         config, state = from_pretrained(path)
         config = overlay(config, overrides)
         if weights is not None:
-            return _load_with(config, _located(weights), overrides, from_preset=False)
+            return _load_with(config, _located(weights), overrides, told, from_preset=False)
+        told.check(path)
         return fit_weights(state, config, path, explicit_fields(overrides))
     if path.is_file():
         if weights is not None:
             raise ConfigError(f"{path} is a weights file already; leave --weights out, or give a preset name or a folder as the model")
-        return _load_file(path, overrides)
+        return _load_file(path, overrides, told)
     if path.suffix or path.parent != Path():
         raise CheckpointError(f"{path}: no such file or folder")
     preset(str(model))  # unknown: raises with the nearest names
@@ -118,25 +121,30 @@ class _Source:
         return self.facts.get(name) if self.config is None else config_value(self.config, name)
 
 
-def _read(path: Path, stride_in: str | None) -> _Source:
-    """`stride_in`: of the backbone, if that is known; some files need it."""
+def _read(path: Path, stride_in: str | None, told: Told) -> _Source:
+    """`stride_in`: of the backbone, if that is known; some files need it, and some to be told more."""
     if path.is_dir():
+        told.check(path)
         config, weights = from_pretrained(path)
         return _Source(weights, KeyReport(), config, config.classes)
     if path.suffix == ".safetensors":
+        told.check(path)
         config = stored_config(path)
         return _Source(read_safetensors(path), KeyReport(), config, config.classes if config else None)
     stored = read_stored(path)
-    upgraded = _upgraded(stored, stride_in)
+    upgraded = _upgraded(stored, stride_in, told)
     return _Source(upgraded.weights, report_of(upgraded), None, upgraded.classes, upgraded.facts.fields, upgraded.experiment, upgraded.version is None)
 
 
-def _upgraded(stored: Stored, stride_in: str | None) -> Upgraded:
+def _upgraded(stored: Stored, stride_in: str | None, told: Told) -> Upgraded:
     """By the names in it, whoever wrote it."""
     if is_torchvision(stored.tensors):
-        return read_torchvision(stored)
+        told.check(stored.path, "norm_epsilon")
+        return read_torchvision(stored, told.norm_epsilon)
     if is_detectron2(stored.tensors):
-        return read_detectron2(stored, stride_in)
+        told.check(stored.path, "colours")
+        return read_detectron2(stored, stride_in, told.colours)
+    told.check(stored.path)
     if is_paddle(stored.tensors):
         return read_paddle(stored)
     return upgrade_mmdetection(stored)
@@ -153,10 +161,12 @@ def report_of(upgraded: Upgraded) -> KeyReport:
     )
 
 
-def _load_with(config: Config, path: Path, overrides: Overrides, *, from_preset: bool) -> LoadedWeights:
+def _load_with(config: Config, path: Path, overrides: Overrides, told: Told, *, from_preset: bool) -> LoadedWeights:
     """Weights for a configuration that is known; class names may still come from the file if the configuration is a mere preset."""
     explicit = explicit_fields(overrides)
-    source = _read(path, config.backbone.stride_in if isinstance(config.backbone, ResNet) else None)
+    # A preset's own stride was said by nobody about this file: it may not stand in for what the file does not say.
+    said = isinstance(config.backbone, ResNet) and (not from_preset or "backbone.stride_in" in explicit)
+    source = _read(path, config_value(config, "backbone.stride_in") if said else None, told)
     if from_preset and not explicit & {"classes", "category_ids"}:
         config = _with_file_classes(config, source, path)
     lines = trained_otherwise(source, config, explicit)
@@ -188,11 +198,11 @@ def _with_file_classes(config: Config, source: _Source, path: Path) -> Config:
     return config.model_copy(update={"classes": names, "category_ids": ids})
 
 
-def _load_file(path: Path, overrides: Overrides) -> LoadedWeights:
+def _load_file(path: Path, overrides: Overrides, told: Told) -> LoadedWeights:
     """A file that brings its own configuration: ours in the metadata, the original's in shapes and text."""
     explicit = explicit_fields(overrides)
     backbone = overrides.get("backbone")
-    source = _read(path, backbone.get("stride_in") if isinstance(backbone, Mapping) else None)
+    source = _read(path, backbone.get("stride_in") if isinstance(backbone, Mapping) else None, told)
     config = source.config
     if config is None:
         try:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from htc.checkpoint.rebuild import DamagedPickleError, Foreign, UnsafePickleError
-from htc.checkpoint.unpickle import PickleMachine
+from htc.checkpoint.unpickle import Bounded, PickleMachine
 from htc.errors import CheckpointError
 
-SUFFIXES = (".pkl", ".pdparams")
 _TYPES = {
     "f2": torch.float16,
     "f4": torch.float32,
@@ -37,7 +36,7 @@ def read_array_pickle(path: Path) -> Any:
         raise CheckpointError(f"{path}: {'is a folder, not a weights file' if path.is_dir() else 'no such file'}")
     try:
         with path.open("rb") as file:
-            return PickleMachine().run(file)
+            return PickleMachine().run(Bounded(file, path.stat().st_size))
     except UnsafePickleError as error:
         raise CheckpointError(f"{path}: refused: {error}. Nothing of it was run. Use weights from a source you trust") from error
     except DamagedPickleError as error:

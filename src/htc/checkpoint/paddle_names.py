@@ -37,6 +37,8 @@ _RULES = (
 )
 _STATISTICS = (("._mean", ".running_mean"), ("._variance", ".running_var"))
 _LINEAR = re.compile(r"^roi\.box_heads\.\d\.(fc\.\d|classify|regress)\.weight$")
+_MASK_LOGITS = re.compile(r"^roi\.mask_heads\.\d\.logits\.(weight|bias)$")
+MASK_ROWS = 80
 DELTA_STDS = tuple((1 / weight, 1 / weight, 2 / weight, 2 / weight) for weight in (10, 20, 30))
 
 
@@ -56,7 +58,16 @@ def read_paddle(stored: Stored) -> Upgraded:
         if result.weights[name].dim() == 2:
             result.change(name, "transposed: Paddle has (in, out)", lambda weight: weight.T)
     pixel_major(result)
+    _own_masks(result)
     return result
+
+
+def _own_masks(result: Upgraded) -> None:
+    """Its mask heads have 80 rows whatever the number of classes; those beyond were never used."""
+    classes = len(result.weights.get("roi.box_heads.0.classify.bias", ())) - 1
+    for name in [name for name in result.weights if _MASK_LOGITS.match(name)]:
+        if 0 < classes < len(result.weights[name]) == MASK_ROWS:
+            result.change(name, f"rows beyond its {classes} classes dropped, which were never used", lambda rows: rows[:classes])
 
 
 def our_paddle_name(name: str) -> str:

@@ -107,6 +107,9 @@ def rebuild(target: Any, arguments: Any) -> Any:
             return {}
         case "torch.Size" if isinstance(arguments[0], tuple):
             return arguments[0]
+        case "builtins.tuple" if [type(each) for each in arguments] == [tuple]:
+            # Paddle saves a tensor as a call of tuple with (its own name, array).
+            return arguments[0]
         case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2":
             return _tensor(*arguments[:4])
         case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from htc.checkpoint.numpy_arrays import SUFFIXES, arrays_in, read_array_pickle
+from htc.checkpoint.numpy_arrays import arrays_in, read_array_pickle
 from htc.checkpoint.rebuild import Foreign, TensorReference
-from htc.checkpoint.torch_file import TorchFile, open_torch_file
+from htc.checkpoint.torch_file import TorchFile, is_plain_pickle, open_torch_file
 from htc.errors import CheckpointError
 
 _INSIDE = ("state_dict", "model")
@@ -30,8 +30,8 @@ class Stored:
 
 
 def read_stored(path: Path) -> Stored:
-    """Raises `CheckpointError` for files that are damaged, refused, or hold no tensors by name."""
-    if path.suffix in SUFFIXES:
+    """Its kind is told by its content, not by its suffix. Raises `CheckpointError` for files that are damaged, refused, or hold no tensors by name."""
+    if is_plain_pickle(path):
         return _read_arrays(path)
     file = open_torch_file(path)
     state = _state(file)
@@ -48,7 +48,7 @@ def _read_arrays(path: Path) -> Stored:
     inside = entries(content)
     tensors = arrays_in(path, next((state for key in _INSIDE if (state := entries(inside.get(key)))), inside))
     if not tensors:
-        raise CheckpointError(f"{path}: no arrays by name in it; this is no checkpoint of detectron2 or Paddle")
+        raise CheckpointError(f"{path}: a pickle, but not one of torch.save, and with no arrays by name in it; this is no checkpoint of detectron2 or Paddle")
     return Stored(path, tensors, {name: name for name in tensors}, content)
 
 

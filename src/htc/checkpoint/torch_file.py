@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from htc.checkpoint.rebuild import DamagedPickleError, StorageReference, TensorReference, UnsafePickleError
-from htc.checkpoint.unpickle import PickleMachine
+from htc.checkpoint.unpickle import Bounded, PickleMachine
 from htc.errors import CheckpointError
 
 # What the standard library raises for damaged archives, beside its own error.
 _ZIP_FAULTS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OverflowError, EOFError, KeyError, struct.error)
 _MOST_REPEATED = 8
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_MAGIC_BYTES = b"\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")
+"""As pickles of protocol 2 and later hold it, behind at most a header of 11 bytes."""
 _REMEDY = "download or copy it again"
 _OTHER_FILES = (
     (b"version https://git-lfs", "a git-lfs pointer, not the file itself: run `git lfs pull`"),
@@ -72,6 +74,18 @@ class TorchFile:
         if file.readinto(values) != length:  # type: ignore[attr-defined]
             raise CheckpointError(f"{self.path}: truncated; {_REMEDY}")
         return torch.frombuffer(values, dtype=dtype)
+
+
+def is_plain_pickle(path: Path) -> bool:
+    """Whether the file is a pickle (protocol 2 or later) that torch.save did not write: by its first bytes, whatever its name."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return head.startswith(b"\x80") and _LEGACY_MAGIC_BYTES not in head
 
 
 def open_torch_file(path: Path) -> TorchFile:
@@ -130,25 +144,6 @@ def _extent(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> tuple[int, 
     return start, member.file_size
 
 
-class _Bounded:
-    """A file whose reads never ask for more than is left: a pickle may claim strings of any length, and reading allocates first."""
-
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self.file, self.size = file, size
-
-    def read(self, count: int) -> bytes:
-        """At most `count` bytes."""
-        return self.file.read(min(count, self.size - self.file.tell()))
-
-    def readline(self) -> bytes:
-        """Up to the next line end."""
-        return self.file.readline()
-
-    def tell(self) -> int:
-        """The position in the file."""
-        return self.file.tell()
-
-
 def _open_legacy(path: Path, file: IO[bytes], head: bytes) -> TorchFile:
     if not head:
         raise CheckpointError(f"{path}: empty file; {_REMEDY}")
@@ -158,7 +153,7 @@ def _open_legacy(path: Path, file: IO[bytes], head: bytes) -> TorchFile:
     if head[257:262] == b"ustar":
         raise CheckpointError(f"{path}: a tar archive (or torch before 0.1.10); unpack it, or save it again with a newer torch")
     file.seek(0)
-    source = _Bounded(file, path.stat().st_size)
+    source = Bounded(file, path.stat().st_size)
     try:
         magic = PickleMachine().run(source)
     except DamagedPickleError as error:
@@ -166,7 +161,7 @@ def _open_legacy(path: Path, file: IO[bytes], head: bytes) -> TorchFile:
             raise
         raise CheckpointError(f"{path}: not a checkpoint: neither torch.save nor safetensors wrote it; give a .pth or .safetensors file") from error
     if magic != _LEGACY_MAGIC:
-        raise CheckpointError(f"{path}: a pickle, but not one of torch.save (Paddle and detectron2 model-zoo files are not supported)")
+        raise CheckpointError(f"{path}: a pickle, but not one of torch.save, and not one of arrays in protocol 2 or later; save it again")
     PickleMachine().run(source)  # protocol version
     system = PickleMachine().run(source)
     if isinstance(system, dict) and system.get("little_endian") is False:

@@ -10,6 +10,7 @@ from htc.checkpoint.renaming import rename
 from htc.checkpoint.stored import Stored
 from htc.checkpoint.upgraded import Upgraded, background_last, pixel_major
 from htc.coco_classes import COCO_CLASSES, COCO_IDS
+from htc.errors import CheckpointError
 
 _RULES = (
     (r"^backbone\.body\.", "backbone."),
@@ -57,8 +58,11 @@ def is_torchvision(names: Iterable[str]) -> bool:
     return any(name.startswith("rpn.head.") for name in names)
 
 
-def read_torchvision(stored: Stored) -> Upgraded:
-    """Its weights under our names; the background's rows, first there, are last for classes and gone for boxes and masks."""
+def read_torchvision(stored: Stored, norm_epsilon: float | None = None) -> Upgraded:
+    """Its weights under our names; the background's rows, first there, are last for classes and gone for boxes and masks.
+
+    `norm_epsilon`: of the frozen norms, as told by the user, 0 or 1e-5. Raises `CheckpointError` where the file has no frozen norms.
+    """
     result = Upgraded(None, {}, None, ConfigFacts(dict(MEANING)), None)
     for theirs, tensor in stored.tensors.items():
         plain = _OLD_MASK.sub(lambda found: f"roi_heads.mask_head.{int(found[1]) - 1}.0.", theirs)
@@ -69,20 +73,41 @@ def read_torchvision(stored: Stored) -> Upgraded:
         result.change(f"roi.mask_heads.0.logits.{leaf}", "the background's unused first row dropped", lambda tensor: tensor[1:])
     pixel_major(result)
     if "backbone.bn1.num_batches_tracked" not in result.weights:
-        _without_epsilon(result)
+        _frozen_norms(stored, result, norm_epsilon)
+    elif norm_epsilon is not None:
+        raise CheckpointError(f"{stored.path}: its norms are not frozen (they count batches), so their epsilon is 1e-5: leave --norm-epsilon out")
     classes = result.weights.get("roi.box_heads.0.classify.bias")
     if classes is not None and len(classes) == COCO_OUTPUTS + 1:
         result.classes = _coco_names()
     return result
 
 
-def _without_epsilon(result: Upgraded) -> None:
-    """Frozen norms, which keep no counter: torchvision runs its released weights with epsilon 0; ours is made good in the scale."""
+def _frozen_norms(stored: Stored, result: Upgraded, told: float | None) -> None:
+    """Frozen norms, which keep no counter. Their epsilon is 0 in torchvision's released ResNet-50 and what was trained from it, else 1e-5."""
     result.facts.fields["backbone.norm"] = "frozen"
+    released = _is_resnet50(result)
+    if told is None and released:
+        result.notes.append(
+            "its frozen norms were taken to have epsilon 0, as torchvision runs its released ResNet-50 of COCO and all that is trained from it; if this "
+            f"model began from ImageNet's weights alone, convert it again: htc convert {stored.path} DIR --norm-epsilon 1e-5"
+        )
+    if told == 0 or (told is None and released):
+        _without_epsilon(result)
+
+
+def _without_epsilon(result: Upgraded) -> None:
+    """Norms that run without epsilon; ours is made good in the scale."""
     for name in [name for name in result.weights if name.startswith("backbone.") and name.endswith(".running_var")]:
         variance = result.weights[name].clamp(min=torch.finfo(torch.float32).tiny)
         factor = (1 + EPSILON / variance).sqrt()
         result.change(name.replace("running_var", "weight"), "scaled: torchvision has no epsilon in its frozen norms", lambda w, factor=factor: w * factor)
+
+
+def _is_resnet50(result: Upgraded) -> bool:
+    """Whether it is the depth and width of the one backbone that torchvision has released with frozen norms."""
+    widths = result.weights.get("backbone.layer1.0.conv2.weight")
+    blocks = [f"backbone.layer3.{block}.conv3.weight" in result.weights for block in (5, 6)]
+    return widths is not None and tuple(widths.shape[:2]) == (64, 64) and blocks == [True, False]
 
 
 def _coco_names() -> tuple[str, ...]:

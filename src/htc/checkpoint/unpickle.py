@@ -44,6 +44,25 @@ class Source(Protocol):
     def tell(self) -> int: ...
 
 
+class Bounded:
+    """A file whose reads never ask for more than is left: a pickle may claim strings of any length, and reading allocates first."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.size = file, size
+
+    def read(self, count: int) -> bytes:
+        """At most `count` bytes."""
+        return self.file.read(min(count, self.size - self.file.tell()))
+
+    def readline(self) -> bytes:
+        """Up to the next line end."""
+        return self.file.readline()
+
+    def tell(self) -> int:
+        """The position in the file."""
+        return self.file.tell()
+
+
 class PickleMachine:
     """Runs one pickle. `items` is its stack, `memo` its table of values met before, `storages` the buffers it refers to."""
 

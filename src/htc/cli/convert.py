@@ -1,10 +1,11 @@
 """`htc convert`: any supported checkpoint into a native folder, with a report of every key; any known data set into COCO files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from htc.checkpoint.told import Colours, Told
 from htc.cli.model import check_model, check_released, fetch_weights, print_config_of
 from htc.cli.options import Flags, JsonTarget, ModelOptions
 from htc.cli.output import STDOUT, check_json_target, require_writable, say, write_json
@@ -19,6 +20,8 @@ def convert(
     destination: Annotated[Path, Parameter(name="DST")],
     /,
     *,
+    colours: Colours | None = None,
+    norm_epsilon: Literal["0", "1e-5"] | None = None,
     json: JsonTarget = None,
     options: ModelOptions = DEFAULTS,
     flags: Flags = (),
@@ -32,13 +35,19 @@ def convert(
         YOLO's data.yaml, labelme's JSON files, or label maps (images/ and masks/); its pictures stay where they are.
     destination
         The folder to make.
+    colours
+        The order in which the network of a detectron2 file reads the colours, where the file does not say.
+    norm_epsilon
+        Of the frozen norms of a torchvision file: 0 in its released ResNet-50 and what was trained from it (the default there), else 1e-5.
     json
         Write the report of every tensor (used, renamed, reordered, dropped) to this file; - is standard output.
     """
     settings = options.settings(flags)
+    told = Told(colours, None if norm_epsilon is None else float(norm_epsilon))
     if options.print_config:
-        return print_config_of(source, None, settings)
+        return print_config_of(source, None, settings, told)
     if is_data(source):
+        told.check(Path(source))
         return _convert_data(Path(source), destination, json)
     check_model(source, None, settings)
     check_released(source, None)
@@ -48,7 +57,7 @@ def convert(
     from htc.checkpoint.load import load_model
     from htc.checkpoint.native import save_pretrained
 
-    loaded = load_model(source, overrides=nested(settings))
+    loaded = load_model(source, overrides=nested(settings), told=told)
     save_pretrained(loaded.state_dict, loaded.config, destination)
     if json != STDOUT:
         print("\n".join(loaded.report.lines()))

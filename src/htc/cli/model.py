@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from htc.checkpoint.told import NOTHING, Told
 from htc.checkpoint.zoo import RELEASED, cached, fetch
 from htc.cli.options import ModelOptions
 from htc.cli.output import progress, say
@@ -72,20 +73,20 @@ def check_released(model: str, weights: str | None) -> None:
         raise CheckpointError(f"{model}: there are no released weights for this preset; give --weights FILE, or train it: htc train --preset {model}")
 
 
-def stored_config(model: str, weights: str | None, settings: Sequence[Setting]) -> Config:
-    """The configuration that the model would have; only a weights file has to be read for it."""
+def stored_config(model: str, weights: str | None, settings: Sequence[Setting], told: Told = NOTHING) -> Config:
+    """The configuration that the model would have; only a weights file has to be read for it, and perhaps to be told more."""
     known = check_model(model, weights, settings)
     if known is not None:
         return known
     check_torch()
     from htc.checkpoint.load import load_model
 
-    return load_model(model, weights, nested(settings)).config
+    return load_model(model, weights, nested(settings), told).config
 
 
-def print_config_of(model: str, weights: str | None, settings: Sequence[Setting]) -> int:
+def print_config_of(model: str, weights: str | None, settings: Sequence[Setting], told: Told = NOTHING) -> int:
     """Print the configuration that the model would have, as YAML for --config."""
-    print(to_yaml(stored_config(model, weights, settings)), end="")
+    print(to_yaml(stored_config(model, weights, settings, told)), end="")
     return 0
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from htc.checkpoint.fit import LoadedWeights
 from htc.checkpoint.imagenet import expected_colours
-from htc.config import Config
+from htc.config import Config, ResNet
 from htc.data.map_sources import MapSources
 from htc.data.records import Dataset
 from htc.data.semantic_maps import least_classes
@@ -60,10 +60,20 @@ class Start:
     new_proposals: tuple[str, ...] = ()
     """Layers of the proposals that began at random, because the weights make theirs another way."""
 
+    other_input: tuple[str, ...] = ()
+    """Flags with the weights' mean and deviation of the input, where this training has others."""
+
     def lines(self) -> list[str]:
         """For the person who starts the training."""
         proposals = [f"new are the layers of the proposals, made another way there: {', '.join(self.new_proposals)}"] if self.new_proposals else []
-        return self._lines_of_classes() + proposals
+        return self._lines_of_classes() + proposals + self._lines_of_input()
+
+    def _lines_of_input(self) -> list[str]:
+        if not self.other_input:
+            return []
+        return [
+            f"{self.weights} was trained on pictures normalised otherwise, and has to learn this training's anew; for its own: {' '.join(self.other_input)}"
+        ]
 
     def _lines_of_classes(self) -> list[str]:
         if not self.new_layers:
@@ -90,10 +100,11 @@ def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
 
     Where one has a plain RPN and the other guided anchoring, the layers that these do not share start anew, so that a trained
     detector can be finetuned on other proposals (paper, section 4.5). Raises `CheckpointError` if any other weight is missing or of
-    another shape: the weights are of another architecture.
+    another shape, or the stride lies in another convolution: the weights are of another architecture.
     """
     own, state = detector.state_dict(), weights.state_dict
     ours, theirs = detector.config, weights.config
+    _check_stride(ours, theirs, name)
     of_classes = [key for key in own if _is_of_classes(key)]
     other = [key for key in own if key not in of_classes and (key not in state or state[key].shape != own[key].shape)]
     proposals = [key for key in other if key.startswith("rpn.") and ours.rpn.kind != theirs.rpn.kind]
@@ -119,7 +130,23 @@ def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
     detector.load_state_dict(taken)
     kept = tuple(one for one in ours.classes if one in theirs.classes)
     new_proposals = tuple(dict.fromkeys(key.rsplit(".", 1)[0] for key in proposals))
-    return Start(name, tuple(dict.fromkeys(new_layers)), kept, tuple(one for one in ours.classes if one not in kept), new_proposals)
+    return Start(name, tuple(dict.fromkeys(new_layers)), kept, tuple(one for one in ours.classes if one not in kept), new_proposals, _other_input(ours, theirs))
+
+
+def _check_stride(ours: Config, theirs: Config, name: str) -> None:
+    """No shape shows which convolution has the stride, so that weights of the other kind would load and mean little."""
+    own, other = ours.backbone, theirs.backbone
+    if isinstance(own, ResNet) and isinstance(other, ResNet) and own.stride_in != other.stride_in:
+        raise CheckpointError(
+            f"the weights {name} are of another architecture: their ResNet has the stride in the {other.stride_in} convolution, this training's in the "
+            f"{own.stride_in}; add --backbone.stride-in {other.stride_in}"
+        )
+
+
+def _other_input(ours: Config, theirs: Config) -> tuple[str, ...]:
+    """The flags that give a training the input that the weights know, for each that differs."""
+    known = {"mean": (ours.input.mean, theirs.input.mean), "std": (ours.input.std, theirs.input.std)}
+    return tuple(f"--input.{field} {','.join(f'{value:g}' for value in other)}" for field, (own, other) in known.items() if own != other)
 
 
 def class_rows(key: str, ours: Config, theirs: Config) -> dict[int, int] | None:
