@@ -14,13 +14,13 @@ _FAMILY = ("HybridTaskCascade", "CascadeRCNN", "MaskRCNN", "TwoStageDetector")
 class ConfigFacts:
     """`fields`: dotted configuration field -> value. `refusals`: what makes the file unusable. `notes`: what is left out.
 
-    `bgr`: its stem reads blue, green, red; the fields are in the order red, green, blue all the same.
+    `bgr`: whether its stem reads blue, green, red, None where it does not say; the fields are in the order red, green, blue all the same.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    bgr: bool = False
+    bgr: bool | None = None
 
     def put(self, name: str, value: Any, *kinds: type) -> None:
         """Take a value over if the text has it in the right type."""
@@ -188,7 +188,8 @@ def _input(text: dict[str, Any], facts: ConfigFacts) -> None:
     steps = list(_steps(at(text, "test_pipeline") or at(text, "data", "test", "pipeline")))
     normalise = next((step for step in steps if _kind(step) == "Normalize"), None)
     source = at(text, "model", "data_preprocessor") or normalise or at(text, "img_norm_cfg")
-    facts.bgr = at(source, "to_rgb") is False or at(source, "bgr_to_rgb") is False
+    turned = at(source, "to_rgb") if at(source, "bgr_to_rgb") is None else at(source, "bgr_to_rgb")
+    facts.bgr = not turned if isinstance(turned, bool) else None
     for name in ("mean", "std"):
         numbers = _numbers(at(source, name))
         if len(numbers) == 3:

@@ -144,10 +144,11 @@ def _upgraded(stored: Stored, stride_in: str | None, told: Told) -> Upgraded:
     if is_detectron2(stored.tensors):
         told.check(stored.path, "colours")
         return read_detectron2(stored, stride_in, told.colours)
-    told.check(stored.path)
     if is_paddle(stored.tensors):
+        told.check(stored.path)
         return read_paddle(stored)
-    return upgrade_mmdetection(stored)
+    told.check(stored.path, "colours")
+    return upgrade_mmdetection(stored, told.colours)
 
 
 def report_of(upgraded: Upgraded) -> KeyReport:

@@ -11,6 +11,7 @@ from htc.checkpoint.config_text import read_config_text
 from htc.checkpoint.naming import our_name, reason_to_drop
 from htc.checkpoint.stored import Stored, entries, read_stored
 from htc.checkpoint.structure import GUIDED
+from htc.checkpoint.told import Colours
 from htc.checkpoint.upgraded import Upgraded, background_last, pixel_major, rgb_stem
 from htc.errors import CheckpointError
 
@@ -26,15 +27,15 @@ def read_mmdetection(path: Path) -> Upgraded:
     return upgrade_mmdetection(read_stored(path))
 
 
-def upgrade_mmdetection(stored: Stored) -> Upgraded:
-    """A file of the original under our names.
+def upgrade_mmdetection(stored: Stored, colours: Colours | None = None) -> Upgraded:
+    """A file of the original under our names. `colours`: the order that its network reads, as told by the user where no text inside says it.
 
     Raises `CheckpointError` for files of another architecture, or that a configuration text inside declares unsupported (other
     backbones, other detectors).
     """
     meta = _meta(stored.content)
     kept = {name: tensor for name, tensor in stored.tensors.items() if reason_to_drop(name) is None}
-    upgraded = _upgrade(stored.path, kept, meta)
+    upgraded = _upgrade(stored.path, kept, meta, colours)
     upgraded.dropped[:0] = [(stored.names[name], reason) for name in stored.tensors if (reason := reason_to_drop(name))]
     if upgraded.facts.refusals:
         raise CheckpointError(f"{stored.path}: not supported: " + "; ".join(upgraded.facts.refusals))
@@ -56,7 +57,7 @@ def _classes(meta: Mapping[Any, Any]) -> tuple[str, ...] | None:
     return None
 
 
-def _upgrade(path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any]) -> Upgraded:
+def _upgrade(path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any], colours: Colours | None) -> Upgraded:
     version = _version(path, state, meta)
     text = next((value for key in ("config", "cfg") if isinstance(value := meta.get(key), str)), "")
     experiment = meta.get("exp_name") or meta.get("experiment_name")
@@ -70,7 +71,9 @@ def _upgrade(path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any]) -> U
         _reorder_2019(path, result)
     elif GUIDED in result.weights:
         result.notes.append(GUIDED_NOTE)
-    if result.facts.bgr:
+    if result.facts.bgr is not None and colours is not None and result.facts.bgr != (colours == "bgr"):
+        raise CheckpointError(f"{path}: the configuration inside says otherwise than --colours {colours}: leave it out")
+    if result.facts.bgr or colours == "bgr":
         rgb_stem(result)
     pixel_major(result)
     result.notes.extend(result.facts.notes)

@@ -14,7 +14,7 @@ class Told:
     """What the user says of a file; None leaves a fact to the file, or to the project's default where there is one."""
 
     colours: Colours | None = None
-    """The order of the channels that its network reads (detectron2)."""
+    """The order of the channels that its network reads (detectron2; the original without its configuration)."""
     norm_epsilon: float | None = None
     """Of the frozen norms of its backbone, 0 or 1e-5 (torchvision)."""
 
@@ -31,4 +31,4 @@ class Told:
 
 
 NOTHING = Told()
-_OF = {"colours": "it is for detectron2's", "norm_epsilon": "it is for the frozen norms of torchvision's"}
+_OF = {"colours": "it is for detectron2's and the original's", "norm_epsilon": "it is for the frozen norms of torchvision's"}

@@ -36,7 +36,7 @@ def convert(
     destination
         The folder to make.
     colours
-        The order in which the network of a detectron2 file reads the colours, where the file does not say.
+        The order in which the network of a file of detectron2 or the original reads the colours, where the file does not say.
     norm_epsilon
         Of the frozen norms of a torchvision file: 0 in its released ResNet-50 and what was trained from it (the default there), else 1e-5.
     json
