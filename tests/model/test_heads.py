@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from htc.config import Cascade
-from htc.model.batch_norm import SyncBatchNorm2d
+from htc.model.batch_norm import BatchNorm2d, SyncBatchNorm2d
 from htc.model.heads import BoxHead, MaskHead
 from htc.ops.boxes import clip, decode
 from htc.types import Rois
@@ -94,7 +94,7 @@ def test_a_box_head_of_four_convolutions_and_one_layer(kind: str) -> None:
     """4conv1fc: the convolutions carry the norm and keep the bins; the fully connected layer reads them pixel by pixel."""
     config = Cascade(box_convs=4, box_fcs=1, box_channels=12, box_norm=kind)  # type: ignore[arg-type]
     head = BoxHead(8, 3, config, (0.1, 0.1, 0.2, 0.2)).eval()
-    types = {"none": nn.Identity, "batch": nn.BatchNorm2d, "sync": SyncBatchNorm2d, "group": nn.GroupNorm}
+    types = {"none": nn.Identity, "batch": BatchNorm2d, "sync": SyncBatchNorm2d, "group": nn.GroupNorm}
     assert [type(conv.norm) for conv in head.convs] == [types[kind]] * 4  # type: ignore[union-attr]
     pooled = torch.randn(5, 8, 7, 7)
     logits, deltas = head(pooled)

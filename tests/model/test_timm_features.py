@@ -8,7 +8,7 @@ from torch import nn
 from htc.config import Timm, ViT
 from htc.errors import ConfigError
 from htc.model.backbone import build_backbone, channels
-from htc.model.batch_norm import SyncBatchNorm2d
+from htc.model.batch_norm import BatchNorm2d, SyncBatchNorm2d
 from htc.model.deformable import DeformableConv2d
 from htc.model.layers import FixedBatchNorm2d, FrozenBatchNorm2d
 from htc.model.timm_features import convert_norms, map_indices
@@ -89,7 +89,7 @@ def test_norms_of_any_kind_give_the_same_maps(name: str, kind: str) -> None:
             torch.testing.assert_close(found, map_)
     norms = [m for m in body.train().modules() if isinstance(m, nn.BatchNorm2d)]
     assert {type(m) for m in norms} == {
-        {"statistics_fixed": FixedBatchNorm2d, "frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "sync": SyncBatchNorm2d}[kind]
+        {"statistics_fixed": FixedBatchNorm2d, "frozen": FrozenBatchNorm2d, "batch": BatchNorm2d, "sync": SyncBatchNorm2d}[kind]
     }
     assert {m.training for m in norms} == {kind in ("batch", "sync")}
 
