@@ -100,3 +100,15 @@ def test_class_offsets_keep_hundredths_of_a_pixel() -> None:
     boxes = torch.stack([base, base + torch.tensor([0, 0, 0, -4.998]), base + torch.tensor([20.0, 0, 20, 0]), base + torch.tensor([20.0, 0, 20, -5.002])])
     slots, filled = nms_per_class(boxes, torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.full((4,), 79), torch.ones(4, dtype=torch.bool), 0.5, 4)
     assert slots[filled].tolist() == [0, 2, 3]
+
+
+def test_a_device_without_float64_leaves_it_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such device is at hand: one call is told that its boxes lie there, and calls again with what lies on the CPU."""
+    boxes, scores = candidates(300)
+    labels, valid = torch.arange(300) % 3, torch.ones(300, dtype=torch.bool)
+    expected = nms_per_class(boxes, scores, labels, valid, 0.5, 20)
+    asked = iter([True, False])
+    monkeypatch.setattr(module, "without_float64", lambda _boxes: next(asked))
+    found = nms_per_class(boxes, scores, labels, valid, 0.5, 20)
+    assert next(asked, None) is None
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

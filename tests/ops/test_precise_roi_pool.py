@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from htc.ops.pixel_gather import Group, _bins_of
 from htc.ops.precise_roi_pool import hat_integral, precise_roi_pool
 from htc.ops.roi_pool import Pyramid, pyramid_level
 
@@ -139,3 +140,11 @@ def test_the_hat_and_its_integral() -> None:
     hats = (1 - ends.abs()).clamp(min=0)
     summed = torch.cumulative_trapezoid(hats, ends)
     torch.testing.assert_close(hat_integral(ends)[1:], summed, atol=1e-4, rtol=0)
+
+
+def test_the_bins_of_a_backward_pass_are_made_where_the_boxes_are() -> None:
+    """On a GPU an index of the CPU is an error; the meta device, which mixes as little, shows it here."""
+    with torch.device("meta"):
+        group = Group(torch.zeros(2, dtype=torch.long), torch.zeros(2 * 4, 3, dtype=torch.long), torch.zeros(2 * 4, 3))
+    found = _bins_of(group, 4)
+    assert (found.device.type, found.shape) == ("meta", (2 * 4 * 3,))

@@ -127,3 +127,14 @@ def test_can_be_exported() -> None:
     graph = torch.export.export(Wrapper(), inputs).module()
     for ours, exported in zip(Wrapper()(*inputs), graph(*inputs), strict=True):
         torch.testing.assert_close(ours, exported)
+
+
+def test_a_device_without_float64_leaves_it_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes, scores = candidates(300)
+    labels, valid = torch.arange(300) % 3, torch.ones(300, dtype=torch.bool)
+    expected = soft_nms_per_class(boxes, scores, labels, valid, linear_decay(0.3), 0.001, 20)
+    asked = iter([True, False])
+    monkeypatch.setattr(module, "without_float64", lambda _boxes: next(asked))
+    found = soft_nms_per_class(boxes, scores, labels, valid, linear_decay(0.3), 0.001, 20)
+    assert next(asked, None) is None
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from htc.evaluation.boundary import boundary_evaluation
 from htc.evaluation.coco import Kind, evaluation_of, mean_of_defined
-from htc.evaluation.comparison import compare
+from htc.evaluation.comparison import Comparison, compare
 from htc.evaluation.matching import matched_pictures
 
 DRAWS = 1000
@@ -60,7 +60,11 @@ class PictureMatches:
 
 def matches(kind: Kind, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int) -> PictureMatches:
     """Matches COCO results with the annotations' objects by boxes, masks or boundaries, picture by picture, objects of all sizes."""
-    comparison = compare(truth, results)
+    return matches_of(kind, compare(truth, results), max_detections)
+
+
+def matches_of(kind: Kind, comparison: Comparison, max_detections: int) -> PictureMatches:
+    """The same of results that are set against the annotations already."""
     if kind == "boundary":
         evaluation = boundary_evaluation(comparison, matched_pictures(comparison, max_detections), max_detections)
     else:
@@ -90,11 +94,11 @@ def interval(differences: Float[np.ndarray, " _"], level: float = 0.95) -> tuple
 
 def gains(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], max_detections: int) -> dict[Kind, Gain]:
     """Box and, where both have masks, mask AP of COCO results against others; raises `DataError` as `compare` does."""
-    masks = all(compare(truth, each).with_masks for each in (results, others))
-    kinds: tuple[Kind, ...] = ("bbox", "segm") if masks else ("bbox",)
+    both = compare(truth, results), compare(truth, others)
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if all(each.with_masks for each in both) else ("bbox",)
     drawn = draws(len(truth["images"]), DRAWS, seed=0)
     found: dict[Kind, Gain] = {}
     for kind in kinds:
-        one, other = (matches(kind, truth, each, max_detections) for each in (results, others))
+        one, other = (matches_of(kind, each, max_detections) for each in both)
         found[kind] = Gain(one.average_precision(), other.average_precision(), *interval(resampled(one, drawn) - resampled(other, drawn)))
     return found

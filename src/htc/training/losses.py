@@ -56,10 +56,9 @@ def class_loss(logits: Float[Tensor, "N classes"], labels: Int[Tensor, " N"]) ->
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
-def mask_loss(logits: Float[Tensor, "N S S"], targets: Float[Tensor, "N S S"], valid: Tensor) -> Float[Tensor, ""]:
-    """Sum over the valid regions of each one's mean binary cross-entropy."""
-    each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten(1).mean(1)
-    return torch.where(valid, each, 0.0).sum()
+def mask_loss(logits: Float[Tensor, "N S S"], targets: Float[Tensor, "N S S"]) -> Float[Tensor, ""]:
+    """Sum over the regions of each one's mean binary cross-entropy; 0 without any."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten(1).mean(1).sum()
 
 
 def semantic_loss(logits: Float[Tensor, "B classes H W"], target: UInt8[Tensor, "B h w"], config: Semantic) -> Term:

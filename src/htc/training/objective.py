@@ -63,8 +63,7 @@ class TrainingObjective(nn.Module):
         sample = sampler.masks[t]
         logits = roi.mask_heads[t](roi.mask_feature(*features.pooled, rois, t), rois.pack(sample.labels.flatten()))
         targets = torch.cat([_mask_targets(sample, batch, i, logits.shape[-1]) for i in range(len(batch.truths))])
-        valid = rois.valid.flatten()
-        return Term(mask_loss(logits, rois.pack(targets).to(logits.dtype), rois.pack(valid)), valid.sum().float(), weight)
+        return Term(mask_loss(logits, targets.to(logits.dtype)), rois.valid.sum().float(), weight)
 
 
 def _objects_of(sample: Sample, batch: Batch) -> Float[Tensor, "B R 4"]:
@@ -76,9 +75,8 @@ def _objects_of(sample: Sample, batch: Batch) -> Float[Tensor, "B R 4"]:
 
 
 def _mask_targets(sample: Sample, batch: Batch, image: int, size: int) -> Float[Tensor, "R {size} {size}"]:
-    masks, rois = batch.truths[image].masks, sample.rois
-    targets = torch.zeros(rois.valid.shape[1], size, size, device=rois.boxes.device)
-    valid = rois.valid[image]
-    if masks is not None and bool(valid.any()):
-        targets[valid] = mask_targets(masks, sample.objects[image][valid], rois.boxes[image][valid], size)
-    return targets
+    """Of the picture's valid regions, which are the rows that go through the heads."""
+    masks, valid = batch.truths[image].masks, sample.rois.valid[image]
+    if masks is None or not bool(valid.any()):
+        return torch.zeros(0, size, size, device=valid.device)
+    return mask_targets(masks, sample.objects[image][valid], sample.rois.boxes[image][valid], size)

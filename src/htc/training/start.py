@@ -5,7 +5,7 @@ from typing import Literal
 
 from htc.checkpoint.fit import LoadedWeights
 from htc.checkpoint.imagenet import expected_colours
-from htc.config import Config, ResNet
+from htc.config import Config, Input, ResNet
 from htc.data.map_sources import MapSources
 from htc.data.records import Dataset
 from htc.data.semantic_maps import least_classes
@@ -88,11 +88,15 @@ def other_colours(config: Config) -> str | None:
     expected = expected_colours(config.backbone)
     if expected is None:
         return None
-    pairs = zip((*expected[0], *expected[1]), (*config.input.mean, *config.input.std), strict=True)
-    if all(abs(one - other) <= SAME_COLOUR for one, other in pairs):
-        return None
-    mean, std = (",".join(f"{value:.6g}" for value in values) for values in expected)
-    return f"its weights were trained with other colours: give --input.mean {mean} --input.std {std}"
+    flags = input_flags(config.input, *expected)
+    return f"its weights were trained with other colours: give {' '.join(flags)}" if flags else None
+
+
+def input_flags(own: Input, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[str, ...]:
+    """The flags that give a training the mean and deviation of the input that weights know, for each that differs."""
+    known = {"mean": (own.mean, mean), "std": (own.std, std)}
+    differs = {field: theirs for field, (ours, theirs) in known.items() if any(abs(a - b) > SAME_COLOUR for a, b in zip(ours, theirs, strict=True))}
+    return tuple(f"--input.{field} {','.join(f'{value:g}' for value in theirs)}" for field, theirs in differs.items())
 
 
 def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
@@ -130,7 +134,14 @@ def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
     detector.load_state_dict(taken)
     kept = tuple(one for one in ours.classes if one in theirs.classes)
     new_proposals = tuple(dict.fromkeys(key.rsplit(".", 1)[0] for key in proposals))
-    return Start(name, tuple(dict.fromkeys(new_layers)), kept, tuple(one for one in ours.classes if one not in kept), new_proposals, _other_input(ours, theirs))
+    return Start(
+        name,
+        tuple(dict.fromkeys(new_layers)),
+        kept,
+        tuple(one for one in ours.classes if one not in kept),
+        new_proposals,
+        input_flags(ours.input, theirs.input.mean, theirs.input.std),
+    )
 
 
 def _check_stride(ours: Config, theirs: Config, name: str) -> None:
@@ -141,12 +152,6 @@ def _check_stride(ours: Config, theirs: Config, name: str) -> None:
             f"the weights {name} are of another architecture: their ResNet has the stride in the {other.stride_in} convolution, this training's in the "
             f"{own.stride_in}; add --backbone.stride-in {other.stride_in}"
         )
-
-
-def _other_input(ours: Config, theirs: Config) -> tuple[str, ...]:
-    """The flags that give a training the input that the weights know, for each that differs."""
-    known = {"mean": (ours.input.mean, theirs.input.mean), "std": (ours.input.std, theirs.input.std)}
-    return tuple(f"--input.{field} {','.join(f'{value:g}' for value in other)}" for field, (own, other) in known.items() if own != other)
 
 
 def class_rows(key: str, ours: Config, theirs: Config) -> dict[int, int] | None:
