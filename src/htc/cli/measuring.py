@@ -145,11 +145,11 @@ def _by_stages(predictor: "Predictor", asked: Asked, tell: Any) -> tuple[list[Nu
 
 def _compared(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], others: Sequence[Numbers] | None, max_detections: int) -> Numbers:
     """AP of the others, the difference and its interval, by kind; nothing where there are no others."""
-    from htc.evaluation.bootstrap import gains
+    from htc.evaluation.bootstrap import DRAWS, gains
 
     if others is None:
         return {}
-    say("drawing the pictures anew, 1000 times, for the interval of the difference")
+    say(f"drawing the pictures anew, {DRAWS} times, for the interval of the difference")
     found = gains(truth, results, others, max_detections)
     return {"against": {kind: {"AP": gain.other, "difference": gain.difference, "low": gain.low, "high": gain.high} for kind, gain in found.items()}}
 

@@ -134,14 +134,9 @@ def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
     detector.load_state_dict(taken)
     kept = tuple(one for one in ours.classes if one in theirs.classes)
     new_proposals = tuple(dict.fromkeys(key.rsplit(".", 1)[0] for key in proposals))
-    return Start(
-        name,
-        tuple(dict.fromkeys(new_layers)),
-        kept,
-        tuple(one for one in ours.classes if one not in kept),
-        new_proposals,
-        input_flags(ours.input, theirs.input.mean, theirs.input.std),
-    )
+    new_classes = tuple(one for one in ours.classes if one not in kept)
+    other_input = input_flags(ours.input, theirs.input.mean, theirs.input.std)
+    return Start(name, tuple(dict.fromkeys(new_layers)), kept, new_classes, new_proposals, other_input)
 
 
 def _check_stride(ours: Config, theirs: Config, name: str) -> None:
