@@ -1,0 +1,712 @@
+"""What one tree computes for one list of cases; `scripts/same_numbers` runs this once a tree and compares the answers.
+
+Usage: PYTHONPATH=TREE/src python same_numbers_probe.py compute REQUEST ANSWER, or htc STEPS ARGUMENT...
+
+Nothing here imports a module of the package by its path: `htc`'s public names and the command line come first, and whatever is not public
+is located by its name in the sources (`located`). Where trees may differ in how something is called, the difference is in `Adaptors`.
+"""
+
+import ast
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from same_numbers_cases import matches
+
+Entries = dict[str, Any]
+SIZE = (64, 96)
+"""(height, width) of the training images."""
+LONG_STEPS, SHORT_STEPS = 20, 2
+VIEWS = "0.75,1.25:flip"
+
+
+# ---------------------------------------------------------------------------------------------------------------- the tree's own names
+
+
+@cache
+def _definitions() -> dict[str, list[str]]:
+    """Name of a class or function -> the modules that define it at their top level."""
+    import htc
+
+    root = Path(htc.__file__).resolve().parent
+    found: dict[str, list[str]] = {}
+    for path in sorted(root.rglob("*.py")):
+        module = ".".join(("htc", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                found.setdefault(node.name, []).append(module)
+    return found
+
+
+def located(*names: str) -> Any:
+    """The class or function of the first of these names that the tree defines."""
+    for name in names:
+        if name in _definitions():
+            return getattr(import_module(_definitions()[name][0]), name)
+    raise LookupError(f"the tree defines none of {', '.join(names)}: add its new name in same_numbers_probe.py")
+
+
+class Adaptors:
+    """Calls that may differ between two trees: the present form first, then the other one."""
+
+    ALIASES = {
+        "truths": ("truths", "ground_truths", "ground_truth", "targets"),
+        "seeds": ("seeds", "seed"),
+        "sizes": ("sizes", "input_sizes"),
+        "semantic": ("semantic", "semantic_targets"),
+    }
+
+    @classmethod
+    def made(cls, kind: Any, **values: Any) -> Any:
+        """An instance of a dataclass whose fields may have other names (`ALIASES`)."""
+        given = {}
+        names = {field.name for field in fields(kind)}
+        for name, value in values.items():
+            alias = next((one for one in cls.ALIASES.get(name, (name,)) if one in names), None)
+            if alias is None:
+                raise LookupError(
+                    f"{kind.__name__} has no field {name!r}, but {sorted(names)}: add an alias in same_numbers_probe.py"
+                )
+            given[alias] = value
+        return kind(**given)
+
+    @staticmethod
+    def folder(state: Mapping[str, Tensor], config: Any, folder: Path) -> Path:
+        """A native model folder, written by this script: config.json and model.safetensors."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(config.model_dump_json(indent=2))
+        save_file(
+            {name: tensor.detach().clone().contiguous() for name, tensor in state.items()},
+            folder / "model.safetensors",
+            metadata={"format": "pt"},
+        )
+        return folder
+
+    @staticmethod
+    def loaded(folder: Path, precision: str) -> Any:
+        """A predictor on the CPU."""
+        import htc
+
+        return htc.load(str(folder), device="cpu", precision=precision)
+
+    @staticmethod
+    def probabilities(prediction: Any) -> np.ndarray | None:
+        """The masks as probabilities on their grids, where the prediction still has them."""
+        return getattr(prediction.masks, "probabilities", None)
+
+    @staticmethod
+    def has_masks(prediction: Any) -> bool:
+        """False for models of boxes alone."""
+        masks = prediction.masks
+        return masks is not None and bool(getattr(masks, "exist", True))
+
+
+def numbered_batch(config: Any, number: int) -> Any:
+    """One of four training batches: objects of all classes; an image without objects; one without masks; crowds."""
+    truth, masks, batch = located("GroundTruth"), located("MaskCrops"), located("Batch")
+    numbers = np.random.default_rng(number)
+    height, width = SIZE
+    sizes = [(height, width), (56, 80)]
+    truths = []
+    for row, (rows, columns) in enumerate(sizes):
+        count = 0 if number % 4 == 1 and row == 1 else 3
+        boxes, pixels = [], []
+        for _ in range(count):
+            w, h = (int(side) for side in numbers.integers(12, 40, 2))
+            x, y = int(numbers.integers(0, columns - w)), int(numbers.integers(0, rows - h))
+            bitmap = np.ones((h, w), np.uint8)
+            bitmap[: h // 2, : w // 2] = 0
+            boxes.append((x, y, x + w, y + h))
+            pixels.append(bitmap)
+        crops = Adaptors.made(
+            masks,
+            pixels=torch.from_numpy(np.concatenate([np.zeros(0, np.uint8), *(one.ravel() for one in pixels)])),
+            sizes=torch.tensor([one.shape for one in pixels], dtype=torch.long).view(-1, 2),
+            offsets=torch.tensor([box[:2] for box in boxes], dtype=torch.long).view(-1, 2),
+            canvas=(rows, columns),
+        )
+        crowds = torch.tensor([[5.0, 5.0, 45.0, 40.0]] if number % 4 == 3 else [], dtype=torch.float32).view(-1, 4)
+        truths.append(
+            Adaptors.made(
+                truth,
+                boxes=torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+                labels=torch.from_numpy(numbers.integers(0, config.num_classes, count)),
+                masks=None if number % 4 == 2 and row == 0 else crops,
+                crowd_boxes=crowds,
+            )
+        )
+    semantic = None
+    if config.semantic is not None:
+        semantic = torch.from_numpy(numbers.integers(0, config.semantic.classes, (2, height, width)).astype(np.uint8))
+        semantic[1, sizes[1][0] :], semantic[1, :, sizes[1][1] :] = config.semantic.ignore, config.semantic.ignore
+    images = torch.from_numpy(numbers.standard_normal((2, 3, height, width)).astype(np.float32))
+    images[1, :, sizes[1][0] :], images[1, :, :, sizes[1][1] :] = 0, 0
+    seeds = (1000 + number, 2000 + number)
+    return Adaptors.made(
+        batch,
+        images=images,
+        sizes=torch.tensor(sizes),
+        truths=tuple(truths),
+        semantic=semantic,
+        image_ids=(2 * number, 2 * number + 1),
+        seeds=seeds,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------------- digests
+
+
+def digest(value: Any) -> Any:
+    """A tensor or array as hash, shape, sums and samples; other values as they are."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if not isinstance(value, Tensor):
+        return value
+    flat = value.detach().cpu().contiguous().flatten()
+    raw = flat.view(torch.uint8).numpy() if flat.numel() else np.zeros(0, np.uint8)
+    wide = flat.double() if flat.dtype != torch.bool else flat.float()
+    samples = wide[:: max(1, len(flat) // 8)][:8].tolist()
+    dtype = str(value.dtype).removeprefix("torch.")
+    return {
+        "hash": hashlib.blake2b(raw, digest_size=12).hexdigest(),
+        "shape": [*value.shape],
+        "dtype": dtype,
+        "sum": float(wide.sum()),
+        "samples": samples,
+    }
+
+
+def flattened(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, leaf) of nested dictionaries, lists and dataclasses."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from flattened(one, f"{path}/{name}")
+        if not value:
+            yield path, "{}"
+    elif isinstance(value, list | tuple) and not all(isinstance(one, int | float | str | None) for one in value):
+        for number, one in enumerate(value):
+            yield from flattened(one, f"{path}/{number}")
+    else:
+        yield path, digest(value) if isinstance(value, Tensor | np.ndarray) else repr(value)
+
+
+# -------------------------------------------------------------------------------------------------------------------------- the parts
+
+
+def with_spread_weights(model: nn.Module) -> None:
+    """Weights whose outputs differ from each other, a function of each tensor's name: scores spread, boxes move, no norm is the identity."""
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            numbers = torch.Generator().manual_seed(
+                int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest())
+            )
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5, generator=numbers)
+            elif name.endswith(("running_mean", "bias")):
+                tensor.normal_(0.0, 0.1, generator=numbers)
+            elif tensor.ndim == 1 and name.endswith("weight"):
+                tensor.uniform_(0.3, 0.7, generator=numbers)
+            elif any(part in name for part in ("classify", "regress", "objectness", "deltas", "location", "shape")):
+                tensor.normal_(0.0, 0.05, generator=numbers)
+            elif tensor.is_floating_point() and tensor.ndim > 1 and not tensor.any():
+                tensor.normal_(0.0, 0.02, generator=numbers)
+
+
+class Case:
+    """One configuration and what its parts share: the detector with spread weights, its folder."""
+
+    def __init__(self, values: Mapping[str, Any], work: Path) -> None:
+        import htc
+
+        self.config = htc.Config.model_validate(values)
+        self.work = work
+        torch.manual_seed(0)
+        self.detector = htc.Detector(self.config)
+        self._folder: Path | None = None
+        self.spread = False
+
+    def spread_detector(self) -> nn.Module:
+        """The detector, from then on with spread weights."""
+        if not self.spread:
+            with_spread_weights(self.detector)
+            self.spread = True
+        return self.detector
+
+    def folder(self) -> Path:
+        """The native folder of the spread weights."""
+        if self._folder is None:
+            self._folder = Adaptors.folder(self.spread_detector().state_dict(), self.config, self.work / "model")
+        return self._folder
+
+
+def names_part(case: Case, request: Any) -> Entries:
+    """State-dict keys and shapes, parameters and which of them are trained, in order."""
+    state = {name: [*tensor.shape] for name, tensor in case.detector.state_dict().items()}
+    parameters = [(name, parameter.requires_grad) for name, parameter in case.detector.named_parameters()]
+    return {
+        "state": list(state.items()),
+        "parameters": parameters,
+        "buffers": [name for name, _ in case.detector.named_buffers()],
+    }
+
+
+def initial_part(case: Case, request: Any) -> Entries:
+    """Values after construction with a seed."""
+    assert not case.spread
+    return {name: digest(tensor) for name, tensor in case.detector.state_dict().items()}
+
+
+def predict_part(case: Case, request: Any) -> Entries:
+    """Detections through `htc.load` and `predict`, in float32 and bfloat16; the semantic map where there is one."""
+    entries: Entries = {}
+    for precision in ("fp32", "bf16"):
+        predictor = Adaptors.loaded(case.folder(), precision)
+        for number, (height, width) in enumerate(((60, 90), (96, 64))):
+            image = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            options = (
+                {"semantic": True} if case.config.semantic is not None and precision == "fp32" and number == 0 else {}
+            )
+            found = predictor.predict(image, score_threshold=0.0, **options)
+            entries |= {f"{precision}/{number}/{name}": value for name, value in detection_entries(found).items()}
+            if options:
+                entries["semantic"] = digest(found.semantic.labels())
+    return entries
+
+
+def detection_entries(found: Any) -> Entries:
+    """The valid detections of one image."""
+    entries: Entries = {
+        "count": len(found),
+        "boxes": digest(found.boxes),
+        "scores": digest(found.scores),
+        "labels": digest(found.labels),
+    }
+    if Adaptors.has_masks(found):
+        entries["bitmaps"] = digest(found.masks.bitmaps())
+        probabilities = Adaptors.probabilities(found)
+        if probabilities is not None:
+            entries["probabilities"] = digest(probabilities)
+    return entries
+
+
+def steps_part(case: Case, request: Any) -> Entries:
+    """Losses of each step, gradients at the first and the last, weights and optimizer state at the end."""
+    import htc
+
+    steps = SHORT_STEPS if request["quick"] else LONG_STEPS
+    detector = case.spread_detector().train()
+    objective = htc.TrainingObjective(detector, case.config)
+    trained = [(name, parameter) for name, parameter in detector.named_parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW([parameter for _, parameter in trained], lr=1e-4)
+    batches = [numbered_batch(case.config, number) for number in range(min(steps, 4))]
+    entries: Entries = {}
+    for step in range(steps):
+        torch.manual_seed(step)
+        losses = objective(batches[step % len(batches)])
+        entries |= {f"step {step}/{name}": digest(value) for name, value in losses.items()}
+        torch.stack([value.float() for value in losses.values()]).sum().backward()
+        if step in (0, steps - 1):
+            entries |= {f"step {step}/gradient {name}": digest(parameter.grad) for name, parameter in trained}
+        nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    entries |= {f"end/{name}": digest(tensor) for name, tensor in detector.state_dict().items()}
+    if not request["quick"]:
+        state = optimizer.state_dict()["state"]
+        entries |= {
+            f"end/optimizer {trained[row][0]}/{key}": digest(value)
+            for row, one in state.items()
+            for key, value in one.items()
+        }
+    case.detector.eval()
+    return entries
+
+
+def export_part(case: Case, request: Any) -> Entries:
+    """Outputs of the exported program on an image of another size than the example's; of a failure, its kind."""
+    detector = case.spread_detector().eval()
+    sides = {2: 32 * torch.export.Dim("rows", min=2, max=48), 3: 32 * torch.export.Dim("columns", min=2, max=48)}
+    numbers = torch.Generator().manual_seed(3)
+    example = (torch.randn(1, 3, 128, 160, generator=numbers), torch.tensor([[120, 150]]))
+    with torch.no_grad():
+        try:
+            program = torch.export.export(
+                detector, example, dynamic_shapes={"images": sides, "sizes": None}, strict=False
+            )
+        except Exception as error:  # noqa: BLE001 - a model that cannot be exported: it must stay so in both trees
+            return {"not exported": type(error).__name__}
+        found = program.module()(torch.randn(1, 3, 96, 224, generator=numbers), torch.tensor([[93, 219]]))
+    valid = found.valid
+    return {name: digest(getattr(found, name)[valid]) for name in ("boxes", "scores", "labels", "masks")} | {
+        "valid": digest(valid.sum())
+    }
+
+
+def views_part(case: Case, request: Any) -> Entries:
+    """`htc predict --json` of one model in several views, and of two models."""
+    folder = case.folder()
+    other = case.work / "other"
+    if not other.exists():
+        state = {
+            name: tensor * 1.01 if tensor.is_floating_point() else tensor
+            for name, tensor in case.detector.state_dict().items()
+        }
+        Adaptors.folder(state, case.config, other)
+    images = case.work / "images"
+    if not images.exists():
+        write_split(case.work, "images", 2, 5)
+    entries: Entries = {}
+    calls = {
+        "views": [folder, "--augment", VIEWS],
+        "ensemble": [folder, "--model", other],
+        "both": [folder, "--model", other, "--augment", "1:flip"],
+    }
+    for name, words in calls.items():
+        target = case.work / f"{name}.json"
+        code, text = command_line(
+            "predict",
+            images,
+            "--model",
+            *words,
+            "--json",
+            target,
+            "--no-draw",
+            "--score-threshold",
+            0.0,
+            "--device",
+            "cpu",
+        )
+        entries |= {f"{name}/{key}": value for key, value in json_entries(target, code, text).items()}
+    return entries
+
+
+def evaluate_part(case: Case, request: Any) -> Entries:
+    """Metrics of `htc evaluate --json`."""
+    data, target = request_data(request), case.work / "metrics.json"
+    words = ["--annotations", data / "val.json", "--images", data / "val", "--json", target, "--device", "cpu"]
+    code, text = command_line("evaluate", case.folder(), *words, *(["--diagnostics"] if not request["quick"] else []))
+    return json_entries(target, code, text)
+
+
+def train_part(case: Case, request: Any) -> Entries:
+    """`htc train` to its end: losses and images of every step, metrics, weights, checkpoint."""
+    out = case.work / "run"
+    code, text = command_line("train", *training_words(case, request, out))
+    return {"exit": code if code == 0 else f"{code} {text[-300:]}"} | run_entries(out)
+
+
+def resume_part(case: Case, request: Any) -> Entries:
+    """`htc train` stopped in the middle of an epoch, then resumed: the folder after each."""
+    out = case.work / "stopped"
+    words = training_words(case, request, out)
+    code, text = interrupted(3, "train", *words)
+    entries: Entries = {"stopped/exit": code if code == 130 else f"{code} {text[-300:]}"}
+    entries |= {f"stopped/{name}": value for name, value in run_entries(out).items()}
+    code, text = command_line("train", *words, "--resume")
+    return (
+        entries
+        | {"resumed/exit": code if code == 0 else f"{code} {text[-300:]}"}
+        | {f"resumed/{name}": value for name, value in run_entries(out).items()}
+    )
+
+
+def fixtures_part(folder: Path, request: Any, work: Path) -> Entries:
+    """A committed run of an older version, resumed to its end."""
+    fixture = located_fixtures()
+    run = fixture.unpacked(folder, work)
+    code, text = command_line("train", *fixture.resume_words(run, work))
+    return {"exit": code if code == 0 else f"{code} {text[-300:]}"} | run_entries(run)
+
+
+# ------------------------------------------------------------------------------------------------------------- the command line and files
+
+
+@contextlib.contextmanager
+def without_drawings() -> Iterator[None]:
+    """Saves empty files in place of charts and drawings, which are not compared and take most of the time of a small training."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    def nothing(_: Any, target: Any, *__: Any, **___: Any) -> None:
+        if isinstance(target, str | Path):
+            Path(target).touch()
+
+    savers = [(Figure, "savefig"), (FigureCanvasAgg, "print_png"), (Image.Image, "save")]
+    before = [getattr(owner, name) for owner, name in savers]
+    for owner, name in savers:
+        setattr(owner, name, nothing)
+    try:
+        yield
+    finally:
+        for (owner, name), saver in zip(savers, before, strict=True):
+            setattr(owner, name, saver)
+
+
+def command_line(*words: Any) -> tuple[int, str]:
+    """Exit code and messages of `htc WORDS`, run in this process."""
+    arguments, before = sys.argv, os.getcwd()
+    output = io.StringIO()
+    sys.argv = ["htc", *(str(word) for word in words)]
+    for name in [name for name in sys.modules if name == "htc.__main__"]:
+        del sys.modules[name]
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), without_drawings():
+            runpy.run_module("htc", run_name="__main__")
+        code: Any = 0
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.argv = arguments
+        os.chdir(before)
+    return code, output.getvalue()
+
+
+def interrupted(steps: int, *words: Any) -> tuple[int, str]:
+    """The same in a process of its own that receives SIGINT right after that many optimizer steps."""
+    import subprocess
+
+    call = [sys.executable, __file__, "htc", str(steps), *(str(word) for word in words)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def interrupt_after(steps: int, words: list[str]) -> None:
+    """Runs `htc WORDS` and sends SIGINT after that many optimizer steps; torch's own hook, so that no module of the tree is named."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    done = 0
+
+    def count(*_: Any) -> None:
+        nonlocal done
+        done += 1
+        if done == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    register_optimizer_step_post_hook(count)
+    sys.argv = ["htc", *words]
+    runpy.run_module("htc", run_name="__main__")
+
+
+def training_words(case: Case, request: Any, out: Path) -> list[Any]:
+    """Arguments of `htc train` for a case."""
+    data, file = request_data(request), case.work / "config.json"
+    file.write_text(case.config.model_dump_json())
+    if request["quick"]:
+        values = json.loads(file.read_text())
+        values["training"] |= {"epochs": 1, "milestones": []}
+        file.write_text(json.dumps(values))
+    words = [
+        "--config",
+        file,
+        "--train-annotations",
+        data / "train.json",
+        "--train-images",
+        data / "train",
+        "--out",
+        out,
+        "--device",
+        "cpu",
+    ]
+    validation = [] if request["quick"] else ["--val-annotations", data / "val.json", "--val-images", data / "val"]
+    return [*words, "--seed", 3, *validation]
+
+
+def run_entries(out: Path) -> Entries:
+    """What a run folder holds: every CSV and JSON file, weights and checkpoint; no drawings, no event files."""
+    entries: Entries = {}
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        if path.suffix == ".csv":
+            entries[name] = path.read_text().splitlines()
+        elif path.suffix == ".json":
+            entries |= {f"{name}{key}": value for key, value in flattened(json.loads(path.read_text()))}
+        elif path.suffix == ".yaml":
+            entries[name] = path.read_text().splitlines()
+        elif path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            entries |= {f"{name}/{key}": digest(value) for key, value in load_file(path).items()}
+        elif path.suffix == ".ckpt":
+            content = torch.load(path, weights_only=True, map_location="cpu")
+            entries |= {f"{name}{key}": value for key, value in flattened(content)}
+    return entries
+
+
+def json_entries(path: Path, code: int, text: str) -> Entries:
+    """A JSON file's values by their path."""
+    if code != 0:
+        return {"exit": f"{code} {text[-300:]}"}
+    return {"exit": 0} | dict(flattened(json.loads(path.read_text())))
+
+
+def request_data(request: Any) -> Path:
+    """A small data set: 9 training images (an epoch of 5 steps; quick: 4), 4 to validate, discs and squares on noise."""
+    data = Path(request["work"]) / "data"
+    if not data.exists():
+        write_split(data, "train", 4 if request["quick"] else 9, 1)
+        write_split(data, "val", 4, 2)
+    return data
+
+
+def write_split(folder: Path, name: str, images: int, seed: int) -> None:
+    """A folder of PNG files and COCO annotations `NAME.json`; the second image has no objects."""
+    numbers = np.random.default_rng(seed)
+    (folder / name).mkdir(parents=True)
+    content: Entries = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 4, "name": "disc"}, {"id": 9, "name": "square"}],
+    }
+    for number in range(images):
+        height, width = (72, 80) if number % 3 else (80, 64)
+        rows, columns = np.mgrid[:height, :width]
+        pixels = numbers.integers(0, 60, (height, width, 3), dtype=np.uint8)
+        for index in range(0 if number == 1 else 3):
+            y, x, radius = *(int(v) for v in numbers.integers(14, 50, 2)), int(numbers.integers(6, 13))
+            category = int(numbers.choice([4, 9]))
+            inside = (
+                np.hypot(rows - y, columns - x) if category == 4 else np.maximum(abs(rows - y), abs(columns - x))
+            ) <= radius
+            pixels[inside] = (220, 90, 90) if category == 4 else (90, 220, 90)
+            angles = np.linspace(0, 2 * np.pi, 17)[:-1] if category == 4 else np.pi * (np.arange(4) / 2 + 0.25)
+            reach = radius if category == 4 else radius * 2**0.5
+            outline = (
+                np.stack((x + reach * np.cos(angles), y + reach * np.sin(angles)), -1).clip(0, (width, height)).round(2)
+            )
+            corner, end = outline.min(0), outline.max(0)
+            box = [*corner.tolist(), *(end - corner).tolist()]
+            one = {
+                "id": len(content["annotations"]) + 1,
+                "image_id": number,
+                "category_id": category,
+                "iscrowd": 0,
+                "area": float(np.prod(end - corner)),
+            }
+            content["annotations"].append({**one, "bbox": box, "segmentation": [outline.ravel().tolist()]})
+        content["images"].append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
+        Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+# ------------------------------------------------------------------------------------------------------------------------------- running
+
+Part = Callable[[Case, Any], Entries]
+EVERY: dict[str, Part] = {"names": names_part, "initial": initial_part, "predict": predict_part, "steps": steps_part}
+WHOLE_MODEL = (
+    "base",
+    "Mask R-CNN",
+    "class-specific boxes, linear Soft-NMS",
+    "PANet, guided anchoring, GCN, Gaussian Soft-NMS",
+    "DetectoRS",
+)
+WHOLE_MODEL += (
+    "fine masks, all levels, precise pooling",
+    "cascade.mask_head=none",
+    "backbone=vit",
+    "probabilities, own stages",
+    "input.numbers",
+)
+
+
+def parts_of(name: str, *, quick: bool) -> dict[str, Part]:
+    """The parts that a case is compared in."""
+    if name.startswith(("training.", "input.")):
+        return (
+            {"train": train_part}
+            | ({"predict": predict_part} if name.startswith("input.") else {})
+            | ({"resume": resume_part} if not quick and name in RESUMED else {})
+        )
+    if name.startswith("inference."):
+        return {"predict": predict_part}
+    parts = dict(EVERY)
+    if not quick:
+        structural = not re.search(r"numbers|norm=|loss|matches|kernel=|frozen_stages|depth=", name)
+        parts |= {"export": export_part} if structural else {}
+        parts |= {"views": views_part, "evaluate": evaluate_part} if name in WHOLE_MODEL else {}
+    return parts
+
+
+RESUMED = (
+    "training.average_decay=0.9",
+    "training.SGD, steps, accumulate",
+    "training.everything augmented",
+    "training.layer decay",
+    "training.boxes alone",
+)
+
+
+def compute(request: Any) -> dict[str, Any]:
+    """Part -> case -> entries, or the error that prevented them."""
+    answer: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    for number, (name, values) in enumerate(request["cases"].items()):
+        parts = {
+            part: work
+            for part, work in parts_of(name, quick=request["quick"]).items()
+            if wanted(f"{part}/{name}", request["only"])
+        }
+        if not parts:
+            continue
+        folder = Path(request["work"]) / f"case{number}"
+        folder.mkdir()
+        case: Case | None = None
+        for part, work in parts.items():
+            begin = time.perf_counter()
+            try:
+                case = case or Case(values, folder)
+                answer.setdefault(part, {})[name] = work(case, request)
+            except Exception as error:  # noqa: BLE001 - reported as this case's result
+                where = "".join(traceback.format_tb(error.__traceback__)[-3:])
+                answer.setdefault(part, {})[name] = {"error": f"{type(error).__name__}: {error}", "where": where}
+            seconds[f"{part}/{name}"] = time.perf_counter() - begin
+        shutil.rmtree(folder)
+        print(f"{number + 1}/{len(request['cases'])} {name}", file=sys.stderr, flush=True)
+    return {"parts": answer, "seconds": seconds}
+
+
+def wanted(name: str, patterns: list[str]) -> bool:
+    """Whether a `part/case` is among those asked for; none asked for: all."""
+    return not patterns or any(matches(name, pattern) for pattern in patterns)
+
+
+def main() -> None:
+    """One of the uses in the module's docstring."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)
+    if sys.argv[1] == "htc":
+        interrupt_after(int(sys.argv[2]), sys.argv[3:])
+        return
+    answer = compute(json.loads(Path(sys.argv[2]).read_text()))
+    Path(sys.argv[3]).write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
