@@ -8,7 +8,7 @@ import pytest
 from htc.config import PAFPN, RPN, AdamW, Config, GuidedRPN
 from htc.errors import ConfigError
 from htc.presets import PRESETS, preset
-from htc.settings import Setting, check_alone, from_environment, from_file, from_flags, from_values, gather, nested, overlay, resolve, to_yaml
+from htc.settings.layers import Setting, check_alone, from_environment, from_file, from_flags, from_values, gather, nested, overlay, resolve, to_yaml
 
 BASE = "htc_r50_fpn_1x_coco"
 

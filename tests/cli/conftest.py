@@ -14,7 +14,7 @@ from htc.checkpoint.native import save_pretrained
 from htc.cli.app import run
 from htc.config import Config
 from htc.model.detector import Detector
-from htc.settings import from_values, resolve
+from htc.settings.layers import from_values, resolve
 
 SMALL = {
     "preset": "htc_r18_small",

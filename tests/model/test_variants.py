@@ -11,7 +11,7 @@ from htc.config import Config
 from htc.errors import CheckpointError
 from htc.model.deploy import for_inference
 from htc.model.detector import Detector
-from htc.settings import from_flags, overlay
+from htc.settings.layers import from_flags, overlay
 from htc.training.objective import TrainingObjective
 from htc.types import Rois
 from small_detector import pictures, seeded_detector, small_batch, small_config, truth

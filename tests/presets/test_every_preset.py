@@ -12,7 +12,7 @@ from htc.config import Config, FishNet, ResNet, Timm, ViT
 from htc.config.backbone import Backbone
 from htc.model.detector import Detector
 from htc.presets import PRESETS, preset
-from htc.settings import from_file, resolve, to_yaml
+from htc.settings.layers import from_file, resolve, to_yaml
 from htc.training.module import build_optimizer
 from htc.training.objective import TrainingObjective
 from htc.training.parameter_groups import groups_of

@@ -12,7 +12,7 @@ from htc.config import AdamW, RecursiveFPN, ResNet, ViT
 from htc.data.coco import Splits, read_coco
 from htc.errors import CheckpointError, DataError, OutputError, TrainingError
 from htc.inference.load import load
-from htc.settings import from_file, overlay
+from htc.settings.layers import from_file, overlay
 from htc.training.progress import Said
 from htc.training.record import read_losses
 from htc.training.run import Options, build_module, train

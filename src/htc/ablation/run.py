@@ -27,7 +27,7 @@ from htc.inference.ensemble import join
 from htc.inference.load import load
 from htc.inference.outputs import results_file
 from htc.inference.stages import Stages
-from htc.settings import Setting
+from htc.settings.layers import Setting
 from htc.training.progress import Progress
 from htc.training.run import CHECKPOINTS, MODEL, Options, train
 from htc.training.start import fit_to_data

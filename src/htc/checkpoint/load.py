@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from htc import settings
 from htc.checkpoint.detectron2_names import is_detectron2, read_detectron2
 from htc.checkpoint.fit import LoadedWeights, fit_weights
 from htc.checkpoint.infer import category_ids, class_names, infer_config
@@ -24,6 +23,7 @@ from htc.checkpoint.zoo import RELEASED, fetch
 from htc.config import Config, ResNet
 from htc.errors import CheckpointError, ConfigError
 from htc.presets import PRESETS, preset
+from htc.settings import layers as settings
 
 Overrides = Mapping[str, Any]
 _MEANING = (

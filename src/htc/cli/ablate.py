@@ -13,7 +13,7 @@ from htc.cli.splits import splits_of
 from htc.cli.train import steps_of
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
-from htc.settings import Setting, resolve, to_yaml
+from htc.settings.layers import Setting, resolve, to_yaml
 
 if TYPE_CHECKING:
     from htc.ablation.run import Measured

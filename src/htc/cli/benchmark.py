@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from htc.cli.options import Count, Flags, JsonTarget, ModelOptions, Switch
 from htc.cli.output import STDOUT, check_json_target, say, write_json
 from htc.errors import ConfigError
-from htc.settings import resolve, to_yaml
+from htc.settings.layers import resolve, to_yaml
 
 DEFAULT_PRESET, QUICK_PRESET = "htc_r50_fpn_1x_coco", "htc_r18_small"
 THREADS = (1,)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from htc.cli.output import messages, say
 from htc.presets import PRESETS, preset
 from htc.ranks import here
-from htc.settings import Setting, from_file, overlay, resolve
+from htc.settings.layers import Setting, from_file, overlay, resolve
 
 if TYPE_CHECKING:
     from htc.config import Config

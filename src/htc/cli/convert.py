@@ -10,7 +10,7 @@ from htc.cli.model import check_model, check_released, fetch_weights, print_conf
 from htc.cli.options import Flags, JsonTarget, ModelOptions
 from htc.cli.output import STDOUT, check_json_target, require_writable, say, write_json
 from htc.errors import OutputError
-from htc.settings import nested
+from htc.settings.layers import nested
 
 DEFAULTS = ModelOptions()
 

@@ -13,7 +13,7 @@ from htc.compatibility import check_torch
 from htc.config import Config
 from htc.errors import CheckpointError, ConfigError
 from htc.presets import PRESETS, preset
-from htc.settings import Setting, nested, overlay, to_yaml
+from htc.settings.layers import Setting, nested, overlay, to_yaml
 
 if TYPE_CHECKING:
     from htc.inference.predictor import Predictor

@@ -10,7 +10,7 @@ from htc.cli.options import JsonTarget, Name, Switch
 from htc.cli.output import check_json_target, say, table, write_json
 from htc.config import Config
 from htc.presets import preset
-from htc.settings import to_yaml
+from htc.settings.layers import to_yaml
 
 COLUMNS = ("preset", "params", "GFLOP", "box", "mask", "published by", "measured")
 

@@ -19,7 +19,7 @@ from htc.cli.watch import watching
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
 from htc.ranks import here
-from htc.settings import Setting, resolve, to_yaml
+from htc.settings.layers import Setting, resolve, to_yaml
 
 if TYPE_CHECKING:
     from htc.data.coco import Splits

@@ -11,7 +11,7 @@ from htc.errors import ConfigError
 from htc.inference.predictor import Predictor
 from htc.model.deploy import for_inference
 from htc.model.detector import Detector
-from htc.settings import Setting, from_values, nested
+from htc.settings.layers import Setting, from_values, nested
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 

@@ -19,7 +19,7 @@ from htc.data.map_sources import MapSources
 from htc.data.records import Dataset
 from htc.files import write_json
 from htc.presets import preset
-from htc.settings import Setting, overlay
+from htc.settings.layers import Setting, overlay
 from htc.training.random_layers import kept_random
 from htc.training.schedule import IMAGES_PER_STEP, base_learning_rate
 

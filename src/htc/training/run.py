@@ -28,7 +28,7 @@ from htc.files import write_json, write_text
 from htc.inference.load import choose_device
 from htc.inference.predictor import Predictor
 from htc.model.detector import Detector
-from htc.settings import to_yaml
+from htc.settings.layers import to_yaml
 from htc.training.checkpoints import LAST, Checkpoints
 from htc.training.choices import write_choices
 from htc.training.engine import Limits, fit

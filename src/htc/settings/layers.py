@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from htc import presets
 from htc.config import Config, Section
 from htc.errors import ConfigError
-from htc.setting_errors import describe, faults_alone, listed
-from htc.setting_names import Path, accepts, allows_none, is_section
+from htc.settings.messages import describe, faults_alone, listed
+from htc.settings.names import Path, accepts, allows_none, is_section
 
 PREFIX = "HTC_"
 CUSTOM = "custom"

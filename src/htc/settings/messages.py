@@ -7,7 +7,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from htc.setting_names import Path, fields_at, is_section, nearest
+from htc.settings.names import Path, fields_at, is_section, nearest
 
 Sources = Sequence[tuple[Path, str]]
 
