@@ -10,10 +10,10 @@ from torch import Tensor
 
 from checkpoint.historical import as_v2, save_v2
 from htc.checkpoint.load import load_model
-from htc.coco_classes import COCO_CLASSES
 from htc.errors import CheckpointError
 from htc.model.detector import Detector
 from htc.presets import preset
+from htc.presets.coco_classes import COCO_CLASSES
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 PRESETS = {"htc_r50_rfp_1x_coco": (True, False), "htc_r50_sac_1x_coco": (False, True), "detectors_htc_r50_1x_coco": (True, True)}

@@ -6,11 +6,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from htc.checkpoint.structure import contradictions, read_structure
-from htc.coco_classes import COCO_CLASSES, COCO_IDS
 from htc.config import Config, ResNet
 from htc.errors import CheckpointError
 from htc.presets import PRESETS, preset
-from htc.presets.official import cascade_mask_rcnn, htc, htc_without_semantic, mask_rcnn
+from htc.presets.coco import cascade_mask_rcnn, htc, htc_without_semantic, mask_rcnn
+from htc.presets.coco_classes import COCO_CLASSES, COCO_IDS
 
 
 def infer_config(

@@ -9,8 +9,8 @@ from htc.checkpoint.config_facts import ConfigFacts
 from htc.checkpoint.renaming import rename
 from htc.checkpoint.stored import Stored
 from htc.checkpoint.upgraded import Upgraded, background_last, pixel_major
-from htc.coco_classes import COCO_CLASSES, COCO_IDS
 from htc.errors import CheckpointError
+from htc.presets.coco_classes import COCO_CLASSES, COCO_IDS
 
 _RULES = (
     (r"^backbone\.body\.", "backbone."),

@@ -25,7 +25,7 @@ AdamW's learning rate is for 16 pictures a step and does not follow the batch: i
 from collections.abc import Callable
 
 from htc.config import AdamW, Augmentation, Backbone, Config, CopyPaste, Inference, LinearSoftNMS, Timm, Training, ViT
-from htc.presets.official import htc
+from htc.presets.coco import htc
 
 
 def beyond(name: str, backbone: Backbone, *, layer_decay: float = 1.0) -> Config:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from htc.config import FPN, Config, RecursiveFPN, ResNet, Training
-from htc.presets.official import htc
+from htc.presets.coco import htc
 
 
 def detectors(name: str, *, recursive: bool, switchable: bool) -> Config:

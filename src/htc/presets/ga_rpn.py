@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from htc.config import Config, GuidedRPN, Training
-from htc.presets.official import BACKBONES, TWENTY_EPOCHS, htc
+from htc.presets.coco import BACKBONES, TWENTY_EPOCHS, htc
 from htc.presets.small import htc_r18_small
 
 THREE_EPOCHS = Training(epochs=3, milestones=(1, 2))

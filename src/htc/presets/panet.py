@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from htc.config import PAFPN, Config, FusionMask
-from htc.presets.official import BACKBONES, mask_rcnn
+from htc.presets.coco import BACKBONES, mask_rcnn
 
 
 def panet(name: str) -> Config:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from htc.config import Config
-from htc.presets.official import BACKBONES, TWENTY_EPOCHS, cascade_mask_rcnn, htc, mask_rcnn
+from htc.presets.coco import BACKBONES, TWENTY_EPOCHS, cascade_mask_rcnn, htc, mask_rcnn
 
 
 def paper(config: Config) -> Config:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from htc.config import Backbone, Config, FishNet, Input, ResNet, Timm
-from htc.presets.official import htc
+from htc.presets.coco import htc
 from htc.presets.paper import paper
 
 DPN_INPUT = Input(mean=(124.0, 117.0, 104.0), std=(59.88, 59.88, 59.88))

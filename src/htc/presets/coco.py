@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from htc.coco_classes import COCO_CLASSES, COCO_IDS
 from htc.config import RPN, Augmentation, Backbone, Cascade, Config, Inference, ResNet, Training
+from htc.presets.coco_classes import COCO_CLASSES, COCO_IDS
 
 TWENTY_EPOCHS = Training(epochs=20, milestones=(16, 19))
 BACKBONES = {
