@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 from PIL import Image
 
-from htc.data.pictures import Source, read_picture
+from htc.data.images import Source, read_picture
 from htc.errors import ConfigError
 from htc.model.semantic import STRIDE
 from htc.ops import masks as mask_ops

@@ -20,7 +20,7 @@ from htc.data.advice import (
     sampling,
     statistics_of,
 )
-from htc.data.records import Dataset, ImageRecord, Instance
+from htc.data.dataset import Dataset, ImageRecord, Instance
 from htc.model import rpn
 from htc.ops import boxes as box_ops
 

@@ -13,8 +13,8 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from htc.data.coco import find_splits, read_coco
+from htc.data.dataset import Polygons, RunLengths
 from htc.data.instance_masks import decode, read_counts
-from htc.data.records import Polygons, RunLengths
 from htc.errors import DataError
 
 SQUARE = [[2.0, 3.0, 12.0, 3.0, 12.0, 9.0, 2.0, 9.0]]

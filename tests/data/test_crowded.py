@@ -11,8 +11,8 @@ from pycocotools import mask as coco_masks
 
 from htc.config import Augmentation, Config, Input, Training
 from htc.data.coco import read_coco
+from htc.data.dataset import Dataset
 from htc.data.loader import TrainingPictures, training_loader
-from htc.data.records import Dataset
 from htc.presets import preset
 
 SIDE, OBJECTS = 1400, 400

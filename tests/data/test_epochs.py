@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from htc.config import Sampling
+from htc.data.dataset import Dataset, ImageRecord, Instance
 from htc.data.epochs import batches_per_epoch, epoch_length, grouped, pictures_of_epoch, rank_positions, repeat_factors, repeated
-from htc.data.records import Dataset, ImageRecord, Instance
 
 
 def dataset_of(labels: list[list[int]], sizes: list[tuple[int, int]] | None = None) -> Dataset:

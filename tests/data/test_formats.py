@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from htc.data.coco import read_coco
+from htc.data.dataset import Dataset, ImageRecord, Polygons, RunLengths
 from htc.data.formats.label_maps import runs_by_value
+from htc.data.formats.layouts import convert_data, prepare_splits, split_off
 from htc.data.instance_masks import decode
-from htc.data.layouts import convert_data, prepare_splits, split_off
-from htc.data.records import Dataset, ImageRecord, Polygons, RunLengths
 from htc.errors import DataError
 
 SIZE = (40, 60)

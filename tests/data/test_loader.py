@@ -13,11 +13,11 @@ from PIL import Image
 import htc.demo
 from htc.config import Augmentation, Config, Input, Sampling, Semantic, Training
 from htc.data.coco import find_splits, read_coco
+from htc.data.dataset import Dataset
 from htc.data.epochs import batches_per_epoch, epoch_length, epoch_order, pure_seed, rank_positions
 from htc.data.ground_truth import annotated, check_pictures
 from htc.data.loader import TrainingPictures, picture_batches, training_loader
 from htc.data.map_sources import MapSources
-from htc.data.records import Dataset
 from htc.data.semantic_maps import check_maps, with_semantic_maps
 from htc.data.semantic_targets import read_map
 from htc.errors import ConfigError, DataError

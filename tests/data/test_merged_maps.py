@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from htc.data.coco import read_coco
+from htc.data.dataset import Dataset
 from htc.data.ground_truth import annotated
 from htc.data.loader import training_loader
 from htc.data.map_sources import MapSources
-from htc.data.records import Dataset
 from htc.data.semantic_maps import class_names, least_classes, with_semantic_maps
 from htc.errors import ConfigError, DataError
 from htc.presets import preset

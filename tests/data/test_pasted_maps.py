@@ -9,10 +9,10 @@ from PIL import Image
 
 from htc.config import Augmentation, CopyPaste, Semantic
 from htc.data.coco import read_coco
+from htc.data.dataset import Dataset
 from htc.data.ground_truth import annotated
 from htc.data.loader import TrainingPictures
 from htc.data.map_sources import MapSources
-from htc.data.records import Dataset
 from htc.data.semantic_maps import with_semantic_maps
 from htc.presets import preset
 

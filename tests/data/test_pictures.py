@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from htc.data.pictures import picture_size, read_picture
+from htc.data.images import picture_size, read_picture
 from htc.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)

@@ -5,8 +5,8 @@ import torch
 
 from htc.config import Augmentation, Config, ResNet
 from htc.data.coco import read_coco
+from htc.data.dataset import Dataset
 from htc.data.loader import TrainingPictures, training_loader
-from htc.data.records import Dataset
 from htc.model.detector import Detector
 from htc.presets.beyond import BEYOND
 from htc.training.module import build_optimizer

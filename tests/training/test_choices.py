@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from htc.config import Config, FishNet, ResNet, Timm, ViT
-from htc.data.records import Dataset, ImageRecord, Instance
+from htc.data.dataset import Dataset, ImageRecord, Instance
 from htc.presets import PRESETS, preset
 from htc.settings.layers import from_flags, overlay
 from htc.training.choices import ENOUGH_PICTURES, choose, gib_needed, recorded, stated, write_choices

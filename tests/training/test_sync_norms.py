@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from htc.config import FPN, Config, ResNet
 from htc.data.coco import Splits, read_coco
+from htc.data.dataset import Dataset
 from htc.data.loader import training_loader
-from htc.data.records import Dataset
 from htc.model.detector import Detector
 from htc.training.objective import TrainingObjective
 from htc.training.run import Options, train

@@ -16,7 +16,7 @@ from typing import Any
 from htc.ablation.tables import Row, Table
 from htc.config import Config
 from htc.data.coco import Splits, read_coco
-from htc.data.records import Dataset
+from htc.data.dataset import Dataset
 from htc.errors import DataError, OutputError
 from htc.evaluation.files import read_annotations, read_results
 from htc.evaluation.run import evaluate_model

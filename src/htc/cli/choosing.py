@@ -11,7 +11,7 @@ from htc.settings.layers import Setting, from_file, overlay, resolve
 
 if TYPE_CHECKING:
     from htc.config import Config
-    from htc.data.records import Dataset
+    from htc.data.dataset import Dataset
     from htc.training.choices import Choice, Chosen
 
 

@@ -71,7 +71,7 @@ def is_data(source: str) -> bool:
     folder = Path(source)
     if not source or not folder.is_dir():
         return False
-    from htc.data.layouts import is_known
+    from htc.data.formats.layouts import is_known
 
     return is_known(folder)
 
@@ -86,7 +86,7 @@ def _convert_data(folder: Path, destination: Path, json: str | None) -> int:
     """Annotation files below DST; pictures are neither copied nor changed."""
     check_json_target(json)
     _check_destination(destination)
-    from htc.data.layouts import convert_data, summary
+    from htc.data.formats.layouts import convert_data, summary
 
     converted = convert_data(folder, destination)
     files = {part: str(file) for part, file in converted.files.items()}

@@ -10,8 +10,8 @@ from htc.cli.output import folder_for, say
 from htc.errors import ConfigError
 
 if TYPE_CHECKING:
+    from htc.data.dataset import Dataset
     from htc.data.map_sources import MapSources
-    from htc.data.records import Dataset
     from htc.evaluation.maps import PanopticMeasure, SemanticMeasure
     from htc.evaluation.run import Look
     from htc.inference.predictor import Predictor

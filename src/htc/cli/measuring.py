@@ -13,7 +13,7 @@ from htc.compatibility import check_torch
 from htc.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from htc.data.records import Dataset
+    from htc.data.dataset import Dataset
     from htc.inference.predictor import Predictor
 
 Numbers = dict[str, Any]

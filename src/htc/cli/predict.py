@@ -147,7 +147,7 @@ def _pictures(
 ) -> tuple[list["PictureFile"], dict["PictureFile", int | str], list["Failure"]]:
     """The pictures whose headers can be read, their ids, and what cannot be used; `DataError` if nothing is left."""
     check_torch()
-    from htc.data.pictures import MAX_PIXELS, picture_size
+    from htc.data.images import MAX_PIXELS, picture_size
     from htc.evaluation.files import read_pictures
     from htc.inference.sources import Failure, expand, image_ids
 
@@ -207,7 +207,7 @@ def _as_coco(found: "Detections", image_id: int | str, *, polygons: bool) -> lis
 
 
 def _write(folder: Path, file: "PictureFile", found: "Detections", *, draw: bool, labelme: bool, max_pixels: int | None) -> None:
-    from htc.data.pictures import MAX_PIXELS, read_picture
+    from htc.data.images import MAX_PIXELS, read_picture
     from htc.inference.outputs import write_drawing, write_labelme
 
     if draw:

@@ -25,7 +25,7 @@ def splits_of(
     Data that is not COCO's is converted into the folder `converted` (None: one below runs/data).
     """
     from htc.data.coco import Splits
-    from htc.data.layouts import prepare_splits
+    from htc.data.formats.layouts import prepare_splits
 
     named = [train_json, train_images, val_json, val_images]
     if data is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from htc.config import Input
-from htc.data.records import Dataset
+from htc.data.dataset import Dataset
 from htc.data.transforms import resized_size
 
 STRIDES = (4, 8, 16, 32, 64)

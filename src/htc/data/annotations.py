@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from htc.data.dataset import Instance, Polygons, RunLengths
 from htc.data.instance_masks import counts_of, decode, read_counts
-from htc.data.records import Instance, Polygons, RunLengths
 
 FAR = 10
 """A polygon further outside than this many picture sizes is not a polygon of this picture."""

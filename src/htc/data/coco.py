@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from htc.data.annotations import AnnotationError, parse_instance
+from htc.data.dataset import Dataset, ImageRecord, Instance
 from htc.data.faults import Faults
 from htc.data.json_file import read_json
-from htc.data.records import Dataset, ImageRecord, Instance
 from htc.errors import DataError
 
 LAYOUTS = (

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from htc.config import Sampling
-from htc.data.records import Dataset
+from htc.data.dataset import Dataset
 
 
 def pure_seed(*parts: int | str) -> int:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from htc.data.dataset import Dataset, ImageRecord, Instance, SemanticMaps
 from htc.data.faults import Faults
+from htc.data.images import picture_size, read_picture
 from htc.data.instance_masks import Crop, decode, mask_crops
-from htc.data.pictures import picture_size, read_picture
-from htc.data.records import Dataset, ImageRecord, Instance, SemanticMaps
 from htc.data.semantic_maps import read_semantic
 from htc.data.semantic_targets import derived_map, draw_instances
 from htc.errors import DataError

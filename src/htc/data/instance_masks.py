@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from pycocotools import mask as coco_masks
 from torch import Tensor
 
-from htc.data.records import Polygons, RunLengths
+from htc.data.dataset import Polygons, RunLengths
 from htc.types import MaskCrops
 
 CHARACTERS = 13

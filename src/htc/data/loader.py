@@ -17,10 +17,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from htc.config import Config, CopyPaste, Input
 from htc.data.copy_paste import corner_of, draw_paste, pasted
+from htc.data.dataset import Dataset, ImageRecord
 from htc.data.epochs import pictures_of_epoch, pure_generator, pure_seed, rank_positions
 from htc.data.ground_truth import annotated_picture
 from htc.data.photometric import distorted, draw_distortion
-from htc.data.records import Dataset, ImageRecord
 from htc.data.semantic_maps import least_classes
 from htc.data.semantic_targets import MOST_CLASSES
 from htc.data.transforms import draw_placement, pad_pictures, pad_semantic, place_picture, plain_placement

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int32
 from PIL import Image
 
-from htc.data.pictures import BROKEN
+from htc.data.images import BROKEN
 from htc.errors import DataError
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from htc.data.dataset import Dataset, ImageRecord, PanopticMaps
 from htc.data.faults import Faults
 from htc.data.map_files import read_segment_ids
 from htc.data.panoptic_files import PanopticFile, read_panoptic, valued
-from htc.data.records import Dataset, ImageRecord, PanopticMaps
 from htc.data.semantic_targets import IGNORE, MOST_CLASSES
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from htc.data.dataset import Dataset
 from htc.data.faults import Faults
 from htc.data.json_file import read_json
 from htc.data.map_files import read_segment_ids
-from htc.data.records import Dataset
 from htc.errors import DataError
 
 KIND = "COCO's panoptic annotation file, as panoptic_train2017.json"

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from htc.data.dataset import Dataset, ImageRecord, SemanticMaps
 from htc.data.map_sources import MapSources
 from htc.data.panoptic import read_panoptic_map, read_panoptic_maps
-from htc.data.records import Dataset, ImageRecord, SemanticMaps
 from htc.data.semantic_targets import IGNORE, MOST_CLASSES, map_path, read_map
 from htc.errors import DataError
 

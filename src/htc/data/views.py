@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
+from htc.data.dataset import ImageRecord, SemanticMaps
 from htc.data.ground_truth import annotated, annotated_picture
-from htc.data.records import ImageRecord, SemanticMaps
 from htc.data.transforms import Placement, place_picture, place_semantic, place_truth
 from htc.types import GroundTruth
 

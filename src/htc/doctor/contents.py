@@ -14,7 +14,7 @@ from jaxtyping import Bool, UInt8
 from htc.data.checks.finding import Finding
 from htc.data.checks.part import Part, Picture
 from htc.data.checks.splits import digest, leaked
-from htc.data.pictures import read_picture
+from htc.data.images import read_picture
 from htc.errors import DataError
 
 SIDE = 16

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from htc.data.checks.finding import Finding
 from htc.data.coco import Splits, find_splits
-from htc.data.layouts import is_coco, is_known
+from htc.data.formats.layouts import is_coco, is_known
 from htc.errors import DataError
 
 IMAGES = "https://images.cocodataset.org/zips"

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from htc.data.checks.finding import Box, Finding
-from htc.data.pictures import read_picture
+from htc.data.images import read_picture
 from htc.errors import DataError
 
 WIDTH, HEIGHT = 440, 330

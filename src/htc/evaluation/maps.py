@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from htc.data.dataset import Dataset, ImageRecord
 from htc.data.ground_truth import annotated
 from htc.data.map_sources import MapSources
 from htc.data.panoptic_files import Category, PanopticFile
-from htc.data.records import Dataset, ImageRecord
 from htc.data.semantic_maps import class_names, least_classes, with_semantic_maps
 from htc.data.semantic_targets import IGNORE
 from htc.errors import ConfigError

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from htc.data.coco import read_coco
+from htc.data.dataset import ImageRecord
 from htc.data.ground_truth import annotated, annotated_picture
-from htc.data.records import ImageRecord
 from htc.errors import OutputError
 from htc.inference.predictor import Predictor
 from htc.visual.drawing import crops_of, draw_objects, enlarge, enlargement, side_by_side

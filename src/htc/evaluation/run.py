@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from htc.data.coco import read_coco
+from htc.data.dataset import Dataset
 from htc.data.loader import PictureBatch, picture_batches
-from htc.data.records import Dataset
 from htc.errors import ConfigError, DataError
 from htc.evaluation.coco import Metrics, coco_metrics
 from htc.evaluation.files import read_annotations, read_results

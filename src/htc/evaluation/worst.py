@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from pycocotools import mask as rle_codec
 
-from htc.data.pictures import read_picture
+from htc.data.images import read_picture
 from htc.evaluation.comparison import Annotation, Comparison, RunLengths
 from htc.evaluation.errors import IGNORED, KINDS, RIGHT, at_least, sort_errors
 from htc.evaluation.matching import Matched

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from htc.config import Config, Input
-from htc.data.pictures import MAX_PIXELS, Source, read_picture
+from htc.data.images import MAX_PIXELS, Source, read_picture
 from htc.data.transforms import pad_pictures, padded_size, place_picture, plain_placement
 from htc.errors import ConfigError, DataError
 from htc.model.detector import Detector

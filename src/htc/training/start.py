@@ -6,8 +6,8 @@ from typing import Literal
 from htc.checkpoint.fit import LoadedWeights
 from htc.checkpoint.imagenet import expected_colours
 from htc.config import Config, Input, ResNet
+from htc.data.dataset import Dataset
 from htc.data.map_sources import MapSources
-from htc.data.records import Dataset
 from htc.data.semantic_maps import least_classes
 from htc.errors import CheckpointError
 from htc.model.detector import Detector

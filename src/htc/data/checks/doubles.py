@@ -9,8 +9,8 @@ from pycocotools import mask as coco_masks
 
 from htc.data.checks.finding import Edit, Finding
 from htc.data.checks.part import Object, Part
+from htc.data.dataset import RunLengths
 from htc.data.formats.converted import polygon_runs
-from htc.data.records import RunLengths
 
 SAME = 0.95
 """Intersection over union above which two masks (or boxes, where either has no mask) are one object."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from htc.data.checks.finding import Finding
 from htc.data.checks.part import Part, Picture
-from htc.data.pictures import BROKEN
+from htc.data.images import BROKEN
 from htc.data.semantic_targets import IGNORE, map_path
 from htc.errors import DataError
 

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from pycocotools import mask as coco_masks
 
 from htc.data.annotations import FAR
+from htc.data.dataset import Polygons, RunLengths
 from htc.data.formats.converted import polygon_runs
 from htc.data.instance_masks import counts_of, decode, read_counts
-from htc.data.records import Polygons, RunLengths
 
 OUTSIDE = 1.0
 """Pixels that a polygon may reach outside; annotation tools round their corners."""

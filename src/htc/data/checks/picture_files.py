@@ -7,7 +7,7 @@ from pathlib import Path
 from htc.data.checks.finding import Edit, Finding
 from htc.data.checks.part import Part, Picture
 from htc.data.formats.converted import PICTURE_ENDINGS
-from htc.data.pictures import TURNED, picture_header
+from htc.data.images import TURNED, picture_header
 from htc.errors import DataError
 
 MOSTLY = 0.5

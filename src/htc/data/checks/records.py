@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from htc.data.checks.finding import Edit, Finding
 from htc.data.checks.outline import short
 from htc.data.checks.part import Part, is_id
-from htc.data.pictures import picture_size
+from htc.data.images import picture_size
 from htc.errors import DataError
 
 MOSTLY = 0.5

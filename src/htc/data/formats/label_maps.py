@@ -14,8 +14,8 @@ from pycocotools import mask as coco_masks
 
 from htc.data.faults import Faults
 from htc.data.formats.converted import NAMES, Converted, Notes, Outline, Picture, pictures_in, text_of
+from htc.data.images import picture_size
 from htc.data.map_files import read_pixels
-from htc.data.pictures import picture_size
 from htc.errors import DataError
 
 IMAGES = ("images", "image", "imgs")

@@ -19,7 +19,7 @@ from pycocotools import mask as coco_masks
 
 from htc.data.faults import Faults
 from htc.data.formats.converted import NAMES, Converted, Notes, Outline, Picture, pictures_in, polygon_runs, text_of
-from htc.data.pictures import picture_size
+from htc.data.images import picture_size
 from htc.errors import DataError
 
 NO_OBJECTS = ("__ignore__", "_background_")

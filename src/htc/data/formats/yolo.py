@@ -12,7 +12,7 @@ import yaml
 
 from htc.data.faults import Faults
 from htc.data.formats.converted import NAMES, Converted, Notes, Outline, Picture, pictures_in
-from htc.data.pictures import picture_size
+from htc.data.images import picture_size
 from htc.errors import DataError
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
