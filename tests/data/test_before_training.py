@@ -6,11 +6,12 @@ from PIL import Image
 from doctor.data_sets import DataSet, clean
 from doctor.faults import FIXED, KEPT
 from htc.config import Config
-from htc.data.checks import balance, doubles, outlines, picture_files, records
-from htc.data.checks.before_training import check_data
-from htc.data.checks.fast import OF_A_PART
 from htc.data.coco import Splits
 from htc.data.map_sources import MapSources
+from htc.doctor import balance, doubles, outlines, records
+from htc.doctor import image_files as picture_files
+from htc.doctor.before_training import check_data
+from htc.doctor.fast import OF_A_PART
 from htc.errors import DataError
 from training.tiny import tiny
 

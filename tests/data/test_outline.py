@@ -5,7 +5,7 @@ import pytest
 from matplotlib.path import Path
 from pycocotools import mask as coco_masks
 
-from htc.data.checks.outline import cut_ring, exact_area, read_outline, signed_area
+from htc.doctor.outline import cut_ring, exact_area, read_outline, signed_area
 
 H, W = 60, 80
 

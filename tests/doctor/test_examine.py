@@ -9,10 +9,10 @@ import pytest
 from doctor.data_sets import DataSet, clean
 from doctor.faults import FIXED, KEPT
 from htc.cli.app import run
-from htc.data.checks.kinds import KINDS
-from htc.data.checks.part import read_part
 from htc.data.coco import read_coco
 from htc.doctor.examine import Request, examine, repairable
+from htc.doctor.kinds import KINDS
+from htc.doctor.part import read_part
 from htc.doctor.repair import repair
 from htc.doctor.report import to_json
 

@@ -9,7 +9,7 @@ from PIL import Image
 from doctor.data_sets import clean
 from doctor.faults import FIXED, KEPT
 from htc.cli.app import run
-from htc.data.checks.finding import Finding
+from htc.doctor.finding import Finding
 from htc.doctor.layout import examine_root
 from htc.doctor.thumbnails import BOX, HEIGHT, OUTLINE, WIDTH, thumbnail
 from htc.errors import DataError

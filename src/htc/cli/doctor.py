@@ -84,9 +84,9 @@ def _request(
     semantic_classes: int,
     max_detections: int,
 ) -> "Request":
-    from htc.data.checks.part import read_part
     from htc.doctor.examine import Request
     from htc.doctor.layout import examine_root
+    from htc.doctor.part import read_part
 
     if (val_annotations is None) != (val_images is None):
         raise ConfigError("--val-annotations and --val-images go together: give both or neither")

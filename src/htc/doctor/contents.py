@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from htc.data.checks.finding import Finding
-from htc.data.checks.part import Part, Picture
-from htc.data.checks.splits import digest, leaked
 from htc.data.images import read_picture
+from htc.doctor.finding import Finding
+from htc.doctor.part import Part, Picture
+from htc.doctor.splits import digest, leaked
 from htc.errors import DataError
 
 SIDE = 16

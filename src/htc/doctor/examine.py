@@ -6,13 +6,13 @@ from pathlib import Path
 
 from htc.config import Inference, Input
 from htc.data.advice import Advice, Statistics, anchor_scale, input_size, max_detections, sampling
-from htc.data.checks.balance import statistics
-from htc.data.checks.fast import fast_findings, fast_findings_between
-from htc.data.checks.finding import SEVERITIES, Finding, Severity
-from htc.data.checks.kinds import KINDS
-from htc.data.checks.maps import map_files, map_values
-from htc.data.checks.part import Part
+from htc.doctor.balance import statistics
 from htc.doctor.contents import Content, copies, damaged, leaks, read_contents
+from htc.doctor.fast import fast_findings, fast_findings_between
+from htc.doctor.finding import SEVERITIES, Finding, Severity
+from htc.doctor.kinds import KINDS
+from htc.doctor.maps import map_files, map_values
+from htc.doctor.part import Part
 
 COCO_STUFF = 183
 """Classes of the semantic branch in the original's presets."""

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from htc.data.checks.finding import Finding
 from htc.data.coco import Splits, find_splits
 from htc.data.formats.layouts import is_coco, is_known
+from htc.doctor.finding import Finding
 from htc.errors import DataError
 
 IMAGES = "https://images.cocodataset.org/zips"

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from htc.data.advice import ANCHOR_SCALES, anchor_coverage
-from htc.data.checks.finding import SEVERITIES, Finding, Severity
-from htc.data.checks.kinds import KINDS
 from htc.doctor.examine import Examination, advised_input
+from htc.doctor.finding import SEVERITIES, Finding, Severity
+from htc.doctor.kinds import KINDS
 from htc.doctor.report import flags, verdict
 from htc.doctor.thumbnails import thumbnail
 from htc.visual.charts import bars

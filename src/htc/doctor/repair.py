@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from htc.data.checks.finding import Edit, Finding
-from htc.data.checks.part import Part, part_of
+from htc.doctor.finding import Edit, Finding
+from htc.doctor.part import Part, part_of
 from htc.files import whole_file
 
 ROUNDS = 8

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from htc.data.advice import Advice
-from htc.data.checks.finding import SEVERITIES, Finding
-from htc.data.checks.kinds import KINDS
 from htc.doctor.examine import Examination
+from htc.doctor.finding import SEVERITIES, Finding
+from htc.doctor.kinds import KINDS
 
 EXAMPLES = 3
 """Findings of each kind that are shown to a reader; JSON and page hold more."""

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from htc.data.checks.finding import Box, Finding
 from htc.data.images import read_picture
+from htc.doctor.finding import Box, Finding
 from htc.errors import DataError
 
 WIDTH, HEIGHT = 440, 330

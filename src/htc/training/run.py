@@ -12,13 +12,13 @@ from htc.checkpoint.imagenet import start_from_imagenet
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import from_pretrained, save_pretrained
 from htc.config import Config
-from htc.data.checks.before_training import check_data
 from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
 from htc.data.epochs import batches_per_epoch
 from htc.data.loader import PictureLoader, training_loader
 from htc.data.map_sources import MapSources
 from htc.data.semantic_maps import with_semantic_maps
+from htc.doctor.before_training import check_data
 from htc.errors import DataError, OutputError
 from htc.evaluation.coco import Metrics
 from htc.evaluation.files import read_annotations

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from htc.data.checks.finding import Finding
-from htc.data.checks.part import Part, Picture
 from htc.data.images import BROKEN
 from htc.data.semantic_targets import IGNORE, map_path
+from htc.doctor.finding import Finding
+from htc.doctor.part import Part, Picture
 from htc.errors import DataError
 
 CHANNEL = ("L", "P")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from htc.data.checks.finding import Severity
+from htc.doctor.finding import Severity
 
 
 @dataclass(frozen=True)

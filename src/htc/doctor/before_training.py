@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from htc.config import Config
-from htc.data.checks.fast import fast_findings, fast_findings_between
-from htc.data.checks.finding import Finding
-from htc.data.checks.kinds import KINDS
-from htc.data.checks.maps import map_files
-from htc.data.checks.part import read_part
 from htc.data.coco import Splits
 from htc.data.map_sources import MapSources
+from htc.doctor.fast import fast_findings, fast_findings_between
+from htc.doctor.finding import Finding
+from htc.doctor.kinds import KINDS
+from htc.doctor.maps import map_files
+from htc.doctor.part import read_part
 from htc.errors import DataError
 
 SHOWN = 5

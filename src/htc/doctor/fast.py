@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from htc.config import Input
-from htc.data.checks import balance, boxes, doubles, outlines, picture_files, records, splits
-from htc.data.checks.finding import Finding
-from htc.data.checks.part import Part
+from htc.doctor import balance, boxes, doubles, outlines, records, splits
+from htc.doctor import image_files as picture_files
+from htc.doctor.finding import Finding
+from htc.doctor.part import Part
 
 UNKNOWN_SIZE = ("picture-size", "picture-turned", "picture-orientation")
 OF_A_PART = (*records.CHECKS, *picture_files.CHECKS, *outlines.CHECKS, *boxes.CHECKS, *doubles.CHECKS, *balance.CHECKS)

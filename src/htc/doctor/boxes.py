@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from htc.data.checks.finding import Edit, Finding
-from htc.data.checks.outline import exact_area, is_number, short
-from htc.data.checks.outlines import without_mask
-from htc.data.checks.part import Object, Part
+from htc.doctor.finding import Edit, Finding
+from htc.doctor.outline import exact_area, is_number, short
+from htc.doctor.outlines import without_mask
+from htc.doctor.part import Object, Part
 
 XYXY = tuple[float, float, float, float]
 EDGE, EDGE_SHARE = 2.5, 0.05

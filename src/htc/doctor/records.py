@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from htc.data.checks.finding import Edit, Finding
-from htc.data.checks.outline import short
-from htc.data.checks.part import Part, is_id
 from htc.data.images import picture_size
+from htc.doctor.finding import Edit, Finding
+from htc.doctor.outline import short
+from htc.doctor.part import Part, is_id
 from htc.errors import DataError
 
 MOSTLY = 0.5

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float
 from pycocotools import mask as coco_masks
 
-from htc.data.checks.finding import Edit, Finding
-from htc.data.checks.part import Object, Part
 from htc.data.dataset import RunLengths
 from htc.data.formats.converted import polygon_runs
+from htc.doctor.finding import Edit, Finding
+from htc.doctor.part import Object, Part
 
 SAME = 0.95
 """Intersection over union above which two masks (or boxes, where either has no mask) are one object."""

@@ -7,9 +7,9 @@ import numpy as np
 
 from htc.config import Input
 from htc.data.advice import STRIDES, Statistics, class_repeats, repeat_threshold
-from htc.data.checks.finding import Finding
-from htc.data.checks.part import Object, Part
 from htc.data.transforms import resized_size
+from htc.doctor.finding import Finding
+from htc.doctor.part import Object, Part
 
 
 def counted(part: Part) -> list[tuple[Object, tuple[float, float, float, float]]]:

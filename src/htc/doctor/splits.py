@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from htc.data.checks.finding import Finding
-from htc.data.checks.part import Part, Picture
+from htc.doctor.finding import Finding
+from htc.doctor.part import Part, Picture
 
 
 def categories(train: Part, val: Part) -> Iterator[Finding]:

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from htc.data.checks.finding import Box, Edit, Finding
-from htc.data.checks.outline import NO_OUTLINE, Outline, is_number, read_outline
 from htc.data.json_file import read_json
+from htc.doctor.finding import Box, Edit, Finding
+from htc.doctor.outline import NO_OUTLINE, Outline, is_number, read_outline
 from htc.errors import DataError
 
 LISTS = ("images", "annotations", "categories")

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from htc.data.checks.finding import Edit, Finding
-from htc.data.checks.outline import Fault, is_number, read_outline
-from htc.data.checks.part import Object, Part
+from htc.doctor.finding import Edit, Finding
+from htc.doctor.outline import Fault, is_number, read_outline
+from htc.doctor.part import Object, Part
 
 CONFIRMED = 1.0
 """Pixels by which the box of a repaired outline may miss the stated box, for the repair to be safe."""

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from htc.data.checks.finding import Edit, Finding
-from htc.data.checks.part import Part, Picture
 from htc.data.formats.converted import PICTURE_ENDINGS
 from htc.data.images import TURNED, picture_header
+from htc.doctor.finding import Edit, Finding
+from htc.doctor.part import Part, Picture
 from htc.errors import DataError
 
 MOSTLY = 0.5
