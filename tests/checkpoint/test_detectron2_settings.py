@@ -10,9 +10,9 @@ from torch import Tensor
 
 from checkpoint.historical import random_state
 from checkpoint.test_detectron2_and_paddle import STRIDE, as_detectron2, saved, tiny
+from htc.checkpoint.formats.told import Told
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import save_pretrained
-from htc.checkpoint.told import Told
 from htc.config import RPN
 from htc.errors import CheckpointError, ConfigError
 

@@ -9,9 +9,9 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
-from htc.checkpoint import imagenet
 from htc.checkpoint.download import FetchError
-from htc.checkpoint.imagenet import RESNETS, expected_colours, source_of, start_from_imagenet
+from htc.checkpoint.formats import imagenet
+from htc.checkpoint.formats.imagenet import RESNETS, expected_colours, source_of, start_from_imagenet
 from htc.config import FishNet, Input, ResNet, Timm, ViT
 from htc.errors import CheckpointError, ConfigError
 from htc.model.backbone import build_backbone

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from checkpoint.historical import CLASSES, as_v1, as_v2, random_state, save_v1, save_v2, save_v3, tiny_config
+from htc.checkpoint.formats.mmdetection import GUIDED_NOTE, V1_NOTE, read_mmdetection
+from htc.checkpoint.formats.told import Told
 from htc.checkpoint.load import load_model
-from htc.checkpoint.mmdetection import GUIDED_NOTE, V1_NOTE, read_mmdetection
-from htc.checkpoint.told import Told
 from htc.config import Config, GaussianSoftNMS, GuidedRPN, LinearSoftNMS, ResNet
 from htc.errors import CheckpointError
 

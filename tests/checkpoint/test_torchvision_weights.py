@@ -14,13 +14,13 @@ from torchvision.models.detection.mask_rcnn import MaskRCNN
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from htc.checkpoint.fit import expected_shapes
+from htc.checkpoint.formats.told import Told
+from htc.checkpoint.formats.torchvision import COCO_OUTPUTS, read_torchvision
 from htc.checkpoint.infer import infer_config
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import from_pretrained, save_pretrained
 from htc.checkpoint.report import shapes_of
 from htc.checkpoint.stored import Stored
-from htc.checkpoint.told import Told
-from htc.checkpoint.torchvision_names import COCO_OUTPUTS, read_torchvision
 from htc.config import RPN
 from htc.errors import CheckpointError
 from htc.model.detector import Detector

@@ -7,18 +7,18 @@ from typing import Any
 
 from torch import Tensor
 
-from htc.checkpoint.detectron2_names import is_detectron2, read_detectron2
 from htc.checkpoint.fit import LoadedWeights, fit_weights
+from htc.checkpoint.formats.detectron2 import is_detectron2, read_detectron2
+from htc.checkpoint.formats.mmdetection import upgrade_mmdetection
+from htc.checkpoint.formats.paddle import is_paddle, read_paddle
+from htc.checkpoint.formats.told import NOTHING, Told
+from htc.checkpoint.formats.torchvision import is_torchvision, read_torchvision
+from htc.checkpoint.formats.upgraded import Upgraded
 from htc.checkpoint.infer import category_ids, class_names, infer_config
-from htc.checkpoint.mmdetection import upgrade_mmdetection
 from htc.checkpoint.native import from_pretrained, read_safetensors, stored_config
-from htc.checkpoint.paddle_names import is_paddle, read_paddle
 from htc.checkpoint.report import KeyReport, shapes_of
 from htc.checkpoint.stored import Stored, read_stored
 from htc.checkpoint.structure import config_value, read_structure
-from htc.checkpoint.told import NOTHING, Told
-from htc.checkpoint.torchvision_names import is_torchvision, read_torchvision
-from htc.checkpoint.upgraded import Upgraded
 from htc.checkpoint.zoo import RELEASED, fetch
 from htc.config import Config, ResNet
 from htc.errors import CheckpointError, ConfigError

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from htc.checkpoint.told import Colours, Told
+from htc.checkpoint.formats.told import Colours, Told
 from htc.cli.model import check_model, check_released, fetch_weights, print_config_of
 from htc.cli.options import Flags, JsonTarget, ModelOptions
 from htc.cli.output import STDOUT, check_json_target, require_writable, say, write_json

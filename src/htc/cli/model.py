@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from htc.checkpoint.told import NOTHING, Told
+from htc.checkpoint.formats.told import NOTHING, Told
 from htc.checkpoint.zoo import RELEASED, cached, fetch
 from htc.cli.options import ModelOptions
 from htc.cli.output import progress, say

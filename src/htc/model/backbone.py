@@ -21,7 +21,7 @@ C2_TO_C5 = (1, 2, 3, 4)
 def build_backbone(config: Backbone, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """A module (B, 3, H, W) -> [C2, C3, C4, C5] of strides 4, 8, 16, 32.
 
-    `weights` are a classifier's under timm's names (`htc.checkpoint.imagenet` finds them); what has no place in it stays as it is.
+    `weights` are a classifier's under timm's names (`htc.checkpoint.formats.imagenet` finds them); what has no place in it stays as it is.
     Raises `ConfigError` for names that timm does not have or that cannot be a backbone.
     """
     match config:

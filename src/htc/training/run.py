@@ -8,7 +8,7 @@ import torch
 from lightning import Callback
 from torch import nn
 
-from htc.checkpoint.imagenet import start_from_imagenet
+from htc.checkpoint.formats.imagenet import start_from_imagenet
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import from_pretrained, save_pretrained
 from htc.config import Config

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from htc.checkpoint.fit import LoadedWeights
-from htc.checkpoint.imagenet import expected_colours
+from htc.checkpoint.formats.imagenet import expected_colours
 from htc.config import Config, Input, ResNet
 from htc.data.dataset import Dataset
 from htc.data.map_sources import MapSources

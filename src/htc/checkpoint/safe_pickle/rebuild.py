@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
-from htc.checkpoint.allowed import TORCH_STORAGES, canonical, is_harmless, is_historical
+from htc.checkpoint.safe_pickle.allowed import TORCH_STORAGES, canonical, is_harmless, is_historical
 from htc.errors import CheckpointError
 
 _MOST_DIMENSIONS = 64

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import torch
 
-from htc.checkpoint.config_facts import ConfigFacts
-from htc.checkpoint.renaming import rename
+from htc.checkpoint.formats.mmdetection_config import ConfigFacts
+from htc.checkpoint.formats.renaming import rename
+from htc.checkpoint.formats.upgraded import Upgraded, background_last, pixel_major
 from htc.checkpoint.stored import Stored
-from htc.checkpoint.upgraded import Upgraded, background_last, pixel_major
 from htc.errors import CheckpointError
 from htc.presets.coco_classes import COCO_CLASSES, COCO_IDS
 

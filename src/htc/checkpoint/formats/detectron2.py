@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-from htc.checkpoint.config_facts import ConfigFacts
-from htc.checkpoint.detectron2_settings import CELLS, PIXELS, WEIGHTS, assumed, read_anchors, read_colours, read_input
-from htc.checkpoint.renaming import rename
+from htc.checkpoint.formats.detectron2_settings import CELLS, PIXELS, WEIGHTS, assumed, read_anchors, read_colours, read_input
+from htc.checkpoint.formats.mmdetection_config import ConfigFacts
+from htc.checkpoint.formats.renaming import rename
+from htc.checkpoint.formats.told import Colours
+from htc.checkpoint.formats.upgraded import Upgraded, pixel_major, rgb_stem
 from htc.checkpoint.stored import Stored
-from htc.checkpoint.told import Colours
-from htc.checkpoint.upgraded import Upgraded, pixel_major, rgb_stem
 from htc.errors import CheckpointError
 from htc.model.layers import group_norm
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from htc.checkpoint.formats.told import Colours
 from htc.checkpoint.stored import Stored
-from htc.checkpoint.told import Colours
 from htc.errors import CheckpointError
 from htc.ops.boxes import anchors_at
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htc.checkpoint.rebuild import DamagedPickleError, Foreign, UnsafePickleError
-from htc.checkpoint.unpickle import Bounded, PickleMachine
+from htc.checkpoint.safe_pickle.rebuild import DamagedPickleError, Foreign, UnsafePickleError
+from htc.checkpoint.safe_pickle.unpickle import Bounded, PickleMachine
 from htc.errors import CheckpointError
 
 _TYPES = {

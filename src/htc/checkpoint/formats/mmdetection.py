@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from htc.checkpoint.config_facts import read_config_facts
-from htc.checkpoint.config_text import read_config_text
-from htc.checkpoint.naming import our_name, reason_to_drop
+from htc.checkpoint.formats.mmdetection_config import read_config_facts
+from htc.checkpoint.formats.mmdetection_names import our_name, reason_to_drop
+from htc.checkpoint.formats.mmdetection_text import read_config_text
+from htc.checkpoint.formats.told import Colours
+from htc.checkpoint.formats.upgraded import Upgraded, background_last, pixel_major, rgb_stem
 from htc.checkpoint.stored import Stored, entries, read_stored
 from htc.checkpoint.structure import GUIDED
-from htc.checkpoint.told import Colours
-from htc.checkpoint.upgraded import Upgraded, background_last, pixel_major, rgb_stem
 from htc.errors import CheckpointError
 
 V1_NOTE = "a file of 2019: its boxes were trained with width = x2 - x1 + 1; converted onto today's geometry, it may lose up to 1 AP"

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import IO, Any, Protocol, cast
 
-from htc.checkpoint.rebuild import (
+from htc.checkpoint.safe_pickle.rebuild import (
     DamagedPickleError,
     Foreign,
     StorageReference,

@@ -11,10 +11,10 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
 from htc.checkpoint.download import FetchError, download, offline
-from htc.checkpoint.fishnet import our_names
+from htc.checkpoint.formats.fishnet_names import our_names
 from htc.checkpoint.native import read_safetensors
-from htc.checkpoint.rebuild import TensorReference
-from htc.checkpoint.torch_file import open_torch_file
+from htc.checkpoint.safe_pickle.rebuild import TensorReference
+from htc.checkpoint.safe_pickle.torch_file import open_torch_file
 from htc.checkpoint.zoo import cache_folder
 from htc.config import Backbone, FishNet, ResNet
 from htc.errors import CheckpointError, ConfigError

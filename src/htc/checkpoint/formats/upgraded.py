@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from htc.checkpoint.config_facts import ConfigFacts
+from htc.checkpoint.formats.mmdetection_config import ConfigFacts
 from htc.errors import CheckpointError
 from htc.model.heads import BOX_BINS
 

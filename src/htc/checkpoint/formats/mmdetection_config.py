@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from htc.checkpoint.config_text import at
+from htc.checkpoint.formats.mmdetection_text import at
 from htc.model.second_look import RATES
 
 _FAMILY = ("HybridTaskCascade", "CascadeRCNN", "MaskRCNN", "TwoStageDetector")

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable
 
-from htc.checkpoint.config_facts import ConfigFacts
-from htc.checkpoint.renaming import rename
+from htc.checkpoint.formats.mmdetection_config import ConfigFacts
+from htc.checkpoint.formats.renaming import rename
+from htc.checkpoint.formats.upgraded import Upgraded, pixel_major
 from htc.checkpoint.stored import Stored
-from htc.checkpoint.upgraded import Upgraded, pixel_major
 from htc.errors import CheckpointError
 
 _BLOCK = re.compile(r"^backbone\.res(\d)\.res\d([a-z])(\d*)\.")
