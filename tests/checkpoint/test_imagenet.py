@@ -15,7 +15,7 @@ from htc.checkpoint.formats.imagenet import RESNETS, expected_colours, source_of
 from htc.config import FishNet, Input, ResNet, Timm, ViT
 from htc.errors import CheckpointError, ConfigError
 from htc.model.backbone import build_backbone
-from htc.model.fishnet import FishFeatures
+from htc.model.backbones.fishnet import FishFeatures
 
 
 def saved(model: torch.nn.Module, path: Path, *, wrap: bool = False) -> Path:

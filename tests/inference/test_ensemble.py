@@ -12,8 +12,8 @@ from htc.errors import ConfigError
 from htc.inference.augmentation import View, parse_views
 from htc.inference.ensemble import PAPER_ENSEMBLE, JointDetector, Proposed, fuse_proposals, join, mean_of_grids
 from htc.inference.predictor import Predictor
-from htc.model.detect import class_scores, final_boxes
 from htc.model.detector import Detector
+from htc.model.postprocess import class_scores, final_boxes
 from htc.presets import preset
 from htc.results import Detections, Masks
 from htc.types import BoxStage

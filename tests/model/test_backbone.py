@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from htc.config import ResNet
 from htc.model.backbone import build_backbone, channels
-from htc.model.deformable import DeformableConv2d
 from htc.model.layers import FixedBatchNorm2d
+from htc.model.variants.deformable import DeformableConv2d
 
 
 @pytest.mark.parametrize("depth", [18, 50])

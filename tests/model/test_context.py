@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from htc.config import ASPP, GCN, NoContext, Semantic
-from htc.model.context import AtrousPyramid, GlobalConvolution, build_context
 from htc.model.semantic import SemanticBranch
+from htc.model.variants.context import AtrousPyramid, GlobalConvolution, build_context
 
 C = 6
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from htc.config import PAFPN, Config, ResNet
-from htc.model.deploy import fold_batch_norms, for_inference
 from htc.model.detector import Detector
 from htc.model.layers import PointwiseConv2d
+from htc.model.optimize import fold_batch_norms, for_inference
 from htc.types import Rois
 from small_detector import CHANNELS, pictures, seeded_detector, small_config
 

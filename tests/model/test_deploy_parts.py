@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from htc.config import Config
-from htc.model.deploy import for_inference
 from htc.model.detector import Detector
+from htc.model.optimize import for_inference
 from htc.types import RawDetections
 from model.parts import PARTS
 from small_detector import pictures, seeded_detector

@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from htc.config import Inference
-from htc.model.detect import class_scores, final_boxes, segment, select
+from htc.model.postprocess import class_scores, final_boxes, segment, select
 from htc.ops.boxes import clip, decode
 from htc.types import BoxStage, Rois
 from small_detector import ALL_STDS, pictures, seeded_detector, small_config

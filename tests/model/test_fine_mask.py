@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torchvision.ops import roi_align
 
 from htc.config import Cascade, FineMask
-from htc.model.fine_mask import DetailPool, FineMaskHead, from_channels, to_channels
 from htc.model.fusion import FusedPool
 from htc.model.heads import MaskHead
-from htc.model.mask_flow import PackedFlow
+from htc.model.variants.fine_mask import DetailPool, FineMaskHead, from_channels, to_channels
+from htc.model.variants.mask_flow import PackedFlow
 from htc.ops.mask_targets import mask_targets
 from htc.ops.roi_pool import Pyramid, detail_pyramid, pyramid_level, roi_pool
 from htc.types import Rois

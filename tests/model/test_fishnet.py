@@ -6,7 +6,7 @@ from torch import nn
 
 from htc.config import FishNet
 from htc.model.backbone import build_backbone, channels
-from htc.model.fishnet import Block, FishFeatures
+from htc.model.backbones.fishnet import Block, FishFeatures
 from htc.model.layers import FixedBatchNorm2d
 
 PUBLISHED = {99: 16_628_904, 150: 24_959_400}

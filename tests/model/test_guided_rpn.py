@@ -11,8 +11,8 @@ from torchvision.ops import clip_boxes_to_image
 from torchvision.ops import nms as torchvision_nms
 
 from htc.config import GuidedRPN
-from htc.model.guided_rpn import FeatureAdaption, GuidedHead, GuidedScores
 from htc.model.rpn import LevelScores
+from htc.model.variants.guided_anchoring import FeatureAdaption, GuidedHead, GuidedScores
 
 SIZES = torch.tensor([[128, 160], [100, 90]])
 

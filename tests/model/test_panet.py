@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from htc.config import Cascade
-from htc.model.adaptive_pool import AdaptivePool
 from htc.model.fusion import FusedPool
-from htc.model.fusion_mask import FusionMaskHead
 from htc.model.heads import BoxHead, MaskHead
-from htc.model.mask_flow import PackedFlow
+from htc.model.variants.adaptive_pool import AdaptivePool
+from htc.model.variants.fusion_mask import FusionMaskHead
+from htc.model.variants.mask_flow import PackedFlow
 from htc.ops.roi_pool import Pyramid, roi_pool
 from htc.types import Rois
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from htc.config import FishNet, RecursiveFPN, ResNet
 from htc.model.detector import Detector
-from htc.model.second_look import FeedbackContext, SecondLook
+from htc.model.variants.recursive_pyramid import FeedbackContext, SecondLook
 from small_detector import CHANNELS, pictures, seeded_detector, small_config
 
 DEPTHS = (18, 50)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from htc.config import Timm
 from htc.model.backbone import build_backbone
-from htc.model.shifted_windows import WindowBlock, pad_before_shift
+from htc.model.backbones.swin import WindowBlock, pad_before_shift
 
 WINDOW, SHIFT, CHANNELS, HEADS = 7, 3, 8, 2
 SIZES = [(7, 7), (14, 21), (10, 9), (3, 5), (50, 25), (8, 14)]

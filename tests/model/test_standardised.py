@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from htc.config import ResNet
 from htc.model.backbone import build_resnet
-from htc.model.deploy import bake
-from htc.model.standardised import StandardisedConv2d, WeightStandardisation
-from htc.model.switchable import SwitchableConv2d
+from htc.model.optimize import bake
+from htc.model.variants.standardized import StandardisedConv2d, WeightStandardisation
+from htc.model.variants.switchable import SwitchableConv2d
 
 
 def picture() -> Tensor:

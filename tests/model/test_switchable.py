@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from htc.config import ResNet
 from htc.model.backbone import build_resnet
-from htc.model.switchable import SwitchableConv2d, mean_around
+from htc.model.variants.switchable import SwitchableConv2d, mean_around
 
 CASES = [(1, 1, False), (2, 1, False), (2, 2, False), (1, 1, True), (2, 1, True)]
 

@@ -9,8 +9,8 @@ from htc.checkpoint.load import load_model
 from htc.checkpoint.native import save_pretrained
 from htc.config import Config
 from htc.errors import CheckpointError
-from htc.model.deploy import for_inference
 from htc.model.detector import Detector
+from htc.model.optimize import for_inference
 from htc.settings.layers import from_flags, overlay
 from htc.training.objective import TrainingObjective
 from htc.types import Rois

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from htc.model.detect import segment
+from htc.model.postprocess import segment
 from htc.results import Masks
 from htc.types import Features, RawDetections, Rois
 from parity.reference import HEIGHT, WIDTH, Case, load_case, picture

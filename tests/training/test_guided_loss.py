@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from htc.config import GuidedRPN
-from htc.model.guided_rpn import GuidedHead, GuidedScores
+from htc.model.variants.guided_anchoring import GuidedHead, GuidedScores
 from htc.ops.boxes import encode, iou
 from htc.training.guided_loss import best_iou, bounded_iou_loss, guided_losses, locations_inside, prior_boxes
 from htc.training.location_targets import location_targets

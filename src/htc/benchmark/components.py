@@ -10,8 +10,8 @@ from htc.benchmark.paths import detector_path
 from htc.benchmark.setting import Setting
 from htc.benchmark.work import Work, make_work, random_detector
 from htc.config import Config
-from htc.model.deploy import for_inference
 from htc.model.detector import Detector
+from htc.model.optimize import for_inference
 from htc.ops.onednn import exact_onednn_matmul
 
 

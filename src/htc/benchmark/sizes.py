@@ -13,9 +13,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from htc.config import Config
-from htc.model.adaptive_pool import LEVELS
 from htc.model.detector import Detector
 from htc.model.heads import BOX_BINS, MASK_BINS
+from htc.model.variants.adaptive_pool import LEVELS
 from htc.presets import PRESETS, preset
 
 PICTURE = (800, 1344)

@@ -19,8 +19,8 @@ from htc.data.transforms import Placement, pad_pictures, place_picture
 from htc.errors import ConfigError
 from htc.inference.augmentation import PLAIN, View, boxes_in_original, boxes_in_view, masks_in_original
 from htc.inference.predictor import Predictor
-from htc.model.detect import Selected, class_scores, final_boxes, select
 from htc.model.detector import Detector
+from htc.model.postprocess import Selected, class_scores, final_boxes, select
 from htc.ops.boxes import iou
 from htc.types import Features, RawDetections, Rois
 

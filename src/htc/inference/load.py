@@ -9,8 +9,8 @@ import torch
 from htc.checkpoint.load import load_model
 from htc.errors import ConfigError
 from htc.inference.predictor import Predictor
-from htc.model.deploy import for_inference
 from htc.model.detector import Detector
+from htc.model.optimize import for_inference
 from htc.settings.layers import Setting, from_values, nested
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]

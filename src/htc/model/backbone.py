@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from htc.config import Backbone, BackboneNorm, FishNet, ResNet, Timm, ViT
-from htc.model.deformable import make_deformable
-from htc.model.fishnet import FishFeatures
+from htc.model.backbones.fishnet import FishFeatures
+from htc.model.backbones.timm_features import TimmFeatures, create
+from htc.model.backbones.vit import PlainViT
 from htc.model.layers import freeze_norms, norm
-from htc.model.plain_vit import PlainViT
-from htc.model.standardised import standardise
-from htc.model.switchable import make_switchable
-from htc.model.timm_features import TimmFeatures, create
+from htc.model.variants.deformable import make_deformable
+from htc.model.variants.standardized import standardise
+from htc.model.variants.switchable import make_switchable
 
 C2_TO_C5 = (1, 2, 3, 4)
 

@@ -5,14 +5,14 @@ from functools import partial
 from torch import nn
 
 from htc.config import Config, FineMask, FusionMask, NoMask
-from htc.model.adaptive_pool import LEVELS, AdaptivePool
 from htc.model.cascade import HybridTaskCascade
-from htc.model.fine_mask import FINER, DetailPool, FineMaskHead
 from htc.model.fusion import FusedPool, PackedPool, Pool, RegionPooling
-from htc.model.fusion_mask import FusionMaskHead
 from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, MaskHead
 from htc.model.layers import ConvBlock, initialise
-from htc.model.mask_flow import PackedFlow
+from htc.model.variants.adaptive_pool import LEVELS, AdaptivePool
+from htc.model.variants.fine_mask import FINER, DetailPool, FineMaskHead
+from htc.model.variants.fusion_mask import FusionMaskHead
+from htc.model.variants.mask_flow import PackedFlow
 from htc.ops.precise_roi_pool import precise_roi_pool
 from htc.ops.roi_pool import roi_pool
 from htc.ops.sampled_roi_pool import sampled_roi_pool

@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from htc.config import RPN, Config, FineMask, GuidedRPN, Proposals, ResNet
 from htc.model.backbone import build_backbone, channels
 from htc.model.build import build_cascade
-from htc.model.detect import Selected, class_scores, final_boxes, segment, segment_stages, select
-from htc.model.fine_mask import DetailBranch
-from htc.model.guided_rpn import GuidedHead
 from htc.model.neck import build_neck
+from htc.model.postprocess import Selected, class_scores, final_boxes, segment, segment_stages, select
 from htc.model.rpn import ProposalHead
-from htc.model.second_look import SecondLook
 from htc.model.semantic import SemanticBranch
+from htc.model.variants.fine_mask import DetailBranch
+from htc.model.variants.guided_anchoring import GuidedHead
+from htc.model.variants.recursive_pyramid import SecondLook
 from htc.types import BoxStage, Features, RawDetections, Rois
 
 

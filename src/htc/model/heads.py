@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from htc.config import Cascade
-from htc.model.adaptive_pool import over_levels
 from htc.model.layers import ConvBlock, initialise, initialise_output
+from htc.model.variants.adaptive_pool import over_levels
 from htc.ops import boxes as box_ops
 from htc.types import Rois
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc.config import Semantic
-from htc.model.context import build_context
 from htc.model.layers import ConvBlock, initialise
+from htc.model.variants.context import build_context
 
 LEVELS = 5
 FUSED_LEVEL = 1

@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from htc.config import GuidedRPN
-from htc.model.guided_rpn import GuidedHead, GuidedScores
+from htc.model.variants.guided_anchoring import GuidedHead, GuidedScores
 from htc.ops.boxes import anchors_at, iou
 from htc.training.location_targets import LocationTargets, location_targets
 from htc.training.losses import Term

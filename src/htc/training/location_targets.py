@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from htc.config import GuidedRPN
-from htc.model.guided_rpn import GuidedScores
 from htc.model.rpn import STRIDES
+from htc.model.variants.guided_anchoring import GuidedScores
 from htc.types import GroundTruth
 
 NEGATIVE_WEIGHT = 0.1

@@ -6,7 +6,7 @@ from torch import nn
 
 from htc.config import SGD, AdamW
 from htc.errors import ConfigError
-from htc.model.fishnet import FishFeatures
+from htc.model.backbones.fishnet import FishFeatures
 
 BACKBONES = ("backbone", "second_look.backbone")
 """Of a detector; the second one only where its neck looks twice."""

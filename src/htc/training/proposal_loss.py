@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from htc.model.guided_rpn import GuidedHead
 from htc.model.rpn import ProposalHead
+from htc.model.variants.guided_anchoring import GuidedHead
 from htc.training.guided_loss import guided_losses
 from htc.training.losses import Term
 from htc.training.rpn_loss import rpn_losses

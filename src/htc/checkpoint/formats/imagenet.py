@@ -19,7 +19,7 @@ from htc.checkpoint.zoo import cache_folder
 from htc.config import Backbone, FishNet, ResNet
 from htc.errors import CheckpointError, ConfigError
 from htc.model.backbone import build_backbone
-from htc.model.timm_features import check_name
+from htc.model.backbones.timm_features import check_name
 
 RESNETS = {
     (18, 1, 64): "resnet18.tv_in1k",

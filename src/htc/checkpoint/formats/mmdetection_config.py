@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from htc.checkpoint.formats.mmdetection_text import at
-from htc.model.second_look import RATES
+from htc.model.variants.recursive_pyramid import RATES
 
 _FAMILY = ("HybridTaskCascade", "CascadeRCNN", "MaskRCNN", "TwoStageDetector")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from htc.config import ViT
 from htc.errors import ConfigError
-from htc.model.timm_features import check_name, create
+from htc.model.backbones.timm_features import check_name, create
 
 PATCH = 16
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from htc.model.standardised import StandardisedConv2d
+from htc.model.variants.standardized import StandardisedConv2d
 
 WIDE = 3
 """Dilation of the second view."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from htc.config import Timm
 from htc.errors import ConfigError
-from htc.model.deformable import make_deformable
+from htc.model.backbones.swin import pad_before_shift
 from htc.model.layers import freeze_norms, norm
-from htc.model.shifted_windows import pad_before_shift
+from htc.model.variants.deformable import make_deformable
 
 STRIDES = (4, 8, 16, 32)
 _ANY_SIZE: dict[str, dict[str, Any]] = {
