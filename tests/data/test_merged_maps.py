@@ -16,7 +16,7 @@ from htc.data.map_sources import MapSources
 from htc.data.semantic_maps import class_names, least_classes, with_semantic_maps
 from htc.errors import ConfigError, DataError
 from htc.presets import preset
-from htc.training.start import fit_to_data
+from htc.training.finetune import fit_to_data
 
 SAMPLE = next((f / "shared/data/coco_panoptic_sample" for f in Path(__file__).resolve().parents if (f / "shared/data").is_dir()), Path("coco_panoptic_sample"))
 HEIGHT, WIDTH = 12, 16

@@ -9,10 +9,10 @@ from htc.data.dataset import Dataset
 from htc.data.loader import TrainingPictures, training_loader
 from htc.model.detector import Detector
 from htc.presets.beyond import BEYOND
+from htc.training.finetune import fit_to_data
 from htc.training.module import build_optimizer
 from htc.training.objective import TrainingObjective
 from htc.training.parameter_groups import groups_of
-from htc.training.start import fit_to_data
 from training.discs import write_split
 from training.tiny import tiny
 

@@ -14,9 +14,9 @@ from htc.errors import ConfigError
 from htc.evaluation.run import evaluate_model
 from htc.inference.stages import detect_stages
 from htc.model.detector import Detector
-from htc.training.choices import stated
+from htc.training.auto_config import stated
+from htc.training.finetune import fit_to_data
 from htc.training.run import Options, train
-from htc.training.start import fit_to_data
 from training.discs import write_split
 from training.tiny import tiny
 

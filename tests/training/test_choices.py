@@ -10,7 +10,7 @@ from htc.config import Config, FishNet, ResNet, Timm, ViT
 from htc.data.dataset import Dataset, ImageRecord, Instance
 from htc.presets import PRESETS, preset
 from htc.settings.layers import from_flags, overlay
-from htc.training.choices import ENOUGH_PICTURES, choose, gib_needed, recorded, stated, write_choices
+from htc.training.auto_config import ENOUGH_PICTURES, choose, gib_needed, recorded, stated, write_choices
 from htc.training.random_layers import kept_random
 
 

@@ -16,13 +16,13 @@ from htc.data.loader import training_loader
 from htc.errors import DataError, ReportedElsewhereError, TrainingError
 from htc.model.detector import Detector
 from htc.training.checkpoints import Checkpoints, Every
+from htc.training.distributed import any_of, by_first, gathered, summed
 from htc.training.engine import Limits, fit
+from htc.training.finetune import fit_to_data
 from htc.training.module import TrainingModule
 from htc.training.objective import TrainingObjective
-from htc.training.processes import any_of, by_first, gathered, summed
 from htc.training.record import LossRecord, read_losses
 from htc.training.run import Options, train
-from htc.training.start import fit_to_data
 from training.discs import write_split
 from training.point import Distance, Point, batch
 from training.tiny import tiny

@@ -10,7 +10,7 @@ from htc.errors import CheckpointError
 from htc.model.detector import Detector
 from htc.presets import PRESETS, preset
 from htc.settings.layers import from_flags, overlay
-from htc.training.start import other_colours, start_from
+from htc.training.finetune import other_colours, start_from
 from training.tiny import tiny
 
 

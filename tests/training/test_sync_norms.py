@@ -13,9 +13,9 @@ from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
 from htc.data.loader import training_loader
 from htc.model.detector import Detector
+from htc.training.finetune import fit_to_data
 from htc.training.objective import TrainingObjective
 from htc.training.run import Options, train
-from htc.training.start import fit_to_data
 from training.discs import write_split
 from training.tiny import tiny
 from training.together import together

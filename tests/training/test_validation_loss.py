@@ -11,10 +11,10 @@ from htc.data.coco import Splits, read_coco
 from htc.data.loader import collate
 from htc.data.map_sources import MapSources
 from htc.model.detector import Detector
+from htc.training.finetune import fit_to_data
 from htc.training.objective import TrainingObjective
 from htc.training.progress import Measured, Measuring, StepDone
 from htc.training.run import Options, train
-from htc.training.start import fit_to_data
 from htc.training.validation import evaluations_since_best, precision, read_history
 from htc.training.validation_loss import validation_batches, validation_losses
 from training.discs import write_split

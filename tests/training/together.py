@@ -7,7 +7,7 @@ import socket
 import traceback
 from contextlib import closing
 
-from htc.training.processes import joined
+from htc.training.distributed import joined
 
 
 def together(work, processes=2, timeout=120):

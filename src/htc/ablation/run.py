@@ -28,9 +28,9 @@ from htc.inference.load import load
 from htc.inference.outputs import results_file
 from htc.inference.stages import Stages
 from htc.settings.layers import Setting
+from htc.training.finetune import fit_to_data
 from htc.training.progress import Progress
 from htc.training.run import CHECKPOINTS, MODEL, Options, train
-from htc.training.start import fit_to_data
 
 SETTING, TRAININGS = "ablation.json", "trainings"
 

@@ -12,7 +12,7 @@ from htc.settings.layers import Setting, from_file, overlay, resolve
 if TYPE_CHECKING:
     from htc.config import Config
     from htc.data.dataset import Dataset
-    from htc.training.choices import Choice, Chosen
+    from htc.training.auto_config import Choice, Chosen
 
 
 def names_preset(settings: Sequence[Setting]) -> bool:
@@ -32,7 +32,7 @@ def chosen(dataset: "Dataset", settings: Sequence[Setting], device: str, weights
     """The configuration for the data, and each choice made."""
     from htc.checkpoint.load import load_model
     from htc.inference.load import choose_device
-    from htc.training.choices import choose
+    from htc.training.auto_config import choose
     from htc.training.memory import total_memory
 
     start = None

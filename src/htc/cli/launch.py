@@ -50,7 +50,7 @@ def by_first(device: str, work: Callable[[], Kind]) -> Kind:
     if here().ranks == 1:
         return work()
     from htc.inference.load import choose_device
-    from htc.training import processes
+    from htc.training import distributed as processes
 
     processes.join(choose_device(device).type)
     return processes.by_first(work)

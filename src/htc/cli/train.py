@@ -150,11 +150,11 @@ def train(
 def _train(splits: "Splits", folder: Path, settings: Sequence[Setting], how: "Options", evaluate_every: int | None, *, print_config: bool) -> int:
     """Chooses what is not given, trains, and says what is left behind."""
     from htc.inference.load import choose_device
-    from htc.training.choices import EVERY, Choice, recorded, stated
+    from htc.training.auto_config import EVERY, Choice, recorded, stated
+    from htc.training.finetune import fit_to_data
     from htc.training.memory import peak_memory
     from htc.training.run import read_dataset
     from htc.training.run import train as run_training
-    from htc.training.start import fit_to_data
 
     dataset, targets = read_dataset(splits, how), how.semantic
     every, choices, rule = evaluate_every or 1, [], "epochs, after which the validation pictures are measured"

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from htc.errors import OutputError, TrainingError
 from htc.files import whole_file
-from htc.training.processes import any_of
+from htc.training.distributed import any_of
 from htc.training.signals import HeldSignals
 
 LAST = "last.ckpt"

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from htc.ops.onednn import exact_onednn_matmul
 from htc.ranks import here
 from htc.training.checkpoints import WholeFiles
-from htc.training.processes import count
+from htc.training.distributed import count
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 
@@ -83,7 +83,7 @@ def fit(
 
 
 def _processes(device: str) -> dict[str, Any]:
-    """Lightning's words for the processes that have met (`htc.training.processes`): data-parallel, every parameter in every step."""
+    """Lightning's words for the processes that have met (`htc.training.distributed`): data-parallel, every parameter in every step."""
     if count() == 1:
         return {"devices": 1}
     ranks = here()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from htc.config import BoxLoss, Semantic
 from htc.model.semantic import STRIDE
-from htc.training.processes import count, summed
+from htc.training.distributed import count, summed
 
 SEMANTIC_PADDING = 255
 """What `Batch.semantic` holds beyond a picture, whichever value its own unlabelled pixels have."""

@@ -10,7 +10,7 @@ from htc.evaluation.files import read_annotations
 from htc.evaluation.run import Progress, detections_that_count, evaluate_model, match_categories, results_of
 from htc.inference.predictor import Predictor
 from htc.results import Detections
-from htc.training.processes import by_first, count, gathered, rank
+from htc.training.distributed import by_first, count, gathered, rank
 
 
 def measure(predictor: Predictor, annotations: Path, images: Path, progress: Progress | None = None, workers: int = 0) -> Metrics:

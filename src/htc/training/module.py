@@ -13,8 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from htc.config import AdamW, Training
 from htc.data.loader import pure_seed
 from htc.errors import ReportedElsewhereError, TrainingError
+from htc.training.distributed import count, gathered, rank, summed
 from htc.training.parameter_groups import groups_of
-from htc.training.processes import count, gathered, rank, summed
 from htc.training.schedule import base_learning_rate, learning_rate_factor
 from htc.types import Batch
 

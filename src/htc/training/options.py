@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from htc.data.map_sources import MapSources
+from htc.training.auto_config import Choice
 from htc.training.checkpoints import EVERY_MINUTE, Every
-from htc.training.choices import Choice
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from htc.errors import DataError, OutputError
 from htc.files import REMEDIES, whole_file
-from htc.training.processes import gathered
+from htc.training.distributed import gathered
 from htc.training.progress import Progress, StepDone
 
 LEADING = ("step", "epoch", "learning_rate", "total")

@@ -29,18 +29,18 @@ from htc.inference.load import choose_device
 from htc.inference.predictor import Predictor
 from htc.model.detector import Detector
 from htc.settings.layers import to_yaml
+from htc.training.auto_config import write_choices
 from htc.training.checkpoints import LAST, Checkpoints
-from htc.training.choices import write_choices
+from htc.training.distributed import by_first, count, joined, rank
 from htc.training.engine import Limits, fit
 from htc.training.event_files import EventFiles
+from htc.training.finetune import fit_to_data, other_colours, start_from
 from htc.training.measuring import measure
 from htc.training.module import TrainingModule
 from htc.training.objective import TrainingObjective
 from htc.training.options import Options
-from htc.training.processes import by_first, count, joined, rank
 from htc.training.progress import Measuring, Progress, Said
 from htc.training.record import LossRecord
-from htc.training.start import fit_to_data, other_colours, start_from
 from htc.training.validation import BEST, LOSSES, Validation, best_of, draw_curves, metrics_of, read_history
 from htc.training.validation_loss import validation_batches, validation_losses
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from htc.evaluation.coco import Metrics
 from htc.files import write_json, write_text
+from htc.training.distributed import by_first
 from htc.training.module import TrainingModule
-from htc.training.processes import by_first
 from htc.training.progress import Measured, Progress
 from htc.training.record import read_losses
 from htc.visual.curves import draw_average_precision, draw_losses
