@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from checkpoint.historical import as_v1, as_v2, random_state, save_v1, save_v2, tiny_config
-from checkpoint.test_unpickle import as_legacy, as_zip
+from checkpoint.safe_pickle.test_unpickle import as_legacy, as_zip
 from htc.checkpoint import fit
 from htc.checkpoint.formats.mmdetection import read_mmdetection
 from htc.checkpoint.formats.mmdetection_config import read_config_facts

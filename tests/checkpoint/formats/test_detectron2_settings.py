@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from checkpoint.formats.test_detectron2_and_paddle import STRIDE, as_detectron2, saved, tiny
 from checkpoint.historical import random_state
-from checkpoint.test_detectron2_and_paddle import STRIDE, as_detectron2, saved, tiny
 from htc.checkpoint.formats.told import Told
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import save_pretrained

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from checkpoint.formats.test_detectron2_and_paddle import STRIDE, arrays, as_detectron2, tiny
 from checkpoint.historical import random_state
-from checkpoint.test_detectron2_and_paddle import STRIDE, arrays, as_detectron2, tiny
 from htc.checkpoint.load import load_model
 from htc.checkpoint.stored import read_stored
 from htc.errors import CheckpointError
