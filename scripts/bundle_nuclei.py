@@ -1,10 +1,12 @@
-"""Chooses the pictures of `htc demo` from a COCO-form copy of the 2018 Data Science Bowl nuclei; run once, kept to show how.
+"""Chooses the pictures of `htc demo` from a COCO-form copy of the 2018 Data Science Bowl nuclei; run once, kept to show
+how.
 
     python scripts/bundle_nuclei.py SOURCE src/htc/demo/nuclei
 
-SOURCE holds train/, val/ and annotations/instances_{train,val}.json whose images have the keys `group` (neighbouring crops of
-one micrograph) and `stain`. Training pictures come from its train part and validation pictures from its val part, which share
-no group. The choice is a function of the files alone: per kind of picture, one from each group in turn, by file name.
+SOURCE holds train/, val/ and annotations/instances_{train,val}.json whose images have the keys `group` (neighbouring
+crops of one micrograph) and `stain`. Training pictures come from its train part and validation pictures from its val
+part, which share no group. The choice is a function of the files alone: per kind of picture, one from each group in
+turn, by file name.
 """
 
 import json
@@ -65,9 +67,14 @@ def bundle(source: Path, target: Path, split: str) -> None:
         annotation["bbox"] = [int(value) for value in annotation["bbox"]]
     about = {"description": "2018 Data Science Bowl nuclei, a selection; CC0 1.0; see README.md beside it"}
     parts = {"info": [about], "categories": content["categories"], "images": images, "annotations": annotations}
-    lines = [f'"{key}":[\n' + ",\n".join(json.dumps(record, separators=(",", ":")) for record in records) + "\n]" for key, records in parts.items()]
+    lines = [
+        f'"{key}":[\n' + ",\n".join(json.dumps(record, separators=(",", ":")) for record in records) + "\n]"
+        for key, records in parts.items()
+    ]
     text = "{" + ",\n".join(lines) + "}\n"
-    (target / "annotations" / f"instances_{split}.json").write_text(text.replace('"info":[\n', '"info":', 1).replace("\n]", "", 1))
+    (target / "annotations" / f"instances_{split}.json").write_text(
+        text.replace('"info":[\n', '"info":', 1).replace("\n]", "", 1)
+    )
 
 
 if __name__ == "__main__":

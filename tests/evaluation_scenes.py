@@ -32,7 +32,11 @@ def scene(seed, images=6, most=30, crowds=True):
     """Annotations and results of random discs: found well, found badly, missed, invented; some pictures are empty."""
     generator = np.random.default_rng(seed)
     height, width = 120, 150
-    truth = {"images": [{"id": 10 * i + 5, "height": height, "width": width} for i in range(images)], "annotations": [], "categories": CATEGORIES}
+    truth = {
+        "images": [{"id": 10 * i + 5, "height": height, "width": width} for i in range(images)],
+        "annotations": [],
+        "categories": CATEGORIES,
+    }
     results = []
     for index, image in enumerate(truth["images"]):
         for _ in range(0 if index == 2 else generator.integers(1, most)):
@@ -55,7 +59,9 @@ def scene(seed, images=6, most=30, crowds=True):
             )
             for _ in range(generator.integers(0, 4)):
                 moved = np.roll(bitmap, tuple(generator.integers(-6, 7, 2)), (0, 1))
-                results.append(found(image["id"], category if generator.random() < 0.8 else 3, moved, generator.random()))
+                results.append(
+                    found(image["id"], category if generator.random() < 0.8 else 3, moved, generator.random())
+                )
         for _ in range(generator.integers(0, 5)):
             invented = disc(generator, height, width)
             if invented.any():
@@ -65,11 +71,19 @@ def scene(seed, images=6, most=30, crowds=True):
 
 def found(image_id, category_id, bitmap, score):
     rle = encode(bitmap)
-    return {"image_id": image_id, "category_id": category_id, "bbox": rle_codec.toBbox(rle).tolist(), "score": float(score), "segmentation": rle}
+    return {
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": rle_codec.toBbox(rle).tolist(),
+        "score": float(score),
+        "segmentation": rle,
+    }
 
 
 def reference(truth, results, max_detections, kind):
-    """pycocotools' twelve numbers at `max_detections`, and AP by class; boxes are dropped before the mask evaluation."""
+    """pycocotools' twelve numbers at `max_detections`, and AP by class; boxes are dropped before the mask
+    evaluation.
+    """
     results = copy.deepcopy(results)
     if kind == "segm":
         results = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
@@ -78,13 +92,19 @@ def reference(truth, results, max_detections, kind):
         data.dataset = copy.deepcopy(truth)
         data.createIndex()
         evaluation = COCOeval(data, data.loadRes(results), kind)
-        evaluation.params.maxDets = [1, 10, 100] if max_detections == 100 else [n for n in (1, 10) if n < max_detections] + [max_detections]
+        evaluation.params.maxDets = (
+            [1, 10, 100] if max_detections == 100 else [n for n in (1, 10) if n < max_detections] + [max_detections]
+        )
         evaluation.evaluate()
         evaluation.accumulate()
         if max_detections == 100:
             evaluation.summarize()
     precision, recall = evaluation.eval["precision"][..., -1], evaluation.eval["recall"]
-    numbers = {"AP": mean(precision[:, :, :, 0]), "AP50": mean(precision[0, :, :, 0]), "AP75": mean(precision[5, :, :, 0])}
+    numbers = {
+        "AP": mean(precision[:, :, :, 0]),
+        "AP50": mean(precision[0, :, :, 0]),
+        "AP75": mean(precision[5, :, :, 0]),
+    }
     numbers |= {name: mean(precision[:, :, :, area]) for area, name in enumerate(("APs", "APm", "APl"), start=1)}
     numbers |= {f"AR@{count}": mean(recall[:, :, 0, index]) for index, count in enumerate(evaluation.params.maxDets)}
     numbers |= {name: mean(recall[:, :, area, -1]) for area, name in enumerate(("ARs", "ARm", "ARl"), start=1)}

@@ -21,7 +21,9 @@ def config(**inference: object) -> Config:
 
 
 class Corners(nn.Module):
-    """Finds, in every picture, the left half (score: its mean brightness) and two more, less likely, objects; one slot is empty."""
+    """Finds, in every picture, the left half (score: its mean brightness) and two more, less likely, objects; one
+    slot is empty.
+    """
 
     def __init__(self, valid: tuple[bool, ...] = (True, True, True, False)) -> None:
         super().__init__()
@@ -40,4 +42,6 @@ class Corners(nn.Module):
         boxes = torch.stack((half, whole, half / 2, half), 1)
         scores = torch.tensor([0.9, 0.6, 0.3, 0.8]).expand(count, 4)
         labels = torch.tensor([1, 0, 1, 2]).expand(count, 4)
-        return RawDetections(boxes, scores, labels, torch.tensor(self.valid).expand(count, 4), torch.ones(count, 4, 28, 28))
+        return RawDetections(
+            boxes, scores, labels, torch.tensor(self.valid).expand(count, 4), torch.ones(count, 4, 28, 28)
+        )

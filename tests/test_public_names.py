@@ -39,5 +39,10 @@ def test_other_names_are_refused() -> None:
 
 
 def test_import_loads_nothing_heavy() -> None:
-    probe = "import sys, htc; print([name for name in ('torch', 'numpy', 'pydantic', 'cv2', 'lightning') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    probe = (
+        "import sys, htc; print([name for name in ('torch', 'numpy', 'pydantic', 'cv2', 'lightning') if name in "
+        "sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -13,7 +13,11 @@ from htc.cli.flags import split
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CALLS = [line.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+CALLS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
 
 
 def test_the_two_commands_are_there() -> None:
@@ -31,7 +35,11 @@ def test_every_call_can_be_read(call: str) -> None:
 
 def test_the_python_uses_public_names() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    used = {node.attr for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "htc"}
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "htc"
+    }
     assert used
     assert used <= set(htc.__all__)
 

@@ -19,7 +19,9 @@ def detections(count: int = 3, threshold: float = 0.5) -> Detections:
     labels = np.array([1, 0, 1])[:count]
     names = tuple(("cat", "dog")[label] for label in labels)
     masks = Masks(probabilities[:count], boxes, SIZE, threshold)
-    return Detections(boxes, np.array([0.9, 0.7, 0.1], np.float32)[:count], labels, names, np.array([7, 3])[labels], masks, SIZE)
+    return Detections(
+        boxes, np.array([0.9, 0.7, 0.1], np.float32)[:count], labels, names, np.array([7, 3])[labels], masks, SIZE
+    )
 
 
 def test_a_number_gives_one_object_anything_else_gives_detections() -> None:
@@ -55,10 +57,14 @@ def test_masks_agree_in_all_their_forms(count: int) -> None:
     assert dense.shape == (count, *SIZE)
     assert dense.dtype == bool
     assert len(masks.rle()) == len(masks.polygons()) == len(masks) == count
-    for number, (bitmap, run_lengths, outlines, crop) in enumerate(zip(dense, masks.rle(), masks.polygons(), masks.crops(), strict=True)):
+    for number, (bitmap, run_lengths, outlines, crop) in enumerate(
+        zip(dense, masks.rle(), masks.polygons(), masks.crops(), strict=True)
+    ):
         assert np.array_equal(coco_mask.decode(run_lengths).astype(bool), bitmap)
         assert crop.bitmap.sum() == bitmap.sum()
-        filled = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([outline.ravel().tolist() for outline in outlines], *SIZE))).astype(bool)
+        filled = coco_mask.decode(
+            coco_mask.merge(coco_mask.frPyObjects([outline.ravel().tolist() for outline in outlines], *SIZE))
+        ).astype(bool)
         assert np.array_equal(filled, bitmap) == (number != 1)  # the second one has a hole, which polygons cannot have
         assert filled[bitmap].all()
 

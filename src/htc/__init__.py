@@ -1,6 +1,7 @@
 """Hybrid Task Cascade, Cascade Mask R-CNN and Mask R-CNN on today's PyTorch.
 
-Names are imported when they are first used, so that `import htc` is cheap: the command line answers before torch is loaded.
+Names are imported when they are first used, so that `import htc` is cheap: the command line answers before torch is
+loaded.
 """
 
 from importlib import import_module

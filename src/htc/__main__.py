@@ -6,7 +6,9 @@ import sys
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
     try:
-        from htc.cli.app import run  # here, so that an interruption while it is being imported is none of a traceback either
+        from htc.cli.app import (
+            run,
+        )  # here, so that an interruption while it is being imported is none of a traceback either
 
         code = run(sys.argv[1:])
     except KeyboardInterrupt:

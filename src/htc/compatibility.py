@@ -12,8 +12,8 @@ NEEDED = {"torch": (2, 14), "torchvision": (0, 29)}
 def check_torch(installed: Callable[[str], str] = version, load: Callable[[str], object] = import_module) -> None:
     """Import torch and torchvision, or raise `InstallationError` with both versions and the remedy.
 
-    A torch that is too old, a torchvision built for another torch (its operators are then missing: "operator torchvision::nms does
-    not exist"), a CPU build beside a CUDA build, and a missing package all end here.
+    A torch that is too old, a torchvision built for another torch (its operators are then missing: "operator
+    torchvision::nms does not exist"), a CPU build beside a CUDA build, and a missing package all end here.
     """
     versions = {name: _version(name, installed) for name in NEEDED}
     for name, needed in NEEDED.items():
@@ -25,7 +25,9 @@ def check_torch(installed: Callable[[str], str] = version, load: Callable[[str],
         try:
             load(name)
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
-            raise InstallationError(_message(versions, f"importing {name} fails: {' '.join(str(error).split())[:200]}")) from error
+            raise InstallationError(
+                _message(versions, f"importing {name} fails: {' '.join(str(error).split())[:200]}")
+            ) from error
 
 
 def _version(name: str, installed: Callable[[str], str]) -> str | None:
@@ -43,4 +45,8 @@ def _release(text: str | None) -> tuple[int, int]:
 def _message(versions: dict[str, str | None], fault: str) -> str:
     here = " and ".join(f"{name} {found or '(missing)'}" for name, found in versions.items())
     together = " ".join(f"'{name}>={'.'.join(map(str, needed))}'" for name, needed in NEEDED.items())
-    return f"{here} do not work together: {fault}.\nInstall both at once, from the same index:\n  pip install --upgrade --force-reinstall {together}"
+    return (
+        f"{here} do not work together: {fault}.\nInstall both at once, from the same index:\n  pip install "
+        f"--upgrade "
+        f"--force-reinstall {together}"
+    )

@@ -40,4 +40,6 @@ class InstallationError(HTCError):
 
 
 class ReportedElsewhereError(HTCError):
-    """An error that ends all of several processes and that the first of them reports: the others have nothing to say."""
+    """An error that ends all of several processes and that the first of them reports: the others have nothing to
+    say.
+    """

@@ -13,7 +13,8 @@ from htc.errors import OutputError
 REMEDIES = {
     errno.ENOSPC: "the disk is full: make room, or name a place on another disk",
     errno.EDQUOT: "the disk quota is used up: make room, or name another place",
-    errno.EFBIG: "the file would be larger than this system or session allows: raise the limit (ulimit -f), or write less",
+    errno.EFBIG: "the file would be larger than this system or session allows: raise the limit (ulimit -f), or "
+    "write less",
     errno.EACCES: "no permission to write there: name another place",
     errno.EPERM: "no permission to write there: name another place",
     errno.EROFS: "that disk is read-only: name another place",
@@ -50,7 +51,8 @@ class Writer:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Writer]:
-    """A file to write that takes its name only when all is written; after an error or interruption nothing is left of it.
+    """A file to write that takes its name only when all is written; after an error or interruption nothing is left of
+    it.
 
     Folders on the way are made. Raises `OutputError` that names the file, the reason and the remedy.
     """

@@ -1,4 +1,6 @@
-"""Which of several processes this one is, as torchrun, SLURM's srun or `htc train --devices` say in the environment. Needs no torch."""
+"""Which of several processes this one is, as torchrun, SLURM's srun or `htc train --devices` say in the environment.
+Needs no torch.
+"""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,6 @@
-"""What a prediction is to its user: boxes, scores and classes in original pixels, and masks that cost nothing until asked for."""
+"""What a prediction is to its user: boxes, scores and classes in original pixels, and masks that cost nothing until
+asked for.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,13 +29,20 @@ RunLengths = dict[str, Any]
 
 
 class Masks:
-    """The masks of N detections of one picture, kept as probabilities (N, S, S) over their boxes until a form is asked for.
+    """The masks of N detections of one picture, kept as probabilities (N, S, S) over their boxes until a form is asked
+    for.
 
-    A pixel belongs to a mask where the probability, sampled at the pixel's centre, is at least `threshold` (0..1, above 0).
-    A model of boxes alone has grids without cells (S = 0): `exist` is false, and every form raises `ConfigError`.
+    A pixel belongs to a mask where the probability, sampled at the pixel's centre, is at least `threshold` (0..1, above
+    0). A model of boxes alone has grids without cells (S = 0): `exist` is false, and every form raises `ConfigError`.
     """
 
-    def __init__(self, probabilities: Float32[np.ndarray, "N S S"], boxes: Float32[np.ndarray, "N 4"], size: tuple[int, int], threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        probabilities: Float32[np.ndarray, "N S S"],
+        boxes: Float32[np.ndarray, "N 4"],
+        size: tuple[int, int],
+        threshold: float = 0.5,
+    ) -> None:
         self.probabilities = probabilities
         self.boxes = boxes
         self.size = size
@@ -80,29 +89,38 @@ class Masks:
 class SemanticMap:
     """What every pixel of one picture is, kept as the semantic branch's logits (C, h, w) until the map is asked for.
 
-    Logit (i, j) speaks for the pixel (8 i, 8 j) of the network input, as it was trained to; `input_size` is the picture's own
-    (height, width) there, `size` that of the original.
+    Logit (i, j) speaks for the pixel (8 i, 8 j) of the network input, as it was trained to; `input_size` is the
+    picture's own (height, width) there, `size` that of the original.
     """
 
-    def __init__(self, logits: Float32[np.ndarray, "C h w"], input_size: tuple[int, int], size: tuple[int, int]) -> None:
+    def __init__(
+        self, logits: Float32[np.ndarray, "C h w"], input_size: tuple[int, int], size: tuple[int, int]
+    ) -> None:
         self.logits = logits
         self.input_size = input_size
         self.size = size
 
     def labels(self) -> UInt8[np.ndarray, "H W"]:
-        """The likeliest class of each pixel of the original picture: logits between two places are mixed by distance."""
+        """The likeliest class of each pixel of the original picture: logits between two places are mixed by
+        distance.
+        """
         top, bottom, down = self._places(0)
         left, right, along = self._places(1)
         labels = np.empty(self.size, np.uint8)
         step = max(1, mask_ops.WORK_ELEMENTS // (len(self.logits) * self.size[1]))
         for start in range(0, self.size[0], step):
             strip = slice(start, start + step)
-            rows = self.logits[:, top[strip]] + (self.logits[:, bottom[strip]] - self.logits[:, top[strip]]) * down[strip, None]
+            rows = (
+                self.logits[:, top[strip]]
+                + (self.logits[:, bottom[strip]] - self.logits[:, top[strip]]) * down[strip, None]
+            )
             labels[strip] = (rows[:, :, left] + (rows[:, :, right] - rows[:, :, left]) * along).argmax(0)
         return labels
 
     def _places(self, axis: int) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"], Float32[np.ndarray, " L"]]:
-        """For each row (or column) of the original, the logits before and after its centre, and how far it lies between them."""
+        """For each row (or column) of the original, the logits before and after its centre, and how far it lies
+        between them.
+        """
         centres = (np.arange(self.size[axis]) + 0.5) * self.input_size[axis] / self.size[axis] - 0.5
         last = self.logits.shape[1 + axis] - 1
         place = np.clip(centres / STRIDE, 0, last)
@@ -126,7 +144,9 @@ class Detection(NamedTuple):
 
 @dataclass(frozen=True)
 class Detections:
-    """The objects found in one picture, best first. Indexing with a number gives one `Detection`, with anything else `Detections`."""
+    """The objects found in one picture, best first. Indexing with a number gives one `Detection`, with anything else
+    `Detections`.
+    """
 
     boxes: Float32[np.ndarray, "N 4"]
     """xyxy, pixels of the original picture."""
@@ -171,45 +191,79 @@ class Detections:
         wanted = np.array([classes is None or name in classes for name in self.class_names], bool)
         return self[np.flatnonzero((self.scores >= score_threshold) & wanted)]
 
-    def draw(self, image: Source, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1) -> Image.Image:
+    def draw(
+        self, image: Source, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1
+    ) -> Image.Image:
         """The objects drawn over a copy of `image`, the original picture: a path, PIL, or (H, W, 3) uint8 RGB array.
 
-        `scale` enlarges the picture first, so that captions and outlines on a small one are legible. Raises `ValueError` for a
-        picture of another size than the detections'.
+        `scale` enlarges the picture first, so that captions and outlines on a small one are legible. Raises
+        `ValueError` for a picture of another size than the detections'.
         """
         return Image.fromarray(self.drawing(image, masks=masks, boxes=boxes, labels=labels, scale=scale))
 
-    def drawing(self, image: Source, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1) -> UInt8[np.ndarray, "H W 3"]:
+    def drawing(
+        self, image: Source, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1
+    ) -> UInt8[np.ndarray, "H W 3"]:
         """What `draw` shows, as an array."""
         masks = masks and self.masks.exist
         pixels = read_picture(image)
         if pixels.shape[:2] != self.size:
-            raise ValueError(f"these detections are of a picture of {self.size} (height, width), this one has {pixels.shape[:2]}: give the original")
-        larger = Masks(self.masks.probabilities, self.boxes * np.float32(scale), (self.size[0] * scale, self.size[1] * scale), self.masks.threshold)
-        captions = [f"{name} {score:.2f}" for name, score in zip(self.class_names, self.scores, strict=True)] if labels else None
+            raise ValueError(
+                f"these detections are of a picture of {self.size} (height, width), this one has {pixels.shape[:2]}: "
+                f"give the original"
+            )
+        larger = Masks(
+            self.masks.probabilities,
+            self.boxes * np.float32(scale),
+            (self.size[0] * scale, self.size[1] * scale),
+            self.masks.threshold,
+        )
+        captions = (
+            [f"{name} {score:.2f}" for name, score in zip(self.class_names, self.scores, strict=True)]
+            if labels
+            else None
+        )
         crops = (lambda order: larger[order].crops()) if masks else None
-        return draw_objects(enlarge(pixels, scale), larger.boxes, self.labels, crops, captions, outline_boxes=boxes or not masks)
+        return draw_objects(
+            enlarge(pixels, scale), larger.boxes, self.labels, crops, captions, outline_boxes=boxes or not masks
+        )
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
-        """COCO results: image_id, category_id, category_name, bbox (xywh, original pixels), score, segmentation (run lengths; none of boxes alone)."""
+        """COCO results: image_id, category_id, category_name, bbox (xywh, original pixels), score, segmentation (run
+        lengths; none of boxes alone).
+        """
         sides = np.concatenate((self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]), axis=1)
         rows = zip(self.category_ids.tolist(), self.class_names, _shortest(sides), _shortest(self.scores), strict=True)
-        found = [{"image_id": image_id, "category_id": category, "category_name": name, "bbox": box, "score": score} for category, name, box, score in rows]
+        found = [
+            {"image_id": image_id, "category_id": category, "category_name": name, "bbox": box, "score": score}
+            for category, name, box, score in rows
+        ]
         if not self.masks.exist:
             return found
         return [{**one, "segmentation": mask} for one, mask in zip(found, self.masks.rle(), strict=True)]
 
     def to_labelme(self, image_path: str, tolerance: float = 0.75) -> dict[str, Any]:
-        """The content of a labelme file: one polygon shape a part, the parts of one object sharing a `group_id`; rectangles of boxes alone.
+        """The content of a labelme file: one polygon shape a part, the parts of one object sharing a `group_id`;
+        rectangles of boxes alone.
 
-        `tolerance`: pixels by which the outline may move so that it has few corners to edit. `image_path` is relative to the file.
+        `tolerance`: pixels by which the outline may move so that it has few corners to edit. `image_path` is relative
+        to the file.
         """
-        kind, outlines = ("polygon", self.masks.polygons(tolerance)) if self.masks.exist else ("rectangle", [[box.reshape(2, 2)] for box in self.boxes])
+        kind, outlines = (
+            ("polygon", self.masks.polygons(tolerance))
+            if self.masks.exist
+            else ("rectangle", [[box.reshape(2, 2)] for box in self.boxes])
+        )
         shapes = []
         for number, (one, parts) in enumerate(zip(self, outlines, strict=True)):
             group = number if len(parts) > 1 else None
             for part in parts:
-                shape = {"label": one.class_name, "points": part.tolist(), "group_id": group, "description": f"score {one.score:.3f}"}
+                shape = {
+                    "label": one.class_name,
+                    "points": part.tolist(),
+                    "group_id": group,
+                    "description": f"score {one.score:.3f}",
+                }
                 shapes.append({**shape, "shape_type": kind, "flags": {}, "mask": None})
         height, width = self.size
         return {
@@ -227,7 +281,9 @@ class Detections:
         import supervision
 
         exist = self.masks.exist
-        compact = supervision.CompactMask.from_coco_rle(self.masks.rle(), self.masks.windows(), self.size) if exist else None
+        compact = (
+            supervision.CompactMask.from_coco_rle(self.masks.rle(), self.masks.windows(), self.size) if exist else None
+        )
         found = supervision.Detections(xyxy=self.boxes, mask=compact, confidence=self.scores, class_id=self.labels)
         found.data["class_name"] = np.array(self.class_names, dtype=str)
         found.data["category_id"] = self.category_ids
@@ -235,5 +291,7 @@ class Detections:
 
 
 def _shortest(values: Float32[np.ndarray, "*shape"]) -> Any:
-    """float32 values as the shortest decimals that stand for them, as (nested) lists: 0.1 rather than 0.10000000149011612."""
+    """float32 values as the shortest decimals that stand for them, as (nested) lists: 0.1 rather than
+    0.10000000149011612.
+    """
     return values.astype(str).astype(np.float64).tolist()

@@ -1,7 +1,7 @@
 """The values that travel between the parts, with their shapes and units stated once.
 
-B images, R regions an image, D detections an image, K classes. Boxes are xyxy float pixels of the network input unless a
-field says otherwise; sizes are (height, width).
+B images, R regions an image, D detections an image, K classes. Boxes are xyxy float pixels of the network input unless
+a field says otherwise; sizes are (height, width).
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +23,9 @@ class Rois:
     sizes: Int[Tensor, "B 2"]
     """Each picture's own (height, width) in the network input, without padding: boxes are clipped to it."""
     packed: bool = False
-    """In training only valid rows go through the heads, whose norms must not see empty slots; at test time all do, so that shapes are static."""
+    """In training only valid rows go through the heads, whose norms must not see empty slots; at test time all do,
+    so that shapes are static.
+    """
 
     def pack(self, values: Tensor) -> Tensor:
         """Of one value a slot (B R, ...), those that go through the heads; none at all where no row is valid."""
@@ -73,7 +75,9 @@ class Features:
     def pooled(self) -> tuple[Pyramid, Pyramid | None]:
         """x (P2-P5) and s (stride 8) as the region part pools them; their pixel tables are built once."""
         s = None if self.semantic is None else Pyramid((self.semantic,), (8,))
-        return Pyramid(self.pyramid[:4], (4, 8, 16, 32), None if self.detail is None else detail_pyramid(self.detail)), s
+        return Pyramid(
+            self.pyramid[:4], (4, 8, 16, 32), None if self.detail is None else detail_pyramid(self.detail)
+        ), s
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,9 @@ class RawDetections:
     """0 .. K-1."""
     valid: Bool[Tensor, "B D"]
     masks: Float[Tensor, "B D S S"]
-    """Probability of the detected class on a grid over the box (S is 28; 56 with fine mask heads), mean over the mask stages."""
+    """Probability of the detected class on a grid over the box (S is 28; 56 with fine mask heads), mean over the
+    mask stages.
+    """
 
 
 torch.export.register_dataclass(RawDetections)  # so that an exported graph can return it
@@ -150,10 +156,21 @@ class Batch:
         def move(masks: MaskCrops | None) -> MaskCrops | None:
             if masks is None:
                 return None
-            return replace(masks, pixels=masks.pixels.to(device), sizes=masks.sizes.to(device), offsets=masks.offsets.to(device))
+            return replace(
+                masks, pixels=masks.pixels.to(device), sizes=masks.sizes.to(device), offsets=masks.offsets.to(device)
+            )
 
         truths = tuple(
-            replace(t, boxes=t.boxes.to(device), labels=t.labels.to(device), masks=move(t.masks), crowd_boxes=t.crowd_boxes.to(device)) for t in self.truths
+            replace(
+                t,
+                boxes=t.boxes.to(device),
+                labels=t.labels.to(device),
+                masks=move(t.masks),
+                crowd_boxes=t.crowd_boxes.to(device),
+            )
+            for t in self.truths
         )
         semantic = None if self.semantic is None else self.semantic.to(device)
-        return replace(self, images=self.images.to(device), sizes=self.sizes.to(device), truths=truths, semantic=semantic)
+        return replace(
+            self, images=self.images.to(device), sizes=self.sizes.to(device), truths=truths, semantic=semantic
+        )

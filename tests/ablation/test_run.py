@@ -32,7 +32,9 @@ def few_draws(monkeypatch):
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    return Splits(write_split(folder, "train", 3, 0), folder / "train", write_split(folder, "val", 3, 1), folder / "val")
+    return Splits(
+        write_split(folder, "train", 3, 0), folder / "train", write_split(folder, "val", 3, 1), folder / "val"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,10 @@ def test_it_goes_on_where_it_was_interrupted(done, splits, tables, tmp_path):
     shutil.rmtree(first / "model")
     (first / measured[4][0].results.name).unlink()
     again = run_ablation(tables[:1], splits, tmp_path / "out", BUDGET)
-    same = [read_results(one.results) == read_results(other.results) for one, other in zip(again[4], measured[4], strict=True)]
+    same = [
+        read_results(one.results) == read_results(other.results)
+        for one, other in zip(again[4], measured[4], strict=True)
+    ]
     assert all(same)
 
 

@@ -23,10 +23,32 @@ def switches(config):
     ("number", "expected"),
     [
         (1, [(1, False, False, "none", None), (3, False, False, "none", None), (3, True, True, "both", 0.2)]),
-        (2, [(3, False, False, "none", None), (3, True, False, "none", None), (3, True, True, "none", None), (3, True, True, "both", 0.2)]),
-        (3, [(1, False, False, "none", None), (1, True, False, "none", None), (3, False, False, "none", None), (3, True, False, "none", None)]),
+        (
+            2,
+            [
+                (3, False, False, "none", None),
+                (3, True, False, "none", None),
+                (3, True, True, "none", None),
+                (3, True, True, "both", 0.2),
+            ],
+        ),
+        (
+            3,
+            [
+                (1, False, False, "none", None),
+                (1, True, False, "none", None),
+                (3, False, False, "none", None),
+                (3, True, False, "none", None),
+            ],
+        ),
         (4, [(3, True, False, "none", None)] * 4 + [(3, True, True, "none", None)] * 4),
-        (5, [(3, False, False, "none", None), *((3, False, False, fusion, 0.2) for fusion in ("none", "box", "mask", "both"))]),
+        (
+            5,
+            [
+                (3, False, False, "none", None),
+                *((3, False, False, fusion, 0.2) for fusion in ("none", "box", "mask", "both")),
+            ],
+        ),
         (6, [(3, True, True, "both", beta) for beta in (0.5, 1.0, 2.0, 3.0)]),
     ],
 )
@@ -70,7 +92,11 @@ def test_rows_that_learn_the_same_share_their_training():
     [
         preset("htc_without_semantic_r50_fpn_1x_coco"),
         preset("mask_rcnn_r50_fpn_1x_coco"),
-        tiny().model_copy(update={"cascade": Cascade(num_stages=2, delta_stds=((1.0,) * 4,) * 2, ious=(0.5, 0.6), loss_weights=(1.0, 1.0))}),
+        tiny().model_copy(
+            update={
+                "cascade": Cascade(num_stages=2, delta_stds=((1.0,) * 4,) * 2, ious=(0.5, 0.6), loss_weights=(1.0, 1.0))
+            }
+        ),
     ],
 )
 def test_a_base_that_cannot_be_taken_apart_is_refused(base):
@@ -89,14 +115,26 @@ def test_table_7_adds_one_extension_to_the_row_above():
     assert [row.against for row in rows] == [None, 0, 1, 2, 3, 4, 5]
     pairs = pairwise([row.config.model_dump() for row in rows])
     differ = [{name for name in after if after[name] != before[name]} for before, after in pairs]
-    assert differ == [{"backbone"}, {"backbone", "neck", "semantic", "cascade"}, {"training"}, {"backbone"}, {"rpn"}, set()]
+    assert differ == [
+        {"backbone"},
+        {"backbone", "neck", "semantic", "cascade"},
+        {"training"},
+        {"backbone"},
+        {"rpn"},
+        set(),
+    ]
     assert [row.augment for row in rows] == [None] * 6 + ["0.75,1,1.25,1.5,1.75:flip"]
 
 
 def test_table_7_reaches_the_presets_of_that_table():
     """But for ImageNet weights, from which the paper's base preset does not say to start."""
     rows = table(7, preset("htc_r50_fpn_20e_paper")).rows
-    names = ("htc_r50_dcn_table7", "htc_r50_dcn_syncbn_table7", "htc_r50_dcn_syncbn_mstrain_table7", "htc_senet154_table7")
+    names = (
+        "htc_r50_dcn_table7",
+        "htc_r50_dcn_syncbn_table7",
+        "htc_r50_dcn_syncbn_mstrain_table7",
+        "htc_senet154_table7",
+    )
     for row, name in zip(rows[1:], names, strict=False):
         ours, theirs = row.config.model_dump(exclude={"preset"}), preset(name).model_dump(exclude={"preset"})
         ours["backbone"]["pretrained"] = theirs["backbone"]["pretrained"]
@@ -108,7 +146,9 @@ def test_multi_scale_training_replaces_another_way_to_resize(other):
     base = preset("htc_r50_fpn_20e_paper")
     training = base.training.model_copy(update={"augmentation": Augmentation(vertical_flip=0.25, **other)})
     rows = table(7, base.model_copy(update={"training": training})).rows
-    assert rows[3].config.training.augmentation == Augmentation(vertical_flip=0.25, short_edges=(400, 1400), long_edge=1600)
+    assert rows[3].config.training.augmentation == Augmentation(
+        vertical_flip=0.25, short_edges=(400, 1400), long_edge=1600
+    )
 
 
 @pytest.mark.parametrize("name", ["htc_r18_small", "htcpp_swin_b"])
@@ -121,7 +161,10 @@ def test_table_8_adds_one_module_at_a_time():
     rows = table(8, BASE).rows
     plain = rows[0].config
     assert [row.against for row in rows] == [None] + [0] * 9
-    differ = [{name: value for name, value in row.config.model_dump().items() if value != plain.model_dump()[name]} for row in rows]
+    differ = [
+        {name: value for name, value in row.config.model_dump().items() if value != plain.model_dump()[name]}
+        for row in rows
+    ]
     assert [set(found) for found in differ] == [
         set(),
         {"neck"},
@@ -136,7 +179,11 @@ def test_table_8_adds_one_module_at_a_time():
     ]
     assert rows[1].config.neck == PAFPN()
     assert [rows[i].config.semantic.context.kind for i in (0, 2, 3)] == ["none", "aspp", "gcn"]
-    assert (rows[4].config.cascade.pooling, rows[6].config.cascade.pooled_levels, rows[7].config.cascade.mask_head.kind) == ("precise", "all", "fine")
+    assert (
+        rows[4].config.cascade.pooling,
+        rows[6].config.cascade.pooled_levels,
+        rows[7].config.cascade.mask_head.kind,
+    ) == ("precise", "all", "fine")
     assert rows[5].config.inference.soft_nms.kind == "gaussian"
     assert (rows[8].config.neck.kind, rows[9].config.backbone.switchable_stages) == ("rfp", (3, 4, 5))
 
@@ -161,7 +208,11 @@ def test_rows_by_their_names_bring_what_they_are_compared_with():
     some = whole.only(["FLOW"])
     assert [row.name for row in some.rows] == ["+ interleaved", "+ mask information flow"]
     assert [row.against for row in some.rows] == [None, 0]
-    assert [row.name for row in table(8, BASE).only(["finer", "gcn"]).rows] == ["Hybrid Task Cascade", "+ GCN", "+ finer masks"]
+    assert [row.name for row in table(8, BASE).only(["finer", "gcn"]).rows] == [
+        "Hybrid Task Cascade",
+        "+ GCN",
+        "+ finer masks",
+    ]
     assert whole.only([""]) == whole
 
 

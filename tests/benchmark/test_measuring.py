@@ -55,7 +55,9 @@ def test_processor_time_does_not_count_waiting(monkeypatch: pytest.MonkeyPatch):
 def test_the_peak_is_a_rate(monkeypatch: pytest.MonkeyPatch):
     clock = Clock(1, torch.device("cpu"))
     monkeypatch.setattr(Clock, "total", lambda _clock, work: work() and 0.5)
-    assert peak_task(clock, (4, 6), torch.float32, torch.device("cpu"))() == pytest.approx(2 * (2 * 9 * 256**2 * 4 * 6) / 0.5)
+    assert peak_task(clock, (4, 6), torch.float32, torch.device("cpu"))() == pytest.approx(
+        2 * (2 * 9 * 256**2 * 4 * 6) / 0.5
+    )
 
 
 def test_the_number_of_threads_is_restored():

@@ -22,9 +22,11 @@ from htc.benchmark.run import QUICK, run_benchmark
 from htc.presets import preset
 names = []
 config = preset("htc_r18_small")
-report = run_benchmark(config, QUICK, precisions=["fp32"], parts=["components", "pairs", "training"], progress=names.append)
+report = run_benchmark(config, QUICK, precisions=["fp32"], parts=["components", "pairs", "training"],
+        progress=names.append)
 bf16 = run_benchmark(config, QUICK, precisions=["bf16"], parts=["components", "training"], progress=names.append)
-print(json.dumps({"report": as_json(report), "bf16": as_json(bf16), "markdown": as_markdown(report), "progress": names}))
+print(json.dumps({"report": as_json(report), "bf16": as_json(bf16), "markdown": as_markdown(report),
+        "progress": names}))
 """
 
 

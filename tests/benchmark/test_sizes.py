@@ -26,11 +26,15 @@ def test_every_preset_is_in_the_table() -> None:
 
 
 def test_a_mask_rcnn_of_torchvision_s_size() -> None:
-    """R-50 FPN Mask R-CNN: 44.4 million parameters in torchvision, 91 classes; ours has 80 and the same layers (no norm in the RPN)."""
+    """R-50 FPN Mask R-CNN: 44.4 million parameters in torchvision, 91 classes; ours has 80 and the same layers (no
+    norm in the RPN).
+    """
     classes, wide = 91 - 81, 1024
     fewer = classes * (wide + 1) + (classes * 4 + 4) * (wide + 1) + (classes + 1) * 257
     with_norms = 53_120  # torchvision counts frozen norms as buffers, ours as parameters
-    assert STORED["mask_rcnn_r50_fpn_1x_coco"]["parameters"] == pytest.approx((44_401_393 - fewer + with_norms) / 1e6, abs=0.02)
+    assert STORED["mask_rcnn_r50_fpn_1x_coco"]["parameters"] == pytest.approx(
+        (44_401_393 - fewer + with_norms) / 1e6, abs=0.02
+    )
 
 
 def test_deformable_convolution_counts_as_a_plain_one() -> None:

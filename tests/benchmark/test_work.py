@@ -46,4 +46,8 @@ def test_mask_rcnn_of_a_model_keeps_its_size(name: str):
     config = preset(name)
     plain = mask_rcnn_of(config)
     assert (plain.cascade.num_stages, plain.cascade.mask_flow, plain.semantic) == (1, False, None)
-    assert (plain.backbone, plain.neck, plain.cascade.mask_channels) == (config.backbone, config.neck, config.cascade.mask_channels)
+    assert (plain.backbone, plain.neck, plain.cascade.mask_channels) == (
+        config.backbone,
+        config.neck,
+        config.cascade.mask_channels,
+    )

@@ -49,16 +49,32 @@ def tiny_config(**cascade: Any) -> Config:
     """A complete HTC with the smallest heads; the backbone is the smallest ResNet."""
     values = {"box_channels": 8, "mask_channels": 8, "mask_convs": 1, **cascade}
     semantic = Semantic(classes=5, channels=8, convs=1) if values.get("semantic_fusion", "both") != "none" else None
-    return Config(classes=CLASSES, category_ids=(1, 2, 3), backbone=ResNet(depth=18), neck=FPN(channels=8), cascade=Cascade(**values), semantic=semantic)
+    return Config(
+        classes=CLASSES,
+        category_ids=(1, 2, 3),
+        backbone=ResNet(depth=18),
+        neck=FPN(channels=8),
+        cascade=Cascade(**values),
+        semantic=semantic,
+    )
 
 
 def random_state(config: Config, seed: int = 0) -> dict[str, Tensor]:
-    """Our state dict with values that tell every row of every tensor apart; running statistics and counters included."""
+    """Our state dict with values that tell every row of every tensor apart; running statistics and counters
+    included.
+    """
     with torch.device("meta"):
         shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in Detector(config).state_dict().items()}
     generator = torch.Generator().manual_seed(seed)
-    floats = {name: torch.rand(shape, generator=generator) for name, (shape, dtype) in shapes.items() if dtype.is_floating_point}
-    return {name: floats[name] if name in floats else torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
+    floats = {
+        name: torch.rand(shape, generator=generator)
+        for name, (shape, dtype) in shapes.items()
+        if dtype.is_floating_point
+    }
+    return {
+        name: floats[name] if name in floats else torch.zeros(shape, dtype=dtype)
+        for name, (shape, dtype) in shapes.items()
+    }
 
 
 def as_v2(state: dict[str, Tensor], *, one_stage: bool = False) -> dict[str, Tensor]:
@@ -74,7 +90,9 @@ def as_v2(state: dict[str, Tensor], *, one_stage: bool = False) -> dict[str, Ten
 
 
 def as_v1(state: dict[str, Tensor], *, one_stage: bool = False) -> dict[str, Tensor]:
-    """2019: no `roi_head.`, background row first, an unused first mask row, `conv_res` also in the first mask head, no counters."""
+    """2019: no `roi_head.`, background row first, an unused first mask row, `conv_res` also in the first mask head,
+    no counters.
+    """
     old: dict[str, Tensor] = {}
     for name, tensor in as_v2(state, one_stage=one_stage).items():
         name = name.removeprefix("roi_head.").replace(".conv2.conv_offset.", ".conv2_offset.")
@@ -107,14 +125,23 @@ def save_v1(path: Path, weights: dict[str, Tensor], config_text: str = "", class
 
 
 def save_v3(path: Path, weights: dict[str, Tensor], config_text: str = "") -> Path:
-    """A training checkpoint of a v3 user: message hub, history buffers, optimizer; the foreign package is gone afterwards."""
+    """A training checkpoint of a v3 user: message hub, history buffers, optimizer; the foreign package is gone
+    afterwards.
+    """
     import numpy as np
 
     with ForeignPackage("mmengine.logging.history_buffer", "HistoryBuffer") as buffer_class:
         history = buffer_class()
-        history.__dict__.update(_log_history=np.arange(5.0), _max_length=np.int64(7), statistics_methods={"mean": buffer_class.mean})
+        history.__dict__.update(
+            _log_history=np.arange(5.0), _max_length=np.int64(7), statistics_methods={"mean": buffer_class.mean}
+        )
         content = {
-            "meta": {"mmengine_version": "0.10.0", "dataset_meta": {"classes": CLASSES, "palette": [(1, 2, 3)]}, "cfg": config_text, "experiment_name": "mine"},
+            "meta": {
+                "mmengine_version": "0.10.0",
+                "dataset_meta": {"classes": CLASSES, "palette": [(1, 2, 3)]},
+                "cfg": config_text,
+                "experiment_name": "mine",
+            },
             "state_dict": OrderedDict(weights),
             "message_hub": {"log_scalars": OrderedDict(loss=history), "resumed_keys": {"loss": True}},
             "optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}},

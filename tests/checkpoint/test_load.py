@@ -25,7 +25,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
     """A preset of the tiny model, with other class names."""
-    config = Config.model_validate({**CONFIG.model_dump(), "preset": "tiny", "classes": ("a", "b", "c", "d"), "category_ids": (4, 3, 2, 1)})
+    config = Config.model_validate(
+        {**CONFIG.model_dump(), "preset": "tiny", "classes": ("a", "b", "c", "d"), "category_ids": (4, 3, 2, 1)}
+    )
     monkeypatch.setitem(presets.PRESETS, "tiny", lambda: config)
     return "tiny"
 
@@ -57,7 +59,9 @@ STAGE_ONE = {"num_stages": 1, "delta_stds": ((0.1, 0.1, 0.2, 0.2),), "ious": (0.
         ({"rpn": {"anchor_ratios": (1.0,)}}, "rpn.anchor_ratios .number of.: the weights have 3"),
     ],
 )
-def test_fields_that_contradict_the_weights_are_named(weights: Path, tmp_path: Path, overrides: dict[str, Any], field: str) -> None:
+def test_fields_that_contradict_the_weights_are_named(
+    weights: Path, tmp_path: Path, overrides: dict[str, Any], field: str
+) -> None:
     folder = save_pretrained(STATE, CONFIG, tmp_path)
     for model in (weights, folder, folder / "model.safetensors"):
         with pytest.raises(CheckpointError, match=field):
@@ -73,7 +77,9 @@ def test_all_contradictions_at_once(weights: Path) -> None:
 
 def test_switches_turned_off_on_purpose_drop_their_weights(tiny: str, weights: Path) -> None:
     flow = load_model(tiny, weights, {"cascade": {"mask_flow": False}})
-    assert {name for name, _ in flow.report.dropped} == {f"roi_head.mask_head.{stage}.conv_res.conv.{leaf}" for stage in (1, 2) for leaf in ("weight", "bias")}
+    assert {name for name, _ in flow.report.dropped} == {
+        f"roi_head.mask_head.{stage}.conv_res.conv.{leaf}" for stage in (1, 2) for leaf in ("weight", "bias")
+    }
     assert all("mask flow is off" in reason for _, reason in flow.report.dropped)
     assert not any("mask_flows" in name for name in flow.state_dict)
     bare = load_model(tiny, weights, {"semantic": None, "cascade": {"semantic_fusion": "none"}})
@@ -83,10 +89,16 @@ def test_switches_turned_off_on_purpose_drop_their_weights(tiny: str, weights: P
         assert not load_model(tiny, weights, {"cascade": {"semantic_fusion": fusion}}).report.dropped
 
 
-def test_the_same_in_a_preset_without_a_word_from_the_user_is_a_contradiction(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config.model_validate({**CONFIG.model_dump(), "cascade": {**CONFIG.cascade.model_dump(), "mask_flow": False}})
+def test_the_same_in_a_preset_without_a_word_from_the_user_is_a_contradiction(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config.model_validate(
+        {**CONFIG.model_dump(), "cascade": {**CONFIG.cascade.model_dump(), "mask_flow": False}}
+    )
     monkeypatch.setitem(presets.PRESETS, "flowless", lambda: config)
-    with pytest.raises(CheckpointError, match=r"cascade.mask_flow: the weights have true, the configuration says false"):
+    with pytest.raises(
+        CheckpointError, match=r"cascade.mask_flow: the weights have true, the configuration says false"
+    ):
         load_model("flowless", weights)
 
 
@@ -114,10 +126,15 @@ def test_what_shapes_do_not_show_is_compared_with_the_files_text(tiny: str, tmp_
     [
         ({"rpn": {"anchor_scale": 4.0}}, "rpn.anchor_scale: the file has 8.0, the configuration says 4.0"),
         ({"input": {"mean": (1.0, 2.0, 3.0)}}, "input.mean"),
-        ({"cascade": {"semantic_fusion": "box"}}, "cascade.semantic_fusion: the file has both, the configuration says box"),
+        (
+            {"cascade": {"semantic_fusion": "box"}},
+            "cascade.semantic_fusion: the file has both, the configuration says box",
+        ),
     ],
 )
-def test_a_native_model_trained_otherwise_than_the_preset(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: dict[str, Any], field: str) -> None:
+def test_a_native_model_trained_otherwise_than_the_preset(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: dict[str, Any], field: str
+) -> None:
     folder = save_pretrained(STATE, CONFIG, tmp_path)
     otherwise = overlay(presets.PRESETS[tiny](), ours)
     monkeypatch.setitem(presets.PRESETS, "otherwise", lambda: otherwise)
@@ -180,7 +197,14 @@ def test_a_folder_with_other_weights(weights: Path, tmp_path: Path) -> None:
 
 
 def test_overlay_replaces_variants_and_merges_sections() -> None:
-    config = overlay(CONFIG, {"neck": {"kind": "pafpn", "channels": 8}, "inference": {"nms_iou": 0.4}, "training": {"optimizer": {"kind": "adamw"}}})
+    config = overlay(
+        CONFIG,
+        {
+            "neck": {"kind": "pafpn", "channels": 8},
+            "inference": {"nms_iou": 0.4},
+            "training": {"optimizer": {"kind": "adamw"}},
+        },
+    )
     assert config.neck.kind == "pafpn"
     assert (config.inference.nms_iou, config.inference.max_detections) == (0.4, 100)
     assert config.training.optimizer.lr == 3e-4

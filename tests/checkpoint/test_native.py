@@ -47,8 +47,13 @@ def test_a_module_in_channels_last_with_shared_tensors(tmp_path: Path) -> None:
     state["neck.output.1.conv.bias"] = state["neck.output.0.conv.bias"]
     loaded = load_model(save_pretrained(detector, CONFIG, tmp_path / "a"))
     Detector(CONFIG).load_state_dict(loaded.state_dict)
-    assert torch.equal(loaded.state_dict["neck.output.0.conv.weight"], detector.state_dict()["neck.output.0.conv.weight"])
-    assert torch.equal(from_pretrained(save_pretrained(state, CONFIG, tmp_path / "b"))[1]["neck.output.1.conv.bias"], state["neck.output.0.conv.bias"])
+    assert torch.equal(
+        loaded.state_dict["neck.output.0.conv.weight"], detector.state_dict()["neck.output.0.conv.weight"]
+    )
+    assert torch.equal(
+        from_pretrained(save_pretrained(state, CONFIG, tmp_path / "b"))[1]["neck.output.1.conv.bias"],
+        state["neck.output.0.conv.bias"],
+    )
 
 
 def test_saving_again_replaces_both_files(tmp_path: Path) -> None:

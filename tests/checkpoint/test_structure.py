@@ -56,7 +56,12 @@ def test_variants_are_read_from_shapes(change: dict[str, object]) -> None:
 @pytest.mark.parametrize("stages", [1, 2, 4])
 def test_other_numbers_of_stages(stages: int) -> None:
     stds = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067), (0.033, 0.033, 0.067, 0.067))
-    cascade = {"num_stages": stages, "delta_stds": stds[:stages], "ious": (0.5,) * stages, "loss_weights": (1.0,) * stages}
+    cascade = {
+        "num_stages": stages,
+        "delta_stds": stds[:stages],
+        "ious": (0.5,) * stages,
+        "loss_weights": (1.0,) * stages,
+    }
     values = preset("htc_r50_fpn_1x_coco").model_dump()
     config = Config.model_validate({**values, "cascade": {**values["cascade"], **cascade}})
     found = infer_config(shapes(config), {}, None)

@@ -156,10 +156,16 @@ def test_redirects_to_other_protocols_are_refused(behaviour: Behaviour, target: 
     assert not cached(NAME).exists()
 
 
-@pytest.mark.parametrize(("before", "after", "allowed"), [("https", "http", False), ("https", "https", True), ("http", "https", True), ("http", "http", True)])
+@pytest.mark.parametrize(
+    ("before", "after", "allowed"),
+    [("https", "http", False), ("https", "https", True), ("http", "https", True), ("http", "http", True)],
+)
 def test_https_is_never_left_for_plain_http(before: str, after: str, allowed: bool) -> None:
     request = urllib.request.Request(f"{before}://here/a.pth")
-    redirect = lambda: HttpsStaysHttps().redirect_request(request, io.BytesIO(), 302, "", Message(), f"{after}://there/a.pth")  # noqa: E731
+
+    def redirect() -> object:
+        return HttpsStaysHttps().redirect_request(request, io.BytesIO(), 302, "", Message(), f"{after}://there/a.pth")
+
     if allowed:
         followed = redirect()
         assert followed is not None
@@ -185,7 +191,9 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("variable", ["HTC_OFFLINE", "HF_HUB_OFFLINE"])
-def test_offline_asks_nobody_and_says_what_to_put_where(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_offline_asks_nobody_and_says_what_to_put_where(
+    behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     monkeypatch.setenv(variable, "1")
     with pytest.raises(FetchError, match="offline") as caught:
         fetch(NAME)
@@ -215,7 +223,10 @@ def test_two_callers_fetch_once(behaviour: Behaviour) -> None:
 
 def test_two_processes_fetch_once(behaviour: Behaviour) -> None:
     digest = hashlib.sha256(CONTENT).hexdigest()
-    code = "import sys; from pathlib import Path; from htc.checkpoint.download import download; print(download(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))"
+    code = (
+        "import sys; from pathlib import Path; from htc.checkpoint.download import download; "
+        "print(download(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))"
+    )
     call = [sys.executable, "-c", code, str(weights_url(NAME)), str(cached(NAME)), digest]
     behaviour.delay = 0.5
     running = [subprocess.Popen(call, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -257,7 +268,9 @@ def test_a_cache_that_may_only_be_read(behaviour: Behaviour) -> None:
     assert [path.name for path in cached(NAME).parent.iterdir()] == [cached(NAME).name]  # no lock was made
 
 
-@pytest.mark.parametrize("mirror", ["mirror.local/weights", "https://", "gopher://127.0.0.1/x", "http://127.0.0.1:port"])
+@pytest.mark.parametrize(
+    "mirror", ["mirror.local/weights", "https://", "gopher://127.0.0.1/x", "http://127.0.0.1:port"]
+)
 def test_a_mirror_that_is_no_address(monkeypatch: pytest.MonkeyPatch, mirror: str) -> None:
     release(monkeypatch, CONTENT)
     monkeypatch.setenv("HTC_MIRROR", mirror)

@@ -74,10 +74,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if index < 2:
                 pixels[10:40, 20:60] = 220
                 box = {"bbox": [20, 10, 40, 30], "segmentation": [[20, 10, 60, 10, 60, 40, 20, 40]], "area": 1200}
-                annotations.append({"id": index + 1, "image_id": index + 5, "category_id": (3, 7)[index], "iscrowd": 0, **box})
+                annotations.append(
+                    {"id": index + 1, "image_id": index + 5, "category_id": (3, 7)[index], "iscrowd": 0, **box}
+                )
             Image.fromarray(pixels).save(folder / split / f"picture{index}.png")
             images.append({"id": index + 5, "file_name": f"picture{index}.png", "height": 64, "width": 80})
-        content = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "disc"}, {"id": 7, "name": "square"}]}
+        content = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": 3, "name": "disc"}, {"id": 7, "name": "square"}],
+        }
         (folder / "annotations").mkdir(exist_ok=True)
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return folder

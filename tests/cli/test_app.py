@@ -48,18 +48,42 @@ def test_without_a_verb_there_is_help(htc: Htc) -> None:
         (["predict", "a.jpg", "--modle", "m"], "Unknown option: --modle. Did you mean --model?"),
         (["predict", "a.jpg"], "--model is missing: name a preset"),
         (["predict", "--model", "htc_r50_fpn_1x_coco"], "SOURCE is missing"),
-        (["predict", "a.jpg", "--model", "htc_r50_fpn_2x_coco"], "there is no preset 'htc_r50_fpn_2x_coco'; did you mean htc_r50_fpn_1x_coco"),
+        (
+            ["predict", "a.jpg", "--model", "htc_r50_fpn_2x_coco"],
+            "there is no preset 'htc_r50_fpn_2x_coco'; did you mean htc_r50_fpn_1x_coco",
+        ),
         (["predict", "a.jpg", "--model", "nothing.pth"], "nothing.pth: no such file"),
-        (["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--weights", "no.pth"], "--weights no.pth: no such file"),
+        (
+            ["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--weights", "no.pth"],
+            "--weights no.pth: no such file",
+        ),
         (["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco"], "a.jpg: no such file"),
-        (["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--score-threshold", "1.5"], "Give a value from 0 to 1."),
+        (
+            ["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--score-threshold", "1.5"],
+            "Give a value from 0 to 1.",
+        ),
         (["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--score-threshold", "-1"], "--score-threshold"),
         (["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--max-detections", "0"], "--max-detections"),
-        (["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--device", "gpu"], 'Choose from: "auto", "cpu", "cuda", "mps"'),
-        (["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--short-edge", "9", "--long-edge", "8"], "--short-edge 9 is larger than --long-edge 8"),
-        (["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--cascade.mask-flwo", "1"], "did you mean cascade.mask_flow?"),
-        (["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--inference.nms_iou", "7"], "--inference.nms_iou: should be less than or equal to 1 (got 7)"),
-        (["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--config", "no.yaml"], "--config no.yaml: there is no such file"),
+        (
+            ["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--device", "gpu"],
+            'Choose from: "auto", "cpu", "cuda", "mps"',
+        ),
+        (
+            ["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--short-edge", "9", "--long-edge", "8"],
+            "--short-edge 9 is larger than --long-edge 8",
+        ),
+        (
+            ["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--cascade.mask-flwo", "1"],
+            "did you mean cascade.mask_flow?",
+        ),
+        (
+            ["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--inference.nms_iou", "7"],
+            "--inference.nms_iou: should be less than or equal to 1 (got 7)",
+        ),
+        (
+            ["predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--config", "no.yaml"],
+            "--config no.yaml: there is no such file",
+        ),
         (["train", "--preset", "htc_r50"], "there is no preset 'htc_r50'"),
         (["train"], "nothing to train on"),
         (["train", "--data", "nowhere"], "nowhere: no such folder"),
@@ -96,10 +120,25 @@ def test_all_faults_of_all_layers_come_at_once(htc: Htc, tmp_path: Path, monkeyp
 def test_settings_reach_the_configuration(htc: Htc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTC_CASCADE__MASK_FLOW", "false")
     (tmp_path / "own.yaml").write_text("cascade: {mask_flow: true, interleaved: true}\ninput: {short_edge: 600}\n")
-    result = htc("train", "--preset", "htc_r50_fpn_20e_coco", "--config", "own.yaml", "--cascade.interleaved=false", "--lr", "0.01", "--print-config")
+    result = htc(
+        "train",
+        "--preset",
+        "htc_r50_fpn_20e_coco",
+        "--config",
+        "own.yaml",
+        "--cascade.interleaved=false",
+        "--lr",
+        "0.01",
+        "--print-config",
+    )
     config = Config.model_validate(yaml.safe_load(result.out))
     assert result.code == 0
-    assert (config.cascade.interleaved, config.cascade.mask_flow, config.input.short_edge, config.training.epochs) == (False, False, 600, 20)
+    assert (config.cascade.interleaved, config.cascade.mask_flow, config.input.short_edge, config.training.epochs) == (
+        False,
+        False,
+        600,
+        20,
+    )
     assert config.training.optimizer.lr == 0.01
 
 
@@ -146,7 +185,9 @@ def test_a_full_disk_is_a_message(htc: Htc, monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(28, "No space left on device", "found.json")
 
     use(monkeypatch, models)
-    assert htc("models") == Result(2, "", "htc: found.json: the disk is full: make room, or name a place on another disk\n")
+    assert htc("models") == Result(
+        2, "", "htc: found.json: the disk is full: make room, or name a place on another disk\n"
+    )
 
 
 def test_our_own_mistakes_keep_their_traceback(htc: Htc, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +207,11 @@ def test_main_leaves_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_real_command_answers_without_torch() -> None:
-    code = "import sys; from htc.cli.app import run; c = run(['models', '--json', '-']); sys.exit(c or 9 * ('torch' in sys.modules))"
+    code = (
+        "import sys; from htc.cli.app import run; c = run(['models', '--json', '-']); sys.exit(c or 9 * "
+        "('torch' in "
+        "sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert len(json.loads(done.stdout)) == len(PRESETS)
@@ -174,9 +219,18 @@ def test_the_real_command_answers_without_torch() -> None:
 
 def test_torch_and_torchvision_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (tmp_path / "torchvision").mkdir()
-    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-m", "htc", "demo"], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-m", "htc", "demo"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env=environment,
+    )
     assert done.returncode == 2
     assert "do not work together: importing torchvision fails: operator torchvision::nms does not exist" in done.stderr
     assert "pip install --upgrade --force-reinstall 'torch>=2.14' 'torchvision>=0.29'" in done.stderr
@@ -186,6 +240,12 @@ def test_torch_and_torchvision_that_do_not_fit_are_named(tmp_path: Path) -> None
 def test_a_reader_that_leaves_is_no_traceback() -> None:
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, "-m", "htc", "models", "--schema"], stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "htc", "models", "--schema"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")

@@ -1,4 +1,6 @@
-"""Unusable pictures, checkpoints and places: one message that names the thing and the remedy, exit code 2, nothing left behind."""
+"""Unusable pictures, checkpoints and places: one message that names the thing and the remedy, exit code 2, nothing
+left behind.
+"""
 
 import os
 import pickle
@@ -39,8 +41,14 @@ def files_in(folder: Path) -> set[str]:
 
 def bomb() -> bytes:
     """A PNG of a few bytes that claims 50,000 x 50,000 pixels."""
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0" * 99)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(c)) + t + c + struct.pack(">I", zlib.crc32(t + c)) for t, c in chunks)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" * 99)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(c)) + t + c + struct.pack(">I", zlib.crc32(t + c)) for t, c in chunks
+    )
 
 
 def cut_jpeg(folder: Path) -> bytes:
@@ -126,8 +134,16 @@ def test_unusable_checkpoints(htc: Htc, checkpoints: Path, data: Path, name: str
 
 def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     refused(htc("predict", data / "val", "--model", PRESET, "--weights", model), str(model), PRESET, "configuration")
-    refused(htc("train", "--data", data, "--preset", "htc_r18_small", "--weights", model), str(model), "of another architecture", "--preset")
-    refused(htc("predict", data / "val", "--model", model / "model.safetensors", "--weights", model), "is a weights file already")
+    refused(
+        htc("train", "--data", data, "--preset", "htc_r18_small", "--weights", model),
+        str(model),
+        "of another architecture",
+        "--preset",
+    )
+    refused(
+        htc("predict", data / "val", "--model", model / "model.safetensors", "--weights", model),
+        "is a weights file already",
+    )
     assert files_in(tmp_path) == set()
 
 
@@ -136,23 +152,47 @@ def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_
     [
         (("predict", "gone.jpg", "--model", PRESET), "gone.jpg: no such file"),
         (("predict", "PICTURE", "--model", PRESET, "--classes", "persn"), "did you mean person?"),
-        (("predict", "PICTURE", "--model", PRESET, "--classes", "x", "--max-detections", "3"), "it knows person, bicycle"),
-        (("predict", "PICTURE", "--model", PRESET, "--annotations", "gone.json"), "gone.json: no such file; give COCO annotations"),
-        (("predict", "PICTURE", "--model", PRESET, "--no-draw"), "nothing would be written; add --json FILE or --labelme"),
+        (
+            ("predict", "PICTURE", "--model", PRESET, "--classes", "x", "--max-detections", "3"),
+            "it knows person, bicycle",
+        ),
+        (
+            ("predict", "PICTURE", "--model", PRESET, "--annotations", "gone.json"),
+            "gone.json: no such file; give COCO annotations",
+        ),
+        (
+            ("predict", "PICTURE", "--model", PRESET, "--no-draw"),
+            "nothing would be written; add --json FILE or --labelme",
+        ),
         (("predict", "PICTURE", "--model", PRESET, "--out", "file"), "--out file: is a file"),
         (("predict", "PICTURE", "--model", PRESET, "--json", "file"), "--json file: exists already"),
         (("predict", "PICTURE", "--model", PRESET, "--device", "cuda:9"), "--device"),
-        (("predict", "PICTURE", "--model", PRESET, "--inference.box_stage", "4"), "inference names stage 4, but cascade.num_stages is 3"),
+        (
+            ("predict", "PICTURE", "--model", PRESET, "--inference.box_stage", "4"),
+            "inference names stage 4, but cascade.num_stages is 3",
+        ),
         (("predict", "PICTURE", "--model", "htc_r18_small"), "no released weights for this preset"),
-        (("predict", "PICTURE", "--model", PRESET, "--weights", "htc_r50_fpn_20e_coc"), "did you mean htc_r50_fpn_20e_coco?"),
-        (("evaluate", PRESET, "--annotations", "ANNOTATIONS"), "'disc', 'square', which the model does not know (it knows person"),
+        (
+            ("predict", "PICTURE", "--model", PRESET, "--weights", "htc_r50_fpn_20e_coc"),
+            "did you mean htc_r50_fpn_20e_coco?",
+        ),
+        (
+            ("evaluate", PRESET, "--annotations", "ANNOTATIONS"),
+            "'disc', 'square', which the model does not know (it knows person",
+        ),
         (("evaluate", PRESET), "--annotations is missing"),
         (("evaluate", PRESET, "--annotations", "ANNOTATIONS", "--save-results", "file"), "--save-results"),
         (("convert", PRESET, "file"), "file exists already"),
         (("convert", PRESET, "file/below"), "DST file/below: file is a file"),
         (("train", "--data", "gone", "--weights", PRESET), "gone: no such folder"),
-        (("train", "--train-annotations", "gone.json", "--train-images", ".", "--weights", PRESET), "gone.json: no such file"),
-        (("train", "--data", "DATA", "--weights", PRESET, "--semantic", "gone"), "--semantic gone: no such folder; give auto, none, or"),
+        (
+            ("train", "--train-annotations", "gone.json", "--train-images", ".", "--weights", PRESET),
+            "gone.json: no such file",
+        ),
+        (
+            ("train", "--data", "DATA", "--weights", PRESET, "--semantic", "gone"),
+            "--semantic gone: no such folder; give auto, none, or",
+        ),
         (("train", "--data", "DATA", "--weights", PRESET, "--resume"), "--resume needs --out DIR"),
         (("train", "--data", "DATA", "--weights", PRESET, "--max-time", "0"), "Give a number above 0."),
         (("train", "--data", "DATA", "--weights", PRESET, "--seed", "-1"), "Give 0 or more."),
@@ -168,7 +208,11 @@ def test_nothing_is_fetched_for_an_unusable_call(
     monkeypatch.setattr(model_module, "fetch", fetch)
     monkeypatch.setenv("HTC_CACHE", str(tmp_path / "cache"))
     (tmp_path / "file").write_text("mine")
-    places = {"PICTURE": data / "val" / "picture0.png", "ANNOTATIONS": data / "annotations" / "instances_val.json", "DATA": data}
+    places = {
+        "PICTURE": data / "val" / "picture0.png",
+        "ANNOTATIONS": data / "annotations" / "instances_val.json",
+        "DATA": data,
+    }
     refused(htc(*(places.get(argument, argument) for argument in arguments)), message)
     assert files_in(tmp_path) == {"file"}
 
@@ -187,13 +231,24 @@ def small_disk() -> Iterator[Callable[[int], None]]:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("predict", "PICTURES", "--model", "MODEL", "--no-draw", "--score-threshold", "0", "--json", "found.json"), "found.json"),
+        (
+            ("predict", "PICTURES", "--model", "MODEL", "--no-draw", "--score-threshold", "0", "--json", "found.json"),
+            "found.json",
+        ),
         (("predict", "PICTURES", "--model", "MODEL", "--out", "drawn", "--score-threshold", "0"), "drawn/picture0.png"),
         (("convert", "MODEL", "native"), "native"),
         (("models", "--json", "list.json"), "list.json"),
     ],
 )
-def test_a_full_disk(htc: Htc, model: Path, data: Path, tmp_path: Path, small_disk: Callable[[int], None], arguments: tuple[str, ...], named: str) -> None:
+def test_a_full_disk(
+    htc: Htc,
+    model: Path,
+    data: Path,
+    tmp_path: Path,
+    small_disk: Callable[[int], None],
+    arguments: tuple[str, ...],
+    named: str,
+) -> None:
     places = {"PICTURES": data / "val", "MODEL": model}
     small_disk(1000)
     refused(htc(*(places.get(argument, argument) for argument in arguments)), named, "large")

@@ -14,19 +14,43 @@ Htc = Callable[..., Any]
 
 def test_diagnostics_and_page_of_a_model(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     annotations = data / "annotations" / "instances_val.json"
-    result = htc("evaluate", model, "--annotations", annotations, "--html", "page.html", "--json", "numbers.json", "--save-results", "found.json")
+    result = htc(
+        "evaluate",
+        model,
+        "--annotations",
+        annotations,
+        "--html",
+        "page.html",
+        "--json",
+        "numbers.json",
+        "--save-results",
+        "found.json",
+    )
     assert result.code == 0, result.err
     assert "page in page.html" in result.err
     assert "best F1" in result.out
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert set(numbers) == {"bbox", "segm", "per_class", "diagnostics"}
     assert "Worst pictures" in (tmp_path / "page.html").read_text()
-    again = htc("evaluate", "--results", "found.json", "--annotations", annotations, "--max-detections", "20", "--diagnostics", "--json", "-")
+    again = htc(
+        "evaluate",
+        "--results",
+        "found.json",
+        "--annotations",
+        annotations,
+        "--max-detections",
+        "20",
+        "--diagnostics",
+        "--json",
+        "-",
+    )
     assert json.loads(again.out) == numbers
 
 
 def test_the_page_of_a_result_file_has_pictures_where_they_are(htc: Htc, data: Path, tmp_path: Path) -> None:
-    (tmp_path / "found.json").write_text(json.dumps([{"image_id": 5, "category_id": 3, "score": 0.5, "bbox": [20, 10, 40, 30]}]))
+    (tmp_path / "found.json").write_text(
+        json.dumps([{"image_id": 5, "category_id": 3, "score": 0.5, "bbox": [20, 10, 40, 30]}])
+    )
     annotations = data / "annotations" / "instances_val.json"
     alone = tmp_path / "alone.json"
     alone.write_text(annotations.read_text())
@@ -46,7 +70,9 @@ def test_dev(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "image_info_test.json"
 
 
-def test_results_of_pictures_without_annotations(htc: Htc, model: Path, data: Path, tmp_path: Path, test_dev: Path) -> None:
+def test_results_of_pictures_without_annotations(
+    htc: Htc, model: Path, data: Path, tmp_path: Path, test_dev: Path
+) -> None:
     result = htc("evaluate", model, "--annotations", test_dev, "--images", data / "val", "--save-results", "found.json")
     assert (result.code, result.out) == (0, "")
     assert "has no annotations, so nothing was measured" in result.err
@@ -62,7 +88,18 @@ def test_pictures_without_annotations_can_only_be_saved(htc: Htc, model: Path, d
     result = htc("evaluate", model, "--annotations", test_dev, "--images", data / "val")
     assert result.code == 2
     assert "--save-results FILE writes the results" in result.err
-    result = htc("evaluate", model, "--annotations", test_dev, "--images", data / "val", "--save-results", "x.json", "--html", "x.html")
+    result = htc(
+        "evaluate",
+        model,
+        "--annotations",
+        test_dev,
+        "--images",
+        data / "val",
+        "--save-results",
+        "x.json",
+        "--html",
+        "x.html",
+    )
     assert result.code == 2
     assert "leave out --stages, --against, --diagnostics, --html and maps" in result.err
 
@@ -75,7 +112,19 @@ def test_results_of_pictures_without_annotations_cannot_be_scored(htc: Htc, test
 
 
 def test_predict_takes_ids_from_pictures_without_annotations(htc: Htc, model: Path, data: Path, test_dev: Path) -> None:
-    result = htc("predict", data / "val", "--model", model, "--annotations", test_dev, "--score-threshold", "0", "--no-draw", "--json", "-")
+    result = htc(
+        "predict",
+        data / "val",
+        "--model",
+        model,
+        "--annotations",
+        test_dev,
+        "--score-threshold",
+        "0",
+        "--no-draw",
+        "--json",
+        "-",
+    )
     assert result.code == 0, result.err
     assert {one["image_id"] for one in json.loads(result.out)} == {5, 6, 7}
 
@@ -96,13 +145,26 @@ def panoptic(data: Path, tmp_path: Path) -> Path:
             segments.append({"id": 9, "category_id": 8, "iscrowd": 0})
         Image.fromarray(colours).save(tmp_path / "panoptic" / f"{image_id}.png")
         entries.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments})
-    categories = [{"id": 3, "name": "disc", "isthing": 1}, {"id": 7, "name": "square", "isthing": 1}, {"id": 8, "name": "grass", "isthing": 0}]
+    categories = [
+        {"id": 3, "name": "disc", "isthing": 1},
+        {"id": 7, "name": "square", "isthing": 1},
+        {"id": 8, "name": "grass", "isthing": 0},
+    ]
     (tmp_path / "panoptic.json").write_text(json.dumps({"annotations": entries, "categories": categories}))
     return tmp_path / "panoptic.json"
 
 
 def test_semantic_and_panoptic_maps(htc: Htc, model: Path, data: Path, tmp_path: Path, panoptic: Path) -> None:
-    call = ("evaluate", model, "--annotations", data / "annotations" / "instances_val.json", "--semantic", "auto", "--panoptic-json", panoptic)
+    call = (
+        "evaluate",
+        model,
+        "--annotations",
+        data / "annotations" / "instances_val.json",
+        "--semantic",
+        "auto",
+        "--panoptic-json",
+        panoptic,
+    )
     result = htc(*call, "--save-panoptic", "merged", "--json", "numbers.json")
     assert result.code == 0, result.err
     assert "mean IoU" in result.out
@@ -113,7 +175,12 @@ def test_semantic_and_panoptic_maps(htc: Htc, model: Path, data: Path, tmp_path:
     # What was written, as annotations against itself, is perfect: evaluated once more without a model's help.
     written = json.loads((tmp_path / "merged" / "panoptic.json").read_text())
     assert {one["image_id"] for one in written["annotations"]} == {5, 6, 7}
-    assert {path.name for path in (tmp_path / "merged").iterdir()} == {"panoptic.json", "picture0.png", "picture1.png", "picture2.png"}
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == {
+        "panoptic.json",
+        "picture0.png",
+        "picture1.png",
+        "picture2.png",
+    }
     plain = htc("evaluate", model, "--annotations", data / "annotations" / "instances_val.json", "--json", "-")
     assert json.loads(plain.out) == {key: numbers[key] for key in ("bbox", "segm", "per_class")}
 
@@ -148,7 +215,10 @@ def test_map_flags_that_cannot_be(htc: Htc, model: Path, data: Path, flags: tupl
 
 def test_against_other_results(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     annotations = data / "annotations" / "instances_val.json"
-    right = [{"image_id": 5, "category_id": 3, "bbox": [20, 10, 40, 30]}, {"image_id": 6, "category_id": 7, "bbox": [20, 10, 40, 30]}]
+    right = [
+        {"image_id": 5, "category_id": 3, "bbox": [20, 10, 40, 30]},
+        {"image_id": 6, "category_id": 7, "bbox": [20, 10, 40, 30]},
+    ]
     (tmp_path / "right.json").write_text(json.dumps([{**each, "score": 0.5} for each in right]))
     (tmp_path / "half.json").write_text(json.dumps([{**right[0], "score": 0.5}]))
     result = htc("evaluate", "--results", "right.json", "--against", "half.json", "--annotations", annotations)
@@ -161,9 +231,15 @@ def test_against_other_results(htc: Htc, model: Path, data: Path, tmp_path: Path
     assert found["against"]["bbox"]["low"] <= found["against"]["bbox"]["difference"] <= found["against"]["bbox"]["high"]
 
 
-def test_results_of_other_pictures_are_refused_before_the_model_runs(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
-    (tmp_path / "other.json").write_text(json.dumps([{"image_id": 99, "category_id": 3, "score": 0.5, "bbox": [20, 10, 40, 30]}]))
-    result = htc("evaluate", model, "--against", "other.json", "--annotations", data / "annotations" / "instances_val.json")
+def test_results_of_other_pictures_are_refused_before_the_model_runs(
+    htc: Htc, model: Path, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other.json").write_text(
+        json.dumps([{"image_id": 99, "category_id": 3, "score": 0.5, "bbox": [20, 10, 40, 30]}])
+    )
+    result = htc(
+        "evaluate", model, "--against", "other.json", "--annotations", data / "annotations" / "instances_val.json"
+    )
     assert (result.code, result.out) == (2, "")
     assert "--against other.json: " in result.err
     assert "99" in result.err

@@ -1,4 +1,6 @@
-"""Every module that the documentation names learns and predicts from the command line, by the flags that it gives, on pictures of nuclei."""
+"""Every module that the documentation names learns and predicts from the command line, by the flags that it gives,
+on pictures of nuclei.
+"""
 
 import json
 import re
@@ -11,10 +13,15 @@ import pytest
 from cli.conftest import Result
 
 PAGE = Path(__file__).parents[2] / "docs" / "modules.md"
-DOCUMENTED = [flags for flags in re.findall(r"^\|[^|]*\|[^|]*\| `(--[^`]*)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE) if "--preset" not in flags]
+DOCUMENTED = [
+    flags
+    for flags in re.findall(r"^\|[^|]*\|[^|]*\| `(--[^`]*)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    if "--preset" not in flags
+]
 FURTHER = [
     "--rpn.kind guided_rpn --rpn.anchor_scale 4",
-    "--neck.norm sync --semantic.norm sync --cascade.mask_norm sync --cascade.box_norm sync --cascade.box_convs 1 --cascade.box_fcs 1",
+    "--neck.norm sync --semantic.norm sync --cascade.mask_norm sync --cascade.box_norm sync --cascade.box_convs 1 "
+    "--cascade.box_fcs 1",
     "--training.augmentation.short_edges 64,224 --training.augmentation.long_edge 256",
     "--training.augmentation.copy_paste.probability 1",
     "--backbone.depth 50 --backbone.norm batch --backbone.deformable v1 --backbone.deformable_stages 3,4,5",
@@ -25,8 +32,20 @@ FURTHER = [
     "--backbone.kind vit --backbone.name vit_tiny_patch16_224",
 ]
 SMALL = {
-    **{"neck.channels": "32", "semantic.channels": "32", "semantic.convs": "1", "cascade.box_channels": "32", "cascade.mask_channels": "16"},
-    **{"cascade.mask_convs": "1", "cascade.samples": "16", "rpn.samples": "32", "input.short_edge": "128", "input.long_edge": "160"},
+    **{
+        "neck.channels": "32",
+        "semantic.channels": "32",
+        "semantic.convs": "1",
+        "cascade.box_channels": "32",
+        "cascade.mask_channels": "16",
+    },
+    **{
+        "cascade.mask_convs": "1",
+        "cascade.samples": "16",
+        "rpn.samples": "32",
+        "input.short_edge": "128",
+        "input.long_edge": "160",
+    },
     **{"training.augmentation.crop": "none", "epochs": "1", "batch_size": "2", "device": "cpu"},
 }
 
@@ -64,6 +83,8 @@ def test_an_option_learns_and_predicts(htc: Callable[..., Result], nuclei: Path,
     trained = htc("train", "--data", nuclei, "--preset", "htc_r18_small", *given, *rest, "--out", "run")
     assert trained.code == 0, trained.err
     (picture,) = (nuclei / "val").iterdir()
-    found = htc("predict", picture, "--model", "run", "--score-threshold", "0", "--json", "-", "--no-draw", "--device", "cpu")
+    found = htc(
+        "predict", picture, "--model", "run", "--score-threshold", "0", "--json", "-", "--no-draw", "--device", "cpu"
+    )
     assert found.code == 0, found.err
     assert {"bbox", "segmentation", "score"} <= set(json.loads(found.out)[0])

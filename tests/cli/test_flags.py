@@ -13,7 +13,11 @@ OWN = {"--model", "--semantic", "--out"}
     [
         ([], [], []),
         (["predict", "a.jpg", "--model", "m"], ["predict", "a.jpg", "--model", "m"], []),
-        (["predict", "--cascade.interleaved", "false", "a.jpg"], ["predict", "a.jpg"], [("cascade.interleaved", "false")]),
+        (
+            ["predict", "--cascade.interleaved", "false", "a.jpg"],
+            ["predict", "a.jpg"],
+            [("cascade.interleaved", "false")],
+        ),
         (["predict", "--cascade.interleaved=false", "a.jpg"], ["predict", "a.jpg"], [("cascade.interleaved", "false")]),
         (["train", "--precision", "bf16"], ["train"], [("precision", "bf16")]),
         (["train", "--semantic", "none"], ["train", "--semantic", "none"], []),
@@ -28,7 +32,9 @@ def test_settings_are_taken_out(arguments: list[str], rest: list[str], found: li
     assert split(arguments, OWN) == (rest, found)
 
 
-@pytest.mark.parametrize("arguments", [["predict", "--cascade.interleaved"], ["predict", "--cascade.interleaved", "--model", "m"]])
+@pytest.mark.parametrize(
+    "arguments", [["predict", "--cascade.interleaved"], ["predict", "--cascade.interleaved", "--model", "m"]]
+)
 def test_a_setting_without_a_value_is_named(arguments: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"--cascade.interleaved needs a value"):
         split(arguments, OWN)

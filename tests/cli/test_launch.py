@@ -1,4 +1,6 @@
-"""Starting several processes: what each is told, how they end together; slow: real trainings, also on two "machines"."""
+"""Starting several processes: what each is told, how they end together; slow: real trainings, also on two
+"machines".
+"""
 
 import json
 import os
@@ -25,8 +27,14 @@ def script(text):
     [
         ({}, Ranks()),
         ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, Ranks(3, 4, 1, 2)),
-        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}, Ranks(5, 8, 1, 4)),
-        ({"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Ranks()),  # the batch script itself
+        (
+            {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"},
+            Ranks(5, 8, 1, 4),
+        ),
+        (
+            {"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+            Ranks(),
+        ),  # the batch script itself
     ],
 )
 def test_the_environment_says_which_process_this_is(environment, expected):
@@ -36,7 +44,17 @@ def test_the_environment_says_which_process_this_is(environment, expected):
 
 def test_each_process_is_told_which_it_is(tmp_path):
     names = "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT"
-    assert start_together(2, 1, script(f"open(r'{tmp_path}/' + os.environ['RANK'], 'w').write(' '.join(os.environ[n] for n in '{names}'.split()))")) == 0
+    assert (
+        start_together(
+            2,
+            1,
+            script(
+                f"open(r'{tmp_path}/' + os.environ['RANK'], 'w').write(' '.join(os.environ[n] for n in "
+                f"'{names}'.split()))"
+            ),
+        )
+        == 0
+    )
     first, second = ((tmp_path / name).read_text().split() for name in "01")
     assert (first[:5], second[:5]) == (["0", "2", "0", "2", "127.0.0.1"], ["1", "2", "1", "2", "127.0.0.1"])
     assert first[5] == second[5]
@@ -101,12 +119,25 @@ def data(folder):
 def finished(out):
     assert json.loads((out / "metrics.json").read_text())["model"]["step"] == 2
     assert (out / "losses.csv").read_text().count("\n") == 3
-    assert all(len(line.split(",")) == 3 for line in (out / "pictures.csv").read_text().splitlines()[1:])  # two pictures a step
+    assert all(
+        len(line.split(",")) == 3 for line in (out / "pictures.csv").read_text().splitlines()[1:]
+    )  # two pictures a step
 
 
 @pytest.mark.slow
 def test_htc_train_on_two_devices(tmp_path):
-    call = [sys.executable, "-m", "htc", "train", *data(tmp_path / "data"), *SMALL, "--out", str(tmp_path / "run"), "--devices", "2"]
+    call = [
+        sys.executable,
+        "-m",
+        "htc",
+        "train",
+        *data(tmp_path / "data"),
+        *SMALL,
+        "--out",
+        str(tmp_path / "run"),
+        "--devices",
+        "2",
+    ]
     done = subprocess.run(call, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     finished(tmp_path / "run")
@@ -117,8 +148,23 @@ def test_htc_train_on_two_devices(tmp_path):
 def test_torchrun_on_two_machines_of_one_process(tmp_path):
     port = str(20000 + os.getpid() % 20000)
     arguments = ["-m", "htc", "train", *data(tmp_path / "data"), *SMALL, "--out", str(tmp_path / "run")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
-    nodes = [subprocess.Popen([*torchrun, "--node-rank", str(rank), *arguments], stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        port,
+    ]
+    nodes = [
+        subprocess.Popen([*torchrun, "--node-rank", str(rank), *arguments], stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
     errors = [node.communicate(timeout=400)[1] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], errors
     finished(tmp_path / "run")
@@ -126,12 +172,25 @@ def test_torchrun_on_two_machines_of_one_process(tmp_path):
 
 @pytest.mark.slow
 def test_slurm_s_words(tmp_path):
-    words = {"SLURM_STEP_ID": "0", "SLURM_JOB_ID": str(10000 + os.getpid() % 9000), "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2"}
+    words = {
+        "SLURM_STEP_ID": "0",
+        "SLURM_JOB_ID": str(10000 + os.getpid() % 9000),
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NNODES": "2",
+    }
     call = [sys.executable, "-m", "htc", "train", *data(tmp_path / "data"), *SMALL, "--out", str(tmp_path / "run")]
     tasks = [
         subprocess.Popen(
             call,
-            env={**os.environ, **words, "SLURM_NODELIST": "127.0.0.1", "SLURM_PROCID": str(rank), "SLURM_LOCALID": "0", "SLURM_NODEID": str(rank)},
+            env={
+                **os.environ,
+                **words,
+                "SLURM_NODELIST": "127.0.0.1",
+                "SLURM_PROCID": str(rank),
+                "SLURM_LOCALID": "0",
+                "SLURM_NODEID": str(rank),
+            },
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -1,4 +1,6 @@
-"""Nothing is overwritten, nothing is left half-written, and a place that cannot be written to is named before the work."""
+"""Nothing is overwritten, nothing is left half-written, and a place that cannot be written to is named before the
+work.
+"""
 
 import errno
 import json
@@ -28,16 +30,26 @@ def test_an_empty_or_new_folder_is_accepted(tmp_path: Path) -> None:
 
 def test_a_used_folder_a_file_and_a_place_below_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    for out, message in ((tmp_path, "is not empty"), (tmp_path / "file", "is a file"), (tmp_path / "file" / "x", "is a file, so nothing")):
+    for out, message in (
+        (tmp_path, "is not empty"),
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file" / "x", "is a file, so nothing"),
+    ):
         with pytest.raises(OutputError, match=message) as caught:
             folder_for("train", "x", out)
         assert f"--out {out}" in str(caught.value)
 
 
 def test_a_place_that_takes_no_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number, reason in ((errno.EACCES, "no permission"), (errno.EROFS, "that disk is read-only"), (errno.ENOENT, "no file can be made there")):
+    for number, reason in (
+        (errno.EACCES, "no permission"),
+        (errno.EROFS, "that disk is read-only"),
+        (errno.ENOENT, "no file can be made there"),
+    ):
 
-        def refuse(number: int = number, **place: object) -> None:  # root may write everywhere, so a real folder would not do
+        def refuse(
+            number: int = number, **place: object
+        ) -> None:  # root may write everywhere, so a real folder would not do
             raise OSError(number, "refused")
 
         monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
@@ -72,7 +84,11 @@ def test_json_targets_are_checked_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text("[]")
     check_json_target(None)
     check_json_target("-")
-    for target, message in ((tmp_path, "is a folder"), (tmp_path / "old.json", "exists already"), (tmp_path / "old.json" / "x", "is a file")):
+    for target, message in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "old.json", "exists already"),
+        (tmp_path / "old.json" / "x", "is a file"),
+    ):
         with pytest.raises(OutputError, match=message):
             check_json_target(str(target))
 
@@ -83,7 +99,9 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(OutputError, match=r"found.json: the file would be larger than this system or session allows"):
+        with pytest.raises(
+            OutputError, match=r"found.json: the file would be larger than this system or session allows"
+        ):
             write_json(str(tmp_path / "found.json"), ["x" * 5000])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,4 +1,6 @@
-"""The flags of semantic maps, from the command line to what the training loader delivers and what is measured against."""
+"""The flags of semantic maps, from the command line to what the training loader delivers and what is measured
+against.
+"""
 
 import json
 from collections.abc import Callable
@@ -18,7 +20,14 @@ from htc.data.loader import PictureLoader, Sample
 from htc.types import Batch
 
 Htc = Callable[..., Result]
-PLAIN = ("--training.augmentation.resize", "false", "--training.augmentation.horizontal-flip", "0", "--training.augmentation.vertical-flip", "0")
+PLAIN = (
+    "--training.augmentation.resize",
+    "false",
+    "--training.augmentation.horizontal-flip",
+    "0",
+    "--training.augmentation.vertical-flip",
+    "0",
+)
 HEIGHT, WIDTH = 64, 80
 GRASS, SKY = 9, 12
 """Category ids of stuff; the instances' are 3 (disc) and 7 (square)."""
@@ -26,20 +35,24 @@ GRASS, SKY = 9, 12
 
 @pytest.fixture
 def maps(tmp_path: Path) -> Path:
-    """A folder with `stuff/` (sky - 1 everywhere but at the left, where nothing is said), `panoptic/` and `panoptic.json` (below grass; a crowd
-    in the middle, and void above), each lacking one of the pictures 5, 6, 7."""
+    """A folder with `stuff/` (sky - 1 everywhere but at the left, where nothing is said), `panoptic/` and
+    `panoptic.json` (below grass; a crowd in the middle, and void above), each lacking one of the pictures 5, 6, 7.
+    """
     for name in ("stuff", "panoptic"):
         (tmp_path / name).mkdir()
     for index in (0, 1):
         Image.fromarray(stuff_map()).save(tmp_path / "stuff" / f"picture{index}.png")
     entries = []
     for image_id in (6, 7):
-        Image.fromarray(np.stack([panoptic_ids() % 256, panoptic_ids() // 256, 0 * panoptic_ids()], -1).astype(np.uint8)).save(
-            tmp_path / "panoptic" / f"{image_id}.png"
-        )
+        Image.fromarray(
+            np.stack([panoptic_ids() % 256, panoptic_ids() // 256, 0 * panoptic_ids()], -1).astype(np.uint8)
+        ).save(tmp_path / "panoptic" / f"{image_id}.png")
         segments = [{"id": 300, "category_id": GRASS, "iscrowd": 0}, {"id": 7, "category_id": 3, "iscrowd": 1}]
         entries.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments})
-    categories = [{"id": id, "name": name, "isthing": int(id < 8)} for id, name in ((GRASS, "grass"), (SKY, "sky"), (3, "disc"), (7, "square"))]
+    categories = [
+        {"id": id, "name": name, "isthing": int(id < 8)}
+        for id, name in ((GRASS, "grass"), (SKY, "sky"), (3, "disc"), (7, "square"))
+    ]
     (tmp_path / "panoptic.json").write_text(json.dumps({"annotations": entries, "categories": categories}))
     return tmp_path
 
@@ -58,7 +71,9 @@ def panoptic_ids() -> np.ndarray:
 
 
 def merged(image_id: int) -> np.ndarray:
-    """Void or a crowd above shows the folder's; the object (rows 10..40, columns 20..60 of pictures 5 and 6) lies over both."""
+    """Void or a crowd above shows the folder's; the object (rows 10..40, columns 20..60 of pictures 5 and 6) lies
+    over both.
+    """
     values = stuff_map() if image_id != 7 else np.full((HEIGHT, WIDTH), 255, np.uint8)
     if image_id != 5:
         values[45:] = GRASS - 1
@@ -92,8 +107,19 @@ def part(data: Path) -> tuple[Any, ...]:
     return "--train-annotations", data / "annotations/instances_train.json", "--train-images", data / "train"
 
 
-def test_a_training_learns_from_all_three_merged(htc: Htc, data: Path, maps: Path, delivered: dict[Any, np.ndarray]) -> None:
-    flags = ("--semantic", "stuff", "--semantic-json", "panoptic.json", "--semantic-panoptic", "panoptic", "--semantic-instances", "ids")
+def test_a_training_learns_from_all_three_merged(
+    htc: Htc, data: Path, maps: Path, delivered: dict[Any, np.ndarray]
+) -> None:
+    flags = (
+        "--semantic",
+        "stuff",
+        "--semantic-json",
+        "panoptic.json",
+        "--semantic-panoptic",
+        "panoptic",
+        "--semantic-instances",
+        "ids",
+    )
     result = htc("train", *part(data), *FLAGS, *PLAIN, *flags, "--semantic.classes", "5", "--out", "run")
     assert result.code == 0, result.err
     assert set(delivered) == {5, 6, 7}
@@ -102,11 +128,18 @@ def test_a_training_learns_from_all_three_merged(htc: Htc, data: Path, maps: Pat
     config = yaml.safe_load((maps / "run/config.yaml").read_text())
     assert config["semantic"]["classes"] == SKY  # values 0 .. 11, the highest id - 1
     choices = json.loads((maps / "run/choices.json").read_text())
-    assert next(one for one in choices if "semantic targets" in one["fields"])["fields"]["semantic targets"] == "stuff, panoptic.json, instances"
+    assert (
+        next(one for one in choices if "semantic targets" in one["fields"])["fields"]["semantic targets"]
+        == "stuff, panoptic.json, instances"
+    )
 
 
-def test_a_training_learns_from_panoptic_maps_with_instances(htc: Htc, data: Path, maps: Path, delivered: dict[Any, np.ndarray]) -> None:
-    """Without a folder of class numbers, classes are the categories in their order: grass, sky, disc, square; picture 5 is missing."""
+def test_a_training_learns_from_panoptic_maps_with_instances(
+    htc: Htc, data: Path, maps: Path, delivered: dict[Any, np.ndarray]
+) -> None:
+    """Without a folder of class numbers, classes are the categories in their order: grass, sky, disc, square;
+    picture 5 is missing.
+    """
     flags = ("--semantic", "panoptic", "--semantic-json", "panoptic.json", "--semantic-instances", "2")
     result = htc("train", *part(data), *FLAGS, *PLAIN, *flags)
     assert result.code == 2
@@ -126,18 +159,31 @@ def test_a_training_learns_from_panoptic_maps_with_instances(htc: Htc, data: Pat
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (("--semantic", "stuff", "--semantic-panoptic", "panoptic"), "--semantic-panoptic holds the PNGs of --semantic-json FILE"),
+        (
+            ("--semantic", "stuff", "--semantic-panoptic", "panoptic"),
+            "--semantic-panoptic holds the PNGs of --semantic-json FILE",
+        ),
         (("--semantic", "auto", "--semantic-json", "panoptic.json"), "say how to read a folder of maps"),
         (("--semantic-instances", "3"), "say how to read a folder of maps"),
-        (("--semantic", "stuff", "--semantic-instances", "-1"), "--semantic-instances -1: give the value of the first class"),
-        (("--semantic", "stuff", "--semantic-instances", "id"), "--semantic-instances id: give the value of the first class"),
+        (
+            ("--semantic", "stuff", "--semantic-instances", "-1"),
+            "--semantic-instances -1: give the value of the first class",
+        ),
+        (
+            ("--semantic", "stuff", "--semantic-instances", "id"),
+            "--semantic-instances id: give the value of the first class",
+        ),
         (("--semantic", "gone"), "--semantic gone: no such folder"),
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
 @pytest.mark.usefixtures("maps")
 def test_flags_that_cannot_be(htc: Htc, data: Path, model: Path, verb: str, flags: tuple[str, ...], says: str) -> None:
-    call = ("train", "--data", data) if verb == "train" else ("evaluate", model, "--annotations", data / "annotations/instances_val.json")
+    call = (
+        ("train", "--data", data)
+        if verb == "train"
+        else ("evaluate", model, "--annotations", data / "annotations/instances_val.json")
+    )
     result = htc(*call, *flags)
     assert result.code == 2
     assert says in result.err
@@ -159,7 +205,11 @@ def brute_force(truth: dict[int, np.ndarray], found: dict[int, np.ndarray], clas
     result = {}
     for label in range(classes):
         own = {(id, *place) for id, values in truth.items() for place in np.argwhere(values == label).tolist()}
-        theirs = {(id, *place) for id, values in found.items() for place in np.argwhere((values == label) & (truth[id] != 255)).tolist()}
+        theirs = {
+            (id, *place)
+            for id, values in found.items()
+            for place in np.argwhere((values == label) & (truth[id] != 255)).tolist()
+        }
         if own:
             result[label] = len(own & theirs) / len(own | theirs)
     return result
@@ -172,7 +222,9 @@ def panoptic_of_val(folder: Path, names: tuple[str, ...] = ("grass", "square", "
     entries, truth = [], {}
     for image_id in (5, 6, 7):
         blocks = generator.integers(0, 5, (HEIGHT // 8, WIDTH // 8)).repeat(8, 0).repeat(8, 1)
-        Image.fromarray(np.stack([blocks * 50, blocks, 0 * blocks], -1).astype(np.uint8)).save(folder / "val" / f"{image_id}.png")
+        Image.fromarray(np.stack([blocks * 50, blocks, 0 * blocks], -1).astype(np.uint8)).save(
+            folder / "val" / f"{image_id}.png"
+        )
         infos = [{"id": 306 * block, "category_id": 2 * block + 1, "iscrowd": 0} for block in (1, 2, 3)]
         infos.append({"id": 306 * 4, "category_id": 3, "iscrowd": 1})
         entries.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": infos})
@@ -186,10 +238,21 @@ def panoptic_of_val(folder: Path, names: tuple[str, ...] = ("grass", "square", "
 def test_mean_iou_against_panoptic_annotations(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     """Classes by their order in the file; void and crowds do not count."""
     truth = panoptic_of_val(tmp_path)
-    call = ("evaluate", model, "--annotations", data / "annotations/instances_val.json", "--semantic", "val", "--semantic-json", "val.json")
+    call = (
+        "evaluate",
+        model,
+        "--annotations",
+        data / "annotations/instances_val.json",
+        "--semantic",
+        "val",
+        "--semantic-json",
+        "val.json",
+    )
     numbers = json.loads(htc(*call, "--json", "-").out)["semantic"]
     expected = brute_force(truth, found_labels(model, data), 3)
-    assert numbers["per_class"] == pytest.approx({("grass", "square", "disc")[label]: iou for label, iou in expected.items()})
+    assert numbers["per_class"] == pytest.approx(
+        {("grass", "square", "disc")[label]: iou for label, iou in expected.items()}
+    )
     assert numbers["mIoU"] == pytest.approx(sum(expected.values()) / len(expected))
     assert len(expected) == 3
     assert 0 < numbers["mIoU"] < 1
@@ -203,24 +266,48 @@ def test_mean_iou_against_merged_maps(htc: Htc, model: Path, data: Path, tmp_pat
     truth = panoptic_of_val(tmp_path)
     content = json.loads((tmp_path / "val.json").read_text())
     for entry in content["annotations"]:
-        entry["segments_info"] = [{**one, "category_id": (one["category_id"] - 1) // 2} for one in entry["segments_info"]]
+        entry["segments_info"] = [
+            {**one, "category_id": (one["category_id"] - 1) // 2} for one in entry["segments_info"]
+        ]
     content["categories"] = [{**one, "id": (one["id"] - 1) // 2} for one in content["categories"]]
     (tmp_path / "val.json").write_text(json.dumps(content))
     (tmp_path / "stuff").mkdir()
     for row in range(3):
         Image.fromarray(np.full((HEIGHT, WIDTH), row, np.uint8)).save(tmp_path / "stuff" / f"picture{row}.png")
     renumbered = np.array([1, 2, 0, *[255] * 253])  # grass, square, disc have the ids 2, 3, 1 now
-    merged_maps = {id: np.where(values == 255, row, renumbered[values]) for row, (id, values) in enumerate(truth.items())}
-    call = ("evaluate", model, "--annotations", data / "annotations/instances_val.json", "--semantic", "stuff", "--semantic-json", "val.json")
+    merged_maps = {
+        id: np.where(values == 255, row, renumbered[values]) for row, (id, values) in enumerate(truth.items())
+    }
+    call = (
+        "evaluate",
+        model,
+        "--annotations",
+        data / "annotations/instances_val.json",
+        "--semantic",
+        "stuff",
+        "--semantic-json",
+        "val.json",
+    )
     numbers = json.loads(htc(*call, "--semantic-panoptic", "val", "--json", "-").out)["semantic"]
     expected = brute_force(merged_maps, found_labels(model, data), 3)
-    assert numbers["per_class"] == pytest.approx({("disc", "grass", "square")[label]: iou for label, iou in expected.items()})
+    assert numbers["per_class"] == pytest.approx(
+        {("disc", "grass", "square")[label]: iou for label, iou in expected.items()}
+    )
     assert len(expected) == 3
 
 
 def test_a_branch_of_other_classes_cannot_be_measured(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     panoptic_of_val(tmp_path, ("grass", "square", "disc", "sky"))
-    call = ("evaluate", model, "--annotations", data / "annotations/instances_val.json", "--semantic", "val", "--semantic-json", "val.json")
+    call = (
+        "evaluate",
+        model,
+        "--annotations",
+        data / "annotations/instances_val.json",
+        "--semantic",
+        "val",
+        "--semantic-json",
+        "val.json",
+    )
     result = htc(*call)
     assert result.code == 2
     assert "the model's branch has 3 classes, these maps need 4" in result.err

@@ -38,7 +38,18 @@ SWITCHES: dict[str, tuple[dict[str, Any], bool]] = {
 def predicted(htc: Htc, model: Path, data: Path) -> Callable[..., list[dict[str, Any]]]:
     def call(*flags: object) -> list[dict[str, Any]]:
         result = htc(
-            "predict", data / "val" / "picture0.png", "--model", model, "--score-threshold", "0", "--json", "-", "--no-draw", "--device", "cpu", *flags
+            "predict",
+            data / "val" / "picture0.png",
+            "--model",
+            model,
+            "--score-threshold",
+            "0",
+            "--json",
+            "-",
+            "--no-draw",
+            "--device",
+            "cpu",
+            *flags,
         )
         assert result.code == 0, result.err
         return json.loads(result.out)
@@ -49,7 +60,11 @@ def predicted(htc: Htc, model: Path, data: Path) -> Callable[..., list[dict[str,
 def flags_of(settings: dict[str, Any], prefix: str = "--") -> list[str]:
     found = []
     for name, value in settings.items():
-        found += flags_of(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name, "none" if value is None else json.dumps(value).strip('"')]
+        found += (
+            flags_of(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else [prefix + name, "none" if value is None else json.dumps(value).strip('"')]
+        )
     return found
 
 
@@ -58,22 +73,48 @@ def plain(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """What the model finds as it is."""
     path = tmp_path_factory.mktemp("plain") / "found.json"
     picture = data / "val" / "picture0.png"
-    run(["predict", str(picture), "--model", str(model), "--score-threshold", "0", "--json", str(path), "--no-draw", "--device", "cpu"])
+    run(
+        [
+            "predict",
+            str(picture),
+            "--model",
+            str(model),
+            "--score-threshold",
+            "0",
+            "--json",
+            str(path),
+            "--no-draw",
+            "--device",
+            "cpu",
+        ]
+    )
     return json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_a_switch(htc: Htc, predicted: Callable[..., list[dict[str, Any]]], plain: list[dict[str, Any]], model: Path, tmp_path: Path, name: str) -> None:
+def test_a_switch(
+    htc: Htc,
+    predicted: Callable[..., list[dict[str, Any]]],
+    plain: list[dict[str, Any]],
+    model: Path,
+    tmp_path: Path,
+    name: str,
+) -> None:
     settings, differs = SWITCHES[name]
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings))
     found = predicted("--config", "own.yaml")
     assert (found != plain) == differs
     assert len(found) == len(plain) == 20
-    configs = [htc("predict", "--model", model, *given, "--print-config").out for given in ((), ("--config", "own.yaml"), flags_of(settings))]
+    configs = [
+        htc("predict", "--model", model, *given, "--print-config").out
+        for given in ((), ("--config", "own.yaml"), flags_of(settings))
+    ]
     assert configs[0] != configs[1] == configs[2]
 
 
-def test_flags_win_over_the_environment_over_the_file(predicted: Callable[..., list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_win_over_the_environment_over_the_file(
+    predicted: Callable[..., list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "own.yaml").write_text("inference: {max_detections: 3}")
     assert len(predicted("--config", "own.yaml")) == 3
     monkeypatch.setenv("HTC_INFERENCE__MAX_DETECTIONS", "4")
@@ -85,8 +126,15 @@ def test_flags_win_over_the_environment_over_the_file(predicted: Callable[..., l
 def test_soft_nms_of_a_file_is_changed_and_turned_off_by_flags(htc: Htc, model: Path, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("inference: {soft_nms: {kind: linear, iou: 0.3}}")
     said = [
-        Config.model_validate(yaml.safe_load(htc("predict", "--model", model, "--config", "own.yaml", *flags, "--print-config").out)).inference.soft_nms
-        for flags in ((), ("--inference.soft_nms.kind", "gaussian"), ("--inference.soft_nms.min_score", "0.1"), ("--inference.soft_nms", "none"))
+        Config.model_validate(
+            yaml.safe_load(htc("predict", "--model", model, "--config", "own.yaml", *flags, "--print-config").out)
+        ).inference.soft_nms
+        for flags in (
+            (),
+            ("--inference.soft_nms.kind", "gaussian"),
+            ("--inference.soft_nms.min_score", "0.1"),
+            ("--inference.soft_nms", "none"),
+        )
     ]
     assert said == [LinearSoftNMS(iou=0.3), GaussianSoftNMS(), LinearSoftNMS(iou=0.3, min_score=0.1), None]
 
@@ -112,13 +160,24 @@ def test_print_config_needs_nothing_but_the_model(htc: Htc, model: Path, verb: s
         (("--inference.mask_stages", "4,1"), "inference names stage 4, but cascade.num_stages is 3"),
         (("--inference.mask_stages", "1"), "--inference.mask_stages: is a list of values: write [1]"),
         (("--cascade.box_channels", "12"), "cascade.box_channels: the weights have 32, the configuration says 12"),
-        (("--inference.soft_nms.kind", "hard"), "--inference.soft_nms.kind: there is no kind 'hard', only 'linear', 'gaussian'"),
-        (("--inference.soft_nms.kind", "linear", "--inference.soft_nms.sigma", "1"), "--inference.soft_nms.sigma: does not belong to this kind of"),
-        (("--inference.soft_nms.sigma", "1"), "--inference.soft_nms.sigma: say of which kind: set inference.soft_nms.kind to one of 'linear', 'gaussian'"),
+        (
+            ("--inference.soft_nms.kind", "hard"),
+            "--inference.soft_nms.kind: there is no kind 'hard', only 'linear', 'gaussian'",
+        ),
+        (
+            ("--inference.soft_nms.kind", "linear", "--inference.soft_nms.sigma", "1"),
+            "--inference.soft_nms.sigma: does not belong to this kind of",
+        ),
+        (
+            ("--inference.soft_nms.sigma", "1"),
+            "--inference.soft_nms.sigma: say of which kind: set inference.soft_nms.kind to one of 'linear', 'gaussian'",
+        ),
         (("--semantic", "none"), "cascade.semantic_fusion is 'both' but semantic is null"),
     ],
 )
-def test_switches_that_do_not_fit_are_errors(htc: Htc, model: Path, data: Path, flags: tuple[str, ...], message: str) -> None:
+def test_switches_that_do_not_fit_are_errors(
+    htc: Htc, model: Path, data: Path, flags: tuple[str, ...], message: str
+) -> None:
     result = htc("predict", data / "val" / "picture0.png", "--model", model, *flags)
     assert result.code == 2
     assert message in result.err

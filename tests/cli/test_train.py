@@ -11,9 +11,27 @@ from cli.conftest import Result
 
 Htc = Callable[..., Result]
 SETTINGS = {
-    **{"neck.channels": 32, "semantic.channels": 32, "semantic.convs": 1, "cascade.box-channels": 32, "cascade.mask-channels": 16},
-    **{"cascade.mask-convs": 1, "cascade.samples": 16, "rpn.proposals": 50, "rpn.training-proposals": 50, "rpn.samples": 32},
-    **{"input.short-edge": 64, "input.long-edge": 128, "training.augmentation.crop": "none", "device": "cpu", "epochs": 1},
+    **{
+        "neck.channels": 32,
+        "semantic.channels": 32,
+        "semantic.convs": 1,
+        "cascade.box-channels": 32,
+        "cascade.mask-channels": 16,
+    },
+    **{
+        "cascade.mask-convs": 1,
+        "cascade.samples": 16,
+        "rpn.proposals": 50,
+        "rpn.training-proposals": 50,
+        "rpn.samples": 32,
+    },
+    **{
+        "input.short-edge": 64,
+        "input.long-edge": 128,
+        "training.augmentation.crop": "none",
+        "device": "cpu",
+        "epochs": 1,
+    },
 }
 FLAGS = [word for name, value in SETTINGS.items() for word in (f"--{name}", value)]
 
@@ -38,7 +56,11 @@ def test_choices_are_printed_recorded_and_kept_by_a_resumed_run(htc: Htc, data: 
     for choice in choices:
         assert choice["rule"] in result.err
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert (config["inference"]["max_detections"], config["training"]["epochs"], config["classes"]) == (100, 1, ["disc", "square"])
+    assert (config["inference"]["max_detections"], config["training"]["epochs"], config["classes"]) == (
+        100,
+        1,
+        ["disc", "square"],
+    )
     assert "epoch 1/1, step 1/1, loss" in result.err
     again = htc("train", "--data", data, "--resume", "--out", run, "--epochs", "4", "--device", "cpu")
     assert again.code == 0, again.err
@@ -60,7 +82,11 @@ def test_the_chosen_configuration_can_be_printed(htc: Htc, data: Path, tmp_path:
     result = htc("train", "--data", data, "--print-config")
     assert result.code == 0, result.err
     config = yaml.safe_load(result.out)
-    assert (config["preset"], config["classes"], config["training"]["epochs"]) == ("htc_r18_small", ["disc", "square"], 100)
+    assert (config["preset"], config["classes"], config["training"]["epochs"]) == (
+        "htc_r18_small",
+        ["disc", "square"],
+        100,
+    )
     assert not (tmp_path / "runs").exists()
 
 

@@ -21,9 +21,26 @@ Htc = Callable[..., Result]
 
 def test_predict_writes_drawings_and_results(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     annotations = data / "annotations" / "instances_val.json"
-    result = htc("predict", data / "val", "--model", model, "--annotations", annotations, "--score-threshold", "0", "--json", "found.json", "--device", "cpu")
+    result = htc(
+        "predict",
+        data / "val",
+        "--model",
+        model,
+        "--annotations",
+        annotations,
+        "--score-threshold",
+        "0",
+        "--json",
+        "found.json",
+        "--device",
+        "cpu",
+    )
     assert (result.code, result.out) == (0, ""), result.err
-    assert {path.name for path in (tmp_path / "runs" / "predict" / "val").iterdir()} == {"picture0.png", "picture1.png", "picture2.png"}
+    assert {path.name for path in (tmp_path / "runs" / "predict" / "val").iterdir()} == {
+        "picture0.png",
+        "picture1.png",
+        "picture2.png",
+    }
     found = json.loads((tmp_path / "found.json").read_text())
     assert {one["image_id"] for one in found} == {5, 6, 7}
     assert {(one["category_id"], one["category_name"]) for one in found} <= {(3, "disc"), (7, "square")}
@@ -44,7 +61,17 @@ def test_predict_to_stdout_with_limits(htc: Htc, model: Path, data: Path, tmp_pa
 
 
 def test_a_switch_changes_the_prediction(htc: Htc, model: Path, data: Path) -> None:
-    call = ("predict", data / "val" / "picture0.png", "--model", model, "--score-threshold", "0", "--json", "-", "--no-draw")
+    call = (
+        "predict",
+        data / "val" / "picture0.png",
+        "--model",
+        model,
+        "--score-threshold",
+        "0",
+        "--json",
+        "-",
+        "--no-draw",
+    )
     assert htc(*call).out == htc(*call).out
     assert htc(*call, "--inference.box_stage", "1").out != htc(*call).out
 
@@ -94,18 +121,24 @@ def test_unusable_outputs_are_refused_before_the_work(htc: Htc, model: Path, dat
     [
         (("--inference.nms_iou", "7"), "--inference.nms_iou: should be less than or equal to 1"),
         (("--classes", "disk"), "disc"),
-        (("--preset", "htc_r50_fpn_1x_coco"), "--preset: the preset is htc_r50_fpn_1x_coco, but this model is htc_r18_small"),
+        (
+            ("--preset", "htc_r50_fpn_1x_coco"),
+            "--preset: the preset is htc_r50_fpn_1x_coco, but this model is htc_r18_small",
+        ),
         (("--backbone.depth", "34"), "backbone.depth"),
     ],
 )
-def test_what_contradicts_the_model_is_an_error(htc: Htc, model: Path, data: Path, flags: tuple[str, ...], message: str) -> None:
+def test_what_contradicts_the_model_is_an_error(
+    htc: Htc, model: Path, data: Path, flags: tuple[str, ...], message: str
+) -> None:
     result = htc("predict", data / "val" / "picture0.png", "--model", model, *flags)
     assert result.code == 2
     assert message in result.err
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("cut.safetensors", b"\x10\x00\x00"), ("empty.pth", b""), ("text.pth", b"hello"), ("text.safetensors", b"x" * 99)]
+    ("name", "content"),
+    [("cut.safetensors", b"\x10\x00\x00"), ("empty.pth", b""), ("text.pth", b"hello"), ("text.safetensors", b"x" * 99)],
 )
 def test_a_damaged_checkpoint_is_named(htc: Htc, data: Path, tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
@@ -117,14 +150,27 @@ def test_a_damaged_checkpoint_is_named(htc: Htc, data: Path, tmp_path: Path, nam
 
 def test_evaluate_a_model_and_its_results(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     annotations = data / "annotations" / "instances_val.json"
-    call = ("evaluate", model, "--annotations", annotations, "--images", data / "val", "--save-results", "found.json", "--json", "numbers.json")
+    call = (
+        "evaluate",
+        model,
+        "--annotations",
+        annotations,
+        "--images",
+        data / "val",
+        "--save-results",
+        "found.json",
+        "--json",
+        "numbers.json",
+    )
     result = htc(*call, "--max-detections", "50")
     assert result.code == 0, result.err
     assert "boxes" in result.out
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert set(numbers) == {"bbox", "segm", "per_class"}
     assert "AR@50" in numbers["segm"]
-    again = htc("evaluate", "--results", "found.json", "--annotations", annotations, "--max-detections", "50", "--json", "-")
+    again = htc(
+        "evaluate", "--results", "found.json", "--annotations", annotations, "--max-detections", "50", "--json", "-"
+    )
     assert json.loads(again.out) == numbers
 
 
@@ -137,7 +183,10 @@ def test_convert_and_print_the_configuration(htc: Htc, model: Path, small_config
     assert again.code == 2
     assert "native" in again.err
     (tmp_path / "own.yaml").write_text(htc("predict", "x.png", "--model", model, "--print-config").out)
-    assert htc("predict", "x.png", "--model", model, "--config", "own.yaml", "--print-config").out == (tmp_path / "own.yaml").read_text()
+    assert (
+        htc("predict", "x.png", "--model", model, "--config", "own.yaml", "--print-config").out
+        == (tmp_path / "own.yaml").read_text()
+    )
 
 
 def test_train_from_a_configuration_file(htc: Htc, data: Path, small_config: Config, tmp_path: Path) -> None:
@@ -158,7 +207,12 @@ def test_results_are_as_the_contract_says(htc: Htc, model: Path, data: Path, tmp
         Image.open(data / "val" / "picture0.png").save(tmp_path / "photos" / name)
     call = ("predict", "photos", "--model", model, "--score-threshold", "0", "--json", "-", "--no-draw")
     found = json.loads(htc(*call).out)
-    assert {one["image_id"] for one in found} == {139, "b/7.png", "c/7.png", "street.png"}  # two pictures may not share an id
+    assert {one["image_id"] for one in found} == {
+        139,
+        "b/7.png",
+        "c/7.png",
+        "street.png",
+    }  # two pictures may not share an id
     for one in found:
         assert set(one) == {"image_id", "category_id", "category_name", "bbox", "score", "segmentation"}
         x, y, width, height = one["bbox"]
@@ -172,7 +226,19 @@ def test_results_are_as_the_contract_says(htc: Htc, model: Path, data: Path, tmp
 
 
 def test_labelme_files_lie_beside_the_drawings(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
-    result = htc("predict", data / "val", "--model", model, "--score-threshold", "0", "--labelme", "--out", "drawn", "--batch-size", "2")
+    result = htc(
+        "predict",
+        data / "val",
+        "--model",
+        model,
+        "--score-threshold",
+        "0",
+        "--labelme",
+        "--out",
+        "drawn",
+        "--batch-size",
+        "2",
+    )
     assert (result.code, result.err) == (0, "3 pictures done, files in drawn\n")
     names = {path.name for path in (tmp_path / "drawn").iterdir()}
     assert names == {f"picture{index}.{suffix}" for index in range(3) for suffix in ("png", "json")}
@@ -194,8 +260,16 @@ def test_convert_reports_every_tensor(htc: Htc, model: Path, tmp_path: Path) -> 
 def test_convert_is_told_what_a_file_does_not_say(htc: Htc, small_config: Config, tmp_path: Path) -> None:
     """torchvision's frozen norms: their epsilon is in no file, and in a native folder there is nothing to tell."""
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3).state_dict().items()}
-    torch.save({name: torch.full(shape, 0.5) for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}, tmp_path / "model.pth")
+        shapes = {
+            name: tensor.shape
+            for name, tensor in maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
+            .state_dict()
+            .items()
+        }
+    torch.save(
+        {name: torch.full(shape, 0.5) for name, shape in shapes.items() if not name.endswith("num_batches_tracked")},
+        tmp_path / "model.pth",
+    )
     counts = {}
     for epsilon in ("0", "1e-5"):
         result = htc("convert", "model.pth", f"native {epsilon}", "--norm-epsilon", epsilon, "--json", "-")
@@ -216,9 +290,22 @@ def test_evaluate_the_bundled_nuclei(htc: Htc, data: Path, small_config: Config,
     truth["images"] = truth["images"][:2]
     truth["annotations"] = [annotation for annotation in truth["annotations"] if annotation["image_id"] in few]
     (tmp_path / "few.json").write_text(json.dumps(truth))
-    config = small_config.model_copy(update={"classes": ("cell", "nucleus"), "category_ids": (5, 9)})  # other ids: matched by name
+    config = small_config.model_copy(
+        update={"classes": ("cell", "nucleus"), "category_ids": (5, 9)}
+    )  # other ids: matched by name
     save_pretrained(Detector(config), config, tmp_path / "model")
-    result = htc("evaluate", "model", "--annotations", "few.json", "--images", NUCLEI / "val", "--json", "-", "--save-results", "found.json")
+    result = htc(
+        "evaluate",
+        "model",
+        "--annotations",
+        "few.json",
+        "--images",
+        NUCLEI / "val",
+        "--json",
+        "-",
+        "--save-results",
+        "found.json",
+    )
     assert result.code == 0, result.err
     numbers = json.loads(result.out)
     assert list(numbers["per_class"]) == ["nucleus"]
@@ -239,5 +326,7 @@ def test_convert_turns_data_into_coco_files(htc: Htc, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     assert "1 pictures with 1 objects" in result.out
     assert "htc train --train-annotations coco/annotations/instances_train.json --train-images mine" in result.err
-    assert json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())["categories"] == [{"id": 1, "name": "cat"}]
+    assert json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())["categories"] == [
+        {"id": 1, "name": "cat"}
+    ]
     assert "not empty" in htc("convert", "mine", "coco").err or "exists already" in htc("convert", "mine", "coco").err

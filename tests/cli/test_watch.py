@@ -26,13 +26,28 @@ class Shown:
 
 
 def step(number, epoch, loss=1.0):
-    losses = {"rpn.class": 0.1, "rpn.box": 0.1, "semantic": 0.3, "stage1.class": loss, "stage1.box": 0.2, "stage1.mask": 0.4}
+    losses = {
+        "rpn.class": 0.1,
+        "rpn.box": 0.1,
+        "semantic": 0.3,
+        "stage1.class": loss,
+        "stage1.box": 0.2,
+        "stage1.mask": 0.4,
+    }
     return StepDone(number, 12, epoch, 3, 0.0025, losses)
 
 
 def measured(epoch, mask, best=True, stops=False):
     return Measured(
-        {"epoch": epoch, "step": 4 * epoch, "segm": {"AP": mask}, "bbox": {"AP": 0.5}, "losses": {"stage1.mask": 0.75, "rpn.class": 0.25}}, best, stops
+        {
+            "epoch": epoch,
+            "step": 4 * epoch,
+            "segm": {"AP": mask},
+            "bbox": {"AP": 0.5},
+            "losses": {"stage1.mask": 0.75, "rpn.class": 0.25},
+        },
+        best,
+        stops,
     )
 
 
@@ -47,7 +62,8 @@ def test_a_line_an_evaluation():
     shown.watch(step(5, 2))
     # 48 s for 4 steps and an evaluation: 12 s a step, 8 left.
     assert shown.lines == [
-        "epoch 1/3, step 4/12, loss 2.100, validation loss 1.000, mask AP 12.3, box AP 50.0 (best so far), lr 0.0025, memory 1.5 GiB, 0:48 passed, 1:36 left"
+        "epoch 1/3, step 4/12, loss 2.100, validation loss 1.000, mask AP 12.3, box AP 50.0 (best so far), lr 0.0025, "
+        "memory 1.5 GiB, 0:48 passed, 1:36 left"
     ]
 
 
@@ -57,7 +73,10 @@ def test_an_epoch_without_evaluation_has_a_line_too():
         shown.time += 1
         shown.watch(step(number, epoch))
     shown.watch.close()
-    assert [line.split(", lr")[0] for line in shown.lines] == ["epoch 1/3, step 2/12, loss 2.100", "epoch 2/3, step 4/12, loss 2.100"]
+    assert [line.split(", lr")[0] for line in shown.lines] == [
+        "epoch 1/3, step 2/12, loss 2.100",
+        "epoch 2/3, step 4/12, loss 2.100",
+    ]
     assert "memory" not in shown.lines[0]
 
 
@@ -81,7 +100,16 @@ def test_the_live_display_holds_everything():
     shown.watch(measured(2, 0.1, best=False))
     shown.watch(Measuring(3, 9))
     live = shown.live()
-    for part in ("epoch 2/3", "step 5/12", "measuring 3/9", "lr 0.0025", "memory 1.5 GiB", "left", "mask AP 10.0", "best: epoch 1, mask AP 20.0"):
+    for part in (
+        "epoch 2/3",
+        "step 5/12",
+        "measuring 3/9",
+        "lr 0.0025",
+        "memory 1.5 GiB",
+        "left",
+        "mask AP 10.0",
+        "best: epoch 1, mask AP 20.0",
+    ):
         assert part in live, part
     row = next(line for line in live.splitlines() if line.startswith("stage1")).split()
     assert row == ["stage1", "2.000", "0.200", "0.400", "2.600", "0.750", "0.750"]
@@ -98,6 +126,8 @@ def test_what_is_said_and_an_early_end():
     assert "training.early_stop" in shown.lines[2]
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (187, "3:07"), (3723, "1:02:03"), (2 * 86400 + 11045, "2 d 3:04:05")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (187, "3:07"), (3723, "1:02:03"), (2 * 86400 + 11045, "2 d 3:04:05")]
+)
 def test_clock(seconds, text):
     assert clock(seconds) == text

@@ -17,7 +17,11 @@ def placements(draw: st.DrawFn, resize: bool = True) -> Placement:
     original = draw(st.tuples(st.integers(1, 60), st.integers(1, 60)))
     resized = draw(st.tuples(st.integers(1, 90), st.integers(1, 90))) if resize else original
     window = draw(st.none() | st.tuples(st.integers(1, resized[0]), st.integers(1, resized[1])))
-    corner = (0, 0) if window is None else draw(st.tuples(st.integers(0, resized[0] - window[0]), st.integers(0, resized[1] - window[1])))
+    corner = (
+        (0, 0)
+        if window is None
+        else draw(st.tuples(st.integers(0, resized[0] - window[0]), st.integers(0, resized[1] - window[1])))
+    )
     return Placement(original, resized, draw(st.booleans()), draw(st.booleans()), corner, window)
 
 
@@ -29,7 +33,9 @@ def truth_of(seed: int, size: tuple[int, int], count: int = 4) -> tuple[GroundTr
         height, width = random.integers(1, size[0] + 1), random.integers(1, size[1] + 1)
         bitmap = (random.uniform(size=(height, width)) < 0.6).astype(np.uint8)
         bitmap[0, :] = bitmap[-1, :] = bitmap[:, 0] = bitmap[:, -1] = 1
-        crops.append(Crop(int(random.integers(0, size[1] - width + 1)), int(random.integers(0, size[0] - height + 1)), bitmap))
+        crops.append(
+            Crop(int(random.integers(0, size[1] - width + 1)), int(random.integers(0, size[0] - height + 1)), bitmap)
+        )
     masks = mask_crops(crops, size)
     return GroundTruth(boxes_from_masks(masks), torch.arange(count), masks, torch.zeros(0, 4)), crops
 

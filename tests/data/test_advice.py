@@ -43,7 +43,10 @@ def test_statistics_leave_crowds_out_and_keep_empty_pictures():
     def thing(id, crowd):
         return Instance(id, 1, (1.0, 2.0, 4.0, 6.0), crowd, None)
 
-    records = (ImageRecord(0, Path("a"), 10, 20, ()), ImageRecord(1, Path("b"), 30, 40, (thing(1, False), thing(2, True))))
+    records = (
+        ImageRecord(0, Path("a"), 10, 20, ()),
+        ImageRecord(1, Path("b"), 30, 40, (thing(1, False), thing(2, True))),
+    )
     found = statistics_of(Dataset(Path("x.json"), ("a", "b"), (1, 7), records))
     assert found.sizes.tolist() == [[10, 20], [30, 40]]
     assert found.counts.tolist() == [0, 1]
@@ -137,4 +140,7 @@ def test_rare_classes():
     assert class_repeats(data, threshold) == pytest.approx([1, 1, 5**0.5, 1])
     assert sampling(data).settings == {"training.sampling.repeat_threshold": pytest.approx(0.05)}
     assert sampling(statistics([20] * 100, pictures=range(100))).settings == {}
-    assert repeat_threshold(statistics([20] * 150, pictures=pictures[:150], labels=labels[:150], classes=("a", "b"))) is None
+    assert (
+        repeat_threshold(statistics([20] * 150, pictures=pictures[:150], labels=labels[:150], classes=("a", "b")))
+        is None
+    )

@@ -23,10 +23,28 @@ SQUARE = [[2.0, 3.0, 12.0, 3.0, 12.0, 9.0, 2.0, 9.0]]
 def content() -> dict[str, Any]:
     """Two pictures, the second without objects; ids with gaps, image id 0, no info, no licences."""
     return {
-        "images": [{"id": 0, "file_name": "a.png", "height": 20, "width": 30}, {"id": 7, "file_name": "b.png", "height": 8, "width": 9}],
+        "images": [
+            {"id": 0, "file_name": "a.png", "height": 20, "width": 30},
+            {"id": 7, "file_name": "b.png", "height": 8, "width": 9},
+        ],
         "annotations": [
-            {"id": 5, "image_id": 0, "category_id": 90, "bbox": [2, 3, 10, 6], "area": 60, "iscrowd": 0, "segmentation": SQUARE},
-            {"id": 9, "image_id": 0, "category_id": 3, "bbox": [0, 0, 30, 20], "iscrowd": 1, "segmentation": {"size": [20, 30], "counts": [0, 600]}},
+            {
+                "id": 5,
+                "image_id": 0,
+                "category_id": 90,
+                "bbox": [2, 3, 10, 6],
+                "area": 60,
+                "iscrowd": 0,
+                "segmentation": SQUARE,
+            },
+            {
+                "id": 9,
+                "image_id": 0,
+                "category_id": 3,
+                "bbox": [0, 0, 30, 20],
+                "iscrowd": 1,
+                "segmentation": {"size": [20, 30], "counts": [0, 600]},
+            },
         ],
         "categories": [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"}],
     }
@@ -57,7 +75,10 @@ def test_crowd_comes_from_iscrowd_not_from_the_encoding(tmp_path: Path) -> None:
     data = content()
     data["annotations"][0]["iscrowd"] = 1
     data["annotations"][1]["iscrowd"] = 0
-    assert [instance.crowd for instance in read_coco(write(tmp_path, data), tmp_path).images[0].instances] == [True, False]
+    assert [instance.crowd for instance in read_coco(write(tmp_path, data), tmp_path).images[0].instances] == [
+        True,
+        False,
+    ]
 
 
 def test_no_objects_at_all(tmp_path: Path) -> None:
@@ -78,7 +99,10 @@ def test_a_missing_box_is_the_masks(tmp_path: Path) -> None:
     assert read_coco(write(tmp_path, data), tmp_path).images[0].instances[0].box == (2, 3, 12, 9)
 
 
-@pytest.mark.parametrize(("bbox", "reason"), [([2, 3, 10, 0], "less than one"), ([2, 3, 0.5, 9], "less than one"), ([40, 3, 5, 5], "outside the picture")])
+@pytest.mark.parametrize(
+    ("bbox", "reason"),
+    [([2, 3, 10, 0], "less than one"), ([2, 3, 0.5, 9], "less than one"), ([40, 3, 5, 5], "outside the picture")],
+)
 def test_objects_that_teach_nothing_are_dropped_and_named(tmp_path: Path, bbox: list[float], reason: str) -> None:
     """COCO's own train2017 has such boxes: they must not stop a run."""
     data = content()
@@ -134,7 +158,10 @@ FIRST = ("annotations", 0)
         (change(*FIRST, "segmentation", to=[[1, 2, 3, 4, 5e7, 6]]), "far outside"),
         (change(*FIRST, "segmentation", to="mask.png"), "neither a list of polygons nor"),
         (change(*FIRST, "segmentation", to={"size": [30, 20], "counts": [600]}), r"\[height, width\] is \[20, 30\]"),
-        (change(*FIRST, "segmentation", to={"size": [20, 30], "counts": [5, 6]}), "cover 11 pixels, the picture has 600"),
+        (
+            change(*FIRST, "segmentation", to={"size": [20, 30], "counts": [5, 6]}),
+            "cover 11 pixels, the picture has 600",
+        ),
         (change(*FIRST, "segmentation", to={"size": [20, 30], "counts": [700, -100]}), "encode the mask again"),
         (change(*FIRST, "segmentation", to={"size": [20, 30], "counts": "~~~ü"}), "text is damaged"),
         (change(*FIRST, "segmentation", to={"size": [20, 30], "counts": "o" * 40}), "text is damaged"),
@@ -223,7 +250,10 @@ def test_layouts(tmp_path: Path, files: list[str], found: tuple[str, str | None]
     assert splits.val_annotations == (tmp_path / files[1] if found[1] else None)
 
 
-@pytest.mark.parametrize(("present", "says"), [([], "none of the known layouts"), (["instances_train.json"], "picture folder .*train is not")])
+@pytest.mark.parametrize(
+    ("present", "says"),
+    [([], "none of the known layouts"), (["instances_train.json"], "picture folder .*train is not")],
+)
 def test_unknown_layouts(tmp_path: Path, present: list[str], says: str) -> None:
     (tmp_path / "annotations").mkdir()
     for name in present:
@@ -256,7 +286,9 @@ def test_both_run_length_forms_equal_the_mask(height: int, width: int, density: 
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(0, 2**28), min_size=1, max_size=30))  # pycocotools reserves six characters a run: larger ones corrupt its memory
+@given(
+    st.lists(st.integers(0, 2**28), min_size=1, max_size=30)
+)  # pycocotools reserves six characters a run: larger ones corrupt its memory
 def test_long_runs(counts: list[int]) -> None:
     size = [1, sum(counts) + 1]
     text = coco_masks.frPyObjects({"size": size, "counts": counts}, *size)["counts"]

@@ -33,12 +33,18 @@ def laid_over(below: np.ndarray, above: np.ndarray, corner: tuple[int, int]) -> 
 @settings(max_examples=60, deadline=None)
 @given(placements(), placements(), st.integers(0, 2**31), st.data())
 def test_by_its_definition(first: Placement, second: Placement, seed: int, data: st.DataObject) -> None:
-    """Pasted objects show their own pixels and classes; the others keep what is not covered, and vanish where that is nothing."""
+    """Pasted objects show their own pixels and classes; the others keep what is not covered, and vanish where that
+    is nothing.
+    """
     view, other = view_of_blobs(seed, first), view_of_blobs(seed + 1, second)
     chosen = torch.tensor([data.draw(st.booleans()) for _ in range(len(other.truth.boxes))], dtype=torch.bool)
     corner = corner_of(view.size, other.size, data.draw(st.tuples(st.floats(0, 0.99), st.floats(0, 0.99))))
     result = pasted(view, other, chosen, corner)
-    above = [laid_over(view.picture[:, :, 0] > 255, mask, corner) for mask, taken in zip(shown(other), chosen.tolist(), strict=True) if taken]
+    above = [
+        laid_over(view.picture[:, :, 0] > 255, mask, corner)
+        for mask, taken in zip(shown(other), chosen.tolist(), strict=True)
+        if taken
+    ]
     above = [mask for mask in above if mask.any()]
     cover = np.logical_or.reduce([np.zeros(view.size, bool), *above])
     if not cover.any():
@@ -48,13 +54,18 @@ def test_by_its_definition(first: Placement, second: Placement, seed: int, data:
     expected = [*(mask for mask in left if mask.any()), *above]
     assert np.array_equal(shown(result), np.array(expected).reshape(-1, *view.size))
     assert len(result.truth.boxes) == len(result.truth.labels) == len(expected)
-    assert np.array_equal(result.picture, np.where(cover[:, :, None], laid_over(view.picture, other.picture, corner), view.picture))
+    assert np.array_equal(
+        result.picture, np.where(cover[:, :, None], laid_over(view.picture, other.picture, corner), view.picture)
+    )
     assert view.semantic is not None
     assert other.semantic is not None
     assert result.semantic is not None
-    assert np.array_equal(result.semantic, np.where(cover, laid_over(view.semantic, other.semantic, corner), view.semantic))
+    assert np.array_equal(
+        result.semantic, np.where(cover, laid_over(view.semantic, other.semantic, corner), view.semantic)
+    )
     boxes = np.array([box_of(mask) for mask in expected])
-    # An untouched object keeps its exact box; a view that is smaller than the annotated picture need not show its outermost pixels.
+    # An untouched object keeps its exact box; a view that is smaller than the annotated picture need not show its
+    # outermost pixels.
     touched = [bool((before & cover).any()) for before, after in zip(shown(view), left, strict=True) if after.any()]
     same_size = first.resized == first.original and second.resized == second.original
     for box, exact, cut in zip(result.truth.boxes.numpy(), boxes, [*touched, *[False] * len(above)], strict=True):
@@ -68,7 +79,12 @@ def box_view(boxes: list[tuple[int, int, int, int]], size: tuple[int, int], valu
     """Rectangles on a picture of one value."""
     crops = [Crop(x1, y1, np.ones((y2 - y1, x2 - x1), np.uint8)) for x1, y1, x2, y2 in boxes]
     packed = mask_crops(crops, size)
-    truth = GroundTruth(boxes_from_masks(packed), torch.arange(len(boxes)), packed if masks else None, torch.tensor([[0.0, 0.0, 2.0, 2.0]]))
+    truth = GroundTruth(
+        boxes_from_masks(packed),
+        torch.arange(len(boxes)),
+        packed if masks else None,
+        torch.tensor([[0.0, 0.0, 2.0, 2.0]]),
+    )
     return View(np.full((*size, 3), value, np.uint8), truth, np.full(size, value, np.uint8))
 
 
@@ -86,7 +102,12 @@ def test_a_covered_object_goes_and_a_half_covered_one_shrinks() -> None:
 
 
 def test_what_lies_beyond_the_edge_is_cut() -> None:
-    found = pasted(box_view([], (10, 10), 1), box_view([(0, 0, 6, 6), (8, 8, 20, 20)], (20, 20), 9), torch.tensor([True, True]), (-5, -4))
+    found = pasted(
+        box_view([], (10, 10), 1),
+        box_view([(0, 0, 6, 6), (8, 8, 20, 20)], (20, 20), 9),
+        torch.tensor([True, True]),
+        (-5, -4),
+    )
     assert found.truth.boxes.tolist() == [[0, 0, 2, 1], [4, 3, 10, 10]]
 
 

@@ -29,17 +29,32 @@ def crowded(folder: Path, encoding: str) -> Dataset:
             runs = [x * SIDE + y, *[h, SIDE - h] * (w - 1), h]
             uncompressed = {"size": [SIDE, SIDE], "counts": [*runs, SIDE * SIDE - sum(runs)]}
             compressed = coco_masks.frPyObjects(uncompressed, SIDE, SIDE)
-            segmentation = uncompressed if encoding == "runs" else {"size": [SIDE, SIDE], "counts": compressed["counts"].decode()}
-        annotations.append({"id": number, "image_id": 0, "category_id": 1, "bbox": [x, y, w, h], "iscrowd": 0, "segmentation": segmentation})
+            segmentation = (
+                uncompressed if encoding == "runs" else {"size": [SIDE, SIDE], "counts": compressed["counts"].decode()}
+            )
+        annotations.append(
+            {
+                "id": number,
+                "image_id": 0,
+                "category_id": 1,
+                "bbox": [x, y, w, h],
+                "iscrowd": 0,
+                "segmentation": segmentation,
+            }
+        )
     images = [{"id": 0, "file_name": "a.png", "height": SIDE, "width": SIDE}]
-    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cell"}]}))
+    (folder / "a.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cell"}]})
+    )
     return read_coco(folder / "a.json", folder)
 
 
 def config_of(**augmentation: object) -> Config:
     """The small model at the picture's own size, with the given augmentation."""
     training = Training(augmentation=Augmentation.model_validate({"resize": False, **augmentation}))
-    return preset("htc_r18_small").model_copy(update={"input": Input(short_edge=SIDE, long_edge=SIDE), "training": training})
+    return preset("htc_r18_small").model_copy(
+        update={"input": Input(short_edge=SIDE, long_edge=SIDE), "training": training}
+    )
 
 
 PASTE = {"copy_paste": {"probability": 1.0, "share": 1.0}}
@@ -63,14 +78,18 @@ def test_four_hundred_objects_are_never_dense(tmp_path: Path, encoding: str, aug
 
 
 def test_pictures_with_and_without_masks_share_a_batch(tmp_path: Path) -> None:
-    """Where any object of a picture has no mask the picture teaches boxes only; its map is derived from the boxes there."""
+    """Where any object of a picture has no mask the picture teaches boxes only; its map is derived from the boxes
+    there.
+    """
     for name in ("a", "b"):
         Image.new("RGB", (40, 40)).save(tmp_path / f"{name}.png")
     images = [{"id": number, "file_name": f"{name}.png", "height": 40, "width": 40} for number, name in enumerate("ab")]
     square = {"category_id": 1, "bbox": [4, 4, 20, 20], "iscrowd": 0}
     outline = [[4, 4, 24, 4, 24, 24, 4, 24]]
     annotations = [{"id": 1, "image_id": 0, "segmentation": outline, **square}, {"id": 2, "image_id": 1, **square}]
-    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cell"}]}))
+    (tmp_path / "a.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cell"}]})
+    )
     (batch,) = training_loader(read_coco(tmp_path / "a.json", tmp_path), config_of(horizontal_flip=0.0), 0, 0, 2)
     for id, truth in zip(batch.image_ids, batch.truths, strict=True):
         assert (truth.masks is None) == (id == 1)

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from htc.config import Sampling
 from htc.data.dataset import Dataset, ImageRecord, Instance
-from htc.data.epochs import batches_per_epoch, epoch_length, grouped, pictures_of_epoch, rank_positions, repeat_factors, repeated
+from htc.data.epochs import (
+    batches_per_epoch,
+    epoch_length,
+    grouped,
+    pictures_of_epoch,
+    rank_positions,
+    repeat_factors,
+    repeated,
+)
 
 
 def dataset_of(labels: list[list[int]], sizes: list[tuple[int, int]] | None = None) -> Dataset:
@@ -40,7 +48,9 @@ def test_factors_are_those_of_lvis() -> None:
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.floats(1, 6), min_size=1, max_size=30), st.integers(0, 2**31))
 def test_repeats_meet_their_factors(factors: list[float], seed: int) -> None:
-    """As many in every epoch, whatever the draw; every picture at least the whole part of its factor, and little more."""
+    """As many in every epoch, whatever the draw; every picture at least the whole part of its factor, and little
+    more.
+    """
     order = torch.randperm(len(factors), generator=torch.Generator().manual_seed(seed)).tolist()
     often = repeated(order, np.array(factors), torch.Generator().manual_seed(seed))
     counts = Counter(often)
@@ -50,7 +60,9 @@ def test_repeats_meet_their_factors(factors: list[float], seed: int) -> None:
 
 def test_repeats_are_right_on_average() -> None:
     factors = np.array([1.0, 1.25, 2.5, 1.75, 1.0, 1.5])
-    counts = Counter(p for seed in range(2000) for p in repeated([3, 1, 0, 2, 5, 4], factors, torch.Generator().manual_seed(seed)))
+    counts = Counter(
+        p for seed in range(2000) for p in repeated([3, 1, 0, 2, 5, 4], factors, torch.Generator().manual_seed(seed))
+    )
     assert [counts[picture] / 2000 for picture in range(6)] == pytest.approx(factors.tolist(), abs=0.05)
 
 

@@ -58,7 +58,12 @@ def bitmap(record: ImageRecord, number: int = 0) -> np.ndarray:
 # YOLO
 
 
-def yolo(root: Path, lines: str = "1 0.1 0.1 0.5 0.1 0.5 0.5\n", names: str = "names: [cat, dog]", place: str = "train: images") -> Path:
+def yolo(
+    root: Path,
+    lines: str = "1 0.1 0.1 0.5 0.1 0.5 0.5\n",
+    names: str = "names: [cat, dog]",
+    place: str = "train: images",
+) -> Path:
     picture(root / "images" / "a.png")
     picture(root / "images" / "b.png")
     write(root / "labels" / "a.txt", lines)
@@ -103,7 +108,10 @@ def test_roboflows_yolo_folders(tmp_path: Path) -> None:
     for part in ("train", "valid", "test"):
         picture(tmp_path / part / "images" / "a.jpg")
         write(tmp_path / part / "labels" / "a.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5")
-    write(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: ['x']\nnc: 1\n")
+    write(
+        tmp_path / "data.yaml",
+        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: ['x']\nnc: 1\n",
+    )
     converted = convert_data(tmp_path, tmp_path / "out")
     assert set(converted.files) == {"train", "val", "test"}
     assert read_coco(converted.files["val"], tmp_path).images[0].path == tmp_path / "valid/images/a.jpg"
@@ -112,7 +120,10 @@ def test_roboflows_yolo_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"lines": "0 0.1 0.1 0.5 0.1 0.5 0.5\n7 0 0 1 0 1 1\n"}, r"labels/a\.txt:2: class 7 is not among the 2 classes"),
+        (
+            {"lines": "0 0.1 0.1 0.5 0.1 0.5 0.5\n7 0 0 1 0 1 1\n"},
+            r"labels/a\.txt:2: class 7 is not among the 2 classes",
+        ),
         ({"lines": "0 10 10 50 10 50 50\n"}, r"a\.txt:1: coordinate 10 is not within 0\.\.1"),
         ({"lines": "0 0.1 0.1 0.5\n"}, r"a\.txt:1: 3 coordinates"),
         ({"lines": "0 0.1 0.1 0.5 0.5 0.5\n"}, r"a\.txt:1: 5 coordinates"),
@@ -136,13 +147,22 @@ def test_faults_of_yolo(tmp_path: Path, change: dict[str, str], says: str) -> No
 # labelme
 
 
-def shape(kind: str, points: list[list[float]], label: str = "cat", group: int | None = None, **more: Any) -> dict[str, Any]:
+def shape(
+    kind: str, points: list[list[float]], label: str = "cat", group: int | None = None, **more: Any
+) -> dict[str, Any]:
     return {"label": label, "points": points, "group_id": group, "shape_type": kind, "flags": {}, **more}
 
 
 def labelme(folder: Path, shapes: list[dict[str, Any]], name: str = "a", **more: Any) -> Path:
     picture(folder / f"{name}.png")
-    content = {"version": "5.4.1", "shapes": shapes, "imagePath": f"{name}.png", "imageData": None, "imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+    content = {
+        "version": "5.4.1",
+        "shapes": shapes,
+        "imagePath": f"{name}.png",
+        "imageData": None,
+        "imageHeight": SIZE[0],
+        "imageWidth": SIZE[1],
+    }
     write(folder / f"{name}.json", json.dumps(content | more))
     return folder
 
@@ -221,7 +241,9 @@ def test_the_order_of_labels_txt(tmp_path: Path) -> None:
         ([POLYGON], {"imagePath": "gone.png", "name": "a"}, None),
     ],
 )
-def test_faults_of_labelme(tmp_path: Path, shapes: list[dict[str, Any]], more: dict[str, Any], says: str | None) -> None:
+def test_faults_of_labelme(
+    tmp_path: Path, shapes: list[dict[str, Any]], more: dict[str, Any], says: str | None
+) -> None:
     more.pop("name", None)
     folder = labelme(tmp_path, shapes, **more)
     if says is None:
@@ -327,7 +349,10 @@ def test_unknown_layouts_list_the_known(tmp_path: Path) -> None:
 
 
 def coco(folder: Path, count: int, **more: Any) -> Path:
-    images = [{"id": n, "file_name": picture(folder / "train" / f"{n}.png").name, "height": SIZE[0], "width": SIZE[1], **more} for n in range(count)]
+    images = [
+        {"id": n, "file_name": picture(folder / "train" / f"{n}.png").name, "height": SIZE[0], "width": SIZE[1], **more}
+        for n in range(count)
+    ]
     annotations = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 5, 5]} for n in range(count)]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
     write(folder / "annotations" / "instances_train.json", json.dumps(content))

@@ -106,7 +106,15 @@ def test_one_pixel() -> None:
 def png_header(width: int, height: int) -> bytes:
     """A PNG that promises a size and holds nothing."""
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + body
+        + struct.pack(">I", zlib.crc32(body))
+        + struct.pack(">I", 0)
+        + b"IDAT"
+        + struct.pack(">I", 0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,7 +164,13 @@ def test_pillows_own_limit_does_not_interfere(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros((3, 4, 5), np.uint8), np.zeros((3, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), np.zeros(4, np.uint8), np.zeros((1, 3, 4, 3), np.uint8)],
+    [
+        np.zeros((3, 4, 5), np.uint8),
+        np.zeros((3, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((1, 3, 4, 3), np.uint8),
+    ],
 )
 def test_arrays_that_are_no_pictures(array: np.ndarray) -> None:
     with pytest.raises(DataError, match="an array of shape"):

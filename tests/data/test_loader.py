@@ -36,9 +36,18 @@ def dataset(tmp_path: Path) -> Dataset:
         Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
     objects = [(0, [5, 5, 20, 10], 0), (0, [10, 12, 6, 6], 0), (0, [30, 20, 20, 20], 1), (3, [0, 0, 90, 90], 0)]
     content = {
-        "images": [{"id": number, "file_name": f"{number}.png", "height": h, "width": w} for number, (h, w) in enumerate(SIZES)],
+        "images": [
+            {"id": number, "file_name": f"{number}.png", "height": h, "width": w} for number, (h, w) in enumerate(SIZES)
+        ],
         "annotations": [
-            {"id": id, "image_id": image, "category_id": 1 + id % 2, "bbox": box, "iscrowd": crowd, "segmentation": [corners(*box)]}
+            {
+                "id": id,
+                "image_id": image,
+                "category_id": 1 + id % 2,
+                "bbox": box,
+                "iscrowd": crowd,
+                "segmentation": [corners(*box)],
+            }
             for id, (image, box, crowd) in enumerate(objects)
         ],
         "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
@@ -108,7 +117,9 @@ def test_an_epoch_is_a_pure_function(dataset: Dataset) -> None:
     first = list(training_loader(dataset, config, seed=3, epoch=2, batch_size=2))
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    for one, other in zip(first, training_loader(dataset, config, seed=3, epoch=2, batch_size=2, workers=1), strict=True):
+    for one, other in zip(
+        first, training_loader(dataset, config, seed=3, epoch=2, batch_size=2, workers=1), strict=True
+    ):
         assert_same(one, other)
     late = list(training_loader(dataset, config, seed=3, epoch=2, batch_size=2, first_step=2))
     assert len(late) == 1
@@ -129,9 +140,16 @@ def test_colours_and_pasted_objects_are_pure_functions_too(dataset: Dataset) -> 
         assert_same(one, other)
     plain = list(training_loader(dataset, settings(**CROPPED), seed=3, epoch=2, batch_size=1))
     whole = {**PASTED, "crop": None}
-    seen = [len(batch.truths[0].boxes) for epoch in range(4) for batch in training_loader(dataset, settings(**whole), 3, epoch, 1) if batch.image_ids[0] == 1]
+    seen = [
+        len(batch.truths[0].boxes)
+        for epoch in range(4)
+        for batch in training_loader(dataset, settings(**whole), 3, epoch, 1)
+        if batch.image_ids[0] == 1
+    ]
     assert set(seen) > {0}, "a picture of no objects receives some"
-    assert all((one.image_ids, one.seeds) == (other.image_ids, other.seeds) for one, other in zip(first, plain, strict=True))
+    assert all(
+        (one.image_ids, one.seeds) == (other.image_ids, other.seeds) for one, other in zip(first, plain, strict=True)
+    )
 
 
 def test_a_part_switched_on_leaves_the_other_draws(dataset: Dataset) -> None:
@@ -147,7 +165,9 @@ def test_a_part_switched_on_leaves_the_other_draws(dataset: Dataset) -> None:
 
 
 def test_repeats_and_groups_reach_the_batches(dataset: Dataset) -> None:
-    """The second picture with an object is one of two of five: with a threshold of 0.9 both come sqrt(0.9 / 0.4) = 1.5 times."""
+    """The second picture with an object is one of two of five: with a threshold of 0.9 both come sqrt(0.9 / 0.4) =
+    1.5 times.
+    """
     sampling = Sampling(repeat_threshold=0.9, group_by_shape=True)
     config = settings(**CROPPED)
     config = config.model_copy(update={"training": config.training.model_copy(update={"sampling": sampling})})
@@ -156,7 +176,9 @@ def test_repeats_and_groups_reach_the_batches(dataset: Dataset) -> None:
     ids = [id for batch in batches for id in batch.image_ids]
     assert len(ids) == epoch_length(dataset, sampling)
     assert set(ids) == {0, 1, 2, 3, 4}
-    assert len({seed for batch in batches for seed in batch.seeds}) == len(ids), "a repeated picture is seen in another way"
+    assert len({seed for batch in batches for seed in batch.seeds}) == len(ids), (
+        "a repeated picture is seen in another way"
+    )
 
 
 def test_seeds_are_stable_numbers() -> None:
@@ -248,7 +270,9 @@ def test_semantic_maps_that_cannot_be_used(tmp_path: Path, image: Image.Image | 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_picture_unlike_its_record_is_named_in_one_line(dataset: Dataset, workers: int) -> None:
     Image.new("RGB", (50, 40)).rotate(90, expand=True).save(dataset.images[0].path)
-    with pytest.raises(DataError, match=r"0\.png is 40x50, its record .* says 50x40; save the picture upright") as error:
+    with pytest.raises(
+        DataError, match=r"0\.png is 40x50, its record .* says 50x40; save the picture upright"
+    ) as error:
         list(training_loader(dataset, settings(), 0, 0, 1, workers=workers))
     assert len(str(error.value).splitlines()) == 1
 
@@ -257,7 +281,9 @@ def test_pictures_are_checked_by_their_headers(dataset: Dataset) -> None:
     check_pictures(dataset)
     Image.new("RGB", (9, 9)).save(dataset.images[1].path)
     dataset.images[2].path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"2 faults:\n.*1\.png is 9x9, its record \(image 1\) says 30x64; correct.*\n.*2\.png is empty"):
+    with pytest.raises(
+        DataError, match=r"2 faults:\n.*1\.png is 9x9, its record \(image 1\) says 30x64; correct.*\n.*2\.png is empty"
+    ):
         check_pictures(dataset)
 
 
@@ -267,14 +293,23 @@ def test_evaluation_sees_every_picture_unchanged(dataset: Dataset) -> None:
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
         for number, image_id in enumerate(batch.image_ids):
             seen[image_id] = (batch.original_sizes[number], tuple(batch.sizes[number].tolist()))
-    assert seen == {0: ((40, 50), (32, 40)), 1: ((64, 30), (64, 30)), 2: ((5, 7), (32, 45)), 3: ((90, 90), (32, 32)), 4: ((33, 64), (32, 62))}
+    assert seen == {
+        0: ((40, 50), (32, 40)),
+        1: ((64, 30), (64, 30)),
+        2: ((5, 7), (32, 45)),
+        3: ((90, 90), (32, 32)),
+        4: ((33, 64), (32, 62)),
+    }
 
 
 def test_the_bundled_nuclei() -> None:
     """Both parts can be read, share no micrograph, and make batches of the demo's model."""
     splits = find_splits(Path(htc.demo.__file__).parent / "nuclei")
     assert splits.val_annotations is not None
-    parts = [read_coco(splits.train_annotations, splits.train_images), read_coco(splits.val_annotations, splits.val_images)]
+    parts = [
+        read_coco(splits.train_annotations, splits.train_images),
+        read_coco(splits.val_annotations, splits.val_images),
+    ]
     assert [len(part) for part in parts] == [142, 30]
     assert [part.dropped for part in parts] == [(), ()]
     groups = [{image["group"] for image in json.loads(part.annotations.read_text())["images"]} for part in parts]

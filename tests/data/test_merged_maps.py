@@ -1,4 +1,6 @@
-"""Semantic targets merged from a folder of class numbers, panoptic annotations and instances: pixel by pixel against the rule."""
+"""Semantic targets merged from a folder of class numbers, panoptic annotations and instances: pixel by pixel against
+the rule.
+"""
 
 import json
 from pathlib import Path
@@ -18,7 +20,10 @@ from htc.errors import ConfigError, DataError
 from htc.presets import preset
 from htc.training.finetune import fit_to_data
 
-SAMPLE = next((f / "shared/data/coco_panoptic_sample" for f in Path(__file__).resolve().parents if (f / "shared/data").is_dir()), Path("coco_panoptic_sample"))
+SAMPLE = next(
+    (f / "shared/data/coco_panoptic_sample" for f in Path(__file__).resolve().parents if (f / "shared/data").is_dir()),
+    Path("coco_panoptic_sample"),
+)
 HEIGHT, WIDTH = 12, 16
 SKY, CAR, TREE, ROAD = 40, 7, 9, 200
 """Category ids; in the file's order the panoptic classes would be 0..2. Roads are in the folder alone."""
@@ -39,7 +44,9 @@ def write_data(folder: Path) -> Dataset:
         for row, (category, x, y, w, h, crowd) in enumerate(boxes)
     ]
     categories = [{"id": CAR, "name": "car"}, {"id": TREE, "name": "tree"}]
-    (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    (folder / "instances.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
     return read_coco(folder / "instances.json", folder / "pictures")
 
 
@@ -53,7 +60,9 @@ def run_lengths(x: int, y: int, w: int, h: int) -> list[int]:
 
 def stuff_of(id: int) -> np.ndarray:
     """The folder's map: columns of road, car, unlabelled and sky, as category id - 1."""
-    return np.roll(np.repeat([[ROAD - 1, CAR - 1, 255, SKY - 1]], HEIGHT, 0).repeat(WIDTH // 4, 1), id, axis=1).astype(np.uint8)
+    return np.roll(np.repeat([[ROAD - 1, CAR - 1, 255, SKY - 1]], HEIGHT, 0).repeat(WIDTH // 4, 1), id, axis=1).astype(
+        np.uint8
+    )
 
 
 SEGMENTS = {3: (SKY, 0), 70000: (CAR, 1), 900: (CAR, 0), 65536: (TREE, 0)}
@@ -66,7 +75,10 @@ def segments_of(id: int) -> np.ndarray:
 
 
 def write_maps(
-    folder: Path, stuff: tuple[int, ...] = (1, 2, 3), panoptic: tuple[int, ...] = (1, 2, 3), instances: int | Literal["ids"] | None = None
+    folder: Path,
+    stuff: tuple[int, ...] = (1, 2, 3),
+    panoptic: tuple[int, ...] = (1, 2, 3),
+    instances: int | Literal["ids"] | None = None,
 ) -> MapSources:
     """The folder's maps and the panoptic ones of these pictures."""
     (folder / "stuff").mkdir(exist_ok=True)
@@ -76,10 +88,19 @@ def write_maps(
         Image.fromarray(stuff_of(id)).save(folder / "stuff" / f"{id}.png")
     for id in panoptic:
         ids = segments_of(id)
-        Image.fromarray(np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)).save(folder / "png" / f"p{id}.png")
-        infos = [{"id": segment, "category_id": category, "iscrowd": crowd} for segment, (category, crowd) in SEGMENTS.items()]
+        Image.fromarray(np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)).save(
+            folder / "png" / f"p{id}.png"
+        )
+        infos = [
+            {"id": segment, "category_id": category, "iscrowd": crowd}
+            for segment, (category, crowd) in SEGMENTS.items()
+        ]
         entries.append({"image_id": id, "file_name": f"p{id}.png", "segments_info": infos})
-    categories = [{"id": SKY, "name": "sky", "isthing": 0}, {"id": CAR, "name": "car", "isthing": 1}, {"id": TREE, "name": "tree", "isthing": 1}]
+    categories = [
+        {"id": SKY, "name": "sky", "isthing": 0},
+        {"id": CAR, "name": "car", "isthing": 1},
+        {"id": TREE, "name": "tree", "isthing": 1},
+    ]
     (folder / "panoptic.json").write_text(json.dumps({"annotations": entries, "categories": categories}))
     return MapSources(folder / "stuff", folder / "panoptic.json", folder / "png", instances)
 
@@ -91,8 +112,12 @@ def map_of(data: Dataset, id: int) -> np.ndarray:
     return semantic
 
 
-def by_the_rule(id: int, *, stuff: bool = True, panoptic: bool = True, instances: dict[int, int] | None = None) -> np.ndarray:
-    """One pixel after the other: the smallest instance's value, else the panoptic class, else the folder's, else 255."""
+def by_the_rule(
+    id: int, *, stuff: bool = True, panoptic: bool = True, instances: dict[int, int] | None = None
+) -> np.ndarray:
+    """One pixel after the other: the smallest instance's value, else the panoptic class, else the folder's, else
+    255.
+    """
     expected = np.full((HEIGHT, WIDTH), 255)
     for y in range(HEIGHT):
         for x in range(WIDTH):
@@ -110,7 +135,9 @@ def by_the_rule(id: int, *, stuff: bool = True, panoptic: bool = True, instances
 
 
 @pytest.mark.parametrize(
-    ("instances", "values"), [(None, None), ("ids", {CAR: CAR - 1, TREE: TREE - 1})], ids=["folder and panoptic", "and instances by their ids"]
+    ("instances", "values"),
+    [(None, None), ("ids", {CAR: CAR - 1, TREE: TREE - 1})],
+    ids=["folder and panoptic", "and instances by their ids"],
 )
 def test_all_three_by_the_rule(tmp_path: Path, instances: Literal["ids"] | None, values: dict[int, int] | None) -> None:
     """Void pixels and crowds of the panoptic maps show the folder's class; both number classes by category id - 1."""
@@ -124,7 +151,9 @@ def test_all_three_by_the_rule(tmp_path: Path, instances: Literal["ids"] | None,
 
 
 def test_either_may_lack_a_picture_that_the_other_has(tmp_path: Path) -> None:
-    found = with_semantic_maps(write_data(tmp_path), write_maps(tmp_path, stuff=(1, 2), panoptic=(2, 3), instances="ids"))
+    found = with_semantic_maps(
+        write_data(tmp_path), write_maps(tmp_path, stuff=(1, 2), panoptic=(2, 3), instances="ids")
+    )
     values = {CAR: CAR - 1, TREE: TREE - 1}
     assert np.array_equal(map_of(found, 1), by_the_rule(1, panoptic=False, instances=values))
     assert np.array_equal(map_of(found, 2), by_the_rule(2, instances=values))
@@ -164,7 +193,9 @@ def test_instances_by_their_ids_alone(tmp_path: Path) -> None:
     assert np.array_equal(map_of(found, 2), by_the_rule(2, stuff=False, instances=values))
     found = with_semantic_maps(data, MapSources(maps.folder, instances="ids"))
     assert np.array_equal(map_of(found, 2), by_the_rule(2, panoptic=False, instances=values))
-    with pytest.raises(DataError, match="instances of 'car' would be drawn with the value 0, but are 6 in the panoptic annotations"):
+    with pytest.raises(
+        DataError, match="instances of 'car' would be drawn with the value 0, but are 6 in the panoptic annotations"
+    ):
         with_semantic_maps(data, write_maps(tmp_path, instances=0))
 
 
@@ -172,8 +203,15 @@ def test_ids_that_no_map_can_hold(tmp_path: Path) -> None:
     data, maps = write_data(tmp_path), write_maps(tmp_path)
     file = tmp_path / "panoptic.json"
     for wrong in (0, 256):
-        file.write_text(file.read_text().replace('"id": 40, "name"', f'"id": {wrong}, "name"').replace('"category_id": 40', f'"category_id": {wrong}'))
-        with pytest.raises(DataError, match=rf"category 'sky' has the id {wrong}; classes are category ids - 1 here, so ids must be 1\.\.255"):
+        file.write_text(
+            file.read_text()
+            .replace('"id": 40, "name"', f'"id": {wrong}, "name"')
+            .replace('"category_id": 40', f'"category_id": {wrong}')
+        )
+        with pytest.raises(
+            DataError,
+            match=rf"category 'sky' has the id {wrong}; classes are category ids - 1 here, so ids must be 1\.\.255",
+        ):
             with_semantic_maps(data, maps)
         write_maps(tmp_path)
 
@@ -182,7 +220,9 @@ def test_the_order_of_the_classes_is_the_models(tmp_path: Path) -> None:
     """Measuring, instances are numbered as the model's classes; those it does not know are ignored."""
     data = write_data(tmp_path)
     maps = MapSources(write_maps(tmp_path).folder, instances=100)
-    assert np.array_equal(map_of(with_semantic_maps(data, maps), 1), by_the_rule(1, panoptic=False, instances={CAR: 100, TREE: 101}))
+    assert np.array_equal(
+        map_of(with_semantic_maps(data, maps), 1), by_the_rule(1, panoptic=False, instances={CAR: 100, TREE: 101})
+    )
     found = with_semantic_maps(data, maps, ("bird", "tree"))
     assert np.array_equal(map_of(found, 1), by_the_rule(1, panoptic=False, instances={CAR: 255, TREE: 101}))
     assert least_classes(found) == 102
@@ -206,11 +246,18 @@ def test_another_part_has_its_own_files(tmp_path: Path) -> None:
     for name in ("panoptic_val2017.json", "png/train2017/x", "png/val2017/x", "maps_val2017/x"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = MapSources(tmp_path / "png/train2017", tmp_path / "panoptic_train2017.json", tmp_path / "maps_train2017", "ids").of_part("val2017")
-    assert found == MapSources(tmp_path / "png/val2017", tmp_path / "panoptic_val2017.json", tmp_path / "maps_val2017", "ids")
+    found = MapSources(
+        tmp_path / "png/train2017", tmp_path / "panoptic_train2017.json", tmp_path / "maps_train2017", "ids"
+    ).of_part("val2017")
+    assert found == MapSources(
+        tmp_path / "png/val2017", tmp_path / "panoptic_val2017.json", tmp_path / "maps_val2017", "ids"
+    )
 
 
-@pytest.mark.parametrize(("given", "says"), [((), "need a folder"), ((None, Path("a.json")), "give both"), ((Path("a"), None, Path("b")), "give both")])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [((), "need a folder"), ((None, Path("a.json")), "give both"), ((Path("a"), None, Path("b")), "give both")],
+)
 def test_sources_that_cannot_be(given: tuple[Path | None, ...], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         MapSources(*given)
@@ -218,10 +265,14 @@ def test_sources_that_cannot_be(given: tuple[Path | None, ...], says: str) -> No
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the COCO panoptic sample is not part of the repository")
 def test_real_coco_in_both_forms_is_one_map() -> None:
-    """Panoptic PNGs over the maps that other code made of them (id - 1, crowds labelled): the folder fills crowds, and nothing else changes."""
+    """Panoptic PNGs over the maps that other code made of them (id - 1, crowds labelled): the folder fills crowds,
+    and nothing else changes.
+    """
     annotations = SAMPLE / "annotations"
     data = read_coco(annotations / "panoptic_as_detection.json", SAMPLE / "val2017")
     folder = annotations / "stuffthing_val2017"
-    found = with_semantic_maps(data, MapSources(folder, annotations / "panoptic_val2017.json", annotations / "panoptic_val2017"))
+    found = with_semantic_maps(
+        data, MapSources(folder, annotations / "panoptic_val2017.json", annotations / "panoptic_val2017")
+    )
     for row, record in enumerate(found.images, start=1):
         assert np.array_equal(map_of(found, row), np.array(Image.open(folder / f"{record.path.stem}.png")))

@@ -20,7 +20,10 @@ from htc.errors import ConfigError, DataError
 from htc.presets import preset
 from htc.training.finetune import fit_to_data
 
-SAMPLE = next((f / "shared/data/coco_panoptic_sample" for f in Path(__file__).resolve().parents if (f / "shared/data").is_dir()), Path("coco_panoptic_sample"))
+SAMPLE = next(
+    (f / "shared/data/coco_panoptic_sample" for f in Path(__file__).resolve().parents if (f / "shared/data").is_dir()),
+    Path("coco_panoptic_sample"),
+)
 
 
 @pytest.fixture
@@ -29,17 +32,30 @@ def data(tmp_path: Path) -> Dataset:
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
     box = {"id": 1, "image_id": 5, "category_id": 7, "bbox": [2, 1, 3, 2], "segmentation": [[2, 1, 5, 1, 5, 3, 2, 3]]}
     images = [{"id": 5, "file_name": "a.png", "height": 6, "width": 8}]
-    (tmp_path / "instances.json").write_text(json.dumps({"images": images, "annotations": [box], "categories": [{"id": 7, "name": "car"}]}))
+    (tmp_path / "instances.json").write_text(
+        json.dumps({"images": images, "annotations": [box], "categories": [{"id": 7, "name": "car"}]})
+    )
     return read_coco(tmp_path / "instances.json", tmp_path)
 
 
 def panoptic(segments: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    named = [{"id": 3, "category_id": 7, "iscrowd": 0}, {"id": 70000, "category_id": 40, "iscrowd": 0}, {"id": 5_000_000, "category_id": 7, "iscrowd": 1}]
+    named = [
+        {"id": 3, "category_id": 7, "iscrowd": 0},
+        {"id": 70000, "category_id": 40, "iscrowd": 0},
+        {"id": 5_000_000, "category_id": 7, "iscrowd": 1},
+    ]
     categories = [{"id": 7, "name": "car", "isthing": 1}, {"id": 40, "name": "sky", "isthing": 0}]
-    return {"annotations": [{"image_id": 5, "file_name": "p.png", "segments_info": named if segments is None else segments}], "categories": categories}
+    return {
+        "annotations": [
+            {"image_id": 5, "file_name": "p.png", "segments_info": named if segments is None else segments}
+        ],
+        "categories": categories,
+    }
 
 
-def write(folder: Path, content: dict[str, Any], ids: np.ndarray | None = None, instances: int | Literal["ids"] | None = None) -> MapSources:
+def write(
+    folder: Path, content: dict[str, Any], ids: np.ndarray | None = None, instances: int | Literal["ids"] | None = None
+) -> MapSources:
     """The PNG folder and JSON file: four quarters, segments 0 (void), 3, 70000 and 5000000."""
     if ids is None:
         ids = np.zeros((6, 8), np.int64)
@@ -127,8 +143,14 @@ def faulty(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         (faulty(lambda c: c["annotations"][0].pop("file_name")), "image 5 is damaged"),
         (faulty(lambda c: c["annotations"][0]["segments_info"][0].update(category_id=8)), "image 5 is damaged"),
         (faulty(lambda c: c["categories"][1].update(id=7)), "category 7 needs a whole number of its own"),
-        (faulty(lambda c: c["categories"][1].pop("name")), "category 40 needs a whole number of its own as id, and a name"),
-        (faulty(lambda c: c.update(categories=[{"id": i, "name": str(i), "isthing": 1} for i in range(256)])), "256 categories do not fit"),
+        (
+            faulty(lambda c: c["categories"][1].pop("name")),
+            "category 40 needs a whole number of its own as id, and a name",
+        ),
+        (
+            faulty(lambda c: c.update(categories=[{"id": i, "name": str(i), "isthing": 1} for i in range(256)])),
+            "256 categories do not fit",
+        ),
         ({"images": [], "annotations": [{"bbox": []}], "categories": []}, "no annotation has segments_info"),
         ({"annotations": []}, "is not a panoptic annotation file"),
     ],
@@ -161,10 +183,14 @@ def test_files_that_cannot_be_used(data: Dataset, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the COCO panoptic sample is not part of the repository")
 def test_real_coco_equals_its_stuffthing_maps() -> None:
-    """Two pictures of val2017: category ids of our map against the maps derived from the same PNGs by other code (id - 1, 255 void)."""
+    """Two pictures of val2017: category ids of our map against the maps derived from the same PNGs by other code (id
+    - 1, 255 void).
+    """
     annotations = SAMPLE / "annotations"
     data = read_coco(annotations / "panoptic_as_detection.json", SAMPLE / "val2017")
-    found = with_semantic_maps(data, MapSources(None, annotations / "panoptic_val2017.json", annotations / "panoptic_val2017"))
+    found = with_semantic_maps(
+        data, MapSources(None, annotations / "panoptic_val2017.json", annotations / "panoptic_val2017")
+    )
     content = json.loads((annotations / "panoptic_val2017.json").read_text())
     ids = np.array([category["id"] - 1 for category in content["categories"]] + [255] * 200)
     crowds = {a["image_id"]: [s["id"] for s in a["segments_info"] if s["iscrowd"]] for a in content["annotations"]}

@@ -1,4 +1,6 @@
-"""Copy-paste moves the semantic map with the picture, wherever the map comes from: each pixel of the pictures tells its own place."""
+"""Copy-paste moves the semantic map with the picture, wherever the map comes from: each pixel of the pictures tells
+its own place.
+"""
 
 import json
 from pathlib import Path
@@ -27,14 +29,30 @@ def data(tmp_path: Path) -> Dataset:
     images, annotations = [], []
     for id, (height, width) in SIZES.items():
         rows, columns = np.mgrid[:height, :width]
-        Image.fromarray(np.stack([np.full_like(rows, id), rows, columns], -1).astype(np.uint8)).save(tmp_path / f"{id}.png")
+        Image.fromarray(np.stack([np.full_like(rows, id), rows, columns], -1).astype(np.uint8)).save(
+            tmp_path / f"{id}.png"
+        )
         images.append({"id": id, "file_name": f"{id}.png", "height": height, "width": width})
         for number, (x, y, w, h, crowd) in enumerate(((2, 3, 14, 9, 0), (12, 8, 9, 25, 0), (25, 20, 8, 8, 1))):
-            outline = [[x, y, x + w, y, x + w, y + h, x, y + h]] if not crowd else {"size": [height, width], "counts": [0, height * width]}
-            annotations.append({"id": 10 * id + number, "image_id": id, "category_id": 4 + number % 2, "iscrowd": crowd, "bbox": [x, y, w, h]})
+            outline = (
+                [[x, y, x + w, y, x + w, y + h, x, y + h]]
+                if not crowd
+                else {"size": [height, width], "counts": [0, height * width]}
+            )
+            annotations.append(
+                {
+                    "id": 10 * id + number,
+                    "image_id": id,
+                    "category_id": 4 + number % 2,
+                    "iscrowd": crowd,
+                    "bbox": [x, y, w, h],
+                }
+            )
             annotations[-1]["segmentation"] = outline
     categories = [{"id": 4, "name": "cat"}, {"id": 5, "name": "dog"}]
-    (tmp_path / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    (tmp_path / "instances.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
     return read_coco(tmp_path / "instances.json", tmp_path)
 
 
@@ -45,19 +63,33 @@ def maps(tmp_path: Path) -> Path:
     for name in ("stuff", "panoptic"):
         (tmp_path / name).mkdir()
     for id, size in SIZES.items():
-        Image.fromarray(np.where(generator.random(size) < 0.2, 255, generator.integers(10, 40, size)).astype(np.uint8)).save(tmp_path / f"stuff/{id}.png")
+        Image.fromarray(
+            np.where(generator.random(size) < 0.2, 255, generator.integers(10, 40, size)).astype(np.uint8)
+        ).save(tmp_path / f"stuff/{id}.png")
         ids = generator.integers(0, 5, size) * 1000
-        Image.fromarray(np.stack([ids % 256, ids // 256, 0 * ids], -1).astype(np.uint8)).save(tmp_path / f"panoptic/{id}.png")
+        Image.fromarray(np.stack([ids % 256, ids // 256, 0 * ids], -1).astype(np.uint8)).save(
+            tmp_path / f"panoptic/{id}.png"
+        )
         segments = [{"id": 1000 * place, "category_id": category} for place, category in ((1, 4), (2, 5), (3, 50))]
-        entries.append({"image_id": id, "file_name": f"{id}.png", "segments_info": [*segments, {"id": 4000, "category_id": 4, "iscrowd": 1}]})
-    categories = [{"id": id, "name": name, "isthing": int(id < 50)} for id, name in ((4, "cat"), (5, "dog"), (50, "grass"))]
+        entries.append(
+            {
+                "image_id": id,
+                "file_name": f"{id}.png",
+                "segments_info": [*segments, {"id": 4000, "category_id": 4, "iscrowd": 1}],
+            }
+        )
+    categories = [
+        {"id": id, "name": name, "isthing": int(id < 50)} for id, name in ((4, "cat"), (5, "dog"), (50, "grass"))
+    ]
     (tmp_path / "panoptic.json").write_text(json.dumps({"annotations": entries, "categories": categories}))
     return tmp_path
 
 
 @pytest.mark.parametrize("kind", ["derived", "folder", "panoptic", "all three"])
 def test_each_pixel_brings_its_class(data: Dataset, maps: Path, kind: str) -> None:
-    """Through flips, a window and pasted objects: what the map says where a pixel lies is what it said where the pixel came from."""
+    """Through flips, a window and pasted objects: what the map says where a pixel lies is what it said where the
+    pixel came from.
+    """
     panoptic = (maps / "panoptic.json", maps / "panoptic")
     sources = {
         "folder": MapSources(maps / "stuff"),
@@ -66,8 +98,13 @@ def test_each_pixel_brings_its_class(data: Dataset, maps: Path, kind: str) -> No
     }
     data = data if kind == "derived" else with_semantic_maps(data, sources[kind])
     small = preset("htc_r18_small")
-    augmentation = Augmentation(resize=False, vertical_flip=0.5, crop=(36, 34), copy_paste=CopyPaste(probability=1.0, share=0.7))
-    update = {"semantic": Semantic(classes=CLASSES, channels=64), "training": small.training.model_copy(update={"augmentation": augmentation})}
+    augmentation = Augmentation(
+        resize=False, vertical_flip=0.5, crop=(36, 34), copy_paste=CopyPaste(probability=1.0, share=0.7)
+    )
+    update = {
+        "semantic": Semantic(classes=CLASSES, channels=64),
+        "training": small.training.model_copy(update={"augmentation": augmentation}),
+    }
     config = small.model_copy(update=update)
     known = {record.id: annotated(record, CLASSES, data.semantic_maps).semantic for record in data.images}
     pasted = 0

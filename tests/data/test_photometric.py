@@ -44,22 +44,34 @@ COLOURS = np.stack(np.meshgrid(*[np.arange(0, 256, 5, dtype=np.uint8)] * 3), axi
 """All mixtures of 52 levels of red, green and blue: greys, black, white and pure colours among them."""
 
 
-@pytest.mark.parametrize("picture", [COLOURS, PICTURE, np.full((3, 4, 3), 7, np.uint8)], ids=["all colours", "noise", "one grey"])
+@pytest.mark.parametrize(
+    "picture", [COLOURS, PICTURE, np.full((3, 4, 3), 7, np.uint8)], ids=["all colours", "noise", "one grey"]
+)
 @pytest.mark.parametrize("part", ["brightness", "contrast", "saturation", "hue"])
 def test_each_operator_is_torchvisions_to_one_level(picture: np.ndarray, part: str) -> None:
     for value in (-0.5, -0.05, -1e-3, 0.0, 0.013, 0.05, 0.5) if part == "hue" else (0.0, 0.5, 0.9, 1.0, 1.3, 1.5):
         assert most_apart(picture, Distortion(None, None, None, None, False)._replace(**{part: value})) <= 1, value
-    unchanged = distorted(picture, Distortion(None, None, None, None, False)._replace(**{part: 0.0 if part == "hue" else 1.0}))
+    unchanged = distorted(
+        picture, Distortion(None, None, None, None, False)._replace(**{part: 0.0 if part == "hue" else 1.0})
+    )
     assert np.abs(unchanged.astype(int) - picture).max() <= (1 if part == "saturation" else 0)
 
 
 @pytest.mark.parametrize("last", [True, False])
 def test_order_and_operators(last: bool) -> None:
-    """Four steps, each one level apart at most; a following one can stretch it by 1.5, hue by more. Another order is far away."""
+    """Four steps, each one level apart at most; a following one can stretch it by 1.5, hue by more. Another order is
+    far away.
+    """
     distortion = Distortion(1.1, 0.7, 1.4, 0.04, last)
     assert most_apart(PICTURE, distortion) <= 4
     assert np.abs(distorted(PICTURE, distortion).astype(int) - of_torchvision(PICTURE, distortion)).mean() < 0.5
-    assert np.abs(distorted(PICTURE, distortion).astype(int) - of_torchvision(PICTURE, distortion._replace(contrast_last=not last))).max() > 8
+    assert (
+        np.abs(
+            distorted(PICTURE, distortion).astype(int)
+            - of_torchvision(PICTURE, distortion._replace(contrast_last=not last))
+        ).max()
+        > 8
+    )
 
 
 def test_draws_cover_their_ranges() -> None:

@@ -37,7 +37,9 @@ def test_boxes_are_the_boxes_of_their_masks(placement: Placement, seed: int) -> 
     truth, _ = truth_of(seed, placement.original)
     placed = place_truth(truth, placement)
     assert placed.masks is not None
-    torch.testing.assert_close(placed.boxes, clip_boxes(boxes_from_masks(placed.masks), placement.size), atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(
+        placed.boxes, clip_boxes(boxes_from_masks(placed.masks), placement.size), atol=1e-3, rtol=1e-5
+    )
     assert len(placed.boxes) == len(placed.labels) == len(placed.masks)
     if placement.window is None:
         assert placed.labels.tolist() == [0, 1, 2, 3]
@@ -50,7 +52,9 @@ def test_masks_and_picture_show_the_same_pixels(placement: Placement, seed: int)
     assert truth.masks is not None
     for number, crop in enumerate(crops):
         picture = np.zeros((*placement.original, 3), np.uint8)
-        picture[crop.y : crop.y + crop.bitmap.shape[0], crop.x : crop.x + crop.bitmap.shape[1]] = crop.bitmap[:, :, None]
+        picture[crop.y : crop.y + crop.bitmap.shape[0], crop.x : crop.x + crop.bitmap.shape[1]] = crop.bitmap[
+            :, :, None
+        ]
         seen = seen_bitmaps(place_masks(truth.masks, placement), placement.size)[number]
         assert np.array_equal(place_picture(picture, placement)[:, :, 0] > 0, seen)
 
@@ -106,7 +110,9 @@ def test_the_resize_is_the_originals(size: tuple[int, int]) -> None:
     scale = min(1333 / max(size), 800 / min(size))
     assert placement.resized == tuple(max(int(side * scale + 0.5), 1) for side in size)
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    assert np.array_equal(place_picture(picture, placement), cv2.resize(picture, placement.resized[::-1]).reshape(*placement.resized, 3))
+    assert np.array_equal(
+        place_picture(picture, placement), cv2.resize(picture, placement.resized[::-1]).reshape(*placement.resized, 3)
+    )
 
 
 def test_known_resized_sizes() -> None:
@@ -117,7 +123,10 @@ def test_known_resized_sizes() -> None:
 
 def test_a_view_depends_on_its_generator_alone() -> None:
     augmentation = Augmentation(vertical_flip=0.5, short_edges=(400, 1400), long_edge=1600, crop=(300, 300))
-    views = [draw_placement((480, 640), Input(), augmentation, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2, 3, 4)]
+    views = [
+        draw_placement((480, 640), Input(), augmentation, torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2, 3, 4)
+    ]
     assert views[0] == views[1]
     assert len(set(views)) == 4
 
@@ -137,12 +146,16 @@ def test_the_draws_are_stable_numbers() -> None:
     plain = draw_placement((480, 640), Input(), Augmentation(), torch.Generator().manual_seed(7))
     assert plain == Placement((480, 640), (800, 1067), flip_horizontal=True)
     wild = Augmentation(vertical_flip=0.5, short_edges=(400, 1400), long_edge=1600, crop=(300, 300))
-    assert draw_placement((480, 640), Input(), wild, torch.Generator().manual_seed(7)) == Placement((480, 640), (679, 905), True, False, (249, 559), (300, 300))
+    assert draw_placement((480, 640), Input(), wild, torch.Generator().manual_seed(7)) == Placement(
+        (480, 640), (679, 905), True, False, (249, 559), (300, 300)
+    )
 
 
 @pytest.mark.parametrize("size", [(480, 640), (30, 300), (1, 1)])
 def test_large_scale_jitter(size: tuple[int, int]) -> None:
-    """The picture fits into the target times a factor of the range; never is more than the target seen; the window lies inside."""
+    """The picture fits into the target times a factor of the range; never is more than the target seen; the window
+    lies inside.
+    """
     augmentation = Augmentation(jitter=ScaleJitter(scales=(0.5, 2.0), size=(100, 120)))
     generator = torch.Generator().manual_seed(0)
     views = [draw_placement(size, Input(), augmentation, generator) for _ in range(300)]
@@ -152,10 +165,15 @@ def test_large_scale_jitter(size: tuple[int, int]) -> None:
     assert 1.9 < max(scales) < 2.05
     for view in views:
         assert view.size == (min(view.resized[0], 100), min(view.resized[1], 120))
-        assert all(0 <= corner <= whole - side for corner, whole, side in zip(view.corner, view.resized, view.size, strict=True))
+        assert all(
+            0 <= corner <= whole - side
+            for corner, whole, side in zip(view.corner, view.resized, view.size, strict=True)
+        )
     assert len({view.corner for view in views}) > 1 or max(size) == 1
     limit = min(fit, 0.5)
-    held = [max(draw_placement(size, Input(max_scale=0.5), augmentation, generator).resized) / max(size) for _ in range(200)]
+    held = [
+        max(draw_placement(size, Input(max_scale=0.5), augmentation, generator).resized) / max(size) for _ in range(200)
+    ]
     rounding = 1 / max(size)
     assert min(held) < 0.7 * limit + rounding
     assert 1.6 * limit - rounding < max(held) <= 2 * limit + rounding
@@ -191,7 +209,12 @@ def test_a_window_larger_than_the_picture_is_the_picture() -> None:
 
 
 def test_objects_without_mask_are_clipped_and_crowds_move_along() -> None:
-    truth = GroundTruth(torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 4.0, 4.0]]), torch.tensor([0, 1]), None, torch.tensor([[8.0, 8.0, 20.0, 20.0]]))
+    truth = GroundTruth(
+        torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 4.0, 4.0]]),
+        torch.tensor([0, 1]),
+        None,
+        torch.tensor([[8.0, 8.0, 20.0, 20.0]]),
+    )
     placed = place_truth(truth, Placement((20, 20), (20, 20), corner=(5, 5), window=(10, 10)))
     assert placed.boxes.tolist() == [[0, 0, 5, 5]]
     assert placed.labels.tolist() == [0]
@@ -223,7 +246,9 @@ def test_padding() -> None:
 
 
 def test_padding_with_the_edges() -> None:
-    pictures = [np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8) for shape in ((33, 20, 3), (10, 40, 3))]
+    pictures = [
+        np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8) for shape in ((33, 20, 3), (10, 40, 3))
+    ]
     images = pad_pictures(pictures, Input(padding="edge"))
     for image, picture in zip(images, pictures, strict=True):
         below, beside = 64 - picture.shape[0], 64 - picture.shape[1]
@@ -232,7 +257,11 @@ def test_padding_with_the_edges() -> None:
 
 
 def test_small_lies_over_large_and_objects_over_crowds() -> None:
-    large, small, crowd = Crop(0, 0, np.ones((6, 6), np.uint8)), Crop(2, 2, np.ones((2, 2), np.uint8)), Crop(4, 4, np.ones((4, 4), np.uint8))
+    large, small, crowd = (
+        Crop(0, 0, np.ones((6, 6), np.uint8)),
+        Crop(2, 2, np.ones((2, 2), np.uint8)),
+        Crop(4, 4, np.ones((4, 4), np.uint8)),
+    )
     for crops, labels in (([large, small], [0, 1]), ([small, large], [1, 0])):
         semantic = derived_map(crops, labels, [crowd], (9, 9))
         assert semantic[0, 0] == 1

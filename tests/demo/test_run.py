@@ -1,4 +1,6 @@
-"""The demo's own code on a tiny model and a few of the bundled pictures; what it reaches at its real size is in docs."""
+"""The demo's own code on a tiny model and a few of the bundled pictures; what it reaches at its real size is in
+docs.
+"""
 
 import contextlib
 import io
@@ -26,22 +28,36 @@ def few(annotations, place, count):
     content = json.loads(annotations.read_text())
     images = sorted(content["images"], key=lambda image: (image["height"] * image["width"], image["id"]))[:count]
     ids = {image["id"] for image in images}
-    place.write_text(json.dumps({**content, "images": images, "annotations": [a for a in content["annotations"] if a["image_id"] in ids]}))
+    place.write_text(
+        json.dumps(
+            {**content, "images": images, "annotations": [a for a in content["annotations"] if a["image_id"] in ids]}
+        )
+    )
     return place
 
 
 def test_the_demo_leaves_model_numbers_curves_and_pictures(tmp_path):
     bundled = nuclei()
-    train, val = few(bundled.train_annotations, tmp_path / "train.json", 4), few(bundled.val_annotations, tmp_path / "val.json", 2)
+    train, val = (
+        few(bundled.train_annotations, tmp_path / "train.json", 4),
+        few(bundled.val_annotations, tmp_path / "val.json", 2),
+    )
     splits = Splits(train, bundled.train_images, val, bundled.val_images)
     steps = []
     out = tmp_path / "demo"
     result = run_demo(
-        out, device="cpu", progress=lambda event: isinstance(event, StepDone) and steps.append((event.step, event.steps)), config=tiny(epochs=1), splits=splits
+        out,
+        device="cpu",
+        progress=lambda event: isinstance(event, StepDone) and steps.append((event.step, event.steps)),
+        config=tiny(epochs=1),
+        splits=splits,
     )
     assert steps == [(1, 2), (2, 2)]
     assert load(result.model, device="cpu").config.classes == ("nucleus",)
-    assert json.loads((out / "metrics.json").read_text()) == {**result.metrics, "model": {"epoch": 1, "step": 2, "is": "the last"}}
+    assert json.loads((out / "metrics.json").read_text()) == {
+        **result.metrics,
+        "model": {"epoch": 1, "step": 2, "is": "the last"},
+    }
     assert {path.name for path in result.curves} == {"losses.png", "average_precision.png"}
     assert len(result.pictures) == 2
     for path in result.pictures:
@@ -69,7 +85,9 @@ def test_numbers_on_the_bundled_nuclei_equal_pycocotools(max_detections, tmp_pat
     results = []
     for annotation in content["annotations"]:
         for _ in range(generator.integers(0, 3)):
-            bitmap = np.roll(rle_codec.decode([annotation["segmentation"]])[:, :, 0], tuple(generator.integers(-2, 3, 2)), (0, 1))
+            bitmap = np.roll(
+                rle_codec.decode([annotation["segmentation"]])[:, :, 0], tuple(generator.integers(-2, 3, 2)), (0, 1)
+            )
             rle = rle_codec.encode(np.asfortranarray(bitmap))
             segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
             where = {"image_id": annotation["image_id"], "category_id": 1, "score": float(generator.random())}

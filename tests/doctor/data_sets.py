@@ -62,7 +62,9 @@ class DataSet:
 
 
 def clean(root: Path) -> DataSet:
-    """Three pictures a part with a disc (polygon) and a bar (run lengths) each, one crowd, and a map for each training picture."""
+    """Three pictures a part with a disc (polygon) and a bar (run lengths) each, one crowd, and a map for each
+    training picture.
+    """
     parts = {}
     for part, first in (("train", 0), ("val", 3)):
         (root / part).mkdir(parents=True)
@@ -73,7 +75,12 @@ def clean(root: Path) -> DataSet:
             images.append({"id": number + 1, "file_name": name, "height": HEIGHT, "width": WIDTH})
             annotations += [disc(2 * number + 1, number + 1), bar(2 * number + 2, number + 1)]
         annotations.append(crowd(99, 1))
-        parts[part] = {"info": {"description": "generated"}, "images": images, "annotations": annotations, "categories": copy.deepcopy(CATEGORIES)}
+        parts[part] = {
+            "info": {"description": "generated"},
+            "images": images,
+            "annotations": annotations,
+            "categories": copy.deepcopy(CATEGORIES),
+        }
     (root / "maps").mkdir()
     for image in parts["train"]["images"]:
         values = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -122,7 +129,11 @@ def _runs(box: tuple[int, int, int, int]) -> dict[str, Any]:
     bitmap = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
     bitmap[y : y + h, x : x + w] = 1
     runs = coco_masks.encode(bitmap)
-    return {"segmentation": {"size": [HEIGHT, WIDTH], "counts": runs["counts"].decode()}, "bbox": [float(value) for value in box], "area": float(w * h)}
+    return {
+        "segmentation": {"size": [HEIGHT, WIDTH], "counts": runs["counts"].decode()},
+        "bbox": [float(value) for value in box],
+        "area": float(w * h),
+    }
 
 
 Fault = Callable[[DataSet], None]

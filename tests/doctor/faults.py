@@ -129,7 +129,10 @@ FIXED: list[tuple[str, Fault]] = [
     ("polygon-short", change(0, segmentation=[RING, [10.0, 10.0]])),
     ("polygon-taken-for-box", change(0, segmentation=[[22.9, 33.2, 34.8, 34.8], RING])),
     ("polygon-no-area", change(0, segmentation=[RING, [30.0, 40.0, 35.0, 45.0, 40.0, 50.0]])),
-    ("polygon-outside", edit(lambda data: data.objects.__setitem__(0, {**disc(1, 1, (10, 50)), "bbox": [0.0, 32.6, 27.4, 34.8]}))),
+    (
+        "polygon-outside",
+        edit(lambda data: data.objects.__setitem__(0, {**disc(1, 1, (10, 50)), "bbox": [0.0, 32.6, 27.4, 34.8]})),
+    ),
     ("mask-empty", edit(lambda data: data.objects.append({**bar(50, 1), "segmentation": EMPTY, "bbox": [5, 5, 0, 0]}))),
     ("box-wrong", change(0, bbox=[1, 2, 3])),
     ("box-wrong", change(1, bbox=[70, 20, -40, 25])),
@@ -138,7 +141,10 @@ FIXED: list[tuple[str, Fault]] = [
     ("box-outside", both(change(3, segmentation=None, bbox=[100.0, 20.0, 60.0, 25.0]))),
     ("box-unlike-mask", change(0, bbox=[25.0, 35.0, 20.0, 20.0])),
     ("box-unlike-mask", change(1, bbox=[70.0, 20.0, 110.0, 45.0])),
-    ("box-whole-numbers", edit(lambda data: [one.update(bbox=[float(int(value)) for value in one["bbox"]]) for one in data.objects])),
+    (
+        "box-whole-numbers",
+        edit(lambda data: [one.update(bbox=[float(int(value)) for value in one["bbox"]]) for one in data.objects]),
+    ),
     ("area-missing", change(0, area=None)),
     ("area-unlike-mask", change(0, area=34.8 * 34.8)),
     ("object-twice", edit(lambda data: data.objects.append({**data.objects[0], "id": 60}))),
@@ -162,7 +168,10 @@ KEPT: list[tuple[str, Fault]] = [
     ("picture-orientation", turned(3)),
     ("picture-copied", copied),
     ("picture-unlisted", edit(lambda data: Image.fromarray(scene(50)).save(data.images / "forgotten.png"))),
-    ("picture-empty", edit(lambda data: data.train.update(annotations=[one for one in data.objects if one["image_id"] != 2]))),
+    (
+        "picture-empty",
+        edit(lambda data: data.train.update(annotations=[one for one in data.objects if one["image_id"] != 2])),
+    ),
     ("box-unlike-mask", change(0, bbox=[80.0, 5.0, 30.0, 20.0])),
     ("polygon-outside", change(0, segmentation=[[value + 150 for value in RING]])),
     ("outline-unknown", change(0, segmentation={"polygon": RING})),
@@ -182,16 +191,32 @@ KEPT: list[tuple[str, Fault]] = [
     ("object-twice", edit(lambda data: data.objects.append({**disc(60, 1, (40.4, 50.6))}))),
     ("object-two-classes", edit(lambda data: data.objects.append({**data.objects[0], "id": 60, "category_id": 5}))),
     ("object-tiny", edit(lambda data: data.objects.append(bar(60, 2, (5, 5, 1, 9))))),
-    ("class-absent", edit(lambda data: [part["categories"].append({"id": 9, "name": "never"}) for part in (data.train, data.val)])),
-    ("class-absent", edit(lambda data: data.val.update(annotations=[one for one in data.val["annotations"] if one["category_id"] != 5]))),
+    (
+        "class-absent",
+        edit(lambda data: [part["categories"].append({"id": 9, "name": "never"}) for part in (data.train, data.val)]),
+    ),
+    (
+        "class-absent",
+        edit(
+            lambda data: data.val.update(
+                annotations=[one for one in data.val["annotations"] if one["category_id"] != 5]
+            )
+        ),
+    ),
     ("class-rare", rare),
     ("picture-crowded", crowded),
     ("categories-differ", edit(lambda data: data.val["categories"][1].update(name="rod"))),
     ("category-ids-differ", other_ids),
-    ("picture-leaked", edit(lambda data: shutil.copy(data.picture(), data.val_images / data.val["images"][0]["file_name"]))),
+    (
+        "picture-leaked",
+        edit(lambda data: shutil.copy(data.picture(), data.val_images / data.val["images"][0]["file_name"])),
+    ),
     ("picture-leaked-alike", saved_again),
     ("picture-leaked-name", same_name),
-    ("group-leaked", edit(lambda data: (data.train["images"][0].update(group=4), data.val["images"][1].update(group=4)))),
+    (
+        "group-leaked",
+        edit(lambda data: (data.train["images"][0].update(group=4), data.val["images"][1].update(group=4))),
+    ),
     ("semantic-missing", edit(lambda data: (data.maps / "train_0.png").unlink())),
     ("semantic-unreadable", edit(lambda data: (data.maps / "train_0.png").write_bytes(b"x"))),
     ("semantic-size", with_map(lambda values: Image.fromarray(values[:-1]))),

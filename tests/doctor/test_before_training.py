@@ -20,7 +20,9 @@ FAULTS = {**dict(KEPT), **dict(FIXED)}
 
 def checked(data: DataSet, config: Config | None = None, *, val: bool = True, maps: bool = False) -> tuple[str, ...]:
     parts = (data.val_annotations, data.val_images) if val else (None, None)
-    return check_data(config or tiny(), Splits(data.annotations, data.images, *parts), MapSources(data.maps) if maps else None)
+    return check_data(
+        config or tiny(), Splits(data.annotations, data.images, *parts), MapSources(data.maps) if maps else None
+    )
 
 
 def faulty(tmp_path, *codes: str) -> DataSet:
@@ -36,7 +38,10 @@ def test_clean_data_are_quiet(val, maps, tmp_path):
     assert checked(faulty(tmp_path), val=val, maps=maps) == ()
 
 
-@pytest.mark.parametrize("code", ["picture-size", "picture-turned", "polygon-normalised", "categories-differ", "semantic-size", "semantic-mode"])
+@pytest.mark.parametrize(
+    "code",
+    ["picture-size", "picture-turned", "polygon-normalised", "categories-differ", "semantic-size", "semantic-mode"],
+)
 def test_errors_stop_with_the_fault_and_its_remedy(code, tmp_path):
     data = faulty(tmp_path, code)
     with pytest.raises(DataError, match=code) as caught:

@@ -36,7 +36,11 @@ def pristine(tmp_path_factory) -> DataSet:
 
 def request(data: DataSet) -> Request:
     """All parts of a data set."""
-    return Request(read_part(data.annotations, data.images, "train"), read_part(data.val_annotations, data.val_images, "val"), data.maps)
+    return Request(
+        read_part(data.annotations, data.images, "train"),
+        read_part(data.val_annotations, data.val_images, "val"),
+        data.maps,
+    )
 
 
 def found_in(data: DataSet) -> dict:
@@ -48,7 +52,16 @@ def run_on(data: DataSet, out: Path, *more: str) -> tuple[int, dict]:
     """Exit code and JSON of the command on all parts."""
     target = out / "found.json"
     target.unlink(missing_ok=True)
-    parts = [data.annotations, data.images, "--val-annotations", data.val_annotations, "--val-images", data.val_images, "--semantic", data.maps]
+    parts = [
+        data.annotations,
+        data.images,
+        "--val-annotations",
+        data.val_annotations,
+        "--val-images",
+        data.val_images,
+        "--semantic",
+        data.maps,
+    ]
     code = run(["doctor", *map(str, parts), "--json", str(target), *more])
     return code, json.loads(target.read_text()) if target.exists() else {}
 
@@ -105,11 +118,20 @@ def test_each_fault_is_found_alone_and_corrected(code, fault, tmp_path):
     assert again["ok"]
     assert code not in codes(again)
     read_coco(data.annotations, data.images)
-    _only_the_faulty_changed(before, repaired.content, {finding["annotation_id"] for finding in found["findings"]}, code)
+    _only_the_faulty_changed(
+        before, repaired.content, {finding["annotation_id"] for finding in found["findings"]}, code
+    )
 
 
 def _only_the_faulty_changed(before: dict, after: dict, touched: set, code: str) -> None:
-    if code in ("box-whole-numbers", "area-missing", "annotation-id-missing", "picture-missing", "picture-listed-twice", "annotation-id-twice"):
+    if code in (
+        "box-whole-numbers",
+        "area-missing",
+        "annotation-id-missing",
+        "picture-missing",
+        "picture-listed-twice",
+        "annotation-id-twice",
+    ):
         return
     kept = {one["id"]: one for one in after["annotations"]}
     for one in before["annotations"]:
@@ -135,7 +157,14 @@ def test_several_faults_are_corrected_together(tmp_path):
     """All of them in one file, where a repair can uncover the next fault."""
     data = clean(tmp_path / "data")
     for code, fault in FIXED:
-        if code in ("polygon-odd", "polygon-no-area", "annotation-id-twice", "annotation-without-image", "mask-empty", "area-missing"):
+        if code in (
+            "polygon-odd",
+            "polygon-no-area",
+            "annotation-id-twice",
+            "annotation-without-image",
+            "mask-empty",
+            "area-missing",
+        ):
             fault(data)
     data.write()
     target = tmp_path / "fixed.json"
@@ -154,7 +183,9 @@ def test_nothing_is_overwritten_and_nothing_written_without_need(pristine, tmp_p
     assert "nothing is overwritten" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"images": [], "annotations": [{"segments_info": []}], "categories": []}', None])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"images": [], "annotations": [{"segments_info": []}], "categories": []}', None]
+)
 def test_what_cannot_be_examined(content, pristine, tmp_path, capsys):
     file = tmp_path / "instances.json"
     if content is not None:
@@ -166,7 +197,9 @@ def test_what_cannot_be_examined(content, pristine, tmp_path, capsys):
 def test_arguments_that_do_not_go_together(pristine, tmp_path, capsys):
     assert run(["doctor", str(pristine.annotations)]) == 2
     assert "IMAGES is missing" in capsys.readouterr().err
-    assert run(["doctor", str(pristine.annotations), str(pristine.images), "--val-images", str(pristine.val_images)]) == 2
+    assert (
+        run(["doctor", str(pristine.annotations), str(pristine.images), "--val-images", str(pristine.val_images)]) == 2
+    )
     assert run(["doctor", str(pristine.annotations), str(tmp_path / "none")]) == 2
     assert run(["doctor", str(pristine.annotations), str(pristine.images), "--semantic", str(tmp_path / "none")]) == 2
 
@@ -179,7 +212,13 @@ def test_json_goes_to_standard_output_alone(pristine, capsys):
     (part,) = found["parts"]
     assert (part["name"], part["pictures"], part["objects"], part["classes"]) == ("", 3, 7, ["disc", "bar"])
     settings = {name for advice in found["advice"] for name in advice["settings"]}
-    assert settings == {"input.short_edge", "input.long_edge", "input.max_scale", "rpn.anchor_scale", "inference.max_detections"}
+    assert settings == {
+        "input.short_edge",
+        "input.long_edge",
+        "input.max_scale",
+        "rpn.anchor_scale",
+        "inference.max_detections",
+    }
 
 
 def test_findings_in_json(tmp_path):
@@ -210,5 +249,8 @@ def test_documentation_lists_every_code():
     text = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
     fixed = {code for code, _ in FIXED}
     for code, kind in KINDS.items():
-        row = f"| `{code}` | {kind.severity} | {kind.title} | {kind.why} | {kind.remedy} | {'yes' if code in fixed else ''} |"
+        row = (
+            f"| `{code}` | {kind.severity} | {kind.title} | {kind.why} | {kind.remedy} | "
+            f"{'yes' if code in fixed else ''} |"
+        )
         assert row in text, f"docs/doctor.md lacks the row:\n{row}"

@@ -46,7 +46,11 @@ def test_run_lengths_have_the_box_and_area_of_their_pixels(compressed):
     bitmap[5:20, 30:44] = 1
     bitmap[7:9, 33:36] = 0
     runs = coco_masks.encode(bitmap)
-    counts = runs["counts"].decode() if compressed else np.diff(np.flatnonzero(np.diff(np.r_[2, bitmap.ravel("F"), 2])), prepend=-0).tolist()[1:]
+    counts = (
+        runs["counts"].decode()
+        if compressed
+        else np.diff(np.flatnonzero(np.diff(np.r_[2, bitmap.ravel("F"), 2])), prepend=-0).tolist()[1:]
+    )
     outline = read_outline({"size": [H, W], "counts": counts}, H, W)
     assert outline.box == (30, 5, 44, 20)
     assert outline.area == bitmap.sum() == exact_area(outline, H, W)

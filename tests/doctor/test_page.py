@@ -35,7 +35,15 @@ def page(tmp_path_factory) -> str:
 
 
 def test_page_names_every_fault_with_pictures(page):
-    for code in ("polygon-odd", "box-unlike-mask", "category-unknown", "object-tiny", "picture-turned", "semantic-range", "picture-leaked"):
+    for code in (
+        "polygon-odd",
+        "box-unlike-mask",
+        "category-unknown",
+        "object-tiny",
+        "picture-turned",
+        "semantic-range",
+        "picture-leaked",
+    ):
         assert code in page
     assert page.count("data:image/jpeg;base64,") >= 5
     assert "Corrected in" in page
@@ -95,7 +103,9 @@ def test_coco_layout(tmp_path):
 
 @pytest.mark.parametrize("missing", COCO[1::2])
 def test_coco_layout_without_validation_part(missing, tmp_path):
-    root = examine_root(coco_root(tmp_path, "val2017", COCO[1]) if missing == "val2017" else coco_root(tmp_path, missing))
+    root = examine_root(
+        coco_root(tmp_path, "val2017", COCO[1]) if missing == "val2017" else coco_root(tmp_path, missing)
+    )
     assert "layout-missing" in {finding.code for finding in root.findings}
     assert root.splits.val_annotations is None
     assert "cocodataset.org" in root.findings[0].what

@@ -22,9 +22,22 @@ def annotated(classes: int = 2) -> dict[str, Any]:
         for _ in range(5):
             x, y, w, h = (float(v) for v in numbers.integers(4, 40, 4))
             category = int(numbers.integers(1, classes + 1))
-            objects.append({"id": len(objects) + 1, "image_id": image, "category_id": category, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})
+            objects.append(
+                {
+                    "id": len(objects) + 1,
+                    "image_id": image,
+                    "category_id": category,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                }
+            )
     images = [{"id": image, "height": 100, "width": 100} for image in range(1, PICTURES + 1)]
-    return {"images": images, "annotations": objects, "categories": [{"id": id, "name": f"class {id}"} for id in range(1, classes + 1)]}
+    return {
+        "images": images,
+        "annotations": objects,
+        "categories": [{"id": id, "name": f"class {id}"} for id in range(1, classes + 1)],
+    }
 
 
 def found(truth: dict[str, Any], noise: float) -> list[dict[str, Any]]:
@@ -32,7 +45,14 @@ def found(truth: dict[str, Any], noise: float) -> list[dict[str, Any]]:
     results = []
     for annotation in truth["annotations"]:
         box = [max(1.0, value + noise * float(numbers.normal())) for value in annotation["bbox"]]
-        results.append({"image_id": annotation["image_id"], "category_id": annotation["category_id"], "bbox": box, "score": float(numbers.random())})
+        results.append(
+            {
+                "image_id": annotation["image_id"],
+                "category_id": annotation["category_id"],
+                "bbox": box,
+                "score": float(numbers.random()),
+            }
+        )
     return results
 
 
@@ -72,7 +92,9 @@ def test_a_draw_equals_a_file_that_repeats_its_pictures(seed: int) -> None:
     truth = annotated()
     results = found(truth, 2.0)
     draw = draws(PICTURES, 1, seed)[0]
-    assert matches("bbox", truth, results, 100).average_precision(draw) == pytest.approx(repeated(truth, results, draw.tolist()), abs=1e-12)
+    assert matches("bbox", truth, results, 100).average_precision(draw) == pytest.approx(
+        repeated(truth, results, draw.tolist()), abs=1e-12
+    )
 
 
 def test_boundaries_are_matched_as_the_evaluation_does() -> None:
@@ -113,7 +135,9 @@ def test_gains_by_kind() -> None:
     (kind,) = gains(truth, good, bad, 100)
     assert kind == "bbox"
     gain = gains(truth, good, bad, 100)["bbox"]
-    assert (gain.ap, gain.other) == tuple(pytest.approx(coco_metrics(truth, each, 100)["bbox"]["AP"]) for each in (good, bad))
+    assert (gain.ap, gain.other) == tuple(
+        pytest.approx(coco_metrics(truth, each, 100)["bbox"]["AP"]) for each in (good, bad)
+    )
     assert 0 < gain.low < gain.difference < gain.high
     for annotation in truth["annotations"]:
         annotation["segmentation"] = [outline(annotation["bbox"])]

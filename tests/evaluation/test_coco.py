@@ -45,8 +45,24 @@ def test_mask_areas_not_box_areas_decide_the_size():
     bitmap = np.eye(120, dtype=bool)
     rle = encode(bitmap)
     truth = {"images": [{"id": 1, "height": 120, "width": 120}], "categories": CATEGORIES[:1]}
-    truth["annotations"] = [{"id": 1, "image_id": 1, "category_id": 3, "iscrowd": 0, "area": 120.0, "bbox": [0, 0, 120, 120], "segmentation": rle}]
-    other = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 120, 120], "score": 0.9, "segmentation": encode(np.eye(120, k=3, dtype=bool))}
+    truth["annotations"] = [
+        {
+            "id": 1,
+            "image_id": 1,
+            "category_id": 3,
+            "iscrowd": 0,
+            "area": 120.0,
+            "bbox": [0, 0, 120, 120],
+            "segmentation": rle,
+        }
+    ]
+    other = {
+        "image_id": 1,
+        "category_id": 3,
+        "bbox": [0, 0, 120, 120],
+        "score": 0.9,
+        "segmentation": encode(np.eye(120, k=3, dtype=bool)),
+    }
     right = {**other, "score": 0.5, "segmentation": rle}
     # The wrong line is as small as the right one, so it counts against AP_S: precision 1/2.
     assert coco_metrics(truth, [other, right])["segm"]["APs"] == pytest.approx(0.5)
@@ -84,8 +100,13 @@ def test_nothing_to_find_is_undefined(with_results):
 def test_polygons_string_ids_and_object_id_zero():
     """What other tools write: polygons in results, image ids that are paths, objects counted from 0, no area."""
     square = [[10.0, 10.0, 50.0, 10.0, 50.0, 50.0, 10.0, 50.0]]
-    truth = {"images": [{"id": "a/1.png", "height": 80, "width": 80}, {"id": 2, "height": 80, "width": 80}], "categories": CATEGORIES[:1]}
-    truth["annotations"] = [{"id": 0, "image_id": "a/1.png", "category_id": 3, "bbox": [10, 10, 40, 40], "segmentation": square}]
+    truth = {
+        "images": [{"id": "a/1.png", "height": 80, "width": 80}, {"id": 2, "height": 80, "width": 80}],
+        "categories": CATEGORIES[:1],
+    }
+    truth["annotations"] = [
+        {"id": 0, "image_id": "a/1.png", "category_id": 3, "bbox": [10, 10, 40, 40], "segmentation": square}
+    ]
     result = {"image_id": "a/1.png", "category_id": 3, "score": 0.8, "bbox": [10, 10, 40, 40], "segmentation": square}
     numbers = coco_metrics(truth, [result])
     assert numbers["bbox"]["AP"] == numbers["segm"]["AP"] == pytest.approx(1.0)

@@ -29,18 +29,30 @@ def box(x, y, width, height):
 
 def case(objects, results):
     """One picture; objects are (category, bitmap, crowd), results (category, bitmap, score)."""
-    truth = {"images": [{"id": 1, "height": SIZE[0], "width": SIZE[1]}], "categories": [{"id": CAT, "name": "cat"}, {"id": DOG, "name": "dog"}]}
+    truth = {
+        "images": [{"id": 1, "height": SIZE[0], "width": SIZE[1]}],
+        "categories": [{"id": CAT, "name": "cat"}, {"id": DOG, "name": "dog"}],
+    }
     truth["annotations"] = [
         {"id": number, "image_id": 1, "category_id": category, "iscrowd": crowd, "segmentation": encode(bitmap)}
         | {"bbox": rle_codec.toBbox(encode(bitmap)).tolist(), "area": float(bitmap.sum())}
         for number, (category, bitmap, crowd) in enumerate(objects, start=1)
     ]
-    found = [{"image_id": 1, "category_id": category, "segmentation": encode(bitmap), "score": score} for category, bitmap, score in results]
+    found = [
+        {"image_id": 1, "category_id": category, "segmentation": encode(bitmap), "score": score}
+        for category, bitmap, score in results
+    ]
     return compare(truth, found)
 
 
 ZOO = case(
-    [(CAT, box(0, 0, 10, 10), 0), (CAT, box(20, 0, 10, 10), 0), (DOG, box(40, 0, 10, 10), 0), (DOG, box(60, 0, 10, 10), 0), (CAT, box(0, 40, 40, 20), 1)],
+    [
+        (CAT, box(0, 0, 10, 10), 0),
+        (CAT, box(20, 0, 10, 10), 0),
+        (DOG, box(40, 0, 10, 10), 0),
+        (DOG, box(60, 0, 10, 10), 0),
+        (CAT, box(0, 40, 40, 20), 1),
+    ],
     [
         (CAT, box(0, 0, 10, 10), 0.95),  # right
         (CAT, box(0, 0, 10, 9), 0.9),  # double
@@ -58,20 +70,34 @@ def test_every_kind_of_error_is_told_apart():
     (picture,) = matched_pictures(ZOO, 100)
     errors = errors_by_kind([picture], 2, 0.5)
     counts = {name: kind.count for name, kind in errors.items()}
-    # The second cat is what the bad outline was meant for, the first dog what the wrong class was: only the last dog is missed.
-    assert counts == {"double": 1, "wrong class": 1, "badly outlined": 1, "wrong class and outline": 1, "background": 1, "missed": 1}
+    # The second cat is what the bad outline was meant for, the first dog what the wrong class was: only the last dog is
+    # missed.
+    assert counts == {
+        "double": 1,
+        "wrong class": 1,
+        "badly outlined": 1,
+        "wrong class and outline": 1,
+        "background": 1,
+        "missed": 1,
+    }
     assert picture.ignored.tolist() == [False] * 6 + [True, False]
     assert sort_errors(picture).missed.tolist() == [False, False, False, True, False]
 
 
 def test_what_each_kind_of_error_costs():
-    """Cats: 2 objects; ranks right, double, outline, wrong class, both: AP = 51 of 101 recalls at precision 1. Dogs: AP 0."""
+    """Cats: 2 objects; ranks right, double, outline, wrong class, both: AP = 51 of 101 recalls at precision 1. Dogs:
+    AP 0.
+    """
     errors = errors_by_kind(list(matched_pictures(ZOO, 100)), 2, 0.5)
     plain = (51 / 101 + 0) / 2
     cost = {name: kind.cost for name, kind in errors.items()}
     assert cost["double"] == pytest.approx(0)  # below the one right result, and nothing right comes later
-    assert cost["badly outlined"] == pytest.approx((51 + 50 * 2 / 3) / 101 / 2 - plain)  # the second cat is found at rank 3
-    assert cost["wrong class"] == pytest.approx((51 / 101 + 51 / 101) / 2 - plain)  # the dog is found, at the head of the dogs
+    assert cost["badly outlined"] == pytest.approx(
+        (51 + 50 * 2 / 3) / 101 / 2 - plain
+    )  # the second cat is found at rank 3
+    assert cost["wrong class"] == pytest.approx(
+        (51 / 101 + 51 / 101) / 2 - plain
+    )  # the dog is found, at the head of the dogs
     assert cost["wrong class and outline"] == pytest.approx(0)
     assert cost["missed"] == pytest.approx(0)  # one dog fewer to find, the other is still not found
     assert cost["background"] == pytest.approx(0)
@@ -87,7 +113,9 @@ def test_average_precision_equals_cocos(seed):
         right = np.concatenate([picture.match[chosen] >= 0 for picture, chosen in own])
         objects = sum(int(((picture.object_labels == label) & ~picture.crowd).sum()) for picture in pictures)
         evaluation = evaluated("segm", compare(truth, results), 100)
-        assert evaluation.eval["precision"][0, :, label, 0, -1].mean() == pytest.approx(average_precision(scores, right, objects), abs=1e-9), name
+        assert evaluation.eval["precision"][0, :, label, 0, -1].mean() == pytest.approx(
+            average_precision(scores, right, objects), abs=1e-9
+        ), name
 
 
 def test_matching_takes_the_best_free_object_and_each_once():
@@ -136,7 +164,9 @@ def test_best_f1_of_nothing(results, objects, expected):
 
 
 def test_calibration():
-    """Eight results of 0.75, six of them right, are calibrated; two of 0.25, both right, are off by 0.75: 2/10 of 0.75."""
+    """Eight results of 0.75, six of them right, are calibrated; two of 0.25, both right, are off by 0.75: 2/10 of
+    0.75.
+    """
     scores, right = np.array([0.75] * 8 + [0.25] * 2), np.array([True] * 6 + [False] * 2 + [True] * 2)
     found = calibration(Judged(scores, right, np.zeros(10, np.int64), np.array([10])))
     assert found.error == pytest.approx(0.2 * 0.75)
@@ -145,7 +175,9 @@ def test_calibration():
 
 
 def boundary_of(bitmap, width):
-    """Pixels of the mask at most `width` from the outside, diagonal steps counting as one; beyond the picture is outside."""
+    """Pixels of the mask at most `width` from the outside, diagonal steps counting as one; beyond the picture is
+    outside.
+    """
     return bitmap & (distance_transform_cdt(np.pad(bitmap, 1), "chessboard")[1:-1, 1:-1] <= width)
 
 
@@ -169,7 +201,9 @@ def test_boundary_ap_of_one_object_by_its_definition(move):
 @pytest.mark.parametrize("seed", range(2))
 def test_boundaries_that_are_not_drawn_change_nothing(seed):
     comparison = compare(*scene(seed))
-    assert boundary_metrics(comparison, list(matched_pictures(comparison, 100)), 100) == summary(evaluated("boundary", comparison, 100), 100)
+    assert boundary_metrics(comparison, list(matched_pictures(comparison, 100)), 100) == summary(
+        evaluated("boundary", comparison, 100), 100
+    )
 
 
 def test_all_together_is_json_and_keeps_the_contract():

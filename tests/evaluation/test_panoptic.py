@@ -16,7 +16,10 @@ from htc.evaluation.panoptic_files import panoptic_writer
 from htc.evaluation.semantic import SemanticCounts
 
 CATEGORIES = {1: Category(1, "cat", True), 2: Category(2, "dog", True), 9: Category(9, "grass", False)}
-SAMPLE = next((f / "shared/data/coco_panoptic_sample" for f in Path(__file__).resolve().parents if (f / "shared/data").is_dir()), Path("coco_panoptic_sample"))
+SAMPLE = next(
+    (f / "shared/data/coco_panoptic_sample" for f in Path(__file__).resolve().parents if (f / "shared/data").is_dir()),
+    Path("coco_panoptic_sample"),
+)
 
 
 def stripes(*parts, rows=10):
@@ -49,7 +52,9 @@ def test_exactly_half_is_no_match():
 
 
 def test_void_and_crowds_excuse():
-    """Void is taken out of the union; a segment mostly in void, or in a crowd of its class, is not wrong; in another crowd it is."""
+    """Void is taken out of the union; a segment mostly in void, or in a crowd of its class, is not wrong; in another
+    crowd it is.
+    """
     truth = Panoptic(stripes((10, 1), (10, 0), (10, 3)), (Segment(1, 1), Segment(3, 2, crowd=True)))
     found = Panoptic(stripes((10, 1), (4, 1), (6, 2), (10, 3)), (Segment(1, 1), Segment(2, 1), Segment(3, 2)))
     numbers = quality(truth, found)
@@ -66,11 +71,17 @@ def brute_force(pictures):
         for truth, found in pictures:
             own = [s for s in truth.segments if s.category_id == category and not s.crowd and (truth.ids == s.id).any()]
             theirs = [s for s in found.segments if s.category_id == category and (found.ids == s.id).any()]
-            excuse = (truth.ids == 0) | np.isin(truth.ids, [s.id for s in truth.segments if s.crowd and s.category_id == category])
+            excuse = (truth.ids == 0) | np.isin(
+                truth.ids, [s.id for s in truth.segments if s.crowd and s.category_id == category]
+            )
             left = set(own)
             for segment in theirs:
                 pixels = found.ids == segment.id
-                overlap = {s: (pixels & (truth.ids == s.id)).sum() / (((pixels & (truth.ids != 0)) | (truth.ids == s.id)).sum()) for s in own}
+                overlap = {
+                    s: (pixels & (truth.ids == s.id)).sum()
+                    / (((pixels & (truth.ids != 0)) | (truth.ids == s.id)).sum())
+                    for s in own
+                }
                 match = [s for s, value in overlap.items() if value > 0.5]
                 assert len(match) <= 1
                 if match:
@@ -125,7 +136,13 @@ def test_files_come_back_as_they_were(tmp_path):
     assert read.segments == panoptic.segments
     assert again.categories == CATEGORIES
     (entry,) = json.loads((tmp_path / "maps/panoptic.json").read_text())["annotations"]
-    assert entry["segments_info"][1] == {"id": 70000, "category_id": 9, "iscrowd": 0, "area": 100, "bbox": [10, 0, 10, 10]}
+    assert entry["segments_info"][1] == {
+        "id": 70000,
+        "category_id": 9,
+        "iscrowd": 0,
+        "area": 100,
+        "bbox": [10, 0, 10, 10],
+    }
     with pytest.raises(DataError, match="must have their picture's size"):
         again.read(17, (10, 21))
 
@@ -136,7 +153,10 @@ def test_files_come_back_as_they_were(tmp_path):
         ({"annotations": None}, "no list of annotations"),
         ({"categories": [{"id": 1, "name": "cat"}]}, "needs isthing"),
         ({"categories": []}, "annotation of image 1 is damaged"),
-        ({"annotations": [{"image_id": 1, "file_name": "gone.png", "segments_info": []}]}, "picture gone.png of image 1 is not in"),
+        (
+            {"annotations": [{"image_id": 1, "file_name": "gone.png", "segments_info": []}]},
+            "picture gone.png of image 1 is not in",
+        ),
     ],
 )
 def test_damaged_files_are_named(tmp_path, change, says):
@@ -168,7 +188,9 @@ def test_the_real_sample_against_itself_is_perfect():
 
 
 def test_mean_iou():
-    """Class 0: 3 of 4 found, nothing too much: 3/4. Class 1: 2 found, 1 too much: 2/3. Class 3 is only found. 255 does not count."""
+    """Class 0: 3 of 4 found, nothing too much: 3/4. Class 1: 2 found, 1 too much: 2/3. Class 3 is only found. 255
+    does not count.
+    """
     truth = np.array([[0, 0, 0, 0], [1, 1, IGNORE, IGNORE]], np.uint8)
     found = np.array([[0, 0, 0, 1], [1, 1, 3, 0]], np.uint8)
     counts = SemanticCounts(4)

@@ -28,7 +28,14 @@ def pictures(tmp_path):
 def test_a_page_with_everything(pictures):
     truth, results = scene(0)
     page = page_of(truth, results, pictures, 3)
-    assert [section.title for section in page.sections] == ["Numbers", "Curves", "Errors by kind", "Classes", "Confusion", "Worst pictures"]
+    assert [section.title for section in page.sections] == [
+        "Numbers",
+        "Curves",
+        "Errors by kind",
+        "Classes",
+        "Confusion",
+        "Worst pictures",
+    ]
     gallery = page.sections[-1].parts[0]
     assert isinstance(gallery, Gallery)
     assert len(gallery.figures) == 3
@@ -48,8 +55,19 @@ def test_the_worst_picture_comes_first():
 @pytest.mark.parametrize("masks", [False, True])
 def test_pages_of_nothing_and_of_boxes(pictures, with_objects, with_results, masks):
     truth, results = scene(0)
-    kept = results if masks else [{key: value for key, value in result.items() if key != "segmentation"} for result in results]
-    assert render(page_of({**truth, "annotations": truth["annotations"] if with_objects else []}, kept if with_results else [], pictures, 2))
+    kept = (
+        results
+        if masks
+        else [{key: value for key, value in result.items() if key != "segmentation"} for result in results]
+    )
+    assert render(
+        page_of(
+            {**truth, "annotations": truth["annotations"] if with_objects else []},
+            kept if with_results else [],
+            pictures,
+            2,
+        )
+    )
 
 
 def test_many_classes_are_a_list_of_confusions():
@@ -68,7 +86,9 @@ def test_a_picture_that_is_gone_is_named(tmp_path):
 
 
 def test_mistakes_are_drawn_in_their_own_colour(tmp_path):
-    """Left: the object that was found is blue, the missed one vermilion; right: the right result blue, the wrong one vermilion."""
+    """Left: the object that was found is blue, the missed one vermilion; right: the right result blue, the wrong one
+    vermilion.
+    """
     Image.fromarray(np.zeros((640, 640, 3), np.uint8)).save(tmp_path / "picture.png")
     squares = []
     for x, y in ((100, 100), (400, 100), (100, 400)):
@@ -77,10 +97,21 @@ def test_mistakes_are_drawn_in_their_own_colour(tmp_path):
         squares.append(encode(bitmap))
     truth = {"images": [{"id": 1, "height": 640, "width": 640}], "categories": [{"id": 1, "name": "cat"}]}
     truth["annotations"] = [
-        {"id": number, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [x, 100, 80, 80], "area": 6400, "segmentation": mask}
+        {
+            "id": number,
+            "image_id": 1,
+            "category_id": 1,
+            "iscrowd": 0,
+            "bbox": [x, 100, 80, 80],
+            "area": 6400,
+            "segmentation": mask,
+        }
         for number, x, mask in ((1, 100, squares[0]), (2, 400, squares[1]))
     ]
-    comparison = compare(truth, [{"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": mask} for mask in (squares[0], squares[2])])
+    comparison = compare(
+        truth,
+        [{"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": mask} for mask in (squares[0], squares[2])],
+    )
     found = measure(comparison)[1]
     sheet = draw_errors(tmp_path / "picture.png", comparison, found.matched[0], 0.5).astype(int)
     margin = (sheet.shape[1] - 2 * 640) // 3

@@ -49,7 +49,11 @@ def predictor(classes=("ring", "bar"), *, scale=1.0, **changes):
 def pictures(tmp_path):
     """Two pictures whose objects are the rectangles; ids are not the model's; the last picture has none."""
     names = {2: "bar", 40: "ring"}
-    content = {"images": [], "annotations": [], "categories": [{"id": key, "name": name} for key, name in names.items()]}
+    content = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": key, "name": name} for key, name in names.items()],
+    }
     for number in range(3):
         Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / f"{number}.png")
         content["images"].append({"id": number + 100, "file_name": f"{number}.png", "height": 64, "width": 64})
@@ -58,8 +62,20 @@ def pictures(tmp_path):
             bitmap[y1:y2, x1:x2] = 1
             rle = rle_codec.encode(bitmap)
             segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
-            where = {"id": len(content["annotations"]) + 1, "image_id": number + 100, "category_id": category, "iscrowd": 0}
-            content["annotations"].append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float((x2 - x1) * (y2 - y1)), "segmentation": segmentation})
+            where = {
+                "id": len(content["annotations"]) + 1,
+                "image_id": number + 100,
+                "category_id": category,
+                "iscrowd": 0,
+            }
+            content["annotations"].append(
+                {
+                    **where,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": float((x2 - x1) * (y2 - y1)),
+                    "segmentation": segmentation,
+                }
+            )
     (tmp_path / "instances.json").write_text(json.dumps(content))
     return tmp_path
 
@@ -69,7 +85,9 @@ def pictures(tmp_path):
 def test_a_perfect_model_scores_one_by_name_in_original_pixels(pictures, scale, batch_size):
     seen = []
     model = predictor(scale=scale)
-    metrics, results = evaluate_model(model, pictures / "instances.json", pictures, progress=lambda *done: seen.append(done), batch_size=batch_size)
+    metrics, results = evaluate_model(
+        model, pictures / "instances.json", pictures, progress=lambda *done: seen.append(done), batch_size=batch_size
+    )
     assert len(results) == 9
     assert {(r["category_name"], r["category_id"]) for r in results} == {("ring", 40), ("bar", 2)}
     assert {r["image_id"] for r in results} == {100, 101, 102}
@@ -101,7 +119,9 @@ def test_a_category_the_model_does_not_know_is_an_error(pictures):
 
 
 def test_classes_the_annotations_lack_are_left_out(pictures):
-    _, results = evaluate_model(predictor(("bow", "bar", "ring"), labels=(2, 1, 0)), pictures / "instances.json", pictures)
+    _, results = evaluate_model(
+        predictor(("bow", "bar", "ring"), labels=(2, 1, 0)), pictures / "instances.json", pictures
+    )
     assert {r["category_name"] for r in results} == {"ring", "bar"}
     assert match_categories(("bow", "bar"), {"categories": [{"id": 5, "name": "bar"}], "annotations": []}) == [None, 5]
 

@@ -1,4 +1,6 @@
-"""Our numbers against pycocotools on real annotations, where a checkout has them beside it, with results made from them by noise."""
+"""Our numbers against pycocotools on real annotations, where a checkout has them beside it, with results made from
+them by noise.
+"""
 
 import json
 from pathlib import Path
@@ -11,7 +13,10 @@ from pycocotools import mask as rle_codec
 from evaluation_scenes import assert_equal, found
 from htc.evaluation.comparison import to_rle
 
-DATA = next((folder / "shared/data" for folder in Path(__file__).resolve().parents if (folder / "shared/data").is_dir()), Path("shared/data"))
+DATA = next(
+    (folder / "shared/data" for folder in Path(__file__).resolve().parents if (folder / "shared/data").is_dir()),
+    Path("shared/data"),
+)
 BUNDLED = Path(__file__).parents[2] / "src/htc/demo/nuclei/annotations/instances_val.json"
 SETS = {
     "nuclei": BUNDLED,
@@ -36,12 +41,17 @@ def part(path):
             break
         images.append(image)
         objects += own
-    objects = [{**a, "id": number, "iscrowd": int(a.get("iscrowd", 0) or number % 17 == 0)} for number, a in enumerate(objects, start=1)]
+    objects = [
+        {**a, "id": number, "iscrowd": int(a.get("iscrowd", 0) or number % 17 == 0)}
+        for number, a in enumerate(objects, start=1)
+    ]
     return {"images": images, "annotations": objects, "categories": content["categories"]}
 
 
 def noisy(truth, seed=0):
-    """Results: each object not at all, well, badly or twice, and some of another class; masks moved, grown or shrunk."""
+    """Results: each object not at all, well, badly or twice, and some of another class; masks moved, grown or
+    shrunk.
+    """
     generator = np.random.default_rng(seed)
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
     classes = [category["id"] for category in truth["categories"]]

@@ -22,7 +22,11 @@ def pictures(tmp_path_factory):
     """Two noisy pictures; the objects are where a model with seeded weights finds some, so that numbers are above 0."""
     folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     model = predictor()
-    content = {"images": [], "annotations": [], "categories": [{"id": id + 1, "name": name} for id, name in enumerate(("cat", "dog", "bird"))]}
+    content = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": id + 1, "name": name} for id, name in enumerate(("cat", "dog", "bird"))],
+    }
     for number in range(2):
         pixels = generator.integers(0, 255, (64, 90, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
@@ -31,9 +35,17 @@ def pictures(tmp_path_factory):
         for object, bitmap in zip(found, found.masks.bitmaps(), strict=True):
             rle = encode(bitmap)
             x1, y1, x2, y2 = object.box.tolist()
-            where = {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": object.category_id, "iscrowd": 0, "segmentation": rle}
+            where = {
+                "id": len(content["annotations"]) + 1,
+                "image_id": number,
+                "category_id": object.category_id,
+                "iscrowd": 0,
+                "segmentation": rle,
+            }
             if bitmap.any():
-                content["annotations"].append({**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(bitmap.sum())})
+                content["annotations"].append(
+                    {**where, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(bitmap.sum())}
+                )
     write_json(folder / "instances.json", content)
     return folder
 
@@ -48,7 +60,9 @@ def predictor(**inference):
 
 def test_each_subset_equals_a_model_configured_so(pictures):
     seen = []
-    found = evaluate_stages(predictor(), pictures / "instances.json", pictures, SUBSETS, progress=lambda *done: seen.append(done))
+    found = evaluate_stages(
+        predictor(), pictures / "instances.json", pictures, SUBSETS, progress=lambda *done: seen.append(done)
+    )
     assert list(found) == SUBSETS
     assert seen == [(1, 2), (2, 2)]
     for subset, metrics in found.items():

@@ -34,18 +34,25 @@ def dataset(tmp_path):
         Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(tmp_path / "same.png")
         images = [{"id": number, "file_name": "same.png", "height": SIDE, "width": SIDE} for number in range(count)]
         categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]
-        (tmp_path / "pictures.json").write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
+        (tmp_path / "pictures.json").write_text(
+            json.dumps({"images": images, "annotations": [], "categories": categories})
+        )
         return read_coco(tmp_path / "pictures.json", tmp_path)
 
     return make
 
 
 def truth():
-    return {"annotations": [], "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]}
+    return {
+        "annotations": [],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)],
+    }
 
 
 def measured(data):
-    """Bytes in use at the peak and at the end of a run, beyond its beginning, and the number of results that are kept."""
+    """Bytes in use at the peak and at the end of a run, beyond its beginning, and the number of results that are
+    kept.
+    """
     gc.collect()
     tracemalloc.start()
     kept = list(stream_results(Predictor(Forgetful(), config()), data, truth(), 4))

@@ -7,7 +7,14 @@ import torch
 
 from htc.config import Input
 from htc.errors import ConfigError
-from htc.inference.augmentation import PAPER_SCALES, View, boxes_in_original, boxes_in_view, masks_in_original, parse_views
+from htc.inference.augmentation import (
+    PAPER_SCALES,
+    View,
+    boxes_in_original,
+    boxes_in_view,
+    masks_in_original,
+    parse_views,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,9 +24,20 @@ from htc.inference.augmentation import PAPER_SCALES, View, boxes_in_original, bo
         ("1,1", [View()]),
         ("0.75,1.5", [View(0.75), View(1.5)]),
         ("1:flip", [View(), View(flip_horizontal=True)]),
-        ("600x900,1:flip", [View((600, 900)), View((600, 900), flip_horizontal=True), View(), View(flip_horizontal=True)]),
+        (
+            "600x900,1:flip",
+            [View((600, 900)), View((600, 900), flip_horizontal=True), View(), View(flip_horizontal=True)],
+        ),
         ("1:vflip", [View(), View(flip_vertical=True)]),
-        ("1:flip,vflip", [View(), View(flip_horizontal=True), View(flip_vertical=True), View(1.0, flip_horizontal=True, flip_vertical=True)]),
+        (
+            "1:flip,vflip",
+            [
+                View(),
+                View(flip_horizontal=True),
+                View(flip_vertical=True),
+                View(1.0, flip_horizontal=True, flip_vertical=True),
+            ],
+        ),
     ],
 )
 def test_a_specification_names_scales_and_flips(text: str, views: list[View]) -> None:
@@ -33,7 +51,9 @@ def test_the_paper_test_has_ten_views() -> None:
     assert parse_views("600x900,800x1200,1000x1500,1200x1800,1400x2100:flip") == views
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "big", "1,", "900x600", "0x10", "1:", "1:flop", "1:flip:vflip", "flip"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "nan", "inf", "big", "1,", "900x600", "0x10", "1:", "1:flop", "1:flip:vflip", "flip"]
+)
 def test_what_is_no_specification_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--augment"):
         parse_views(text)
@@ -48,7 +68,13 @@ def test_a_factor_multiplies_what_the_model_sees_even_where_it_never_enlarges() 
     assert View(0.001).placement((10, 10), settings).resized == (1, 1)
 
 
-VIEWS = [View(), View(0.75), View(flip_horizontal=True), View(1.25, flip_vertical=True), View(1.75, flip_horizontal=True, flip_vertical=True)]
+VIEWS = [
+    View(),
+    View(0.75),
+    View(flip_horizontal=True),
+    View(1.25, flip_vertical=True),
+    View(1.75, flip_horizontal=True, flip_vertical=True),
+]
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -62,7 +88,9 @@ def test_boxes_go_there_and_back_to_the_same_float32(view: View) -> None:
     assert there.min() >= 0
     assert (there <= torch.tensor([131, 97, 131, 97])).all()
     assert torch.equal(boxes_in_view(there, placement), boxes)
-    torch.testing.assert_close(boxes_in_original(boxes[:, None].expand(-1, 3, -1), placement)[:, 1], there, rtol=0, atol=0)
+    torch.testing.assert_close(
+        boxes_in_original(boxes[:, None].expand(-1, 3, -1), placement)[:, 1], there, rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("view", VIEWS)

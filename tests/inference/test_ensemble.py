@@ -49,7 +49,12 @@ def test_the_identity_and_two_copies_are_the_single_model(size: tuple[int, int],
 
 @pytest.mark.parametrize(
     "inference",
-    [{"soft_nms": {"kind": "gaussian"}}, {"soft_nms": {"kind": "linear"}}, {"score_ensemble": "probabilities"}, {"score_stages": (1,), "box_stage": 1}],
+    [
+        {"soft_nms": {"kind": "gaussian"}},
+        {"soft_nms": {"kind": "linear"}},
+        {"score_ensemble": "probabilities"},
+        {"score_stages": (1,), "box_stage": 1},
+    ],
 )
 def test_copies_are_the_single_model_with_other_settings(inference: dict) -> None:
     model = single(inference=inference)
@@ -64,7 +69,9 @@ def test_copies_are_the_single_model_with_boxes_of_their_own_for_each_class() ->
 def test_batches_and_single_pictures_agree() -> None:
     joint = join([single(), single(1)], parse_views("0.75:flip"))
     pictures = [picture(40, 60), picture(60, 40), picture(40, 60, 1)]
-    for alone, together in zip([joint.predict(one, 0.0) for one in pictures], joint.predict_many(pictures, 3, 0.0), strict=True):
+    for alone, together in zip(
+        [joint.predict(one, 0.0) for one in pictures], joint.predict_many(pictures, 3, 0.0), strict=True
+    ):
         assert_same(together, alone)
 
 
@@ -103,12 +110,17 @@ def test_models_of_other_class_order_input_and_stages_say_the_same_things() -> N
 
 
 def test_masks_are_means_of_probabilities_in_every_box_grid() -> None:
-    """Against the definition, written out: the models one by one on the joint boxes, at the picture's own size, plain and mirrored."""
+    """Against the definition, written out: the models one by one on the joint boxes, at the picture's own size,
+    plain and mirrored.
+    """
     models, size = [single(0), single(1)], torch.tensor([[64, 96]])
     pixels = picture(64, 96)
     found = join(models, parse_views("1:flip")).predict(pixels, 0.0)
     settings = models[0].config.input
-    image = ((torch.from_numpy(pixels).permute(2, 0, 1).float() - torch.tensor(settings.mean).view(3, 1, 1)) / torch.tensor(settings.std).view(3, 1, 1))[None]
+    image = (
+        (torch.from_numpy(pixels).permute(2, 0, 1).float() - torch.tensor(settings.mean).view(3, 1, 1))
+        / torch.tensor(settings.std).view(3, 1, 1)
+    )[None]
     boxes, labels = torch.from_numpy(found.boxes)[None], torch.from_numpy(found.labels)[None]
     mirrored = torch.stack([96 - boxes[..., 2], boxes[..., 1], 96 - boxes[..., 0], boxes[..., 3]], -1)
     masks = []
@@ -136,7 +148,12 @@ def test_scores_and_boxes_are_means_over_models_on_the_same_regions() -> None:
         parts = []
         for look in looks:
             stages: list[BoxStage] = look.detector.refine(look.features, look._rois(regions.boxes, regions.valid))
-            parts.append((class_scores(stages, look.detector.config.inference)[0], final_boxes(look.detector.roi, stages, look.detector.config.inference)[0]))
+            parts.append(
+                (
+                    class_scores(stages, look.detector.config.inference)[0],
+                    final_boxes(look.detector.roi, stages, look.detector.config.inference)[0],
+                )
+            )
     torch.testing.assert_close(scores, (parts[0][0] + parts[1][0]) / 2)
     torch.testing.assert_close(boxes, ((parts[0][1] + parts[1][1]) / 2).expand(-1, 3, -1).double())
     assert size.tolist() == looks[0].sizes.tolist()
@@ -160,7 +177,12 @@ def test_models_with_and_without_masks() -> None:
 
 
 def brute_force(members: list[Proposed], threshold: float) -> list[tuple[float, ...]]:
-    rows = [(-float(s), number, row) for number, one in enumerate(members) for row, s in enumerate(one.objectness) if one.valid[row]]
+    rows = [
+        (-float(s), number, row)
+        for number, one in enumerate(members)
+        for row, s in enumerate(one.objectness)
+        if one.valid[row]
+    ]
     kept: list[tuple[int, list[float]]] = []
     for _, number, row in sorted(rows):
         x1, y1, x2, y2 = box = members[number].boxes[row].tolist()
@@ -180,7 +202,13 @@ def test_fused_proposals_are_those_of_the_loop(counts: tuple[int, ...]) -> None:
     for count in counts:
         corner = torch.rand(count, 2, generator=numbers, dtype=torch.double) * 10
         boxes = torch.cat([corner, corner + 8 + 4 * torch.rand(count, 2, generator=numbers)], 1)
-        members.append(Proposed(boxes, torch.rand(count, generator=numbers).sort(descending=True).values, torch.rand(count, generator=numbers) > 0.2))
+        members.append(
+            Proposed(
+                boxes,
+                torch.rand(count, generator=numbers).sort(descending=True).values,
+                torch.rand(count, generator=numbers) > 0.2,
+            )
+        )
     fused = fuse_proposals(members, 0.5)
     assert [tuple(box) for box in fused.boxes[fused.valid].tolist()] == brute_force(members, 0.5)
     assert len(fused.valid) == max(counts)
@@ -198,7 +226,9 @@ def test_no_proposals() -> None:
     model = single()
     with torch.no_grad():
         model.detector.rpn.deltas.bias.fill_(-1e6)  # type: ignore[union-attr]
-    assert len(join([model, model], parse_views("1:flip")).predict(picture(), 0.0)) == len(model.predict(picture(), 0.0))
+    assert len(join([model, model], parse_views("1:flip")).predict(picture(), 0.0)) == len(
+        model.predict(picture(), 0.0)
+    )
 
 
 def test_different_classes_are_refused_by_name() -> None:

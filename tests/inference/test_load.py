@@ -22,7 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_saved_model_predicts(folder: Path) -> None:
-    model = htc.load(folder, device="cpu", inference={"max_detections": 20, "score_threshold": 0.0}, rpn={"proposals": 50})
+    model = htc.load(
+        folder, device="cpu", inference={"max_detections": 20, "score_threshold": 0.0}, rpn={"proposals": 50}
+    )
     assert model.config.inference.max_detections == 20
     picture = np.random.default_rng(0).integers(0, 256, (70, 110, 3), dtype=np.uint8)
     found = model.predict(picture, 0.0, short_edge=64, long_edge=96)
@@ -32,7 +34,9 @@ def test_a_saved_model_predicts(folder: Path) -> None:
     assert found.boxes.min() >= 0
     assert (found.boxes.max(0) <= [110, 70, 110, 70]).all()
     assert all(one["size"] == [70, 110] for one in found.masks.rle())
-    again = htc.load(folder, device="cpu", inference={"max_detections": 20, "score_threshold": 0.0}, rpn={"proposals": 50})
+    again = htc.load(
+        folder, device="cpu", inference={"max_detections": 20, "score_threshold": 0.0}, rpn={"proposals": 50}
+    )
     np.testing.assert_array_equal(again.predict(picture, 0.0, short_edge=64, long_edge=96).boxes, found.boxes)
 
 

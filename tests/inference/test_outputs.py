@@ -11,7 +11,15 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from htc.errors import OutputError
-from htc.inference.outputs import Writer, results_file, whole_file, write_drawing, write_json, write_labelme, write_picture
+from htc.inference.outputs import (
+    Writer,
+    results_file,
+    whole_file,
+    write_drawing,
+    write_json,
+    write_labelme,
+    write_picture,
+)
 from htc.inference.predictor import Predictor
 from htc.inference.sources import Failure, PictureFile, predict_files
 from htc.results import Detections, Masks
@@ -23,7 +31,9 @@ def detections(count: int = 2, size: tuple[int, int] = (40, 60), source: str | N
     probabilities = np.ones((count, 28, 28), np.float32)
     labels = np.arange(count)
     scores = np.array([0.9, 0.1], np.float32)[:count]
-    return Detections(boxes, scores, labels, ("cell", "größe")[:count], labels + 1, Masks(probabilities, boxes, size), size, source)
+    return Detections(
+        boxes, scores, labels, ("cell", "größe")[:count], labels + 1, Masks(probabilities, boxes, size), size, source
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -50,7 +60,9 @@ def test_an_interruption_leaves_the_old_file_or_none(tmp_path: Path, before: str
     with pytest.raises(StopError), results_file(path) as results:  # noqa: PT012
         results.add(detections().to_coco(1))
         raise StopError
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == ([] if before is None else [("results.json", before)])
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == (
+        [] if before is None else [("results.json", before)]
+    )
 
 
 def test_an_error_of_the_block_is_not_blamed_on_the_output(tmp_path: Path) -> None:
@@ -115,7 +127,10 @@ def test_labelme_finds_its_picture(tmp_path: Path) -> None:
     assert [shape["label"] for shape in content["shapes"]] == ["cell", "größe"]
 
 
-@pytest.mark.parametrize(("name", "written", "kind"), [("a.jpg", "a.jpg", "JPEG"), ("s/a.PNG", "s/a.PNG", "PNG"), ("a.tif", "a.tif.png", "PNG")])
+@pytest.mark.parametrize(
+    ("name", "written", "kind"),
+    [("a.jpg", "a.jpg", "JPEG"), ("s/a.PNG", "s/a.PNG", "PNG"), ("a.tif", "a.tif.png", "PNG")],
+)
 def test_drawings(tmp_path: Path, name: str, written: str, kind: str) -> None:
     path = write_drawing(tmp_path, name, detections(), np.zeros((40, 60, 3), np.uint8))
     assert path == tmp_path / written
@@ -142,7 +157,15 @@ def pictures(tmp_path: Path) -> list[PictureFile]:
 def test_files_that_cannot_be_read_are_told_and_the_rest_done(pictures: list[PictureFile], batch_size: int) -> None:
     failures: list[Failure] = []
     told: list[str] = []
-    done = list(predict_files(Predictor(Corners(), config()), pictures, failures, batch_size, on_failure=lambda failure: told.append(failure.source)))
+    done = list(
+        predict_files(
+            Predictor(Corners(), config()),
+            pictures,
+            failures,
+            batch_size,
+            on_failure=lambda failure: told.append(failure.source),
+        )
+    )
     assert [file.name for file, _ in done] == ["1.png", "2.png", "4.png"]
     assert [len(found) for _, found in done] == [2, 2, 2]
     assert told == [failure.source for failure in failures] == [str(pictures[2].path), str(pictures[4].path)]

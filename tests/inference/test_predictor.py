@@ -40,7 +40,12 @@ def test_network_input_is_resized_normalised_and_padded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("edges", "shape"), [({"short_edge": 32}, (32, 64)), ({"long_edge": 64}, (32, 64)), ({"short_edge": 320, "long_edge": 448}, (224, 448))]
+    ("edges", "shape"),
+    [
+        ({"short_edge": 32}, (32, 64)),
+        ({"long_edge": 64}, (32, 64)),
+        ({"short_edge": 320, "long_edge": 448}, (224, 448)),
+    ],
 )
 def test_edges_of_one_call(edges: dict[str, int], shape: tuple[int, int]) -> None:
     detector = Corners()
@@ -120,7 +125,11 @@ def test_sources_are_read_as_results_are_asked_for() -> None:
 def test_files_images_and_arrays(tmp_path: Path) -> None:
     image = Image.fromarray(picture(20, 30))
     image.save(tmp_path / "one.png")
-    found = list(Predictor(Corners(), config()).predict_many([tmp_path / "one.png", str(tmp_path / "one.png"), image, picture(20, 30)]))
+    found = list(
+        Predictor(Corners(), config()).predict_many(
+            [tmp_path / "one.png", str(tmp_path / "one.png"), image, picture(20, 30)]
+        )
+    )
     assert [one.size for one in found] == [(20, 30)] * 4
     assert [one.source for one in found] == [str(tmp_path / "one.png")] * 2 + [None] * 2
 
@@ -130,7 +139,11 @@ def test_an_unreadable_file_is_reported_and_the_rest_done(tmp_path: Path) -> Non
     bad.write_bytes(b"no picture")
     reported: list[str] = []
     predictor = Predictor(Corners(), config())
-    found = list(predictor.predict_many([picture(8, 8), bad, picture(9, 9)], 2, on_error=lambda source, _: reported.append(str(source))))
+    found = list(
+        predictor.predict_many(
+            [picture(8, 8), bad, picture(9, 9)], 2, on_error=lambda source, _: reported.append(str(source))
+        )
+    )
     assert [one.size for one in found] == [(8, 8), (9, 9)]
     assert reported == [str(bad)]
     with pytest.raises(DataError, match=r"bad\.jpg"):

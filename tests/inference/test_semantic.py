@@ -49,13 +49,22 @@ def test_a_model_without_the_branch_says_so():
         Predictor(seeded_detector(config), config).predict(PICTURE, semantic=True)
 
 
-@pytest.mark.parametrize(("input_size", "size"), [((64, 96), (64, 96)), ((61, 90), (200, 310)), ((64, 96), (23, 31)), ((8, 8), (5, 7)), ((1, 1), (1, 1))])
+@pytest.mark.parametrize(
+    ("input_size", "size"),
+    [((64, 96), (64, 96)), ((61, 90), (200, 310)), ((64, 96), (23, 31)), ((8, 8), (5, 7)), ((1, 1), (1, 1))],
+)
 def test_each_pixel_is_sampled_where_it_was_trained(input_size, size):
     """Logit (i, j) lies at pixel (8 i, 8 j) of the input; beyond the last ones the last ones go on."""
-    logits = np.random.default_rng(0).normal(size=(4, -(-input_size[0] // 8), -(-input_size[1] // 8))).astype(np.float32)
-    rows, columns = (((np.arange(length) + 0.5) * own / length - 0.5) / 8 for length, own in zip(size, input_size, strict=True))
+    logits = (
+        np.random.default_rng(0).normal(size=(4, -(-input_size[0] // 8), -(-input_size[1] // 8))).astype(np.float32)
+    )
+    rows, columns = (
+        ((np.arange(length) + 0.5) * own / length - 0.5) / 8 for length, own in zip(size, input_size, strict=True)
+    )
     grid = np.meshgrid(rows, columns, indexing="ij")
-    expected = np.stack([map_coordinates(channel.astype(np.float64), grid, order=1, mode="nearest") for channel in logits])
+    expected = np.stack(
+        [map_coordinates(channel.astype(np.float64), grid, order=1, mode="nearest") for channel in logits]
+    )
     labels = SemanticMap(logits, input_size, size).labels()
     chosen = np.take_along_axis(expected, labels[None].astype(int), 0)[0]
     assert np.abs(chosen - expected.max(0)).max() < 1e-5
@@ -76,7 +85,11 @@ def found_boxes(boxes, scores, names, semantic=None):
 
 
 def test_better_things_own_what_they_share_and_mostly_hidden_ones_go():
-    found = found_boxes([(0, 0, 40, 40), (20, 0, 60, 40), (0, 0, 30, 40), (80, 80, 90, 90)], [0.9, 0.8, 0.7, 0.4], ["cat", "dog", "cat", "cat"])
+    found = found_boxes(
+        [(0, 0, 40, 40), (20, 0, 60, 40), (0, 0, 30, 40), (80, 80, 90, 90)],
+        [0.9, 0.8, 0.7, 0.4],
+        ["cat", "dog", "cat", "cat"],
+    )
     merged = merge(found, {"cat": 1, "dog": 2}, {})
     # The second keeps its free half; the third is hidden by the first; the fourth scores too little.
     assert [segment.category_id for segment in merged.segments] == [1, 2]
@@ -119,4 +132,6 @@ def test_the_network_forward_is_the_same():
     detector = seeded_detector(config).eval()
     images, sizes = torch.randn(1, 3, 64, 96), torch.tensor([[64, 96]])
     with torch.no_grad():
-        assert torch.equal(detector(images, sizes).boxes, detector.detect(detector.features(images, semantic_logits=True), sizes).boxes)
+        assert torch.equal(
+            detector(images, sizes).boxes, detector.detect(detector.features(images, semantic_logits=True), sizes).boxes
+        )

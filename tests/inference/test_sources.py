@@ -9,7 +9,18 @@ from htc.inference.sources import Failure, PictureFile, expand, image_ids
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("a/2.jpg", "a/10.JPG", "a/notes.txt", "a/deep/x.png", "a/.hidden/y.png", "a/.z.png", "b/2.jpg", "b/odd.dat", "empty/readme.md", "[odd].png"):
+    for name in (
+        "a/2.jpg",
+        "a/10.JPG",
+        "a/notes.txt",
+        "a/deep/x.png",
+        "a/.hidden/y.png",
+        "a/.z.png",
+        "b/2.jpg",
+        "b/odd.dat",
+        "empty/readme.md",
+        "[odd].png",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
@@ -58,7 +69,11 @@ def test_equal_names_of_several_sources_are_told_apart(tree: Path) -> None:
 def test_nothing_found_is_a_failure_and_the_rest_stays(tree: Path, source: str, kind: str) -> None:
     files, failures = expand([source, "a/2.jpg"])
     assert [file.name for file in files] == ["2.jpg"]
-    assert failures == [Failure(source, f"{source}: no picture in this {kind}; pictures end in .jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp")]
+    assert failures == [
+        Failure(
+            source, f"{source}: no picture in this {kind}; pictures end in .jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp"
+        )
+    ]
 
 
 def test_no_sources() -> None:
@@ -72,7 +87,12 @@ def files(*paths: str) -> list[PictureFile]:
 
 def test_ids_by_annotation_then_by_digits_then_by_name() -> None:
     known = {"val/street.jpg": 17, "000000000009.jpg": "nine"}
-    assert image_ids(files("val/street.jpg", "000000000009.jpg", "000000000139.jpg", "cat.jpg"), known) == [17, "nine", 139, "cat.jpg"]
+    assert image_ids(files("val/street.jpg", "000000000009.jpg", "000000000139.jpg", "cat.jpg"), known) == [
+        17,
+        "nine",
+        139,
+        "cat.jpg",
+    ]
     assert image_ids(files("street.jpg"), known) == [17]
     assert image_ids(files("0.png", "x1.png", "²1.png")) == [0, "x1.png", "²1.png"]
 

@@ -1,4 +1,6 @@
-"""Export a detector of the newer parts and compare the graph with it; run as `python exporting_parts.py NAME`. Exits with 2 after a ConfigError."""
+"""Export a detector of the newer parts and compare the graph with it; run as `python exporting_parts.py NAME`. Exits
+with 2 after a ConfigError.
+"""
 
 import sys
 from functools import partial
@@ -20,7 +22,9 @@ ONE_SIZE = ("Swin", "ConvNeXt")
 
 
 def compare(name: str) -> None:
-    """Raises AssertionError where graph and detector differ; in float64, where no two boxes are near ties by rounding."""
+    """Raises AssertionError where graph and detector differ; in float64, where no two boxes are near ties by
+    rounding.
+    """
     torch.set_num_threads(1)
     detector = seeded_detector(PARTS[name], spread=0.02).eval().double()
     for part in detector.modules():
@@ -30,7 +34,9 @@ def compare(name: str) -> None:
     example = pictures(1, HEIGHT, WIDTH).double(), torch.tensor([[HEIGHT - 6, WIDTH - 5]])
     one_size = name in ONE_SIZE
     with torch.no_grad():
-        graph = torch.export.export(detector, example, dynamic_shapes=None if one_size else {"images": sides, "sizes": None}, strict=False).module()
+        graph = torch.export.export(
+            detector, example, dynamic_shapes=None if one_size else {"images": sides, "sizes": None}, strict=False
+        ).module()
         for height, width in ((HEIGHT, WIDTH), *(() if one_size else ((160, 224), (128, 96)))):
             images, sizes = pictures(1, height, width, seed=1).double(), torch.tensor([[height - 6, width - 5]])
             expected, found = detector(images, sizes), graph(images, sizes)

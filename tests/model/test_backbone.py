@@ -23,7 +23,9 @@ def test_features_equal_torchvisions(depth: int) -> None:
     with torch.no_grad():
         features = ours(x)
         y = original.maxpool(original.relu(original.bn1(original.conv1(x))))
-        for stride, found, layer in zip((4, 8, 16, 32), features, (original.layer1, original.layer2, original.layer3, original.layer4), strict=True):
+        for stride, found, layer in zip(
+            (4, 8, 16, 32), features, (original.layer1, original.layer2, original.layer3, original.layer4), strict=True
+        ):
             y = layer(y)
             assert found.shape[2:] == (64 // stride, 96 // stride)
             torch.testing.assert_close(found, y, atol=1e-4, rtol=1e-4)
@@ -51,7 +53,9 @@ def test_frozen_stages_train_nothing(frozen: int, parts: int) -> None:
 
 @pytest.mark.parametrize("kind", ["statistics_fixed", "frozen", "batch", "sync"])
 def test_frozen_stages_stay_in_evaluation_mode(kind: str) -> None:
-    """A frozen stage must not follow the batch either: its norms keep their statistics, whatever norm the rest trains."""
+    """A frozen stage must not follow the batch either: its norms keep their statistics, whatever norm the rest
+    trains.
+    """
     backbone = build_backbone(ResNet(depth=18, norm=kind, frozen_stages=1)).train()  # type: ignore[arg-type]
     norms = {name: m for name, m in backbone.named_modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)}
     assert {name for name, m in norms.items() if not m.training} >= {"bn1", "layer1.0.bn1", "layer1.1.bn2"}
@@ -89,7 +93,9 @@ def test_offsets_are_row_then_column() -> None:
     assert deformable.conv_offset.bias is not None
     deformable.conv_offset.bias.data = torch.tensor([1.0, 2.0]).repeat(9)
     x = torch.randn(1, 8, 12, 12)
-    torch.testing.assert_close(deformable(x)[..., 1:-4, 1:-4], plain(shifted(x, 1, 2))[..., 1:-4, 1:-4], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        deformable(x)[..., 1:-4, 1:-4], plain(shifted(x, 1, 2))[..., 1:-4, 1:-4], atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("kind", "offsets"), [("v1", 18), ("v2", 27)])
@@ -98,6 +104,9 @@ def test_deformable_stages(kind: str, offsets: int) -> None:
         backbone = build_backbone(ResNet(depth=50, groups=32, base_width=4, deformable=kind, deformable_stages=(3, 5)))  # type: ignore[arg-type]
     where = {name: m for name, m in backbone.named_modules() if isinstance(m, DeformableConv2d)}
     assert {name.split(".")[0] for name in where} == {"layer2", "layer4"}
-    assert all(name.endswith("conv2") and m.conv_offset.weight.shape[0] == offsets and m.groups == 32 for name, m in where.items())
+    assert all(
+        name.endswith("conv2") and m.conv_offset.weight.shape[0] == offsets and m.groups == 32
+        for name, m in where.items()
+    )
     assert len(where) == 7
     assert where["layer4.0.conv2"].conv_offset.stride == (2, 2)

@@ -34,7 +34,9 @@ def run(layer: nn.Module, x: Tensor, gradient: Tensor) -> dict[str, Tensor]:
     layer.train()(x * 2)
     out = layer(x)
     out.backward(gradient)
-    state = {name: value.clone() for name, value in layer.state_dict().items() if "running" in name or "tracked" in name}
+    state = {
+        name: value.clone() for name, value in layer.state_dict().items() if "running" in name or "tracked" in name
+    }
     return {"out": out.detach(), "x": x.grad, "weight": layer.weight.grad, "bias": layer.bias.grad, **state}
 
 
@@ -45,7 +47,9 @@ def test_two_processes_are_one_with_all_pictures(shares: tuple[int, int]) -> Non
 
     def work(rank: int) -> dict[str, list]:
         part = slice(0, shares[0]) if rank == 0 else slice(shares[0], None)
-        return {name: value.tolist() for name, value in run(norm("sync", CHANNELS), whole[part], gradient[part]).items()}
+        return {
+            name: value.tolist() for name, value in run(norm("sync", CHANNELS), whole[part], gradient[part]).items()
+        }
 
     first, second = ({name: torch.tensor(value) for name, value in result.items()} for result in together(work))
     expected = run(nn.BatchNorm2d(CHANNELS), whole, gradient)
@@ -80,10 +84,16 @@ def test_alone_it_is_a_batch_norm(training: bool) -> None:
     assert all(torch.equal(a, b) for a, b in zip(sync.state_dict().values(), plain.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("backbone", [ResNet(depth=18, norm="sync"), Timm(name="dpn48b", norm="sync"), FishNet(depth=99, norm="sync")], ids=lambda b: b.kind)
+@pytest.mark.parametrize(
+    "backbone",
+    [ResNet(depth=18, norm="sync"), Timm(name="dpn48b", norm="sync"), FishNet(depth=99, norm="sync")],
+    ids=lambda b: b.kind,
+)
 def test_every_batch_norm_of_the_detector_is_converted(backbone: ResNet | Timm | FishNet) -> None:
     heads = {"mask_norm": "sync", "box_norm": "sync", "box_convs": 1}
-    config = small_config(1, semantic={"norm": "sync"}, backbone=backbone, neck=FPN(channels=16, norm="sync"), cascade=heads)
+    config = small_config(
+        1, semantic={"norm": "sync"}, backbone=backbone, neck=FPN(channels=16, norm="sync"), cascade=heads
+    )
     detector = Detector(config)
     norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
     assert norms

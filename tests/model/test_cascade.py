@@ -14,7 +14,11 @@ SIZES = torch.tensor([[64, 96], [56, 80]])
 def regions(count: int = 9) -> Rois:
     numbers = torch.Generator().manual_seed(5)
     corner = torch.rand(2, count, 2, generator=numbers) * 40
-    return Rois(torch.cat([corner, corner + 5 + torch.rand(2, count, 2, generator=numbers) * 30], -1), torch.ones(2, count, dtype=torch.bool), SIZES)
+    return Rois(
+        torch.cat([corner, corner + 5 + torch.rand(2, count, 2, generator=numbers) * 30], -1),
+        torch.ones(2, count, dtype=torch.bool),
+        SIZES,
+    )
 
 
 def prepared(stages: int = 3, **cascade: object) -> tuple[Detector, Features]:

@@ -17,7 +17,9 @@ def resnet50_names() -> set[str]:
     for layer, blocks in enumerate((3, 4, 6, 3), start=1):
         for block in range(blocks):
             at = f"layer{layer}.{block}."
-            names |= {f"{at}conv{i}.weight" for i in (1, 2, 3)} | {f"{at}bn{i}.{p}" for i in (1, 2, 3) for p in ("weight", "bias")}
+            names |= {f"{at}conv{i}.weight" for i in (1, 2, 3)} | {
+                f"{at}bn{i}.{p}" for i in (1, 2, 3) for p in ("weight", "bias")
+            }
         names |= {f"layer{layer}.0.downsample.{p}" for p in ("0.weight", "1.weight", "1.bias")}
     return names
 
@@ -30,7 +32,11 @@ def test_parameter_names_of_htc_r50() -> None:
     expected |= {f"rpn.{part}.{p}" for part in ("conv", "objectness", "deltas") for p in both}
     for t in range(3):
         expected |= {f"roi.box_heads.{t}.{part}.{p}" for part in ("fc.0", "fc.1", "classify", "regress") for p in both}
-        expected |= {f"roi.mask_heads.{t}.{part}.{p}" for part in (*(f"convs.{i}.conv" for i in range(4)), "upsample", "logits") for p in both}
+        expected |= {
+            f"roi.mask_heads.{t}.{part}.{p}"
+            for part in (*(f"convs.{i}.conv" for i in range(4)), "upsample", "logits")
+            for p in both
+        }
     expected |= {f"roi.mask_flows.{t}.conv.{p}" for t in range(2) for p in both}
     expected |= {f"semantic.lateral.{i}.conv.{p}" for i in range(5) for p in both}
     expected |= {f"semantic.convs.{i}.conv.{p}" for i in range(4) for p in both}
@@ -70,7 +76,12 @@ def test_forward_is_the_chain_of_the_public_steps() -> None:
     masks = detector.segment(features, selected.rois, selected.labels)
     found = detector(pictures(), SIZES)
     assert found.valid.all(1).all()
-    for ours, theirs in ((found.boxes, selected.rois.boxes), (found.scores, selected.scores), (found.labels, selected.labels), (found.masks, masks)):
+    for ours, theirs in (
+        (found.boxes, selected.rois.boxes),
+        (found.scores, selected.scores),
+        (found.labels, selected.labels),
+        (found.masks, masks),
+    ):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -85,7 +96,9 @@ def test_a_picture_is_found_alike_alone_and_in_a_batch() -> None:
     for i in range(3):
         features = detector.features(images[i : i + 1])
         alone, _ = detector.propose(features, sizes[i : i + 1])
-        torch.testing.assert_close(alone.boxes[0][alone.valid[0]], proposals.boxes[i][proposals.valid[i]], atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            alone.boxes[0][alone.valid[0]], proposals.boxes[i][proposals.valid[i]], atol=1e-3, rtol=0
+        )
         for mine, theirs in zip(detector.refine(features, alone), stages, strict=True):
             torch.testing.assert_close(mine.class_logits[0], theirs.class_logits[i], atol=1e-3, rtol=1e-3)
 

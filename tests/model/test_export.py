@@ -8,7 +8,9 @@ import pytest
 
 
 def export(name: str) -> None:
-    done = subprocess.run([sys.executable, Path(__file__).with_name("exporting.py"), name], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("exporting.py"), name], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 

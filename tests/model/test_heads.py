@@ -61,7 +61,9 @@ def test_class_specific_boxes_move_by_their_likeliest_object_class() -> None:
     for b in range(2):
         for r in range(6):
             k = int(logits[b, r, :K].argmax())
-            expected = clip(decode(rois.boxes[b, r][None], deltas[b, r, 4 * k : 4 * k + 4][None], STDS)[None], SIZES[b : b + 1])[0, 0]
+            expected = clip(
+                decode(rois.boxes[b, r][None], deltas[b, r, 4 * k : 4 * k + 4][None], STDS)[None], SIZES[b : b + 1]
+            )[0, 0]
             torch.testing.assert_close(moved[b, r], expected)
 
 
@@ -74,7 +76,9 @@ def test_boxes_of_every_class(count: int, class_agnostic: bool) -> None:
     boxes = head.boxes_per_class(rois, deltas)
     assert boxes.shape == (2, count, 1 if class_agnostic else K, 4)
     for k in range(boxes.shape[2]):
-        torch.testing.assert_close(boxes[:, :, k], clip(decode(rois.boxes, deltas[..., 4 * k : 4 * k + 4], STDS), SIZES))
+        torch.testing.assert_close(
+            boxes[:, :, k], clip(decode(rois.boxes, deltas[..., 4 * k : 4 * k + 4], STDS), SIZES)
+        )
 
 
 @pytest.mark.parametrize("count", [0, 1, 6])
@@ -91,7 +95,9 @@ def test_mask_logits_are_those_of_each_regions_class(count: int) -> None:
 
 @pytest.mark.parametrize("kind", ["none", "batch", "sync", "group"])
 def test_a_box_head_of_four_convolutions_and_one_layer(kind: str) -> None:
-    """4conv1fc: the convolutions carry the norm and keep the bins; the fully connected layer reads them pixel by pixel."""
+    """4conv1fc: the convolutions carry the norm and keep the bins; the fully connected layer reads them pixel by
+    pixel.
+    """
     config = Cascade(box_convs=4, box_fcs=1, box_channels=12, box_norm=kind)  # type: ignore[arg-type]
     head = BoxHead(8, 3, config, (0.1, 0.1, 0.2, 0.2)).eval()
     types = {"none": nn.Identity, "batch": BatchNorm2d, "sync": SyncBatchNorm2d, "group": nn.GroupNorm}

@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from htc.model.layers import ConvBlock, FixedBatchNorm2d, FrozenBatchNorm2d, PointwiseConv2d, freeze_norms, group_norm, norm, use_pointwise
+from htc.model.layers import (
+    ConvBlock,
+    FixedBatchNorm2d,
+    FrozenBatchNorm2d,
+    PointwiseConv2d,
+    freeze_norms,
+    group_norm,
+    norm,
+    use_pointwise,
+)
 
 
 @pytest.mark.parametrize(("kind", "trained"), [("statistics_fixed", True), ("frozen", False)])

@@ -16,7 +16,10 @@ CHANNELS_IN = [4, 6, 8, 10]
 def features(height: int, width: int) -> list[Tensor]:
     """C2-C5 of a (height, width) picture, odd sizes rounded up as a strided convolution does."""
     numbers = torch.Generator().manual_seed(0)
-    return [torch.randn(2, c, -(-height // s), -(-width // s), generator=numbers) for c, s in zip(CHANNELS_IN, (4, 8, 16, 32), strict=True)]
+    return [
+        torch.randn(2, c, -(-height // s), -(-width // s), generator=numbers)
+        for c, s in zip(CHANNELS_IN, (4, 8, 16, 32), strict=True)
+    ]
 
 
 def neck(config: FPN | PAFPN) -> FeaturePyramid:
@@ -55,7 +58,9 @@ def test_bottom_up_path(size: tuple[int, int]) -> None:
         torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("config", [FPN(channels=16, norm="group"), PAFPN(channels=16, norm="group")], ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    "config", [FPN(channels=16, norm="group"), PAFPN(channels=16, norm="group")], ids=lambda c: c.kind
+)
 def test_a_norm_follows_every_convolution(config: FPN | PAFPN) -> None:
     with_norm = neck(config)
     names = {name for name, _ in with_norm.named_parameters()}

@@ -16,12 +16,18 @@ CONFIGS = {
     "trained affine": small_config(3, semantic={}),
     "frozen": small_config(2, semantic={}, backbone=ResNet(depth=18, norm="frozen")),
     "batch norm everywhere": small_config(
-        2, cascade={"mask_norm": "batch"}, semantic={"norm": "batch"}, backbone=ResNet(depth=18, norm="batch"), neck=PAFPN(channels=CHANNELS, norm="batch")
+        2,
+        cascade={"mask_norm": "batch"},
+        semantic={"norm": "batch"},
+        backbone=ResNet(depth=18, norm="batch"),
+        neck=PAFPN(channels=CHANNELS, norm="batch"),
     ),
     "sync": small_config(2, cascade={"mask_norm": "sync"}, backbone=ResNet(depth=18, norm="sync")),
     "group norm": small_config(2, cascade={"mask_norm": "group"}, backbone=ResNet(depth=18, norm="group")),
     "deformable": small_config(1, backbone=ResNet(depth=50, deformable="v1", deformable_stages=(3, 4))),
-    "modulated deformable, ResNeXt": small_config(1, backbone=ResNet(depth=50, groups=32, base_width=4, deformable="v2", deformable_stages=(5,))),
+    "modulated deformable, ResNeXt": small_config(
+        1, backbone=ResNet(depth=50, groups=32, base_width=4, deformable="v2", deformable_stages=(5,))
+    ),
     "class-specific boxes": small_config(1, cascade={"class_agnostic_boxes": False}),
 }
 
@@ -32,7 +38,12 @@ def trained(config: Config) -> Detector:
     numbers = torch.Generator().manual_seed(7)
     for module in detector.modules():
         if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
-            for tensor, low, high in ((module.running_mean, -0.2, 0.2), (module.running_var, 0.7, 1.5), (module.weight, 0.7, 1.2), (module.bias, -0.2, 0.2)):
+            for tensor, low, high in (
+                (module.running_mean, -0.2, 0.2),
+                (module.running_var, 0.7, 1.5),
+                (module.weight, 0.7, 1.2),
+                (module.bias, -0.2, 0.2),
+            ):
                 assert tensor is not None
                 tensor.data.uniform_(low, high, generator=numbers)
     return detector.eval()
@@ -41,7 +52,11 @@ def trained(config: Config) -> Detector:
 def regions() -> Rois:
     numbers = torch.Generator().manual_seed(5)
     corner = torch.rand(2, 20, 2, generator=numbers) * 40
-    return Rois(torch.cat([corner, corner + 5 + torch.rand(2, 20, 2, generator=numbers) * 30], -1), torch.ones(2, 20, dtype=torch.bool), SIZES)
+    return Rois(
+        torch.cat([corner, corner + 5 + torch.rand(2, 20, 2, generator=numbers) * 30], -1),
+        torch.ones(2, 20, dtype=torch.bool),
+        SIZES,
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -49,7 +64,10 @@ def regions() -> Rois:
 def test_every_step_gives_the_same_numbers(name: str) -> None:
     detector = trained(CONFIGS[name])
     ready = for_inference(detector)
-    features, theirs = ready.features(pictures(), semantic_logits=True), detector.features(pictures(), semantic_logits=True)
+    features, theirs = (
+        ready.features(pictures(), semantic_logits=True),
+        detector.features(pictures(), semantic_logits=True),
+    )
     for level, expected in zip(features.pyramid, theirs.pyramid, strict=True):
         torch.testing.assert_close(level, expected, atol=1e-3 * float(expected.std()), rtol=1e-3)
     if theirs.semantic is not None:
@@ -62,7 +80,9 @@ def test_every_step_gives_the_same_numbers(name: str) -> None:
         torch.testing.assert_close(stage.class_logits, expected.class_logits, atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(stage.refined.boxes, expected.refined.boxes, atol=1e-2, rtol=0)
     labels = torch.arange(40).view(2, 20) % 3
-    torch.testing.assert_close(ready.segment(features, regions(), labels), detector.segment(theirs, regions(), labels), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        ready.segment(features, regions(), labels), detector.segment(theirs, regions(), labels), atol=1e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -98,7 +118,9 @@ def test_the_copy_is_ready_and_the_trained_detector_untouched() -> None:
 
 
 def test_only_norms_that_follow_a_convolution_are_folded() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4)
+    ).eval()
     x = torch.randn(1, 3, 5, 5)
     expected = model(x)
     fold_batch_norms(model)

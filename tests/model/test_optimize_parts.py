@@ -1,4 +1,6 @@
-"""The newer parts, made ready to predict: the same detections as the trained detector, in bfloat16 near them, and as an exported graph."""
+"""The newer parts, made ready to predict: the same detections as the trained detector, in bfloat16 near them, and as
+an exported graph.
+"""
 
 import subprocess
 import sys
@@ -25,14 +27,20 @@ def trained(config: Config) -> Detector:
     numbers = torch.Generator().manual_seed(7)
     for module in detector.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor, low, high in ((module.running_mean, -0.2, 0.2), (module.running_var, 0.7, 1.5), (module.weight, 0.7, 1.2), (module.bias, -0.2, 0.2)):
+            for tensor, low, high in (
+                (module.running_mean, -0.2, 0.2),
+                (module.running_var, 0.7, 1.5),
+                (module.weight, 0.7, 1.2),
+                (module.bias, -0.2, 0.2),
+            ):
                 assert tensor is not None
                 tensor.data.uniform_(low, high, generator=numbers)
     return detector.eval()
 
 
 def found_again(expected: RawDetections, found: RawDetections) -> float:
-    """The share of detections that the other has too: same label, a box within half a pixel, score and mask within 0.01.
+    """The share of detections that the other has too: same label, a box within half a pixel, score and mask within
+    0.01.
 
     Not all: in a random network some boxes lie within rounding of the threshold of the suppression.
     """
@@ -66,7 +74,12 @@ def test_the_same_detections_and_in_bfloat16_the_same_features(name: str) -> Non
 
 def export(name: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, since the suite's shape checks cannot be traced."""
-    return subprocess.run([sys.executable, Path(__file__).with_name("exporting_parts.py"), name], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, Path(__file__).with_name("exporting_parts.py"), name],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.slow

@@ -18,7 +18,11 @@ K = 3
 def regions(count: int, seed: int = 5) -> Rois:
     numbers = torch.Generator().manual_seed(seed)
     corner = torch.rand(2, count, 2, generator=numbers) * 40
-    return Rois(torch.cat([corner, corner + 5 + torch.rand(2, count, 2, generator=numbers) * 30], -1), torch.ones(2, count, dtype=torch.bool), SIZES)
+    return Rois(
+        torch.cat([corner, corner + 5 + torch.rand(2, count, 2, generator=numbers) * 30], -1),
+        torch.ones(2, count, dtype=torch.bool),
+        SIZES,
+    )
 
 
 def stages(count: int = 8, deltas: int = 4) -> list[BoxStage]:
@@ -47,7 +51,9 @@ def test_scores_average_probabilities(chosen: tuple[int, ...] | None) -> None:
     said = stages()
     probabilities = [said[t - 1].class_logits.softmax(-1) for t in chosen or (1, 2, 3)]
     expected = (sum(probabilities) / len(probabilities))[..., :K]  # type: ignore[index]
-    torch.testing.assert_close(class_scores(said, Inference(score_stages=chosen, score_ensemble="probabilities")), expected)
+    torch.testing.assert_close(
+        class_scores(said, Inference(score_stages=chosen, score_ensemble="probabilities")), expected
+    )
 
 
 @pytest.mark.parametrize("class_agnostic", [True, False])
@@ -80,13 +86,20 @@ def test_masks_are_the_mean_probability_of_the_mask_stages(mask_flow: bool, chos
 def test_few_masks(count: int) -> None:
     detector = seeded_detector(small_config(3, semantic={})).eval()
     features = detector.features(pictures())
-    assert detector.segment(features, regions(count), torch.zeros(2, count, dtype=torch.long)).shape == (2, count, 28, 28)
+    assert detector.segment(features, regions(count), torch.zeros(2, count, dtype=torch.long)).shape == (
+        2,
+        count,
+        28,
+        28,
+    )
 
 
 def scores_and_boxes(count: int, boxes_per_region: int) -> tuple[Tensor, Tensor]:
     numbers = torch.Generator().manual_seed(9)
     corner = torch.rand(2, count, boxes_per_region, 2, generator=numbers) * 40
-    return torch.rand(2, count, K, generator=numbers), torch.cat([corner, corner + 10 + torch.rand(corner.shape, generator=numbers) * 15], -1)
+    return torch.rand(2, count, K, generator=numbers), torch.cat(
+        [corner, corner + 10 + torch.rand(corner.shape, generator=numbers) * 15], -1
+    )
 
 
 @pytest.mark.parametrize("boxes_per_region", [1, K])

@@ -28,7 +28,9 @@ def levels(seed: int = 0, spread: float = 0.5) -> list[LevelScores]:
     return said
 
 
-def written_out(rpn: ProposalHead, said: list[LevelScores], image: int, candidates: int, keep: int) -> tuple[Tensor, Tensor]:
+def written_out(
+    rpn: ProposalHead, said: list[LevelScores], image: int, candidates: int, keep: int
+) -> tuple[Tensor, Tensor]:
     boxes, logits = [], []
     for level in said:
         best = level.logits[image].sort(descending=True).indices[:candidates]
@@ -45,7 +47,9 @@ def written_out(rpn: ProposalHead, said: list[LevelScores], image: int, candidat
 
 @pytest.mark.parametrize(("candidates", "keep"), [(100, 120), (100, 1000), (5, 1), (4000, 300)])
 def test_proposals_equal_the_rules_written_out(candidates: int, keep: int) -> None:
-    """Per level the best, decoded, clipped to the picture's own size, those with extent, NMS; then the best of all levels."""
+    """Per level the best, decoded, clipped to the picture's own size, those with extent, NMS; then the best of all
+    levels.
+    """
     rpn, said = head(), levels()
     rois, scores = rpn.propose(said, SIZES, candidates, keep)
     assert rois.boxes.shape == (2, min(keep, 5 * candidates), 4)
@@ -97,6 +101,11 @@ def test_anchors_of_all_levels() -> None:
     for level in levels():
         anchors = rpn.anchors(level)
         assert len(anchors) == level.logits.shape[1]
-        torch.testing.assert_close((anchors[:, 2] - anchors[:, 0]) * (anchors[:, 3] - anchors[:, 1]), torch.full((len(anchors),), (8.0 * level.stride) ** 2))
+        torch.testing.assert_close(
+            (anchors[:, 2] - anchors[:, 0]) * (anchors[:, 3] - anchors[:, 1]),
+            torch.full((len(anchors),), (8.0 * level.stride) ** 2),
+        )
         last = (anchors[-1, :2] + anchors[-1, 2:]) / 2
-        torch.testing.assert_close(last, torch.tensor([(level.width - 1.0) * level.stride, (level.height - 1.0) * level.stride]))
+        torch.testing.assert_close(
+            last, torch.tensor([(level.width - 1.0) * level.stride, (level.height - 1.0) * level.stride])
+        )

@@ -1,4 +1,6 @@
-"""The semantic branch written out (facts of the original: resize first, then convolve), and its fusion into pooled features."""
+"""The semantic branch written out (facts of the original: resize first, then convolve), and its fusion into pooled
+features.
+"""
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from htc.types import Rois
 
 def pyramid(height: int, width: int, channels: int = 16) -> tuple[Tensor, ...]:
     numbers = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(2, channels, -(-height // s), -(-width // s), generator=numbers) for s in (4, 8, 16, 32, 64))
+    return tuple(
+        torch.randn(2, channels, -(-height // s), -(-width // s), generator=numbers) for s in (4, 8, 16, 32, 64)
+    )
 
 
 @pytest.mark.parametrize("norm", ["none", "group"])
@@ -45,7 +49,9 @@ def rois(count: int = 12) -> Rois:
 
 @pytest.mark.parametrize("count", [12, 1, 0])
 def test_fused_features_are_the_sum_of_both_pools(count: int) -> None:
-    """Eq. 6. The semantic feature is pooled 14 x 14 at stride 8 whatever the region's level; for boxes it is averaged to 7 x 7."""
+    """Eq. 6. The semantic feature is pooled 14 x 14 at stride 8 whatever the region's level; for boxes it is
+    averaged to 7 x 7.
+    """
     levels, regions = pyramid(96, 160), rois(count)
     x, s = Pyramid(levels[:4], (4, 8, 16, 32)), Pyramid((torch.randn(2, 16, 12, 20),), (8,))
     semantic = roi_pool(s, regions.boxes, 14)

@@ -1,4 +1,6 @@
-"""Every variant of a part, as a whole: it is set by name, learns, predicts, is folded, runs in bfloat16, comes back from disk."""
+"""Every variant of a part, as a whole: it is set by name, learns, predicts, is folded, runs in bfloat16, comes back
+from disk.
+"""
 
 from pathlib import Path
 
@@ -25,7 +27,11 @@ VARIANTS = {
     "fully-connected fusion": [("cascade.mask_head.kind", "fusion"), ("cascade.mask_convs", "2")],
     "ASPP": [("semantic.context.kind", "aspp"), ("semantic.context.rates", "1,3")],
     "GCN": [("semantic.context.kind", "gcn"), ("semantic.context.kernel", "5")],
-    "everything in the regions": [("cascade.pooled_levels", "all"), ("cascade.mask_head.kind", "fine"), ("cascade.pooling", "precise")],
+    "everything in the regions": [
+        ("cascade.pooled_levels", "all"),
+        ("cascade.mask_head.kind", "fine"),
+        ("cascade.pooling", "precise"),
+    ],
 }
 
 
@@ -36,7 +42,11 @@ def variant(name: str) -> Config:
 def regions(count: int = 12) -> Rois:
     numbers = torch.Generator().manual_seed(5)
     corner = torch.rand(2, count, 2, generator=numbers) * 40
-    return Rois(torch.cat([corner, corner + 5 + torch.rand(2, count, 2, generator=numbers) * 30], -1), torch.ones(2, count, dtype=torch.bool), SIZES)
+    return Rois(
+        torch.cat([corner, corner + 5 + torch.rand(2, count, 2, generator=numbers) * 30], -1),
+        torch.ones(2, count, dtype=torch.bool),
+        SIZES,
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -46,9 +56,17 @@ def test_a_training_step_reaches_every_parameter(name: str) -> None:
     losses = TrainingObjective(detector, config)(small_batch(config))
     assert all(loss.isfinite() and loss > 0 for loss in losses.values())
     sum(losses.values()).backward()  # type: ignore[union-attr]
-    without = [key for key, p in detector.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.isfinite().all())]
+    without = [
+        key
+        for key, p in detector.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.isfinite().all())
+    ]
     assert without == []
-    still = [key for key, p in detector.named_parameters() if p.requires_grad and p.grad is not None and p.grad.ndim > 1 and not p.grad.any()]
+    still = [
+        key
+        for key, p in detector.named_parameters()
+        if p.requires_grad and p.grad is not None and p.grad.ndim > 1 and not p.grad.any()
+    ]
     assert not [key for key in still if "backbone" not in key]
 
 
@@ -72,7 +90,9 @@ def test_it_predicts_one_picture_several_and_nothing(name: str) -> None:
     alone = detector(pictures()[:1], SIZES[:1])
     torch.testing.assert_close(alone.boxes, both.boxes[:1], atol=1e-3, rtol=0)
     torch.testing.assert_close(alone.masks, both.masks[:1], atol=1e-3, rtol=0)
-    nothing = seeded_detector(overlay(config, from_flags([("inference.score_threshold", "1.0")]))).eval()(pictures(), SIZES)
+    nothing = seeded_detector(overlay(config, from_flags([("inference.score_threshold", "1.0")]))).eval()(
+        pictures(), SIZES
+    )
     assert not nothing.valid.any()
     assert nothing.masks.shape == both.masks.shape
     assert nothing.masks.isfinite().all()
@@ -85,12 +105,17 @@ def test_the_copy_for_inference_gives_the_same_numbers(name: str) -> None:
     detector = seeded_detector(overlay(variant(name), from_flags(flags))).eval()
     ready = for_inference(detector)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in ready.modules())
-    features, theirs = ready.features(pictures(), semantic_logits=True), detector.features(pictures(), semantic_logits=True)
+    features, theirs = (
+        ready.features(pictures(), semantic_logits=True),
+        detector.features(pictures(), semantic_logits=True),
+    )
     torch.testing.assert_close(features.semantic_logits, theirs.semantic_logits, atol=1e-3, rtol=1e-3)
     for stage, expected in zip(ready.refine(features, regions()), detector.refine(theirs, regions()), strict=True):
         torch.testing.assert_close(stage.class_logits, expected.class_logits, atol=1e-3, rtol=1e-3)
     labels = torch.arange(24).view(2, 12) % 3
-    torch.testing.assert_close(ready.segment(features, regions(), labels), detector.segment(theirs, regions(), labels), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        ready.segment(features, regions(), labels), detector.segment(theirs, regions(), labels), atol=1e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)

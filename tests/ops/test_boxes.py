@@ -26,11 +26,15 @@ def random_boxes(seed: int, count: int, side: float = 300.0) -> Tensor:
 def test_decode_inverts_encode(seed: int, count: int, stds: tuple[float, ...]) -> None:
     boxes, targets = random_boxes(seed, count), random_boxes(seed + 1, count)
     within = ((targets[:, 2:] - targets[:, :2]) / (boxes[:, 2:] - boxes[:, :2])).log().abs().amax(1) < MAX_LOG_SCALE
-    torch.testing.assert_close(decode(boxes, encode(boxes, targets, stds), stds)[within], targets[within], atol=2e-2, rtol=1e-4)
+    torch.testing.assert_close(
+        decode(boxes, encode(boxes, targets, stds), stds)[within], targets[within], atol=2e-2, rtol=1e-4
+    )
 
 
 def test_deltas_are_relative_to_the_box_and_in_units_of_the_stds() -> None:
-    deltas = encode(torch.tensor([[0.0, 0.0, 10.0, 20.0]]), torch.tensor([[5.0, 0.0, 25.0, 40.0]]), (0.1, 0.1, 0.2, 0.2))
+    deltas = encode(
+        torch.tensor([[0.0, 0.0, 10.0, 20.0]]), torch.tensor([[5.0, 0.0, 25.0, 40.0]]), (0.1, 0.1, 0.2, 0.2)
+    )
     torch.testing.assert_close(deltas, torch.tensor([[10.0, 5.0, 5 * math.log(2), 5 * math.log(2)]]))
 
 
@@ -71,12 +75,18 @@ def test_iou_of_boxes_without_extent_is_zero() -> None:
 
 
 def test_anchors_have_the_originals_shape_place_and_order() -> None:
-    """Scale 8 at stride 16: area 128 x 128, centre (column, row) x stride without half a pixel, ratio (h / w) fastest."""
-    anchors = anchors_at(torch.arange(2 * 3 * 3), width=3, stride=16, scale=8.0, ratios=(0.5, 1.0, 2.0)).view(2, 3, 3, 4)
+    """Scale 8 at stride 16: area 128 x 128, centre (column, row) x stride without half a pixel, ratio (h / w)
+    fastest.
+    """
+    anchors = anchors_at(torch.arange(2 * 3 * 3), width=3, stride=16, scale=8.0, ratios=(0.5, 1.0, 2.0)).view(
+        2, 3, 3, 4
+    )
     centre = (anchors[..., :2] + anchors[..., 2:]) / 2
     extent = anchors[..., 2:] - anchors[..., :2]
     rows, columns = torch.meshgrid(torch.arange(2.0) * 16, torch.arange(3.0) * 16, indexing="ij")
-    torch.testing.assert_close(centre, torch.stack([columns, rows], -1)[:, :, None].expand(2, 3, 3, 2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        centre, torch.stack([columns, rows], -1)[:, :, None].expand(2, 3, 3, 2), atol=1e-4, rtol=0
+    )
     torch.testing.assert_close(extent[..., 1] / extent[..., 0], torch.tensor([0.5, 1.0, 2.0]).expand(2, 3, 3))
     torch.testing.assert_close(extent.prod(-1), torch.full((2, 3, 3), 128.0**2))
     # not rounded, as torchvision would

@@ -37,7 +37,9 @@ def crops_of(bitmaps: Tensor, **fields: tuple[float, float]) -> MaskCrops:
         pixels.append(crop.flatten())
         sizes.append(tuple(crop.shape))
         offsets.append((int(columns[0]), int(rows[0])))
-    return MaskCrops(torch.cat(pixels), torch.tensor(sizes), torch.tensor(offsets), (bitmaps.shape[1], bitmaps.shape[2]), **fields)
+    return MaskCrops(
+        torch.cat(pixels), torch.tensor(sizes), torch.tensor(offsets), (bitmaps.shape[1], bitmaps.shape[2]), **fields
+    )
 
 
 def random_boxes(seed: int, count: int, height: int, width: int) -> Tensor:
@@ -61,12 +63,16 @@ def assert_equal_but_for_ties(targets: Tensor, reference: Tensor) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**31), height=st.integers(1, 90), width=st.integers(1, 120), size=st.sampled_from([7, 14, 28]))
+@given(
+    seed=st.integers(0, 2**31), height=st.integers(1, 90), width=st.integers(1, 120), size=st.sampled_from([7, 14, 28])
+)
 def test_equals_roi_align_of_the_bitmap(seed: int, height: int, width: int, size: int) -> None:
     bitmaps = random_bitmaps(seed, 3, height, width)
     boxes = random_boxes(seed, 12, height, width)
     index = torch.randint(0, 3, (12,), generator=torch.Generator().manual_seed(seed))
-    assert_equal_but_for_ties(mask_targets(crops_of(bitmaps), index, boxes, size), averages(bitmaps, index, boxes, size))
+    assert_equal_but_for_ties(
+        mask_targets(crops_of(bitmaps), index, boxes, size), averages(bitmaps, index, boxes, size)
+    )
 
 
 @pytest.mark.parametrize(("horizontal", "vertical"), [(True, False), (False, True), (True, True)])
@@ -88,7 +94,9 @@ def test_a_negative_scale_equals_the_flipped_bitmap(horizontal: bool, vertical: 
 
 
 def test_a_resized_rectangle_keeps_its_edges() -> None:
-    """A 20 x 30 rectangle at (10, 8), seen at twice the size: a box over its left half and as much outside splits in the middle."""
+    """A 20 x 30 rectangle at (10, 8), seen at twice the size: a box over its left half and as much outside splits in
+    the middle.
+    """
     bitmap = torch.zeros(1, 64, 64, dtype=torch.uint8)
     bitmap[0, 8:28, 10:40] = 1
     masks = crops_of(bitmap, scale=(0.5, 0.5))
@@ -107,12 +115,19 @@ def test_holes_stay_holes() -> None:
 @pytest.mark.parametrize("count", [0, 1])
 def test_few_boxes(count: int) -> None:
     masks = crops_of(random_bitmaps(1, 1, 20, 20))
-    assert mask_targets(masks, torch.zeros(count, dtype=torch.long), torch.tensor([[0.0, 0.0, 20.0, 20.0]])[:count]).shape == (count, 28, 28)
+    assert mask_targets(
+        masks, torch.zeros(count, dtype=torch.long), torch.tensor([[0.0, 0.0, 20.0, 20.0]])[:count]
+    ).shape == (count, 28, 28)
 
 
 def test_nothing_to_learn_from_gives_zeros() -> None:
     """An object without mask, a box without extent and a box far outside."""
-    empty = MaskCrops(torch.zeros(0, dtype=torch.uint8), torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.long), (20, 20))
+    empty = MaskCrops(
+        torch.zeros(0, dtype=torch.uint8),
+        torch.zeros(1, 2, dtype=torch.long),
+        torch.zeros(1, 2, dtype=torch.long),
+        (20, 20),
+    )
     assert mask_targets(empty, torch.tensor([0]), torch.tensor([[0.0, 0.0, 20.0, 20.0]])).sum() == 0
     full = crops_of(torch.ones(1, 20, 20, dtype=torch.uint8))
     boxes = torch.tensor([[5.0, 5.0, 5.0, 9.0], [100.0, 100.0, 120.0, 120.0]])
@@ -120,11 +135,15 @@ def test_nothing_to_learn_from_gives_zeros() -> None:
 
 
 def test_fast_enough_to_be_made_in_every_step() -> None:
-    """128 boxes of about 100 pixels over 32 objects: measured 3 ms on one core; the bound leaves room for busy machines."""
+    """128 boxes of about 100 pixels over 32 objects: measured 3 ms on one core; the bound leaves room for busy
+    machines.
+    """
     bitmaps = torch.zeros(32, 300, 300, dtype=torch.uint8)
     bitmaps[:, 100:200, 100:200] = 1
     masks, index = crops_of(bitmaps), torch.arange(128) % 32
-    boxes = torch.tensor([95.0, 95.0, 195.0, 195.0]) + 5 * torch.rand(128, 4, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([95.0, 95.0, 195.0, 195.0]) + 5 * torch.rand(
+        128, 4, generator=torch.Generator().manual_seed(0)
+    )
     mask_targets(masks, index, boxes)
     best = float("inf")
     for _ in range(5):

@@ -43,7 +43,9 @@ def strings_of_dense(dense: np.ndarray) -> list[str]:
     [((120, 160), 5, 80), ((50, 60), 0.01, 3), ((60, 90), 50, 1500), ((64, 48), 60, 200)],
     ids=["usual", "below a pixel", "far larger than the picture", "as high as the picture"],
 )
-def test_strings_are_identical_to_paste_and_encode(kind: str, size: tuple[int, int], shortest: float, longest: float) -> None:
+def test_strings_are_identical_to_paste_and_encode(
+    kind: str, size: tuple[int, int], shortest: float, longest: float
+) -> None:
     torch.manual_seed(0)
     values, where = probabilities(kind, 100), boxes(100, size, shortest, longest)
     for threshold in THRESHOLDS:
@@ -64,7 +66,9 @@ def test_strings_are_identical_to_paste_and_encode(kind: str, size: tuple[int, i
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     seed=st.integers(0, 999),
 )
-def test_any_box_gives_the_dense_string(corner: tuple[float, float], extent: tuple[float, float], size: tuple[int, int], seed: int) -> None:
+def test_any_box_gives_the_dense_string(
+    corner: tuple[float, float], extent: tuple[float, float], size: tuple[int, int], seed: int
+) -> None:
     values = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(seed))
     where = torch.tensor([[*corner, corner[0] + extent[0], corner[1] + extent[1]]])
     assert rle(mask_grid(values, where, size))[0]["counts"] == strings_of_dense(paste(values, where, size).numpy())[0]
@@ -76,7 +80,17 @@ def test_whole_picture_masks_join_over_columns() -> None:
     assert rle(grid) == [{"size": [7, 9], "counts": strings_of_dense(np.ones((1, 7, 9), bool))[0]}]
 
 
-@pytest.mark.parametrize("box", [[3.0, 3, 3, 9], [5, 5, 2, 9], [-30, -30, -1, -1], [50, 3, 60, 9], [float("nan"), 0, 5, 5], [0, 0, float("inf"), 5]])
+@pytest.mark.parametrize(
+    "box",
+    [
+        [3.0, 3, 3, 9],
+        [5, 5, 2, 9],
+        [-30, -30, -1, -1],
+        [50, 3, 60, 9],
+        [float("nan"), 0, 5, 5],
+        [0, 0, float("inf"), 5],
+    ],
+)
 def test_boxes_without_pixels_have_empty_masks(box: list[float]) -> None:
     grid = mask_grid(torch.ones(1, 28, 28), torch.tensor([box], dtype=torch.float32), (20, 30))
     assert coco_mask.area(rle(grid)[0]) == 0
@@ -110,7 +124,9 @@ def test_objects_larger_than_the_working_memory_are_cut_into_pieces() -> None:
     size = (3000, 2000)
     assert size[0] * size[1] > WORK_ELEMENTS
     values, where = probabilities("blobs", 2), torch.tensor([[-10.0, -20, 1990, 3050], [100, 2900, 160, 2990]])
-    assert [one["counts"] for one in rle(mask_grid(values, where, size))] == strings_of_dense(paste(values, where, size).numpy())
+    assert [one["counts"] for one in rle(mask_grid(values, where, size))] == strings_of_dense(
+        paste(values, where, size).numpy()
+    )
 
 
 MEMORY_PROBE = """
@@ -133,6 +149,8 @@ print(tracemalloc.get_traced_memory()[1])
 
 
 def test_memory_of_a_thousand_objects_on_a_hundred_megapixels() -> None:
-    """Dense masks would take 100 GB, one dense float mask 400 MB; the run lengths are made within 60 MB (25 measured)."""
+    """Dense masks would take 100 GB, one dense float mask 400 MB; the run lengths are made within 60 MB (25
+    measured).
+    """
     probe = subprocess.run([sys.executable, "-c", MEMORY_PROBE], capture_output=True, text=True, check=True)
     assert int(probe.stdout) < 60e6

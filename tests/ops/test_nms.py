@@ -42,7 +42,10 @@ def test_invalid_rows_neither_survive_nor_suppress(threshold: float) -> None:
 def test_nothing_valid(count: int) -> None:
     boxes, scores = candidates(count)
     nothing = torch.zeros(count, dtype=torch.bool)
-    for slots, filled in (nms(boxes, scores, nothing, 0.5, 4), nms_per_class(boxes, scores, torch.zeros(count, dtype=torch.long), nothing, 0.5, 4)):
+    for slots, filled in (
+        nms(boxes, scores, nothing, 0.5, 4),
+        nms_per_class(boxes, scores, torch.zeros(count, dtype=torch.long), nothing, 0.5, 4),
+    ):
         assert slots.shape == (4,)
         assert filled.tolist() == [False] * 4
 
@@ -59,7 +62,9 @@ def test_per_class_equals_batched_nms(count: int, offset: float) -> None:
 def test_classes_do_not_suppress_each_other_across_the_origin() -> None:
     """Coordinates below zero: the ranges into which classes are moved must still be apart."""
     boxes = torch.tensor([[40.0, 40.0, 50.0, 50.0], [-50.0, -50.0, -1.0, -1.0], [-11.0, -11.0, -1.0, -1.0]])
-    slots, filled = nms_per_class(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 1]), torch.ones(3, dtype=torch.bool), 0.5, 3)
+    slots, filled = nms_per_class(
+        boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 1]), torch.ones(3, dtype=torch.bool), 0.5, 3
+    )
     assert sorted(slots[filled].tolist()) == [0, 1, 2]
 
 
@@ -97,13 +102,24 @@ def test_the_prefix_stops_growing_where_nothing_valid_is_left(monkeypatch: pytes
 def test_class_offsets_keep_hundredths_of_a_pixel() -> None:
     """IoU of exactly 0.5 +- 0.0001 in the last of 80 classes on a large picture; float32 offsets would blur it."""
     base = torch.tensor([1300.0, 780.0, 1310.0, 790.0])
-    boxes = torch.stack([base, base + torch.tensor([0, 0, 0, -4.998]), base + torch.tensor([20.0, 0, 20, 0]), base + torch.tensor([20.0, 0, 20, -5.002])])
-    slots, filled = nms_per_class(boxes, torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.full((4,), 79), torch.ones(4, dtype=torch.bool), 0.5, 4)
+    boxes = torch.stack(
+        [
+            base,
+            base + torch.tensor([0, 0, 0, -4.998]),
+            base + torch.tensor([20.0, 0, 20, 0]),
+            base + torch.tensor([20.0, 0, 20, -5.002]),
+        ]
+    )
+    slots, filled = nms_per_class(
+        boxes, torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.full((4,), 79), torch.ones(4, dtype=torch.bool), 0.5, 4
+    )
     assert slots[filled].tolist() == [0, 2, 3]
 
 
 def test_a_device_without_float64_leaves_it_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No such device is at hand: one call is told that its boxes lie there, and calls again with what lies on the CPU."""
+    """No such device is at hand: one call is told that its boxes lie there, and calls again with what lies on the
+    CPU.
+    """
     boxes, scores = candidates(300)
     labels, valid = torch.arange(300) % 3, torch.ones(300, dtype=torch.bool)
     expected = nms_per_class(boxes, scores, labels, valid, 0.5, 20)

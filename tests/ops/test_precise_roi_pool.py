@@ -1,4 +1,6 @@
-"""Precise RoI pooling against integrals of the surface taken point by point, against RoIAlign's limit, and its derivatives."""
+"""Precise RoI pooling against integrals of the surface taken point by point, against RoIAlign's limit, and its
+derivatives.
+"""
 
 import pytest
 import torch
@@ -15,9 +17,14 @@ from htc.ops.roi_pool import Pyramid, pyramid_level
 STRIDES = (4, 8, 16, 32)
 
 
-def pyramid(images: int, height: int = 96, width: int = 128, channels: int = 3, seed: int = 0, levels: int = 4) -> Pyramid:
+def pyramid(
+    images: int, height: int = 96, width: int = 128, channels: int = 3, seed: int = 0, levels: int = 4
+) -> Pyramid:
     numbers = torch.Generator().manual_seed(seed)
-    maps = tuple(torch.randn(images, channels, -(-height // s), -(-width // s), generator=numbers, dtype=torch.double) for s in STRIDES[:levels])
+    maps = tuple(
+        torch.randn(images, channels, -(-height // s), -(-width // s), generator=numbers, dtype=torch.double)
+        for s in STRIDES[:levels]
+    )
     return Pyramid(maps, STRIDES[:levels])
 
 
@@ -30,11 +37,16 @@ def random_boxes(images: int, count: int, seed: int) -> Tensor:
 
 
 def quadrature(maps: Pyramid, box: Tensor, bins: int, points: int = 1200) -> Tensor:
-    """Midpoint rule on the bilinear surface of the box's level of picture 0, read by `grid_sample`; zero outside the map. -> (C, bins, bins)"""
+    """Midpoint rule on the bilinear surface of the box's level of picture 0, read by `grid_sample`; zero outside the
+    map. -> (C, bins, bins)
+    """
     level = int(pyramid_level(box, len(maps.maps)))
     feature, stride = maps.maps[level][:1], maps.strides[level]
     height, width = feature.shape[2:]
-    across, down = ((torch.arange(points, dtype=torch.double) + 0.5) / points * (box[i + 2] - box[i]) / stride + box[i] / stride for i in (0, 1))
+    across, down = (
+        (torch.arange(points, dtype=torch.double) + 0.5) / points * (box[i + 2] - box[i]) / stride + box[i] / stride
+        for i in (0, 1)
+    )
     x, y = across * 2 / width - 1, down * 2 / height - 1
     grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)
     surface = F.grid_sample(feature, grid[None], mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -69,7 +81,15 @@ def test_odd_boxes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "box", [[30.0, 40, 30, 40], [30.0, 10, 30, 60], [60.0, 60, 20, 30], [300.0, 300, 340, 380], [float("nan")] * 4, [0, 0, float("inf"), 9]]
+    "box",
+    [
+        [30.0, 40, 30, 40],
+        [30.0, 10, 30, 60],
+        [60.0, 60, 20, 30],
+        [300.0, 300, 340, 380],
+        [float("nan")] * 4,
+        [0, 0, float("inf"), 9],
+    ],
 )
 def test_what_has_no_area_in_the_map_pools_zero_and_harms_no_other(box: list[float]) -> None:
     maps = pyramid(1)

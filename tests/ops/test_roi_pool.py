@@ -14,9 +14,16 @@ STRIDES = (4, 8, 16, 32)
 BACKENDS: tuple[Backend, ...] = ("gather", "torchvision")
 
 
-def pyramid(images: int, height: int = 96, width: int = 128, channels: int = 3, seed: int = 0, levels: int = 4) -> Pyramid:
+def pyramid(
+    images: int, height: int = 96, width: int = 128, channels: int = 3, seed: int = 0, levels: int = 4
+) -> Pyramid:
     numbers = torch.Generator().manual_seed(seed)
-    return Pyramid(tuple(torch.randn(images, channels, -(-height // s), -(-width // s), generator=numbers) for s in STRIDES[:levels]), STRIDES[:levels])
+    return Pyramid(
+        tuple(
+            torch.randn(images, channels, -(-height // s), -(-width // s), generator=numbers) for s in STRIDES[:levels]
+        ),
+        STRIDES[:levels],
+    )
 
 
 def random_boxes(images: int, count: int, seed: int, height: int = 96, width: int = 128) -> Tensor:
@@ -33,15 +40,24 @@ def reference(maps: Pyramid, boxes: Tensor, bins: int) -> Tensor:
     rows = []
     for i, j in torch.cartesian_prod(torch.arange(boxes.shape[0]), torch.arange(boxes.shape[1])):
         at = int(level[i, j])
-        rows.append(roi_align(maps.maps[at][i : i + 1], [boxes[i, j][None]], bins, 1 / maps.strides[at], -1, aligned=True))
+        rows.append(
+            roi_align(maps.maps[at][i : i + 1], [boxes[i, j][None]], bins, 1 / maps.strides[at], -1, aligned=True)
+        )
     return torch.cat(rows)
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**31), images=st.integers(1, 3), count=st.sampled_from([1, 7, 40]), bins=st.sampled_from([7, 14]))
+@given(
+    seed=st.integers(0, 2**31),
+    images=st.integers(1, 3),
+    count=st.sampled_from([1, 7, 40]),
+    bins=st.sampled_from([7, 14]),
+)
 def test_gather_equals_roi_align(seed: int, images: int, count: int, bins: int) -> None:
     maps, boxes = pyramid(images, seed=seed), random_boxes(images, count, seed)
-    torch.testing.assert_close(roi_pool(maps, boxes, bins, backend="gather"), reference(maps, boxes, bins), atol=2e-4, rtol=0)
+    torch.testing.assert_close(
+        roi_pool(maps, boxes, bins, backend="gather"), reference(maps, boxes, bins), atol=2e-4, rtol=0
+    )
 
 
 @settings(max_examples=15, deadline=None)
@@ -78,7 +94,13 @@ def test_odd_boxes(name: str, subdivide: int) -> None:
     maps, boxes = pyramid(1), torch.tensor(ODD_BOXES[name]).view(1, 1, 4)
     expected = F.avg_pool2d(reference(maps, boxes, 7 * subdivide), subdivide)
     for backend in BACKENDS:
-        torch.testing.assert_close(roi_pool(maps, boxes, 7, subdivide, backend), expected, atol=2e-4, rtol=0, msg=lambda text, b=backend: f"{b}: {text}")
+        torch.testing.assert_close(
+            roi_pool(maps, boxes, 7, subdivide, backend),
+            expected,
+            atol=2e-4,
+            rtol=0,
+            msg=lambda text, b=backend: f"{b}: {text}",
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -106,7 +128,13 @@ def test_no_boxes(backend: Backend, images: int) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_are_ordered_image_by_image(backend: Backend) -> None:
     """Constant maps of value image + 10 level say where each row came from."""
-    maps = Pyramid(tuple(torch.arange(3.0).view(3, 1, 1, 1).expand(3, 2, m.shape[2], m.shape[3]) + 10 * i for i, m in enumerate(pyramid(3).maps)), STRIDES)
+    maps = Pyramid(
+        tuple(
+            torch.arange(3.0).view(3, 1, 1, 1).expand(3, 2, m.shape[2], m.shape[3]) + 10 * i
+            for i, m in enumerate(pyramid(3).maps)
+        ),
+        STRIDES,
+    )
     boxes = torch.tensor([[10.0, 10, 30, 30], [5, 5, 120, 90], [0, 0, 128, 1.5]]).expand(3, 3, 4)
     level = pyramid_level(boxes, 4)
     expected = (torch.arange(3.0)[:, None] + 10 * level).flatten()
@@ -133,7 +161,9 @@ def test_gradients_agree(subdivide: int) -> None:
 def test_gather_gradient_is_the_derivative(subdivide: int) -> None:
     boxes = random_boxes(2, 4, 6, 16, 24)
     levels = tuple(level.double().requires_grad_() for level in pyramid(2, 16, 24, 1, levels=2).maps)
-    assert torch.autograd.gradcheck(lambda *maps: roi_pool(Pyramid(maps, STRIDES[:2]), boxes, 3, subdivide, "gather"), levels)
+    assert torch.autograd.gradcheck(
+        lambda *maps: roi_pool(Pyramid(maps, STRIDES[:2]), boxes, 3, subdivide, "gather"), levels
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -155,7 +185,20 @@ def test_bfloat16_maps_give_bfloat16(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "level"), [(0, 0), (10, 0), (111.9, 0), (112, 1), (112.1, 1), (223.9, 1), (224, 2), (447.9, 2), (448, 3), (896, 3), (5000, 3)]
+    ("side", "level"),
+    [
+        (0, 0),
+        (10, 0),
+        (111.9, 0),
+        (112, 1),
+        (112.1, 1),
+        (223.9, 1),
+        (224, 2),
+        (447.9, 2),
+        (448, 3),
+        (896, 3),
+        (5000, 3),
+    ],
 )
 def test_level_of_a_box(side: float, level: int) -> None:
     """Twice the side, one level up; 112 x 112 is the first of the second level."""

@@ -30,11 +30,17 @@ def overlap(a: list[float], b: list[float]) -> float:
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
-def literal(kind: str, boxes: Tensor, scores: Tensor, labels: Tensor, valid: Tensor, capacity: int) -> list[tuple[float, int]]:
+def literal(
+    kind: str, boxes: Tensor, scores: Tensor, labels: Tensor, valid: Tensor, capacity: int
+) -> list[tuple[float, int]]:
     """Class by class to the end, then the best over all classes: (score, index)."""
     picked = []
     for label in set(labels.tolist()):
-        left = {i: float(scores[i]) for i in range(len(scores)) if labels[i] == label and valid[i] and scores[i] >= MIN_SCORE}
+        left = {
+            i: float(scores[i])
+            for i in range(len(scores))
+            if labels[i] == label and valid[i] and scores[i] >= MIN_SCORE
+        }
         places = {i: boxes[i].tolist() for i in left}
         while left:
             best = max(left, key=lambda i: left[i])
@@ -82,12 +88,18 @@ def test_full_decay_is_hard_nms() -> None:
 def test_a_box_at_the_least_score_stays_and_one_at_the_threshold_keeps_its_score() -> None:
     """IoU of exactly 0.5 is not over it; 0.6 x (1 - 2/3) = 0.2 is not below 0.2."""
     boxes = torch.tensor([[0.0, 0.0, 30.0, 10.0], [0.0, 0.0, 15.0, 10.0], [0.0, 0.0, 20.0, 10.0]])
-    scores, labels, valid = torch.tensor([0.9, 0.7, 0.6]), torch.zeros(3, dtype=torch.long), torch.ones(3, dtype=torch.bool)
+    scores, labels, valid = (
+        torch.tensor([0.9, 0.7, 0.6]),
+        torch.zeros(3, dtype=torch.long),
+        torch.ones(3, dtype=torch.bool),
+    )
     picks, left, filled = soft_nms_per_class(boxes, scores, labels, valid, linear_decay(0.5), 0.0, 3)
     assert picks.tolist() == [0, 1, 2]
     torch.testing.assert_close(left, torch.tensor([0.9, 0.7, 0.6 * (1 - 2 / 3) * (1 - 0.75)]))
     alone = torch.tensor([True, False, True])
-    _, left, filled = soft_nms_per_class(boxes, scores, labels, alone, linear_decay(0.5), float(scores[2] * torch.tensor(1 - 20 / 30)), 2)
+    _, left, filled = soft_nms_per_class(
+        boxes, scores, labels, alone, linear_decay(0.5), float(scores[2] * torch.tensor(1 - 20 / 30)), 2
+    )
     assert filled.all()
     _, left, filled = soft_nms_per_class(boxes, scores, labels, alone, linear_decay(0.5), 0.21, 2)
     assert filled.tolist() == [True, False]

@@ -1,7 +1,8 @@
 """A parity case: what the original implementation computed once on generated weights, and the same input for ours.
 
-The numbers come from mmdetection 3.3.0 with mmcv 2.1.0 on a CPU in float32. `cases/NAME.json.gz` holds parameter shapes (`spec`), losses,
-gradient norms and masks; `cases/NAME.npz` the arrays. Weights are drawn from (seed, name, shape) by `seeded_weights`.
+The numbers come from mmdetection 3.3.0 with mmcv 2.1.0 on a CPU in float32. `cases/NAME.json.gz` holds parameter shapes
+(`spec`), losses, gradient norms and masks; `cases/NAME.npz` the arrays. Weights are drawn from (seed, name, shape) by
+`seeded_weights`.
 """
 
 import gzip
@@ -53,7 +54,9 @@ class Case:
 def write_checkpoint(name: str, path: Path) -> Path:
     """The case's weights in a file as the original's model zoo ships them."""
     expected = read_expected(name)
-    weights = {key: torch.from_numpy(value) for key, value in seeded_state_dict(expected["spec"], expected["seed"]).items()}
+    weights = {
+        key: torch.from_numpy(value) for key, value in seeded_state_dict(expected["spec"], expected["seed"]).items()
+    }
     torch.save({"meta": {"CLASSES": COCO_CLASSES}, "state_dict": weights}, path)
     return path
 
@@ -72,7 +75,12 @@ def load_case(name: str, folder: Path) -> Case:
     detector = Detector(config)
     detector.load_state_dict(loaded.state_dict)
     with np.load(HERE / "cases" / f"{name}.npz") as arrays:
-        return Case(read_expected(name), dict(arrays), detector.to(memory_format=torch.channels_last), {ours: theirs for theirs, ours in loaded.report.renamed})
+        return Case(
+            read_expected(name),
+            dict(arrays),
+            detector.to(memory_format=torch.channels_last),
+            {ours: theirs for theirs, ours in loaded.report.renamed},
+        )
 
 
 def without_sampling(config: Config) -> Config:
@@ -80,7 +88,11 @@ def without_sampling(config: Config) -> Config:
     rpn = {"samples": WITHOUT_SAMPLING, "training_proposals": 500}
     cascade = {"samples": WITHOUT_SAMPLING, "positive_fraction": 0.5}
     semantic = config.semantic and config.semantic.model_copy(update={"loss_average": "all"})
-    update = {"rpn": config.rpn.model_copy(update=rpn), "cascade": config.cascade.model_copy(update=cascade), "semantic": semantic}
+    update = {
+        "rpn": config.rpn.model_copy(update=rpn),
+        "cascade": config.cascade.model_copy(update=cascade),
+        "semantic": semantic,
+    }
     return config.model_copy(update=update)
 
 
@@ -128,7 +140,9 @@ def ground_truth(objects: list[dict]) -> GroundTruth:
         (HEIGHT, WIDTH),
     )
     boxes = torch.tensor([item["box_xyxy"] for item in objects], dtype=torch.float32).view(-1, 4)
-    return GroundTruth(boxes, torch.tensor([item["label"] for item in objects], dtype=torch.long), masks, torch.zeros(0, 4))
+    return GroundTruth(
+        boxes, torch.tensor([item["label"] for item in objects], dtype=torch.long), masks, torch.zeros(0, 4)
+    )
 
 
 def our_loss_name(theirs: str) -> str:
@@ -138,10 +152,20 @@ def our_loss_name(theirs: str) -> str:
     if theirs in common:
         return common[theirs]
     stage = re.match(r"s(\d)\.", theirs)
-    part = {"loss_cls": "class", "loss_bbox": "box", "loss_mask": "mask"}[theirs.removeprefix(stage[0] if stage else "")]
+    part = {"loss_cls": "class", "loss_bbox": "box", "loss_mask": "mask"}[
+        theirs.removeprefix(stage[0] if stage else "")
+    ]
     return f"stage{int(stage[1]) + 1 if stage else 1}.{part}"
 
 
-def _batch(case: Case, pictures: list[Tensor], sizes: list[tuple[int, int]], truths: tuple[GroundTruth, ...], maps: list[Tensor]) -> Batch:
+def _batch(
+    case: Case,
+    pictures: list[Tensor],
+    sizes: list[tuple[int, int]],
+    truths: tuple[GroundTruth, ...],
+    maps: list[Tensor],
+) -> Batch:
     images = torch.stack(pictures).contiguous(memory_format=torch.channels_last)
-    return Batch(images, torch.tensor(sizes), truths, torch.stack(maps) if case.config.semantic else None, (0, 1), (0, 1))
+    return Batch(
+        images, torch.tensor(sizes), truths, torch.stack(maps) if case.config.semantic else None, (0, 1), (0, 1)
+    )

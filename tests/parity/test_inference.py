@@ -85,7 +85,10 @@ class ParityOfInference(ParityOfDetections):
 
     def test_pyramid(self, case: Case, features: Features) -> None:
         for level, step in zip(range(2, 7), (8, 4, 2, 1, 1), strict=True):
-            assert relative_error(features.pyramid[level - 2][0, :8, ::step, ::step], case.arrays[f"fpn_p{level}"]) < RELATIVE
+            assert (
+                relative_error(features.pyramid[level - 2][0, :8, ::step, ::step], case.arrays[f"fpn_p{level}"])
+                < RELATIVE
+            )
 
     def test_semantic_branch(self, case: Case, features: Features) -> None:
         if "semantic_logits" not in case.arrays:
@@ -127,14 +130,22 @@ class ParityOfInference(ParityOfDetections):
         roi, labels = case.detector.roi, torch.from_numpy(case.arrays["det_labels"][:10].astype(np.int64))
         boxes = rois(case.arrays["det_boxes"][:10])
         for t, feature in enumerate(roi.mask_features(*features.pooled, boxes, len(roi.mask_heads)), start=1):
-            assert relative_error(roi.mask_heads[t - 1](feature, labels), case.arrays[f"mask_logits_stage{t}"]) < RELATIVE
+            assert (
+                relative_error(roi.mask_heads[t - 1](feature, labels), case.arrays[f"mask_logits_stage{t}"]) < RELATIVE
+            )
 
     @pytest.mark.parametrize("stages", ["all", "last"])
     def test_masks(self, case: Case, features: Features, stages: str) -> None:
         """Pasted masks of the stored boxes: from the mean of all stages (the paper), and from the last one alone."""
-        expected = case.expected[f"masks_{stages}_stage{'s' if stages == 'all' else ''}"] if stages == "all" or case.config.cascade.num_stages > 1 else []
+        expected = (
+            case.expected[f"masks_{stages}_stage{'s' if stages == 'all' else ''}"]
+            if stages == "all" or case.config.cascade.num_stages > 1
+            else []
+        )
         boxes, labels = case.arrays["det_boxes"], torch.from_numpy(case.arrays["det_labels"].astype(np.int64))[None]
-        dial = case.config.inference.model_copy(update={"mask_stages": None if stages == "all" else (case.config.cascade.num_stages,)})
+        dial = case.config.inference.model_copy(
+            update={"mask_stages": None if stages == "all" else (case.config.cascade.num_stages,)}
+        )
         probabilities = segment(case.detector.roi, *features.pooled, rois(boxes), labels, dial)
         ours = Masks(probabilities[0].numpy(), boxes, (HEIGHT, WIDTH), 0.5).rle()
         for mine, theirs in zip(ours, expected, strict=bool(expected)):
@@ -197,7 +208,12 @@ class TestHTCGuidedAnchoring(ParityOfInference):
     def test_rpn(self, case: Case, features: Features) -> None:
         for number, level in zip(range(2, 7), case.detector.rpn(features.pyramid), strict=True):
             side = (level.scores.height, level.scores.width)
-            said = {"logits": level.scores.logits[..., None], "deltas": level.scores.deltas, "location": level.location[..., None], "shape": level.shape}
+            said = {
+                "logits": level.scores.logits[..., None],
+                "deltas": level.scores.deltas,
+                "location": level.location[..., None],
+                "shape": level.shape,
+            }
             for part, values in said.items():
                 found = values[0].unflatten(0, side).permute(2, 0, 1)[:, ::4, ::4]
                 assert relative_error(found, case.arrays[f"rpn_{part}_p{number}"]) < RELATIVE, (part, number)

@@ -47,7 +47,11 @@ class ParityOfTraining:
         total = torch.stack(list(losses.values())).sum()
         assert float(total.detach()) == pytest.approx(case.expected["total_loss"], rel=RELATIVE)
         total.backward()
-        norms = {case.original_names.get(name, name): p.grad.norm() for name, p in case.detector.named_parameters() if p.grad is not None}
+        norms = {
+            case.original_names.get(name, name): p.grad.norm()
+            for name, p in case.detector.named_parameters()
+            if p.grad is not None
+        }
         expected = case.expected["grad_norms"]
         assert set(norms) == set(expected)
         for name, norm in expected.items():
@@ -57,7 +61,9 @@ class ParityOfTraining:
     def test_sgd_steps(self, case: Case, objective: TrainingObjective) -> None:
         objective.float()
         batch = training_batch(case)
-        optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], 1e-5, momentum=0.9, weight_decay=1e-4)
+        optimizer = torch.optim.SGD(
+            [p for p in objective.parameters() if p.requires_grad], 1e-5, momentum=0.9, weight_decay=1e-4
+        )
         for step, expected in enumerate(case.expected["sgd_lr1e-5_momentum0.9_wd1e-4_total_losses"]):
             optimizer.zero_grad()
             total = torch.stack(list(objective(batch).values())).sum()
@@ -72,8 +78,9 @@ class TestMaskRCNN(ParityOfTraining):
 
 class TestCascadeMaskRCNN(ParityOfTraining):
     name = "cascade_mask_rcnn_r50_fpn"
-    # Two proposals of this case lie within float32 rounding of the NMS threshold. Which of them stays then depends on the order in
-    # which a processor's convolution adds up, and moves a loss by 0.3 %. In float64 the order no longer matters.
+    # Two proposals of this case lie within float32 rounding of the NMS threshold. Which of them stays then depends on
+    # the order in which a processor's convolution adds up, and moves a loss by 0.3 %. In float64 the order no longer
+    # matters.
     dtype = torch.float64
 
 

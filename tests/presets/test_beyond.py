@@ -1,4 +1,6 @@
-"""The recipe of the step beyond: what its augmentation, shrunk, makes of a small data set, and a training step on it."""
+"""The recipe of the step beyond: what its augmentation, shrunk, makes of a small data set, and a training step on
+it.
+"""
 
 import pytest
 import torch
@@ -57,9 +59,13 @@ def test_pasted_objects_are_in_picture_truth_and_semantic_map(dataset: Dataset) 
         assert plain.semantic is not None
         differs = (pasted.picture != plain.picture).any(-1)
         changed += bool(differs.any())
-        assert differs.any() == (len(pasted.truth.boxes) != len(plain.truth.boxes) or not torch.equal(pasted.truth.boxes, plain.truth.boxes))
+        assert differs.any() == (
+            len(pasted.truth.boxes) != len(plain.truth.boxes) or not torch.equal(pasted.truth.boxes, plain.truth.boxes)
+        )
         assert ((pasted.semantic != plain.semantic) <= differs).all()
-        assert (pasted.semantic[differs] > 0).mean() > 0.9 if differs.any() else (pasted.semantic == plain.semantic).all()
+        assert (
+            (pasted.semantic[differs] > 0).mean() > 0.9 if differs.any() else (pasted.semantic == plain.semantic).all()
+        )
     assert 0 < changed < PICTURES
 
 

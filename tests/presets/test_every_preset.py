@@ -1,4 +1,6 @@
-"""Every preset: YAML and back, the native format and back, a training step and a prediction, on the smallest network of its kind."""
+"""Every preset: YAML and back, the native format and back, a training step and a prediction, on the smallest network
+of its kind.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,12 @@ from htc.training.objective import TrainingObjective
 from htc.training.parameter_groups import groups_of
 from small_detector import CHANNELS, pictures, small_batch
 
-SMALLER = {"legacy_senet154": "legacy_seresnet50", "dpn107": "dpn48b", "swin_": "swin_tiny_patch4_window7_224", "convnext_": "convnext_atto"}
+SMALLER = {
+    "legacy_senet154": "legacy_seresnet50",
+    "dpn107": "dpn48b",
+    "swin_": "swin_tiny_patch4_window7_224",
+    "convnext_": "convnext_atto",
+}
 CLASSES: dict[str, Any] = {"classes": ("cat", "dog", "bird"), "category_ids": (1, 2, 3)}
 FULL = ("htc_senet154_table7", "htc_dpn107_table7", "htc_fishnet150_table7", "htc_x101_64x4d_table7", "htcpp_swin_l")
 
@@ -31,7 +38,9 @@ def smaller_backbone(backbone: Backbone) -> Backbone:
             depth = 18 if plain.deformable == "none" and plain.groups == 1 else 50
             return plain.model_copy(update={"depth": depth})
         case Timm():
-            return plain.model_copy(update={"name": next(small for large, small in SMALLER.items() if plain.name.startswith(large))})
+            return plain.model_copy(
+                update={"name": next(small for large, small in SMALLER.items() if plain.name.startswith(large))}
+            )
         case FishNet():
             return plain.model_copy(update={"depth": 99})
         case ViT():
@@ -43,11 +52,21 @@ def shrunk(config: Config) -> Config:
     values = config.model_dump()
     values |= {**CLASSES, "preset": "custom", "backbone": smaller_backbone(config.backbone).model_dump()}
     values["neck"] |= {"channels": CHANNELS}
-    values["cascade"] |= {"samples": 8, "box_channels": 16, "mask_channels": CHANNELS, "mask_convs": 2 if config.cascade.mask_head.kind == "fusion" else 1}
+    values["cascade"] |= {
+        "samples": 8,
+        "box_channels": 16,
+        "mask_channels": CHANNELS,
+        "mask_convs": 2 if config.cascade.mask_head.kind == "fusion" else 1,
+    }
     values["cascade"]["box_convs"] = min(1, values["cascade"]["box_convs"])
     if values["semantic"] is not None:
         values["semantic"] |= {"channels": CHANNELS, "convs": 1, "classes": 4}
-    values["rpn"] |= {"candidates_per_level": 20, "training_candidates_per_level": 20, "proposals": 20, "training_proposals": 20}
+    values["rpn"] |= {
+        "candidates_per_level": 20,
+        "training_candidates_per_level": 20,
+        "proposals": 20,
+        "training_proposals": 20,
+    }
     values["inference"] |= {"max_detections": 5}
     values["training"] |= {"augmentation": {}, "epochs": 1, "milestones": (1,)}
     return Config.model_validate(values)
@@ -106,4 +125,6 @@ def test_a_training_step_a_prediction_and_the_native_format(name: str, tmp_path:
 @pytest.mark.parametrize("name", FULL)
 def test_the_large_networks_in_full(name: str) -> None:
     config = preset(name)
-    trains_and_predicts(config.model_copy(update={"backbone": config.backbone.model_copy(update={"pretrained": False})}), 128)
+    trains_and_predicts(
+        config.model_copy(update={"backbone": config.backbone.model_copy(update={"pretrained": False})}), 128
+    )

@@ -36,6 +36,15 @@ def test_what_was_measured_is_in_the_table_and_in_the_json(capsys: pytest.Captur
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert {name for name, row in rows.items() if row["measured"]} == set(MEASURED)
     demo = rows["htc_r18_small"]["measured"]
-    assert (demo["box_ap"], demo["mask_ap"], demo["epochs"], demo["seeds"], demo["command"]) == (41.5, 43.1, 8, [0], "htc demo")
-    assert (rows["htc_r18_small_ga_rpn"]["measured"]["box_ap"], rows["htc_r18_small_ga_rpn"]["measured"]["mask_ap"]) == (40.9, 42.5)
+    assert (demo["box_ap"], demo["mask_ap"], demo["epochs"], demo["seeds"], demo["command"]) == (
+        41.5,
+        43.1,
+        8,
+        [0],
+        "htc demo",
+    )
+    assert (
+        rows["htc_r18_small_ga_rpn"]["measured"]["box_ap"],
+        rows["htc_r18_small_ga_rpn"]["measured"]["mask_ap"],
+    ) == (40.9, 42.5)
     assert rows["htc_senet154_table7"]["source"] == "arXiv 1901.07518, Table 7"

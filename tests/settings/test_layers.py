@@ -8,12 +8,30 @@ import pytest
 from htc.config import PAFPN, RPN, AdamW, Config, GuidedRPN
 from htc.errors import ConfigError
 from htc.presets import PRESETS, preset
-from htc.settings.layers import Setting, check_alone, from_environment, from_file, from_flags, from_values, gather, nested, overlay, resolve, to_yaml
+from htc.settings.layers import (
+    Setting,
+    check_alone,
+    from_environment,
+    from_file,
+    from_flags,
+    from_values,
+    gather,
+    nested,
+    overlay,
+    resolve,
+    to_yaml,
+)
 
 BASE = "htc_r50_fpn_1x_coco"
 
 
-def resolved(tmp_path: Path, file: str = "", environment: dict[str, str] | None = None, flags: tuple[tuple[str, str], ...] = (), base: str = BASE) -> Config:
+def resolved(
+    tmp_path: Path,
+    file: str = "",
+    environment: dict[str, str] | None = None,
+    flags: tuple[tuple[str, str], ...] = (),
+    base: str = BASE,
+) -> Config:
     path = tmp_path / "own.yaml"
     path.write_text(file)
     return resolve(gather(path, environment or {}, flags), base)
@@ -26,7 +44,11 @@ def fault(settings: list[Setting], base: str = BASE) -> str:
 
 
 def test_each_layer_wins_over_the_one_below(tmp_path: Path) -> None:
-    file, environment, flag = "inference: {nms_iou: 0.1}", {"HTC_INFERENCE__NMS_IOU": "0.2"}, (("inference.nms_iou", "0.3"),)
+    file, environment, flag = (
+        "inference: {nms_iou: 0.1}",
+        {"HTC_INFERENCE__NMS_IOU": "0.2"},
+        (("inference.nms_iou", "0.3"),),
+    )
     assert resolved(tmp_path).inference.nms_iou == preset(BASE).inference.nms_iou == 0.5
     assert resolved(tmp_path, file).inference.nms_iou == 0.1
     assert resolved(tmp_path, file, environment).inference.nms_iou == 0.2
@@ -54,7 +76,9 @@ def test_a_changed_kind_replaces_the_whole_variant() -> None:
     config = resolve(from_flags([("neck.norm", "group"), ("neck.kind", "pafpn")]), "htc_r50_fpn_1x_coco")
     assert config.neck == PAFPN(norm="group")
     small = preset("htc_r18_small")
-    assert resolve(from_flags([("neck.kind", "pafpn"), ("neck.channels", "64")]), small.preset).neck == PAFPN(channels=64)  # norm: group is gone
+    assert resolve(from_flags([("neck.kind", "pafpn"), ("neck.channels", "64")]), small.preset).neck == PAFPN(
+        channels=64
+    )  # norm: group is gone
     config = resolve(from_values({"training": {"optimizer": {"weight_decay": 0.1, "kind": "adamw"}}}), BASE)
     assert config.training.optimizer == AdamW(weight_decay=0.1)
 
@@ -64,7 +88,10 @@ def test_the_same_kind_again_keeps_the_fields() -> None:
 
 
 def test_an_absent_section_can_be_filled_in() -> None:
-    config = resolve(from_flags([("semantic.loss_weight", "1"), ("cascade.semantic_fusion", "box")]), "cascade_mask_rcnn_r50_fpn_1x_coco")
+    config = resolve(
+        from_flags([("semantic.loss_weight", "1"), ("cascade.semantic_fusion", "box")]),
+        "cascade_mask_rcnn_r50_fpn_1x_coco",
+    )
     assert config.semantic is not None
     assert config.semantic.loss_weight == 1
     assert config.semantic.classes == 183
@@ -72,7 +99,9 @@ def test_an_absent_section_can_be_filled_in() -> None:
 
 @pytest.mark.parametrize("word", ["none", "None", "null", "~"])
 def test_none_means_absent_only_where_a_value_may_be_absent(word: str) -> None:
-    config = resolve(from_flags([("semantic", word), ("cascade.semantic_fusion", "none"), ("inference.box_stage", word)]), BASE)
+    config = resolve(
+        from_flags([("semantic", word), ("cascade.semantic_fusion", "none"), ("inference.box_stage", word)]), BASE
+    )
     assert config.semantic is None
     assert config.cascade.semantic_fusion == "none"
     assert config.inference.box_stage is None
@@ -89,14 +118,24 @@ def test_names_take_dashes_or_underscores() -> None:
 
 
 def test_the_environment_has_sections_behind_double_underscores() -> None:
-    settings = from_environment({"HTC_CASCADE__INTERLEAVED": "false", "HTC_CACHE": "/x", "HTC_SEMANTIC": "", "OTHER__X": "1", "HTC_PRECISION": "bf16"})
+    settings = from_environment(
+        {
+            "HTC_CASCADE__INTERLEAVED": "false",
+            "HTC_CACHE": "/x",
+            "HTC_SEMANTIC": "",
+            "OTHER__X": "1",
+            "HTC_PRECISION": "bf16",
+        }
+    )
     assert nested(settings) == {"cascade": {"interleaved": False}, "precision": "bf16"}
 
 
 def test_the_preset_may_come_from_any_layer(tmp_path: Path) -> None:
     assert resolved(tmp_path, "preset: htc_r18_small") == preset("htc_r18_small")
     assert resolved(tmp_path, "preset: htc_r18_small", {"HTC_PRESET": "htc_r101_fpn_20e_coco"}).backbone.depth == 101
-    assert "--preset: there is no preset 'htc_r50_fpn_2x_coco'; did you mean htc_r50_fpn_1x_coco" in fault(from_flags([("preset", "htc_r50_fpn_2x_coco")]))
+    assert "--preset: there is no preset 'htc_r50_fpn_2x_coco'; did you mean htc_r50_fpn_1x_coco" in fault(
+        from_flags([("preset", "htc_r50_fpn_2x_coco")])
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -114,20 +153,33 @@ def test_overrides_stay_apart_from_a_checkpoints_own_configuration() -> None:
     own = preset("htc_r18_small")
     settings = from_flags([("inference.nms_iou", "0.4")])
     assert nested(settings) == {"inference": {"nms_iou": 0.4}}
-    assert overlay(own, settings) == own.model_copy(update={"inference": own.inference.model_copy(update={"nms_iou": 0.4})})
+    assert overlay(own, settings) == own.model_copy(
+        update={"inference": own.inference.model_copy(update={"nms_iou": 0.4})}
+    )
     assert overlay(own, []) is own
-    with pytest.raises(ConfigError, match=r"--preset: the preset is htc_r50_fpn_1x_coco, but this model is htc_r18_small"):
+    with pytest.raises(
+        ConfigError, match=r"--preset: the preset is htc_r50_fpn_1x_coco, but this model is htc_r18_small"
+    ):
         overlay(own, from_flags([("preset", BASE)]))
 
 
 def test_all_faults_come_at_once_with_their_sources(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("cascade: {mask_flwo: false}\nrpn: {samples: many}\nneck: {kind: fpnn}\n")
-    message = fault(gather(path, {"HTC_INFERENCE__NMS_IUO": "0.3"}, [("inference.mask_threshold", "1.5"), ("cascad.ious", "1"), ("rpn.proposals", "true")]))
+    message = fault(
+        gather(
+            path,
+            {"HTC_INFERENCE__NMS_IUO": "0.3"},
+            [("inference.mask_threshold", "1.5"), ("cascad.ious", "1"), ("rpn.proposals", "true")],
+        )
+    )
     lines = message.splitlines()
     assert lines[0] == "7 settings cannot be used:"
     assert f"  {path}: cascade.mask_flwo: there is no such setting; did you mean cascade.mask_flow?" in lines
-    assert any(line.startswith(f"  {path}: rpn.samples: should be a valid integer") and line.endswith("(got 'many')") for line in lines)
+    assert any(
+        line.startswith(f"  {path}: rpn.samples: should be a valid integer") and line.endswith("(got 'many')")
+        for line in lines
+    )
     assert f"  {path}: neck.kind: there is no kind 'fpnn', only 'fpn', 'pafpn', 'rfp'" in lines
     assert "  HTC_INFERENCE__NMS_IUO: there is no such setting; did you mean inference.nms_iou?" in lines
     assert "  --inference.mask_threshold: should be less than or equal to 1 (got 1.5)" in lines
@@ -142,8 +194,14 @@ def test_all_faults_come_at_once_with_their_sources(tmp_path: Path) -> None:
         (("qqq", "1"), "--qqq: there is no such setting; --print-config shows all settings"),
         (("training.optimizer.momentum.x", "1"), "--training.optimizer.momentum.x: "),
         (("cascade", "3"), "--cascade: is a section, not a value (got 3): set cascade.<name>"),
-        (("semantic", "none"), "--semantic: cascade.semantic_fusion is 'both' but semantic is null: set semantic_fusion to none"),
-        (("cascade.num_stages", "1"), "--cascade.num_stages: delta_stds has 3 values for num_stages = 1: give one value a stage"),
+        (
+            ("semantic", "none"),
+            "--semantic: cascade.semantic_fusion is 'both' but semantic is null: set semantic_fusion to none",
+        ),
+        (
+            ("cascade.num_stages", "1"),
+            "--cascade.num_stages: delta_stds has 3 values for num_stages = 1: give one value a stage",
+        ),
         (("neck.channels", "128"), "--neck.channels: semantic.channels 256 must equal neck.channels 128"),
         (("cascade.ious", "0.5,7,0.7"), "--cascade.ious: should be less than or equal to 1 (got 7)"),
         (("input.short_edge", "[1"), "--input.short_edge: should be a valid integer"),
@@ -162,7 +220,12 @@ def test_a_field_of_another_variant_is_named_as_such() -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a: [", "is not YAML"), (b"- 1", "must hold sections and values"), (b"\xff\xfe\x00", "is not text"), (b"7", "must hold sections")],
+    [
+        (b"a: [", "is not YAML"),
+        (b"- 1", "must hold sections and values"),
+        (b"\xff\xfe\x00", "is not text"),
+        (b"7", "must hold sections"),
+    ],
 )
 def test_an_unusable_file_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
@@ -185,9 +248,21 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
 
 
 def test_what_no_configuration_takes_is_found_before_any_model_is_known() -> None:
-    fitting = [("cascade.interleaved", "false"), ("neck.kind", "pafpn"), ("semantic", "null"), ("inference.mask_stages", "1,2"), ("rpn.samples", "8")]
+    fitting = [
+        ("cascade.interleaved", "false"),
+        ("neck.kind", "pafpn"),
+        ("semantic", "null"),
+        ("inference.mask_stages", "1,2"),
+        ("rpn.samples", "8"),
+    ]
     check_alone(from_flags([*fitting, ("training.optimizer.momentum", "0.5"), ("cascade.num_stages", "2")]))
-    wrong = [("cascade.interleavd", "false"), ("inference.nms_iou", "7"), ("inference.mask_stages", "0,2"), ("neck.channels", "x"), ("input.mean", "nan,1,1")]
+    wrong = [
+        ("cascade.interleavd", "false"),
+        ("inference.nms_iou", "7"),
+        ("inference.mask_stages", "0,2"),
+        ("neck.channels", "x"),
+        ("input.mean", "nan,1,1"),
+    ]
     with pytest.raises(ConfigError) as caught:
         check_alone(from_flags(wrong))
     lines = str(caught.value).splitlines()
@@ -204,4 +279,6 @@ def test_custom_starts_from_whole_sections_so_that_one_field_of_a_kind_can_be_se
     guided = resolve(from_flags([*named, ("rpn.proposals", "7"), ("rpn.kind", "guided_rpn")]), BASE)
     assert guided.rpn == GuidedRPN(proposals=7)
     with pytest.raises(ConfigError, match=r"neck\.channels that divide by 4, not 6"):
-        resolve(from_flags([*named, ("rpn.kind", "guided_rpn"), ("neck.channels", "6"), ("semantic.channels", "6")]), BASE)
+        resolve(
+            from_flags([*named, ("rpn.kind", "guided_rpn"), ("neck.channels", "6"), ("semantic.channels", "6")]), BASE
+        )

@@ -16,7 +16,9 @@ from htc.training.random_layers import kept_random
 
 def data(pictures=30, size=(480, 640), side=100.0, objects=3):
     """Pictures of one size with square objects of one size."""
-    instances = tuple(Instance(i, i % 2, (10.0 + i, 10.0, 10.0 + i + side, 10.0 + side), False, None) for i in range(objects))
+    instances = tuple(
+        Instance(i, i % 2, (10.0 + i, 10.0, 10.0 + i + side, 10.0 + side), False, None) for i in range(objects)
+    )
     record = ImageRecord(0, Path("0.png"), *size, instances)
     return Dataset(Path("train.json"), ("fig", "date"), (1, 2), (record,) * pictures)
 
@@ -59,12 +61,22 @@ def test_objects_decide_size_crop_and_detections(side, objects, scale, detection
 
 
 def test_small_objects_get_small_anchors():
-    scales = {side: choose(data(side=side, objects=20), from_flags([("input.max-scale", "1")]), None).config.rpn.anchor_scale for side in (9.0, 100.0)}
+    scales = {
+        side: choose(data(side=side, objects=20), from_flags([("input.max-scale", "1")]), None).config.rpn.anchor_scale
+        for side in (9.0, 100.0)
+    }
     assert scales[9.0] < scales[100.0]
 
 
 def test_what_is_given_is_not_chosen():
-    given = from_flags([("training.epochs", "7"), ("input.short-edge", "320"), ("rpn.anchor-scale", "8"), ("training.augmentation.crop", "none")])
+    given = from_flags(
+        [
+            ("training.epochs", "7"),
+            ("input.short-edge", "320"),
+            ("rpn.anchor-scale", "8"),
+            ("training.augmentation.crop", "none"),
+        ]
+    )
     found = choose(data(objects=250), given, memory=16)
     assert found.config.training.epochs == 7
     assert found.config.input.short_edge == 320
@@ -96,7 +108,9 @@ def test_weights_bring_their_architecture_and_anchors():
 
 def test_a_batch_that_does_not_fit_becomes_smaller():
     weights = ("own", preset("htc_r50_fpn_1x_coco"))
-    roomy, tight = (choose(data(size=(800, 1333)), [], memory, weights) for memory in (80, gib_needed(weights[1], 1) / 0.8))
+    roomy, tight = (
+        choose(data(size=(800, 1333)), [], memory, weights) for memory in (80, gib_needed(weights[1], 1) / 0.8)
+    )
     assert roomy.config.training.batch_size == 2
     assert tight.config.training.batch_size == 1
     assert "2 pictures a step need about" in rule_of(tight, "training.batch_size")
@@ -143,7 +157,9 @@ def test_fewer_proposals_than_a_test_keeps_are_spoken_of():
 
 
 def test_layers_that_stay_random_are_spoken_of():
-    """The presets of released weights freeze what the weights have learned; without them a training must say what it lacks."""
+    """The presets of released weights freeze what the weights have learned; without them a training must say what it
+    lacks.
+    """
     config = preset("htc_r50_fpn_1x_coco")
     _, found, _ = stated(config, "auto", 2)
     assert found.fields == {"backbone.pretrained": False}
@@ -155,14 +171,26 @@ def test_layers_that_stay_random_are_spoken_of():
 LEARNING = ResNet(depth=18, norm="group", frozen_stages=-1)
 KEPT = [
     (LEARNING, None),
-    (ResNet(depth=18, norm="batch", frozen_stages=0), "and frozen layers and fixed statistics of norms of .* --backbone.pretrained true, --weights NAME, or"),
-    (ResNet(depth=18, norm="group", frozen_stages=1), "and frozen layers of the backbone .* --backbone.norm group --backbone.frozen_stages -1$"),
+    (
+        ResNet(depth=18, norm="batch", frozen_stages=0),
+        "and frozen layers and fixed statistics of norms of .* --backbone.pretrained true, --weights NAME, or",
+    ),
+    (
+        ResNet(depth=18, norm="group", frozen_stages=1),
+        "and frozen layers of the backbone .* --backbone.norm group --backbone.frozen_stages -1$",
+    ),
     (ResNet(depth=18, norm="statistics_fixed", frozen_stages=-1), "and fixed statistics of norms of"),
     (Timm(name="convnext_atto"), None),
-    (Timm(name="convnext_atto", frozen_stages=1), "and frozen layers of .* --backbone.pretrained true, .* --backbone.norm batch"),
+    (
+        Timm(name="convnext_atto", frozen_stages=1),
+        "and frozen layers of .* --backbone.pretrained true, .* --backbone.norm batch",
+    ),
     (Timm(name="regnety_002"), "and fixed statistics of norms of"),
     (Timm(name="regnety_002", norm="batch"), None),
-    (FishNet(depth=99), "and fixed statistics of norms of .* --backbone.pretrained FILE, --weights NAME, or --backbone.norm group$"),
+    (
+        FishNet(depth=99),
+        "and fixed statistics of norms of .* --backbone.pretrained FILE, --weights NAME, or --backbone.norm group$",
+    ),
     (FishNet(depth=99, norm="sync"), None),
     (ViT(name="vit_tiny_patch16_224"), None),
 ]
@@ -181,7 +209,10 @@ def test_presets_that_learn_from_nothing_keep_nothing_random(name):
         assert (kept_random(backbone) is None) == ("small" in name or "scratch" in name)
 
 
-@pytest.mark.parametrize("name", ["htc_r50_fpn_20e_coco", "htc_x101_64x4d_fpn_dconv_c3-c5_mstrain_400_1400_16x1_20e_coco", "panet_r50_fpn_1x_coco"])
+@pytest.mark.parametrize(
+    "name",
+    ["htc_r50_fpn_20e_coco", "htc_x101_64x4d_fpn_dconv_c3-c5_mstrain_400_1400_16x1_20e_coco", "panet_r50_fpn_1x_coco"],
+)
 def test_the_remedy_without_weights_is_one(name):
     base = preset(name)
     given = from_flags([("backbone.norm", "group"), ("backbone.frozen-stages", "-1")])

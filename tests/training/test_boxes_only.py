@@ -35,7 +35,12 @@ def splits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(splits, tmp_path_factory):
-    return train(tiny(epochs=1), splits, tmp_path_factory.mktemp("run") / "out", Options(device="cpu", pictures=1, event_files=False))
+    return train(
+        tiny(epochs=1),
+        splits,
+        tmp_path_factory.mktemp("run") / "out",
+        Options(device="cpu", pictures=1, event_files=False),
+    )
 
 
 def test_the_model_has_no_mask_heads_and_no_mask_losses(result):
@@ -93,7 +98,9 @@ def test_stages_of_masks_are_refused(result):
         detect_stages(predictor, torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]), [(64, 64)], [(1,)])
 
 
-@pytest.mark.parametrize("changes", [{"mask_flow": True, "semantic_fusion": "box"}, {"mask_flow": False, "semantic_fusion": "both"}])
+@pytest.mark.parametrize(
+    "changes", [{"mask_flow": True, "semantic_fusion": "box"}, {"mask_flow": False, "semantic_fusion": "both"}]
+)
 def test_masks_that_are_not_there_neither_flow_nor_fuse(changes):
     with pytest.raises(ValidationError, match="no masks to flow"):
         type(tiny().cascade)(mask_head=NoMask(), **changes)

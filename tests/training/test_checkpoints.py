@@ -58,11 +58,17 @@ def batches(epoch, done):
 def run(folder, *, accumulate=1, callbacks=(), every=EACH_STEP, resume=False, epochs=EPOCHS):
     torch.manual_seed(len(callbacks))  # the state of the process has no influence
     point = Point()
-    training = Training(optimizer=AdamW(lr=0.1), warmup_steps=4, schedule="cosine", average_decay=0.9, accumulate=accumulate)
-    module = TrainingModule(point, Noisy(point), training, -(-BATCHES // accumulate), epochs, images_per_step=2 * accumulate, seed=3)
+    training = Training(
+        optimizer=AdamW(lr=0.1), warmup_steps=4, schedule="cosine", average_decay=0.9, accumulate=accumulate
+    )
+    module = TrainingModule(
+        point, Noisy(point), training, -(-BATCHES // accumulate), epochs, images_per_step=2 * accumulate, seed=3
+    )
     own = [
         LossRecord(folder / "losses.csv"),
-        Validation(folder, lambda detector: {"bbox": {"AP": float(detector.weight.detach())}, "per_class": {}}, 1, epochs),
+        Validation(
+            folder, lambda detector: {"bbox": {"AP": float(detector.weight.detach())}, "per_class": {}}, 1, epochs
+        ),
         *callbacks,
         Checkpoints(folder / "checkpoints", every),
     ]
@@ -72,7 +78,11 @@ def run(folder, *, accumulate=1, callbacks=(), every=EACH_STEP, resume=False, ep
 
 
 def same_files(one: Path, other: Path):
-    return [name for name in ("losses.csv", "pictures.csv", "history.json") if (one / name).read_bytes() != (other / name).read_bytes()] == []
+    return [
+        name
+        for name in ("losses.csv", "pictures.csv", "history.json")
+        if (one / name).read_bytes() != (other / name).read_bytes()
+    ] == []
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -204,7 +214,10 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(whole, tmp_path, monkeypatc
 
     with (
         monkeypatch.context() as monkeypatch,
-        pytest.raises(OutputError, match=r"last\.ckpt: the disk is full: make room.* checkpoint of step 1 before it is whole.*--resume"),
+        pytest.raises(
+            OutputError,
+            match=r"last\.ckpt: the disk is full: make room.* checkpoint of step 1 before it is whole.*--resume",
+        ),
     ):
         run(tmp_path, accumulate=accumulate, callbacks=[Stop(2 * accumulate, fill)])
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]

@@ -31,13 +31,19 @@ from training.together import together
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
-    """Four pictures to train on, the second without objects; three to validate, which two processes cannot share evenly."""
+    """Four pictures to train on, the second without objects; three to validate, which two processes cannot share
+    evenly.
+    """
     folder = tmp_path_factory.mktemp("data")
-    return Splits(write_split(folder, "train", 4, 0), folder / "train", write_split(folder, "val", 3, 1), folder / "val")
+    return Splits(
+        write_split(folder, "train", 4, 0), folder / "train", write_split(folder, "val", 3, 1), folder / "val"
+    )
 
 
 def gradients(config, dataset, step, size, rank=0, ranks=1):
-    """Losses and gradients of one step, in double precision: rounding alone is 1e-3 of a first layer's gradient otherwise."""
+    """Losses and gradients of one step, in double precision: rounding alone is 1e-3 of a first layer's gradient
+    otherwise.
+    """
     torch.manual_seed(0)
     objective = TrainingObjective(Detector(config), config).double()
     one = list(training_loader(dataset, config, 0, 0, size, rank=rank, ranks=ranks))[step]
@@ -46,7 +52,9 @@ def gradients(config, dataset, step, size, rank=0, ranks=1):
     wrapped = DistributedDataParallel(objective) if ranks > 1 else objective
     losses = wrapped(one)
     torch.stack(list(losses.values())).sum().backward()
-    named = {name: parameter.grad.numpy() for name, parameter in objective.named_parameters() if parameter.requires_grad}
+    named = {
+        name: parameter.grad.numpy() for name, parameter in objective.named_parameters() if parameter.requires_grad
+    }
     return one.image_ids, {name: float(value.detach()) for name, value in losses.items()}, named
 
 
@@ -112,7 +120,14 @@ def point_run(folder, rank, values, *, resume=False, act=None):
     module = TrainingModule(point, Distance(point), training, len(values), 1, 4)
     callbacks = [Act(folder / "losses.csv"), Checkpoints(folder / "checkpoints", Every(steps=1))]
     last = folder / "checkpoints" / "last.ckpt" if resume else None
-    fit(module, lambda _epoch, done: [batch(step[rank]) for step in values[done:]], callbacks, Limits(1), device="cpu", resume=last)
+    fit(
+        module,
+        lambda _epoch, done: [batch(step[rank]) for step in values[done:]],
+        callbacks,
+        Limits(1),
+        device="cpu",
+        resume=last,
+    )
     return float(module.trained.weight)
 
 
@@ -120,7 +135,10 @@ def test_a_loss_that_is_not_finite_on_one_process_ends_both(tmp_path):
     values = [(1.0, 2.0), (2.0, 1.0), (1.0, float("nan")), (1.0, 1.0)]
 
     def work(rank):
-        with pytest.raises(TrainingError if rank == 0 else ReportedElsewhereError, match=r"step 2: square = nan.*pictures a\.png, 7, a\.png, 7") as error:
+        with pytest.raises(
+            TrainingError if rank == 0 else ReportedElsewhereError,
+            match=r"step 2: square = nan.*pictures a\.png, 7, a\.png, 7",
+        ) as error:
             point_run(tmp_path, rank, values)
         return type(error.value).__name__
 
@@ -159,7 +177,12 @@ def test_what_processes_tell_each_other():
 
         with pytest.raises(DataError if rank == 0 else ReportedElsewhereError, match="no picture"):
             by_first(refuse)
-        return by_first(lambda: f"by {rank}"), gathered(rank), any_of(rank == 1, False), float(summed(torch.tensor(rank + 1.0)))
+        return (
+            by_first(lambda: f"by {rank}"),
+            gathered(rank),
+            any_of(rank == 1, False),
+            float(summed(torch.tensor(rank + 1.0))),
+        )
 
     assert together(work) == [("by 0", [0, 1], (True, False), 3.0)] * 2
     assert (by_first(lambda: 1), gathered(2), any_of(True), float(summed(torch.tensor(3.0)))) == (1, [2], (True,), 3.0)

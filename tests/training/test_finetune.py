@@ -22,11 +22,15 @@ def with_classes(*names, semantic=None, agnostic=True):
 
 
 def weights_of(config):
-    """Every row of a class layer carries the number of its class in the weights (background -1), so that a row tells where it came from."""
+    """Every row of a class layer carries the number of its class in the weights (background -1), so that a row tells
+    where it came from.
+    """
     state = Detector(config).state_dict()
     classes = list(range(config.num_classes))
     meaning = {".classify.": [*classes, -1], ".logits.": classes, "semantic.logits.": [-1, *classes]}
-    meaning[".regress."] = [-1] * 4 if config.cascade.class_agnostic_boxes else [one for one in classes for _ in range(4)]
+    meaning[".regress."] = (
+        [-1] * 4 if config.cascade.class_agnostic_boxes else [one for one in classes for _ in range(4)]
+    )
     for key, value in state.items():
         for part, rows in meaning.items():
             if part in f".{key}" and len(rows) == len(value) and not (part == ".logits." and "semantic" in key):
@@ -48,11 +52,15 @@ def test_rows_of_classes_known_by_name_are_kept(agnostic):
     for t in range(3):
         assert origins(detector, f"roi.box_heads.{t}.classify.weight") == [None, 2, 0, -1]
         assert origins(detector, f"roi.mask_heads.{t}.logits.weight") == [None, 2, 0]
-        assert origins(detector, f"roi.box_heads.{t}.regress.weight") == ([-1] * 4 if agnostic else [None] * 4 + [2] * 4 + [0] * 4)
+        assert origins(detector, f"roi.box_heads.{t}.regress.weight") == (
+            [-1] * 4 if agnostic else [None] * 4 + [2] * 4 + [0] * 4
+        )
     assert origins(detector, "semantic.logits.weight") == [-1, None, 2, 0]
     assert torch.equal(detector.state_dict()["backbone.conv1.weight"], weights.state_dict["backbone.conv1.weight"])
     assert (start.kept_classes, start.new_classes) == (("bird", "cat"), ("worm",))
-    assert {name.rsplit(".", 1)[-1] for name in start.new_layers} == {"classify", "logits"} | (set() if agnostic else {"regress"})
+    assert {name.rsplit(".", 1)[-1] for name in start.new_layers} == {"classify", "logits"} | (
+        set() if agnostic else {"regress"}
+    )
     said = " ".join(start.lines())
     assert "old.pth" in said
     assert "class worm from nothing; what the weights know of 2 classes (bird, cat) is kept, by name" in said
@@ -121,7 +129,10 @@ def test_proposals_of_one_kind_do_not_start_anew():
 @pytest.mark.parametrize(
     ("backbone", "flags"),
     [
-        (ViT(name="vit_base_patch16_224", pretrained=True), "--input.mean 127.5,127.5,127.5 --input.std 127.5,127.5,127.5"),
+        (
+            ViT(name="vit_base_patch16_224", pretrained=True),
+            "--input.mean 127.5,127.5,127.5 --input.std 127.5,127.5,127.5",
+        ),
         (Timm(name="dpn107", pretrained=True), "--input.mean 124,117,104 --input.std 59.8802,59.8802,59.8802"),
     ],
 )
@@ -144,7 +155,12 @@ def test_a_stride_in_another_convolution_is_another_architecture():
     detector = Detector(plain)
     with pytest.raises(CheckpointError, match=r"stride in the 1x1 .* add --backbone\.stride-in 1x1"):
         start_from(detector, LoadedWeights(first, detector.state_dict(), KeyReport(), "weights"), "old.pth")
-    assert start_from(Detector(first), LoadedWeights(first, detector.state_dict(), KeyReport(), "weights"), "old.pth").new_layers == ()
+    assert (
+        start_from(
+            Detector(first), LoadedWeights(first, detector.state_dict(), KeyReport(), "weights"), "old.pth"
+        ).new_layers
+        == ()
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +168,10 @@ def test_a_stride_in_another_convolution_is_another_architecture():
     [
         ({}, ()),
         ({"std": (1.0, 1.0, 1.0)}, ("--input.std 1,1,1",)),
-        ({"mean": (127.5, 127.5, 90.25), "std": (1.0, 2.0, 1.0)}, ("--input.mean 127.5,127.5,90.25", "--input.std 1,2,1")),
+        (
+            {"mean": (127.5, 127.5, 90.25), "std": (1.0, 2.0, 1.0)},
+            ("--input.mean 127.5,127.5,90.25", "--input.std 1,2,1"),
+        ),
         ({"short_edge": 96}, ()),
     ],
 )

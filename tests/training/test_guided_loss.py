@@ -38,7 +38,9 @@ def level_of(box: list[float], anchor_scale: float) -> int:
 
 
 def within(box: list[float], fraction: float, row: int, column: int, stride: int, size: tuple[int, int]) -> bool:
-    """Whether a cell lies in the central fraction of a box; corners rounded half to even, clamped to 0 .. size, both included."""
+    """Whether a cell lies in the central fraction of a box; corners rounded half to even, clamped to 0 .. size, both
+    included.
+    """
     margin = (1 - fraction) / 2
     for low, high, at, limit in ((box[0], box[2], column, size[1]), (box[1], box[3], row, size[0])):
         first = min(max(round(((1 - margin) * low + margin * high) / stride), 0), limit)
@@ -48,8 +50,12 @@ def within(box: list[float], fraction: float, row: int, column: int, stride: int
     return True
 
 
-def target_of(boxes: list[list[float]], level: int, row: int, column: int, size: tuple[int, int], anchor_scale: float) -> tuple[bool, float]:
-    """One cell: the last object of this level whose middle half holds it decides; else a neighbouring level's object; else 0.1."""
+def target_of(
+    boxes: list[list[float]], level: int, row: int, column: int, size: tuple[int, int], anchor_scale: float
+) -> tuple[bool, float]:
+    """One cell: the last object of this level whose middle half holds it decides; else a neighbouring level's
+    object; else 0.1.
+    """
     decision, near = None, False
     for box in boxes:
         own = level_of(box, anchor_scale)
@@ -63,12 +69,28 @@ def target_of(boxes: list[list[float]], level: int, row: int, column: int, size:
 
 EMPTY = truth([], [])
 ONE = truth([(10, 8, 50, 44)], [1])
-CROWDED = truth([(4, 4, 36, 40), (5, 4, 37, 40), (40, 10, 80, 50), (0, 0, 3, 3), (0, 0, 96, 64), (20, 20, 32, 30), (90, 60, 96, 64), (70, 3, 76, 61)], [0] * 8)
+CROWDED = truth(
+    [
+        (4, 4, 36, 40),
+        (5, 4, 37, 40),
+        (40, 10, 80, 50),
+        (0, 0, 3, 3),
+        (0, 0, 96, 64),
+        (20, 20, 32, 30),
+        (90, 60, 96, 64),
+        (70, 3, 76, 61),
+    ],
+    [0] * 8,
+)
 LATER_COVERS = truth([(20, 20, 36, 36), (24, 20, 44, 36)], [0, 0])
 
 
 @pytest.mark.parametrize("scale", [4.0, 8.0])
-@pytest.mark.parametrize("truths", [(CROWDED, ONE), (LATER_COVERS, EMPTY), (EMPTY, EMPTY), (ONE,)], ids=["crowded", "later covers", "empty", "one"])
+@pytest.mark.parametrize(
+    "truths",
+    [(CROWDED, ONE), (LATER_COVERS, EMPTY), (EMPTY, EMPTY), (ONE,)],
+    ids=["crowded", "later covers", "empty", "one"],
+)
 def test_location_targets_cell_by_cell(truths: tuple[GroundTruth, ...], scale: float) -> None:
     rpn = head(anchor_scale=scale)
     said = levels(rpn, images=len(truths))
@@ -77,7 +99,11 @@ def test_location_targets_cell_by_cell(truths: tuple[GroundTruth, ...], scale: f
         size = (level.scores.height, level.scores.width)
         for i, each in enumerate(truths):
             boxes = each.boxes.tolist()
-            expected = [target_of(boxes, number, row, column, size, scale) for row in range(size[0]) for column in range(size[1])]
+            expected = [
+                target_of(boxes, number, row, column, size, scale)
+                for row in range(size[0])
+                for column in range(size[1])
+            ]
             assert target.centre[i].tolist() == [centre for centre, _ in expected]
             torch.testing.assert_close(target.weight[i], torch.tensor([weight for _, weight in expected]))
             centres += sum(centre for centre, _ in expected)
@@ -87,7 +113,10 @@ def test_location_targets_cell_by_cell(truths: tuple[GroundTruth, ...], scale: f
 def test_a_later_object_takes_the_centre_of_an_earlier_one() -> None:
     rpn = head()
     said = levels(rpn)
-    alone, both = (location_targets((one, EMPTY), said, rpn.config)[0].centre[0] for one in (truth([(20, 20, 36, 36)], [0]), LATER_COVERS))
+    alone, both = (
+        location_targets((one, EMPTY), said, rpn.config)[0].centre[0]
+        for one in (truth([(20, 20, 36, 36)], [0]), LATER_COVERS)
+    )
     assert (alone & ~both).any()
 
 
@@ -120,7 +149,9 @@ def reach(objects: Tensor, inside: list[int], rpn: GuidedHead, said: list[Guided
 @pytest.mark.parametrize("rule", ["picture", "cells"])
 @pytest.mark.parametrize("size", [(64, 96), (40, 33)])
 def test_locations_that_are_trained(rule: str, size: tuple[int, int]) -> None:
-    """All whose cell starts inside the size rounded up to 32; or those where any of the nine boxes lies in the picture."""
+    """All whose cell starts inside the size rounded up to 32; or those where any of the nine boxes lies in the
+    picture.
+    """
     rpn = head(anchors_inside=rule)
     said = levels(rpn)
     found = locations_inside(rpn.config, said, prior_boxes(rpn.config, said), torch.tensor(size)).tolist()
@@ -154,7 +185,10 @@ def bounded(p: list[float], t: list[float]) -> float:
     for axis in (0, 1):
         size, wanted = p[axis + 2] - p[axis], t[axis + 2] - t[axis]
         d = abs((p[axis] + p[axis + 2]) / 2 - (t[axis] + t[axis + 2]) / 2)
-        for z in (1 - max(0.0, (wanted - 2 * d) / (wanted + 2 * d + 1e-3)), 1 - min(wanted / (size + 1e-3), size / (wanted + 1e-3))):
+        for z in (
+            1 - max(0.0, (wanted - 2 * d) / (wanted + 2 * d + 1e-3)),
+            1 - min(wanted / (size + 1e-3), size / (wanted + 1e-3)),
+        ):
             total += z * z / 2 / 0.2 if z < 0.2 else z - 0.1
     return total
 
@@ -164,7 +198,9 @@ def test_bounded_iou_loss_written_out(count: int) -> None:
     numbers = torch.Generator().manual_seed(1)
     corner = torch.rand(2, count, 2, generator=numbers) * 30
     first, second = torch.cat([corner, corner + 5 + torch.rand(2, count, 2, generator=numbers) * 40], -1)
-    assert float(bounded_iou_loss(first, second)) == pytest.approx(sum(map(bounded, first.tolist(), second.tolist())), rel=1e-4, abs=1e-7)
+    assert float(bounded_iou_loss(first, second)) == pytest.approx(
+        sum(map(bounded, first.tolist(), second.tolist())), rel=1e-4, abs=1e-7
+    )
     assert float(bounded_iou_loss(first, first)) == pytest.approx(0, abs=1e-3)
 
 
@@ -191,18 +227,34 @@ def written_out(rpn: GuidedHead, said: list[GuidedScores], batch: Batch) -> dict
     sums, counts = dict.fromkeys(("shape", "class", "box"), 0.0), dict.fromkeys(("shape", "class"), 0)
     for i, each in enumerate(batch.truths):
         anchors = torch.cat([rpn.anchors(level)[i] for level in said]).detach()
-        logits, deltas = (torch.cat([getattr(level.scores, part)[i] for level in said]).detach() for part in ("logits", "deltas"))
-        inside = locations_inside(rpn.config, said, prior_boxes(rpn.config, said), batch.sizes[i]).nonzero().flatten().tolist()
-        for part, served in (("shape", matched(reach(each.boxes, inside, rpn, said))), ("class", matched(iou(each.boxes, anchors[inside])))):
+        logits, deltas = (
+            torch.cat([getattr(level.scores, part)[i] for level in said]).detach() for part in ("logits", "deltas")
+        )
+        inside = (
+            locations_inside(rpn.config, said, prior_boxes(rpn.config, said), batch.sizes[i])
+            .nonzero()
+            .flatten()
+            .tolist()
+        )
+        for part, served in (
+            ("shape", matched(reach(each.boxes, inside, rpn, said))),
+            ("class", matched(iou(each.boxes, anchors[inside]))),
+        ):
             positive = [(a, m) for a, m in zip(inside, served, strict=True) if m is not None and m >= 0]
             counts[part] += max(len(positive), 1) + max(served.count(-1), 1)
             if part == "shape":
                 sums["shape"] += sum(bounded(anchors[a].tolist(), each.boxes[m].tolist()) for a, m in positive)
                 continue
             negative = [a for a, m in zip(inside, served, strict=True) if m == -1]
-            sums["class"] += sum(math.log1p(math.exp(-float(logits[a]))) for a, _ in positive) + sum(math.log1p(math.exp(float(logits[a]))) for a in negative)
+            sums["class"] += sum(math.log1p(math.exp(-float(logits[a]))) for a, _ in positive) + sum(
+                math.log1p(math.exp(float(logits[a]))) for a in negative
+            )
             for a, m in positive:
-                for d in (deltas[a] - encode(anchors[a][None], each.boxes[m][None], (0.07, 0.07, 0.11, 0.11))[0]).abs().tolist():
+                for d in (
+                    (deltas[a] - encode(anchors[a][None], each.boxes[m][None], (0.07, 0.07, 0.11, 0.11))[0])
+                    .abs()
+                    .tolist()
+                ):
                     sums["box"] += d * d / 2 if d < 1 else d - 0.5
     return {
         "rpn.location": focal / (cells / 200),
@@ -213,7 +265,11 @@ def written_out(rpn: GuidedHead, said: list[GuidedScores], batch: Batch) -> dict
 
 
 @pytest.mark.parametrize("rule", ["picture", "cells"])
-@pytest.mark.parametrize("truths", [(CROWDED, ONE), (EMPTY, ONE), (EMPTY, EMPTY), (ONE,)], ids=["both", "one empty", "all empty", "batch of one"])
+@pytest.mark.parametrize(
+    "truths",
+    [(CROWDED, ONE), (EMPTY, ONE), (EMPTY, EMPTY), (ONE,)],
+    ids=["both", "one empty", "all empty", "batch of one"],
+)
 def test_losses_equal_the_rules_written_out(rule: str, truths: tuple[GroundTruth, ...]) -> None:
     rpn = head(anchors_inside=rule)
     batch = small_batch(small_config(), truths)
@@ -229,7 +285,12 @@ def test_shape_and_objectness_are_sampled_apart_and_by_the_pictures_seed_alone()
     found = []
     for seeds in ((1, 2), (1, 2), (1, 3)):
         torch.rand(5)
-        found.append({name: float(term.average().detach()) for name, term in guided_losses(rpn, said, replace(batch, seeds=seeds)).items()})
+        found.append(
+            {
+                name: float(term.average().detach())
+                for name, term in guided_losses(rpn, said, replace(batch, seeds=seeds)).items()
+            }
+        )
     assert found[0] == found[1]
     assert found[0]["rpn.class"] != found[2]["rpn.class"]
     assert float(guided_losses(rpn, said, batch)["rpn.class"].count) <= 64

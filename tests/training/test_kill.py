@@ -1,4 +1,6 @@
-"""kill -9 at random moments of a real training: processes forked from this one, so that nothing has to be imported again."""
+"""kill -9 at random moments of a real training: processes forked from this one, so that nothing has to be imported
+again.
+"""
 
 import multiprocessing
 import os
@@ -45,14 +47,18 @@ def steps_of(path):
 def begin(splits, out, epochs):
     """A process that trains into the folder, or goes on there."""
     resume = (out / "checkpoints" / "last.ckpt").is_file()
-    process = multiprocessing.get_context("fork").Process(target=train, args=(config(epochs), splits, out, replace(OPTIONS, resume=resume)))
+    process = multiprocessing.get_context("fork").Process(
+        target=train, args=(config(epochs), splits, out, replace(OPTIONS, resume=resume))
+    )
     process.start()
     return process
 
 
 @pytest.mark.parametrize(("kills", "epochs"), [(3, 4), pytest.param(10, 12, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_is_the_same_training(splits, tmp_path, kills, epochs):
-    folder, step = uninterrupted(splits, tmp_path / "whole", epochs)  # so long that on a busy machine, too, no moment comes after its end
+    folder, step = uninterrupted(
+        splits, tmp_path / "whole", epochs
+    )  # so long that on a busy machine, too, no moment comes after its end
     out = tmp_path / "run"
     moments = random.Random(4)
     killed = 0

@@ -28,7 +28,9 @@ def test_box_loss(kind: str, beta: float, count: int) -> None:
 @pytest.mark.parametrize("count", [0, 1, 6])
 def test_class_loss(count: int) -> None:
     logits, labels = tensor(count, 4), torch.arange(count) % 4
-    expected = sum(-math.log(float(row.exp()[label] / row.exp().sum())) for row, label in zip(logits, labels, strict=True))
+    expected = sum(
+        -math.log(float(row.exp()[label] / row.exp().sum())) for row, label in zip(logits, labels, strict=True)
+    )
     assert float(class_loss(logits, labels)) == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
@@ -78,7 +80,9 @@ def test_padding_is_ignored_whatever_value_the_maps_ignore() -> None:
     other[1, :8] = 7
     same = target.clone()
     same[1, :8] = 255
-    assert float(semantic_loss(logits, other, Semantic(classes=5, ignore=7)).average()) == float(semantic_loss(logits, same, Semantic(classes=5)).average())
+    assert float(semantic_loss(logits, other, Semantic(classes=5, ignore=7)).average()) == float(
+        semantic_loss(logits, same, Semantic(classes=5)).average()
+    )
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0.0, 3.0), (1.0, 3.0), (4.0, 0.75)])

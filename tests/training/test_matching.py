@@ -35,7 +35,9 @@ def by_loops(ious: Tensor, positive: float, negative: float, low_quality: float 
     regions=st.integers(0, 12),
     thresholds=st.sampled_from([(0.7, 0.3, 0.3), (0.5, 0.5, 0.5), (0.6, 0.6, None), (0.7, 0.3, None)]),
 )
-def test_equals_the_rules_written_as_loops(seed: int, objects: int, regions: int, thresholds: tuple[float, float, float | None]) -> None:
+def test_equals_the_rules_written_as_loops(
+    seed: int, objects: int, regions: int, thresholds: tuple[float, float, float | None]
+) -> None:
     """IoUs in tenths: ties are frequent, also with the thresholds."""
     ious = torch.randint(-1, 11, (objects, regions), generator=torch.Generator().manual_seed(seed)) / 10
     ious[ious < 0] = -1.0

@@ -19,7 +19,9 @@ def module(**changes):
 def test_the_sum_of_the_terms_is_minimised():
     step = module().training_step(batch(1.0))
     assert float(step["loss"].detach()) == pytest.approx(9.0 + 0.3)
-    assert {name: float(value) for name, value in step["terms"].items()} == pytest.approx({"square": 9.0, "linear": 0.3})
+    assert {name: float(value) for name, value in step["terms"].items()} == pytest.approx(
+        {"square": 9.0, "linear": 0.3}
+    )
     assert step["loss"].requires_grad
     assert not step["terms"]["square"].requires_grad
 
@@ -36,7 +38,9 @@ def test_sgd_scales_with_the_batch_adamw_does_not():
     assert base_learning_rate(Training(optimizer=AdamW(lr=3e-4)), 2) == pytest.approx(3e-4)
 
 
-@pytest.mark.parametrize(("chosen", "expected"), [(SGD(weight_decay=0.5), torch.optim.SGD), (AdamW(weight_decay=0.5), torch.optim.AdamW)])
+@pytest.mark.parametrize(
+    ("chosen", "expected"), [(SGD(weight_decay=0.5), torch.optim.SGD), (AdamW(weight_decay=0.5), torch.optim.AdamW)]
+)
 def test_the_configured_optimizer_is_built(chosen, expected):
     optimizer = build_optimizer(Point().parameters(), Training(optimizer=chosen), 16)
     assert type(optimizer) is expected

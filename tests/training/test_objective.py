@@ -20,7 +20,9 @@ SIZES = torch.tensor([[64, 96], [56, 80]])
 
 def expected_terms(config: Config) -> set[str]:
     stages = range(1, config.cascade.num_stages + 1)
-    return {"rpn.class", "rpn.box", *(f"stage{t}.{part}" for t in stages for part in ("class", "box", "mask"))} | ({"semantic"} if config.semantic else set())
+    return {"rpn.class", "rpn.box", *(f"stage{t}.{part}" for t in stages for part in ("class", "box", "mask"))} | (
+        {"semantic"} if config.semantic else set()
+    )
 
 
 def without_use(config: Config) -> set[str]:
@@ -73,14 +75,20 @@ FUSIONS = (None, "none", "box", "mask", "both")
     ("stages", "interleaved", "mask_flow", "fusion"),
     [pytest.param(*c, id="-".join(map(str, c))) for c in product((1, 2, 3), (False, True), (False, True), FUSIONS)],
 )
-def test_every_combination_of_switches_trains_and_predicts(stages: int, interleaved: bool, mask_flow: bool, fusion: str | None) -> None:
+def test_every_combination_of_switches_trains_and_predicts(
+    stages: int, interleaved: bool, mask_flow: bool, fusion: str | None
+) -> None:
     switches = {"interleaved": interleaved, "mask_flow": mask_flow, "semantic_fusion": fusion or "none"}
     predicts(trains(small_config(stages, cascade=switches, semantic=None if fusion is None else {})))
 
 
 VARIANTS = {
-    "class-specific boxes, one interleaved stage": small_config(1, cascade={"class_agnostic_boxes": False, "box_loss": "l1"}, rpn={"box_loss": "l1"}),
-    "class-specific boxes, three parallel stages": small_config(3, cascade={"class_agnostic_boxes": False, "interleaved": False, "mask_flow": False}),
+    "class-specific boxes, one interleaved stage": small_config(
+        1, cascade={"class_agnostic_boxes": False, "box_loss": "l1"}, rpn={"box_loss": "l1"}
+    ),
+    "class-specific boxes, three parallel stages": small_config(
+        3, cascade={"class_agnostic_boxes": False, "interleaved": False, "mask_flow": False}
+    ),
     "class-specific boxes, HTC": small_config(3, cascade={"class_agnostic_boxes": False}, semantic={}),
     "PAFPN": small_config(2, neck=PAFPN(channels=CHANNELS)),
     "group norm everywhere": small_config(
@@ -92,7 +100,9 @@ VARIANTS = {
     ),
     "trained batch norm, frozen stages": small_config(1, backbone=ResNet(depth=18, norm="batch", frozen_stages=2)),
     "frozen norm": small_config(1, backbone=ResNet(depth=18, norm="frozen")),
-    "guided anchoring": small_config(2, semantic={}).model_copy(update={"rpn": GuidedRPN(anchor_scale=4.0, proposals=40, training_proposals=40, samples=64)}),
+    "guided anchoring": small_config(2, semantic={}).model_copy(
+        update={"rpn": GuidedRPN(anchor_scale=4.0, proposals=40, training_proposals=40, samples=64)}
+    ),
     "one class": small_config(2, semantic={}, classes=("cell",), category_ids=(4,)),
     "low-quality matching off": small_config(2, cascade={"low_quality_matches": False}),
 }
@@ -122,11 +132,20 @@ BOXES_ONLY = truth([(4, 4, 36, 40)], [0], masks=False)
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(
     ("truths", "masks"),
-    [((EMPTY,), False), ((EMPTY, EMPTY), False), ((EMPTY, ONE), True), ((ONE,), True), ((BOXES_ONLY, BOXES_ONLY), False), ((BOXES_ONLY, ONE), True)],
+    [
+        ((EMPTY,), False),
+        ((EMPTY, EMPTY), False),
+        ((EMPTY, ONE), True),
+        ((ONE,), True),
+        ((BOXES_ONLY, BOXES_ONLY), False),
+        ((BOXES_ONLY, ONE), True),
+    ],
     ids=["batch of one empty", "all empty", "one empty", "batch of one", "boxes only", "one boxes only"],
 )
 def test_missing_objects_and_masks(truths: tuple[GroundTruth, ...], masks: bool, interleaved: bool) -> None:
-    """Nothing is undefined, and every parameter takes part in the step: processes that train together wait for each one's gradient."""
+    """Nothing is undefined, and every parameter takes part in the step: processes that train together wait for each
+    one's gradient.
+    """
     config = small_config(2, cascade={"interleaved": interleaved}, semantic={})
     detector = seeded_detector(config)
     losses = TrainingObjective(detector, config).train()(small_batch(config, truths))
@@ -145,7 +164,12 @@ def test_the_semantic_branch_trains_alone_where_no_head_sees_it() -> None:
     config = small_config(1, cascade={"semantic_fusion": "none"}, semantic={})
     detector = seeded_detector(config)
     TrainingObjective(detector, config).train()(small_batch(config))["semantic"].backward()
-    for part in (detector.semantic.convs, detector.semantic.lateral, detector.semantic.logits, detector.backbone["layer4"]):  # type: ignore[union-attr, index]
+    for part in (
+        detector.semantic.convs,
+        detector.semantic.lateral,
+        detector.semantic.logits,
+        detector.backbone["layer4"],
+    ):  # type: ignore[union-attr, index]
         assert all(p.grad is not None and p.grad.any() for p in part.parameters())
     assert all(p.grad is None for p in detector.roi.parameters())
 
@@ -172,7 +196,9 @@ def test_stage_and_semantic_weights_are_those_of_eq_7() -> None:
 @pytest.mark.parametrize("kind", ["smooth_l1", "l1"])
 def test_box_terms_written_out(class_agnostic: bool, kind: str) -> None:
     """Class and box loss of a stage are sums over the whole batch's samples, divided by their number."""
-    config = small_config(1, cascade={"class_agnostic_boxes": class_agnostic, "box_loss": kind, "samples": 1000, "positive_fraction": 0.5})
+    config = small_config(
+        1, cascade={"class_agnostic_boxes": class_agnostic, "box_loss": kind, "samples": 1000, "positive_fraction": 0.5}
+    )
     detector, batch = seeded_detector(config), small_batch(config)
     with torch.no_grad():
         features = detector.features(batch.images)
@@ -188,9 +214,15 @@ def test_box_terms_written_out(class_agnostic: bool, kind: str) -> None:
             label = int(sample.labels[i, row])
             class_total -= float(stage.class_logits[i, row].log_softmax(0)[label])
             if label < config.num_classes:
-                target = encode(sample.rois.boxes[i, row][None], each.boxes[sample.objects[i, row]][None], (0.1, 0.1, 0.2, 0.2))[0]
+                target = encode(
+                    sample.rois.boxes[i, row][None], each.boxes[sample.objects[i, row]][None], (0.1, 0.1, 0.2, 0.2)
+                )[0]
                 said = stage.deltas[i, row] if class_agnostic else stage.deltas[i, row].view(3, 4)[label]
-                box_total += float(F.l1_loss(said, target, reduction="sum") if kind == "l1" else F.smooth_l1_loss(said, target, reduction="sum"))
+                box_total += float(
+                    F.l1_loss(said, target, reduction="sum")
+                    if kind == "l1"
+                    else F.smooth_l1_loss(said, target, reduction="sum")
+                )
     assert box_total > 0
     assert float(losses["stage1.class"]) == pytest.approx(class_total / count, rel=1e-4)
     assert float(losses["stage1.box"]) == pytest.approx(box_total / count, rel=1e-4)

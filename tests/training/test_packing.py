@@ -16,7 +16,11 @@ from htc.types import Rois
 from small_detector import CHANNELS, seeded_detector, small_batch, small_config, truth
 
 NORMS = {"mask_norm": "batch", "box_norm": "batch", "box_convs": 1, "box_fcs": 1}
-HEADS: list[dict[str, Any]] = [{}, {"mask_head": FineMask()}, {"mask_head": FusionMask(), "mask_convs": 2, "pooled_levels": "all"}]
+HEADS: list[dict[str, Any]] = [
+    {},
+    {"mask_head": FineMask()},
+    {"mask_head": FusionMask(), "mask_convs": 2, "pooled_levels": "all"},
+]
 
 
 def config(**cascade: Any) -> Config:
@@ -38,7 +42,11 @@ def statistics(detector: Detector) -> dict[str, Tensor]:
 def with_more_slots(rows: Any, sizes: Tensor, padded: Callable[..., Any] = sampling._padded) -> Any:
     """Sixteen empty slots more in every picture."""
     sample = padded(rows, sizes)
-    more = {name: torch.cat([value, value.new_zeros((len(value), 16))], 1) for name, value in vars(sample).items() if name != "rois"}
+    more = {
+        name: torch.cat([value, value.new_zeros((len(value), 16))], 1)
+        for name, value in vars(sample).items()
+        if name != "rois"
+    }
     boxes = torch.cat([sample.rois.boxes, sample.rois.boxes.new_zeros(len(sizes), 16, 4)], 1)
     valid = torch.cat([sample.rois.valid, sample.rois.valid.new_zeros(len(sizes), 16)], 1)
     return replace(sample, rois=replace(sample.rois, boxes=boxes, valid=valid), **more)

@@ -19,7 +19,9 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         block = lambda: nn.Sequential(nn.Linear(4, 4, bias=False), nn.LayerNorm(4))  # noqa: E731
-        self.backbone = nn.ModuleDict({"stem": nn.Linear(3, 4), "blocks": nn.Sequential(block(), block()), "last": nn.LayerNorm(4)})
+        self.backbone = nn.ModuleDict(
+            {"stem": nn.Linear(3, 4), "blocks": nn.Sequential(block(), block()), "last": nn.LayerNorm(4)}
+        )
         self.head = nn.Linear(4, 2)
 
 
@@ -59,7 +61,12 @@ def test_by_default_all_learn_alike(optimizer: SGD | AdamW) -> None:
 @pytest.mark.parametrize(
     ("config", "blocks", "first", "last"),
     [
-        (Timm(name="swin_tiny_patch4_window7_224", output_norm="layer"), 12, "body.patch_embed.proj.weight", "norms.3.bias"),
+        (
+            Timm(name="swin_tiny_patch4_window7_224", output_norm="layer"),
+            12,
+            "body.patch_embed.proj.weight",
+            "norms.3.bias",
+        ),
         (Timm(name="convnext_atto", output_norm="layer"), 12, "body.stem_0.weight", "norms.0.weight"),
         (ViT(name="vit_tiny_patch16_224"), 12, "body.pos_embed", "up4.0.weight"),
     ],
@@ -86,7 +93,13 @@ def test_both_looks_of_a_recursive_pyramid_learn_alike() -> None:
     names = {id(p): name for name, p in detector.named_parameters()}
     groups = groups_of(detector, AdamW(lr=1.0, layer_decay=0.5))
     found = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}  # type: ignore[index]
-    second = {name.removeprefix("second_look."): rate for name, rate in found.items() if name.startswith("second_look.backbone.")}
+    second = {
+        name.removeprefix("second_look."): rate
+        for name, rate in found.items()
+        if name.startswith("second_look.backbone.")
+    }
     assert second == {name: rate for name, rate in found.items() if name.startswith("backbone.")}
     assert found["second_look.backbone.layer2.0.conv1.weight"] == 0.5**6
-    assert {rate for name, rate in found.items() if ".context." in name or ".feedback." in name or name.startswith("neck.")} == {1.0}
+    assert {
+        rate for name, rate in found.items() if ".context." in name or ".feedback." in name or name.startswith("neck.")
+    } == {1.0}

@@ -24,7 +24,11 @@ def head(**fields: object) -> ProposalHead:
 
 def levels(rpn: ProposalHead, height: int = 64, width: int = 96, images: int = 2) -> list[LevelScores]:
     numbers = torch.Generator().manual_seed(3)
-    return rpn(tuple(torch.randn(images, 16, -(-height // s), -(-width // s), generator=numbers) * 5 for s in (4, 8, 16, 32, 64)))
+    return rpn(
+        tuple(
+            torch.randn(images, 16, -(-height // s), -(-width // s), generator=numbers) * 5 for s in (4, 8, 16, 32, 64)
+        )
+    )
 
 
 def anchors(rpn: ProposalHead, said: list[LevelScores]) -> Tensor:
@@ -51,7 +55,9 @@ def test_an_anchor_that_ends_on_the_far_border_is_not_inside() -> None:
         assert bool(anchors_inside(rpn, said, box[None], torch.tensor(size))[0]) is expected
 
 
-@pytest.mark.parametrize(("size", "rows", "columns"), [((64, 96), 64, 96), ((56, 80), 64, 96), ((32, 33), 32, 64), ((1, 64), 32, 64)])
+@pytest.mark.parametrize(
+    ("size", "rows", "columns"), [((64, 96), 64, 96), ((56, 80), 64, 96), ((32, 33), 32, 64), ((1, 64), 32, 64)]
+)
 def test_anchors_whose_cell_starts_inside(size: tuple[int, int], rows: int, columns: int) -> None:
     """Whatever their extent; the size is rounded up to 32, the batch's padding beyond it takes no part."""
     rpn = head(anchors_inside="cells")
@@ -68,7 +74,10 @@ def test_anchors_whose_cell_starts_inside(size: tuple[int, int], rows: int, colu
 def written_out(rpn: ProposalHead, said: list[LevelScores], batch: Batch) -> tuple[float, float]:
     """Both losses from the rules, anchor by anchor, when all candidates are sampled."""
     config = rpn.config
-    logits, deltas = torch.cat([x.logits for x in said], 1).detach().double(), torch.cat([x.deltas for x in said], 1).detach()
+    logits, deltas = (
+        torch.cat([x.logits for x in said], 1).detach().double(),
+        torch.cat([x.deltas for x in said], 1).detach(),
+    )
     everything = anchors(rpn, said)
     bce = boxes = 0.0
     count = 0
@@ -89,7 +98,11 @@ def written_out(rpn: ProposalHead, said: list[LevelScores], batch: Batch) -> tup
                 target = encode(everything[a][None], each.boxes[served][None], (1.0, 1.0, 1.0, 1.0))[0]
                 for d in (deltas[i, a] - target).abs().tolist():
                     quadratic = config.box_loss == "smooth_l1" and d < config.box_loss_beta
-                    boxes += d**2 / 2 / config.box_loss_beta if quadratic else d - (config.box_loss_beta / 2 if config.box_loss == "smooth_l1" else 0)
+                    boxes += (
+                        d**2 / 2 / config.box_loss_beta
+                        if quadratic
+                        else d - (config.box_loss_beta / 2 if config.box_loss == "smooth_l1" else 0)
+                    )
             elif best < float(torch.tensor(0.3)):
                 negatives += 1
                 bce += math.log1p(math.exp(float(logits[i, a])))
@@ -104,7 +117,11 @@ CROWDED = truth([(4, 4, 36, 40), (5, 4, 37, 40), (40, 10, 80, 50), (0, 0, 3, 3)]
 
 @pytest.mark.parametrize("rule", ["picture", "cells"])
 @pytest.mark.parametrize("loss", ["smooth_l1", "l1"])
-@pytest.mark.parametrize("truths", [(CROWDED, ONE), (EMPTY, ONE), (EMPTY, EMPTY), (ONE,)], ids=["both", "one empty", "all empty", "batch of one"])
+@pytest.mark.parametrize(
+    "truths",
+    [(CROWDED, ONE), (EMPTY, ONE), (EMPTY, EMPTY), (ONE,)],
+    ids=["both", "one empty", "all empty", "batch of one"],
+)
 def test_losses_equal_the_rules_written_out(rule: str, loss: str, truths: tuple[GroundTruth, ...]) -> None:
     rpn = head(anchors_inside=rule, box_loss=loss)
     batch = small_batch(small_config(), truths)

@@ -24,7 +24,9 @@ from training.tiny import tiny
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    return Splits(write_split(folder, "train", 5, 0), folder / "train", write_split(folder, "val", 3, 1), folder / "val")
+    return Splits(
+        write_split(folder, "train", 5, 0), folder / "train", write_split(folder, "val", 3, 1), folder / "val"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,11 @@ def trained(splits, tmp_path_factory):
 
 
 def test_a_training_leaves_everything(trained):
-    left = {str(path.relative_to(trained.folder)) for path in trained.folder.rglob("*") if path.is_file() and path.parent.name != "tensorboard"}
+    left = {
+        str(path.relative_to(trained.folder))
+        for path in trained.folder.rglob("*")
+        if path.is_file() and path.parent.name != "tensorboard"
+    }
     assert left == {
         "model/config.json",
         "model/model.safetensors",
@@ -83,9 +89,14 @@ def test_same_seed_same_numbers_other_seed_others(trained, splits, tmp_path):
     again = train(tiny(average_decay=0.9), splits, tmp_path / "again", Options(device="cpu"))
     for name in ("losses.csv", "history.json", "model/config.json"):
         assert (again.folder / name).read_bytes() == (trained.folder / name).read_bytes(), name
-    other = train(tiny(epochs=1), replace(splits, val_annotations=None), tmp_path / "other", Options(device="cpu", seed=1))
+    other = train(
+        tiny(epochs=1), replace(splits, val_annotations=None), tmp_path / "other", Options(device="cpu", seed=1)
+    )
     assert other.metrics is None
-    assert read_losses(other.folder / "losses.csv")[1]["rpn.class"] != read_losses(trained.folder / "losses.csv")[1]["rpn.class"][:3]
+    assert (
+        read_losses(other.folder / "losses.csv")[1]["rpn.class"]
+        != read_losses(trained.folder / "losses.csv")[1]["rpn.class"][:3]
+    )
 
 
 def test_resume_goes_on_as_if_nothing_had_happened(trained, splits, tmp_path):
@@ -102,7 +113,12 @@ def test_resume_goes_on_as_if_nothing_had_happened(trained, splits, tmp_path):
 
 def test_pictures_without_objects_alone(tmp_path):
     annotations = write_split(tmp_path, "train", 2, 0, objects=0)
-    result = train(tiny(epochs=1), Splits(annotations, tmp_path / "train", annotations, tmp_path / "train"), tmp_path / "run", Options(device="cpu"))
+    result = train(
+        tiny(epochs=1),
+        Splits(annotations, tmp_path / "train", annotations, tmp_path / "train"),
+        tmp_path / "run",
+        Options(device="cpu"),
+    )
     assert set(result.metrics["segm"].values()) == {-1.0}
     losses = read_losses(tmp_path / "run" / "losses.csv")[1]
     assert losses["stage1.mask"] == losses["stage1.box"] == [0.0]
@@ -110,7 +126,12 @@ def test_pictures_without_objects_alone(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_training(splits, tmp_path):
     with pytest.raises(TrainingError, match=r"not finite at step [0-5]: .*pictures \d"):
-        train(tiny(optimizer=AdamW(lr=1e18), warmup_steps=0, clip_gradients=None), splits, tmp_path / "run", Options(device="cpu"))
+        train(
+            tiny(optimizer=AdamW(lr=1e18), warmup_steps=0, clip_gradients=None),
+            splits,
+            tmp_path / "run",
+            Options(device="cpu"),
+        )
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -122,7 +143,12 @@ def test_a_time_limit_ends_it_with_a_model(splits, tmp_path):
 
 
 def test_without_semantic_branch(splits, tmp_path):
-    result = train(tiny(epochs=1), replace(splits, val_annotations=None), tmp_path / "run", Options(device="cpu", semantic="none", checkpoints=None))
+    result = train(
+        tiny(epochs=1),
+        replace(splits, val_annotations=None),
+        tmp_path / "run",
+        Options(device="cpu", semantic="none", checkpoints=None),
+    )
     assert result.config.semantic is None
     assert "semantic" not in read_losses(tmp_path / "run" / "losses.csv")[1]
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -130,7 +156,11 @@ def test_without_semantic_branch(splits, tmp_path):
 
 def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits, tmp_path):
     content = json.loads(splits.train_annotations.read_text())
-    one = {**content, "categories": content["categories"][:1], "annotations": [{**a, "category_id": 4} for a in content["annotations"]]}
+    one = {
+        **content,
+        "categories": content["categories"][:1],
+        "annotations": [{**a, "category_id": 4} for a in content["annotations"]],
+    }
     path = tmp_path / "one.json"
     path.write_text(json.dumps(one))
     data = Splits(path, splits.train_images, None, None)
@@ -141,7 +171,10 @@ def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits
     assert lines == [f"all layers start from {trained.model}: it knows class disc"]
     start = json.loads((tmp_path / "run/start.json").read_text())
     assert (start["kept_classes"], start["new_classes"]) == (["disc"], [])
-    before, after = load(trained.model, device="cpu").detector.state_dict(), load(result.model, device="cpu").detector.state_dict()
+    before, after = (
+        load(trained.model, device="cpu").detector.state_dict(),
+        load(result.model, device="cpu").detector.state_dict(),
+    )
     assert torch.allclose(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
     rows = before["roi.box_heads.0.classify.weight"][[0, 2]]  # disc, not square, and the background
     assert torch.allclose(rows, after["roi.box_heads.0.classify.weight"])
@@ -162,7 +195,9 @@ def test_validation_classes_are_checked_before_the_first_step(splits, tmp_path):
 
 def test_the_best_weights_are_kept_and_become_the_model(splits, tmp_path, monkeypatch):
     numbers = iter([0.2, 0.5, 0.4])
-    monkeypatch.setattr("htc.training.run.measure", lambda *_: {"bbox": {"AP": 0.9}, "segm": {"AP": next(numbers)}, "per_class": {}})
+    monkeypatch.setattr(
+        "htc.training.run.measure", lambda *_: {"bbox": {"AP": 0.9}, "segm": {"AP": next(numbers)}, "per_class": {}}
+    )
     plain = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
     kept = train(tiny(epochs=3), splits, tmp_path / "kept", plain)
     assert json.loads((kept.folder / "metrics.json").read_text())["model"] == {"epoch": 2, "step": 6, "is": "the best"}
@@ -173,7 +208,12 @@ def test_the_best_weights_are_kept_and_become_the_model(splits, tmp_path, monkey
 
 def test_mixed_precision_trains(splits, tmp_path):
     config = tiny(epochs=4, optimizer=AdamW(lr=2e-3)).model_copy(update={"precision": "bf16"})
-    train(config, replace(splits, val_annotations=None), tmp_path / "run", Options(device="cpu", event_files=False, checkpoints=None))
+    train(
+        config,
+        replace(splits, val_annotations=None),
+        tmp_path / "run",
+        Options(device="cpu", event_files=False, checkpoints=None),
+    )
     _, losses = read_losses(tmp_path / "run" / "losses.csv")
     total = [sum(values) for values in zip(*losses.values(), strict=True)]
     assert sum(total[-3:]) < 0.9 * sum(total[:3])
@@ -202,5 +242,9 @@ def test_a_training_says_which_colours_its_weights_expect(splits, tmp_path, monk
     dataset, said = read_coco(splits.train_annotations, splits.train_images), []
     module = build_module(config, dataset, Options(device="cpu"), tmp_path, said.append)
     expected = "other colours: give --input.mean 127.5,127.5,127.5 --input.std 127.5,127.5,127.5"
-    assert any(one.line.startswith("the backbone starts from vit_tiny_patch16_224; its weights") and one.line.endswith(expected) for one in said)
+    assert any(
+        one.line.startswith("the backbone starts from vit_tiny_patch16_224; its weights")
+        and one.line.endswith(expected)
+        for one in said
+    )
     assert module.detector.config.input == tiny().input

@@ -33,7 +33,10 @@ def sampler(batch: Batch, **cascade: object) -> TruthSampler:
     return TruthSampler(batch, small_config(cascade=cascade).cascade, K)
 
 
-@pytest.mark.parametrize(("positives", "negatives", "expected"), [(40, 40, (4, 12)), (2, 40, (2, 14)), (40, 3, (4, 3)), (0, 40, (0, 16)), (0, 0, (0, 0))])
+@pytest.mark.parametrize(
+    ("positives", "negatives", "expected"),
+    [(40, 40, (4, 12)), (2, 40, (2, 14)), (40, 3, (4, 3)), (0, 40, (0, 16)), (0, 0, (0, 0))],
+)
 def test_counts(positives: int, negatives: int, expected: tuple[int, int]) -> None:
     """A quarter of sixteen positive at most; negatives fill up what is left, positives do not."""
     matched = torch.tensor([7] * positives + [BACKGROUND] * negatives + [IGNORED] * 9)

@@ -1,4 +1,6 @@
-"""The official schedules, as numbers: the rate of the first steps, and at each milestone of COCO's 117,266 pictures on 16 at a time."""
+"""The official schedules, as numbers: the rate of the first steps, and at each milestone of COCO's 117,266 pictures
+on 16 at a time.
+"""
 
 import pytest
 
@@ -12,7 +14,9 @@ STEPS = 7330
 def rate(config, epoch, step=0, images=16):
     """The learning rate at a step of an epoch (both from 0)."""
     training = config.training
-    return base_learning_rate(training, images) * learning_rate_factor(training, epoch * STEPS + step, STEPS, training.epochs)
+    return base_learning_rate(training, images) * learning_rate_factor(
+        training, epoch * STEPS + step, STEPS, training.epochs
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,7 +37,11 @@ def test_warm_up_and_milestones(name, epochs, milestones):
     # mmdetection: linear warm-up over 500 steps from 0.001 of the rate: 0.02 (0.001 + 0.999 step / 500).
     assert [rate(config, 0, step) for step in (0, 250, 499, 500)] == pytest.approx([2e-5, 0.01001, 0.01996004, 0.02])
     first, second = milestones
-    assert [rate(config, first - 1, STEPS - 1), rate(config, first), rate(config, second - 1, STEPS - 1)] == pytest.approx([0.02, 0.002, 0.002])
+    assert [
+        rate(config, first - 1, STEPS - 1),
+        rate(config, first),
+        rate(config, second - 1, STEPS - 1),
+    ] == pytest.approx([0.02, 0.002, 0.002])
     assert [rate(config, second), rate(config, epochs - 1, STEPS - 1)] == pytest.approx([0.0002, 0.0002])
 
 

@@ -1,4 +1,6 @@
-"""Two processes with synchronised norms in every part: the losses and gradients of one process that has both pictures."""
+"""Two processes with synchronised norms in every part: the losses and gradients of one process that has both
+pictures.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def step(dataset: Dataset, config: Config, rank: int = 0, ranks: int = 1) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, np.ndarray]]:
+def step(
+    dataset: Dataset, config: Config, rank: int = 0, ranks: int = 1
+) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Losses, gradients and running statistics of one step, in double precision."""
     torch.manual_seed(0)
     objective = TrainingObjective(Detector(config), config).double()
@@ -73,5 +77,7 @@ def test_a_training_of_two_processes_ends_without_any_object(tmp_path: Path) -> 
     annotations = write_split(tmp_path, "train", 2, 0, objects=0)
     split = Splits(annotations, tmp_path / "train", annotations, tmp_path / "train")
     options = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
-    results = together(lambda _rank: train(synchronised("sync", epochs=1, batch_size=1), split, tmp_path / "run", options))
+    results = together(
+        lambda _rank: train(synchronised("sync", epochs=1, batch_size=1), split, tmp_path / "run", options)
+    )
     assert results[0].steps == 1

@@ -24,7 +24,9 @@ from training.tiny import tiny
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    return Splits(write_split(folder, "train", 4, 0), folder / "train", write_split(folder, "val", 3, 1), folder / "val")
+    return Splits(
+        write_split(folder, "train", 4, 0), folder / "train", write_split(folder, "val", 3, 1), folder / "val"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,12 @@ def test_the_losses_are_those_of_all_pictures_as_one_batch(setting):
     samples = [batches.dataset[position] for position in range(3)]
     with torch.no_grad():
         together = TrainingObjective(detector, config).eval()(collate(samples, config.input))
-    assert set(found) == {"rpn.class", "rpn.box", "semantic", *(f"stage{t}.{part}" for t in (1, 2, 3) for part in ("class", "box", "mask"))}
+    assert set(found) == {
+        "rpn.class",
+        "rpn.box",
+        "semantic",
+        *(f"stage{t}.{part}" for t in (1, 2, 3) for part in ("class", "box", "mask")),
+    }
     assert found == pytest.approx({name: float(value) for name, value in together.items()}, rel=1e-4, abs=1e-6)
     assert validation_losses(detector, config, batches) == found
     assert all(parameter.grad is None for parameter in detector.parameters())
@@ -52,7 +59,9 @@ def test_the_losses_are_those_of_all_pictures_as_one_batch(setting):
 
 def test_without_maps_of_the_validation_pictures_there_is_no_semantic_term(setting, tmp_path):
     detector, config, dataset = setting
-    assert "semantic" not in validation_losses(detector, config, validation_batches(dataset, config, MapSources(tmp_path / "train")))
+    assert "semantic" not in validation_losses(
+        detector, config, validation_batches(dataset, config, MapSources(tmp_path / "train"))
+    )
 
 
 def test_maps_of_the_validation_pictures_lie_beside_those_of_training(setting, tmp_path):
@@ -82,7 +91,10 @@ def test_the_precision_is_of_masks_and_of_boxes_where_there_are_none():
     assert precision(entry()) == 0.1
 
 
-@pytest.mark.parametrize(("values", "since"), [([0.1], 0), ([0.1, 0.2, 0.2], 1), ([0.3, 0.2, 0.1], 2), ([-1.0, -1.0, -1.0], 0), ([-1.0, 0.0, 0.0], 1)])
+@pytest.mark.parametrize(
+    ("values", "since"),
+    [([0.1], 0), ([0.1, 0.2, 0.2], 1), ([0.3, 0.2, 0.1], 2), ([-1.0, -1.0, -1.0], 0), ([-1.0, 0.0, 0.0], 1)],
+)
 def test_evaluations_since_the_best(values, since):
     assert evaluations_since_best([entry(value) for value in values]) == since
 
@@ -94,10 +106,18 @@ def test_a_run_records_shows_and_stops_early(splits, tmp_path):
     result = train(still, splits, tmp_path / "run", Options(device="cpu", checkpoints=None, pictures=2), events.append)
     history = read_history(result.folder)
     assert [one["epoch"] for one in history] == [1, 2]
-    assert [(one.entry["epoch"], one.best, one.stops) for one in events if isinstance(one, Measured)] == [(1, True, False), (2, False, True)]
+    assert [(one.entry["epoch"], one.best, one.stops) for one in events if isinstance(one, Measured)] == [
+        (1, True, False),
+        (2, False, True),
+    ]
     assert [(one.done, one.pictures) for one in events if isinstance(one, Measuring)] == [(1, 3), (2, 3), (3, 3)] * 2
     steps = [one for one in events if isinstance(one, StepDone)]
-    assert [(one.step, one.steps, one.epoch, one.epochs) for one in steps] == [(1, 18, 1, 9), (2, 18, 1, 9), (3, 18, 2, 9), (4, 18, 2, 9)]
+    assert [(one.step, one.steps, one.epoch, one.epochs) for one in steps] == [
+        (1, 18, 1, 9),
+        (2, 18, 1, 9),
+        (3, 18, 2, 9),
+        (4, 18, 2, 9),
+    ]
     assert history[0]["losses"]["stage2.mask"] > 0
     header, first, _second = (tmp_path / "run/validation.csv").read_text().splitlines()
     row = dict(zip(header.split(","), first.split(","), strict=True))
@@ -105,10 +125,17 @@ def test_a_run_records_shows_and_stops_early(splits, tmp_path):
     assert float(row["segm.AP"]) == history[0]["segm"]["AP"]
     assert float(row["per_class.square.segm"]) == history[0]["per_class"]["square"]["segm"]
     assert "losses" not in json.loads((tmp_path / "run/metrics.json").read_text())
-    assert len(list((tmp_path / "run/pictures/best").glob("*.png"))) == len(list((tmp_path / "run/pictures/last").glob("*.png"))) == 2
+    assert (
+        len(list((tmp_path / "run/pictures/best").glob("*.png")))
+        == len(list((tmp_path / "run/pictures/last").glob("*.png")))
+        == 2
+    )
     events_file = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     assert [(one.step, one.value) for one in events_file.Scalars("train/stage1.box")] == [
         (step.step - 1, pytest.approx(step.losses["stage1.box"], rel=1e-6)) for step in steps
     ]
-    assert next((one.step, one.value) for one in events_file.Scalars("losses/total")) == (1, pytest.approx(float(row["losses.total"]), rel=1e-6))
+    assert next((one.step, one.value) for one in events_file.Scalars("losses/total")) == (
+        1,
+        pytest.approx(float(row["losses.total"]), rel=1e-6),
+    )
     assert {"segm/AP", "per_class/disc.bbox", "learning_rate", "train/total"} <= set(events_file.Tags()["scalars"])

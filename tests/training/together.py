@@ -11,13 +11,17 @@ from htc.training.distributed import joined
 
 
 def together(work, processes=2, timeout=120):
-    """What `work(rank)` gives in each of so many processes that meet on this machine; raises what one of them raises."""
+    """What `work(rank)` gives in each of so many processes that meet on this machine; raises what one of them
+    raises.
+    """
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
     pipes = [context.Pipe(duplex=False) for _ in range(processes)]
-    started = [context.Process(target=_run, args=(work, rank, processes, port, pipes[rank][1])) for rank in range(processes)]
+    started = [
+        context.Process(target=_run, args=(work, rank, processes, port, pipes[rank][1])) for rank in range(processes)
+    ]
     for process in started:
         process.start()
     try:
@@ -37,7 +41,13 @@ def together(work, processes=2, timeout=120):
 
 def _run(work, rank, processes, port, pipe):
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    words = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_PORT": port}
+    words = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": processes,
+        "LOCAL_WORLD_SIZE": processes,
+        "MASTER_PORT": port,
+    }
     os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in words.items()}}
     try:
         with joined("cpu"):

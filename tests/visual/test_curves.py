@@ -5,7 +5,12 @@ from PIL import Image
 from htc.errors import OutputError
 from htc.visual.curves import draw_average_precision, draw_losses, running_mean, spread
 
-TERMS = ["rpn_class", "rpn_box", "semantic", *(f"stage_{t}_{kind}" for t in (1, 2, 3) for kind in ("class", "box", "mask"))]
+TERMS = [
+    "rpn_class",
+    "rpn_box",
+    "semantic",
+    *(f"stage_{t}_{kind}" for t in (1, 2, 3) for kind in ("class", "box", "mask")),
+]
 
 
 def ink(path):
@@ -26,7 +31,12 @@ def test_losses_are_drawn(tmp_path, steps):
 @pytest.mark.parametrize("epochs", [0, 1, 12])
 def test_average_precision_is_drawn(tmp_path, epochs):
     rise = 1 - np.exp(-np.arange(epochs) / 4)
-    metrics = {"mask AP": list(0.4 * rise), "mask AP50": list(0.7 * rise), "box AP": list(0.39 * rise), "undefined": [-1.0] * epochs}
+    metrics = {
+        "mask AP": list(0.4 * rise),
+        "mask AP50": list(0.7 * rise),
+        "box AP": list(0.39 * rise),
+        "undefined": [-1.0] * epochs,
+    }
     draw_average_precision(tmp_path / "ap.png", range(1, epochs + 1), metrics)
     assert Image.open(tmp_path / "ap.png").size == (880, 495)
     assert ink(tmp_path / "ap.png") > 0.01

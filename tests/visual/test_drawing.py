@@ -14,7 +14,10 @@ from htc.visual.palette import PALETTE, class_colours, instance_colours, luminan
 
 
 def squares(count: int, side: int, step: int, columns: int = 10) -> np.ndarray:
-    corner = np.array([(number % columns, number // columns) for number in range(count)], np.float32).reshape(-1, 2) * step + step // 4
+    corner = (
+        np.array([(number % columns, number // columns) for number in range(count)], np.float32).reshape(-1, 2) * step
+        + step // 4
+    )
     return np.concatenate((corner, corner + side), axis=1)
 
 
@@ -65,15 +68,26 @@ def test_small_objects_are_painted_over_large_ones() -> None:
 @pytest.mark.parametrize("count", [0, 1, 30])
 def test_any_size_and_number(size: tuple[int, int], count: int) -> None:
     boxes = squares(count, 8, 12).clip(0, [size[1], size[0]] * 2)
-    drawn = draw_objects(np.zeros((*size, 3), np.uint8), boxes, np.zeros(count, int), filled(boxes), ["nucleus 0.93"] * count, outline_boxes=True)
+    drawn = draw_objects(
+        np.zeros((*size, 3), np.uint8),
+        boxes,
+        np.zeros(count, int),
+        filled(boxes),
+        ["nucleus 0.93"] * count,
+        outline_boxes=True,
+    )
     assert drawn.shape == (*size, 3)
 
 
-def placed(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], boxes: np.ndarray, text: str = "person 0.93") -> np.ndarray:
+def placed(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], boxes: np.ndarray, text: str = "person 0.93"
+) -> np.ndarray:
     """Where `paint_labels` puts captions (xyxy)."""
     spots: list[np.ndarray] = []
     monkeypatch.setattr(captions, "_blend", lambda _canvas, _patch, spot, _colour: spots.append(spot))
-    captions.paint_labels(np.zeros((*size, 3), np.uint8), boxes, [text] * len(boxes), PALETTE[np.zeros(len(boxes), int)])
+    captions.paint_labels(
+        np.zeros((*size, 3), np.uint8), boxes, [text] * len(boxes), PALETTE[np.zeros(len(boxes), int)]
+    )
     return np.array(spots).reshape(-1, 4)
 
 
@@ -135,7 +149,10 @@ def test_captions_contrast_with_their_plate(label: int) -> None:
     assert (light + 0.05) / (dark + 0.05) > 3.2
 
 
-@pytest.mark.parametrize(("size", "factor"), [((1, 1), 640), ((100, 80), 7), ((256, 256), 3), ((512, 400), 1), ((480, 640), 1), ((6000, 8000), 1)])
+@pytest.mark.parametrize(
+    ("size", "factor"),
+    [((1, 1), 640), ((100, 80), 7), ((256, 256), 3), ((512, 400), 1), ((480, 640), 1), ((6000, 8000), 1)],
+)
 def test_small_pictures_are_enlarged(size: tuple[int, int], factor: int) -> None:
     assert enlargement(size) == factor
 

@@ -11,7 +11,22 @@ from PIL import Image
 
 from htc.errors import OutputError
 from htc.visual import charts
-from htc.visual.page import Cell, Fact, Facts, Figure, Gallery, Notice, Page, Section, Table, Text, pixels, render, vector, write_page
+from htc.visual.page import (
+    Cell,
+    Fact,
+    Facts,
+    Figure,
+    Gallery,
+    Notice,
+    Page,
+    Section,
+    Table,
+    Text,
+    pixels,
+    render,
+    vector,
+    write_page,
+)
 
 EVIL = '<script>alert("x")</script>'
 
@@ -48,7 +63,12 @@ def full_page(text="plain"):
         Facts([Fact(text, text, text, "good")]),
         Table([text, "AP"], [[text, 0.25], [Cell(text, 0.5), None]], text),
         Figure(pixels(image), text, text, wide=True),
-        Gallery([Figure(pixels(image, lossless=True), text), Figure(vector(charts.lines({text: ([0, 1], [1, 0])}, text, (text, text))), text)]),
+        Gallery(
+            [
+                Figure(pixels(image, lossless=True), text),
+                Figure(vector(charts.lines({text: ([0, 1], [1, 0])}, text, (text, text))), text),
+            ]
+        ),
     ]
     sections = [Section(text, parts, text), Section(text, parts[:1], folded=True), Section("Empty", [])]
     return Page(text, sections, text, text)
@@ -72,7 +92,9 @@ def test_texts_are_never_html():
 
 
 def test_tables_show_numbers_and_gaps():
-    table = Table(["class", "AP", "count"], [["a", 0.12345, 3], ["b", None, 4], ["c", float("nan"), 5]], number_format=".2f")
+    table = Table(
+        ["class", "AP", "count"], [["a", 0.12345, 3], ["b", None, 4], ["c", float("nan"), 5]], number_format=".2f"
+    )
     page = Reader(render(Page("t", [Section("s", [table])])))
     cells = [text.strip() for text in page.text if text.strip()]
     assert cells[-9:] == ["a", "0.12", "3", "b", "–", "4", "c", "–", "5"]
@@ -86,7 +108,9 @@ def test_pictures_come_back_as_they_were():
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))), image)
 
 
-@pytest.mark.parametrize("empty", [Page("t", []), Page("t", [Section("s", [Facts([]), Table(["a"], []), Gallery([])])])])
+@pytest.mark.parametrize(
+    "empty", [Page("t", []), Page("t", [Section("s", [Facts([]), Table(["a"], []), Gallery([])])])]
+)
 def test_pages_may_be_empty(empty):
     assert "<h1>t</h1>" in render(empty)
 

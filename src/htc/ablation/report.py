@@ -1,4 +1,6 @@
-"""From results to the table: mean and spread over seeds, and how sure a difference is, by a paired bootstrap over pictures."""
+"""From results to the table: mean and spread over seeds, and how sure a difference is, by a paired bootstrap over
+pictures.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +65,10 @@ def kinds_of(table: Table) -> tuple[Kind, ...]:
 
 
 def _line(
-    place: int, table: Table, matched: Sequence[Mapping[int, Mapping[str, PictureMatches]]], resampled_row: Callable[[int, int, Kind], np.ndarray]
+    place: int,
+    table: Table,
+    matched: Sequence[Mapping[int, Mapping[str, PictureMatches]]],
+    resampled_row: Callable[[int, int, Kind], np.ndarray],
 ) -> Line:
     row, own = table.rows[place], matched[place]
     ap = {kind: tuple(of[kind].average_precision() for of in own.values()) for kind in kinds_of(table)}
@@ -72,14 +77,20 @@ def _line(
         for kind in table.compared:
             pairs = [(own[seed][kind], matched[row.against][seed][kind]) for seed in shared]
             by_seed = tuple(one.average_precision() - other.average_precision() for one, other in pairs)
-            low, high = interval(np.mean([resampled_row(place, seed, kind) - resampled_row(row.against, seed, kind) for seed in shared], 0))
+            low, high = interval(
+                np.mean(
+                    [resampled_row(place, seed, kind) - resampled_row(row.against, seed, kind) for seed in shared], 0
+                )
+            )
             differences[kind] = Difference(table.rows[row.against].name, float(np.mean(by_seed)), low, high, by_seed)
     return Line(row.name, ap, tuple(own), row.published, differences)
 
 
 def headings(table: Table) -> list[str]:
     """What the columns of `cells` are."""
-    compared = [heading for kind in table.compared for heading in (f"{NAMES[kind]} against", "difference [95 % of draws]")]
+    compared = [
+        heading for kind in table.compared for heading in (f"{NAMES[kind]} against", "difference [95 % of draws]")
+    ]
     return ["", *(NAMES[kind] for kind in kinds_of(table)), *compared, "paper: box", "mask"]
 
 
@@ -114,7 +125,9 @@ def content(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
                 "seeds": list(line.seeds),
                 **{kind: list(values) for kind, values in line.ap.items()},
                 "published": dict(zip(KINDS, line.published, strict=True)),
-                "differences": {kind: vars(one) | {"by_seed": list(one.by_seed)} for kind, one in line.differences.items()},
+                "differences": {
+                    kind: vars(one) | {"by_seed": list(one.by_seed)} for kind, one in line.differences.items()
+                },
             }
             for line in lines
         ],
@@ -130,7 +143,10 @@ def _spread(values: Sequence[float]) -> str:
 def _compared(difference: Difference | None) -> tuple[str, str]:
     if difference is None:
         return "", ""
-    return difference.against, f"{100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+    return (
+        difference.against,
+        f"{100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]",
+    )
 
 
 def _published(value: float | None) -> str:

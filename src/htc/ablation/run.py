@@ -1,4 +1,5 @@
-"""An ablation on one data set: every row of a table trained with every seed, measured, compared; resumable training by training.
+"""An ablation on one data set: every row of a table trained with every seed, measured, compared; resumable training by
+training.
 
 Rows that are the same configuration (Tables 2 and 4 share two) are trained once. Seeds come outermost, so that a first
 complete table is there after one seed.
@@ -61,20 +62,32 @@ Told = Callable[[str], None]
 
 
 def run_ablation(
-    tables: Sequence[Table], splits: Splits, out: Path, budget: Budget = Budget(), tell: Told | None = None, progress: Progress | None = None
+    tables: Sequence[Table],
+    splits: Splits,
+    out: Path,
+    budget: Budget = Budget(),
+    tell: Told | None = None,
+    progress: Progress | None = None,
 ) -> dict[int, tuple[Measured, ...]]:
-    """Trains and measures what is still missing in `out`; for each table number what is measured, rows of unfinished seeds left out.
+    """Trains and measures what is still missing in `out`; for each table number what is measured, rows of unfinished
+    seeds left out.
 
-    Raises `DataError` without validation pictures, `OutputError` if `out` holds an ablation of other data or settings, and
-    what a training raises.
+    Raises `DataError` without validation pictures, `OutputError` if `out` holds an ablation of other data or settings,
+    and what a training raises.
     """
     if splits.val_annotations is None or splits.val_images is None:
-        raise DataError("an ablation is measured on validation pictures: give --val-annotations and --val-images, or a --data folder that has them")
+        raise DataError(
+            "an ablation is measured on validation pictures: give --val-annotations and --val-images, or a --data "
+            "folder that has them"
+        )
     dataset = read_coco(splits.train_annotations, splits.train_images)
     _claim(out, splits)
     deadline = None if budget.minutes is None else time.monotonic() + 60 * budget.minutes
     planned = [_planned(table, place, row, dataset) for table in tables for place, row in enumerate(table.rows)]
-    stages = {one.measured: tuple(dict.fromkeys(other.stages for other in planned if other.measured == one.measured)) for one in planned}
+    stages = {
+        one.measured: tuple(dict.fromkeys(other.stages for other in planned if other.measured == one.measured))
+        for one in planned
+    }
     found: dict[int, list[Measured]] = {table.number: [] for table in tables}
     for seed in budget.seeds:
         for one in planned:
@@ -118,11 +131,21 @@ class _Planned:
 
 def _planned(table: Table, place: int, row: Row, dataset: Dataset) -> _Planned:
     config = fit_to_data(row.config, dataset, "none" if row.config.semantic is None else "auto")
-    return _Planned(table.number, place, row.name, config, digest(config), row.mask_stages or tuple(range(1, config.cascade.num_stages + 1)), row.augment)
+    return _Planned(
+        table.number,
+        place,
+        row.name,
+        config,
+        digest(config),
+        row.mask_stages or tuple(range(1, config.cascade.num_stages + 1)),
+        row.augment,
+    )
 
 
 def digest(config: Config) -> str:
-    """A name for a configuration's training: equal exactly if what is learned is equal. Test-time settings do not count."""
+    """A name for a configuration's training: equal exactly if what is learned is equal. Test-time settings do not
+    count.
+    """
     learned = config.model_dump(mode="json", exclude={"inference", "preset"})
     return hashlib.blake2b(json.dumps(learned, sort_keys=True).encode(), digest_size=5).hexdigest()
 
@@ -150,11 +173,19 @@ def _train(config: Config, splits: Splits, folder: Path, budget: Budget, seed: i
         shutil.rmtree(folder)  # it was interrupted before its first checkpoint
     plain = Splits(splits.train_annotations, splits.train_images, None, None)
     semantic = "none" if config.semantic is None else "auto"
-    train(config, plain, folder, Options(seed=seed, device=budget.device, resume=resume, semantic=semantic, workers=budget.workers), progress)
+    train(
+        config,
+        plain,
+        folder,
+        Options(seed=seed, device=budget.device, resume=resume, semantic=semantic, workers=budget.workers),
+        progress,
+    )
 
 
 def _measure(one: _Planned, subsets: Sequence[Stages], splits: Splits, folder: Path, budget: Budget) -> None:
-    """Writes the trained model's results on the validation pictures, one file a subset of mask stages, in one pass over them."""
+    """Writes the trained model's results on the validation pictures, one file a subset of mask stages, in one pass
+    over them.
+    """
     if all(one.results(folder, subset).is_file() for subset in subsets):
         return
     assert splits.val_annotations is not None
@@ -163,7 +194,9 @@ def _measure(one: _Planned, subsets: Sequence[Stages], splits: Splits, folder: P
     settings = [Setting(("inference", name), value, "the ablation") for name, value in chosen.items()]
     predictor = load(folder / MODEL, device=budget.device, settings=settings)
     if one.augment is not None:
-        _, found = evaluate_model(join([predictor], parse_views(one.augment)), splits.val_annotations, splits.val_images)
+        _, found = evaluate_model(
+            join([predictor], parse_views(one.augment)), splits.val_annotations, splits.val_images
+        )
         results = {one.stages: found}
     else:
         _, results = measure_stages(predictor, splits.val_annotations, splits.val_images, subsets)

@@ -1,7 +1,7 @@
 """The ablations of the paper's section 4.4 (arXiv 1901.07518) as rows: each a whole configuration, made from one base.
 
-Every row has one score threshold (0.001) and one matching rule (low-quality matches on), so that rows differ in what they
-name and in nothing else. In the released configurations these two differ between the baselines and HTC.
+Every row has one score threshold (0.001) and one matching rule (low-quality matches on), so that rows differ in what
+they name and in nothing else. In the released configurations these two differ between the baselines and HTC.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,20 +51,32 @@ class Table:
     """By which AP rows are compared: masks, and where outlines are in question, boundaries."""
 
     def only(self, parts: Sequence[str]) -> "Table":
-        """The rows that have one of these `parts` in their names, whatever its case, and the rows they are compared with.
+        """The rows that have one of these `parts` in their names, whatever its case, and the rows they are compared
+        with.
 
         Raises `ConfigError` if no row has any.
         """
-        wanted = {place for place, row in enumerate(self.rows) if any(part.lower() in row.name.lower() for part in parts)}
+        wanted = {
+            place for place, row in enumerate(self.rows) if any(part.lower() in row.name.lower() for part in parts)
+        }
         if not wanted:
-            raise ConfigError(f"--rows {' '.join(parts)}: table {self.number} has no such row; its rows: {', '.join(row.name for row in self.rows)}")
-        kept = sorted(wanted | {row.against for place, row in enumerate(self.rows) if place in wanted and row.against is not None})
+            raise ConfigError(
+                f"--rows {' '.join(parts)}: table {self.number} has no such row; its rows: "
+                f"{', '.join(row.name for row in self.rows)}"
+            )
+        kept = sorted(
+            wanted | {row.against for place, row in enumerate(self.rows) if place in wanted and row.against is not None}
+        )
         rows = (self.rows[place] for place in kept)
-        return replace(self, rows=tuple(replace(row, against=kept.index(row.against) if row.against in kept else None) for row in rows))
+        return replace(
+            self,
+            rows=tuple(replace(row, against=kept.index(row.against) if row.against in kept else None) for row in rows),
+        )
 
 
 def table(number: int, base: Config) -> Table:
-    """Table 1 (the three models), 2 to 7, or 8 (further modules) with `base`, a Hybrid Task Cascade, as its strongest model.
+    """Table 1 (the three models), 2 to 7, or 8 (further modules) with `base`, a Hybrid Task Cascade, as its strongest
+    model.
 
     Raises `ConfigError` if `base` has no semantic branch or not the paper's three stages, or there is no such table;
     for Table 7 also if its backbone has no place for deformable convolution.
@@ -72,21 +84,37 @@ def table(number: int, base: Config) -> Table:
     if number not in TABLES:
         raise ConfigError(f"--table {number}: the paper's ablations are tables {', '.join(map(str, TABLES))}")
     if base.semantic is None or base.cascade.num_stages != STAGES:
-        raise ConfigError(f"{base.preset} cannot be taken apart: an ablation starts from three stages with a semantic branch, such as htc_r50_fpn_20e_paper")
+        raise ConfigError(
+            f"{base.preset} cannot be taken apart: an ablation starts from three stages with a semantic branch, such "
+            f"as htc_r50_fpn_20e_paper"
+        )
     title, rows = TABLES[number]
     return Table(number, title, rows(base), ("segm", "boundary") if number == MODULES else ("segm",))
 
 
 def arranged(
-    base: Config, *, stages: int | None = None, interleaved: bool, mask_flow: bool, fusion: Fusion, semantic: bool = True, beta: float | None = None
+    base: Config,
+    *,
+    stages: int | None = None,
+    interleaved: bool,
+    mask_flow: bool,
+    fusion: Fusion,
+    semantic: bool = True,
+    beta: float | None = None,
 ) -> Config:
-    """`base` with the paper's switches set, one score threshold and one matching rule. `semantic` false leaves the branch out.
+    """`base` with the paper's switches set, one score threshold and one matching rule. `semantic` false leaves the
+    branch out.
 
     One stage is Mask R-CNN, whose boxes are class-specific.
     """
     config = base.model_dump()
     cascade: dict[str, Any] = config["cascade"]
-    cascade |= {"interleaved": interleaved, "mask_flow": mask_flow, "semantic_fusion": fusion, "low_quality_matches": True}
+    cascade |= {
+        "interleaved": interleaved,
+        "mask_flow": mask_flow,
+        "semantic_fusion": fusion,
+        "low_quality_matches": True,
+    }
     config["inference"] |= {"score_threshold": SCORE_THRESHOLD}
     if stages is not None:
         cascade |= {"num_stages": stages, "class_agnostic_boxes": stages > 1}
@@ -105,24 +133,43 @@ def _models(base: Config) -> tuple[Row, ...]:
         ("Cascade Mask R-CNN", arranged(base, **plain)),
         ("Hybrid Task Cascade", arranged(base, interleaved=True, mask_flow=True, fusion="both")),
     )
-    return tuple(Row(name, config, (None, None), against=0 if place else None) for place, (name, config) in enumerate(rows))
+    return tuple(
+        Row(name, config, (None, None), against=0 if place else None) for place, (name, config) in enumerate(rows)
+    )
 
 
 def _components(base: Config) -> tuple[Row, ...]:
     rows = (
-        ("Cascade Mask R-CNN (parallel)", arranged(base, interleaved=False, mask_flow=False, fusion="none", semantic=False), (42.5, 36.5)),
-        ("+ interleaved", arranged(base, interleaved=True, mask_flow=False, fusion="none", semantic=False), (42.5, 36.7)),
-        ("+ mask information flow", arranged(base, interleaved=True, mask_flow=True, fusion="none", semantic=False), (42.5, 37.4)),
+        (
+            "Cascade Mask R-CNN (parallel)",
+            arranged(base, interleaved=False, mask_flow=False, fusion="none", semantic=False),
+            (42.5, 36.5),
+        ),
+        (
+            "+ interleaved",
+            arranged(base, interleaved=True, mask_flow=False, fusion="none", semantic=False),
+            (42.5, 36.7),
+        ),
+        (
+            "+ mask information flow",
+            arranged(base, interleaved=True, mask_flow=True, fusion="none", semantic=False),
+            (42.5, 37.4),
+        ),
         ("+ semantic branch", arranged(base, interleaved=True, mask_flow=True, fusion="both"), (43.2, 38.0)),
     )
-    return tuple(Row(name, config, published, against=place - 1 if place else None) for place, (name, config, published) in enumerate(rows))
+    return tuple(
+        Row(name, config, published, against=place - 1 if place else None)
+        for place, (name, config, published) in enumerate(rows)
+    )
 
 
 def _interleaved(base: Config) -> tuple[Row, ...]:
     published = {(1, False): 35.1, (1, True): 35.6, (STAGES, False): 36.5, (STAGES, True): 36.7}
     rows: list[Row] = []
     for (stages, interleaved), ap in published.items():
-        name = f"{'Mask R-CNN' if stages == 1 else 'Cascade Mask R-CNN'}, {'interleaved' if interleaved else 'parallel'}"
+        name = (
+            f"{'Mask R-CNN' if stages == 1 else 'Cascade Mask R-CNN'}, {'interleaved' if interleaved else 'parallel'}"
+        )
         config = arranged(base, stages=stages, interleaved=interleaved, mask_flow=False, fusion="none", semantic=False)
         rows.append(Row(name, config, (None, ap), against=len(rows) - 1 if interleaved else None))
     return tuple(rows)
@@ -136,7 +183,9 @@ def _flow(base: Config) -> tuple[Row, ...]:
         config = arranged(base, interleaved=True, mask_flow=flow, fusion="none", semantic=False)
         for (text, stages), ap in zip(subsets.items(), published[flow], strict=True):
             against = len(rows) - len(subsets) if flow else None
-            rows.append(Row(f"{'with' if flow else 'without'} mask flow, stage {text}", config, (None, ap), against, stages))
+            rows.append(
+                Row(f"{'with' if flow else 'without'} mask flow, stage {text}", config, (None, ap), against, stages)
+            )
     return tuple(rows)
 
 
@@ -144,14 +193,21 @@ def _fusion(base: Config) -> tuple[Row, ...]:
     cascade = arranged(base, interleaved=False, mask_flow=False, fusion="none", semantic=False)
     rows = [Row("no semantic branch", cascade, (None, 36.5), against=None)]
     for fusion, ap in zip(FUSIONS, (37.1, 37.3, 37.4, 37.5), strict=True):
-        name = {"none": "branch alone, no fusion", "both": "fused into box and mask"}.get(fusion, f"fused into {fusion}")
+        name = {"none": "branch alone, no fusion", "both": "fused into box and mask"}.get(
+            fusion, f"fused into {fusion}"
+        )
         rows.append(Row(name, arranged(base, interleaved=False, mask_flow=False, fusion=fusion), (None, ap), against=0))
     return tuple(rows)
 
 
 def _beta(base: Config) -> tuple[Row, ...]:
     return tuple(
-        Row(f"beta {beta:g}", arranged(base, interleaved=True, mask_flow=True, fusion="both", beta=beta), (None, ap), against=None if beta == 1 else 1)
+        Row(
+            f"beta {beta:g}",
+            arranged(base, interleaved=True, mask_flow=True, fusion="both", beta=beta),
+            (None, ap),
+            against=None if beta == 1 else 1,
+        )
         for beta, ap in zip(BETAS, (37.9, 38.0, 37.9, 37.8), strict=True)
     )
 
@@ -159,13 +215,26 @@ def _beta(base: Config) -> tuple[Row, ...]:
 def _extensions(base: Config) -> tuple[Row, ...]:
     """Each on top of the row above. The ensemble, the last row, is `htc evaluate` with several models."""
     if not isinstance(base.backbone, ResNet) or base.backbone.depth < SHALLOWEST:
-        raise ConfigError(f"--table 7 begins with deformable convolution in a ResNet of depth 50 or more; {base.preset} has {_named(base.backbone)}")
+        raise ConfigError(
+            f"--table 7 begins with deformable convolution in a ResNet of depth 50 or more; {base.preset} has "
+            f"{_named(base.backbone)}"
+        )
     plain = arranged(base, interleaved=True, mask_flow=True, fusion="both")
     with_deformable = deformable(plain)
     with_norms = synchronised(with_deformable)
     with_scales = multi_scale(with_norms)
-    larger = with_scales.model_copy(update={"backbone": SENET154.model_copy(update={"pretrained": bool(base.backbone.pretrained)})})
-    shared = base.rpn.model_dump(include={"anchor_scale", "candidates_per_level", "proposals", "training_candidates_per_level", "training_proposals"})
+    larger = with_scales.model_copy(
+        update={"backbone": SENET154.model_copy(update={"pretrained": bool(base.backbone.pretrained)})}
+    )
+    shared = base.rpn.model_dump(
+        include={
+            "anchor_scale",
+            "candidates_per_level",
+            "proposals",
+            "training_candidates_per_level",
+            "training_proposals",
+        }
+    )
     guided = larger.model_copy(update={"rpn": GuidedRPN(**shared)})
     rows = (
         ("Hybrid Task Cascade", plain, 38.4, None),
@@ -176,7 +245,10 @@ def _extensions(base: Config) -> tuple[Row, ...]:
         ("+ GA-RPN", guided, 45.3, None),
         ("+ multi-scale test", guided, 47.4, TEST_SCALES),
     )
-    return tuple(Row(name, config, (None, ap), place - 1 if place else None, augment=augment) for place, (name, config, ap, augment) in enumerate(rows))
+    return tuple(
+        Row(name, config, (None, ap), place - 1 if place else None, augment=augment)
+        for place, (name, config, ap, augment) in enumerate(rows)
+    )
 
 
 def _named(backbone: Backbone) -> str:
@@ -197,8 +269,16 @@ def _modules(base: Config) -> tuple[Row, ...]:
         "+ finer masks": {"cascade": {"mask_head": FineMask()}},
     }
     if isinstance(base.backbone, ResNet):  # DetectoRS' parts are made of residual blocks
-        switchable = {"switchable": "plain", "switchable_stages": (3, 4, 5), "deformable": "none", "deformable_stages": ()}
-        changes |= {"+ recursive feature pyramid": {"neck": {"kind": "rfp"}}, "+ switchable atrous convolution": {"backbone": switchable}}
+        switchable = {
+            "switchable": "plain",
+            "switchable_stages": (3, 4, 5),
+            "deformable": "none",
+            "deformable_stages": (),
+        }
+        changes |= {
+            "+ recursive feature pyramid": {"neck": {"kind": "rfp"}},
+            "+ switchable atrous convolution": {"backbone": switchable},
+        }
     rows: list[Row] = []
     for name, sections in changes.items():
         values = plain.model_dump()
@@ -216,5 +296,8 @@ TABLES: dict[int, tuple[str, Callable[[Config], tuple[Row, ...]]]] = {
     5: ("Where the semantic feature is fused, on Cascade Mask R-CNN", _fusion),
     6: ("Weight of the semantic loss", _beta),
     7: ("Extensions, one on top of the other; the paper's numbers are of COCO test-dev", _extensions),
-    MODULES: ("Modules of section 4.6, of PANet and of DetectoRS, and finer masks, each alone on the full model", _modules),
+    MODULES: (
+        "Modules of section 4.6, of PANet and of DetectoRS, and finer masks, each alone on the full model",
+        _modules,
+    ),
 }

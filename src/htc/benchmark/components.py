@@ -54,7 +54,9 @@ def components(config: Config, setting: Setting, detections: int) -> Components:
     flops = flops_of_parts(detector_path(detector, work))
     peak = peak_task(clock, (setting.size[0] // 4, setting.size[1] // 4), setting.dtype, setting.torch_device)
     with exact_onednn_matmul():
-        rounds = in_turn([lambda: {"peak": peak()}, lambda: clock.parts(detector_path(detector, work))], setting.repeats)
+        rounds = in_turn(
+            [lambda: {"peak": peak()}, lambda: clock.parts(detector_path(detector, work))], setting.repeats
+        )
     peaks = [measured["peak"] for measured in rounds[0]]
     seconds = {name: [measured[name] for measured in rounds[1]] for name in flops}
     seconds["total"] = [sum(measured.values()) for measured in rounds[1]]

@@ -18,7 +18,9 @@ PEAK_RUNS = 2
 
 
 class Clock:
-    """Seconds of processor time where one thread of a CPU works, so that other processes do not count; else of wall time."""
+    """Seconds of processor time where one thread of a CPU works, so that other processes do not count; else of wall
+    time.
+    """
 
     def __init__(self, threads: int, device: torch.device) -> None:
         self.kind = "cpu" if threads == 1 and device.type == "cpu" else "wall"
@@ -60,7 +62,9 @@ def flops_of_parts(path: Iterator[str]) -> dict[str, int]:
 
 
 def in_turn(tasks: Sequence[Callable[[], Result]], repeats: int) -> list[list[Result]]:
-    """A B A B ...: each task `repeats` times after one warm-up, so that what slows the machine down slows all of them."""
+    """A B A B ...: each task `repeats` times after one warm-up, so that what slows the machine down slows all of
+    them.
+    """
     for task in tasks:
         task()
     rounds = [[task() for task in tasks] for _ in range(repeats)]
@@ -68,7 +72,9 @@ def in_turn(tasks: Sequence[Callable[[], Result]], repeats: int) -> list[list[Re
 
 
 def peak_task(clock: Clock, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Callable[[], float]:
-    """A measurement of the machine's peak: FLOP/s of a 3x3 convolution with 256 channels on a map of `size`, channels last."""
+    """A measurement of the machine's peak: FLOP/s of a 3x3 convolution with 256 channels on a map of `size`,
+    channels last.
+    """
     numbers = torch.Generator().manual_seed(0)
 
     def tensor(*shape: int) -> Tensor:

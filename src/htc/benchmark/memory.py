@@ -1,4 +1,6 @@
-"""Peak memory of prediction and of a training step, each in a process of its own: `python -m htc.benchmark.memory < REQUEST`."""
+"""Peak memory of prediction and of a training step, each in a process of its own:
+`python -m htc.benchmark.memory < REQUEST`.
+"""
 
 import gc
 import json
@@ -46,7 +48,9 @@ def memory(what: What, config: Config, setting: Setting, count: int) -> Memory |
     command = [sys.executable, "-m", "htc.benchmark.memory"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"the process that measures the memory of {what} ended with {done.returncode}:\n{done.stderr}")
+        raise RuntimeError(
+            f"the process that measures the memory of {what} ended with {done.returncode}:\n{done.stderr}"
+        )
     ready, peak = json.loads(done.stdout)
     return Memory(what, config.preset, setting, count, ready, peak)
 

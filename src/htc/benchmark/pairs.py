@@ -22,7 +22,9 @@ Task = Callable[[], float]
 
 @dataclass(frozen=True)
 class Pair:
-    """`ratio` is seconds of `first` over seconds of `second`, median over the pairs; the seconds are medians as well."""
+    """`ratio` is seconds of `first` over seconds of `second`, median over the pairs; the seconds are medians as
+    well.
+    """
 
     name: str
     setting: Setting
@@ -38,7 +40,9 @@ class Pair:
 def _pair(name: str, setting: Setting, tasks: dict[str, Task], checks: dict[str, float] | None = None) -> Pair:
     first, second = tasks
     seconds = in_turn(list(tasks.values()), setting.repeats)
-    return Pair(name, setting, first, second, median(seconds[0]), median(seconds[1]), median_ratio(*seconds), checks or {})
+    return Pair(
+        name, setting, first, second, median(seconds[0]), median(seconds[1]), median_ratio(*seconds), checks or {}
+    )
 
 
 @torch.inference_mode()
@@ -56,7 +60,9 @@ def against_mask_rcnn(config: Config, setting: Setting, detections: int) -> Pair
 
 @torch.inference_mode()
 def against_torchvision(config: Config, setting: Setting, detections: int) -> Pair:
-    """Torchvision's Mask R-CNN R-50 in float32 over ours in the setting's precision, from picture to RLE. `config`: a Mask R-CNN R-50."""
+    """Torchvision's Mask R-CNN R-50 in float32 over ours in the setting's precision, from picture to RLE. `config`:
+    a Mask R-CNN R-50.
+    """
     clock, work = setting.clock, setting_work(config, setting, detections)
     theirs = torchvision_mask_rcnn(config.num_classes, config.rpn.proposals, detections).to(setting.torch_device)
     ours = ready_detector(config, setting)
@@ -73,13 +79,18 @@ def against_torchvision(config: Config, setting: Setting, detections: int) -> Pa
 
 
 def pooling(config: Config, setting: Setting) -> list[Pair]:
-    """RoIAlign of all proposals from four levels and the semantic map, 7x7: torchvision's kernel in float32 over the gather."""
+    """RoIAlign of all proposals from four levels and the semantic map, 7x7: torchvision's kernel in float32 over the
+    gather.
+    """
     case, clock = PoolingCase.make(config.neck.channels, setting_work(config, setting, 1), setting.dtype), setting.clock
     name = f"RoI pooling, {config.rpn.proposals} boxes, 7x7, four levels + semantic map"
     names = "torchvision, fp32", "gather"
     pairs = []
     for what, backward in (("forward", False), ("forward + backward", True)):
-        tasks = {label: lambda c=c, b=backward: clock.total(lambda: c.run(backward=b)) for label, c in zip(names, (case.reference, case.gather), strict=True)}
+        tasks = {
+            label: lambda c=c, b=backward: clock.total(lambda: c.run(backward=b))
+            for label, c in zip(names, (case.reference, case.gather), strict=True)
+        }
         pairs.append(_pair(f"{name}, {what}", setting, tasks, {"max error": case.error(gradients=backward)}))
     return pairs
 
@@ -96,5 +107,8 @@ def run_lengths(config: Config, setting: Setting, detections: int) -> Pair:
         return rle(mask_grid(work.probabilities, boxes, work.size))
 
     identical = sum(a == b for a, b in zip(dense(), straight(), strict=True))
-    tasks: dict[str, Task] = {"paste + pycocotools": lambda: clock.total(dense), "from the crop": lambda: clock.total(straight)}
+    tasks: dict[str, Task] = {
+        "paste + pycocotools": lambda: clock.total(dense),
+        "from the crop": lambda: clock.total(straight),
+    }
     return _pair(f"RLE of {detections} masks", setting, tasks, {"identical strings": identical / detections})

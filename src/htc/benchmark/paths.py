@@ -1,7 +1,7 @@
 """The test path of a detector, from a picture to run-length encoded masks, part by part over fixed work.
 
-A path yields a part's name when that part is done; who runs it takes the time, or counts, in between. Every part does its own
-work in full, and its successor gets what `Work` fixes in place of what random weights said.
+A path yields a part's name when that part is done; who runs it takes the time, or counts, in between. Every part does
+its own work in full, and its successor gets what `Work` fixes in place of what random weights said.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,11 @@ def detector_path(detector: Detector, work: Work) -> Iterator[str]:
 def torchvision_mask_rcnn(classes: int, proposals: int, detections: int) -> MaskRCNN:
     """Torchvision's Mask R-CNN R-50 as its users run it: float32, its own memory layout, random weights."""
     torch.manual_seed(0)
-    limits = {"rpn_post_nms_top_n_test": proposals, "box_score_thresh": SCORE_THRESHOLD, "box_detections_per_img": detections}
+    limits = {
+        "rpn_post_nms_top_n_test": proposals,
+        "box_score_thresh": SCORE_THRESHOLD,
+        "box_detections_per_img": detections,
+    }
     return maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes + 1, **limits).eval()
 
 

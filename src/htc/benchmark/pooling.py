@@ -52,7 +52,9 @@ class Gather(Pooling):
         """See `Pooling`."""
         *levels, semantic = self.maps
         x, s = Pyramid(tuple(levels), STRIDES), Pyramid((semantic,), (SEMANTIC_STRIDE,))
-        return roi_pool(x, self.boxes, BOX_BINS, backend="gather") + roi_pool(s, self.boxes, BOX_BINS, SUBDIVIDE, backend="gather")
+        return roi_pool(x, self.boxes, BOX_BINS, backend="gather") + roi_pool(
+            s, self.boxes, BOX_BINS, SUBDIVIDE, backend="gather"
+        )
 
 
 class Reference(Pooling):
@@ -74,7 +76,9 @@ class Reference(Pooling):
 
 @dataclass(frozen=True)
 class PoolingCase:
-    """The same random maps twice: as torchvision takes them (float32), and as ours lie (channels last, any precision)."""
+    """The same random maps twice: as torchvision takes them (float32), and as ours lie (channels last, any
+    precision).
+    """
 
     reference: Reference
     gather: Gather
@@ -83,16 +87,27 @@ class PoolingCase:
     def make(cls, channels: int, work: Work, dtype: torch.dtype) -> Self:
         """Maps of strides 4-32 and the semantic map for the picture of `work`, and its proposals."""
         numbers = torch.Generator().manual_seed(0)
-        shapes = [(1, channels, -(-work.size[0] // stride), -(-work.size[1] // stride)) for stride in (*STRIDES, SEMANTIC_STRIDE)]
+        shapes = [
+            (1, channels, -(-work.size[0] // stride), -(-work.size[1] // stride))
+            for stride in (*STRIDES, SEMANTIC_STRIDE)
+        ]
         plain = [torch.randn(shape, generator=numbers) for shape in shapes]
         ours = [features.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_() for features in plain]
         boxes = work.proposals.boxes.cpu()
         return cls(Reference([features.requires_grad_() for features in plain], boxes), Gather(ours, boxes))
 
     def error(self, *, gradients: bool) -> float:
-        """Largest difference of the results, or of the maps' gradients, over the largest value (or over 1, if that is more)."""
+        """Largest difference of the results, or of the maps' gradients, over the largest value (or over 1, if that
+        is more).
+        """
         results = self.reference.run(backward=gradients), self.gather.run(backward=gradients)
         pairs = [results]
         if gradients:
-            pairs = [(a.grad, b.grad) for a, b in zip(self.reference.maps, self.gather.maps, strict=True) if a.grad is not None and b.grad is not None]
-        return max(float((a.detach() - b.detach().float()).abs().max() / a.detach().abs().max().clamp(min=1)) for a, b in pairs)
+            pairs = [
+                (a.grad, b.grad)
+                for a, b in zip(self.reference.maps, self.gather.maps, strict=True)
+                if a.grad is not None and b.grad is not None
+            ]
+        return max(
+            float((a.detach() - b.detach().float()).abs().max() / a.detach().abs().max().clamp(min=1)) for a, b in pairs
+        )

@@ -29,7 +29,9 @@ def as_markdown(report: Report) -> str:
         sections.append(_table("Training step, one picture", header, [_step(step) for step in report.training]))
     if report.memory:
         header = ("what", "model", "setting", "detections or objects", "in use when ready", "peak above that")
-        sections.append(_table("Peak memory, each in a process of its own", header, [_memory(found) for found in report.memory]))
+        sections.append(
+            _table("Peak memory, each in a process of its own", header, [_memory(found) for found in report.memory])
+        )
     return "\n\n".join(sections)
 
 
@@ -41,17 +43,35 @@ def _components(found: Components) -> str:
 def _part(part: Part) -> list[str]:
     if not part.gflop:
         return [part.name, _time(part.seconds), "", "", ""]
-    return [part.name, _time(part.seconds), f"{part.gflop:.1f}", f"{part.gflops_per_second:.0f}", _percent(part.share_of_peak)]
+    return [
+        part.name,
+        _time(part.seconds),
+        f"{part.gflop:.1f}",
+        f"{part.gflops_per_second:.0f}",
+        _percent(part.share_of_peak),
+    ]
 
 
 def _pair(pair: Pair) -> list[str]:
-    sides = [f"{name}: {_time(seconds)}" for name, seconds in ((pair.first, pair.first_seconds), (pair.second, pair.second_seconds))]
-    checks = ", ".join(f"{name} {_percent(value) if value == 1 else f'{value:.1e}'}" for name, value in pair.checks.items())
+    sides = [
+        f"{name}: {_time(seconds)}"
+        for name, seconds in ((pair.first, pair.first_seconds), (pair.second, pair.second_seconds))
+    ]
+    checks = ", ".join(
+        f"{name} {_percent(value) if value == 1 else f'{value:.1e}'}" for name, value in pair.checks.items()
+    )
     return [pair.name, _conditions(pair.setting), *sides, f"**{pair.ratio:.2f}**", checks]
 
 
 def _step(step: TrainingStep) -> list[str]:
-    return [step.model, _conditions(step.setting), str(step.objects), _time(step.seconds), f"{step.gflop:.0f}", _percent(step.share_of_peak)]
+    return [
+        step.model,
+        _conditions(step.setting),
+        str(step.objects),
+        _time(step.seconds),
+        f"{step.gflop:.0f}",
+        _percent(step.share_of_peak),
+    ]
 
 
 def _memory(found: Memory) -> list[str]:

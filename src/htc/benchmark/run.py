@@ -29,7 +29,9 @@ SMALLEST = 64
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much work: picture sizes (height, width), detections of the two test paths, objects of the training picture."""
+    """How much work: picture sizes (height, width), detections of the two test paths, objects of the training
+    picture.
+    """
 
     size: tuple[int, int] = (800, 1344)
     training_size: tuple[int, int] = (512, 672)
@@ -96,18 +98,36 @@ def _measurements(
     if "components" in parts:
         yield "parts of the test path", lambda: report.components.append(components(config, setting, many))
     if "pairs" in parts:
-        yield f"against Mask R-CNN, {many} detections", lambda: report.pairs.append(against_mask_rcnn(config, setting, many))
-        yield f"against Mask R-CNN, {few} detections", lambda: report.pairs.append(against_mask_rcnn(config, setting, few))
-        yield "Mask R-CNN against torchvision's", lambda: report.pairs.append(against_torchvision(resnet50, setting, many))
+        yield (
+            f"against Mask R-CNN, {many} detections",
+            lambda: report.pairs.append(against_mask_rcnn(config, setting, many)),
+        )
+        yield (
+            f"against Mask R-CNN, {few} detections",
+            lambda: report.pairs.append(against_mask_rcnn(config, setting, few)),
+        )
+        yield (
+            "Mask R-CNN against torchvision's",
+            lambda: report.pairs.append(against_torchvision(resnet50, setting, many)),
+        )
         yield "RoI pooling", lambda: report.pairs.extend(pooling(config, setting))
         if setting.precision == "fp32":
             yield "RLE", lambda: report.pairs.append(run_lengths(config, setting, many))
     if "training" in parts:
         yield "training step", lambda: report.training.append(training_step(config, training, amounts.objects))
-        yield "training step of Mask R-CNN", lambda: report.training.append(training_step(plain, training, amounts.objects))
+        yield (
+            "training step of Mask R-CNN",
+            lambda: report.training.append(training_step(plain, training, amounts.objects)),
+        )
     if "memory" in parts:
-        yield "memory of prediction", lambda: report.memory.extend(filter(None, [memory("predict", config, setting, many)]))
-        yield "memory of a training step", lambda: report.memory.extend(filter(None, [memory("training step", config, training, amounts.objects)]))
+        yield (
+            "memory of prediction",
+            lambda: report.memory.extend(filter(None, [memory("predict", config, setting, many)])),
+        )
+        yield (
+            "memory of a training step",
+            lambda: report.memory.extend(filter(None, [memory("training step", config, training, amounts.objects)])),
+        )
 
 
 def _with_proposals(config: Config, proposals: int) -> Config:
@@ -117,7 +137,10 @@ def _with_proposals(config: Config, proposals: int) -> Config:
 def _check(amounts: Amounts, threads: Sequence[int]) -> None:
     for name, size in (("size", amounts.size), ("training size", amounts.training_size)):
         if any(edge % MULTIPLE or edge < SMALLEST for edge in size):
-            raise ConfigError(f"{name} {size[0]}x{size[1]}: height and width must be multiples of {MULTIPLE}, at least {SMALLEST}, as in 800x1344")
+            raise ConfigError(
+                f"{name} {size[0]}x{size[1]}: height and width must be multiples of {MULTIPLE}, at least {SMALLEST}, "
+                f"as in 800x1344"
+            )
     if amounts.repeats < 1:
         raise ConfigError(f"{amounts.repeats} repeats: give 1 or more (5 for a figure to be quoted)")
     wrong = [count for count in threads if count < 1]

@@ -44,16 +44,23 @@ class ScoringSpeed:
 
 
 def scoring_speed(pictures: int, seed: int = 0) -> ScoringSpeed:
-    """Measures both on made-up results of `pictures` pictures: irregular outlines, two in five of them near an object."""
+    """Measures both on made-up results of `pictures` pictures: irregular outlines, two in five of them near an
+    object.
+    """
     truth, results = made_up(pictures, seed)
     numbers, ours = _timed(lambda: coco_metrics(truth, results))
     theirs, difference = 0.0, 0.0
     for kind in KINDS:
         # With its box a result would have the box's area.
-        own = [{key: value for key, value in result.items() if kind == "bbox" or key != "bbox"} for result in copy.deepcopy(results)]
+        own = [
+            {key: value for key, value in result.items() if kind == "bbox" or key != "bbox"}
+            for result in copy.deepcopy(results)
+        ]
         stats, seconds = _timed(partial(_pycocotools, copy.deepcopy(truth), own, kind))
         theirs += seconds
-        difference = max(difference, *(abs(a - b) for a, b in zip(list(numbers[kind].values())[:6], stats[:6], strict=True)))
+        difference = max(
+            difference, *(abs(a - b) for a, b in zip(list(numbers[kind].values())[:6], stats[:6], strict=True))
+        )
     return ScoringSpeed(pictures, len(truth["annotations"]), len(results), ours, theirs, float(difference))
 
 
@@ -61,7 +68,11 @@ def made_up(pictures: int, seed: int) -> tuple[dict[str, Any], list[dict[str, An
     """COCO annotations and results of `pictures` pictures."""
     generator = np.random.default_rng(seed)
     height, width = SIZE
-    truth: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": k, "name": f"class {k}"} for k in range(1, CLASSES + 1)]}
+    truth: dict[str, Any] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": k, "name": f"class {k}"} for k in range(1, CLASSES + 1)],
+    }
     results: list[dict[str, Any]] = []
     for image in range(1, pictures + 1):
         truth["images"].append({"id": image, "height": height, "width": width})
@@ -76,7 +87,15 @@ def made_up(pictures: int, seed: int) -> tuple[dict[str, Any], list[dict[str, An
                 chosen = int(generator.integers(len(outlines)))
                 outline, category = _moved(outlines[chosen], generator), classes[chosen]
             found = _described(outline)
-            results.append({"image_id": image, "category_id": category, "score": score, "bbox": found["bbox"], "segmentation": _rle(outline)})
+            results.append(
+                {
+                    "image_id": image,
+                    "category_id": category,
+                    "score": score,
+                    "bbox": found["bbox"],
+                    "segmentation": _rle(outline),
+                }
+            )
     return truth, results
 
 

@@ -25,7 +25,9 @@ PROPOSALS, DETECTIONS = 1000, 100
 
 @dataclass(frozen=True)
 class Size:
-    """Millions of parameters, and GFLOP (2 a multiply-add) of one picture: trunk, 1000 proposals in every stage, 100 masks of every stage."""
+    """Millions of parameters, and GFLOP (2 a multiply-add) of one picture: trunk, 1000 proposals in every stage, 100
+    masks of every stage.
+    """
 
     parameters: float
     gflop: float
@@ -35,14 +37,18 @@ def size_of(config: Config) -> Size:
     """Counted on the meta device."""
     with torch.device("meta"), torch.no_grad():
         detector = Detector(config).eval()
-        with FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: deformable_flops}) as counter:
+        with FlopCounterMode(
+            display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: deformable_flops}
+        ) as counter:
             features = detector.features(torch.empty(1, 3, *PICTURE))
             detector.rpn(features.pyramid)
             channels = config.neck.channels * (LEVELS if config.cascade.pooled_levels == "all" else 1)
             for head in detector.roi.box_heads:
                 head(torch.empty(PROPOSALS, channels, BOX_BINS, BOX_BINS))
             masks(detector, channels)
-    return Size(round(sum(p.numel() for p in detector.parameters()) / 1e6, 2), round(counter.get_total_flops() / 1e9, 1))
+    return Size(
+        round(sum(p.numel() for p in detector.parameters()) / 1e6, 2), round(counter.get_total_flops() / 1e9, 1)
+    )
 
 
 def masks(detector: Detector, channels: int) -> None:

@@ -1,4 +1,6 @@
-"""One training step on fixed work: every object's own box is a positive of every stage, so each stage learns that many masks."""
+"""One training step on fixed work: every object's own box is a positive of every stage, so each stage learns that
+many masks.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +42,9 @@ def training_batch(config: Config, setting: Setting, objects: int) -> Batch:
     labels = torch.randint(config.num_classes, (objects,), generator=numbers)
     semantic = None
     if config.semantic is not None:
-        blocks = torch.randint(config.semantic.classes, (1, height // 32, width // 32), generator=numbers, dtype=torch.uint8)
+        blocks = torch.randint(
+            config.semantic.classes, (1, height // 32, width // 32), generator=numbers, dtype=torch.uint8
+        )
         semantic = blocks.repeat_interleave(32, 1).repeat_interleave(32, 2)
     images = torch.randn(1, 3, height, width, generator=numbers).contiguous(memory_format=torch.channels_last)
     truth = GroundTruth(boxes, labels, masks, torch.zeros(0, 4))

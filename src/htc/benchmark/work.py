@@ -1,7 +1,7 @@
 """The work that every model is given, so that ratios compare equal work.
 
-Random weights give degenerate boxes and scores, so both are fixed: proposals of log-uniform size, class logits under which about
-two classes a region pass the score threshold, detections, and mask probabilities of round objects.
+Random weights give degenerate boxes and scores, so both are fixed: proposals of log-uniform size, class logits under
+which about two classes a region pass the score threshold, detections, and mask probabilities of round objects.
 """
 
 import math
@@ -25,7 +25,9 @@ MASK_SIDE = 28
 
 @dataclass(frozen=True)
 class Work:
-    """One picture's input, and what stands in for what random weights would have said. Boxes in pixels of the network input."""
+    """One picture's input, and what stands in for what random weights would have said. Boxes in pixels of the
+    network input.
+    """
 
     images: Float[Tensor, "1 3 H W"]
     sizes: Int[Tensor, "1 2"]
@@ -42,7 +44,9 @@ class Work:
         return self.images.shape[2], self.images.shape[3]
 
 
-def make_work(size: tuple[int, int], classes: int, proposals: int, detections: int, device: torch.device | None = None) -> Work:
+def make_work(
+    size: tuple[int, int], classes: int, proposals: int, detections: int, device: torch.device | None = None
+) -> Work:
     """The same work for the same arguments; `size` is (height, width), a multiple of 32 in both."""
     numbers = torch.Generator().manual_seed(0)
     sizes = torch.tensor([size])
@@ -86,7 +90,9 @@ def round_objects(count: int, numbers: torch.Generator) -> Float[Tensor, "N 28 2
 
 
 def random_detector(config: Config) -> Detector:
-    """A detector whose random weights leave boxes where they are: anchors are proposals, and no stage moves a region."""
+    """A detector whose random weights leave boxes where they are: anchors are proposals, and no stage moves a
+    region.
+    """
     torch.manual_seed(0)
     inference = config.inference.model_copy(update={"score_threshold": SCORE_THRESHOLD})
     detector = Detector(config.model_copy(update={"inference": inference}))
@@ -99,7 +105,13 @@ def mask_rcnn_of(config: Config) -> Config:
     """Mask R-CNN with the backbone, neck and head widths of `config`: one stage, parallel, class-specific boxes."""
     changed = config.model_dump()
     changed |= {"preset": "Mask R-CNN", "semantic": None}
-    changed["cascade"] |= {"num_stages": 1, "interleaved": False, "mask_flow": False, "semantic_fusion": "none", "class_agnostic_boxes": False}
+    changed["cascade"] |= {
+        "num_stages": 1,
+        "interleaved": False,
+        "mask_flow": False,
+        "semantic_fusion": "none",
+        "class_agnostic_boxes": False,
+    }
     changed["cascade"] |= {"delta_stds": ((0.1, 0.1, 0.2, 0.2),), "ious": (0.5,), "loss_weights": (1.0,)}
     changed["inference"] |= {"box_stage": None, "score_stages": None, "mask_stages": None}
     return Config.model_validate(changed)

@@ -37,7 +37,9 @@ class _CutError(Exception):
 
 def offline() -> bool:
     """Whether the user forbade network access, by HTC_OFFLINE or HF_HUB_OFFLINE."""
-    return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in ("HTC_OFFLINE", "HF_HUB_OFFLINE"))
+    return any(
+        os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in ("HTC_OFFLINE", "HF_HUB_OFFLINE")
+    )
 
 
 class HttpsStaysHttps(urllib.request.HTTPRedirectHandler):
@@ -54,8 +56,8 @@ class HttpsStaysHttps(urllib.request.HTTPRedirectHandler):
 def download(url: str, target: Path, sha256: str, progress: Progress | None = None) -> Path:
     """Fetch `url` to `target` unless it is there, whole and right; `sha256` is the hash or its first digits.
 
-    The bytes gather in `target` + ".part" and take the name only after their hash fits; a second process waits for the first.
-    Raises `FetchError`, or `OutputError` if the cache cannot be written.
+    The bytes gather in `target` + ".part" and take the name only after their hash fits; a second process waits for the
+    first. Raises `FetchError`, or `OutputError` if the cache cannot be written.
     """
     try:
         # A file has its name only when it is whole, so reading needs no lock: a cache may be read-only.
@@ -67,11 +69,17 @@ def download(url: str, target: Path, sha256: str, progress: Progress | None = No
                 if _digest(target).startswith(sha256):
                     return target
                 if offline():
-                    raise FetchError(f"{target}: damaged (its SHA-256 does not start with {sha256}), and offline; replace it by {url}")
+                    raise FetchError(
+                        f"{target}: damaged (its SHA-256 does not start with {sha256}), and offline; replace it "
+                        f"by {url}"
+                    )
                 target.unlink()
             _fetch_whole(url, target, sha256, progress)
     except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror or error}; free some space, or set HTC_CACHE to another folder") from error
+        raise OutputError(
+            f"{target}: cannot be written: {error.strerror or error}; free some space, or set HTC_CACHE to "
+            f"another folder"
+        ) from error
     return target
 
 
@@ -85,13 +93,19 @@ def _fetch_whole(url: str, target: Path, sha256: str, progress: Progress | None)
             part.replace(target)
             return
         part.unlink()
-        # A part left by an earlier call may be of another file: once more from the start, then it is the server's fault.
+        # A part left by an earlier call may be of another file: once more from the start, then it is the server's
+        # fault.
         if fresh or not resumed:
-            raise FetchError(f"{url}: not the published file: its SHA-256 starts with {found[:8]}, not {sha256}; it was removed. Try again later")
+            raise FetchError(
+                f"{url}: not the published file: its SHA-256 starts with {found[:8]}, not {sha256}; it was removed. "
+                f"Try again later"
+            )
 
 
 def _fetch_part(url: str, part: Path, progress: Progress | None) -> None:
-    """Bring `part` to its full length, going on after cut connections as long as each attempt gets some bytes or few have failed."""
+    """Bring `part` to its full length, going on after cut connections as long as each attempt gets some bytes or few
+    have failed.
+    """
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -103,12 +117,18 @@ def _fetch_part(url: str, part: Path, progress: Progress | None) -> None:
             failures = 0 if after > before else failures + 1
             if failures >= _ATTEMPTS:
                 what = f"the connection was cut after {after} bytes" if after else "the server cannot be reached"
-                raise FetchError(f"{url}: {what} ({error}); run the same command again to go on, or give the file with --weights") from error
+                raise FetchError(
+                    f"{url}: {what} ({error}); run the same command again to go on, or give the file with --weights"
+                ) from error
             time.sleep(_PAUSE * 2**failures)
 
 
 def _request(url: str, part: Path, start: int, progress: Progress | None) -> None:
-    headers = {"User-Agent": "hybrid-task-cascade", "Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
+    headers = {
+        "User-Agent": "hybrid-task-cascade",
+        "Accept-Encoding": "identity",
+        **({"Range": f"bytes={start}-"} if start else {}),
+    }
     opener = urllib.request.build_opener(HttpsStaysHttps)
     try:
         with opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as response:
@@ -116,11 +136,15 @@ def _request(url: str, part: Path, start: int, progress: Progress | None) -> Non
             with part.open("ab" if resuming else "wb") as file:
                 _copy(response, file, start if resuming else 0, progress)
     except urllib.error.HTTPError as error:
-        if error.code == _UNSATISFIABLE and start:  # the part is as long as the file already, or longer: the hash will tell
+        if (
+            error.code == _UNSATISFIABLE and start
+        ):  # the part is as long as the file already, or longer: the hash will tell
             return
         if error.code >= http.client.INTERNAL_SERVER_ERROR:
             raise _CutError(f"HTTP {error.code} {error.reason}") from error
-        raise FetchError(f"{url}: HTTP {error.code} {error.reason}; check the name, or give the file with --weights") from error
+        raise FetchError(
+            f"{url}: HTTP {error.code} {error.reason}; check the name, or give the file with --weights"
+        ) from error
     except (http.client.InvalidURL, ValueError) as error:
         raise FetchError(f"{url}: not an address ({error}); HTC_MIRROR must be like https://host/folder") from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:

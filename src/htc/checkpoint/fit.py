@@ -21,7 +21,9 @@ _NONE: frozenset[str] = frozenset()
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """A configuration and the state dict of a `Detector` built from it; `report` says what became of every tensor of `source`."""
+    """A configuration and the state dict of a `Detector` built from it; `report` says what became of every tensor of
+    `source`.
+    """
 
     config: Config
     state_dict: dict[str, Tensor]
@@ -36,13 +38,17 @@ def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def fit_weights(
-    weights: Mapping[str, Tensor], config: Config, source: Path, explicit: frozenset[str] = _NONE, report: KeyReport | None = None
+    weights: Mapping[str, Tensor],
+    config: Config,
+    source: Path,
+    explicit: frozenset[str] = _NONE,
+    report: KeyReport | None = None,
 ) -> LoadedWeights:
     """The state dict for a `Detector(config)`, complete.
 
-    `explicit`: dotted fields that somebody set on purpose: weights that such a switch leaves unused are dropped and reported;
-    without it the same is a contradiction. `report`: what happened to the tensors before (renamed, reordered, dropped).
-    Raises `CheckpointError` that names contradicting fields, or missing, unexpected and misshapen tensors.
+    `explicit`: dotted fields that somebody set on purpose: weights that such a switch leaves unused are dropped and
+    reported; without it the same is a contradiction. `report`: what happened to the tensors before (renamed, reordered,
+    dropped). Raises `CheckpointError` that names contradicting fields, or missing, unexpected and misshapen tensors.
     """
     report = report or KeyReport()
     try:
@@ -54,15 +60,29 @@ def fit_weights(
     lines = contradictions(structure, config, frozenset(ignored))
     if lines:
         remedy = "use the preset the weights belong to, or leave these fields out"
-        raise CheckpointError("\n  ".join([f"{source}: the weights contradict the configuration ({config.preset})", *lines, remedy]))
+        raise CheckpointError(
+            "\n  ".join([f"{source}: the weights contradict the configuration ({config.preset})", *lines, remedy])
+        )
     expected = expected_shapes(config)
     unused |= {name: _COUNTER for name in weights if name.endswith(".num_batches_tracked") and name not in expected}
     found = {name: tensor for name, tensor in weights.items() if name not in unused}
-    filled = {name: torch.zeros((), dtype=torch.long) for name in expected if name.endswith(".num_batches_tracked") and name not in found}
+    filled = {
+        name: torch.zeros((), dtype=torch.long)
+        for name in expected
+        if name.endswith(".num_batches_tracked") and name not in found
+    }
     theirs = {ours: original for original, ours in report.renamed}
     shapes = shapes_of(found)
-    whole = [f"{name} (file {tensor.dtype}, model floating point)" for name, tensor in found.items() if not _plausible_type(name, tensor)]
-    wrong = [f"{name} (file {shapes[name]}, model {shape})" for name, shape in expected.items() if name in shapes and shapes[name] != shape]
+    whole = [
+        f"{name} (file {tensor.dtype}, model floating point)"
+        for name, tensor in found.items()
+        if not _plausible_type(name, tensor)
+    ]
+    wrong = [
+        f"{name} (file {shapes[name]}, model {shape})"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
     result = replace(
         report,
         used=tuple(name for name in found if name in expected),

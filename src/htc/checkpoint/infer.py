@@ -1,4 +1,6 @@
-"""A configuration for weights that come without one of ours: from their shapes, and from the original's text where it says more."""
+"""A configuration for weights that come without one of ours: from their shapes, and from the original's text where
+it says more.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,20 +23,28 @@ def infer_config(
 ) -> Config:
     """The configuration of arbitrary weights of the family.
 
-    Arguments: name -> shape under our names; dotted fields that the original's configuration text says; class names if known;
-    the name of the preset they were trained with if known. What neither shapes nor text tell comes from the nearest preset.
-    Raises `CheckpointError` for other architectures and for class names that do not fit the number of classes.
+    Arguments: name -> shape under our names; dotted fields that the original's configuration text says; class names if
+    known; the name of the preset they were trained with if known. What neither shapes nor text tell comes from the
+    nearest preset. Raises `CheckpointError` for other architectures and for class names that do not fit the number of
+    classes.
     """
     structure = read_structure(shapes)
     if "backbone.depth" not in structure:
-        raise CheckpointError("its backbone is no ResNet, and the file does not say which: give the preset it was trained with, and the file as --weights")
+        raise CheckpointError(
+            "its backbone is no ResNet, and the file does not say which: give the preset it was trained with, and the "
+            "file as --weights"
+        )
     try:
         return _assemble(structure, facts, classes, experiment)
     except ValidationError as error:
-        raise CheckpointError(f"the configuration read from the file is not valid: {first_errors(error)}; give --config") from error
+        raise CheckpointError(
+            f"the configuration read from the file is not valid: {first_errors(error)}; give --config"
+        ) from error
 
 
-def _assemble(structure: Mapping[str, Any], facts: Mapping[str, Any], classes: tuple[str, ...] | None, experiment: str | None) -> Config:
+def _assemble(
+    structure: Mapping[str, Any], facts: Mapping[str, Any], classes: tuple[str, ...] | None, experiment: str | None
+) -> Config:
     base = _family(structure, experiment)
     names = class_names(structure["num_classes"], classes)
     values = base.model_dump()
@@ -64,9 +74,14 @@ def _assemble(structure: Mapping[str, Any], facts: Mapping[str, Any], classes: t
 def class_names(count: int, classes: tuple[str, ...] | None) -> tuple[str, ...]:
     """The file's own names; without any, COCO's for 80 classes and numbered ones else."""
     if classes is None:
-        return COCO_CLASSES if count == len(COCO_CLASSES) else tuple(f"class {number}" for number in range(1, count + 1))
+        return (
+            COCO_CLASSES if count == len(COCO_CLASSES) else tuple(f"class {number}" for number in range(1, count + 1))
+        )
     if len(classes) != count:
-        raise CheckpointError(f"classes: the weights have {count}, but the file names {len(classes)} ({', '.join(classes[:3])}, ...); set `classes`")
+        raise CheckpointError(
+            f"classes: the weights have {count}, but the file names {len(classes)} ({', '.join(classes[:3])}, ...); "
+            f"set `classes`"
+        )
     return classes
 
 
@@ -76,9 +91,17 @@ def category_ids(names: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _family(structure: Mapping[str, Any], experiment: str | None) -> Config:
-    if experiment in PRESETS and not contradictions(structure, preset(experiment), frozenset({"num_classes", "semantic.classes"})):
+    if experiment in PRESETS and not contradictions(
+        structure, preset(experiment), frozenset({"num_classes", "semantic.classes"})
+    ):
         return preset(experiment)
-    backbone = ResNet(**{field.removeprefix("backbone."): value for field, value in structure.items() if field.startswith("backbone.")})
+    backbone = ResNet(
+        **{
+            field.removeprefix("backbone."): value
+            for field, value in structure.items()
+            if field.startswith("backbone.")
+        }
+    )
     if structure["cascade.num_stages"] == 1 and not structure["semantic"]:
         family = mask_rcnn("custom", backbone)
     elif structure["semantic"]:
@@ -88,7 +111,9 @@ def _family(structure: Mapping[str, Any], experiment: str | None) -> Config:
     else:
         family = cascade_mask_rcnn("custom", backbone)
     twins = (candidate() for candidate in PRESETS.values())
-    same = (twin for twin in twins if twin.model_copy(update={"preset": "custom", "training": family.training}) == family)
+    same = (
+        twin for twin in twins if twin.model_copy(update={"preset": "custom", "training": family.training}) == family
+    )
     return next(same, family)
 
 
@@ -118,4 +143,7 @@ def _fit_stages(cascade: dict[str, Any], stages: int) -> None:
 
 def first_errors(error: ValidationError) -> str:
     """pydantic's complaints as `field: reason`, all of them."""
-    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'configuration'}: {each['msg'].removeprefix('Value error, ')}" for each in error.errors())
+    return "; ".join(
+        f"{'.'.join(map(str, each['loc'])) or 'configuration'}: {each['msg'].removeprefix('Value error, ')}"
+        for each in error.errors()
+    )

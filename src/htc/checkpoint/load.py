@@ -1,4 +1,6 @@
-"""One way in: a preset name, a folder of ours, a run folder or a weights file -> configuration and complete state dict."""
+"""One way in: a preset name, a folder of ours, a run folder or a weights file -> configuration and complete state
+dict.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,19 +30,29 @@ from htc.settings import layers as settings
 Overrides = Mapping[str, Any]
 _MEANING = (
     *("cascade.delta_stds", "cascade.semantic_fusion", "cascade.mask_flow"),
-    *("rpn.anchor_scale", "rpn.anchor_ratios", "rpn.anchor_grid", "cascade.pooling", "backbone.stride_in", "input.mean", "input.std"),
+    *(
+        "rpn.anchor_scale",
+        "rpn.anchor_ratios",
+        "rpn.anchor_grid",
+        "cascade.pooling",
+        "backbone.stride_in",
+        "input.mean",
+        "input.std",
+    ),
 )
 _LEAVE = "give the weights file as the model: its own configuration is then used"
 
 
-def load_model(model: str | Path, weights: str | Path | None = None, overrides: Overrides | None = None, told: Told = NOTHING) -> LoadedWeights:
+def load_model(
+    model: str | Path, weights: str | Path | None = None, overrides: Overrides | None = None, told: Told = NOTHING
+) -> LoadedWeights:
     """Configuration and weights of a model.
 
-    `model`: a preset name (with its released weights, or `weights`), a native or run folder, or a `.pth` / `.safetensors` file.
-    `weights`: a file, a folder, or the name of a preset with released weights. `overrides`: nested configuration values that
-    the user set; what contradicts the weights is an error, what turns a part off drops its weights. `told`: what the file of
-    another project does not say of itself.
-    Raises `ConfigError` for unknown names and invalid values (before anything is fetched), `CheckpointError` for the weights.
+    `model`: a preset name (with its released weights, or `weights`), a native or run folder, or a `.pth` /
+    `.safetensors` file. `weights`: a file, a folder, or the name of a preset with released weights. `overrides`: nested
+    configuration values that the user set; what contradicts the weights is an error, what turns a part off drops its
+    weights. `told`: what the file of another project does not say of itself. Raises `ConfigError` for unknown names and
+    invalid values (before anything is fetched), `CheckpointError` for the weights.
     """
     overrides = overrides or {}
     if str(model) in PRESETS:
@@ -56,7 +68,9 @@ def load_model(model: str | Path, weights: str | Path | None = None, overrides: 
         return fit_weights(state, config, path, explicit_fields(overrides))
     if path.is_file():
         if weights is not None:
-            raise ConfigError(f"{path} is a weights file already; leave --weights out, or give a preset name or a folder as the model")
+            raise ConfigError(
+                f"{path} is a weights file already; leave --weights out, or give a preset name or a folder as the model"
+            )
         return _load_file(path, overrides, told)
     if path.suffix or path.parent != Path():
         raise CheckpointError(f"{path}: no such file or folder")
@@ -65,14 +79,18 @@ def load_model(model: str | Path, weights: str | Path | None = None, overrides: 
 
 
 def overlay(config: Config, overrides: Overrides) -> Config:
-    """`config` with nested values laid over it; new class names bring their ids. Raises `ConfigError` listing all faults."""
+    """`config` with nested values laid over it; new class names bring their ids. Raises `ConfigError` listing all
+    faults.
+    """
     if "classes" in overrides and "category_ids" not in overrides and isinstance(overrides["classes"], list | tuple):
         overrides = {**overrides, "category_ids": category_ids(tuple(overrides["classes"]))}
     return settings.overlay(config, settings.from_values(overrides))
 
 
 def explicit_fields(overrides: Overrides, prefix: str = "") -> frozenset[str]:
-    """The dotted names of everything in nested overrides, branches included: {"semantic": {"classes": 2}} -> semantic, semantic.classes."""
+    """The dotted names of everything in nested overrides, branches included: {"semantic": {"classes": 2}} ->
+    semantic, semantic.classes.
+    """
     return frozenset(_dotted(overrides, prefix))
 
 
@@ -88,7 +106,10 @@ def _weights_of(name: str, weights: str | Path | None) -> Path:
     if weights is not None:
         return _located(weights)
     if name not in RELEASED:
-        raise CheckpointError(f"{name}: there are no released weights for this preset; give --weights FILE, or train it with `htc train --preset {name}`")
+        raise CheckpointError(
+            f"{name}: there are no released weights for this preset; give --weights FILE, or train it with `htc train "
+            f"--preset {name}`"
+        )
     return fetch(name)
 
 
@@ -133,7 +154,15 @@ def _read(path: Path, stride_in: str | None, told: Told) -> _Source:
         return _Source(read_safetensors(path), KeyReport(), config, config.classes if config else None)
     stored = read_stored(path)
     upgraded = _upgraded(stored, stride_in, told)
-    return _Source(upgraded.weights, report_of(upgraded), None, upgraded.classes, upgraded.facts.fields, upgraded.experiment, upgraded.version is None)
+    return _Source(
+        upgraded.weights,
+        report_of(upgraded),
+        None,
+        upgraded.classes,
+        upgraded.facts.fields,
+        upgraded.experiment,
+        upgraded.version is None,
+    )
 
 
 def _upgraded(stored: Stored, stride_in: str | None, told: Told) -> Upgraded:
@@ -163,7 +192,9 @@ def report_of(upgraded: Upgraded) -> KeyReport:
 
 
 def _load_with(config: Config, path: Path, overrides: Overrides, told: Told, *, from_preset: bool) -> LoadedWeights:
-    """Weights for a configuration that is known; class names may still come from the file if the configuration is a mere preset."""
+    """Weights for a configuration that is known; class names may still come from the file if the configuration is a
+    mere preset.
+    """
     explicit = explicit_fields(overrides)
     # A preset's own stride was said by nobody about this file: it may not stand in for what the file does not say.
     said = isinstance(config.backbone, ResNet) and (not from_preset or "backbone.stride_in" in explicit)
@@ -172,16 +203,24 @@ def _load_with(config: Config, path: Path, overrides: Overrides, told: Told, *, 
         config = _with_file_classes(config, source, path)
     lines = trained_otherwise(source, config, explicit)
     if lines:
-        raise CheckpointError("\n  ".join([f"{path}: was trained otherwise than this configuration ({config.preset}) says", *lines, _LEAVE]))
+        raise CheckpointError(
+            "\n  ".join(
+                [f"{path}: was trained otherwise than this configuration ({config.preset}) says", *lines, _LEAVE]
+            )
+        )
     return fit_weights(source.weights, config, path, explicit, source.report)
 
 
 def trained_otherwise(source: _Source, config: Config, explicit: frozenset[str]) -> list[str]:
-    """What no shape shows but changes the meaning of the weights, where the file's own configuration and `config` disagree."""
+    """What no shape shows but changes the meaning of the weights, where the file's own configuration and `config`
+    disagree.
+    """
     lines = []
     for name in _MEANING:
         theirs, ours = source.meaning(name), config_value(config, name)
-        off = name == "cascade.semantic_fusion" and (config.semantic is None or (source.config is not None and source.config.semantic is None))
+        off = name == "cascade.semantic_fusion" and (
+            config.semantic is None or (source.config is not None and source.config.semantic is None)
+        )
         if theirs is not None and theirs != ours and name not in explicit and not off:
             lines.append(f"{name}: the file has {theirs}, the configuration says {ours}")
     return lines
@@ -208,10 +247,21 @@ def _load_file(path: Path, overrides: Overrides, told: Told) -> LoadedWeights:
     if config is None:
         try:
             # Names that the user gives replace the file's, even such as do not fit it.
-            config = infer_config(shapes_of(source.weights), source.facts, None if "classes" in explicit else source.classes, source.experiment)
+            config = infer_config(
+                shapes_of(source.weights),
+                source.facts,
+                None if "classes" in explicit else source.classes,
+                source.experiment,
+            )
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
         if source.another_project:
             config = config.model_copy(update={"preset": "custom"})
     # A flow that the file's own text turns off is off on purpose.
-    return fit_weights(source.weights, overlay(config, overrides), path, explicit | (frozenset(source.facts) & {"cascade.mask_flow"}), source.report)
+    return fit_weights(
+        source.weights,
+        overlay(config, overrides),
+        path,
+        explicit | (frozenset(source.facts) & {"cascade.mask_flow"}),
+        source.report,
+    )

@@ -1,4 +1,6 @@
-"""Our own format: a folder with `config.json` and `model.safetensors`. Nothing in it can run; it loads without a network."""
+"""Our own format: a folder with `config.json` and `model.safetensors`. Nothing in it can run; it loads without a
+network.
+"""
 
 import contextlib
 import os
@@ -24,8 +26,8 @@ _METADATA_KEY = "htc_config"
 def save_pretrained(model: nn.Module | Mapping[str, Tensor], config: Config, folder: Path | str) -> Path:
     """Write `config.json` and `model.safetensors` into `folder` (made if need be; files of these names are replaced).
 
-    The files are written beside their places and renamed together, so that a full disk or an interruption leaves the old model
-    or the new one, never half of one. Raises `OutputError` naming the place and the reason.
+    The files are written beside their places and renamed together, so that a full disk or an interruption leaves the
+    old model or the new one, never half of one. Raises `OutputError` naming the place and the reason.
     """
     folder = Path(folder)
     state = model.state_dict() if isinstance(model, nn.Module) else model
@@ -62,7 +64,9 @@ def _write_all(folder: Path, writers: Mapping[str, Callable[[Path], object]]) ->
                 temporary.unlink(missing_ok=True)
             folder.rmdir()  # only if it is empty: a new folder is not left behind
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-        raise OutputError(f"{folder}: the model cannot be written: {reason}; free some space or choose another folder") from error
+        raise OutputError(
+            f"{folder}: the model cannot be written: {reason}; free some space or choose another folder"
+        ) from error
 
 
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -92,9 +96,15 @@ def model_folder(folder: Path) -> Path:
     for candidate in (folder, folder / "model"):
         if (candidate / CONFIG_FILE).is_file():
             if not (candidate / WEIGHTS_FILE).is_file():
-                raise CheckpointError(f"{candidate}: has {CONFIG_FILE} but no {WEIGHTS_FILE}; was saving interrupted? Train or convert again")
+                raise CheckpointError(
+                    f"{candidate}: has {CONFIG_FILE} but no {WEIGHTS_FILE}; was saving interrupted? Train or "
+                    f"convert again"
+                )
             return candidate
-    raise CheckpointError(f"{folder}: no model in it (neither {CONFIG_FILE} nor model/{CONFIG_FILE}); give the folder that `htc train` or `htc convert` wrote")
+    raise CheckpointError(
+        f"{folder}: no model in it (neither {CONFIG_FILE} nor model/{CONFIG_FILE}); give the folder that `htc train` "
+        f"or `htc convert` wrote"
+    )
 
 
 def read_config(path: Path) -> Config:
@@ -120,8 +130,12 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         try:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{path}: holds values that torch cannot read ({error}); save it as float32") from error
-    return {name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+            raise CheckpointError(
+                f"{path}: holds values that torch cannot read ({error}); save it as float32"
+            ) from error
+    return {
+        name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
 
 
 def stored_config(path: Path) -> Config | None:
@@ -140,4 +154,6 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged, truncated or not a safetensors file ({error}); download or copy it again") from error
+        raise CheckpointError(
+            f"{path}: damaged, truncated or not a safetensors file ({error}); download or copy it again"
+        ) from error

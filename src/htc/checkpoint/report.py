@@ -11,7 +11,9 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class KeyReport:
-    """Names are the file's where a file name is meant, ours otherwise. A usable file has no missing, unexpected or mismatched."""
+    """Names are the file's where a file name is meant, ours otherwise. A usable file has no missing, unexpected or
+    mismatched.
+    """
 
     used: tuple[str, ...] = ()
     """Our names that got a tensor from the file."""
@@ -62,7 +64,15 @@ class KeyReport:
             return
         faults = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.mismatched}
         lines = [f"{len(names)} tensors {what}: {_some(names)}" for what, names in faults.items() if names]
-        raise CheckpointError("\n  ".join([f"{source}: the weights do not fit the model", *lines, "use the preset or configuration they belong to"]))
+        raise CheckpointError(
+            "\n  ".join(
+                [
+                    f"{source}: the weights do not fit the model",
+                    *lines,
+                    "use the preset or configuration they belong to",
+                ]
+            )
+        )
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:

@@ -30,7 +30,9 @@ class Stored:
 
 
 def read_stored(path: Path) -> Stored:
-    """Its kind is told by its content, not by its suffix. Raises `CheckpointError` for files that are damaged, refused, or hold no tensors by name."""
+    """Its kind is told by its content, not by its suffix. Raises `CheckpointError` for files that are damaged,
+    refused, or hold no tensors by name.
+    """
     if is_plain_pickle(path):
         return _read_arrays(path)
     file = open_torch_file(path)
@@ -48,7 +50,10 @@ def _read_arrays(path: Path) -> Stored:
     inside = entries(content)
     tensors = arrays_in(path, next((state for key in _INSIDE if (state := entries(inside.get(key)))), inside))
     if not tensors:
-        raise CheckpointError(f"{path}: a pickle, but not one of torch.save, and with no arrays by name in it; this is no checkpoint of detectron2 or Paddle")
+        raise CheckpointError(
+            f"{path}: a pickle, but not one of torch.save, and with no arrays by name in it; this is no checkpoint of "
+            f"detectron2 or Paddle"
+        )
     return Stored(path, tensors, {name: name for name in tensors}, content)
 
 
@@ -63,10 +68,17 @@ def _state(file: TorchFile) -> Mapping[str, Any]:
     """The state dict; the file itself may be one."""
     content = entries(file.content)
     if isinstance(file.content, Foreign) and not content:
-        raise CheckpointError(f"{file.path}: holds a {file.content.name} object instead of weights; save model.state_dict() in place of the model")
+        raise CheckpointError(
+            f"{file.path}: holds a {file.content.name} object instead of weights; save model.state_dict() in place of "
+            f"the model"
+        )
     state = next((inside for key in _INSIDE if (inside := entries(content.get(key)))), content)
     if not any(isinstance(value, TensorReference) for value in state.values()):
-        raise CheckpointError(f"{file.path}: no state_dict with tensors in it; this is not a checkpoint of the original")
+        raise CheckpointError(
+            f"{file.path}: no state_dict with tensors in it; this is not a checkpoint of the original"
+        )
     if not all(isinstance(name, str) and name.isprintable() for name in state):
-        raise CheckpointError(f"{file.path}: a tensor in its state_dict has no readable name; this is not a plain checkpoint")
+        raise CheckpointError(
+            f"{file.path}: a tensor in its state_dict has no readable name; this is not a plain checkpoint"
+        )
     return state

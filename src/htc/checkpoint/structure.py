@@ -27,7 +27,9 @@ MASKS = "roi.mask_heads.0.logits.weight"
 _RESNET = ("backbone.layer1.0.conv2.weight", "backbone.layer4.0.conv1.weight")
 _SIZED = (*_ESSENTIAL, MASKS, *_RESNET, "semantic.logits.weight")
 _OTHER_BACKBONES = ("backbone.body.", "backbone.stem.")
-"""Of timm's networks and FishNet: their names and shapes are compared one by one, and say nothing of a configuration."""
+"""Of timm's networks and FishNet: their names and shapes are compared one by one, and say nothing of a
+configuration.
+"""
 GUIDED = "rpn.location.weight"
 """Only guided anchoring has it."""
 _SWITCH = re.compile(r"backbone\.layer(\d)\.\d+\.conv\d\.switch\.weight")
@@ -36,17 +38,28 @@ _OFFSETS = re.compile(r"backbone\.layer([1-4])\.\d+\.conv2\.conv_offset\.weight"
 
 
 def read_structure(shapes: Shapes) -> dict[str, Any]:
-    """Dotted configuration field -> value, for every field that the weights decide; `num_classes` and `semantic` (bool) besides.
+    """Dotted configuration field -> value, for every field that the weights decide; `num_classes` and `semantic` (bool)
+    besides.
 
     Raises `CheckpointError` (without a file name) if these are no weights of the family.
     """
     other = any(name.startswith(_OTHER_BACKBONES) for name in shapes)
     missing = [name for name in ((() if other else _RESNET) + _ESSENTIAL) if name not in shapes]
     if missing:
-        raise CheckpointError(f"not a ResNet-FPN network with box heads (Mask R-CNN, Cascade Mask R-CNN, HTC): it has no {', '.join(missing)}")
-    wrong = [name for name, shape in shapes.items() if 0 in shape or (name in _SIZED and len(shape) < 2) or (name.endswith(".weight") and not shape)]
+        raise CheckpointError(
+            f"not a ResNet-FPN network with box heads (Mask R-CNN, Cascade Mask R-CNN, HTC): it has no "
+            f"{', '.join(missing)}"
+        )
+    wrong = [
+        name
+        for name, shape in shapes.items()
+        if 0 in shape or (name in _SIZED and len(shape) < 2) or (name.endswith(".weight") and not shape)
+    ]
     if wrong:
-        raise CheckpointError(f"{wrong[0]} has the shape {shapes[wrong[0]]}, which no layer has; the file is damaged or of another architecture")
+        raise CheckpointError(
+            f"{wrong[0]} has the shape {shapes[wrong[0]]}, which no layer has; the file is damaged or of another "
+            f"architecture"
+        )
     return {**({} if other else _backbone(shapes)), **_neck(shapes), **_heads(shapes), **_semantic(shapes)}
 
 
@@ -58,7 +71,9 @@ def _backbone(shapes: Shapes) -> dict[str, Any]:
     blocks = tuple(len(_indices(shapes, rf"backbone\.layer{layer}\.(\d+)\.")) for layer in (1, 2, 3, 4))
     bottleneck = "backbone.layer1.0.conv3.weight" in shapes
     if (bottleneck, blocks) not in BLOCKS:
-        raise CheckpointError(f"its backbone has {blocks} blocks: no ResNet or ResNeXt of 18, 34, 50, 101 or 152 layers")
+        raise CheckpointError(
+            f"its backbone has {blocks} blocks: no ResNet or ResNeXt of 18, 34, 50, 101 or 152 layers"
+        )
     width, group_width = shapes["backbone.layer1.0.conv2.weight"][:2]
     groups = max(1, width // group_width)
     base_width = (group_width if groups > 1 else width) if bottleneck else 64
@@ -71,16 +86,28 @@ def _backbone(shapes: Shapes) -> dict[str, Any]:
     offsets = {int(match[1]) + 1: shape[0] for name, shape in shapes.items() if (match := _OFFSETS.fullmatch(name))}
     kinds = {_DEFORMABLE.get(channels, f"{channels} offset channels") for channels in offsets.values()}
     if len(kinds) > 1 or kinds - {"v1", "v2"}:
-        raise CheckpointError(f"its deformable convolutions have {', '.join(sorted(kinds))}: only v1 or v2 with one offset group is supported")
-    deformable = {"backbone.deformable": kinds.pop() if kinds else "none", "backbone.deformable_stages": tuple(sorted(offsets))}
+        raise CheckpointError(
+            f"its deformable convolutions have {', '.join(sorted(kinds))}: only v1 or v2 with one offset group is "
+            f"supported"
+        )
+    deformable = {
+        "backbone.deformable": kinds.pop() if kinds else "none",
+        "backbone.deformable_stages": tuple(sorted(offsets)),
+    }
     return {**found, **deformable, **_switchable(shapes)}
 
 
 def _switchable(shapes: Shapes) -> dict[str, Any]:
     switches = {int(match[1]) + 1 for name in shapes if (match := _SWITCH.fullmatch(name))}
-    kind = "none" if not switches else "deformable" if any(_SWITCH_OFFSETS.fullmatch(name) for name in shapes) else "plain"
+    kind = (
+        "none" if not switches else "deformable" if any(_SWITCH_OFFSETS.fullmatch(name) for name in shapes) else "plain"
+    )
     standardised = "backbone.layer1.0.conv1.standard.gamma" in shapes
-    return {"backbone.switchable": kind, "backbone.switchable_stages": tuple(sorted(switches)), "backbone.standardised": standardised}
+    return {
+        "backbone.switchable": kind,
+        "backbone.switchable_stages": tuple(sorted(switches)),
+        "backbone.standardised": standardised,
+    }
 
 
 def _norm(shapes: Shapes, layer: str) -> str:
@@ -91,7 +118,13 @@ def _norm(shapes: Shapes, layer: str) -> str:
 
 
 def _neck(shapes: Shapes) -> dict[str, Any]:
-    kind = "pafpn" if any(name.startswith("neck.bottom_up.") for name in shapes) else "rfp" if "second_look.weight.weight" in shapes else "fpn"
+    kind = (
+        "pafpn"
+        if any(name.startswith("neck.bottom_up.") for name in shapes)
+        else "rfp"
+        if "second_look.weight.weight" in shapes
+        else "fpn"
+    )
     return {
         "neck.kind": kind,
         "neck.norm": _norm(shapes, "neck.lateral.0.norm"),
@@ -99,21 +132,29 @@ def _neck(shapes: Shapes) -> dict[str, Any]:
         **(
             {"rpn.kind": "guided_rpn"}
             if GUIDED in shapes
-            else {"rpn.kind": "rpn", "rpn.anchors": shapes["rpn.objectness.weight"][0], "rpn.convs": 1 + len(_indices(shapes, r"rpn\.further\.(\d+)\."))}
+            else {
+                "rpn.kind": "rpn",
+                "rpn.anchors": shapes["rpn.objectness.weight"][0],
+                "rpn.convs": 1 + len(_indices(shapes, r"rpn\.further\.(\d+)\.")),
+            }
         ),
     }
 
 
 def _heads(shapes: Shapes) -> dict[str, Any]:
     classes = shapes["roi.box_heads.0.classify.weight"][0] - 1
-    levels = any(f"roi.box_heads.0.{first}" in shapes for first in ("fc.0.layers.0.weight", "convs.0.layers.0.conv.weight"))
+    levels = any(
+        f"roi.box_heads.0.{first}" in shapes for first in ("fc.0.layers.0.weight", "convs.0.layers.0.conv.weight")
+    )
     found: dict[str, Any] = {
         "num_classes": classes,
         "cascade.num_stages": len(_indices(shapes, r"roi\.box_heads\.(\d+)\.")),
         "cascade.mask_flow": any(name.startswith("roi.mask_flows.") for name in shapes),
         "cascade.box_convs": len(_indices(shapes, r"roi\.box_heads\.0\.convs\.(\d+)\.")),
         "cascade.box_fcs": len(_indices(shapes, r"roi\.box_heads\.0\.fc\.(\d+)\.")),
-        "cascade.box_norm": _norm(shapes, "roi.box_heads.0.convs.0.layers.0.norm" if levels else "roi.box_heads.0.convs.0.norm"),
+        "cascade.box_norm": _norm(
+            shapes, "roi.box_heads.0.convs.0.layers.0.norm" if levels else "roi.box_heads.0.convs.0.norm"
+        ),
         "cascade.box_channels": shapes["roi.box_heads.0.classify.weight"][1],
         "cascade.pooled_levels": "all" if levels else "one",
         **_mask_head(shapes, levels=levels),
@@ -130,7 +171,9 @@ def _mask_head(shapes: Shapes, *, levels: bool) -> dict[str, Any]:
         return {"cascade.mask_head.kind": "none"}
     return {
         "cascade.mask_channels": shapes.get("roi.mask_heads.0.upsample.weight", shapes[MASKS][1:])[0],
-        "cascade.mask_norm": _norm(shapes, "roi.mask_heads.0.convs.0.layers.0.norm" if levels else "roi.mask_heads.0.convs.0.norm"),
+        "cascade.mask_norm": _norm(
+            shapes, "roi.mask_heads.0.convs.0.layers.0.norm" if levels else "roi.mask_heads.0.convs.0.norm"
+        ),
         "cascade.mask_convs": len(_indices(shapes, r"roi\.mask_heads\.0\.convs\.(\d+)\.")),
         **_mask_variant(shapes),
     }
@@ -149,7 +192,14 @@ def _semantic(shapes: Shapes) -> dict[str, Any]:
         return {"semantic": False}
     convs = len(_indices(shapes, r"semantic\.convs\.(\d+)\."))
     norm = _norm(shapes, "semantic.convs.0.norm")
-    return {"semantic": True, **_context(shapes), "semantic.norm": norm, "semantic.classes": logits[0], "semantic.channels": logits[1], "semantic.convs": convs}
+    return {
+        "semantic": True,
+        **_context(shapes),
+        "semantic.norm": norm,
+        "semantic.classes": logits[0],
+        "semantic.channels": logits[1],
+        "semantic.convs": convs,
+    }
 
 
 def _context(shapes: Shapes) -> dict[str, Any]:
@@ -177,7 +227,11 @@ def config_value(config: Config, field: str) -> Any:
     return "batch" if value == "sync" else value
 
 
-_SHOWN = {"num_classes": "classes (number of)", "rpn.anchors": "rpn.anchor_ratios (number of)", "semantic": "semantic (branch present)"}
+_SHOWN = {
+    "num_classes": "classes (number of)",
+    "rpn.anchors": "rpn.anchor_ratios (number of)",
+    "semantic": "semantic (branch present)",
+}
 
 
 def contradictions(structure: Mapping[str, Any], config: Config, ignored: frozenset[str] = frozenset()) -> list[str]:
@@ -186,7 +240,9 @@ def contradictions(structure: Mapping[str, Any], config: Config, ignored: frozen
     for field, has in structure.items():
         says = config_value(config, field)
         if says != has and field not in ignored and not (field.startswith("semantic.") and config.semantic is None):
-            lines.append(f"{_SHOWN.get(field, field)}: the weights have {_plain(has)}, the configuration says {_plain(says)}")
+            lines.append(
+                f"{_SHOWN.get(field, field)}: the weights have {_plain(has)}, the configuration says {_plain(says)}"
+            )
     return lines
 
 

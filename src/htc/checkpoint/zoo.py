@@ -1,4 +1,6 @@
-"""The original's released weights by preset name: where they are, how to recognise them, what was published for them."""
+"""The original's released weights by preset name: where they are, how to recognise them, what was published for
+them.
+"""
 
 import os
 import sys
@@ -14,7 +16,9 @@ SERVER = "https://download.openmmlab.com/mmdetection/v2.0"
 
 @dataclass(frozen=True)
 class Release:
-    """A weights file: path under the server, first 8 hex digits of its SHA-256 (as in its name), COCO val2017 AP as published (per cent)."""
+    """A weights file: path under the server, first 8 hex digits of its SHA-256 (as in its name), COCO val2017 AP as
+    published (per cent).
+    """
 
     path: str
     sha256: str
@@ -76,9 +80,10 @@ def cached(name: str, cache_dir: Path | None = None) -> Path:
 def fetch(name: str, cache_dir: Path | None = None, progress: Progress | None = None) -> Path:
     """The released weights of a preset, downloaded once into the cache and checked against the SHA-256 in their name.
 
-    `progress(done, total)` is called with bytes (total None if the server does not say). An interrupted download goes on where
-    it stopped. Raises `ConfigError` for an unknown preset, `FetchError` (a `CheckpointError`) if the weights cannot be had:
-    offline (`HTC_OFFLINE=1` or `HF_HUB_OFFLINE=1`), not found, cut off, or not the file that was published.
+    `progress(done, total)` is called with bytes (total None if the server does not say). An interrupted download goes
+    on where it stopped. Raises `ConfigError` for an unknown preset, `FetchError` (a `CheckpointError`) if the weights
+    cannot be had: offline (`HTC_OFFLINE=1` or `HF_HUB_OFFLINE=1`), not found, cut off, or not the file that was
+    published.
     """
     url = weights_url(name)
     if url is None:

@@ -46,15 +46,18 @@ def ablate(
 ) -> int:
     """Train the rows of the paper's ablation tables on any data set, and compare them.
 
-    Every row has one score threshold (0.001) and one matching rule. Trainings that tables share are done once. The same call
-    goes on where an earlier one was interrupted.
+    Every row has one score threshold (0.001) and one matching rule. Trainings that tables share are done once. The same
+    call goes on where an earlier one was interrupted.
 
     Parameters
     ----------
     table
-        1: Mask R-CNN, Cascade Mask R-CNN, HTC. 2: each component. 3: interleaved execution. 4: mask flow, masks by stage.
-        5: semantic fusion. 6: weight of the semantic loss. 7: the extensions, each on top of the others. 8: PAFPN, ASPP, GCN,
-        precise RoI pooling, Soft-NMS, adaptive feature pooling, finer masks, recursive pyramid, switchable atrous convolution,
+        1: Mask R-CNN, Cascade Mask R-CNN, HTC. 2: each component. 3: interleaved execution. 4: mask flow, masks by
+        stage.
+        5: semantic fusion. 6: weight of the semantic loss. 7: the extensions, each on top of the others. 8: PAFPN,
+        ASPP, GCN,
+        precise RoI pooling, Soft-NMS, adaptive feature pooling, finer masks, recursive pyramid, switchable atrous
+        convolution,
         each alone. Several may be given.
     data
         Folder of training and validation data, as for `htc train`.
@@ -119,7 +122,9 @@ def ablate(
     return 1 if missing else 0
 
 
-def _report(one: "Table", measured: "Sequence[Measured]", truth: Mapping[str, Any], folder: Path, *, quiet: bool) -> dict[str, Any]:
+def _report(
+    one: "Table", measured: "Sequence[Measured]", truth: Mapping[str, Any], folder: Path, *, quiet: bool
+) -> dict[str, Any]:
     """Computes, prints and writes one table."""
     from htc import files
     from htc.ablation.report import cells, content, headings, lines_of, markdown

@@ -1,4 +1,6 @@
-"""From arguments to an exit code: 0 done, 1 part of the work failed, 2 the call or all input is unusable, 130 interrupted, 143 terminated."""
+"""From arguments to an exit code: 0 done, 1 part of the work failed, 2 the call or all input is unusable, 130
+interrupted, 143 terminated.
+"""
 
 import os
 import signal
@@ -50,7 +52,12 @@ def build() -> App:
     for verb in VERBS:
         name = verb.__name__
         usage = f"Usage: htc {name} {USAGE[name]}" if name in USAGE else None
-        app.command(verb, usage=usage, help_epilogue=SETTINGS if "flags" in signature(verb).parameters else None, sort_key=VERBS.index(verb))
+        app.command(
+            verb,
+            usage=usage,
+            help_epilogue=SETTINGS if "flags" in signature(verb).parameters else None,
+            sort_key=VERBS.index(verb),
+        )
     return app
 
 
@@ -71,7 +78,10 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PARTLY
     except OSError as error:
-        return _fail(f"{error.filename or 'standard output or a file'}: {REMEDIES.get(error.errno or 0, error.strerror or error)}")
+        return _fail(
+            f"{error.filename or 'standard output or a file'}: "
+            f"{REMEDIES.get(error.errno or 0, error.strerror or error)}"
+        )
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except Terminated:

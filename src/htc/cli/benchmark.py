@@ -15,7 +15,9 @@ from htc.settings.layers import resolve, to_yaml
 DEFAULT_PRESET, QUICK_PRESET = "htc_r50_fpn_1x_coco", "htc_r18_small"
 THREADS = (1,)
 DEFAULTS = ModelOptions()
-Parts = Annotated[list[Literal["components", "pairs", "training", "memory"]], Parameter(consume_multiple=True, negative="")]
+Parts = Annotated[
+    list[Literal["components", "pairs", "training", "memory"]], Parameter(consume_multiple=True, negative="")
+]
 Threads = Annotated[list[Count], Parameter(consume_multiple=True, negative="")]
 
 
@@ -35,7 +37,8 @@ def benchmark(
     Parameters
     ----------
     parts
-        components (times, operations, share of the machine's peak), pairs (comparisons on equal work), training, memory; all by default.
+        components (times, operations, share of the machine's peak), pairs (comparisons on equal work), training,
+        memory; all by default.
     size
         HxW of the padded picture of the test path, multiples of 32; 800x1344 by default.
     threads
@@ -60,10 +63,20 @@ def benchmark(
     from htc.inference.load import choose_device
 
     amounts = QUICK if quick else Amounts()
-    amounts = replace(amounts, size=amounts.size if size is None else parsed_size(size), repeats=repeats or amounts.repeats)
+    amounts = replace(
+        amounts, size=amounts.size if size is None else parsed_size(size), repeats=repeats or amounts.repeats
+    )
     precisions = ("fp32", "bf16") if options.precision is None else (options.precision,)
     device = choose_device(options.device).type
-    report = run_benchmark(config, amounts, parts=parts or PARTS, threads=threads or THREADS, precisions=precisions, device=device, progress=say)
+    report = run_benchmark(
+        config,
+        amounts,
+        parts=parts or PARTS,
+        threads=threads or THREADS,
+        precisions=precisions,
+        device=device,
+        progress=say,
+    )
     write_json(json, as_json(report))
     if json != STDOUT:
         print(as_markdown(report))

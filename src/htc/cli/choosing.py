@@ -37,7 +37,10 @@ def chosen(dataset: "Dataset", settings: Sequence[Setting], device: str, weights
 
     start = None
     if weights is not None:
-        start = (weights, preset(weights) if weights in PRESETS and not Path(weights).exists() else load_model(weights).config)
+        start = (
+            weights,
+            preset(weights) if weights in PRESETS and not Path(weights).exists() else load_model(weights).config,
+        )
     return choose(dataset, settings, total_memory(choose_device(device)), start, here().ranks)
 
 
@@ -49,7 +52,11 @@ def show_choices(dataset: "Dataset", choices: Sequence["Choice"]) -> None:
     made = any("preset" in choice.fields for choice in choices)
     how = "Chosen for them (any flag or --preset decides otherwise):" if made else "The rest is as given, and so:"
     say(f"{len(dataset)} pictures, {objects} objects, {len(dataset.classes)} classes. {how}")
-    rows = [(name, _text(value), "" if number else choice.rule) for choice in choices for number, (name, value) in enumerate(choice.fields.items())]
+    rows = [
+        (name, _text(value), "" if number else choice.rule)
+        for choice in choices
+        for number, (name, value) in enumerate(choice.fields.items())
+    ]
     console = messages()
     if console.is_terminal and here().rank == 0:
         grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
@@ -68,4 +75,10 @@ def show_choices(dataset: "Dataset", choices: Sequence["Choice"]) -> None:
 def _text(value: Any) -> str:
     if value is None:
         return "none"
-    return ", ".join(map(_text, value)) if isinstance(value, list | tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        ", ".join(map(_text, value))
+        if isinstance(value, list | tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

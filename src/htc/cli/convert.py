@@ -1,4 +1,6 @@
-"""`htc convert`: any supported checkpoint into a native folder, with a report of every key; any known data set into COCO files."""
+"""`htc convert`: any supported checkpoint into a native folder, with a report of every key; any known data set into
+COCO files.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,14 +33,17 @@ def convert(
     Parameters
     ----------
     source
-        A checkpoint of the original (.pth), a .safetensors file, a native folder, or a preset with released weights. Or a folder with data:
+        A checkpoint of the original (.pth), a .safetensors file, a native folder, or a preset with released weights. Or
+        a folder with data:
         YOLO's data.yaml, labelme's JSON files, or label maps (images/ and masks/); its pictures stay where they are.
     destination
         The folder to make.
     colours
-        The order in which the network of a file of detectron2 or the original reads the colours, where the file does not say.
+        The order in which the network of a file of detectron2 or the original reads the colours, where the file does
+        not say.
     norm_epsilon
-        Of the frozen norms of a torchvision file: 0 in its released ResNet-50 and what was trained from it (the default there), else 1e-5.
+        Of the frozen norms of a torchvision file: 0 in its released ResNet-50 and what was trained from it (the default
+        there), else 1e-5.
     json
         Write the report of every tensor (used, renamed, reordered, dropped) to this file; - is standard output.
     """
@@ -78,7 +83,9 @@ def is_data(source: str) -> bool:
 
 def _check_destination(destination: Path) -> None:
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise OutputError(f"DST {destination} exists already, and nothing is overwritten; name another folder or remove it")
+        raise OutputError(
+            f"DST {destination} exists already, and nothing is overwritten; name another folder or remove it"
+        )
     require_writable(destination, "DST")
 
 
@@ -92,7 +99,17 @@ def _convert_data(folder: Path, destination: Path, json: str | None) -> int:
     files = {part: str(file) for part, file in converted.files.items()}
     if json != STDOUT:
         print("\n".join(summary(converted)))
-    write_json(json, {"images": str(folder), "annotations": files, "classes": list(converted.data.classes), "notes": list(converted.data.notes)})
-    flags = " ".join(f"--{part}-annotations {files[part]} --{part}-images {folder}" for part in ("train", "val") if part in files)
+    write_json(
+        json,
+        {
+            "images": str(folder),
+            "annotations": files,
+            "classes": list(converted.data.classes),
+            "notes": list(converted.data.notes),
+        },
+    )
+    flags = " ".join(
+        f"--{part}-annotations {files[part]} --{part}-images {folder}" for part in ("train", "val") if part in files
+    )
     say(f"train on it: htc train {flags}")
     return 0

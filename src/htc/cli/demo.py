@@ -25,7 +25,10 @@ def demo(*, out: Folder | None = None, seed: Natural = 0, device: Device = "auto
     with filling(folder), progress("demo") as bar:
         result = run_demo(folder, seed, device, steps_of(bar))
     print_metrics(result.metrics)
-    say(f"\ntook {result.seconds:.0f} s; average precision in per cent, on 30 pictures of other micrographs than it learned from")
+    say(
+        f"\ntook {result.seconds:.0f} s; average precision in per cent, on 30 pictures of other micrographs than it "
+        f"learned from"
+    )
     say(f"pictures, annotated beside found: {result.folder / 'pictures'}")
     say(f"curves: {result.folder / 'curves'}    model: {result.model}")
     say("\nTry next:")

@@ -30,12 +30,14 @@ def doctor(
 ) -> int:
     """Examine a data set: find what is wrong, say why it matters and what to do, correct what is safe into a new file.
 
-    Exit code 0: nothing is wrong (notes may be there); 1: errors or warnings were found; 2: the data cannot be examined.
+    Exit code 0: nothing is wrong (notes may be there); 1: errors or warnings were found; 2: the data cannot be
+    examined.
 
     Parameters
     ----------
     annotations
-        COCO annotations; or the folder of a whole data set (data/coco), whose training and validation parts are examined.
+        COCO annotations; or the folder of a whole data set (data/coco), whose training and validation parts are
+        examined.
     images
         Folder of the pictures.
     semantic

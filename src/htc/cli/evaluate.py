@@ -48,7 +48,8 @@ def evaluate(
     Parameters
     ----------
     model
-        A preset name, a native or run folder, or a .pth or .safetensors file; several: their ensemble, and each of them.
+        A preset name, a native or run folder, or a .pth or .safetensors file; several: their ensemble, and each of
+        them.
     annotations
         COCO annotations of the pictures.
     images
@@ -101,7 +102,11 @@ def evaluate(
     maps = Maps(map_flags.measured(semantic), panoptic_json, panoptic_dir, save_panoptic)
     check_maps(maps, model[0] if model else None, subsets)
     asked = Asked(annotations, images, subsets, save_results, batch_size, diagnostics, html, maps, augment, against)
-    metrics = of_results(results, max_detections or 100, asked) if results is not None else of_model(model or [], weights, options, settings, asked)
+    metrics = (
+        of_results(results, max_detections or 100, asked)
+        if results is not None
+        else of_model(model or [], weights, options, settings, asked)
+    )
     if metrics is None:
         return 0
     if json != STDOUT:
@@ -124,13 +129,18 @@ def _subsets(stages: list[str] | None, model: str | None) -> list[tuple[int, ...
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Box and mask numbers as a table in per cent, then each class."""
     names = list(metrics["bbox"])
-    rows = [[label, *(_percent(metrics[kind][name]) for name in names)] for kind, label in KINDS.items() if kind in metrics]
+    rows = [
+        [label, *(_percent(metrics[kind][name]) for name in names)] for kind, label in KINDS.items() if kind in metrics
+    ]
     table(["", *names], rows)
     if "members" in metrics:
         print()
         columns = [(kind, number) for kind in KINDS if kind in metrics for number in ("AP", "AP50", "AP75")]
         named = [*metrics["members"].items(), ("together", metrics)]
-        rows = [[name, *(_percent(one[kind][number]) if kind in one else "-" for kind, number in columns)] for name, one in named]
+        rows = [
+            [name, *(_percent(one[kind][number]) if kind in one else "-" for kind, number in columns)]
+            for name, one in named
+        ]
         table(["model", *(f"{KINDS[kind]} {number}" for kind, number in columns)], rows)
     if "against" in metrics:
         print()
@@ -138,34 +148,67 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         table(["AP", "here", "there", "difference", "95 % of draws"], rows)
     if "stages" in metrics:
         print()
-        rows = [[f"stage {name}" if name.isdecimal() else f"stages {name}", *_both(one)] for name, one in metrics["stages"].items()]
-        table(["masks of", *(f"{label} {number}" for kind, label in KINDS.items() if kind in metrics for number in ("AP", "AP50", "AP75"))], rows)
+        rows = [
+            [f"stage {name}" if name.isdecimal() else f"stages {name}", *_both(one)]
+            for name, one in metrics["stages"].items()
+        ]
+        table(
+            [
+                "masks of",
+                *(
+                    f"{label} {number}"
+                    for kind, label in KINDS.items()
+                    if kind in metrics
+                    for number in ("AP", "AP50", "AP75")
+                ),
+            ],
+            rows,
+        )
     if "semantic" in metrics:
-        print(f"\nsemantic map: mean IoU {_percent(metrics['semantic']['mIoU'])}, pixels right {_percent(metrics['semantic']['pixel_accuracy'])}")
+        print(
+            f"\nsemantic map: mean IoU {_percent(metrics['semantic']['mIoU'])}, pixels right "
+            f"{_percent(metrics['semantic']['pixel_accuracy'])}"
+        )
     if "panoptic" in metrics:
         print()
-        parts = {"all": metrics["panoptic"], "things": metrics["panoptic"]["things"], "stuff": metrics["panoptic"]["stuff"]}
-        table(["panoptic", "PQ", "SQ", "RQ"], [[name, *(_percent(part[key]) for key in ("PQ", "SQ", "RQ"))] for name, part in parts.items()])
+        parts = {
+            "all": metrics["panoptic"],
+            "things": metrics["panoptic"]["things"],
+            "stuff": metrics["panoptic"]["stuff"],
+        }
+        table(
+            ["panoptic", "PQ", "SQ", "RQ"],
+            [[name, *(_percent(part[key]) for key in ("PQ", "SQ", "RQ"))] for name, part in parts.items()],
+        )
     if "diagnostics" in metrics:
         print()
         _print_diagnostics(metrics["diagnostics"])
     classes = metrics.get("per_class", {})
     if len(classes) > 1:
         print()
-        table(["class", *(f"{KINDS[kind]} AP" for kind in KINDS if kind in metrics)], [[name, *map(_percent, ap.values())] for name, ap in classes.items()])
+        table(
+            ["class", *(f"{KINDS[kind]} AP" for kind in KINDS if kind in metrics)],
+            [[name, *map(_percent, ap.values())] for name, ap in classes.items()],
+        )
 
 
 def _print_diagnostics(found: dict[str, Any]) -> None:
     """Boundary AP, the best threshold and calibration in one line each, then the errors by kind."""
     best = found["best_f1"]["all"]
     if found["boundary"] is not None:
-        print(f"boundary AP {_percent(found['boundary']['AP'])}, AP50 {_percent(found['boundary']['AP50'])}, AP75 {_percent(found['boundary']['AP75'])}")
+        print(
+            f"boundary AP {_percent(found['boundary']['AP'])}, AP50 {_percent(found['boundary']['AP50'])}, AP75 "
+            f"{_percent(found['boundary']['AP75'])}"
+        )
     if best["threshold"] >= 0:
         parts = f"precision {_percent(best['precision'])}, recall {_percent(best['recall'])}"
         print(f"best F1 {_percent(best['f1'])} at scores from {best['threshold']:.2f} ({parts})")
     print(f"calibration error {_percent(found['calibration']['error'])}")
     print()
-    rows = [[name, str(kind["count"]), _percent(kind["cost"])] for name, kind in sorted(found["errors"].items(), key=lambda item: -item[1]["cost"])]
+    rows = [
+        [name, str(kind["count"]), _percent(kind["cost"])]
+        for name, kind in sorted(found["errors"].items(), key=lambda item: -item[1]["cost"])
+    ]
     table(["errors", "number", "AP50 points they cost"], rows)
 
 

@@ -1,4 +1,6 @@
-"""Configuration flags such as `--cascade.interleaved false`: taken out of the arguments before the verb's own flags are read."""
+"""Configuration flags such as `--cascade.interleaved false`: taken out of the arguments before the verb's own flags
+are read.
+"""
 
 from collections.abc import Collection, Sequence
 
@@ -9,8 +11,8 @@ from htc.errors import ConfigError
 def split(arguments: Sequence[str], own: Collection[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """(the verb's arguments, the configuration's (name, text) pairs).
 
-    A flag belongs to the configuration if its name holds a dot, or names a section and is not among the verb's `own` flags.
-    Raises `ConfigError` for a configuration flag without a value.
+    A flag belongs to the configuration if its name holds a dot, or names a section and is not among the verb's `own`
+    flags. Raises `ConfigError` for a configuration flag without a value.
     """
     rest: list[str] = []
     found: list[tuple[str, str]] = []

@@ -19,10 +19,11 @@ POLL = 0.1
 
 
 def start_together(devices: int, nodes: int, command: Sequence[str] | None = None) -> int:
-    """Runs `command` (None: this one) `devices` times here, as part of `nodes` machines; the exit code of the first that fails.
+    """Runs `command` (None: this one) `devices` times here, as part of `nodes` machines; the exit code of the first
+    that fails.
 
-    When one fails, the others are terminated. An interruption or SIGTERM is passed on to all and then raised here, when they have
-    ended. Raises `ConfigError` if there are several machines and the environment does not say which this is.
+    When one fails, the others are terminated. An interruption or SIGTERM is passed on to all and then raised here, when
+    they have ended. Raises `ConfigError` if there are several machines and the environment does not say which this is.
     """
     words = {**_meeting_point(nodes), "WORLD_SIZE": str(devices * nodes), "LOCAL_WORLD_SIZE": str(devices)}
     node = int(os.environ.get("NODE_RANK", "0"))
@@ -64,7 +65,8 @@ def _meeting_point(nodes: int) -> dict[str, str]:
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
     if missing:
         raise ConfigError(
-            f"--nodes {nodes} needs {', '.join(missing)} in the environment: the first machine's address, a free port there, and which machine this is "
+            f"--nodes {nodes} needs {', '.join(missing)} in the environment: the first machine's address, a free port "
+            f"there, and which machine this is "
             "(0, 1, ...); or start `htc train` by torchrun or srun, which say all that"
         )
     return {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT")}

@@ -37,9 +37,13 @@ def check_maps(maps: Maps, model: str | None, subsets: Sequence[tuple[int, ...]]
     if maps.panoptic_dir is not None and maps.panoptic_json is None:
         raise ConfigError("--panoptic-dir holds the maps of --panoptic-json FILE, which is missing")
     if maps.wanted and model is None:
-        raise ConfigError("--semantic, --panoptic-json and --save-panoptic need a MODEL: a result file has no semantic maps")
+        raise ConfigError(
+            "--semantic, --panoptic-json and --save-panoptic need a MODEL: a result file has no semantic maps"
+        )
     if maps.wanted and subsets:
-        raise ConfigError("--stages measures masks of single stages alone: leave out --semantic, --panoptic-json and --save-panoptic")
+        raise ConfigError(
+            "--stages measures masks of single stages alone: leave out --semantic, --panoptic-json and --save-panoptic"
+        )
 
 
 @dataclass
@@ -65,12 +69,18 @@ class MeasuredMaps:
 
     def numbers(self) -> dict[str, Any]:
         """`semantic` and `panoptic`, as far as they were measured."""
-        return {name: measure.numbers() for name, measure in self.measures.items() if name != "panoptic" or self.panoptic_truth}
+        return {
+            name: measure.numbers()
+            for name, measure in self.measures.items()
+            if name != "panoptic" or self.panoptic_truth
+        }
 
 
 @contextmanager
 def measured_maps(maps: Maps, predictor: "Predictor", dataset: "Dataset") -> Iterator[MeasuredMaps]:
-    """Measures for the pictures of `dataset`; panoptic maps are complete when the block ends well. Raises `ConfigError`, `DataError`."""
+    """Measures for the pictures of `dataset`; panoptic maps are complete when the block ends well. Raises
+    `ConfigError`, `DataError`.
+    """
     if not maps.wanted:
         yield MeasuredMaps(dataset, {}, panoptic_truth=False)
         return
@@ -80,7 +90,9 @@ def measured_maps(maps: Maps, predictor: "Predictor", dataset: "Dataset") -> Ite
         say(f"panoptic maps in {maps.save}")
 
 
-def _measures(maps: Maps, predictor: "Predictor", dataset: "Dataset", stack: ExitStack) -> "dict[str, SemanticMeasure | PanopticMeasure]":
+def _measures(
+    maps: Maps, predictor: "Predictor", dataset: "Dataset", stack: ExitStack
+) -> "dict[str, SemanticMeasure | PanopticMeasure]":
     from htc.data.panoptic_files import read_panoptic
     from htc.evaluation.maps import PanopticMeasure, SemanticMeasure, panoptic_categories
     from htc.evaluation.panoptic_files import panoptic_writer
@@ -88,9 +100,17 @@ def _measures(maps: Maps, predictor: "Predictor", dataset: "Dataset", stack: Exi
     measures: dict[str, SemanticMeasure | PanopticMeasure] = {}
     if maps.semantic is not None:
         measures["semantic"] = SemanticMeasure(predictor, dataset, maps.semantic)
-    truth = None if maps.panoptic_json is None else read_panoptic(maps.panoptic_json, maps.panoptic_dir or maps.panoptic_json.with_suffix(""), dataset)
+    truth = (
+        None
+        if maps.panoptic_json is None
+        else read_panoptic(maps.panoptic_json, maps.panoptic_dir or maps.panoptic_json.with_suffix(""), dataset)
+    )
     if truth is not None or maps.save is not None:
         folder = None if maps.save is None else folder_for("evaluate", "panoptic", maps.save)
-        writer = None if folder is None else stack.enter_context(panoptic_writer(folder, panoptic_categories(dataset, truth)))
+        writer = (
+            None
+            if folder is None
+            else stack.enter_context(panoptic_writer(folder, panoptic_categories(dataset, truth)))
+        )
         measures["panoptic"] = PanopticMeasure(predictor, dataset, truth, writer)
     return measures

@@ -36,7 +36,9 @@ class Asked:
 
     @property
     def folder(self) -> Path:
-        """The pictures' folder by COCO's layout: annotations/instances_val2017.json -> val2017; else the annotations' own folder."""
+        """The pictures' folder by COCO's layout: annotations/instances_val2017.json -> val2017; else the
+        annotations' own folder.
+        """
         if self.images is not None:
             return self.images
         split = self.annotations.stem.rsplit("_", 1)[-1]
@@ -73,13 +75,21 @@ def of_results(results: Path, max_detections: int, asked: Asked) -> Numbers:
     elif asked.html is not None:
         say("the page will have no pictures: --images DIR adds them")
     found = read_results(results)
-    return _numbers(truth, found, max_detections, results.name, asked, pictures) | _compared(truth, found, others, max_detections)
+    return _numbers(truth, found, max_detections, results.name, asked, pictures) | _compared(
+        truth, found, others, max_detections
+    )
 
 
-def of_model(models: Sequence[str], weights: str | None, options: ModelOptions, settings: Any, asked: Asked) -> Numbers | None:
-    """The numbers of a model or an ensemble; None where the annotations have no objects, and results are all there is to write."""
+def of_model(
+    models: Sequence[str], weights: str | None, options: ModelOptions, settings: Any, asked: Asked
+) -> Numbers | None:
+    """The numbers of a model or an ensemble; None where the annotations have no objects, and results are all there
+    is to write.
+    """
     if (asked.subsets or asked.maps.wanted) and (asked.augment is not None or len(models) > 1):
-        raise ConfigError("--stages and maps are measured of one model as it is: leave them out, or --augment and the other models")
+        raise ConfigError(
+            "--stages and maps are measured of one model as it is: leave them out, or --augment and the other models"
+        )
     known = check_models(models, weights, asked.augment, settings)
     check_torch()
     from htc.data.coco import read_coco
@@ -103,22 +113,44 @@ def of_model(models: Sequence[str], weights: str | None, options: ModelOptions, 
         if asked.subsets:
             results, beside = _by_stages(predictor, asked, lambda done, total: bar(done, total, ""))
         else:
-            results = list(stream_results(predictor, dataset, truth, most, lambda done, total: bar(done, total, ""), asked.batch_size, look=maps.look))
+            results = list(
+                stream_results(
+                    predictor,
+                    dataset,
+                    truth,
+                    most,
+                    lambda done, total: bar(done, total, ""),
+                    asked.batch_size,
+                    look=maps.look,
+                )
+            )
     if asked.save is not None:
         _save(results, asked.save)
-    name, pictures = " and ".join(Path(model).name for model in models), {record.id: record.path for record in dataset.images}
-    return _numbers(truth, results, most, name, asked, pictures) | _compared(truth, results, others, most) | beside | maps.numbers()
+    name, pictures = (
+        " and ".join(Path(model).name for model in models),
+        {record.id: record.path for record in dataset.images},
+    )
+    return (
+        _numbers(truth, results, most, name, asked, pictures)
+        | _compared(truth, results, others, most)
+        | beside
+        | maps.numbers()
+    )
 
 
 def _member_names(models: Sequence[str]) -> list[str]:
-    """Folder names, or whole paths where those would not tell the models apart; a model that is named twice is numbered."""
+    """Folder names, or whole paths where those would not tell the models apart; a model that is named twice is
+    numbered.
+    """
     names = [Path(model).name for model in models]
     if len(set(names)) < len(names):
         names = list(models)
     return [name if names.count(name) == 1 else f"{name} ({row + 1})" for row, name in enumerate(names)]
 
 
-def _of_members(names: Sequence[str], members: "Sequence[Predictor]", dataset: "Dataset", truth: Mapping[str, Any], batch_size: int) -> Numbers:
+def _of_members(
+    names: Sequence[str], members: "Sequence[Predictor]", dataset: "Dataset", truth: Mapping[str, Any], batch_size: int
+) -> Numbers:
     """The numbers of each model of an ensemble by itself, in the same views."""
     from htc.evaluation.coco import coco_metrics
     from htc.evaluation.run import detections_that_count, stream_results
@@ -127,7 +159,11 @@ def _of_members(names: Sequence[str], members: "Sequence[Predictor]", dataset: "
     for name, member in zip(names, members, strict=True):
         most = detections_that_count(member, None)
         with progress(name) as bar:
-            results = list(stream_results(member, dataset, truth, most, lambda done, total, bar=bar: bar(done, total, ""), batch_size))
+            results = list(
+                stream_results(
+                    member, dataset, truth, most, lambda done, total, bar=bar: bar(done, total, ""), batch_size
+                )
+            )
         found[name] = coco_metrics(truth, results, most)
     return found
 
@@ -143,7 +179,12 @@ def _by_stages(predictor: "Predictor", asked: Asked, tell: Any) -> tuple[list[Nu
     return results[own], {"stages": {stages_name(subset): each[subset] for subset in asked.subsets}}
 
 
-def _compared(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], others: Sequence[Numbers] | None, max_detections: int) -> Numbers:
+def _compared(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    others: Sequence[Numbers] | None,
+    max_detections: int,
+) -> Numbers:
     """AP of the others, the difference and its interval, by kind; nothing where there are no others."""
     from htc.evaluation.bootstrap import DRAWS, gains
 
@@ -151,11 +192,21 @@ def _compared(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], ot
         return {}
     say(f"drawing the pictures anew, {DRAWS} times, for the interval of the difference")
     found = gains(truth, results, others, max_detections)
-    return {"against": {kind: {"AP": gain.other, "difference": gain.difference, "low": gain.low, "high": gain.high} for kind, gain in found.items()}}
+    return {
+        "against": {
+            kind: {"AP": gain.other, "difference": gain.difference, "low": gain.low, "high": gain.high}
+            for kind, gain in found.items()
+        }
+    }
 
 
 def _numbers(
-    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int, name: str, asked: Asked, pictures: Mapping[Any, Path] | None
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    max_detections: int,
+    name: str,
+    asked: Asked,
+    pictures: Mapping[Any, Path] | None,
 ) -> Numbers:
     """The contract's numbers, with diagnostics and page where they are asked for."""
     from htc.evaluation.coco import metrics_of
@@ -193,14 +244,25 @@ def _save_alone(models: Sequence[str], weights: str | None, options: ModelOption
     from htc.inference.outputs import results_file
 
     if asked.save is None:
-        raise ConfigError(f"{asked.annotations} has no annotations, so nothing can be measured; --save-results FILE writes the results")
+        raise ConfigError(
+            f"{asked.annotations} has no annotations, so nothing can be measured; --save-results FILE writes "
+            f"the results"
+        )
     if asked.subsets or asked.diagnostics or asked.html is not None or asked.maps.wanted or asked.against is not None:
-        raise ConfigError(f"{asked.annotations} has no annotations, so nothing can be measured: leave out --stages, --against, --diagnostics, --html and maps")
+        raise ConfigError(
+            f"{asked.annotations} has no annotations, so nothing can be measured: leave out --stages, --against, "
+            f"--diagnostics, --html and maps"
+        )
     dataset = read_picture_list(asked.annotations, asked.folder)
     truth = {**read_json(asked.annotations, ANNOTATIONS), "annotations": []}
     predictor, _ = load_members(models, weights, asked.augment, settings, options)
     most = detections_that_count(predictor, None)
     with progress("evaluate") as bar, results_file(asked.save) as file:
-        for result in stream_results(predictor, dataset, truth, most, lambda done, total: bar(done, total, ""), asked.batch_size):
+        for result in stream_results(
+            predictor, dataset, truth, most, lambda done, total: bar(done, total, ""), asked.batch_size
+        ):
             file.add([{key: value for key, value in result.items() if key != "category_name"}])
-    say(f"{asked.annotations.name} has no annotations, so nothing was measured; {file.count} results in {asked.save}, for the server that has them")
+    say(
+        f"{asked.annotations.name} has no annotations, so nothing was measured; {file.count} results in {asked.save}, "
+        f"for the server that has them"
+    )

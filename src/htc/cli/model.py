@@ -1,4 +1,6 @@
-"""From the call's flags to a loaded model: everything that needs no weights is checked before anything is fetched or built."""
+"""From the call's flags to a loaded model: everything that needs no weights is checked before anything is fetched or
+built.
+"""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -22,17 +24,29 @@ MEBI = 1 << 20
 
 
 def settings_of(
-    options: ModelOptions, flags: Sequence[tuple[str, str]], max_detections: int | None = None, score_threshold: float | None = None
+    options: ModelOptions,
+    flags: Sequence[tuple[str, str]],
+    max_detections: int | None = None,
+    score_threshold: float | None = None,
 ) -> list[Setting]:
-    """All settings of the call, with the flags that stand for one: objects a picture, and a score that the model itself can stop at."""
-    given = (("max_detections", max_detections, "--max-detections"), ("score_threshold", score_threshold, "--score-threshold"))
-    return [*options.settings(flags), *(Setting(("inference", name), value, flag) for name, value, flag in given if value is not None)]
+    """All settings of the call, with the flags that stand for one: objects a picture, and a score that the model
+    itself can stop at.
+    """
+    given = (
+        ("max_detections", max_detections, "--max-detections"),
+        ("score_threshold", score_threshold, "--score-threshold"),
+    )
+    return [
+        *options.settings(flags),
+        *(Setting(("inference", name), value, flag) for name, value, flag in given if value is not None),
+    ]
 
 
 def check_model(model: str, weights: str | None, settings: Sequence[Setting]) -> Config | None:
     """Refuse an unknown model, missing weights or unusable settings, before anything is fetched or built.
 
-    Returns the configuration where it is known without reading weights: of a preset with its own weights, and of a folder.
+    Returns the configuration where it is known without reading weights: of a preset with its own weights, and of a
+    folder.
     """
     if weights is not None:
         check_weights(weights)
@@ -42,10 +56,14 @@ def check_model(model: str, weights: str | None, settings: Sequence[Setting]) ->
     path = Path(model)
     if not model or not path.exists():
         if path.suffix or path.parent != Path():
-            raise CheckpointError(f"{model}: no such file or folder; give a preset (`htc models` lists them), a folder or a weights file")
+            raise CheckpointError(
+                f"{model}: no such file or folder; give a preset (`htc models` lists them), a folder or a weights file"
+            )
         preset(model)
     if path.is_file() and weights is not None:
-        raise ConfigError(f"{model} is a weights file already: leave --weights out, or give a preset or a folder as the model")
+        raise ConfigError(
+            f"{model} is a weights file already: leave --weights out, or give a preset or a folder as the model"
+        )
     return _folder_config(path, settings) if path.is_dir() else None
 
 
@@ -61,7 +79,9 @@ def check_weights(weights: str) -> None:
     if weights in RELEASED or (weights and Path(weights).exists()):
         return
     if weights in PRESETS:
-        raise CheckpointError(f"--weights {weights}: this preset has no released weights; `htc models` shows which have some")
+        raise CheckpointError(
+            f"--weights {weights}: this preset has no released weights; `htc models` shows which have some"
+        )
     near = get_close_matches(weights, RELEASED, n=1)
     hint = f"; did you mean {near[0]}?" if near else ", and no preset with released weights"
     raise CheckpointError(f"--weights {weights}: no such file{hint}")
@@ -70,11 +90,16 @@ def check_weights(weights: str) -> None:
 def check_released(model: str, weights: str | None) -> None:
     """Refuse a preset without weights, if nothing else gives them."""
     if model in PRESETS and weights is None and model not in RELEASED:
-        raise CheckpointError(f"{model}: there are no released weights for this preset; give --weights FILE, or train it: htc train --preset {model}")
+        raise CheckpointError(
+            f"{model}: there are no released weights for this preset; give --weights FILE, or train it: htc train "
+            f"--preset {model}"
+        )
 
 
 def stored_config(model: str, weights: str | None, settings: Sequence[Setting], told: Told = NOTHING) -> Config:
-    """The configuration that the model would have; only a weights file has to be read for it, and perhaps to be told more."""
+    """The configuration that the model would have; only a weights file has to be read for it, and perhaps to be told
+    more.
+    """
     known = check_model(model, weights, settings)
     if known is not None:
         return known
@@ -91,7 +116,9 @@ def print_config_of(model: str, weights: str | None, settings: Sequence[Setting]
 
 
 def load_predictor(model: str, weights: str | None, settings: Sequence[Setting], options: ModelOptions) -> "Predictor":
-    """The model on its device; released weights are fetched first, with a progress bar. The call has passed `check_model`."""
+    """The model on its device; released weights are fetched first, with a progress bar. The call has passed
+    `check_model`.
+    """
     check_torch()
     from htc.inference.load import choose_device, load
 
@@ -100,7 +127,9 @@ def load_predictor(model: str, weights: str | None, settings: Sequence[Setting],
     return load(model, weights, device, settings=settings)
 
 
-def check_models(models: Sequence[str], weights: str | None, augment: str | None, settings: Sequence[Setting]) -> Config | None:
+def check_models(
+    models: Sequence[str], weights: str | None, augment: str | None, settings: Sequence[Setting]
+) -> Config | None:
     """`check_model` and `check_released` for each of several models, and the words of `--augment`.
 
     Returns the configuration of the first model of which it is known without reading weights.
@@ -121,7 +150,9 @@ def check_models(models: Sequence[str], weights: str | None, augment: str | None
 def load_members(
     models: Sequence[str], weights: str | None, augment: str | None, settings: Sequence[Setting], options: ModelOptions
 ) -> "tuple[Predictor, list[Predictor]]":
-    """What several models say together, and each of them alone, in the views of `--augment`. The call has passed `check_models`."""
+    """What several models say together, and each of them alone, in the views of `--augment`. The call has passed
+    `check_models`.
+    """
     alone = [load_predictor(model, weights, settings, options) for model in models]
     if augment is None and len(alone) == 1:
         return alone[0], alone

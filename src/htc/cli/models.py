@@ -16,7 +16,8 @@ COLUMNS = ("preset", "params", "GFLOP", "box", "mask", "published by", "measured
 
 
 def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Switch = False) -> int:
-    """List the presets: parameters, operations, published AP and whose, what was measured here, and where the weights are.
+    """List the presets: parameters, operations, published AP and whose, what was measured here, and where the weights
+    are.
 
     Parameters
     ----------
@@ -39,7 +40,10 @@ def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Swit
         write_json(json, [_row(entry) for entry in entries])
         return 0
     table((*COLUMNS, "weights"), [(*cells(entry), _place(entry)) for entry in entries])
-    say("\nparams: millions; GFLOP: of a picture of 800x1333; box, mask: published AP on COCO val2017, * on test-dev, and whose")
+    say(
+        "\nparams: millions; GFLOP: of a picture of 800x1333; box, mask: published AP on COCO val2017, * on test-dev, "
+        "and whose"
+    )
     say("measured: box and mask AP by this library, on that data; the command that gave them: htc models --json -")
     say(f"released weights are fetched at first use, into {cache_folder()}")
     say("their addresses: htc models --json -    a whole configuration: htc models NAME")
@@ -57,7 +61,10 @@ def cells(entry: Entry) -> tuple[str, ...]:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    return asdict(entry) | {"url": weights_url(entry.name), "cached": str(cached(entry.name)) if _cached(entry) else None}
+    return asdict(entry) | {
+        "url": weights_url(entry.name),
+        "cached": str(cached(entry.name)) if _cached(entry) else None,
+    }
 
 
 def _place(entry: Entry) -> str:

@@ -1,4 +1,6 @@
-"""What every verb that builds or runs a model takes: `--config`, `--device`, `--precision`, and settings of the configuration."""
+"""What every verb that builds or runs a model takes: `--config`, `--device`, `--precision`, and settings of the
+configuration.
+"""
 
 import math
 import os
@@ -52,7 +54,9 @@ Above = Annotated[float, Parameter(validator=_above_zero)]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Flags shared by all verbs with a model. Any field of the configuration is a flag too: `--cascade.interleaved false`."""
+    """Flags shared by all verbs with a model. Any field of the configuration is a flag too:
+    `--cascade.interleaved false`.
+    """
 
     config: File | None = None
     """YAML or JSON file with settings, laid over the preset or the model's own configuration."""
@@ -64,7 +68,9 @@ class ModelOptions:
     """Print the whole configuration as YAML for --config, and do nothing else."""
 
     def settings(self, flags: Sequence[tuple[str, str]]) -> list[Setting]:
-        """All settings of this call, lowest layer first; what no configuration has or takes is refused with one `ConfigError`."""
+        """All settings of this call, lowest layer first; what no configuration has or takes is refused with one
+        `ConfigError`.
+        """
         found = gather(self.config, os.environ, flags)
         if self.precision is not None:
             found.append(Setting(("precision",), self.precision, "--precision"))

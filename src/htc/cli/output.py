@@ -67,7 +67,9 @@ def folder_for(verb: str, name: str, out: Path | None) -> Path:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[None]:
-    """While a run fills that folder: if it ends before anything is in it, an empty folder of its making is not left behind."""
+    """While a run fills that folder: if it ends before anything is in it, an empty folder of its making is not left
+    behind.
+    """
     before = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
@@ -83,14 +85,18 @@ def check_json_target(target: str | None, flag: str = "--json") -> None:
         return
     path = Path(target)
     if path.is_dir():
-        raise OutputError(f"{flag} {path}: is a folder; name a file{', or - for standard output' if flag == '--json' else ''}")
+        raise OutputError(
+            f"{flag} {path}: is a folder; name a file{', or - for standard output' if flag == '--json' else ''}"
+        )
     if path.exists():
         raise OutputError(f"{flag} {path}: exists already, and nothing is overwritten; name another file or remove it")
     require_writable(path, flag)
 
 
 def require_writable(path: Path, flag: str) -> None:
-    """Raise `OutputError` unless a file can be made where `path` will be; tried, since permissions do not tell all. Leaves nothing."""
+    """Raise `OutputError` unless a file can be made where `path` will be; tried, since permissions do not tell all.
+    Leaves nothing.
+    """
     existing = next((folder for folder in [path, *path.parents] if folder.exists()), Path())
     if not existing.is_dir():
         raise OutputError(f"{flag} {path}: {existing} is a file, so nothing can be written below it")
@@ -102,7 +108,9 @@ def require_writable(path: Path, flag: str) -> None:
 
 
 def write_json(target: str | None, content: Any) -> None:
-    """To standard output (`-`) or, whole or not at all, to a file; raises `OutputError` if the disk is full or refuses."""
+    """To standard output (`-`) or, whole or not at all, to a file; raises `OutputError` if the disk is full or
+    refuses.
+    """
     if target == STDOUT:
         print(json.dumps(content, indent=None if isinstance(content, list) else 1))
     elif target is not None:
@@ -112,7 +120,14 @@ def write_json(target: str | None, content: Any) -> None:
 @contextmanager
 def progress(task: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar on stderr for (done, total, note); silent where stderr is not a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),

@@ -51,7 +51,8 @@ def predict(
     source
         Picture files, folders (searched to the bottom) or patterns such as 'photos/**/*.jpg'.
     model
-        A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file; several times: an ensemble.
+        A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file; several times:
+        an ensemble.
     weights
         A weights file, or the name of a preset with released weights, for --model PRESET.
     augment
@@ -87,11 +88,16 @@ def predict(
     if options.print_config:
         return print_config_of(model[0], weights, settings)
     if not source or not all(source):
-        raise DataError("SOURCE is missing: name picture files, folders or patterns, as in htc predict photos --model MODEL")
+        raise DataError(
+            "SOURCE is missing: name picture files, folders or patterns, as in htc predict photos --model MODEL"
+        )
     if short_edge is not None and long_edge is not None and short_edge > long_edge:
         raise ConfigError(f"--short-edge {short_edge} is larger than --long-edge {long_edge}: exchange them")
     if (short_edge or long_edge) and (augment is not None or len(model) > 1):
-        raise ConfigError("--short-edge and --long-edge are for one view of one model: write sizes in --augment, as 600x900, or set --input.short_edge")
+        raise ConfigError(
+            "--short-edge and --long-edge are for one view of one model: write sizes in --augment, as 600x900, or set "
+            "--input.short_edge"
+        )
     if not (draw or labelme or json):
         raise ConfigError("--no-draw: nothing would be written; add --json FILE or --labelme")
     known = check_models(model, weights, augment, settings)
@@ -105,7 +111,13 @@ def predict(
     predictor, _ = load_members(model, weights, augment, settings, options)
     from htc.inference.sources import predict_files
 
-    asked = {"short_edge": short_edge, "long_edge": long_edge, "max_detections": max_detections, "classes": classes, "max_pixels": max_pixels}
+    asked = {
+        "short_edge": short_edge,
+        "long_edge": long_edge,
+        "max_detections": max_detections,
+        "classes": classes,
+        "max_pixels": max_pixels,
+    }
     how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     threshold = DISPLAY_THRESHOLD if score_threshold is None else score_threshold
     done = 0
@@ -151,14 +163,21 @@ def _pictures(
     from htc.evaluation.files import read_pictures
     from htc.inference.sources import Failure, expand, image_ids
 
-    known = {} if annotations is None else {image["file_name"]: image["id"] for image in read_pictures(annotations)["images"]}
+    known = (
+        {}
+        if annotations is None
+        else {image["file_name"]: image["id"] for image in read_pictures(annotations)["images"]}
+    )
     files, failures = expand(sources)
     usable = []
     for file in files:
         try:
             height, width = picture_size(file.path)
             if height * width > (max_pixels or MAX_PIXELS):
-                raise DataError(f"{file.path} has {height * width} pixels ({width}x{height}); if this is no mistake: --max-pixels {height * width}")
+                raise DataError(
+                    f"{file.path} has {height * width} pixels ({width}x{height}); if this is no mistake: --max-pixels "
+                    f"{height * width}"
+                )
             usable.append(file)
         except DataError as error:
             failures.append(Failure(str(file.path), str(error)))
@@ -203,10 +222,15 @@ def _as_coco(found: "Detections", image_id: int | str, *, polygons: bool) -> lis
     if not polygons or not found.masks.exist:
         return results
     outlines = found.masks.polygons()
-    return [{**result, "segmentation": [part.ravel().tolist() for part in parts]} for result, parts in zip(results, outlines, strict=True)]
+    return [
+        {**result, "segmentation": [part.ravel().tolist() for part in parts]}
+        for result, parts in zip(results, outlines, strict=True)
+    ]
 
 
-def _write(folder: Path, file: "PictureFile", found: "Detections", *, draw: bool, labelme: bool, max_pixels: int | None) -> None:
+def _write(
+    folder: Path, file: "PictureFile", found: "Detections", *, draw: bool, labelme: bool, max_pixels: int | None
+) -> None:
     from htc.data.images import MAX_PIXELS, read_picture
     from htc.inference.outputs import write_drawing, write_labelme
 

@@ -28,7 +28,10 @@ class MapFlags:
     def check_unused(self) -> None:
         """Raises `ConfigError` if any is given."""
         if self != NO_MAPS:
-            raise ConfigError("--semantic-json, --semantic-panoptic and --semantic-instances say how to read a folder of maps: give it as --semantic DIR")
+            raise ConfigError(
+                "--semantic-json, --semantic-panoptic and --semantic-instances say how to read a folder of maps: give "
+                "it as --semantic DIR"
+            )
 
     def targets(self, semantic: str) -> "Literal['auto', 'none'] | MapSources":
         """What `htc train --semantic auto|none|DIR` trains on; raises `ConfigError` for what cannot be."""
@@ -48,7 +51,9 @@ class MapFlags:
         from htc.data.map_sources import MapSources
 
         if not semantic or not Path(semantic).is_dir():
-            raise ConfigError(f"--semantic {semantic}: no such folder; give {others} a folder of PNG maps named like the pictures")
+            raise ConfigError(
+                f"--semantic {semantic}: no such folder; give {others} a folder of PNG maps named like the pictures"
+            )
         instances = _instances(self.semantic_instances)
         if self.semantic_json is None:
             if self.semantic_panoptic is not None:
@@ -66,5 +71,7 @@ def _instances(text: str | None) -> "int | Literal['ids'] | None":
     if text is None or text == "ids":
         return text
     if not text.isdecimal():
-        raise ConfigError(f"--semantic-instances {text}: give the value of the first class, 0 or more, or ids for category ids - 1")
+        raise ConfigError(
+            f"--semantic-instances {text}: give the value of the first class, 0 or more, or ids for category ids - 1"
+        )
     return int(text)

@@ -20,7 +20,8 @@ def splits_of(
     converted: Path | None = None,
     val_share: float | None = None,
 ) -> "Splits":
-    """Where the parts of the data lie, from --data or from the four flags; raises `DataError` that names what is missing.
+    """Where the parts of the data lie, from --data or from the four flags; raises `DataError` that names what is
+    missing.
 
     Data that is not COCO's is converted into the folder `converted` (None: one below runs/data).
     """
@@ -33,7 +34,9 @@ def splits_of(
             raise DataError("give either --data DIR or --train-annotations with --train-images, not both")
         return prepare_splits(data, converted or Path("runs", "data", data.absolute().name), val_share, say)
     if val_share is not None:
-        raise DataError("--val-share divides the pictures of --data DIR; give that, or --val-annotations with --val-images")
+        raise DataError(
+            "--val-share divides the pictures of --data DIR; give that, or --val-annotations with --val-images"
+        )
     if train_json is None or train_images is None:
         raise DataError("nothing to train on: give --data DIR, or --train-annotations JSON with --train-images DIR")
     if (val_json is None) != (val_images is None):

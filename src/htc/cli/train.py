@@ -62,7 +62,8 @@ def train(
     Parameters
     ----------
     data
-        Folder with COCO annotations (annotations/instances_{train,val}.json and {train,val}/, COCO's own layout, Roboflow's), YOLO's
+        Folder with COCO annotations (annotations/instances_{train,val}.json and {train,val}/, COCO's own layout,
+        Roboflow's), YOLO's
         data.yaml, labelme's JSON files, or label maps (images/ and masks/).
     val_share
         Where --data has no validation part: set this share of the training pictures (0.2: a fifth) apart for it.
@@ -75,14 +76,18 @@ def train(
     val_images
         Their pictures.
     preset
-        What to train; `htc models` lists all. Default: chosen by the number of pictures and the memory, input size, anchors,
+        What to train; `htc models` lists all. Default: chosen by the number of pictures and the memory, input size,
+        anchors,
         detections and epochs by the objects; each choice is printed with its rule.
     weights
-        Start from these: a file, a folder, or the name of a preset with released weights. Layers that depend on the classes start anew.
+        Start from these: a file, a folder, or the name of a preset with released weights. Layers that depend on the
+        classes start anew.
     semantic
-        Targets of the semantic branch: auto derives them from the instances, none leaves the branch out, DIR holds PNG maps.
+        Targets of the semantic branch: auto derives them from the instances, none leaves the branch out, DIR holds PNG
+        maps.
     out
-        Folder for model, numbers and curves. Default: runs/train/PRESET, or the name of the data where the preset is chosen.
+        Folder for model, numbers and curves. Default: runs/train/PRESET, or the name of the data where the preset is
+        chosen.
     epochs
         Times that all pictures are seen. Default: the preset's.
     evaluate_every
@@ -104,7 +109,8 @@ def train(
     devices
         Processes on this machine that train together, each on its own GPU (or CPU). Not needed under torchrun and srun.
     nodes
-        Machines that do so; each then needs MASTER_ADDR, MASTER_PORT and NODE_RANK in its environment (docs/many_gpus.md).
+        Machines that do so; each then needs MASTER_ADDR, MASTER_PORT and NODE_RANK in its environment
+        (docs/many_gpus.md).
     """
     settings = [*options.settings(flags), *_shortcuts(epochs, batch_size, lr)]
     if preset is not None:
@@ -123,7 +129,15 @@ def train(
 
     def prepare() -> "tuple[Path, Splits]":
         folder = out if resume and out is not None else folder_for("train", name, out)
-        splits = splits_of(data, train_annotations, train_images, val_annotations, val_images, converted=folder / "data", val_share=val_share)
+        splits = splits_of(
+            data,
+            train_annotations,
+            train_images,
+            val_annotations,
+            val_images,
+            converted=folder / "data",
+            val_share=val_share,
+        )
         _fetch(weights, splits)
         return folder, splits
 
@@ -147,7 +161,15 @@ def train(
     return _train(splits, folder, settings, how, evaluate_every, print_config=options.print_config)
 
 
-def _train(splits: "Splits", folder: Path, settings: Sequence[Setting], how: "Options", evaluate_every: int | None, *, print_config: bool) -> int:
+def _train(
+    splits: "Splits",
+    folder: Path,
+    settings: Sequence[Setting],
+    how: "Options",
+    evaluate_every: int | None,
+    *,
+    print_config: bool,
+) -> int:
     """Chooses what is not given, trains, and says what is left behind."""
     from htc.inference.load import choose_device
     from htc.training.auto_config import EVERY, Choice, recorded, stated

@@ -7,14 +7,17 @@ USAGE = {
     "predict": "SOURCE... --model MODEL [OPTIONS]",
     "train": "(--data DIR | --train-annotations FILE --train-images DIR) [OPTIONS]",
     "evaluate": "(MODEL... | --results FILE) --annotations FILE [OPTIONS]",
-    "ablate": "--table N... (--data DIR | --train-annotations FILE --train-images DIR --val-annotations FILE --val-images DIR) [OPTIONS]",
+    "ablate": "--table N... (--data DIR | --train-annotations FILE --train-images DIR --val-annotations FILE "
+    "--val-images "
+    "DIR) [OPTIONS]",
     "convert": "SRC DST [OPTIONS]",
     "doctor": "ANNOTATIONS IMAGES [OPTIONS]",
 }
 """How each verb is called, where the parser could not tell."""
 
 NEEDED = {
-    "--model": "name a preset (`htc models` lists them), a folder that `htc train` or `htc convert` wrote, or a weights file",
+    "--model": "name a preset (`htc models` lists them), a folder that `htc train` or `htc convert` wrote, or a "
+    "weights file",
     "SRC": "name the checkpoint to convert",
     "DST": "name the folder to make",
     "ANNOTATIONS": "name the COCO annotations to examine, or the folder of a data set",
@@ -38,7 +41,10 @@ def explain(error: CycloptsError) -> str:
 
 def _fault(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
-        return f"more arguments than `htc {' '.join(error.command_chain or ())}` takes: {' '.join(error.unused_tokens or ())}"
+        return (
+            f"more arguments than `htc {' '.join(error.command_chain or ())}` takes: "
+            f"{' '.join(error.unused_tokens or ())}"
+        )
     if not isinstance(error, MissingArgumentError) or error.argument is None:
         return str(error)
     if error.keyword is not None or error.argument.tokens:

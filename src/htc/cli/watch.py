@@ -1,4 +1,6 @@
-"""A training as it runs: on a terminal a live display, elsewhere a line for each evaluation or epoch; always on stderr."""
+"""A training as it runs: on a terminal a live display, elsewhere a line for each evaluation or epoch; always on
+stderr.
+"""
 
 import time
 from collections import deque
@@ -19,9 +21,17 @@ PARTS = ("class", "box", "mask")
 
 
 class Watch:
-    """What is known of a training, from its events; `now` (seconds) and `memory` (GiB or None) are read when something is shown."""
+    """What is known of a training, from its events; `now` (seconds) and `memory` (GiB or None) are read when
+    something is shown.
+    """
 
-    def __init__(self, console: "Console", minutes: float | None, memory: Callable[[], float | None], now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: "Console",
+        minutes: float | None,
+        memory: Callable[[], float | None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.console, self.minutes, self.memory, self.now = console, minutes, memory, now
         self.start = now()
         self.first_step: int | None = None
@@ -51,7 +61,10 @@ class Watch:
             self.told_epoch = event.entry["epoch"]
             self._print(self.line())
             if event.stops:
-                self._print("the precision has not grown for as many evaluations as training.early_stop allows: the training ends")
+                self._print(
+                    "the precision has not grown for as many evaluations as training.early_stop allows: the "
+                    "training ends"
+                )
         else:
             self._print(event.line)
 
@@ -71,10 +84,15 @@ class Watch:
 
     def losses(self) -> dict[str, float]:
         """Every term, averaged over the last steps."""
-        return {name: sum(terms.get(name, 0.0) for terms in self.recent) / len(self.recent) for name in (self.recent[-1] if self.recent else ())}
+        return {
+            name: sum(terms.get(name, 0.0) for terms in self.recent) / len(self.recent)
+            for name in (self.recent[-1] if self.recent else ())
+        }
 
     def seconds_left(self) -> float | None:
-        """What is left at the pace so far, evaluations included, and no more than the time limit leaves; None before the first step."""
+        """What is left at the pace so far, evaluations included, and no more than the time limit leaves; None before
+        the first step.
+        """
         if self.step is None or self.first_step is None:
             return None
         passed = self.now() - self.start
@@ -85,7 +103,11 @@ class Watch:
     def line(self) -> str:
         """One line about where the training stands."""
         assert self.step is not None
-        parts = [f"epoch {self.step.epoch}/{self.step.epochs}", f"step {self.step.step}/{self.step.steps}", f"loss {sum(self.losses().values()):.3f}"]
+        parts = [
+            f"epoch {self.step.epoch}/{self.step.epochs}",
+            f"step {self.step.step}/{self.step.steps}",
+            f"loss {sum(self.losses().values()):.3f}",
+        ]
         if self.measured is not None and self.measured.entry["epoch"] == self.step.epoch:
             entry = self.measured.entry
             if "losses" in entry:
@@ -97,7 +119,12 @@ class Watch:
         assert self.step is not None
         used, left = self.memory(), self.seconds_left()
         memory = [] if used is None else [f"memory {used:.1f} GiB"]
-        return [f"lr {self.step.learning_rate:.2g}", *memory, f"{clock(self.now() - self.start)} passed", *([] if left is None else [f"{clock(left)} left"])]
+        return [
+            f"lr {self.step.learning_rate:.2g}",
+            *memory,
+            f"{clock(self.now() - self.start)} passed",
+            *([] if left is None else [f"{clock(left)} left"]),
+        ]
 
     def __rich__(self) -> "RenderableType":
         """The live display."""
@@ -110,12 +137,15 @@ class Watch:
         head = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=self.step.steps, completed=self.step.step, width=30)
         doing = "training" if self.measuring is None else f"measuring {self.measuring.done}/{self.measuring.pictures}"
-        head.add_row(f"epoch {self.step.epoch}/{self.step.epochs}", f"step {self.step.step}/{self.step.steps}", bar, doing)
+        head.add_row(
+            f"epoch {self.step.epoch}/{self.step.epochs}", f"step {self.step.step}/{self.step.steps}", bar, doing
+        )
         rows: list[RenderableType] = [head, "  ".join(self._tail())]
         if self.measured is not None and self.best is not None:
             best = self.best.entry
             rows.append(
-                f"last evaluation (epoch {self.measured.entry['epoch']}): {precisions(self.measured.entry)}; best: epoch {best['epoch']}, {precisions(best)}"
+                f"last evaluation (epoch {self.measured.entry['epoch']}): {precisions(self.measured.entry)}; best: "
+                f"epoch {best['epoch']}, {precisions(best)}"
             )
         return Group("", *rows, self._terms())
 
@@ -142,13 +172,19 @@ class Watch:
 def _row(name: str, losses: Mapping[str, float]) -> list[str]:
     """The parts of one row and their sum, as text."""
     own = {term: value for term, value in losses.items() if term.split(".")[0] == name}
-    return [f"{own[f'{name}.{part}']:.3f}" if f"{name}.{part}" in own else "" for part in PARTS] + [f"{sum(own.values()):.3f}" if own else ""]
+    return [f"{own[f'{name}.{part}']:.3f}" if f"{name}.{part}" in own else "" for part in PARTS] + [
+        f"{sum(own.values()):.3f}" if own else ""
+    ]
 
 
 def precisions(entry: Mapping[str, Any]) -> str:
     """Mask and box AP of an evaluation, in per cent."""
     kinds = {"segm": "mask AP", "bbox": "box AP"}
-    return ", ".join(f"{label} {'-' if entry[kind]['AP'] < 0 else format(100 * entry[kind]['AP'], '.1f')}" for kind, label in kinds.items() if kind in entry)
+    return ", ".join(
+        f"{label} {'-' if entry[kind]['AP'] < 0 else format(100 * entry[kind]['AP'], '.1f')}"
+        for kind, label in kinds.items()
+        if kind in entry
+    )
 
 
 def clock(seconds: float) -> str:
@@ -156,7 +192,9 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    return (f"{days} d " if days else "") + (f"{hours}:{minutes:02d}:{rest:02d}" if hours or days else f"{minutes}:{rest:02d}")
+    return (f"{days} d " if days else "") + (
+        f"{hours}:{minutes:02d}:{rest:02d}" if hours or days else f"{minutes}:{rest:02d}"
+    )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The configuration of a model and of its training: frozen, typed, checked as a whole.
 
-A configuration is a value. Presets (`htc.presets`) are functions that return one; files, environment and flags are laid over it
-before it is validated, so that every error is found at once.
+A configuration is a value. Presets (`htc.presets`) are functions that return one; files, environment and flags are laid
+over it before it is validated, so that every error is found at once.
 """
 
 from htc.config.augmentation import Augmentation, CopyPaste, Photometric, ScaleJitter

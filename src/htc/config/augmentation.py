@@ -10,8 +10,8 @@ Deviation = Annotated[float, Field(ge=0, le=1)]
 
 
 class ScaleJitter(Section):
-    """Large-scale jitter (Ghiasi et al. 2021, section 3): the picture, fitted into `size` times a factor drawn from `scales`, of which
-    a window of `size` (height, width) is cut at random; what is smaller is padded with its batch.
+    """Large-scale jitter (Ghiasi et al. 2021, section 3): the picture, fitted into `size` times a factor drawn from
+    `scales`, of which a window of `size` (height, width) is cut at random; what is smaller is padded with its batch.
     """
 
     scales: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
@@ -25,9 +25,11 @@ class ScaleJitter(Section):
 
 
 class Photometric(Section):
-    """Colours (the distortion of SSD, Liu et al. 2016, section 3.6): each of four changes is made with the given probability.
+    """Colours (the distortion of SSD, Liu et al. 2016, section 3.6): each of four changes is made with the given
+    probability.
 
-    Brightness, contrast and saturation are multiplied by a factor from 1 - d to 1 + d, the hue turns by up to d (0.5: half way round).
+    Brightness, contrast and saturation are multiplied by a factor from 1 - d to 1 + d, the hue turns by up to d (0.5:
+    half way round).
     """
 
     probability: Fraction = 0.5
@@ -47,7 +49,9 @@ class CopyPaste(Section):
 
 
 class Augmentation(Section):
-    """What happens to a training picture: resize, flips, crop; then colours; then pasted objects. Null leaves a part out."""
+    """What happens to a training picture: resize, flips, crop; then colours; then pasted objects. Null leaves a part
+    out.
+    """
 
     horizontal_flip: Fraction = 0.5
     vertical_flip: Fraction = 0.0
@@ -69,12 +73,18 @@ class Augmentation(Section):
     @model_validator(mode="after")
     def _one_way_to_resize(self) -> Self:
         if self.short_edges is not None and self.short_edge_choices is not None:
-            raise ValueError("short_edges (a range) and short_edge_choices (a list) exclude each other: give one of them")
+            raise ValueError(
+                "short_edges (a range) and short_edge_choices (a list) exclude each other: give one of them"
+            )
         if self.short_edges is not None and self.short_edges[0] > self.short_edges[1]:
             raise ValueError(f"short_edges {self.short_edges}: the shorter edge comes first")
         if self.short_edge_choices == ():
             raise ValueError("short_edge_choices is empty: name at least one edge, or null")
-        resizing = [name for name in ("short_edges", "short_edge_choices", "long_edge", "crop") if getattr(self, name) is not None]
+        resizing = [
+            name
+            for name in ("short_edges", "short_edge_choices", "long_edge", "crop")
+            if getattr(self, name) is not None
+        ]
         if self.jitter is not None and (resizing or not self.resize):
             raise ValueError(f"jitter resizes and crops by itself: leave out {', '.join(resizing) or 'resize: false'}")
         return self

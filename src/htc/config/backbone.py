@@ -17,26 +17,37 @@ DeformableStages = tuple[Annotated[int, Field(ge=2, le=5)], ...]
 
 def _check_deformable(kind: Deformable, stages: DeformableStages) -> None:
     if (kind != "none") != bool(stages):
-        raise ValueError("deformable and deformable_stages go together: for example deformable: v1, deformable_stages: [3, 4, 5]")
+        raise ValueError(
+            "deformable and deformable_stages go together: for example deformable: v1, deformable_stages: [3, 4, 5]"
+        )
 
 
 def _check_switchable(kind: Switchable, stages: DeformableStages, deformable: DeformableStages) -> None:
     if (kind != "none") != bool(stages):
-        raise ValueError("switchable and switchable_stages go together: for example switchable: deformable, switchable_stages: [3, 4, 5]")
+        raise ValueError(
+            "switchable and switchable_stages go together: for example switchable: deformable, switchable_stages: "
+            "[3, 4, 5]"
+        )
     if set(stages) & set(deformable):
-        raise ValueError("a stage is in switchable_stages and in deformable_stages: for both at once set switchable: deformable and leave the other out")
+        raise ValueError(
+            "a stage is in switchable_stages and in deformable_stages: for both at once set switchable: deformable "
+            "and leave the other out"
+        )
 
 
 def _check_pretrained(norm: BackboneNorm, pretrained: Pretrained) -> None:
     if norm == "group" and pretrained:
-        raise ValueError("ImageNet weights come with batch norms: with pretrained choose norm statistics_fixed, frozen, batch or sync")
+        raise ValueError(
+            "ImageNet weights come with batch norms: with pretrained choose norm statistics_fixed, frozen, "
+            "batch or sync"
+        )
 
 
 class ResNet(Section):
     """ResNet or ResNeXt, features C2-C5 of strides 4-32.
 
-    `norm`: `statistics_fixed` trains the affine and keeps the running statistics (the original); `frozen` trains neither.
-    `frozen_stages`: 1 freezes the stem and layer1 (the original), 0 the stem alone, -1 nothing.
+    `norm`: `statistics_fixed` trains the affine and keeps the running statistics (the original); `frozen` trains
+    neither. `frozen_stages`: 1 freezes the stem and layer1 (the original), 0 the stem alone, -1 nothing.
     """
 
     kind: Literal["resnet"] = "resnet"
@@ -46,11 +57,15 @@ class ResNet(Section):
     norm: BackboneNorm = "statistics_fixed"
     frozen_stages: Stages = 1
     stride_in: Literal["3x3", "1x1"] = "3x3"
-    """Which convolution of a stage's first block has the stride: 1x1 is the older "caffe" or MSRA style, of detectron2's weights."""
+    """Which convolution of a stage's first block has the stride: 1x1 is the older "caffe" or MSRA style, of
+    detectron2's weights.
+    """
     deformable: Deformable = "none"
     deformable_stages: DeformableStages = ()
     switchable: Switchable = "none"
-    """Switchable atrous convolution (Qiao et al. 2020) in `switchable_stages`: of plain or of deformable convolutions."""
+    """Switchable atrous convolution (Qiao et al. 2020) in `switchable_stages`: of plain or of deformable
+    convolutions.
+    """
     switchable_stages: DeformableStages = ()
     standardised: bool = False
     """Adaptive weight standardisation of every convolution but the deformable ones, as DetectoRS was trained."""
@@ -71,10 +86,11 @@ class ResNet(Section):
 
 
 class Timm(Section):
-    """Any network of timm with feature maps of strides 4, 8, 16 and 32: `legacy_senet154`, `dpn107`, `swin_*`, `convnext_*`, ...
+    """Any network of timm with feature maps of strides 4, 8, 16 and 32: `legacy_senet154`, `dpn107`, `swin_*`,
+    `convnext_*`, ...
 
-    `norm` is what its batch norms become (networks without any, as Swin and ConvNeXt, are not touched by it). `frozen_stages`: 1
-    freezes all that makes C2, stem included, 2 also what makes C3, and so on; -1 nothing.
+    `norm` is what its batch norms become (networks without any, as Swin and ConvNeXt, are not touched by it).
+    `frozen_stages`: 1 freezes all that makes C2, stem included, 2 also what makes C3, and so on; -1 nothing.
     """
 
     kind: Literal["timm"] = "timm"
@@ -82,7 +98,9 @@ class Timm(Section):
     norm: Literal["statistics_fixed", "frozen", "batch", "sync"] = "statistics_fixed"
     frozen_stages: Literal[-1, 1, 2, 3, 4] = -1
     output_norm: Literal["none", "layer"] = "none"
-    """A LayerNorm on each feature map, as Swin and ConvNeXt have for detection (their own code; Liu et al. 2021, 2022)."""
+    """A LayerNorm on each feature map, as Swin and ConvNeXt have for detection (their own code; Liu et al. 2021,
+    2022).
+    """
     drop_path_rate: Fraction = 0.0
     """Stochastic depth: the share of residual branches left out in training, growing with the depth up to this."""
     deformable: Deformable = "none"
@@ -97,7 +115,9 @@ class Timm(Section):
 
 
 class FishNet(Section):
-    """FishNet (Sun et al. 2018, arXiv 1901.03495): tail, body and head; C2 is the body's last feature, C3-C5 are the head's."""
+    """FishNet (Sun et al. 2018, arXiv 1901.03495): tail, body and head; C2 is the body's last feature, C3-C5 are the
+    head's.
+    """
 
     kind: Literal["fishnet"] = "fishnet"
     depth: Literal[99, 150] = 150
@@ -112,7 +132,9 @@ class FishNet(Section):
 
 
 class ViT(Section):
-    """A plain vision transformer of timm with patches of 16 pixels and a simple pyramid on its last feature (Li et al. 2022, ViTDet)."""
+    """A plain vision transformer of timm with patches of 16 pixels and a simple pyramid on its last feature (Li et
+    al. 2022, ViTDet).
+    """
 
     kind: Literal["vit"] = "vit"
     name: str = "vit_base_patch16_224"

@@ -31,7 +31,9 @@ class Cascade(Section):
     positive_fraction: Fraction = 0.25
     box_loss: BoxLoss = "smooth_l1"
     box_convs: Annotated[int, Field(ge=0)] = 0
-    """3x3 convolutions before the fully connected layers of a box head (4, with `box_fcs` 1: Wu and He 2018's 4conv1fc)."""
+    """3x3 convolutions before the fully connected layers of a box head (4, with `box_fcs` 1: Wu and He 2018's
+    4conv1fc).
+    """
     box_fcs: Positive = 2
     box_channels: Positive = 1024
     box_norm: LayerNorm = "none"
@@ -41,18 +43,24 @@ class Cascade(Section):
     mask_norm: LayerNorm = "none"
     mask_head: MaskHeadVariant = PlainMask()
     pooling: Literal["align", "precise", "torchvision"] = "align"
-    """What P(x, r) is: RoIAlign's samples, the exact mean of each bin (precise RoI pooling, Jiang et al. 2018), or RoIAlign as
-    torchvision's detectors have it: two samples an axis in every bin, not shifted by half a pixel."""
+    """What P(x, r) is: RoIAlign's samples, the exact mean of each bin (precise RoI pooling, Jiang et al. 2018), or
+    RoIAlign as torchvision's detectors have it: two samples an axis in every bin, not shifted by half a pixel.
+    """
 
     pooled_levels: Literal["one", "all"] = "one"
-    """Levels a region reads: the one of its size, or all (PANet's adaptive feature pooling), the largest value of each feature taken."""
+    """Levels a region reads: the one of its size, or all (PANet's adaptive feature pooling), the largest value of
+    each feature taken.
+    """
 
     @model_validator(mode="after")
     def _mask_head_fits(self) -> Self:
         if self.mask_head.kind == "fusion" and self.mask_convs < 2:
             raise ValueError("mask_head fusion branches off before the last of mask_convs: it needs 2 or more")
         if self.mask_head.kind == "none" and (self.mask_flow or self.semantic_fusion in ("mask", "both")):
-            raise ValueError("mask_head none has no masks to flow or to fuse into: set mask_flow to false and semantic_fusion to none or box")
+            raise ValueError(
+                "mask_head none has no masks to flow or to fuse into: set mask_flow to false and semantic_fusion to "
+                "none or box"
+            )
         return self
 
     @model_validator(mode="after")
@@ -60,7 +68,11 @@ class Cascade(Section):
         for name in ("delta_stds", "ious", "loss_weights"):
             count = len(getattr(self, name))
             if count != self.num_stages:
-                raise ValueError(f"{name} has {count} values for num_stages = {self.num_stages}: give one value a stage")
+                raise ValueError(
+                    f"{name} has {count} values for num_stages = {self.num_stages}: give one value a stage"
+                )
         if self.box_norm != "none" and not self.box_convs:
-            raise ValueError(f"box_norm {self.box_norm} belongs to convolutions in the box heads: set box_convs, to 4 for example")
+            raise ValueError(
+                f"box_norm {self.box_norm} belongs to convolutions in the box heads: set box_convs, to 4 for example"
+            )
         return self

@@ -14,7 +14,9 @@ class NoContext(Section):
 
 
 class ASPP(Section):
-    """Atrous spatial pyramid pooling (DeepLab v3, Chen et al. 2017): one 1x1 and several dilated 3x3 convolutions and the picture's mean."""
+    """Atrous spatial pyramid pooling (DeepLab v3, Chen et al. 2017): one 1x1 and several dilated 3x3 convolutions
+    and the picture's mean.
+    """
 
     kind: Literal["aspp"] = "aspp"
     rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (12, 24, 36)
@@ -22,7 +24,9 @@ class ASPP(Section):
 
 
 class GCN(Section):
-    """Global convolutional network (Peng et al. 2017): two pairs of k x 1 and 1 x k convolutions, in either order, summed."""
+    """Global convolutional network (Peng et al. 2017): two pairs of k x 1 and 1 x k convolutions, in either order,
+    summed.
+    """
 
     kind: Literal["gcn"] = "gcn"
     kernel: Literal[3, 5, 7, 9, 11, 13, 15] = 7

@@ -8,7 +8,9 @@ from htc.config.section import Fraction, Positive, PositiveFloat, Section
 
 
 class LinearSoftNMS(Section):
-    """A box whose IoU with a better one of its class is over `iou` keeps 1 - IoU of its score; below `min_score` it is dropped."""
+    """A box whose IoU with a better one of its class is over `iou` keeps 1 - IoU of its score; below `min_score` it
+    is dropped.
+    """
 
     kind: Literal["linear"] = "linear"
     iou: Fraction = 0.5
@@ -32,7 +34,9 @@ class Inference(Section):
     score_threshold: Fraction = 0.001
     nms_iou: Fraction = 0.5
     soft_nms: Annotated[SoftNMS, Field(discriminator="kind")] | None = None
-    """Lower the scores of overlapping boxes instead of dropping boxes over `nms_iou`, which then has no use; null: drop them."""
+    """Lower the scores of overlapping boxes instead of dropping boxes over `nms_iou`, which then has no use; null:
+    drop them.
+    """
     max_detections: Positive = 100
     score_ensemble: Literal["logits", "probabilities"] = "logits"
     box_stage: Positive | None = None

@@ -21,10 +21,11 @@ class Input(Section):
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     divisor: Positive = 32
     padding: Literal["zero", "edge"] = "zero"
-    """What fills the padding: zeros, which are the mean colour, as in the original; or the picture's last row and column repeated.
+    """What fills the padding: zeros, which are the mean colour, as in the original; or the picture's last row and
+    column repeated.
 
-    A network trained on crops never sees padding. Where pictures are dark, a band of the mean colour is a bright one, and what it has
-    not learned to ignore: edge keeps it out.
+    A network trained on crops never sees padding. Where pictures are dark, a band of the mean colour is a bright one,
+    and what it has not learned to ignore: edge keeps it out.
     """
 
     @model_validator(mode="after")

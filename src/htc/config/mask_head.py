@@ -14,13 +14,17 @@ class PlainMask(Section):
 
 
 class FusionMask(Section):
-    """PANet's fully-connected fusion: beside the convolutions a branch that sees the whole region and says object or not."""
+    """PANet's fully-connected fusion: beside the convolutions a branch that sees the whole region and says object or
+    not.
+    """
 
     kind: Literal["fusion"] = "fusion"
 
 
 class FineMask(Section):
-    """Masks of 56 x 56 that also see the picture: a second deconvolution, joined with a shallow full-resolution feature of the region."""
+    """Masks of 56 x 56 that also see the picture: a second deconvolution, joined with a shallow full-resolution
+    feature of the region.
+    """
 
     kind: Literal["fine"] = "fine"
     detail_channels: Positive = 16

@@ -24,7 +24,9 @@ class PAFPN(Section):
 
 
 class RecursiveFPN(Section):
-    """DetectoRS' recursive feature pyramid: FPN, and again after a second backbone that knows the first pyramid. Needs a ResNet."""
+    """DetectoRS' recursive feature pyramid: FPN, and again after a second backbone that knows the first pyramid.
+    Needs a ResNet.
+    """
 
     kind: Literal["rfp"] = "rfp"
     channels: Positive = 256

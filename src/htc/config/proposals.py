@@ -10,14 +10,17 @@ BoxLoss = Literal["smooth_l1", "l1"]
 
 
 class RPN(Section):
-    """Region proposal network: anchors of side `anchor_scale` x stride for each ratio h/w on the levels of strides 4-64."""
+    """Region proposal network: anchors of side `anchor_scale` x stride for each ratio h/w on the levels of strides
+    4-64.
+    """
 
     kind: Literal["rpn"] = "rpn"
     anchor_scale: PositiveFloat = 8.0
     anchor_ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
     anchor_grid: Literal["exact", "torchvision"] = "exact"
-    """Anchors as they are defined, or as torchvision lays them: corners rounded to whole pixels, and a step from cell to cell that is
-    the padded picture's size divided by the map's, without remainder (of P6 often less than 64)."""
+    """Anchors as they are defined, or as torchvision lays them: corners rounded to whole pixels, and a step from cell
+    to cell that is the padded picture's size divided by the map's, without remainder (of P6 often less than 64).
+    """
     convs: Positive = 1
     """3x3 convolutions before the predictions."""
     nms_iou: Fraction = 0.7
@@ -33,14 +36,17 @@ class RPN(Section):
     box_loss: BoxLoss = "smooth_l1"
     box_loss_beta: PositiveFloat = 1 / 9
     anchors_inside: Literal["picture", "cells"] = "picture"
-    """Anchors that are trained: wholly inside the picture, or all whose cell starts inside it (rounded up to 32 pixels)."""
+    """Anchors that are trained: wholly inside the picture, or all whose cell starts inside it (rounded up to 32
+    pixels).
+    """
 
 
 class GuidedRPN(Section):
-    """Guided anchoring (Wang et al. 2019): one anchor a location, of a shape that is predicted, where a centre is likely.
+    """Guided anchoring (Wang et al. 2019): one anchor a location, of a shape that is predicted, where a centre is
+    likely.
 
-    A location starts from a square of side `anchor_scale` x stride. At test time only locations whose probability is at least
-    `location_threshold` count. Fields of the same name mean what they mean in `RPN`.
+    A location starts from a square of side `anchor_scale` x stride. At test time only locations whose probability is at
+    least `location_threshold` count. Fields of the same name mean what they mean in `RPN`.
     """
 
     kind: Literal["guided_rpn"] = "guided_rpn"
@@ -69,12 +75,17 @@ class GuidedRPN(Section):
     box_loss: BoxLoss = "smooth_l1"
     box_loss_beta: PositiveFloat = 1.0
     anchors_inside: Literal["picture", "cells"] = "cells"
-    """Locations that are trained: where one of the boxes above lies wholly inside the picture, or all whose cell starts inside it."""
+    """Locations that are trained: where one of the boxes above lies wholly inside the picture, or all whose cell
+    starts inside it.
+    """
 
     @model_validator(mode="after")
     def _centre_in_ignored(self) -> Self:
         if self.centre_fraction > self.ignored_fraction:
-            raise ValueError(f"centre_fraction {self.centre_fraction} is larger than ignored_fraction {self.ignored_fraction}, which lies around it")
+            raise ValueError(
+                f"centre_fraction {self.centre_fraction} is larger than ignored_fraction {self.ignored_fraction}, "
+                f"which lies around it"
+            )
         return self
 
 

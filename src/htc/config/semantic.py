@@ -10,7 +10,9 @@ from htc.config.section import Positive, Section
 
 
 class Semantic(Section):
-    """The semantic branch (paper, section 3.3): fused at stride 8, four 3x3 convolutions, a prediction and an embedding."""
+    """The semantic branch (paper, section 3.3): fused at stride 8, four 3x3 convolutions, a prediction and an
+    embedding.
+    """
 
     classes: Positive = 183
     channels: Positive = 256

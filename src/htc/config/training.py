@@ -27,14 +27,17 @@ class AdamW(Section):
     weight_decay_of: Literal["all", "weights"] = "all"
     """`weights` spares norms, biases and position tables, as transformers are trained."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The learning rate of each block of the backbone over that of the next one (Bao et al. 2021, BEiT); 1: all learn alike."""
+    """The learning rate of each block of the backbone over that of the next one (Bao et al. 2021, BEiT); 1: all
+    learn alike.
+    """
 
 
 class Training(Section):
-    """The schedule: linear warm-up, then `steps` multiplies the learning rate by `lr_factor` after each milestone (epochs),
-    `cosine` lowers it along half a cosine to nothing at the end of the last epoch.
+    """The schedule: linear warm-up, then `steps` multiplies the learning rate by `lr_factor` after each milestone
+    (epochs), `cosine` lowers it along half a cosine to nothing at the end of the last epoch.
 
-    `average_decay`: evaluate and keep a moving average of the weights, that much of it kept at each step; null: the weights themselves.
+    `average_decay`: evaluate and keep a moving average of the weights, that much of it kept at each step; null: the
+    weights themselves.
     """
 
     epochs: Positive = 12

@@ -41,17 +41,31 @@ class Config(Section):
         if not self.classes:
             raise ValueError("classes is empty: name at least one class")
         if len(self.classes) != len(self.category_ids):
-            raise ValueError(f"{len(self.classes)} classes but {len(self.category_ids)} category_ids: give one id a class")
+            raise ValueError(
+                f"{len(self.classes)} classes but {len(self.category_ids)} category_ids: give one id a class"
+            )
         if len(set(self.category_ids)) != len(self.category_ids):
             raise ValueError("category_ids repeat an id")
         if self.semantic is None and self.cascade.semantic_fusion != "none":
-            raise ValueError(f"cascade.semantic_fusion is {self.cascade.semantic_fusion!r} but semantic is null: set semantic_fusion to none")
+            raise ValueError(
+                f"cascade.semantic_fusion is {self.cascade.semantic_fusion!r} but semantic is null: set "
+                f"semantic_fusion to none"
+            )
         if self.semantic is not None and self.semantic.channels != self.neck.channels:
-            raise ValueError(f"semantic.channels {self.semantic.channels} must equal neck.channels {self.neck.channels}: their features are added")
+            raise ValueError(
+                f"semantic.channels {self.semantic.channels} must equal neck.channels {self.neck.channels}: their "
+                f"features are added"
+            )
         if self.rpn.kind == "guided_rpn" and self.neck.channels % 4:
-            raise ValueError(f"rpn.kind guided_rpn needs neck.channels that divide by 4, not {self.neck.channels}: its features are adapted in four groups")
+            raise ValueError(
+                f"rpn.kind guided_rpn needs neck.channels that divide by 4, not {self.neck.channels}: its features "
+                f"are adapted in four groups"
+            )
         if self.neck.kind == "rfp" and self.backbone.kind != "resnet":
-            raise ValueError(f"neck.kind rfp feeds back into the stages of a ResNet: backbone.kind {self.backbone.kind} has another neck, fpn or pafpn")
+            raise ValueError(
+                f"neck.kind rfp feeds back into the stages of a ResNet: backbone.kind {self.backbone.kind} has "
+                f"another neck, fpn or pafpn"
+            )
         stages = [self.inference.box_stage, *(self.inference.score_stages or ()), *(self.inference.mask_stages or ())]
         for stage in stages:
             if stage is not None and stage > self.cascade.num_stages:

@@ -1,4 +1,5 @@
-"""What a data set asks of a configuration: input size, anchor scale, detections a picture, rare classes; each with its rule.
+"""What a data set asks of a configuration: input size, anchor scale, detections a picture, rare classes; each with its
+rule.
 
 Pure functions of the annotations, so that `htc doctor` and `htc train` say and do the same.
 """
@@ -18,7 +19,9 @@ STRIDES = (4, 8, 16, 32, 64)
 SMALL_SHARE = 0.1
 """The input size serves all but this share of the objects, the smallest."""
 LEAST_SIDE, AMPLE_SIDE = 24.0, 64.0
-"""Pixels (square root of the box's area): what nine in ten objects of COCO have at the original's 800 px; and where nothing is gained by more."""
+"""Pixels (square root of the box's area): what nine in ten objects of COCO have at the original's 800 px; and where
+nothing is gained by more.
+"""
 MOST_ENLARGED = 2.0
 """Beyond this, enlarging adds work and no information."""
 ENOUGH_SHORT, MOST_LONG = 800, 1600
@@ -86,10 +89,10 @@ def statistics_of(dataset: Dataset) -> Statistics:
 def input_size(data: Statistics) -> Advice:
     """The size at which the network should see the pictures.
 
-    Pictures are enlarged, at most twofold, until nine in ten objects are at least 24 px large (as COCO's at the original's 800 px),
-    and reduced, down to the original's short edge of 800, as long as nine in ten stay above 64 px. The edges are those of all
-    but the largest tenth of the pictures; `max_scale` keeps small pictures of a mixed set from being blown up. The long edge is
-    at least 5/3 of the short one, as the original's, and at most 1600.
+    Pictures are enlarged, at most twofold, until nine in ten objects are at least 24 px large (as COCO's at the
+    original's 800 px), and reduced, down to the original's short edge of 800, as long as nine in ten stay above 64 px.
+    The edges are those of all but the largest tenth of the pictures; `max_scale` keeps small pictures of a mixed set
+    from being blown up. The long edge is at least 5/3 of the short one, as the original's, and at most 1600.
     """
     if not len(data.sizes) or not len(data.boxes):
         return Advice({}, "without objects the input size stays the preset's")
@@ -103,14 +106,33 @@ def input_size(data: Statistics) -> Advice:
     fitting = min(scale, MOST_LONG / long)
     short_edge = _multiple(short * fitting)
     long_edge = max(short_edge, min(MOST_LONG, max(_multiple(long * fitting), _multiple(short_edge * 5 / 3))))
-    measured = f"nine in ten objects are at least {side:.0f} px large in their pictures and {side * fitting:.0f} px in the network's input"
-    cut = "" if fitting == scale else f"; larger inputs than {MOST_LONG} px are too much at a time: train on crops (training.augmentation.crop)"
+    measured = (
+        f"nine in ten objects are at least {side:.0f} px large in their pictures and {side * fitting:.0f} "
+        f"px in the "
+        f"network's input"
+    )
+    cut = (
+        ""
+        if fitting == scale
+        else f"; larger inputs than {MOST_LONG} px are too much at a time: train on crops (training.augmentation.crop)"
+    )
     rule = f"enlarged (at most {MOST_ENLARGED:g} times) to {LEAST_SIDE:.0f} px, reduced only above {AMPLE_SIDE:.0f} px"
-    return Advice({"input.short_edge": short_edge, "input.long_edge": long_edge, "input.max_scale": round(fitting, 2)}, f"{measured}; {rule}{cut}")
+    return Advice(
+        {"input.short_edge": short_edge, "input.long_edge": long_edge, "input.max_scale": round(fitting, 2)},
+        f"{measured}; {rule}{cut}",
+    )
 
 
-def anchor_coverage(data: Statistics, size: Input, scale: float, ratios: tuple[float, ...] = (0.5, 1.0, 2.0), least_iou: float = ANCHOR_IOU) -> float:
-    """The share of the objects, 0..1, that overlap some anchor of the RPN with at least `least_iou` in the network's input; 1 without objects."""
+def anchor_coverage(
+    data: Statistics,
+    size: Input,
+    scale: float,
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+    least_iou: float = ANCHOR_IOU,
+) -> float:
+    """The share of the objects, 0..1, that overlap some anchor of the RPN with at least `least_iou` in the network's
+    input; 1 without objects.
+    """
     if not len(data.boxes):
         return 1.0
     return float((best_anchor_iou(data, size, scale, ratios) >= least_iou).mean())
@@ -119,11 +141,15 @@ def anchor_coverage(data: Statistics, size: Input, scale: float, ratios: tuple[f
 def best_anchor_iou(data: Statistics, size: Input, scale: float, ratios: tuple[float, ...]) -> Float[np.ndarray, " N"]:
     """Intersection over union of each object with its best anchor.
 
-    An anchor's centre is (column, row) * stride. For one shape the overlap falls with the distance of the centres along each
-    axis, so the nearest cell's anchor is the best one, and no grid of anchors is needed.
+    An anchor's centre is (column, row) * stride. For one shape the overlap falls with the distance of the centres along
+    each axis, so the nearest cell's anchor is the best one, and no grid of anchors is needed.
     """
     shown = np.array(
-        [resized_size((int(height), int(width)), size.short_edge, size.long_edge, size.max_scale) for height, width in data.sizes], np.float64
+        [
+            resized_size((int(height), int(width)), size.short_edge, size.long_edge, size.max_scale)
+            for height, width in data.sizes
+        ],
+        np.float64,
     ).reshape(-1, 2)
     factor = (shown / data.sizes)[data.pictures][:, ::-1]
     limit = shown[data.pictures][:, ::-1]
@@ -140,27 +166,39 @@ def best_anchor_iou(data: Statistics, size: Input, scale: float, ratios: tuple[f
     return best
 
 
-def anchor_scale(data: Statistics, size: Input, present: float = 8.0, ratios: tuple[float, ...] = (0.5, 1.0, 2.0)) -> Advice:
+def anchor_scale(
+    data: Statistics, size: Input, present: float = 8.0, ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+) -> Advice:
     """The side of the anchors in units of their stride.
 
-    The scale whose anchors overlap most objects with IoU 0.5 or more; the `present` one stays if another serves less than 5 % of
-    the objects in addition, and of equally good ones (within 0.5 %) the nearest to the present one is taken.
+    The scale whose anchors overlap most objects with IoU 0.5 or more; the `present` one stays if another serves less
+    than 5 % of the objects in addition, and of equally good ones (within 0.5 %) the nearest to the present one is
+    taken.
     """
     if not len(data.boxes):
         return Advice({}, "without objects the anchors stay the preset's")
     served = {scale: anchor_coverage(data, size, scale, ratios) for scale in sorted({*ANCHOR_SCALES, present})}
     most = max(served.values())
-    best = min((scale for scale in served if served[scale] >= most - ANCHOR_GAIN / 10), key=lambda scale: abs(np.log(scale / present)))
+    best = min(
+        (scale for scale in served if served[scale] >= most - ANCHOR_GAIN / 10),
+        key=lambda scale: abs(np.log(scale / present)),
+    )
     if served[best] < served[present] + ANCHOR_GAIN:
         best = present
     listed = ", ".join(f"scale {scale:g}: {share:.0%}" for scale, share in served.items())
-    return Advice({"rpn.anchor_scale": best}, f"objects with an anchor of IoU >= {ANCHOR_IOU} at short edge {size.short_edge}: {listed}")
+    return Advice(
+        {"rpn.anchor_scale": best},
+        f"objects with an anchor of IoU >= {ANCHOR_IOU} at short edge {size.short_edge}: {listed}",
+    )
 
 
 def max_detections(data: Statistics) -> Advice:
     """Detections a picture: the next hundred above the number of objects of the densest picture."""
     densest = int(data.counts.max(initial=0))
-    return Advice({"inference.max_detections": (densest // 100 + 1) * 100}, f"the densest picture has {densest} objects; the next hundred above that")
+    return Advice(
+        {"inference.max_detections": (densest // 100 + 1) * 100},
+        f"the densest picture has {densest} objects; the next hundred above that",
+    )
 
 
 def repeat_threshold(data: Statistics) -> float | None:
@@ -176,7 +214,9 @@ def repeat_threshold(data: Statistics) -> float | None:
 
 
 def class_repeats(data: Statistics, threshold: float) -> Float[np.ndarray, " K"]:
-    """How often pictures with each class should be shown: max(1, sqrt(threshold / share)) (Gupta et al. 2019, LVIS); 1 for absent classes."""
+    """How often pictures with each class should be shown: max(1, sqrt(threshold / share)) (Gupta et al. 2019, LVIS);
+    1 for absent classes.
+    """
     shares = data.class_shares
     return np.where(shares > 0, np.maximum(1.0, np.sqrt(threshold / np.maximum(shares, 1e-12))), 1.0)
 
@@ -185,10 +225,15 @@ def sampling(data: Statistics) -> Advice:
     """Repeat-factor sampling where a class is rare."""
     threshold = repeat_threshold(data)
     if threshold is None:
-        return Advice({}, f"no class is in less than 1/{RARE} of the pictures that the median class is in: every picture once")
+        return Advice(
+            {}, f"no class is in less than 1/{RARE} of the pictures that the median class is in: every picture once"
+        )
     threshold = float(f"{threshold:.3g}")
     rare = int((class_repeats(data, threshold) > 1).sum())
-    reason = f"{rare} classes are in less than {threshold:.2%} of the pictures, 1/{RARE} of the median class's share; theirs are shown more often"
+    reason = (
+        f"{rare} classes are in less than {threshold:.2%} of the pictures, 1/{RARE} of the median class's share; "
+        f"theirs are shown more often"
+    )
     return Advice({"training.sampling.repeat_threshold": threshold}, reason)
 
 

@@ -17,7 +17,8 @@ class AnnotationError(ValueError):
 
 
 def parse_instance(annotation: dict[str, Any], labels: dict[int, int], height: int, width: int) -> Instance | str:
-    """The object that `annotation` describes on a picture of that size; a sentence why, if nothing can be learned from it.
+    """The object that `annotation` describes on a picture of that size; a sentence why, if nothing can be learned from
+    it.
 
     `labels` maps category ids to 0 .. K-1. Raises `AnnotationError` for what must be corrected.
     """
@@ -38,7 +39,9 @@ def parse_instance(annotation: dict[str, Any], labels: dict[int, int], height: i
     return Instance(annotation["id"], labels[category], box, bool(crowd), segmentation)
 
 
-def _box(bbox: Any, segmentation: Polygons | RunLengths | None, height: int, width: int) -> tuple[float, float, float, float]:
+def _box(
+    bbox: Any, segmentation: Polygons | RunLengths | None, height: int, width: int
+) -> tuple[float, float, float, float]:
     """x, y, width, height; the mask's where the annotation has none."""
     if bbox is None:
         if segmentation is None:
@@ -60,21 +63,32 @@ def _segmentation(value: Any, height: int, width: int) -> Polygons | RunLengths 
         return _polygons(value, height, width)
     if isinstance(value, dict) and "counts" in value:
         return _run_lengths(value, height, width)
-    raise AnnotationError("its segmentation is neither a list of polygons nor a run-length encoding; export it as COCO instances")
+    raise AnnotationError(
+        "its segmentation is neither a list of polygons nor a run-length encoding; export it as COCO instances"
+    )
 
 
 def _polygons(rings: list[Any], height: int, width: int) -> Polygons:
     if all(_is_number(value) for value in rings):
-        raise AnnotationError("its segmentation is one flat list of numbers; COCO's is a list of polygons: put it in another pair of brackets")
+        raise AnnotationError(
+            "its segmentation is one flat list of numbers; COCO's is a list of polygons: put it in another pair of "
+            "brackets"
+        )
     arrays = []
     for number, ring in enumerate(rings, start=1):
         if not isinstance(ring, list) or not all(_is_number(value) for value in ring):
-            raise AnnotationError(f"polygon {number} is not a list of finite numbers x, y, x, y, ...; correct or remove it")
+            raise AnnotationError(
+                f"polygon {number} is not a list of finite numbers x, y, x, y, ...; correct or remove it"
+            )
         if len(ring) < 6 or len(ring) % 2:
-            raise AnnotationError(f"polygon {number} has {len(ring)} numbers; it needs x and y of at least three points (six numbers)")
+            raise AnnotationError(
+                f"polygon {number} has {len(ring)} numbers; it needs x and y of at least three points (six numbers)"
+            )
         array = np.array(ring, np.float64)
         if np.abs(array).max() > FAR * (max(height, width) + 1):
-            raise AnnotationError(f"polygon {number} lies far outside the {width}x{height} picture; correct its coordinates")
+            raise AnnotationError(
+                f"polygon {number} lies far outside the {width}x{height} picture; correct its coordinates"
+            )
         arrays.append(array)
     return Polygons(tuple(arrays))
 
@@ -82,20 +96,29 @@ def _polygons(rings: list[Any], height: int, width: int) -> Polygons:
 def _run_lengths(value: dict[str, Any], height: int, width: int) -> RunLengths:
     size, counts = value.get("size"), value["counts"]
     if size != [height, width]:
-        raise AnnotationError(f"its run-length size is {_short(size)}, the picture's [height, width] is [{height}, {width}]; make them agree")
+        raise AnnotationError(
+            f"its run-length size is {_short(size)}, the picture's [height, width] is [{height}, {width}]; make "
+            f"them agree"
+        )
     if isinstance(counts, str):
         try:
             runs = RunLengths(counts.encode("ascii"))
             decoded = read_counts(counts.encode("ascii"))
         except ValueError as error:
-            raise AnnotationError("its run-length text is damaged; encode the mask again, for example with pycocotools") from error
+            raise AnnotationError(
+                "its run-length text is damaged; encode the mask again, for example with pycocotools"
+            ) from error
     elif isinstance(counts, list) and all(isinstance(value, int) for value in counts):
         runs = RunLengths(np.array(counts, np.int64))
         decoded = counts_of(runs, height, width)
     else:
-        raise AnnotationError("its run-length counts are neither a text nor a list of whole numbers; encode the mask again")
+        raise AnnotationError(
+            "its run-length counts are neither a text nor a list of whole numbers; encode the mask again"
+        )
     if int(decoded.sum()) != height * width or (decoded < 0).any():
-        raise AnnotationError(f"its runs cover {int(decoded.sum())} pixels, the picture has {height * width}; encode the mask again")
+        raise AnnotationError(
+            f"its runs cover {int(decoded.sum())} pixels, the picture has {height * width}; encode the mask again"
+        )
     return runs
 
 

@@ -39,21 +39,31 @@ def find_splits(folder: Path) -> Splits:
         if not (folder / train).is_file():
             continue
         if not (folder / train_images).is_dir():
-            raise DataError(f"{folder / train} is there, but its picture folder {folder / train_images} is not; add it or use --train-images")
+            raise DataError(
+                f"{folder / train} is there, but its picture folder {folder / train_images} is not; add it or use "
+                f"--train-images"
+            )
         if not (folder / val).is_file():
             return Splits(folder / train, folder / train_images, None, None)
         if not (folder / val_images).is_dir():
-            raise DataError(f"{folder / val} is there, but its picture folder {folder / val_images} is not; add it or use --val-images")
+            raise DataError(
+                f"{folder / val} is there, but its picture folder {folder / val_images} is not; add it or use "
+                f"--val-images"
+            )
         return Splits(folder / train, folder / train_images, folder / val, folder / val_images)
     known = "".join(f"\n  {train} with {images}/" for train, images, _, _ in LAYOUTS)
-    raise DataError(f"{folder} has none of the known layouts:{known}\narrange it like one of them, or name the parts: --train-annotations, --train-images")
+    raise DataError(
+        f"{folder} has none of the known layouts:{known}\narrange it like one of them, or name the parts: "
+        f"--train-annotations, --train-images"
+    )
 
 
 def read_coco(annotations: Path, images: Path | None) -> Dataset:
     """Reads an instance file; pictures lie in the folder `images` (None: their presence is not checked).
 
-    Classes are ordered by category id. Crowd regions are what `iscrowd` says, whatever their encoding. Raises `DataError`
-    that names the file, the record, what is wrong and what to do; objects nothing can be learned from go to `dropped`.
+    Classes are ordered by category id. Crowd regions are what `iscrowd` says, whatever their encoding. Raises
+    `DataError` that names the file, the record, what is wrong and what to do; objects nothing can be learned from go to
+    `dropped`.
     """
     content = _load(annotations)
     faults = Faults(annotations)
@@ -68,7 +78,10 @@ def read_coco(annotations: Path, images: Path | None) -> Dataset:
         annotations=annotations,
         classes=tuple(classes.values()),
         category_ids=tuple(classes),
-        images=tuple(ImageRecord(id, paths[id], record["height"], record["width"], tuple(instances.get(id, ()))) for id, record in records.items()),
+        images=tuple(
+            ImageRecord(id, paths[id], record["height"], record["width"], tuple(instances.get(id, ())))
+            for id, record in records.items()
+        ),
         dropped=tuple(dropped),
     )
 
@@ -85,17 +98,27 @@ def read_picture_list(annotations: Path, images: Path | None) -> Dataset:
     faults.check()
     paths = _paths(records, images, faults)
     faults.check()
-    pictures = tuple(ImageRecord(id, paths[id], record["height"], record["width"], ()) for id, record in records.items())
-    return Dataset(annotations=annotations, classes=tuple(classes.values()), category_ids=tuple(classes), images=pictures)
+    pictures = tuple(
+        ImageRecord(id, paths[id], record["height"], record["width"], ()) for id, record in records.items()
+    )
+    return Dataset(
+        annotations=annotations, classes=tuple(classes.values()), category_ids=tuple(classes), images=pictures
+    )
 
 
 def _load(annotations: Path, lists: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, Any]:
     content = read_json(annotations, "the COCO instance file (.json)")
     if isinstance(content, list):
-        raise DataError(f"{annotations} is a list, as result files are; give the annotation file, with images, annotations and categories")
+        raise DataError(
+            f"{annotations} is a list, as result files are; give the annotation file, with images, annotations and "
+            f"categories"
+        )
     missing = [key for key in lists if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
-        raise DataError(f"{annotations} is not a COCO instance file: it has no list of {' and '.join(missing)}; export it as COCO instance segmentation")
+        raise DataError(
+            f"{annotations} is not a COCO instance file: it has no list of {' and '.join(missing)}; export it as COCO "
+            f"instance segmentation"
+        )
     return content
 
 
@@ -154,7 +177,10 @@ def _paths(records: dict[int | str, dict[str, Any]], images: Path | None, faults
             missing.append(name)
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        faults.add(f"picture {missing[0]}{others} of {len(records)} not found in {images}; give the right folder or remove those images")
+        faults.add(
+            f"picture {missing[0]}{others} of {len(records)} not found in {images}; give the right folder or remove "
+            f"those images"
+        )
     return paths
 
 
@@ -174,11 +200,16 @@ def _instances(
         if id in seen:
             faults.add(f"annotation id {id} occurs twice; give every annotation its own id")
         elif not isinstance(image, int | str) or image not in records:
-            faults.add(f"annotation {id} belongs to image {image!r}, which is not among the images; add the image or remove the annotation")
+            faults.add(
+                f"annotation {id} belongs to image {image!r}, which is not among the images; add the image or remove "
+                f"the annotation"
+            )
         else:
             seen.add(id)
             try:
-                found = parse_instance({**annotation, "id": id}, labels, records[image]["height"], records[image]["width"])
+                found = parse_instance(
+                    {**annotation, "id": id}, labels, records[image]["height"], records[image]["width"]
+                )
             except AnnotationError as fault:
                 faults.add(f"annotation {id} (image {image}): {fault}")
                 continue

@@ -64,7 +64,9 @@ class PanopticMaps:
 
 @dataclass(frozen=True)
 class SemanticMaps:
-    """Maps of a data set whose semantic targets are not derived from its instances alone; each source lies over the one before."""
+    """Maps of a data set whose semantic targets are not derived from its instances alone; each source lies over the
+    one before.
+    """
 
     folder: Path | None
     """PNGs of class numbers, named like the pictures."""
@@ -72,7 +74,9 @@ class SemanticMaps:
     """Pictures without a PNG in `folder`, by image id: their maps are panoptic alone."""
     panoptic: PanopticMaps | None = None
     instance_values: tuple[int, ...] | None = None
-    """The instances are drawn over the maps, class k (0 .. K-1) as `instance_values[k]`; None: the maps stay as they are."""
+    """The instances are drawn over the maps, class k (0 .. K-1) as `instance_values[k]`; None: the maps stay as they
+    are.
+    """
 
 
 @dataclass(frozen=True)

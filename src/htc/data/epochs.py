@@ -1,4 +1,6 @@
-"""Which pictures an epoch holds, in which order, and who takes which: pure functions of (seed, epoch), the same on every process."""
+"""Which pictures an epoch holds, in which order, and who takes which: pure functions of (seed, epoch), the same on
+every process.
+"""
 
 import hashlib
 from collections import Counter
@@ -54,7 +56,8 @@ def batches_per_epoch(dataset: Dataset, sampling: Sampling, batch_size: int, ran
 
 def repeat_factors(dataset: Dataset, threshold: float) -> Float[np.ndarray, " N"]:
     """How often each picture is to be seen in an epoch, on average (LVIS, Gupta et al. 2019, appendix A): the largest
-    max(1, sqrt(threshold / f(c))) of its classes c, where f(c) is the fraction of pictures that show c; 1 without objects.
+    max(1, sqrt(threshold / f(c))) of its classes c, where f(c) is the fraction of pictures that show c; 1 without
+    objects.
     """
     shown = [{instance.label for instance in record.instances if not instance.crowd} for record in dataset.images]
     pictures = Counter(label for labels in shown for label in labels)
@@ -70,7 +73,8 @@ def _length(factors: Float[np.ndarray, " N"]) -> int:
 def repeated(order: list[int], factors: Float[np.ndarray, " N"], generator: torch.Generator) -> list[int]:
     """Each picture about as often as its factor says, and as many in all in every epoch.
 
-    Fractions are rounded by systematic sampling along the order: their sum (rounded up) is met exactly, whatever the draw.
+    Fractions are rounded by systematic sampling along the order: their sum (rounded up) is met exactly, whatever the
+    draw.
     """
     whole = np.floor(factors[order])
     fractions = factors[order] - whole
@@ -86,7 +90,9 @@ def repeated(order: list[int], factors: Float[np.ndarray, " N"], generator: torc
 
 
 def grouped(order: list[int], landscape: list[bool], together: int, generator: torch.Generator) -> list[int]:
-    """The same pictures so that each next `together` are of one shape, but for what is left over of each, which comes last."""
+    """The same pictures so that each next `together` are of one shape, but for what is left over of each, which
+    comes last.
+    """
     full: list[list[int]] = []
     rest: list[int] = []
     for shape in (True, False):
@@ -99,7 +105,9 @@ def grouped(order: list[int], landscape: list[bool], together: int, generator: t
 
 
 def rank_positions(count: int, batch_size: int, rank: int, ranks: int) -> list[list[int]]:
-    """The positions of one rank in every step of an epoch of `count` pictures; the same number of steps for every rank."""
+    """The positions of one rank in every step of an epoch of `count` pictures; the same number of steps for every
+    rank.
+    """
     steps = []
     for start in range(0, count, batch_size * ranks):
         together = list(range(start, min(start + batch_size * ranks, count)))

@@ -27,7 +27,8 @@ class Annotated:
 def annotated(record: ImageRecord, semantic_classes: int | None, semantic_maps: SemanticMaps | None) -> Annotated:
     """The targets of `record`; the semantic map comes from `semantic_maps` or else is derived (None classes: no map).
 
-    An object whose outline covers no pixel is left out. If any object has no mask at all, the picture teaches boxes only.
+    An object whose outline covers no pixel is left out. If any object has no mask at all, the picture teaches boxes
+    only.
     """
     size = (record.height, record.width)
     objects = [instance for instance in record.instances if not instance.crowd]
@@ -72,7 +73,9 @@ def annotated_picture(record: ImageRecord) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def check_pictures(dataset: Dataset) -> None:
-    """Reads every picture's header (about 0.1 ms each); `DataError` names those that are none or unlike their record."""
+    """Reads every picture's header (about 0.1 ms each); `DataError` names those that are none or unlike their
+    record.
+    """
     faults = Faults(dataset.annotations)
     for record in dataset.images:
         try:
@@ -88,5 +91,13 @@ def _size_fault(record: ImageRecord, size: tuple[int, int]) -> str | None:
     if size == (record.height, record.width):
         return None
     turned = size == (record.width, record.height)
-    remedy = "save the picture upright, without EXIF orientation, as it was annotated" if turned else "correct the record or the picture"
-    return f"{record.path} is {size[1]}x{size[0]}, its record (image {record.id}) says {record.width}x{record.height}; {remedy}"
+    remedy = (
+        "save the picture upright, without EXIF orientation, as it was annotated"
+        if turned
+        else "correct the record or the picture"
+    )
+    return (
+        f"{record.path} is {size[1]}x{size[0]}, its record (image {record.id}) says "
+        f"{record.width}x{record.height}; "
+        f"{remedy}"
+    )

@@ -1,9 +1,9 @@
 """Pictures of any kind to RGB bytes: the one reader of training and prediction.
 
-Grey becomes three equal channels, palettes are looked up, transparency is dropped (the colours below it stay, as OpenCV and so
-the original read them), the first frame of several is taken, and the EXIF orientation is applied. Of 16-bit pictures the
-smallest camera depth (8, 10, 12, 14, 16 bits) that holds their brightest value is mapped to 0..255: a 12-bit micrograph in a
-16-bit file would otherwise be black, and one that uses all 16 bits is divided by 257.
+Grey becomes three equal channels, palettes are looked up, transparency is dropped (the colours below it stay, as OpenCV
+and so the original read them), the first frame of several is taken, and the EXIF orientation is applied. Of 16-bit
+pictures the smallest camera depth (8, 10, 12, 14, 16 bits) that holds their brightest value is mapped to 0..255: a
+12-bit micrograph in a 16-bit file would otherwise be black, and one that uses all 16 bits is divided by 257.
 """
 
 import io
@@ -24,7 +24,18 @@ MAX_PIXELS = 178_956_970
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Pixel formats of Pillow and its plugins; not those that would run another program (EPS) or draw vectors."""
 DEPTHS = (8, 10, 12, 14, 16)
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 """What Pillow's decoders raise on damaged files."""
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)
@@ -47,7 +58,10 @@ def read_picture(source: Source, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarr
         image = _open(stream, path)
         pixels = image.width * image.height
         if pixels > max_pixels:
-            raise DataError(f"{path} has {pixels} pixels ({image.width}x{image.height}), more than {max_pixels}; raise max_pixels if this is no mistake")
+            raise DataError(
+                f"{path} has {pixels} pixels ({image.width}x{image.height}), more than {max_pixels}; raise max_pixels "
+                f"if this is no mistake"
+            )
         return _from_image(_deep_colour(image, stream, path) or image, str(path))
 
 
@@ -58,7 +72,9 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def picture_header(path: Path) -> tuple[int, int, int]:
-    """(height, width) as stored, and the EXIF orientation: 1 is upright, as is a picture that does not say; raises `DataError`."""
+    """(height, width) as stored, and the EXIF orientation: 1 is upright, as is a picture that does not say; raises
+    `DataError`.
+    """
     with _stream(path) as stream:
         image = _open(stream, path)
         try:
@@ -85,7 +101,9 @@ def _stream(path: Path) -> BinaryIO:
 
 
 def _open(stream: BinaryIO, path: Path) -> Image.Image:
-    """The picture with its header read. `Image.open` would apply a process-wide limit, so the decoder is chosen here."""
+    """The picture with its header read. `Image.open` would apply a process-wide limit, so the decoder is chosen
+    here.
+    """
     Image.init()
     prefix = stream.read(16)
     for name in FORMATS:
@@ -100,18 +118,24 @@ def _open(stream: BinaryIO, path: Path) -> Image.Image:
             return decoder(stream, str(path))
         except BROKEN:
             continue
-    raise DataError(f"{path} is not a picture that can be read, or its header is damaged; give a JPEG, PNG, WebP or TIFF file")
+    raise DataError(
+        f"{path} is not a picture that can be read, or its header is damaged; give a JPEG, PNG, WebP or TIFF file"
+    )
 
 
 def _deep_colour(image: Image.Image, stream: BinaryIO, path: Path) -> Image.Image | None:
-    """A colour picture of 16 bits a channel in 8 bits; None for others. Pillow would keep the upper byte, black in a 12-bit one."""
+    """A colour picture of 16 bits a channel in 8 bits; None for others. Pillow would keep the upper byte, black in a
+    12-bit one.
+    """
     deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ())) and image.mode in ("RGB", "RGBA", "LA")
     if not deep:
         return None
     stream.seek(0)
     values = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
-        raise DataError(f"{path} is damaged, incomplete, or of a 16-bit kind that cannot be read; save it again as a 16-bit PNG")
+        raise DataError(
+            f"{path} is damaged, incomplete, or of a 16-bit kind that cannot be read; save it again as a 16-bit PNG"
+        )
     picture = Image.fromarray(_to_bytes(values[:, :, 2::-1]))
     picture.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
     return picture
@@ -121,7 +145,9 @@ def _from_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
     try:
         image.load()
     except MemoryError as error:
-        raise DataError(f"{name}: {image.width}x{image.height} pixels do not fit into the memory; make it smaller") from error
+        raise DataError(
+            f"{name}: {image.width}x{image.height} pixels do not fit into the memory; make it smaller"
+        ) from error
     except BROKEN as error:
         raise DataError(f"{name} is damaged or incomplete ({error}); copy or download it again") from error
     if image.width == 0 or image.height == 0:
@@ -151,7 +177,10 @@ def _from_array(array: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "H W 3"]:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"an array of shape {array.shape} and type {array.dtype} is no picture; give (height, width, 3) RGB values of type uint8")
+        raise DataError(
+            f"an array of shape {array.shape} and type {array.dtype} is no picture; give (height, width, 3) RGB "
+            f"values of type uint8"
+        )
     if not array.size:
         raise DataError(f"an array of shape {array.shape} has no pixels; give a picture of at least 1x1")
     channels = array[:, :, :3] if array.shape[2] > 1 else np.repeat(array, 3, axis=2)

@@ -130,12 +130,17 @@ def flipped_vertically(masks: MaskCrops, height: int) -> MaskCrops:
 
 
 def cropped(masks: MaskCrops, left: int, top: int, width: int, height: int) -> MaskCrops:
-    """Seen through a window (network-input pixels). Crops are cut to what the window shows of them, maybe to nothing."""
+    """Seen through a window (network-input pixels). Crops are cut to what the window shows of them, maybe to
+    nothing.
+    """
     (sx, sy), (tx, ty) = masks.scale, masks.shift
     shift = (tx + sx * left, ty + sy * top)
     across = sorted((shift[0], shift[0] + sx * width))
     down = sorted((shift[1], shift[1] + sy * height))
-    crops = [_cut(Crop(x, y, bitmap), (across[0], down[0], across[1], down[1])) for (x, y), bitmap in zip(masks.offsets.tolist(), bitmaps(masks), strict=True)]
+    crops = [
+        _cut(Crop(x, y, bitmap), (across[0], down[0], across[1], down[1]))
+        for (x, y), bitmap in zip(masks.offsets.tolist(), bitmaps(masks), strict=True)
+    ]
     return replace(mask_crops(crops, masks.canvas), scale=masks.scale, shift=shift)
 
 
@@ -163,8 +168,13 @@ def tight(crop: Crop) -> Crop:
 
 
 def crops_in_view(masks: MaskCrops, size: tuple[int, int]) -> list[Crop]:
-    """Each object's pixels in the grid of a network input of `size` (height, width): those whose centre lies in its mask."""
-    across, down = (np.floor(masks.scale[axis] * (np.arange(size[1 - axis]) + 0.5) + masks.shift[axis] + 1e-9).astype(np.int64) for axis in (0, 1))
+    """Each object's pixels in the grid of a network input of `size` (height, width): those whose centre lies in its
+    mask.
+    """
+    across, down = (
+        np.floor(masks.scale[axis] * (np.arange(size[1 - axis]) + 0.5) + masks.shift[axis] + 1e-9).astype(np.int64)
+        for axis in (0, 1)
+    )
     found = []
     for (x, y), bitmap in zip(masks.offsets.tolist(), bitmaps(masks), strict=True):
         rows = np.flatnonzero((down >= y) & (down < y + bitmap.shape[0]))

@@ -8,7 +8,9 @@ from htc.errors import DataError
 
 
 def read_json(path: Path, kind: str) -> Any:
-    """The content; `kind` says what to give instead. Raises `DataError` if the file is missing, damaged or not to be read."""
+    """The content; `kind` says what to give instead. Raises `DataError` if the file is missing, damaged or not to be
+    read.
+    """
     if path.is_dir() or not path.exists():  # a pipe is neither a folder nor a regular file, and can be read
         raise DataError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}; give {kind}")
     try:

@@ -84,7 +84,9 @@ class TrainingPictures(TorchDataset[Sample]):
     def _view(self, record: ImageRecord, generator: torch.Generator) -> View:
         config = self.config
         placement = draw_placement((record.height, record.width), config.input, config.training.augmentation, generator)
-        return view_of(record, placement, None if config.semantic is None else config.semantic.classes, self.dataset.semantic_maps)
+        return view_of(
+            record, placement, None if config.semantic is None else config.semantic.classes, self.dataset.semantic_maps
+        )
 
     def _with_pasted(self, view: View, settings: CopyPaste, generator: torch.Generator) -> View:
         draw = draw_paste(settings.probability, len(self.dataset), generator)
@@ -123,9 +125,9 @@ def training_loader(
 ) -> "PictureLoader":
     """One epoch of batches for process `rank` of `ranks`, from step `first_step` on.
 
-    Step s of all ranks together holds positions s * batch_size * ranks ... of the epoch's order; the last step may be smaller,
-    but every rank takes part in it (with pictures from the epoch's beginning if there are too few). Raises `ConfigError` if the
-    semantic branch has too few classes for its maps.
+    Step s of all ranks together holds positions s * batch_size * ranks ... of the epoch's order; the last step may be
+    smaller, but every rank takes part in it (with pictures from the epoch's beginning if there are too few). Raises
+    `ConfigError` if the semantic branch has too few classes for its maps.
     """
     check_semantic(dataset, config)
     pictures = TrainingPictures(dataset, config, seed, epoch, batch_size * ranks)
@@ -139,9 +141,16 @@ def check_semantic(dataset: Dataset, config: Config) -> None:
         return
     count, needed, maps = len(dataset.classes), least_classes(dataset), dataset.semantic_maps
     if maps is None and count > MOST_CLASSES:
-        raise ConfigError(f"{count} classes are too many for a derived semantic map (at most {MOST_CLASSES}): give a folder of maps or use --semantic none")
+        raise ConfigError(
+            f"{count} classes are too many for a derived semantic map (at most {MOST_CLASSES}): give a folder of maps "
+            f"or use --semantic none"
+        )
     if config.semantic.classes < needed:
-        what = f"a map derived from {count} classes needs {needed} with the background" if maps is None else f"the semantic maps need {needed}"
+        what = (
+            f"a map derived from {count} classes needs {needed} with the background"
+            if maps is None
+            else f"the semantic maps need {needed}"
+        )
         raise ConfigError(f"semantic.classes is {config.semantic.classes}; {what}")
 
 
@@ -165,7 +174,9 @@ def picture_batches(dataset: Dataset, config: Config, batch_size: int = 1, worke
     sizes = [plain_placement((record.height, record.width), config.input).size for record in dataset.images]
     order = sorted(range(len(sizes)), key=lambda index: sizes[index])
     steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return PictureLoader(EvaluationPictures(dataset, config.input), _CollatePictures(dataset, config.input), steps, workers)
+    return PictureLoader(
+        EvaluationPictures(dataset, config.input), _CollatePictures(dataset, config.input), steps, workers
+    )
 
 
 class PictureLoader(DataLoader[Any]):
@@ -185,7 +196,8 @@ class PictureLoader(DataLoader[Any]):
         try:
             yield from super().__iter__()
         except DataError as error:
-            # A worker's error comes with its whole traceback as text; the user's message is what follows the class name.
+            # A worker's error comes with its whole traceback as text; the user's message is what follows the class
+            # name.
             raise DataError(str(error).rpartition("htc.errors.DataError: ")[2].strip()) from None
 
 

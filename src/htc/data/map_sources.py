@@ -9,7 +9,8 @@ from htc.errors import ConfigError
 
 @dataclass(frozen=True)
 class MapSources:
-    """Semantic maps on the disk, up to three that are merged: each lies over the one before, and what it leaves 255 shows that.
+    """Semantic maps on the disk, up to three that are merged: each lies over the one before, and what it leaves 255
+    shows that.
 
     Raises `ConfigError` if there is no map at all, or only one half of panoptic annotations.
     """
@@ -21,21 +22,30 @@ class MapSources:
     panoptic_folder: Path | None = None
     """Their PNGs."""
     instances: int | Literal["ids"] | None = None
-    """Over all: the instances, class k (from 0) as this value + k, or each as its category id - 1, as COCO-Stuff numbers them."""
+    """Over all: the instances, class k (from 0) as this value + k, or each as its category id - 1, as COCO-Stuff
+    numbers them.
+    """
 
     def __post_init__(self) -> None:
         if (self.panoptic_json is None) != (self.panoptic_folder is None):
             raise ConfigError("panoptic annotations are a JSON file and a folder of PNGs; give both")
         if self.folder is None and self.panoptic_json is None:
-            raise ConfigError("semantic maps need a folder of PNGs, panoptic annotations, or both; without them targets are derived from the instances")
+            raise ConfigError(
+                "semantic maps need a folder of PNGs, panoptic annotations, or both; without them targets are derived "
+                "from the instances"
+            )
 
     @property
     def by_id(self) -> bool:
-        """Whether a panoptic category's class is its id - 1, as COCO-Stuff's maps have it, and not its place in the file."""
+        """Whether a panoptic category's class is its id - 1, as COCO-Stuff's maps have it, and not its place in the
+        file.
+        """
         return self.folder is not None or self.instances == "ids"
 
     def of_part(self, name: str) -> "MapSources":
-        """The same for another part of the data: `maps/train2017` becomes `maps/<name>`, `panoptic_train2017.json` `panoptic_<name>.json`."""
+        """The same for another part of the data: `maps/train2017` becomes `maps/<name>`, `panoptic_train2017.json`
+        `panoptic_<name>.json`.
+        """
         found = {key: None if path is None else _beside(path, name) for key, path in self._paths().items()}
         return replace(self, **found)
 

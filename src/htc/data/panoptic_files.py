@@ -64,25 +64,36 @@ class PanopticFile:
         """One picture's segments; `size` (height, width) is that of its picture. Raises `DataError`."""
         name, segments = self.maps[image_id]
         ids = read_segment_ids(self.folder / name, size)
-        return Panoptic(valued(self.folder / name, ids, {segment.id: segment.id for segment in segments}, 0, np.int32), segments)
+        return Panoptic(
+            valued(self.folder / name, ids, {segment.id: segment.id for segment in segments}, 0, np.int32), segments
+        )
 
 
-def valued(path: Path, ids: Int32[np.ndarray, "H W"], values: Mapping[int, int], void: int, dtype: type[np.generic]) -> np.ndarray:
-    """The value of each pixel's segment, `void` where there is none. Raises `DataError` if the PNG holds segments that are not listed."""
+def valued(
+    path: Path, ids: Int32[np.ndarray, "H W"], values: Mapping[int, int], void: int, dtype: type[np.generic]
+) -> np.ndarray:
+    """The value of each pixel's segment, `void` where there is none. Raises `DataError` if the PNG holds segments
+    that are not listed.
+    """
     known = {**values, 0: void}
     order = np.array(sorted(known), np.int32)
     place = np.searchsorted(order, ids).clip(max=len(order) - 1)
     unlisted = ids[order[place] != ids]
     if len(unlisted):
-        raise DataError(f"{path} holds segment {int(unlisted[0])}, which its annotation does not list; PNG and JSON must belong together")
+        raise DataError(
+            f"{path} holds segment {int(unlisted[0])}, which its annotation does not list; PNG and JSON must belong "
+            f"together"
+        )
     return np.array([known[int(id)] for id in order], dtype)[place]
 
 
-def read_panoptic(file: Path, folder: Path, dataset: Dataset | None = None, may_lack: Collection[int | str] = ()) -> PanopticFile:
+def read_panoptic(
+    file: Path, folder: Path, dataset: Dataset | None = None, may_lack: Collection[int | str] = ()
+) -> PanopticFile:
     """The JSON, checked with the presence of its PNGs: for every picture of `dataset`, or for all that it has.
 
-    A picture of `dataset` without annotation is a fault, but for those that `may_lack` it, as long as some have one. Raises `DataError` that
-    names the file, what is wrong and what to do.
+    A picture of `dataset` without annotation is a fault, but for those that `may_lack` it, as long as some have one.
+    Raises `DataError` that names the file, what is wrong and what to do.
     """
     content = _load(file)
     if not folder.is_dir():
@@ -90,10 +101,18 @@ def read_panoptic(file: Path, folder: Path, dataset: Dataset | None = None, may_
     faults = Faults(file)
     found = PanopticFile(file, folder, _categories(content["categories"], faults), {})
     faults.check()
-    entries = {entry["image_id"]: entry for entry in content["annotations"] if isinstance(entry, dict) and "image_id" in entry}
-    names = dict.fromkeys(entries, "") if dataset is None else {record.id: f" ({record.path.name})" for record in dataset.images}
+    entries = {
+        entry["image_id"]: entry for entry in content["annotations"] if isinstance(entry, dict) and "image_id" in entry
+    }
+    names = (
+        dict.fromkeys(entries, "")
+        if dataset is None
+        else {record.id: f" ({record.path.name})" for record in dataset.images}
+    )
     if may_lack and not any(id in entries for id in names):
-        raise DataError(f"{file} has no annotation of any of the {len(names)} pictures; give the file of these pictures")
+        raise DataError(
+            f"{file} has no annotation of any of the {len(names)} pictures; give the file of these pictures"
+        )
     for id, name in names.items():
         if id in entries:
             _add(found, id, entries[id], faults)
@@ -105,10 +124,18 @@ def read_panoptic(file: Path, folder: Path, dataset: Dataset | None = None, may_
 
 def _load(file: Path) -> dict[str, Any]:
     content = read_json(file, KIND)
-    missing = [key for key in ("annotations", "categories") if not isinstance(content, dict) or not isinstance(content.get(key), list)]
+    missing = [
+        key
+        for key in ("annotations", "categories")
+        if not isinstance(content, dict) or not isinstance(content.get(key), list)
+    ]
     if missing:
-        raise DataError(f"{file} is not a panoptic annotation file: it has no list of {' and '.join(missing)}; give {KIND}")
-    if content["annotations"] and not any(isinstance(entry, dict) and "segments_info" in entry for entry in content["annotations"]):
+        raise DataError(
+            f"{file} is not a panoptic annotation file: it has no list of {' and '.join(missing)}; give {KIND}"
+        )
+    if content["annotations"] and not any(
+        isinstance(entry, dict) and "segments_info" in entry for entry in content["annotations"]
+    ):
         raise DataError(f"{file} is not a panoptic annotation file: no annotation has segments_info; give {KIND}")
     return content
 
@@ -130,9 +157,15 @@ def _categories(categories: list[Any], faults: Faults) -> dict[int, Category]:
 def _add(found: PanopticFile, id: int | str, entry: Mapping[str, Any], faults: Faults) -> None:
     try:
         name = str(entry["file_name"])
-        segments = tuple(Segment(int(one["id"]), found.categories[one["category_id"]].id, bool(one.get("iscrowd", 0))) for one in entry["segments_info"])
+        segments = tuple(
+            Segment(int(one["id"]), found.categories[one["category_id"]].id, bool(one.get("iscrowd", 0)))
+            for one in entry["segments_info"]
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        faults.add(f"the annotation of image {id} is damaged ({error}); each segment needs an id and the category_id of a listed category")
+        faults.add(
+            f"the annotation of image {id} is damaged ({error}); each segment needs an id and the category_id of a "
+            f"listed category"
+        )
         return
     if not (found.folder / name).is_file():
         faults.add(f"picture {name} of image {id} is not in {found.folder}; give the folder of the panoptic PNGs")

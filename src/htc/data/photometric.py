@@ -1,6 +1,7 @@
 """Random colours; all chance comes from one generator.
 
-The operators are torchvision's `adjust_...` to within one grey level, computed by OpenCV and lookup tables: about ten times as fast.
+The operators are torchvision's `adjust_...` to within one grey level, computed by OpenCV and lookup tables: about ten
+times as fast.
 """
 
 from typing import NamedTuple

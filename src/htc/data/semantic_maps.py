@@ -1,4 +1,6 @@
-"""Semantic maps that come with a data set: a folder of PNGs, COCO's panoptic annotations, or both, and the instances over them."""
+"""Semantic maps that come with a data set: a folder of PNGs, COCO's panoptic annotations, or both, and the instances
+over them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,9 +19,9 @@ from htc.errors import DataError
 def with_semantic_maps(dataset: Dataset, sources: MapSources, classes: Sequence[str] | None = None) -> Dataset:
     """`dataset` with the maps of `sources`, checked for every picture.
 
-    Every picture needs its map; of two sources at least one must have it, and each must have some. `classes`: names in the order that
-    numbers the instances, the data set's own by default; instances of other classes are drawn as 255 (ignore). Raises `DataError`
-    that names what is missing, or what is called differently in the panoptic annotations.
+    Every picture needs its map; of two sources at least one must have it, and each must have some. `classes`: names in
+    the order that numbers the instances, the data set's own by default; instances of other classes are drawn as 255
+    (ignore). Raises `DataError` that names what is missing, or what is called differently in the panoptic annotations.
     """
     folder, panoptic, absent = sources.folder, None, frozenset[int | str]()
     if folder is not None and sources.panoptic_json is None:
@@ -27,10 +29,15 @@ def with_semantic_maps(dataset: Dataset, sources: MapSources, classes: Sequence[
     elif folder is not None:
         absent = frozenset(record.id for record in _without_map(dataset, folder))
         if len(absent) == len(dataset):
-            raise DataError(f"{folder} has no semantic map of any of the {len(dataset)} pictures; give the right folder, or the panoptic maps alone")
+            raise DataError(
+                f"{folder} has no semantic map of any of the {len(dataset)} pictures; give the right folder, or the "
+                f"panoptic maps alone"
+            )
     if sources.panoptic_json is not None and sources.panoptic_folder is not None:
         enough = frozenset(record.id for record in dataset.images) - absent if folder is not None else frozenset()
-        panoptic = read_panoptic_maps(sources.panoptic_json, sources.panoptic_folder, dataset, by_id=sources.by_id, may_lack=enough)
+        panoptic = read_panoptic_maps(
+            sources.panoptic_json, sources.panoptic_folder, dataset, by_id=sources.by_id, may_lack=enough
+        )
     maps = SemanticMaps(folder, absent, panoptic, _instance_values(dataset, sources, classes or dataset.classes))
     _check_instances(dataset, maps)
     return replace(dataset, semantic_maps=maps)
@@ -55,28 +62,42 @@ def _check_instances(dataset: Dataset, maps: SemanticMaps) -> None:
         if not 0 <= value <= MOST_CLASSES:
             raise DataError(f"instances of {name!r} would be drawn with the value {value}, a map has 0..{MOST_CLASSES}")
         if names.get(value, name) != name:
-            raise DataError(f"instances of {name!r} would be drawn with the value {value}, which is {names[value]!r} in the panoptic annotations")
+            raise DataError(
+                f"instances of {name!r} would be drawn with the value {value}, which is {names[value]!r} in the "
+                f"panoptic annotations"
+            )
         if values.get(name, value) != value:
-            raise DataError(f"instances of {name!r} would be drawn with the value {value}, but are {values[name]} in the panoptic annotations")
+            raise DataError(
+                f"instances of {name!r} would be drawn with the value {value}, but are {values[name]} in the panoptic "
+                f"annotations"
+            )
 
 
 def check_maps(dataset: Dataset, folder: Path) -> None:
-    """Raises `DataError` if the folder or one picture's map is missing: before the first step, not at the end of an epoch."""
+    """Raises `DataError` if the folder or one picture's map is missing: before the first step, not at the end of an
+    epoch.
+    """
     missing = _without_map(dataset, folder)
     if missing:
         raise DataError(
-            f"{folder} has no semantic map for {len(missing)} of {len(dataset)} pictures, the first is {missing[0].path.name}; add them or use --semantic auto"
+            f"{folder} has no semantic map for {len(missing)} of {len(dataset)} pictures, the first is "
+            f"{missing[0].path.name}; add them or use --semantic auto"
         )
 
 
 def _without_map(dataset: Dataset, folder: Path) -> list[ImageRecord]:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of semantic maps; give the right one, or --semantic auto to derive them from the instances")
+        raise DataError(
+            f"{folder}: no such folder of semantic maps; give the right one, or --semantic auto to derive them from "
+            f"the instances"
+        )
     return [record for record in dataset.images if not map_path(folder, record.path).is_file()]
 
 
 def least_classes(dataset: Dataset) -> int:
-    """Values 0 .. that the data set's semantic maps are known to need; a folder's own are not counted, their maps are checked when read."""
+    """Values 0 .. that the data set's semantic maps are known to need; a folder's own are not counted, their maps
+    are checked when read.
+    """
     maps = dataset.semantic_maps
     if maps is None:
         return len(dataset.classes) + 1

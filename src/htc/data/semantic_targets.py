@@ -1,4 +1,6 @@
-"""Semantic maps for HTC's semantic branch (paper, section 3.3): derived from the instances, or read from a folder of PNGs."""
+"""Semantic maps for HTC's semantic branch (paper, section 3.3): derived from the instances, or read from a folder of
+PNGs.
+"""
 
 from pathlib import Path
 
@@ -14,11 +16,14 @@ MOST_CLASSES = 254
 """Classes 1..254 beside background 0 and ignore 255."""
 
 
-def derived_map(crops: list[Crop], labels: list[int], crowds: list[Crop], size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
-    """Background 0, class k (0 .. K-1) as k + 1, crowd regions 255: so every instance data set trains the semantic branch.
+def derived_map(
+    crops: list[Crop], labels: list[int], crowds: list[Crop], size: tuple[int, int]
+) -> UInt8[np.ndarray, "H W"]:
+    """Background 0, class k (0 .. K-1) as k + 1, crowd regions 255: so every instance data set trains the semantic
+    branch.
 
-    Small objects lie over large ones and all objects over crowds. With one class this is "any object". `size` is (height,
-    width) of the picture. At most `MOST_CLASSES` classes.
+    Small objects lie over large ones and all objects over crowds. With one class this is "any object". `size` is
+    (height, width) of the picture. At most `MOST_CLASSES` classes.
     """
     canvas = np.zeros(size, np.uint8)
     for crowd in crowds:
@@ -48,12 +53,16 @@ def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarra
         raise DataError(f"{path}: no such semantic map; every picture needs one with its own name and the ending .png")
     mode, values = read_pixels(path)
     if mode not in ("L", "P"):
-        raise DataError(f"{path} has mode {mode}; a semantic map has one 8-bit channel (grey or palette) that holds class numbers, not colours")
+        raise DataError(
+            f"{path} has mode {mode}; a semantic map has one 8-bit channel (grey or palette) that holds class "
+            f"numbers, not colours"
+        )
     check_size(path, values, size)
     wrong = values[(values >= classes) & (values != IGNORE)]
     if len(wrong):
         raise DataError(
-            f"{path} holds the value {int(wrong.max())}, the model has classes 0..{classes - 1} (and 255 to ignore); set semantic.classes or correct the map"
+            f"{path} holds the value {int(wrong.max())}, the model has classes 0..{classes - 1} (and 255 to ignore); "
+            f"set semantic.classes or correct the map"
         )
     return values
 

@@ -1,7 +1,7 @@
 """How a picture becomes network input: one `Placement` moves picture, boxes, masks and semantic map together.
 
-A placement is drawn first and then applied to each of them, so nothing can move alone. Coordinates are continuous, pixel
-centres at + 0.5.
+A placement is drawn first and then applied to each of them, so nothing can move alone. Coordinates are continuous,
+pixel centres at + 0.5.
 """
 
 from dataclasses import dataclass, replace
@@ -37,13 +37,19 @@ class Placement:
         return self.resized if self.window is None else self.window
 
 
-def resized_size(size: tuple[int, int], short_edge: int, long_edge: int, max_scale: float | None = None) -> tuple[int, int]:
+def resized_size(
+    size: tuple[int, int], short_edge: int, long_edge: int, max_scale: float | None = None
+) -> tuple[int, int]:
     """The largest (height, width) of the same ratio whose edges fit into both bounds, rounded as the original rounds.
 
     No more than `max_scale` times as large as `size`, where it is given.
     """
     height, width = size
-    scale = min(long_edge / max(height, width), short_edge / min(height, width), float("inf") if max_scale is None else max_scale)
+    scale = min(
+        long_edge / max(height, width),
+        short_edge / min(height, width),
+        float("inf") if max_scale is None else max_scale,
+    )
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
@@ -52,7 +58,9 @@ def plain_placement(size: tuple[int, int], settings: Input) -> Placement:
     return Placement(size, resized_size(size, settings.short_edge, settings.long_edge, settings.max_scale))
 
 
-def draw_placement(size: tuple[int, int], settings: Input, augmentation: Augmentation, generator: torch.Generator) -> Placement:
+def draw_placement(
+    size: tuple[int, int], settings: Input, augmentation: Augmentation, generator: torch.Generator
+) -> Placement:
     """A training view of a picture of `size` (height, width); all chance comes from `generator`."""
     # Always the same number of draws, so that one setting does not change what another one draws.
     edge, horizontal, vertical, down, across = torch.rand(5, generator=generator, dtype=torch.double).tolist()
@@ -65,7 +73,9 @@ def draw_placement(size: tuple[int, int], settings: Input, augmentation: Augment
     return Placement(size, resized, *flips, corner, window)
 
 
-def _drawn_size(size: tuple[int, int], draw: float, settings: Input, augmentation: Augmentation) -> tuple[tuple[int, int], tuple[int, int] | None]:
+def _drawn_size(
+    size: tuple[int, int], draw: float, settings: Input, augmentation: Augmentation
+) -> tuple[tuple[int, int], tuple[int, int] | None]:
     """The resized (height, width) and the window to cut from it, None for none; `draw` in [0, 1) decides."""
     jitter = augmentation.jitter
     if jitter is not None:
@@ -171,7 +181,9 @@ def normalise(picture: UInt8[np.ndarray, "H W 3"], settings: Input) -> Float[np.
 
 
 def pad_pictures(pictures: list[UInt8[np.ndarray, "_ _ 3"]], settings: Input) -> Float[Tensor, "B 3 H W"]:
-    """Normalised pictures, padded at the right and bottom, as `settings` say, to one size that their divisor divides; channels_last."""
+    """Normalised pictures, padded at the right and bottom, as `settings` say, to one size that their divisor
+    divides; channels_last.
+    """
     height, width = padded_size([picture.shape[:2] for picture in pictures], settings.divisor)
     images = np.zeros((len(pictures), height, width, 3), np.float32)
     for image, picture in zip(images, pictures, strict=True):

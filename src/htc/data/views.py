@@ -25,7 +25,9 @@ class View:
         return self.picture.shape[0], self.picture.shape[1]
 
 
-def view_of(record: ImageRecord, placement: Placement, semantic_classes: int | None, semantic_maps: SemanticMaps | None) -> View:
+def view_of(
+    record: ImageRecord, placement: Placement, semantic_classes: int | None, semantic_maps: SemanticMaps | None
+) -> View:
     """The picture of `record` and its targets (see `annotated`), placed."""
     targets = annotated(record, semantic_classes, semantic_maps)
     return View(

@@ -1,4 +1,6 @@
-"""`htc demo`: a small HTC learns to segment cell nuclei from scratch, on the bundled pictures, by the code that trains on any data."""
+"""`htc demo`: a small HTC learns to segment cell nuclei from scratch, on the bundled pictures, by the code that
+trains on any data.
+"""
 
 import shlex
 import time
@@ -38,21 +40,38 @@ class DemoResult:
 
 
 def run_demo(
-    out: Path, seed: int = 0, device: str = "auto", progress: Progress | None = None, config: Config | None = None, splits: Splits | None = None
+    out: Path,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+    config: Config | None = None,
+    splits: Splits | None = None,
 ) -> DemoResult:
-    """Trains, evaluates, predicts and draws into the folder `out`; the same seed on the same machine gives the same numbers.
+    """Trains, evaluates, predicts and draws into the folder `out`; the same seed on the same machine gives the same
+    numbers.
 
-    The number of steps is fixed, so that time has no influence on the result. `config` and `splits` (validation pictures
-    included) replace the preset and the bundled nuclei. Raises `OutputError` if `out` cannot be written to or holds a training.
+    The number of steps is fixed, so that time has no influence on the result. `config` and `splits` (validation
+    pictures included) replace the preset and the bundled nuclei. Raises `OutputError` if `out` cannot be written to or
+    holds a training.
     """
     start = time.monotonic()
     splits = splits or nuclei()
-    options = Options(seed=seed, device=device, evaluate_every=EVALUATE_EVERY, validation_losses=False, pictures=0, event_files=False, checkpoints=None)
+    options = Options(
+        seed=seed,
+        device=device,
+        evaluate_every=EVALUATE_EVERY,
+        validation_losses=False,
+        pictures=0,
+        event_files=False,
+        checkpoints=None,
+    )
     trained = train(config or preset(PRESET), splits, out, options, progress)
     assert trained.metrics is not None
     assert splits.val_annotations is not None
     assert splits.val_images is not None
-    pictures = draw_comparisons(load(trained.model, device=device), splits.val_annotations, splits.val_images, out / PICTURES)
+    pictures = draw_comparisons(
+        load(trained.model, device=device), splits.val_annotations, splits.val_images, out / PICTURES
+    )
     return DemoResult(
         folder=out,
         model=trained.model,
@@ -73,7 +92,10 @@ def next_commands(model: Path, splits: Splits) -> tuple[tuple[str, str], ...]:
     """What to try next: this model, own data, released weights."""
     pictures = shlex.quote(str(splits.val_images))
     return (
-        ("predict with this model (any pictures of nuclei)", f"htc predict {pictures} --model {shlex.quote(str(model))}"),
+        (
+            "predict with this model (any pictures of nuclei)",
+            f"htc predict {pictures} --model {shlex.quote(str(model))}",
+        ),
         ("train on your own data, annotated in COCO's format", f"htc train --data DIR --preset {PRESET}"),
         ("find everyday objects with released weights", "htc predict PICTURE.jpg --model htc_r50_fpn_20e_coco"),
     )

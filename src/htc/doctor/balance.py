@@ -13,7 +13,9 @@ from htc.doctor.part import Object, Part
 
 
 def counted(part: Part) -> list[tuple[Object, tuple[float, float, float, float]]]:
-    """Objects that count (no crowds, of a known category, no unusable outline) and their boxes, xyxy, cut to the picture."""
+    """Objects that count (no crowds, of a known category, no unusable outline) and their boxes, xyxy, cut to the
+    picture.
+    """
     found = []
     for one in part.objects:
         where, size = one.where, one.picture.size
@@ -47,7 +49,9 @@ def absent_classes(part: Part) -> Iterator[Finding]:
     absent = [name for id, name in part.classes.items() if not counts[id]]
     if absent and part.objects:
         shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        yield Finding("class-absent", f"{len(absent)} of {len(part.classes)} classes have no object here: {shown}", part.file)
+        yield Finding(
+            "class-absent", f"{len(absent)} of {len(part.classes)} classes have no object here: {shown}", part.file
+        )
 
 
 def rare_classes(part: Part) -> Iterator[Finding]:
@@ -62,7 +66,9 @@ def rare_classes(part: Part) -> Iterator[Finding]:
         for label in np.argsort(shares)
         if factors[label] > 1
     ]
-    yield Finding("class-rare", f"{len(rare)} classes: {', '.join(rare[:5])}{', ...' if len(rare) > 5 else ''}", part.file)
+    yield Finding(
+        "class-rare", f"{len(rare)} classes: {', '.join(rare[:5])}{', ...' if len(rare) > 5 else ''}", part.file
+    )
 
 
 def crowded_pictures(part: Part, most: int) -> Iterator[Finding]:
@@ -70,7 +76,13 @@ def crowded_pictures(part: Part, most: int) -> Iterator[Finding]:
     for picture in part.pictures:
         count = part.crowded[picture.position]
         if count > most:
-            yield Finding("picture-crowded", f"it has {count} objects; {most} detections are allowed", part.file, picture.id, picture.path)
+            yield Finding(
+                "picture-crowded",
+                f"it has {count} objects; {most} detections are allowed",
+                part.file,
+                picture.id,
+                picture.path,
+            )
 
 
 def tiny_objects(part: Part, size: Input) -> Iterator[Finding]:

@@ -19,13 +19,15 @@ SHOWN = 5
 def check_data(config: Config, splits: Splits, maps: MapSources | None = None) -> tuple[str, ...]:
     """One line for each kind of warning. No pixel is read: about a millisecond a picture.
 
-    `maps`: of their folder the headers are read; what it may lack are pictures with panoptic maps. Raises `DataError` that names the
-    errors, their files and ids.
+    `maps`: of their folder the headers are read; what it may lack are pictures with panoptic maps. Raises `DataError`
+    that names the errors, their files and ids.
     """
     train = read_part(splits.train_annotations, splits.train_images, "train")
     found = list(fast_findings(train, config.input, config.inference.max_detections))
     if maps is not None and maps.folder is not None:
-        found += [one for one in map_files(train, maps.folder) if maps.panoptic_json is None or one.code != "semantic-missing"]
+        found += [
+            one for one in map_files(train, maps.folder) if maps.panoptic_json is None or one.code != "semantic-missing"
+        ]
     if splits.val_annotations is not None and splits.val_images is not None:
         val = read_part(splits.val_annotations, splits.val_images, "val")
         found += fast_findings(val, config.input, config.inference.max_detections)
@@ -41,14 +43,24 @@ def check_data(config: Config, splits: Splits, maps: MapSources | None = None) -
 
 
 def _named(errors: list[Finding], splits: Splits) -> str:
-    lines = [f"\n  {_where(finding, finding.file)}: {finding.what}; {KINDS[finding.code].remedy} ({finding.code})" for finding in errors[:SHOWN]]
+    lines = [
+        f"\n  {_where(finding, finding.file)}: {finding.what}; {KINDS[finding.code].remedy} ({finding.code})"
+        for finding in errors[:SHOWN]
+    ]
     more = f"\n  ... and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
-    return f"the data have {len(errors)} error{'s' if len(errors) > 1 else ''}:{''.join(lines)}{more}\nall of them: {_doctor(splits)}"
+    return (
+        f"the data have {len(errors)} error{'s' if len(errors) > 1 else ''}:{''.join(lines)}{more}\nall of them: "
+        f"{_doctor(splits)}"
+    )
 
 
 def _line(code: str, findings: list[Finding]) -> str:
     first, times = findings[0], f" ({len(findings)} times)" if len(findings) > 1 else ""
-    return f"warning: {KINDS[code].title}{times}: {_where(first, first.file.name)}: {first.what}; {KINDS[code].remedy} ({code})"
+    return (
+        f"warning: {KINDS[code].title}{times}: {_where(first, first.file.name)}: {first.what}; "
+        f"{KINDS[code].remedy} "
+        f"({code})"
+    )
 
 
 def _where(finding: Finding, file: Path | str) -> str:
@@ -56,5 +68,9 @@ def _where(finding: Finding, file: Path | str) -> str:
 
 
 def _doctor(splits: Splits) -> str:
-    val = "" if splits.val_annotations is None else f" --val-annotations {splits.val_annotations} --val-images {splits.val_images}"
+    val = (
+        ""
+        if splits.val_annotations is None
+        else f" --val-annotations {splits.val_annotations} --val-images {splits.val_images}"
+    )
     return f"htc doctor {splits.train_annotations} {splits.train_images}{val}"

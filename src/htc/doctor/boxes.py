@@ -10,11 +10,17 @@ from htc.doctor.part import Object, Part
 
 XYXY = tuple[float, float, float, float]
 EDGE, EDGE_SHARE = 2.5, 0.05
-"""A box's edge may miss the mask's by so many pixels, or this share of the mask's extent: whole-number boxes miss by up to two."""
+"""A box's edge may miss the mask's by so many pixels, or this share of the mask's extent: whole-number boxes miss by
+up to two.
+"""
 AREA_SHARE = 0.1
-"""The stated area may differ by this share of the mask's, or by the pixels of half its box's outline: polygons are counted in several ways."""
+"""The stated area may differ by this share of the mask's, or by the pixels of half its box's outline: polygons are
+counted in several ways.
+"""
 RELATED = 0.1
-"""Intersection over union below which box and mask may be of two objects, so that only a person can tell which is right."""
+"""Intersection over union below which box and mask may be of two objects, so that only a person can tell which is
+right.
+"""
 ROUNDING = 1.0
 """Pixels that a box may reach outside."""
 
@@ -33,12 +39,20 @@ def boxes(part: Part) -> Iterator[Finding]:
 
 
 def _box_finding(part: Part, one: Object, height: int, width: int) -> Finding | None:
-    stated, box, mask = one.record.get("bbox"), one.box, one.outline.box if one.outline.segmentation is not None else None
+    stated, box, mask = (
+        one.record.get("bbox"),
+        one.box,
+        one.outline.box if one.outline.segmentation is not None else None,
+    )
     from_mask = () if mask is None else (Edit("annotations", one.position, {"bbox": _xywh(mask)}),)
     if stated is None:
         if not one.record.get("segmentation"):
             return _finding(part, one, "object-empty", "it has neither bbox nor segmentation", ())
-        return None if mask is None else _finding(part, one, "box-missing", "it has no bbox", from_mask, "the mask's box written")
+        return (
+            None
+            if mask is None
+            else _finding(part, one, "box-missing", "it has no bbox", from_mask, "the mask's box written")
+        )
     if box is None:
         return _finding(part, one, "box-wrong", f"its bbox is {short(stated)}", from_mask, "the mask's box written")
     x, y, w, h = box
@@ -48,7 +62,9 @@ def _box_finding(part: Part, one: Object, height: int, width: int) -> Finding | 
     if one.record.get("segmentation"):
         return None  # an outline that cannot be used has a finding of its own, and may be corrected by this box
     if w < 1 or h < 1:
-        return _finding(part, one, "box-empty", f"its box is {w:g} x {h:g} pixels", without_mask(one)[0], "the annotation removed")
+        return _finding(
+            part, one, "box-empty", f"its box is {w:g} x {h:g} pixels", without_mask(one)[0], "the annotation removed"
+        )
     cut = (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height)))
     over = max(-x, -y, x + w - width, y + h - height)
     if over <= ROUNDING:
@@ -57,8 +73,12 @@ def _box_finding(part: Part, one: Object, height: int, width: int) -> Finding | 
     if w > x and h > y and w <= width and h <= height:
         return _finding(part, one, "box-outside", f"{what}; read as corners x1, y1, x2, y2 it would fit", ())
     if cut[2] - cut[0] < 1 or cut[3] - cut[1] < 1:
-        return _finding(part, one, "box-outside", what, (Edit("annotations", one.position, None),), "the annotation removed")
-    return _finding(part, one, "box-outside", what, (Edit("annotations", one.position, {"bbox": _xywh(cut)}),), "cut at the border")
+        return _finding(
+            part, one, "box-outside", what, (Edit("annotations", one.position, None),), "the annotation removed"
+        )
+    return _finding(
+        part, one, "box-outside", what, (Edit("annotations", one.position, {"bbox": _xywh(cut)}),), "cut at the border"
+    )
 
 
 def _unlike(part: Part, one: Object, box: XYXY, mask: XYXY, from_mask: tuple[Edit, ...]) -> Finding | None:
@@ -67,17 +87,33 @@ def _unlike(part: Part, one: Object, box: XYXY, mask: XYXY, from_mask: tuple[Edi
     apart = [abs(a - b) for a, b in zip(box, mask, strict=True)]
     allowed = [max(EDGE, EDGE_SHARE * extent[axis % 2]) for axis in range(4)]
     if (box[2] - box[0] < 1 or box[3] - box[1] < 1) and min(extent) >= 1:
-        return _finding(part, one, "box-empty", f"its box is {box[2] - box[0]:g} x {box[3] - box[1]:g} pixels", from_mask, "the mask's box written")
+        return _finding(
+            part,
+            one,
+            "box-empty",
+            f"its box is {box[2] - box[0]:g} x {box[3] - box[1]:g} pixels",
+            from_mask,
+            "the mask's box written",
+        )
     if box[2] - box[0] < 1 or box[3] - box[1] < 1:
         what = f"its box is {box[2] - box[0]:g} x {box[3] - box[1]:g} pixels, its mask's no larger"
-        return _finding(part, one, "box-empty", what, (Edit("annotations", one.position, None),), "the annotation removed")
+        return _finding(
+            part, one, "box-empty", what, (Edit("annotations", one.position, None),), "the annotation removed"
+        )
     if all(a <= b for a, b in zip(apart, allowed, strict=True)):
         return None
     as_corners = (box[0], box[1], box[2] - box[0], box[3] - box[1])
-    hint = "; it is written as corners, x1, y1, x2, y2" if max(abs(a - b) for a, b in zip(as_corners, mask, strict=True)) <= EDGE else ""
+    hint = (
+        "; it is written as corners, x1, y1, x2, y2"
+        if max(abs(a - b) for a, b in zip(as_corners, mask, strict=True)) <= EDGE
+        else ""
+    )
     if _overlap(box, mask) < RELATED:
         from_mask = ()
-    what = f"its box misses the mask's by up to {max(apart):.1f} px: {_shown(box)} and {_shown(mask)} (x1, y1, x2, y2){hint}"
+    what = (
+        f"its box misses the mask's by up to {max(apart):.1f} px: {_shown(box)} and {_shown(mask)} (x1, y1, x2, "
+        f"y2){hint}"
+    )
     return _finding(part, one, "box-unlike-mask", what, from_mask, "the mask's box written")
 
 
@@ -91,14 +127,28 @@ def _overlap(first: XYXY, second: XYXY) -> float:
 
 def _whole_numbers(part: Part) -> Finding | None:
     """All boxes whole numbers although the outlines are finer."""
-    pairs = [(one.box, one.outline.box) for one in part.objects if one.box is not None and isinstance(one.record.get("segmentation"), list)]
-    finer = [(box, mask) for box, mask in pairs if mask is not None and any(value % 1 for value in mask) and _near_edges(box, mask)]
+    pairs = [
+        (one.box, one.outline.box)
+        for one in part.objects
+        if one.box is not None and isinstance(one.record.get("segmentation"), list)
+    ]
+    finer = [
+        (box, mask)
+        for box, mask in pairs
+        if mask is not None and any(value % 1 for value in mask) and _near_edges(box, mask)
+    ]
     if not finer or any(value % 1 for box, _ in pairs for value in box):
         return None
     edits = []
     for one in part.objects:
         box, mask = one.box, one.outline.box
-        if one.outline.segmentation is not None and box is not None and mask is not None and any(value % 1 for value in mask) and _near_edges(box, mask):
+        if (
+            one.outline.segmentation is not None
+            and box is not None
+            and mask is not None
+            and any(value % 1 for value in mask)
+            and _near_edges(box, mask)
+        ):
             edits.append(Edit("annotations", one.position, {"bbox": _xywh(mask)}))
     apart = max(abs(a - b) for (x, y, w, h), mask in finer for a, b in zip((x, y, x + w, y + h), mask, strict=True))
     what = f"{len(finer)} boxes of finer polygons are whole numbers and miss them by up to {apart:.1f} px"
@@ -136,11 +186,22 @@ def _area_finding(part: Part, one: Object, stated: Any, height: int, width: int)
     if box is not None and is_number(stated) and _near(stated, area, box):
         return
     hint = ""
-    if box is not None and is_number(stated) and abs(stated - (box[2] - box[0]) * (box[3] - box[1])) < max(1.0, 0.01 * stated):
+    if (
+        box is not None
+        and is_number(stated)
+        and abs(stated - (box[2] - box[0]) * (box[3] - box[1])) < max(1.0, 0.01 * stated)
+    ):
         hint = "; it is that of the box"
     edits = (Edit("annotations", one.position, {"area": area}),)
     shown = f"{stated:g}" if is_number(stated) else short(stated)
-    yield _finding(part, one, "area-unlike-mask", f"its area is {shown}, the mask's {area:.0f}{hint}", edits, "the mask's area written")
+    yield _finding(
+        part,
+        one,
+        "area-unlike-mask",
+        f"its area is {shown}, the mask's {area:.0f}{hint}",
+        edits,
+        "the mask's area written",
+    )
 
 
 def _near(stated: float, area: float, box: XYXY) -> bool:
@@ -150,7 +211,9 @@ def _near(stated: float, area: float, box: XYXY) -> bool:
 def _finding(part: Part, one: Object, code: str, what: str, edits: tuple[Edit, ...], fixed_by: str = "") -> Finding:
     """At the stated box where there is one: it is what is doubtful."""
     box = one.box
-    return part.finding(one, code, what, edits, fixed_by, None if box is None else (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+    return part.finding(
+        one, code, what, edits, fixed_by, None if box is None else (box[0], box[1], box[0] + box[2], box[1] + box[3])
+    )
 
 
 def _xywh(box: XYXY) -> list[float]:

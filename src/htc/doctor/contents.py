@@ -20,7 +20,9 @@ from htc.errors import DataError
 SIDE = 16
 """The print compares the brightness of 16 x 17 neighbouring cells across and 17 x 16 down: 512 bits."""
 ALIKE = 40
-"""Bits of 512 in which prints of one picture may differ when it is saved anew, resized or made brighter; see docs/doctor.md."""
+"""Bits of 512 in which prints of one picture may differ when it is saved anew, resized or made brighter; see
+docs/doctor.md.
+"""
 FLAT = 2.0
 """Grey levels (standard deviation) below which a picture shows nothing that could be compared."""
 Progress = Callable[[int, int], None]
@@ -58,8 +60,12 @@ def _read(picture: Picture) -> Content:
 
 
 def brightness_print(pixels: UInt8[np.ndarray, "H W 3"]) -> Bool[np.ndarray, " B"] | None:
-    """Which of neighbouring cells of the small grey picture is brighter (the difference hash of Krawetz 2013, in both directions)."""
-    small = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (SIDE + 1, SIDE + 1), interpolation=cv2.INTER_AREA).astype(np.float32)
+    """Which of neighbouring cells of the small grey picture is brighter (the difference hash of Krawetz 2013, in
+    both directions).
+    """
+    small = cv2.resize(
+        cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (SIDE + 1, SIDE + 1), interpolation=cv2.INTER_AREA
+    ).astype(np.float32)
     if small.std() < FLAT:
         return None
     return np.concatenate(((small[:-1, 1:] > small[:-1, :-1]).ravel(), (small[1:, :-1] > small[:-1, :-1]).ravel()))
@@ -81,7 +87,13 @@ def copies(part: Part, contents: Iterable[Content]) -> Iterator[Finding]:
             of[content.digest].append(content.picture)
     for first, *others in of.values():
         for other in others:
-            yield Finding("picture-copied", f"{other.name} is the same file as {first.name} (image {first.id})", part.file, other.id, other.path)
+            yield Finding(
+                "picture-copied",
+                f"{other.name} is the same file as {first.name} (image {first.id})",
+                part.file,
+                other.id,
+                other.path,
+            )
 
 
 def leaks(val: Part, ours: list[Content], theirs: list[Content]) -> Iterator[Finding]:
@@ -97,5 +109,9 @@ def leaks(val: Part, ours: list[Content], theirs: list[Content]) -> Iterator[Fin
             apart = (prints != content.print).sum(1)
             nearest = int(apart.argmin())
             if apart[nearest] <= ALIKE:
-                what = f"{content.picture.name} looks like {known[nearest][0].path.name} of training ({apart[nearest]} of {len(content.print)} bits differ)"
+                what = (
+                    f"{content.picture.name} looks like {known[nearest][0].path.name} of training "
+                    f"({apart[nearest]} "
+                    f"of {len(content.print)} bits differ)"
+                )
                 yield Finding("picture-leaked-alike", what, val.file, content.picture.id, content.picture.path)

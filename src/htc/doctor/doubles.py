@@ -28,12 +28,20 @@ def doubles(part: Part) -> Iterator[Finding]:
                 continue
             if first.record.get("category_id") != second.record.get("category_id"):
                 names = [repr(part.classes.get(one.record.get("category_id", -1), "?")) for one in (first, second)]
-                yield part.finding(second, "object-two-classes", f"it is {names[1]}, and annotation {first.id} in the same place {names[0]}")
+                yield part.finding(
+                    second,
+                    "object-two-classes",
+                    f"it is {names[1]}, and annotation {first.id} in the same place {names[0]}",
+                )
                 continue
             equal = _content(first) == _content(second)
             removed.add(second.position)
             edits = (Edit("annotations", second.position, None),) if equal else ()
-            what = f"it is annotation {first.id} again" if equal else f"it covers nearly the same pixels as annotation {first.id}"
+            what = (
+                f"it is annotation {first.id} again"
+                if equal
+                else f"it covers nearly the same pixels as annotation {first.id}"
+            )
             yield part.finding(second, "object-twice", what, edits, "the second one removed")
 
 

@@ -75,7 +75,10 @@ def examine(request: Request, progress: Progress | None = None) -> Examination:
     if request.val is not None:
         findings += [*fast_findings_between(request.train, request.val), *leaks(request.val, *contents)]
     if request.semantic is not None:
-        findings += [*map_files(request.train, request.semantic), *map_values(request.train, request.semantic, request.semantic_classes)]
+        findings += [
+            *map_files(request.train, request.semantic),
+            *map_values(request.train, request.semantic, request.semantic_classes),
+        ]
     return Examination(parts, tuple(_sorted(findings)), data, advice(data))
 
 

@@ -1,4 +1,6 @@
-"""What a check reports: one place of a data set, what is wrong there, and, where it is safe, the edit that corrects it."""
+"""What a check reports: one place of a data set, what is wrong there, and, where it is safe, the edit that corrects
+it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -37,18 +37,23 @@ class Root:
 
 
 def examine_root(root: Path) -> Root:
-    """The parts of `root`. Raises `DataError` for a folder of no known layout, one that must be converted first, or COCO's
-    without training part; then it lists what is missing and where that goes.
+    """The parts of `root`. Raises `DataError` for a folder of no known layout, one that must be converted first, or
+    COCO's without training part; then it lists what is missing and where that goes.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such file or folder; give the COCO instance file, or the folder of the data set")
     missing = [place for place in COCO if not (root / place).exists()]
     looks_like_coco = len(missing) < len(COCO)
     if not is_coco(root) and not looks_like_coco and is_known(root):
-        raise DataError(f"{root} is not COCO data; convert it first: htc convert {root} DST; then: htc doctor DST/annotations/instances_train.json {root}")
+        raise DataError(
+            f"{root} is not COCO data; convert it first: htc convert {root} DST; then: htc doctor "
+            f"DST/annotations/instances_train.json {root}"
+        )
     findings = tuple(_missing_parts(root, missing)) if looks_like_coco else ()
     if looks_like_coco and set(missing) & {TRAIN, TRAIN_IMAGES}:
-        raise DataError(f"{root} lacks parts of COCO's layout:" + "".join(f"\n  {finding.what}" for finding in findings))
+        raise DataError(
+            f"{root} lacks parts of COCO's layout:" + "".join(f"\n  {finding.what}" for finding in findings)
+        )
     splits = Splits(root / TRAIN, root / TRAIN_IMAGES, None, None) if looks_like_coco and missing else find_splits(root)
     maps = root / "stuffthingmaps" / splits.train_images.name
     return Root(splits, maps if maps.is_dir() else None, findings)
@@ -60,5 +65,9 @@ def _missing_parts(root: Path, missing: list[str]) -> Iterator[Finding]:
         yield Finding("layout-missing", f"{place} is not there: {COCO[place]}", root)
     absent = [place for place in MAPS if not (root / place).is_dir()]
     if absent:
-        what = f"{' and '.join(absent)}: without COCO-Stuff's maps semantic targets are derived from the instances; to have them, {MAPS[absent[0]]}"
+        what = (
+            f"{' and '.join(absent)}: without COCO-Stuff's maps semantic targets are derived from the "
+            f"instances; to "
+            f"have them, {MAPS[absent[0]]}"
+        )
         yield Finding("layout-optional", what, root)

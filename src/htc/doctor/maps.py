@@ -18,7 +18,9 @@ CHANNEL = ("L", "P")
 
 
 def map_files(part: Part, folder: Path) -> Iterator[Finding]:
-    """What the maps' headers tell: missing, unreadable, of another mode or size. Raises `DataError` if the folder is missing."""
+    """What the maps' headers tell: missing, unreadable, of another mode or size. Raises `DataError` if the folder is
+    missing.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of semantic maps; give the right one, or leave out --semantic")
     for picture in part.pictures:
@@ -42,7 +44,9 @@ def map_files(part: Part, folder: Path) -> Iterator[Finding]:
 
 
 def map_values(part: Part, folder: Path, classes: int) -> Iterator[Finding]:
-    """What the pixels tell of maps whose headers are right: values that are neither 0 .. classes-1 nor 255, or nothing but 255."""
+    """What the pixels tell of maps whose headers are right: values that are neither 0 .. classes-1 nor 255, or
+    nothing but 255.
+    """
     for picture in part.pictures:
         yield from _values(map_path(folder, picture.path), picture, classes)
 
@@ -62,7 +66,13 @@ def _values(path: Path, picture: Picture, classes: int) -> Iterator[Finding]:
     wrong = np.unique(values[(values >= classes) & (values != IGNORE)])
     if len(wrong):
         shown = ", ".join(map(str, wrong[:5].tolist())) + (", ..." if len(wrong) > 5 else "")
-        yield Finding("semantic-range", f"it holds {shown}; classes are 0 to {classes - 1}, and {IGNORE} is ignored", path, picture.id, picture.path)
+        yield Finding(
+            "semantic-range",
+            f"it holds {shown}; classes are 0 to {classes - 1}, and {IGNORE} is ignored",
+            path,
+            picture.id,
+            picture.path,
+        )
     elif (values == IGNORE).all():
         yield Finding("semantic-unlabelled", f"all its pixels are {IGNORE}", path, picture.id, picture.path)
 

@@ -75,7 +75,9 @@ def signed_area(ring: Float[np.ndarray, "P 2"]) -> float:
 
 
 def cut_ring(ring: Rings | list[float], height: int, width: int) -> list[float]:
-    """The ring x, y, x, y, ... cut at the picture's border (Sutherland and Hodgman 1974); empty if nothing of it is inside."""
+    """The ring x, y, x, y, ... cut at the picture's border (Sutherland and Hodgman 1974); empty if nothing of it is
+    inside.
+    """
     points = [(float(x), float(y)) for x, y in np.asarray(ring, float).reshape(-1, 2)]
     for axis, limit, sign in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):
         found: list[tuple[float, float]] = []
@@ -96,8 +98,21 @@ def _polygons(rings: list[Any], height: int, width: int) -> Outline:
     if all(is_number(one) for one in rings):
         whole = _polygons([rings], height, width)
         kept = [rings] if whole.segmentation is not None and not whole.faults else None
-        return Outline(None, (Fault("polygon-flat", f"its segmentation is one flat list of {len(rings)} numbers", kept, "put in brackets"),), whole.box)
-    faults = [(number, fault) for number, ring in enumerate(rings) if (fault := _ring_fault(ring, height, width)) is not None]
+        return Outline(
+            None,
+            (
+                Fault(
+                    "polygon-flat",
+                    f"its segmentation is one flat list of {len(rings)} numbers",
+                    kept,
+                    "put in brackets",
+                ),
+            ),
+            whole.box,
+        )
+    faults = [
+        (number, fault) for number, ring in enumerate(rings) if (fault := _ring_fault(ring, height, width)) is not None
+    ]
     good = [ring for number, ring in enumerate(rings) if number not in {bad for bad, _ in faults}]
     unsafe = any(fault.kept is None for _, fault in faults)
     found = []
@@ -106,7 +121,11 @@ def _polygons(rings: list[Any], height: int, width: int) -> Outline:
         said = "left out" if good else "the outline left out"
         found.append(Fault(fault.code, f"{of} {fault.what}", None if unsafe else good, "" if unsafe else said))
     hard = [fault for fault in found if fault.code != "polygon-no-area"]
-    drawn = [ring for ring in rings if isinstance(ring, list) and len(ring) >= 4 and len(ring) % 2 == 0 and all(is_number(one) for one in ring)]
+    drawn = [
+        ring
+        for ring in rings
+        if isinstance(ring, list) and len(ring) >= 4 and len(ring) % 2 == 0 and all(is_number(one) for one in ring)
+    ]
     if hard or not good:
         box = _box_of([np.asarray(ring, float).reshape(-1, 2) for ring in drawn], height, width) if drawn else None
         return Outline(None, tuple(found), box, drawn=drawn)
@@ -127,7 +146,16 @@ def _good_polygons(rings: Rings, faults: tuple[Fault, ...], height: int, width: 
     area = sum(abs(signed_area(ring)) for ring in arrays)
     box = _box_of(arrays, height, width)
     if not faults and area < 4 and not _covers(rings, height, width):
-        return Outline(None, (Fault("mask-empty", f"its outline of {area:.2g} square pixels covers no pixel", [], "the outline left out"),), box, drawn=rings)
+        return Outline(
+            None,
+            (
+                Fault(
+                    "mask-empty", f"its outline of {area:.2g} square pixels covers no pixel", [], "the outline left out"
+                ),
+            ),
+            box,
+            drawn=rings,
+        )
     return Outline(Polygons(tuple(np.asarray(ring, np.float64) for ring in rings)), faults, box, area, rings)
 
 
@@ -142,7 +170,11 @@ def _ring_fault(ring: Any, height: int, width: int) -> Fault | None:
     if len(ring) % 2:
         return Fault("polygon-odd", f"has {len(ring)} coordinates, an odd number")
     if len(ring) == 4:
-        return Fault("polygon-taken-for-box", f"has the four numbers {ring}: two points, which the COCO tools read as x, y, width, height", [])
+        return Fault(
+            "polygon-taken-for-box",
+            f"has the four numbers {ring}: two points, which the COCO tools read as x, y, width, height",
+            [],
+        )
     if len(ring) < 6:
         return Fault("polygon-short", f"has {len(ring) // 2} point{'' if len(ring) == 2 else 's'}", [])
     points = np.asarray(ring, np.float64).reshape(-1, 2)
@@ -168,7 +200,16 @@ def _runs(value: dict[str, Any], height: int, width: int) -> Outline:
     size, counts = value.get("size"), value["counts"]
     if size != [height, width]:
         turned = ", which is width and height exchanged" if size == [width, height] else ""
-        return Outline(None, (Fault("rle-size", f"its run-length size is {short(size)}{turned}; the picture's [height, width] is [{height}, {width}]"),))
+        return Outline(
+            None,
+            (
+                Fault(
+                    "rle-size",
+                    f"its run-length size is {short(size)}{turned}; the picture's [height, width] is [{height}, "
+                    f"{width}]",
+                ),
+            ),
+        )
     if isinstance(counts, str):
         try:
             runs = read_counts(counts.encode("ascii"))
@@ -177,15 +218,21 @@ def _runs(value: dict[str, Any], height: int, width: int) -> Outline:
     elif isinstance(counts, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in counts):
         runs = np.array(counts, np.int64)
     else:
-        return Outline(None, (Fault("rle-damaged", "its run-length counts are neither a text nor a list of whole numbers"),))
+        return Outline(
+            None, (Fault("rle-damaged", "its run-length counts are neither a text nor a list of whole numbers"),)
+        )
     if (runs < 0).any() or int(runs.sum()) != height * width:
-        return Outline(None, (Fault("rle-length", f"its runs cover {int(runs.sum())} pixels, the picture has {height * width}"),))
+        return Outline(
+            None, (Fault("rle-length", f"its runs cover {int(runs.sum())} pixels, the picture has {height * width}"),)
+        )
     if not runs[1::2].sum():
         return Outline(None, (Fault("mask-empty", "its run lengths cover no pixel", [], "the mask left out"),))
     segmentation = RunLengths(counts.encode("ascii") if isinstance(counts, str) else runs)
     crop = decode(segmentation, height, width)
     h, w = crop.bitmap.shape
-    return Outline(segmentation, (), (float(crop.x), float(crop.y), float(crop.x + w), float(crop.y + h)), float(runs[1::2].sum()))
+    return Outline(
+        segmentation, (), (float(crop.x), float(crop.y), float(crop.x + w), float(crop.y + h)), float(runs[1::2].sum())
+    )
 
 
 def exact_area(outline: Outline, height: int, width: int) -> float:
@@ -193,4 +240,8 @@ def exact_area(outline: Outline, height: int, width: int) -> float:
     assert outline.segmentation is not None
     if isinstance(outline.segmentation, RunLengths):
         return outline.area
-    return float(coco_masks.area(coco_masks.merge(polygon_runs([ring.tolist() for ring in outline.segmentation.rings], height, width))))
+    return float(
+        coco_masks.area(
+            coco_masks.merge(polygon_runs([ring.tolist() for ring in outline.segmentation.rings], height, width))
+        )
+    )

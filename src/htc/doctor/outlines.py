@@ -42,7 +42,11 @@ def _without_last(one: Object) -> list[Any] | None:
     """The polygons without the last number of odd ones, if their box is the stated one."""
     box, size = one.box, one.picture.size
     rings = one.record["segmentation"]
-    if box is None or size is None or not all(isinstance(ring, list) and all(is_number(value) for value in ring) for ring in rings):
+    if (
+        box is None
+        or size is None
+        or not all(isinstance(ring, list) and all(is_number(value) for value in ring) for ring in rings)
+    ):
         return None
     even = [ring[: len(ring) // 2 * 2] for ring in rings]
     outline = read_outline(even, *size)
@@ -65,14 +69,19 @@ def missing_masks(part: Part) -> Iterator[Finding]:
 
 def crowds(part: Part) -> Iterator[Finding]:
     """`iscrowd` that is no 0 or 1, that is not said, or that stands beside polygons."""
-    outlined = any(isinstance(one.record.get("segmentation"), list) and one.record["segmentation"] for one in part.objects)
+    outlined = any(
+        isinstance(one.record.get("segmentation"), list) and one.record["segmentation"] for one in part.objects
+    )
     for one in part.objects:
         said, segmentation = one.record.get("iscrowd"), one.record.get("segmentation")
         found = None
         if said is not None and said not in (0, 1):
             found = ("crowd-value", f"its iscrowd is {said!r}")
         elif said == 1 and isinstance(segmentation, list) and segmentation:
-            found = ("crowd-polygon", f"it is a crowd of {len(segmentation)} polygon{'s' if len(segmentation) > 1 else ''}")
+            found = (
+                "crowd-polygon",
+                f"it is a crowd of {len(segmentation)} polygon{'s' if len(segmentation) > 1 else ''}",
+            )
         elif said is None and isinstance(segmentation, dict) and outlined:
             found = ("crowd-unsaid", "it has run lengths, where other objects have polygons, and no iscrowd")
         if found is not None:

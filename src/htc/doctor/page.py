@@ -13,7 +13,22 @@ from htc.doctor.kinds import KINDS
 from htc.doctor.report import flags, verdict
 from htc.doctor.thumbnails import thumbnail
 from htc.visual.charts import bars
-from htc.visual.page import Cell, Fact, Facts, Figure, Gallery, Notice, Page, Part, Section, Table, Text, Tone, pixels, vector
+from htc.visual.page import (
+    Cell,
+    Fact,
+    Facts,
+    Figure,
+    Gallery,
+    Notice,
+    Page,
+    Part,
+    Section,
+    Table,
+    Text,
+    Tone,
+    pixels,
+    vector,
+)
 
 SHOWN_PICTURES, SHOWN_ROWS, SHOWN_CLASSES = 6, 20, 40
 TONES: dict[Severity, Tone] = {"error": "bad", "warning": "warning", "note": "plain"}
@@ -26,12 +41,21 @@ def page_of(examination: Examination, fixed: dict[str, Any] | None = None) -> Pa
     sections = [_summary(examination, fixed)]
     sections += [_severity(examination, severity) for severity in SEVERITIES if examination.count(severity)]
     sections += [_advice(examination), _data(examination)]
-    return Page(f"Data set examination: {files}", sections, verdict(examination), "Written by htc doctor. docs/doctor.md explains every code.")
+    return Page(
+        f"Data set examination: {files}",
+        sections,
+        verdict(examination),
+        "Written by htc doctor. docs/doctor.md explains every code.",
+    )
 
 
 def _summary(examination: Examination, fixed: dict[str, Any] | None) -> Section:
     facts = [
-        Fact(f"pictures{' in ' + part.name if part.name else ''}", f"{len(part.pictures):,}", f"{len(part.objects):,} objects, {len(part.classes)} classes")
+        Fact(
+            f"pictures{' in ' + part.name if part.name else ''}",
+            f"{len(part.pictures):,}",
+            f"{len(part.objects):,} objects, {len(part.classes)} classes",
+        )
         for part in examination.parts
     ]
     tones: dict[Severity, Tone] = {"error": "bad", "warning": "warning", "note": "plain"}
@@ -39,7 +63,13 @@ def _summary(examination: Examination, fixed: dict[str, Any] | None) -> Section:
         count = examination.count(severity)
         facts.append(Fact(TITLES[severity].lower(), f"{count:,}", tone=tones[severity] if count else "good"))
     rows = [
-        [KINDS[code].severity, code, Cell(str(len(findings)), tone=TONES[KINDS[code].severity]), KINDS[code].title, _fix_text(findings)]
+        [
+            KINDS[code].severity,
+            code,
+            Cell(str(len(findings)), tone=TONES[KINDS[code].severity]),
+            KINDS[code].title,
+            _fix_text(findings),
+        ]
         for code, findings in examination.by_code.items()
     ]
     parts: list[Part] = [Facts(facts)]
@@ -49,7 +79,9 @@ def _summary(examination: Examination, fixed: dict[str, Any] | None) -> Section:
         parts.append(Notice("Every check passed.", "good"))
     if fixed is not None and fixed["file"] is not None:
         listed = ", ".join(f"{count} x {code}" for code, count in fixed["corrected"].items())
-        parts.append(Notice(f"{listed}. The file that was examined is as it was.", "good", f"Corrected in {fixed['file']}"))
+        parts.append(
+            Notice(f"{listed}. The file that was examined is as it was.", "good", f"Corrected in {fixed['file']}")
+        )
     return Section("Summary", parts)
 
 
@@ -65,7 +97,13 @@ def _severity(examination: Examination, severity: Severity) -> Section:
         kind = KINDS[code]
         if kind.severity != severity:
             continue
-        parts.append(Notice(f"Why it matters: {kind.why}.\nWhat to do: {kind.remedy}.", TONES[severity], f"{kind.title} ({code}, {len(findings)})"))
+        parts.append(
+            Notice(
+                f"Why it matters: {kind.why}.\nWhat to do: {kind.remedy}.",
+                TONES[severity],
+                f"{kind.title} ({code}, {len(findings)})",
+            )
+        )
         figures = [figure for finding in _of_several_pictures(findings) if (figure := _figure(finding)) is not None]
         if figures:
             parts.append(Gallery(figures, least=220))
@@ -92,7 +130,10 @@ def _figure(finding: Finding) -> Figure | None:
 def _list(findings: Sequence[Finding]) -> Table:
     fixable = any(finding.edits for finding in findings)
     columns = ("where", "what", "--fix") if fixable else ("where", "what")
-    rows = [[_place(finding), finding.what, finding.fixed_by if finding.edits else ""][: len(columns)] for finding in findings[:SHOWN_ROWS]]
+    rows = [
+        [_place(finding), finding.what, finding.fixed_by if finding.edits else ""][: len(columns)]
+        for finding in findings[:SHOWN_ROWS]
+    ]
     more = len(findings) - SHOWN_ROWS
     return Table(columns, rows, f"{more} more are in the JSON (--json FILE)." if more > 0 else "")
 
@@ -104,7 +145,11 @@ def _place(finding: Finding) -> str:
 
 def _advice(examination: Examination) -> Section:
     rows = [[flags(advice) or "as the preset", advice.reason] for advice in examination.advice]
-    return Section("Advice", [Table(("flags of htc train", "what was measured, and the rule"), rows)], "What these data ask of a model.")
+    return Section(
+        "Advice",
+        [Table(("flags of htc train", "what was measured, and the rule"), rows)],
+        "What these data ask of a model.",
+    )
 
 
 def _data(examination: Examination) -> Section:
@@ -118,14 +163,26 @@ def _data(examination: Examination) -> Section:
     size = advised_input(data)
     covered = [100 * anchor_coverage(data, size, scale) for scale in ANCHOR_SCALES]
     charts = [
-        _chart(bars(names, sizes.tolist(), "Objects by size", ("side in pixels of the picture", "objects")), "Histogram of object sizes"),
+        _chart(
+            bars(names, sizes.tolist(), "Objects by size", ("side in pixels of the picture", "objects")),
+            "Histogram of object sizes",
+        ),
         _chart(_objects_chart(data.counts), "Histogram of objects a picture"),
         _chart(
-            bars([f"{scale:g}" for scale in ANCHOR_SCALES], covered, "Objects with an anchor of IoU 0.5", ("rpn.anchor_scale", "% of the objects")),
+            bars(
+                [f"{scale:g}" for scale in ANCHOR_SCALES],
+                covered,
+                "Objects with an anchor of IoU 0.5",
+                ("rpn.anchor_scale", "% of the objects"),
+            ),
             "Share of the objects that anchors of each scale serve",
         ),
     ]
-    return Section("The data", [Gallery(charts, least=340), *_classes(examination)], f"The training part, at the advised short edge of {size.short_edge} px.")
+    return Section(
+        "The data",
+        [Gallery(charts, least=340), *_classes(examination)],
+        f"The training part, at the advised short edge of {size.short_edge} px.",
+    )
 
 
 def _objects_chart(counts: np.ndarray) -> str:
@@ -141,10 +198,16 @@ def _classes(examination: Examination) -> list[Part]:
     if len(examination.data.classes) < 2:
         return []
     counts = {part.name or "objects": _class_counts(part) for part in examination.parts}
-    classes = sorted(examination.data.classes, key=lambda name: -next(iter(counts.values())).get(name, 0))[:SHOWN_CLASSES]
+    classes = sorted(examination.data.classes, key=lambda name: -next(iter(counts.values())).get(name, 0))[
+        :SHOWN_CLASSES
+    ]
     values = {name: [found.get(one, 0) for one in classes] for name, found in counts.items()}
     chart = bars(classes, values, "Objects by class", ("class", "objects"), size=(11, 4), logarithmic=True)
-    cut = f"The {SHOWN_CLASSES} most frequent of {len(examination.data.classes)} classes." if len(examination.data.classes) > SHOWN_CLASSES else ""
+    cut = (
+        f"The {SHOWN_CLASSES} most frequent of {len(examination.data.classes)} classes."
+        if len(examination.data.classes) > SHOWN_CLASSES
+        else ""
+    )
     return [Figure(vector(chart), "Objects of each class", cut, wide=True)]
 
 

@@ -1,6 +1,7 @@
 """An annotation file as it is, faults and all: what every check looks at.
 
-`read_coco` stops at what training cannot use; here everything that can be understood is, and the rest is left to the checks.
+`read_coco` stops at what training cannot use; here everything that can be understood is, and the rest is left to the
+checks.
 """
 
 from collections import Counter, defaultdict
@@ -86,7 +87,10 @@ class Part:
         return tuple(
             Picture(position, record["id"], record["file_name"], self.path_of(record["file_name"]), record)
             for position, record in enumerate(self.content["images"])
-            if isinstance(record, dict) and is_id(record.get("id")) and isinstance(record.get("file_name"), str) and record["file_name"]
+            if isinstance(record, dict)
+            and is_id(record.get("id"))
+            and isinstance(record.get("file_name"), str)
+            and record["file_name"]
         )
 
     @cached_property
@@ -115,7 +119,9 @@ class Part:
             picture = self.by_id.get(image) if is_id(image) else None
             if picture is not None:
                 id = record["id"] if is_id(record.get("id")) else f"[{position}]"
-                outline = NO_OUTLINE if picture.size is None else read_outline(record.get("segmentation"), *picture.size)
+                outline = (
+                    NO_OUTLINE if picture.size is None else read_outline(record.get("segmentation"), *picture.size)
+                )
                 found.append(Object(position, id, picture, record, outline))
         return tuple(found)
 
@@ -132,10 +138,20 @@ class Part:
         """Objects of each picture (by the position of its record), crowds left out."""
         return Counter(one.picture.position for one in self.objects if not one.crowd)
 
-    def finding(self, one: Object, code: str, what: str, edits: tuple[Edit, ...] = (), fixed_by: str = "", where: Box | None = None) -> Finding:
+    def finding(
+        self,
+        one: Object,
+        code: str,
+        what: str,
+        edits: tuple[Edit, ...] = (),
+        fixed_by: str = "",
+        where: Box | None = None,
+    ) -> Finding:
         """A fault of one object, to be seen at `where` (or else where the object is)."""
         rings = tuple(tuple(ring) for ring in one.outline.drawn or ())
-        return Finding(code, what, self.file, one.picture.id, one.picture.path, one.id, where or one.where, rings, edits, fixed_by)
+        return Finding(
+            code, what, self.file, one.picture.id, one.picture.path, one.id, where or one.where, rings, edits, fixed_by
+        )
 
     def path_of(self, name: str) -> Path:
         """The file of a picture, directly in the folder or below it as its name says; as `read_coco` finds it."""
@@ -156,14 +172,25 @@ def read_part(file: Path, folder: Path, name: str = "") -> Part:
 def part_of(content: Any, file: Path, folder: Path, name: str = "") -> Part:
     """The same of a content that is read already."""
     if not isinstance(content, dict):
-        raise DataError(f"{file} is a list or value, as result files are; give the annotation file, with images, annotations and categories")
+        raise DataError(
+            f"{file} is a list or value, as result files are; give the annotation file, with images, annotations and "
+            f"categories"
+        )
     missing = [key for key in LISTS if not isinstance(content.get(key), list)]
     if missing:
-        panoptic = "images" not in missing and any(isinstance(one, dict) and "segments_info" in one for one in content.get("annotations") or ())
-        hint = "it is panoptic: give it to training as semantic targets" if panoptic else "export it as COCO instance segmentation"
+        panoptic = "images" not in missing and any(
+            isinstance(one, dict) and "segments_info" in one for one in content.get("annotations") or ()
+        )
+        hint = (
+            "it is panoptic: give it to training as semantic targets"
+            if panoptic
+            else "export it as COCO instance segmentation"
+        )
         raise DataError(f"{file} is not a COCO instance file: it has no list of {' and '.join(missing)}; {hint}")
     if any(isinstance(one, dict) and "segments_info" in one for one in content["annotations"][:1]):
-        raise DataError(f"{file} is a COCO panoptic file, whose masks are in PNGs; give the instance file (instances_*.json)")
+        raise DataError(
+            f"{file} is a COCO panoptic file, whose masks are in PNGs; give the instance file (instances_*.json)"
+        )
     return Part(name, file, folder, content)
 
 

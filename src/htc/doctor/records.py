@@ -28,14 +28,26 @@ def image_records(part: Part) -> Iterator[Finding]:
     for position, record in enumerate(part.content["images"]):
         id = record.get("id") if isinstance(record, dict) else None
         if not isinstance(record, dict) or not is_id(id):
-            yield Finding("image-record", f"images[{position}] has the id {id!r}; it must be a whole number or a text", part.file)
+            yield Finding(
+                "image-record", f"images[{position}] has the id {id!r}; it must be a whole number or a text", part.file
+            )
         elif not isinstance(record.get("file_name"), str) or not record["file_name"]:
             yield Finding("image-record", f"it has the file_name {record.get('file_name')!r}", part.file, id)
         elif id in seen:
             same = record == seen[id]
-            what = "its id occurs twice, " + ("in equal records" if same else f"for {seen[id]['file_name']} and {record['file_name']}")
+            what = "its id occurs twice, " + (
+                "in equal records" if same else f"for {seen[id]['file_name']} and {record['file_name']}"
+            )
             edits = (Edit("images", position, None),) if same else ()
-            yield Finding("image-id-twice", what, part.file, id, part.path_of(record["file_name"]), edits=edits, fixed_by="the second record removed")
+            yield Finding(
+                "image-id-twice",
+                what,
+                part.file,
+                id,
+                part.path_of(record["file_name"]),
+                edits=edits,
+                fixed_by="the second record removed",
+            )
         else:
             seen[id] = record
     yield from _sizes(part)
@@ -52,7 +64,15 @@ def _sizes(part: Part) -> Iterator[Finding]:
             edits = (Edit("images", picture.position, {"height": height, "width": width}),)
         except DataError:
             pass  # the picture has a finding of its own
-        yield Finding("image-size-missing", stated, part.file, picture.id, picture.path, edits=edits, fixed_by="the size of the picture written")
+        yield Finding(
+            "image-size-missing",
+            stated,
+            part.file,
+            picture.id,
+            picture.path,
+            edits=edits,
+            fixed_by="the size of the picture written",
+        )
 
 
 def annotation_records(part: Part) -> Iterator[Finding]:
@@ -66,17 +86,34 @@ def annotation_records(part: Part) -> Iterator[Finding]:
     for position, record in enumerate(records):
         if not isinstance(record, dict):
             edits = (Edit("annotations", position, None),)
-            yield Finding("annotation-record", f"annotations[{position}] is {short(record)}", part.file, edits=edits, fixed_by="removed")
+            yield Finding(
+                "annotation-record",
+                f"annotations[{position}] is {short(record)}",
+                part.file,
+                edits=edits,
+                fixed_by="removed",
+            )
             continue
         id, image = record.get("id"), record.get("image_id")
         known = part.by_id.get(image) if is_id(image) else None
-        place = _Place(part.file, image if is_id(image) else None, known.path if known else None, id if is_id(id) else f"[{position}]")
+        place = _Place(
+            part.file,
+            image if is_id(image) else None,
+            known.path if known else None,
+            id if is_id(id) else f"[{position}]",
+        )
         if known is None:
             edits = (Edit("annotations", position, None),) if removable else ()
             what = f"its image_id {image!r} is not among the images"
             yield Finding("annotation-without-image", what, *place, edits=edits, fixed_by="the annotation removed")
         elif not is_id(id):
-            yield Finding("annotation-id-missing", f"its id is {id!r}", *place, edits=_new_id(position, free), fixed_by="a new id given")
+            yield Finding(
+                "annotation-id-missing",
+                f"its id is {id!r}",
+                *place,
+                edits=_new_id(position, free),
+                fixed_by="a new id given",
+            )
             free += 1
         elif id in seen:
             what = f"its id occurs {used[id]} times"
@@ -104,14 +141,18 @@ def categories(part: Part) -> Iterator[Finding]:
     for position, record in enumerate(part.content["categories"]):
         id, name = (record.get("id"), record.get("name")) if isinstance(record, dict) else (None, None)
         if not isinstance(id, int) or isinstance(id, bool) or not isinstance(name, str) or not name:
-            yield Finding("category-record", f"categories[{position}] has the id {id!r} and the name {name!r}", part.file)
+            yield Finding(
+                "category-record", f"categories[{position}] has the id {id!r} and the name {name!r}", part.file
+            )
             continue
         plain = " ".join(name.lower().replace("_", " ").split())
         if id in ids:
             same = ids[id] == record
             edits = (Edit("categories", position, None),) if same else ()
             what = f"category id {id} occurs twice, for {ids[id]['name']!r} and {name!r}"
-            yield Finding("category-id-twice", what, part.file, edits=edits, fixed_by="the second of two equal records removed")
+            yield Finding(
+                "category-id-twice", what, part.file, edits=edits, fixed_by="the second of two equal records removed"
+            )
         elif name in names.values():
             yield Finding("category-name-twice", f"the name {name!r} occurs twice", part.file)
         elif plain in names:
@@ -125,7 +166,11 @@ def labels(part: Part) -> Iterator[Finding]:
     known = set(part.classes)
     used = {id for one in part.objects if isinstance(id := one.record.get("category_id"), int)}
     shifted = next((by for by in (1, -1) if used - known and {id + by for id in used} <= known), None)
-    hint = f"; all ids would fit if they were {'one larger' if shifted == 1 else 'one smaller'}" if shifted is not None else ""
+    hint = (
+        f"; all ids would fit if they were {'one larger' if shifted == 1 else 'one smaller'}"
+        if shifted is not None
+        else ""
+    )
     for one in part.objects:
         category = one.record.get("category_id")
         if not isinstance(category, int) or isinstance(category, bool) or category not in known:

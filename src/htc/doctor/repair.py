@@ -27,7 +27,9 @@ def repair(part: Part, check: Callable[[Part], Iterable[Finding]]) -> Repaired:
     """Applies the edits of all findings, and again, until none is left. `part` is not changed."""
     result = Repaired(copy.deepcopy(part.content))
     for _ in range(ROUNDS):
-        findings = [finding for finding in check(part_of(result.content, part.file, part.folder, part.name)) if finding.edits]
+        findings = [
+            finding for finding in check(part_of(result.content, part.file, part.folder, part.name)) if finding.edits
+        ]
         if not findings:
             break
         for finding in findings:

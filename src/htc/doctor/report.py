@@ -40,7 +40,10 @@ def verdict(examination: Examination) -> str:
     """The numbers of errors, warnings and notes."""
     if not examination.findings:
         return "nothing found"
-    return ", ".join(f"{examination.count(severity)} {severity}{'' if examination.count(severity) == 1 else 's'}" for severity in SEVERITIES)
+    return ", ".join(
+        f"{examination.count(severity)} {severity}{'' if examination.count(severity) == 1 else 's'}"
+        for severity in SEVERITIES
+    )
 
 
 def flags(advice: Advice) -> str:

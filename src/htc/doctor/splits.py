@@ -15,12 +15,18 @@ def categories(train: Part, val: Part) -> Iterator[Finding]:
         if name not in ids:
             yield Finding("categories-differ", f"{name!r} (id {id}) is not in {train.file.name}", val.file)
         elif ids[name] != id:
-            yield Finding("category-ids-differ", f"{name!r} has id {id} here and {ids[name]} in {train.file.name}", val.file)
+            yield Finding(
+                "category-ids-differ", f"{name!r} has id {id} here and {ids[name]} in {train.file.name}", val.file
+            )
 
 
 def groups(train: Part, val: Part) -> Iterator[Finding]:
     """Values of `group` that records of both parts have."""
-    ours = {picture.record["group"]: picture for picture in train.pictures if isinstance(picture.record.get("group"), int | str)}
+    ours = {
+        picture.record["group"]: picture
+        for picture in train.pictures
+        if isinstance(picture.record.get("group"), int | str)
+    }
     for picture in val.pictures:
         group = picture.record.get("group")
         if isinstance(group, int | str) and group in ours:
@@ -29,7 +35,9 @@ def groups(train: Part, val: Part) -> Iterator[Finding]:
 
 
 def files(train: Part, val: Part) -> Iterator[Finding]:
-    """Files of the validation part that are training pictures, whatever their name; only files of equal length are read."""
+    """Files of the validation part that are training pictures, whatever their name; only files of equal length are
+    read.
+    """
     ours: dict[int, list[Picture]] = {}
     for picture in train.pictures:
         if picture.path.is_file():
@@ -47,8 +55,19 @@ def names(train: Part, val: Part) -> Iterator[Finding]:
     ours = {Path(picture.name).name: picture for picture in train.pictures}
     for picture in val.pictures:
         other = ours.get(Path(picture.name).name)
-        if other is not None and picture.path.is_file() and other.path.is_file() and not _same(picture.path, other.path):
-            yield Finding("picture-leaked-name", f"{picture.name} is in both parts, with different content", val.file, picture.id, picture.path)
+        if (
+            other is not None
+            and picture.path.is_file()
+            and other.path.is_file()
+            and not _same(picture.path, other.path)
+        ):
+            yield Finding(
+                "picture-leaked-name",
+                f"{picture.name} is in both parts, with different content",
+                val.file,
+                picture.id,
+                picture.path,
+            )
 
 
 def leaked(val: Part, picture: Picture, other: Picture) -> Finding:

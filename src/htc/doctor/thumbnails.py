@@ -83,7 +83,9 @@ def _cut(image: UInt8[np.ndarray, "H W 3"], window: Box) -> tuple[UInt8[np.ndarr
         image = cv2.resize(image, None, fx=reduced, fy=reduced, interpolation=cv2.INTER_AREA)
     size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
     place = np.array([[scale / reduced, 0, -left * scale], [0, scale / reduced, -top * scale]])
-    return cv2.warpAffine(image, place, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=GROUND), scale
+    return cv2.warpAffine(
+        image, place, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=GROUND
+    ), scale
 
 
 def _draw(points: Float[np.ndarray, "P 2"], canvas: UInt8[np.ndarray, "H W 3"], colour: tuple[int, int, int]) -> None:

@@ -1,7 +1,8 @@
-"""How far average precision moves with the choice of pictures: COCO's own accumulation over pictures drawn with replacement.
+"""How far average precision moves with the choice of pictures: COCO's own accumulation over pictures drawn with
+replacement.
 
-Efron's bootstrap over pictures, paired: two sets of results see the same draws, so that what the pictures have in common
-cancels in their difference. It says nothing of the spread between trainings.
+Efron's bootstrap over pictures, paired: two sets of results see the same draws, so that what the pictures have in
+common cancels in their difference. It says nothing of the spread between trainings.
 """
 
 import copy
@@ -49,17 +50,25 @@ class PictureMatches:
     """Pictures."""
 
     def average_precision(self, draw: Int[np.ndarray, " _"] | None = None) -> float:
-        """COCO's AP over the pictures `draw` (numbers 0 .. count-1, repeats allowed; None: each once); -1 where nothing is defined."""
+        """COCO's AP over the pictures `draw` (numbers 0 .. count-1, repeats allowed; None: each once); -1 where
+        nothing is defined.
+        """
         chosen = range(self.count) if draw is None else draw.tolist()
         settings = copy.copy(self.settings)
         settings.imgIds = list(range(len(chosen)))
         starts = range(0, len(self.pictures), self.count)
-        result = accumulator.COCOevalAccumulate(settings, [self.pictures[start + picture] for start in starts for picture in chosen])
+        result = accumulator.COCOevalAccumulate(
+            settings, [self.pictures[start + picture] for start in starts for picture in chosen]
+        )
         return mean_of_defined(np.asarray(result["precision"]))
 
 
-def matches(kind: Kind, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int) -> PictureMatches:
-    """Matches COCO results with the annotations' objects by boxes, masks or boundaries, picture by picture, objects of all sizes."""
+def matches(
+    kind: Kind, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int
+) -> PictureMatches:
+    """Matches COCO results with the annotations' objects by boxes, masks or boundaries, picture by picture, objects
+    of all sizes.
+    """
     return matches_of(kind, compare(truth, results), max_detections)
 
 
@@ -69,7 +78,10 @@ def matches_of(kind: Kind, comparison: Comparison, max_detections: int) -> Pictu
         evaluation = boundary_evaluation(comparison, matched_pictures(comparison, max_detections), max_detections)
     else:
         evaluation = evaluation_of(kind, comparison, max_detections)
-    evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], evaluation.params.areaRngLbl[:1]
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = (
+        evaluation.params.areaRng[:1],
+        evaluation.params.areaRngLbl[:1],
+    )
     evaluation.separate_eval = True
     evaluation.evaluate()
     settings = copy.copy(evaluation.params)
@@ -92,7 +104,12 @@ def interval(differences: Float[np.ndarray, " _"], level: float = 0.95) -> tuple
     return float(low), float(high)
 
 
-def gains(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], max_detections: int) -> dict[Kind, Gain]:
+def gains(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    others: Sequence[Mapping[str, Any]],
+    max_detections: int,
+) -> dict[Kind, Gain]:
     """Box and, where both have masks, mask AP of COCO results against others; raises `DataError` as `compare` does."""
     both = compare(truth, results), compare(truth, others)
     kinds: tuple[Kind, ...] = ("bbox", "segm") if all(each.with_masks for each in both) else ("bbox",)
@@ -100,5 +117,9 @@ def gains(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], others
     found: dict[Kind, Gain] = {}
     for kind in kinds:
         one, other = (matches_of(kind, each, max_detections) for each in both)
-        found[kind] = Gain(one.average_precision(), other.average_precision(), *interval(resampled(one, drawn) - resampled(other, drawn)))
+        found[kind] = Gain(
+            one.average_precision(),
+            other.average_precision(),
+            *interval(resampled(one, drawn) - resampled(other, drawn)),
+        )
     return found

@@ -1,7 +1,7 @@
 """Boundary AP (Cheng et al., CVPR 2021): outlines count, where mask IoU of large objects forgives them.
 
-A mask's boundary are its pixels within 2 % of the picture's diagonal of its outline; the IoU of two objects is the smaller one
-of mask IoU and the IoU of their boundaries.
+A mask's boundary are its pixels within 2 % of the picture's diagonal of its outline; the IoU of two objects is the
+smaller one of mask IoU and the IoU of their boundaries.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,8 +28,8 @@ def boundary_metrics(comparison: Comparison, pictures: Sequence[Matched], max_de
 def boundary_evaluation(comparison: Comparison, pictures: Iterable[Matched], max_detections: int) -> COCOeval_faster:
     """COCO's evaluation by boundaries, ready to run.
 
-    Most results overlap no object of their class by 0.5. They are wrong at every threshold whatever their boundary, which is
-    not drawn then: the boundaries are nearly all of the work.
+    Most results overlap no object of their class by 0.5. They are wrong at every threshold whatever their boundary,
+    which is not drawn then: the boundaries are nearly all of the work.
     """
     evaluation = evaluation_of("boundary", comparison, max_detections)
     near = np.zeros(len(comparison.found), bool)

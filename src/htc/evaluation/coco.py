@@ -1,8 +1,8 @@
 """COCO's average precision and recall of boxes and masks, by faster-coco-eval; the numbers are pycocotools' own.
 
-Two habits of the COCO tools are not followed. Their summary always takes average precision over 100 detections a picture,
-whatever was asked for: here it is over `max_detections`. And a result that carries a box gets the *box's* area, which moves
-mask AP_S/M/L: here the mask evaluation sees masks alone.
+Two habits of the COCO tools are not followed. Their summary always takes average precision over 100 detections a
+picture, whatever was asked for: here it is over `max_detections`. And a result that carries a box gets the *box's*
+area, which moves mask AP_S/M/L: here the mask evaluation sees masks alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,14 @@ DILATION_RATIO = 0.02
 """Of the picture's diagonal: how far from an outline its boundary reaches (Cheng et al. 2021, Boundary IoU)."""
 
 
-def coco_metrics(annotations: str | Path | Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int = 100) -> Metrics:
-    """COCO numbers of `results`, a list of COCO result dicts in original pixels, against an annotation file or its content.
+def coco_metrics(
+    annotations: str | Path | Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int = 100
+) -> Metrics:
+    """COCO numbers of `results`, a list of COCO result dicts in original pixels, against an annotation file or its
+    content.
 
-    Returns `{"bbox": {AP, AP50, AP75, APs, APm, APl, AR@N}, "segm": {...}, "per_class": {name: {"bbox": AP, "segm": AP}}}` with
+    Returns
+    `{"bbox": {AP, AP50, AP75, APs, APm, APl, AR@N}, "segm": {...}, "per_class": {name: {"bbox": AP, "segm": AP}}}` with
     values 0..1, -1 where there is nothing to measure; N is `max_detections`, the number of best detections of a picture
     and class that count. Without a mask in any result (or object) there is no `segm`. Crowds are ignored regions.
 
@@ -38,21 +42,30 @@ def coco_metrics(annotations: str | Path | Mapping[str, Any], results: Sequence[
 def metrics_of(comparison: Comparison, max_detections: int = 100) -> Metrics:
     """The numbers of `coco_metrics`."""
     kinds: tuple[Kind, ...] = ("bbox", "segm") if comparison.with_masks else ("bbox",)
-    return metrics_from({kind: evaluated(kind, comparison, max_detections) for kind in kinds}, comparison, max_detections)
+    return metrics_from(
+        {kind: evaluated(kind, comparison, max_detections) for kind in kinds}, comparison, max_detections
+    )
 
 
 def metrics_from(evaluations: Mapping[Kind, COCOeval_faster], comparison: Comparison, max_detections: int) -> Metrics:
     """The numbers of `coco_metrics` from evaluations of each kind that have run."""
     per_class = {
-        name: {kind: mean_of_defined(evaluation.eval["precision"][:, :, index, 0, -1]) for kind, evaluation in evaluations.items()}
+        name: {
+            kind: mean_of_defined(evaluation.eval["precision"][:, :, index, 0, -1])
+            for kind, evaluation in evaluations.items()
+        }
         for index, (_, name) in enumerate(comparison.categories)
     }
-    return {**{kind: summary(evaluation, max_detections) for kind, evaluation in evaluations.items()}, "per_class": per_class}
+    return {
+        **{kind: summary(evaluation, max_detections) for kind, evaluation in evaluations.items()},
+        "per_class": per_class,
+    }
 
 
 @uncollected()
 def evaluated(kind: Kind, comparison: Comparison, max_detections: int) -> COCOeval_faster:
-    """COCO's evaluation with its arrays: precision (IoU threshold, recall, class, size, count), recall without its second axis.
+    """COCO's evaluation with its arrays: precision (IoU threshold, recall, class, size, count), recall without its
+    second axis.
 
     The last count is `max_detections`; 1 and 10 come before it, as in COCO's own table.
     """
@@ -64,19 +77,27 @@ def evaluated(kind: Kind, comparison: Comparison, max_detections: int) -> COCOev
 
 
 def evaluation_of(kind: Kind, comparison: Comparison, max_detections: int) -> COCOeval_faster:
-    """COCO's evaluation of boxes (`bbox`), masks (`segm`) or both masks and their boundaries (`boundary`), ready to run."""
+    """COCO's evaluation of boxes (`bbox`), masks (`segm`) or both masks and their boundaries (`boundary`), ready to
+    run.
+    """
     if kind == "bbox":
         objects, found = [dict(item) for item in comparison.objects], [dict(item) for item in comparison.found]
     else:
         assert comparison.object_masks is not None
         assert comparison.found_masks is not None
-        objects = [{**item, "segmentation": mask} for item, mask in zip(comparison.objects, comparison.object_masks, strict=True)]
+        objects = [
+            {**item, "segmentation": mask}
+            for item, mask in zip(comparison.objects, comparison.object_masks, strict=True)
+        ]
         found = [_with_mask(item, mask) for item, mask in zip(comparison.found, comparison.found_masks, strict=True)]
     categories = [{"id": id, "name": name} for id, name in comparison.categories]
-    # The results go in as annotations: the library's way for result lists works out areas and boxes anew, one at a time.
+    # The results go in as annotations: the library's way for result lists works out areas and boxes anew, one at a
+    # time.
     reference = COCO({"images": comparison.images, "annotations": objects, "categories": categories})
     answers = COCO({"images": comparison.images, "annotations": found, "categories": categories})
-    evaluation = COCOeval_faster(reference, answers, kind, boundary_dilation_ratio=DILATION_RATIO, rle_iou_max_workers=1)
+    evaluation = COCOeval_faster(
+        reference, answers, kind, boundary_dilation_ratio=DILATION_RATIO, rle_iou_max_workers=1
+    )
     evaluation.params.maxDets = [max_detections]
     return evaluation
 
@@ -103,8 +124,12 @@ def recalls(evaluation: COCOeval_faster) -> dict[str, float]:
     """COCO's average recalls: over the best 1, 10 and N results a picture and class, and of each size."""
     recall = evaluation.eval["recall"]
     labels = evaluation.params.areaRngLbl
-    numbers = {f"AR@{count}": mean_of_defined(recall[:, :, 0, index]) for index, count in enumerate(evaluation.params.maxDets)}
-    return numbers | {name.replace("AP", "AR"): mean_of_defined(recall[:, :, labels.index(area), -1]) for name, area in AREAS.items()}
+    numbers = {
+        f"AR@{count}": mean_of_defined(recall[:, :, 0, index]) for index, count in enumerate(evaluation.params.maxDets)
+    }
+    return numbers | {
+        name.replace("AP", "AR"): mean_of_defined(recall[:, :, labels.index(area), -1]) for name, area in AREAS.items()
+    }
 
 
 def mean_of_defined(values: np.ndarray) -> float:

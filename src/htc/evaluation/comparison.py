@@ -17,16 +17,18 @@ from htc.evaluation.files import read_annotations
 
 Annotation = dict[str, Any]
 RunLengths = Any
-"""COCO's compressed run lengths, `{"size": [height, width], "counts": str or bytes}`; the COCO tools have types of their own for it."""
+"""COCO's compressed run lengths, `{"size": [height, width], "counts": str or bytes}`; the COCO tools have types of
+their own for it.
+"""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Objects and results of the same pictures.
 
-    `objects` and `found` are COCO annotations without masks: `id` (from 1, their place in `object_masks` and `found_masks`),
-    `image_id` (from 1, the place in `image_ids`), `category_id`, `bbox` (xywh), `area` (of the object as annotated, of a
-    result's box), `iscrowd`, and `score`.
+    `objects` and `found` are COCO annotations without masks: `id` (from 1, their place in `object_masks` and
+    `found_masks`), `image_id` (from 1, the place in `image_ids`), `category_id`, `bbox` (xywh), `area` (of the object
+    as annotated, of a result's box), `iscrowd`, and `score`.
     """
 
     image_ids: tuple[int | str, ...]
@@ -49,10 +51,15 @@ class Comparison:
     @property
     def images(self) -> list[dict[str, int]]:
         """COCO images, numbered from 1."""
-        return [{"id": number, "height": height, "width": width} for number, (height, width) in enumerate(self.sizes, start=1)]
+        return [
+            {"id": number, "height": height, "width": width}
+            for number, (height, width) in enumerate(self.sizes, start=1)
+        ]
 
     def by_picture(self) -> Iterator[tuple[list[Annotation], list[Annotation]]]:
-        """For each picture its objects, as annotated, and its results, best first (equals: in the order they were given)."""
+        """For each picture its objects, as annotated, and its results, best first (equals: in the order they were
+        given).
+        """
         objects: list[list[Annotation]] = [[] for _ in self.image_ids]
         found: list[list[Annotation]] = [[] for _ in self.image_ids]
         for item in self.objects:
@@ -65,7 +72,9 @@ class Comparison:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: of the many dicts that results are none is garbage, yet each round would walk them all."""
+    """No garbage collection meanwhile: of the many dicts that results are none is garbage, yet each round would walk
+    them all.
+    """
     collected = gc.isenabled()
     gc.disable()
     try:
@@ -79,8 +88,9 @@ def uncollected() -> Iterator[None]:
 def compare(annotations: Mapping[str, Any] | Any, results: Sequence[Mapping[str, Any]]) -> Comparison:
     """Sets COCO results against COCO annotations (a file or its content); neither is changed.
 
-    Pictures and objects are numbered anew from 1, in order: their own ids may be texts, and the COCO tools take an object of
-    id 0 for "unmatched". Raises `DataError` for results of unknown pictures or categories, or of which only some have masks.
+    Pictures and objects are numbered anew from 1, in order: their own ids may be texts, and the COCO tools take an
+    object of id 0 for "unmatched". Raises `DataError` for results of unknown pictures or categories, or of which only
+    some have masks.
     """
     truth = read_annotations(annotations)
     check_results(truth, results)
@@ -90,7 +100,9 @@ def compare(annotations: Mapping[str, Any] | Any, results: Sequence[Mapping[str,
     object_masks = found_masks = None
     if _with_masks(truth, results):
         # A crowd without a mask is its box.
-        object_masks = [to_rle(a.get("segmentation") or [_corners(a["bbox"])], *sizes[a["image_id"]]) for a in truth["annotations"]]
+        object_masks = [
+            to_rle(a.get("segmentation") or [_corners(a["bbox"])], *sizes[a["image_id"]]) for a in truth["annotations"]
+        ]
         found_masks = [to_rle(r["segmentation"], *sizes[r["image_id"]]) for r in results]
     return Comparison(
         image_ids=tuple(numbers),
@@ -111,15 +123,21 @@ def check_results(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
         missing = [key for key in ("image_id", "category_id", "score") if key not in result]
         if missing or not ("bbox" in result or "segmentation" in result):
             lacks = ", ".join(missing) or "bbox and segmentation"
-            raise DataError(f"result {index} lacks {lacks}: a COCO result has image_id, category_id, score and bbox or segmentation")
+            raise DataError(
+                f"result {index} lacks {lacks}: a COCO result has image_id, category_id, score and bbox or segmentation"
+            )
         if result["image_id"] not in images:
             raise DataError(
                 f"result {index} is of image_id {result['image_id']!r}, which the annotations do not have: "
-                "give the annotations of the same pictures (htc predict --annotations FILE takes their ids by file name)"
+                "give the annotations of the same pictures (htc predict --annotations FILE takes their ids by "
+                "file name)"
             )
         if result["category_id"] not in categories:
             known = ", ".join(f"{key} {name}" for key, name in list(categories.items())[:8])
-            raise DataError(f"result {index} is of category_id {result['category_id']!r}, which the annotations do not have; they know {known}")
+            raise DataError(
+                f"result {index} is of category_id {result['category_id']!r}, which the annotations do not have; they "
+                f"know {known}"
+            )
         if not math.isfinite(result["score"]):
             raise DataError(f"result {index} has score {result['score']}: scores must be finite")
 
@@ -134,17 +152,24 @@ def to_rle(segmentation: Any, height: int, width: int) -> RunLengths:
 
 
 def _with_masks(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether masks can be measured. Without any result the annotations decide, so that a model that finds nothing scores 0."""
+    """Whether masks can be measured. Without any result the annotations decide, so that a model that finds nothing
+    scores 0.
+    """
     objects = [a for a in truth["annotations"] if not a.get("iscrowd", 0)]
     annotated = [bool(a.get("segmentation")) for a in objects]
     found = ["segmentation" in result for result in results]
     if (results and not any(found)) or (annotated and not any(annotated)):
         return False
     if not all(found):
-        raise DataError(f"result {found.index(False)} has no segmentation, others have: give all results a mask, or none")
+        raise DataError(
+            f"result {found.index(False)} has no segmentation, others have: give all results a mask, or none"
+        )
     if not all(annotated):
         bad = objects[annotated.index(False)]["id"]
-        raise DataError(f"annotation {bad} has no segmentation, others have: masks are measured where every object has one; add it or remove the object")
+        raise DataError(
+            f"annotation {bad} has no segmentation, others have: masks are measured where every object has one; add "
+            f"it or remove the object"
+        )
     return True
 
 
@@ -158,7 +183,9 @@ def _order(image_id: int | str) -> tuple[bool, int, str]:
     return (True, 0, image_id) if isinstance(image_id, str) else (False, image_id, "")
 
 
-def _object(annotation: Mapping[str, Any], number: int, images: Mapping[Any, int], sizes: Mapping[Any, tuple[int, int]]) -> Annotation:
+def _object(
+    annotation: Mapping[str, Any], number: int, images: Mapping[Any, int], sizes: Mapping[Any, tuple[int, int]]
+) -> Annotation:
     image, box = annotation["image_id"], list(annotation["bbox"])
     if "area" in annotation:
         area = annotation["area"]
@@ -167,12 +194,25 @@ def _object(annotation: Mapping[str, Any], number: int, images: Mapping[Any, int
     else:
         area = box[2] * box[3]
     crowd = int(annotation.get("iscrowd", 0))
-    return {"id": number, "image_id": images[image], "category_id": annotation["category_id"], "iscrowd": crowd, "bbox": box, "area": area}
+    return {
+        "id": number,
+        "image_id": images[image],
+        "category_id": annotation["category_id"],
+        "iscrowd": crowd,
+        "bbox": box,
+        "area": area,
+    }
 
 
-def _found(result: Mapping[str, Any], number: int, images: Mapping[Any, int], sizes: Mapping[Any, tuple[int, int]]) -> Annotation:
+def _found(
+    result: Mapping[str, Any], number: int, images: Mapping[Any, int], sizes: Mapping[Any, tuple[int, int]]
+) -> Annotation:
     image = result["image_id"]
-    box = list(result["bbox"]) if "bbox" in result else rle_codec.toBbox(to_rle(result["segmentation"], *sizes[image])).tolist()
+    box = (
+        list(result["bbox"])
+        if "bbox" in result
+        else rle_codec.toBbox(to_rle(result["segmentation"], *sizes[image])).tolist()
+    )
     where = {"id": number, "image_id": images[image], "category_id": result["category_id"], "iscrowd": 0}
     return {**where, "bbox": box, "area": box[2] * box[3], "score": float(result["score"])}
 

@@ -9,10 +9,11 @@ from htc.evaluation.matching import IOU, Matched
 
 
 def confusion_matrix(pictures: Iterable[Matched], classes: int, threshold: float) -> Int[np.ndarray, "K1 K1"]:
-    """Counts [object's class, result's class]; the last row are results without object, the last column objects without result.
+    """Counts [object's class, result's class]; the last row are results without object, the last column objects without
+    result.
 
-    Results of at least `threshold` and objects are paired one to one whatever their classes, the largest IoU first and down to
-    0.5. A result without object that lies in a crowd (of any class) is left out.
+    Results of at least `threshold` and objects are paired one to one whatever their classes, the largest IoU first and
+    down to 0.5. A result without object that lies in a crowd (of any class) is left out.
     """
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     for picture in pictures:

@@ -1,4 +1,6 @@
-"""What lies behind the numbers: curves, boundary AP, where to cut scores and whether to believe them, confusion, errors, worst pictures."""
+"""What lies behind the numbers: curves, boundary AP, where to cut scores and whether to believe them, confusion,
+errors, worst pictures.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -63,7 +65,9 @@ class Diagnostics:
     boundary: dict[str, float] | None
     """The numbers of `segm` with min(mask IoU, boundary IoU) in the place of mask IoU (Cheng et al. 2021)."""
     best: OperatingPoint
-    """The score threshold of the best F1 for all classes together: the operating point of confusion, counts and pictures."""
+    """The score threshold of the best F1 for all classes together: the operating point of confusion, counts and
+    pictures.
+    """
     best_by_class: dict[str, OperatingPoint]
     calibration: Calibration
     confusion: Int[np.ndarray, "K1 K1"]
@@ -80,9 +84,16 @@ class Diagnostics:
             "matched_by": self.by,
             "curves": {kind: _curves_content(curves) for kind, curves in self.curves.items()},
             "boundary": self.boundary,
-            "best_f1": {"all": self.best._asdict(), "per_class": {name: point._asdict() for name, point in self.best_by_class.items()}},
+            "best_f1": {
+                "all": self.best._asdict(),
+                "per_class": {name: point._asdict() for name, point in self.best_by_class.items()},
+            },
             "calibration": asdict(self.calibration),
-            "confusion": {"score_threshold": self.best.threshold, "classes": [*self.classes, "background"], "matrix": self.confusion.tolist()},
+            "confusion": {
+                "score_threshold": self.best.threshold,
+                "classes": [*self.classes, "background"],
+                "matrix": self.confusion.tolist(),
+            },
             "errors": {name: asdict(kind) for name, kind in self.errors.items()},
             "worst_pictures": [asdict(picture) | {"f1": picture.f1} for picture in self.pictures[:most_pictures]],
         }
@@ -96,7 +107,10 @@ def measure(comparison: Comparison, max_detections: int = 100) -> tuple[Metrics,
     matched = tuple(matched_pictures(comparison, max_detections))
     results = judged(matched, len(classes))
     best, each = operating_points(results, classes)
-    pictures = sorted((picture_errors(picture, comparison, best.threshold) for picture in matched), key=lambda one: (one.f1, -one.wrong - one.missed))
+    pictures = sorted(
+        (picture_errors(picture, comparison, best.threshold) for picture in matched),
+        key=lambda one: (one.f1, -one.wrong - one.missed),
+    )
     found = Diagnostics(
         by=kinds[-1],
         classes=classes,
@@ -118,7 +132,10 @@ def curves_of(evaluation: COCOeval_faster) -> Curves:
     precision: Float[np.ndarray, "T R K A M"] = evaluation.eval["precision"]
     thresholds = tuple(round(float(iou), 2) for iou in evaluation.params.iouThrs)
     sizes = {name: index for index, name in enumerate(evaluation.params.areaRngLbl)}
-    ap = {name: tuple(mean_of_defined(precision[t, :, :, index, -1]) for t in range(len(thresholds))) for name, index in sizes.items()}
+    ap = {
+        name: tuple(mean_of_defined(precision[t, :, :, index, -1]) for t in range(len(thresholds)))
+        for name, index in sizes.items()
+    }
     at = {iou: precision[thresholds.index(iou), :, :, 0, -1] for iou in CURVES}
     curves = {iou: tuple(mean_of_defined(row) for row in values) for iou, values in at.items()}
     return Curves(thresholds, ap, curves, recalls(evaluation))
@@ -129,12 +146,18 @@ def picture_errors(picture: Matched, comparison: Comparison, threshold: float) -
     cut = at_least(picture, threshold)
     right, ignored = int((cut.match >= 0).sum()), int(cut.ignored.sum())
     objects = int((~cut.crowd).sum())
-    return PictureErrors(comparison.image_ids[picture.picture], right, len(cut.scores) - right - ignored, objects - right)
+    return PictureErrors(
+        comparison.image_ids[picture.picture], right, len(cut.scores) - right - ignored, objects - right
+    )
 
 
 def _curves_content(curves: Curves) -> dict[str, Any]:
     by_threshold = {name: _named(curves.thresholds, values) for name, values in curves.ap.items()}
-    return {"ap_by_iou": by_threshold, "precision": {f"{iou:.2f}": list(values) for iou, values in curves.precision.items()}, "recall": curves.recall}
+    return {
+        "ap_by_iou": by_threshold,
+        "precision": {f"{iou:.2f}": list(values) for iou, values in curves.precision.items()},
+        "recall": curves.recall,
+    }
 
 
 def _named(thresholds: Sequence[float], values: Sequence[float]) -> dict[str, float]:

@@ -8,9 +8,9 @@ Every result that is not right (IoU 0.5 with a free object of its class) has one
 - background: less than 0.1 with every object.
 An object is missed if no result found it, and none of wrong class or bad outline was meant for it.
 
-The cost of a kind is AP50 with all errors of that kind put right, minus AP50: a wrong class or outline is corrected, if its
-object is still to be found, and else removed; other wrong results are removed; missed objects need not be found. Costs do not
-add up to what is missing, since errors hide one another.
+The cost of a kind is AP50 with all errors of that kind put right, minus AP50: a wrong class or outline is corrected, if
+its object is still to be found, and else removed; other wrong results are removed; missed objects need not be found.
+Costs do not add up to what is missing, since errors hide one another.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,14 @@ def sort_errors(picture: Matched) -> Sorted:
     other = ~own & ~picture.crowd[None]
     best_own, own_at = _best(np.where(own, picture.ious, 0.0))
     best_other, other_at = _best(np.where(other, picture.ious, 0.0))
-    conditions = [picture.match >= 0, picture.ignored, best_own >= IOU, best_other >= IOU, best_own >= NEAR, best_other >= NEAR]
+    conditions = [
+        picture.match >= 0,
+        picture.ignored,
+        best_own >= IOU,
+        best_other >= IOU,
+        best_own >= NEAR,
+        best_other >= NEAR,
+    ]
     kinds = np.select(conditions, [RIGHT, IGNORED, DOUBLE, WRONG_CLASS, BAD_OUTLINE, BOTH], BACKGROUND)
     meant = np.select([kinds == WRONG_CLASS, kinds == BAD_OUTLINE], [other_at, own_at], np.full(count, -1))
     missed = ~picture.detected & ~picture.crowd
@@ -86,7 +93,9 @@ def errors_by_kind(pictures: Sequence[Matched], classes: int, threshold: float) 
 
 
 def at_least(picture: Matched, threshold: float) -> Matched:
-    """The picture with its results of at least that score alone; their matches are the same, since better results choose first."""
+    """The picture with its results of at least that score alone; their matches are the same, since better results
+    choose first.
+    """
     kept = picture.scores >= threshold
     return Matched(
         picture.picture,
@@ -132,11 +141,15 @@ def _ap50(pictures: Sequence[Matched], found: Sequence[Sorted], classes: int, fi
         wanted = ~picture.crowd & ~errors.missed if fixed == MISSED else ~picture.crowd
         objects += np.bincount(picture.object_labels[wanted], minlength=classes)
     score, right, label = np.concatenate(scores), np.concatenate(rights), np.concatenate(labels)
-    each = [average_precision(score[label == k], right[label == k], int(objects[k])) for k in range(classes) if objects[k]]
+    each = [
+        average_precision(score[label == k], right[label == k], int(objects[k])) for k in range(classes) if objects[k]
+    ]
     return float(np.mean(each)) if each else -1.0
 
 
-def _put_right(picture: Matched, errors: Sorted, fixed: str | None) -> tuple[Bool[np.ndarray, " D"], Bool[np.ndarray, " D"], Int[np.ndarray, " D"]]:
+def _put_right(
+    picture: Matched, errors: Sorted, fixed: str | None
+) -> tuple[Bool[np.ndarray, " D"], Bool[np.ndarray, " D"], Int[np.ndarray, " D"]]:
     """Whether each result is right, whether it is kept, and its class, after the errors of one kind are put right."""
     right, kept, labels = errors.kinds == RIGHT, errors.kinds != IGNORED, picture.labels.copy()
     if fixed is None or fixed == MISSED:

@@ -15,10 +15,15 @@ def read_annotations(annotations: str | Path | Mapping[str, Any]) -> Mapping[str
     name = str(annotations) if isinstance(annotations, str | Path) else "the annotations"
     content = read_json(Path(annotations), ANNOTATIONS) if isinstance(annotations, str | Path) else annotations
     if not isinstance(content, Mapping):
-        raise DataError(f"{name}: not COCO annotations (a JSON object with images, annotations and categories), but a {type(content).__name__}")
+        raise DataError(
+            f"{name}: not COCO annotations (a JSON object with images, annotations and categories), but a "
+            f"{type(content).__name__}"
+        )
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
     if missing:
-        raise DataError(f"{name}: lists {', '.join(missing)} are missing; COCO annotations have images, annotations and categories")
+        raise DataError(
+            f"{name}: lists {', '.join(missing)} are missing; COCO annotations have images, annotations and categories"
+        )
     images = {image.get("id") for image in content["images"]}
     categories = {category.get("id") for category in content["categories"]}
     for image in content["images"]:
@@ -28,7 +33,9 @@ def read_annotations(annotations: str | Path | Mapping[str, Any]) -> Mapping[str
         if not {"id", "image_id", "category_id", "bbox"} <= annotation.keys():
             raise DataError(f"{name}: annotation {annotation.get('id')} lacks image_id, category_id or bbox")
         if annotation["image_id"] not in images or annotation["category_id"] not in categories:
-            raise DataError(f"{name}: annotation {annotation['id']} names an image or category that the file does not have")
+            raise DataError(
+                f"{name}: annotation {annotation['id']} names an image or category that the file does not have"
+            )
     return content
 
 
@@ -40,7 +47,9 @@ def read_pictures(path: str | Path) -> Mapping[str, Any]:
 
 
 def has_objects(path: str | Path) -> bool:
-    """Whether a file says anything of objects: COCO's test pictures come with images and categories alone; raises `DataError`."""
+    """Whether a file says anything of objects: COCO's test pictures come with images and categories alone; raises
+    `DataError`.
+    """
     content = read_json(Path(path), ANNOTATIONS)
     return not isinstance(content, Mapping) or "annotations" in content
 
@@ -49,5 +58,8 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     """A COCO result file, one list of dicts; raises `DataError`."""
     content = read_json(Path(path), "a COCO result file (.json)")
     if not isinstance(content, list) or not all(isinstance(result, dict) for result in content):
-        raise DataError(f"results: {path} is not a COCO result file: one list of objects with image_id, category_id, score, bbox, segmentation")
+        raise DataError(
+            f"results: {path} is not a COCO result file: one list of objects with image_id, category_id, score, bbox, "
+            f"segmentation"
+        )
     return content

@@ -1,4 +1,6 @@
-"""Semantic and panoptic maps of a model, measured picture by picture beside its instances; nothing is kept of a picture."""
+"""Semantic and panoptic maps of a model, measured picture by picture beside its instances; nothing is kept of a
+picture.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +25,9 @@ from htc.results import Detections
 
 @dataclass
 class SemanticMeasure:
-    """mIoU against maps on the disk, numbered as training would number them, or derived from the annotated instances (`auto`)."""
+    """mIoU against maps on the disk, numbered as training would number them, or derived from the annotated instances
+    (`auto`).
+    """
 
     predictor: Predictor
     dataset: Dataset
@@ -40,7 +44,8 @@ class SemanticMeasure:
             _check_classes(branch.classes, least_classes(self.dataset), exact=self.maps.folder is None)
         elif branch.classes <= classes:
             raise ConfigError(
-                f"--semantic auto: the branch has {branch.classes} classes, maps derived from instances need {classes + 1}; name a folder of maps"
+                f"--semantic auto: the branch has {branch.classes} classes, maps derived from instances need "
+                f"{classes + 1}; name a folder of maps"
             )
         self.counts = SemanticCounts(branch.classes)
 
@@ -53,7 +58,9 @@ class SemanticMeasure:
 
     def numbers(self) -> dict[str, Any]:
         """See `SemanticCounts.numbers`."""
-        return self.counts.numbers(semantic_names(self.predictor.config) if self.maps == "auto" else class_names(self.dataset))
+        return self.counts.numbers(
+            semantic_names(self.predictor.config) if self.maps == "auto" else class_names(self.dataset)
+        )
 
     def _names(self) -> np.ndarray:
         """From the annotations' labels to the model's, by name: they may be in another order."""
@@ -66,9 +73,14 @@ class SemanticMeasure:
 
 
 def _check_classes(branch: int, needed: int, *, exact: bool) -> None:
-    """Panoptic classes alone are all that a branch trained on them has; a folder may have more than a part of the data shows."""
+    """Panoptic classes alone are all that a branch trained on them has; a folder may have more than a part of the
+    data shows.
+    """
     if branch < needed or (exact and branch != needed):
-        raise ConfigError(f"--semantic: the model's branch has {branch} classes, these maps need {needed}; give the maps of its training's kind, or auto")
+        raise ConfigError(
+            f"--semantic: the model's branch has {branch} classes, these maps need {needed}; give the maps of its "
+            f"training's kind, or auto"
+        )
 
 
 @dataclass
@@ -84,7 +96,9 @@ class PanopticMeasure:
     def __post_init__(self) -> None:
         categories = {one.id: one for one in panoptic_categories(self.dataset, self.truth)}
         self.counts = PanopticQuality(categories)
-        self._things = {one.name: one.id for one in categories.values() if one.thing and one.name in self.predictor.config.classes}
+        self._things = {
+            one.name: one.id for one in categories.values() if one.thing and one.name in self.predictor.config.classes
+        }
         self._stuff = stuff_labels(self.predictor.config, {id: not one.thing for id, one in categories.items()})
 
     def look(self, record: ImageRecord, found: Detections) -> None:

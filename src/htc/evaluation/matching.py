@@ -1,4 +1,6 @@
-"""Which result found which object, picture by picture: what score thresholds, confusion and errors are worked out from."""
+"""Which result found which object, picture by picture: what score thresholds, confusion and errors are worked out
+from.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -58,7 +60,9 @@ def matched_pictures(comparison: Comparison, max_detections: int) -> Iterator[Ma
         yield Matched(picture, _places(kept), scores, own, _places(objects), object_labels, crowd, ious, match, ignored)
 
 
-def overlaps(comparison: Comparison, found: Sequence[Annotation], objects: Sequence[Annotation]) -> Float[np.ndarray, "D G"]:
+def overlaps(
+    comparison: Comparison, found: Sequence[Annotation], objects: Sequence[Annotation]
+) -> Float[np.ndarray, "D G"]:
     """IoU of every result with every object, whatever their classes."""
     if not found or not objects:
         return np.zeros((len(found), len(objects)))
@@ -71,8 +75,11 @@ def overlaps(comparison: Comparison, found: Sequence[Annotation], objects: Seque
     return np.asarray(ious, np.float64).reshape(len(found), len(objects))
 
 
-def match_by_score(ious: Float[np.ndarray, "D G"], crowd: Bool[np.ndarray, " G"], iou: float = IOU) -> tuple[Int[np.ndarray, " D"], Bool[np.ndarray, " D"]]:
-    """COCO's rule: each result, best first, takes the free object it overlaps most, if by at least `iou`; else it may lie in a crowd.
+def match_by_score(
+    ious: Float[np.ndarray, "D G"], crowd: Bool[np.ndarray, " G"], iou: float = IOU
+) -> tuple[Int[np.ndarray, " D"], Bool[np.ndarray, " D"]]:
+    """COCO's rule: each result, best first, takes the free object it overlaps most, if by at least `iou`; else it may
+    lie in a crowd.
 
     `ious` is 0 where classes differ. Returns the objects (-1: none) and what is ignored because of a crowd.
     """

@@ -1,4 +1,6 @@
-"""Where to cut the scores, and whether scores mean what they say: best F1 by class, reliability, expected calibration error."""
+"""Where to cut the scores, and whether scores mean what they say: best F1 by class, reliability, expected
+calibration error.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +51,9 @@ class Calibration:
 
     bins: tuple[Bin, ...]
     error: float
-    """Expected calibration error (Guo et al. 2017): mean of |score - right| over the bins, by their counts; -1 without results."""
+    """Expected calibration error (Guo et al. 2017): mean of |score - right| over the bins, by their counts; -1
+    without results.
+    """
 
 
 def judged(pictures: Sequence[Matched], classes: int) -> Judged:
@@ -79,7 +83,9 @@ def best_f1(scores: Float[np.ndarray, " D"], right: Bool[np.ndarray, " D"], obje
     last = np.append(ranked[1:] != ranked[:-1], True)
     f1 = np.where(last, 2 * hits / (kept + objects), -1.0)
     best = int(f1.argmax())
-    return OperatingPoint(float(ranked[best]), float(f1[best]), float(hits[best] / kept[best]), float(hits[best] / objects))
+    return OperatingPoint(
+        float(ranked[best]), float(f1[best]), float(hits[best] / kept[best]), float(hits[best] / objects)
+    )
 
 
 def operating_points(results: Judged, classes: Sequence[str]) -> tuple[OperatingPoint, dict[str, OperatingPoint]]:
@@ -97,5 +103,8 @@ def calibration(results: Judged) -> Calibration:
     count = np.bincount(place, minlength=BINS)
     score = np.bincount(place, results.scores, BINS)
     right = np.bincount(place, results.right.astype(float), BINS)
-    bins = tuple(Bin(int(n), float(s / n) if n else -1.0, float(r / n) if n else -1.0) for n, s, r in zip(count, score, right, strict=True))
+    bins = tuple(
+        Bin(int(n), float(s / n) if n else -1.0, float(r / n) if n else -1.0)
+        for n, s, r in zip(count, score, right, strict=True)
+    )
     return Calibration(bins, float(np.abs(score - right).sum() / count.sum()) if count.sum() else -1.0)

@@ -1,4 +1,6 @@
-"""Panoptic quality (Kirillov et al., CVPR 2019): PQ = sum of IoU of matched segments / (TP + FP / 2 + FN / 2), class by class."""
+"""Panoptic quality (Kirillov et al., CVPR 2019): PQ = sum of IoU of matched segments / (TP + FP / 2 + FN / 2), class
+by class.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +15,9 @@ MATCH = 0.5
 
 
 class PanopticQuality:
-    """Adds up pictures; `numbers` tells PQ and its two factors, SQ (mean IoU of what matched) and RQ (F1 of matching)."""
+    """Adds up pictures; `numbers` tells PQ and its two factors, SQ (mean IoU of what matched) and RQ (F1 of
+    matching).
+    """
 
     def __init__(self, categories: Mapping[int, Category]) -> None:
         self.categories = dict(sorted(categories.items()))
@@ -22,7 +26,8 @@ class PanopticQuality:
         """IoU, TP, FP, FN of each class."""
 
     def add(self, truth: Panoptic, found: Panoptic) -> None:
-        """One picture. Void pixels (0) of the truth count neither for nor against a segment; crowds are not to be found.
+        """One picture. Void pixels (0) of the truth count neither for nor against a segment; crowds are not to be
+        found.
 
         A found segment without match is left out where more than half of it is void or in a crowd of its class.
         """
@@ -56,20 +61,32 @@ class PanopticQuality:
         self._sums[self._row[category]] += amounts
 
     def numbers(self) -> dict[str, Any]:
-        """PQ, SQ, RQ (0..1; -1 undefined) as means over the classes that occur: all, things, stuff; PQ of each class."""
+        """PQ, SQ, RQ (0..1; -1 undefined) as means over the classes that occur: all, things, stuff; PQ of each
+        class.
+        """
         iou, hits, wrong, missed = self._sums.T
         weight = hits + (wrong + missed) / 2
         occurs = weight > 0
-        quality = np.stack([iou / np.maximum(weight, 1e-9), iou / np.maximum(hits, 1e-9), hits / np.maximum(weight, 1e-9)])
+        quality = np.stack(
+            [iou / np.maximum(weight, 1e-9), iou / np.maximum(hits, 1e-9), hits / np.maximum(weight, 1e-9)]
+        )
         things = np.array([category.thing for category in self.categories.values()], bool)
 
         def means(chosen: np.ndarray) -> dict[str, float]:
             rows = chosen & occurs
-            return dict(zip(("PQ", "SQ", "RQ"), quality[:, rows].mean(1).tolist() if rows.any() else [-1.0] * 3, strict=True))
+            return dict(
+                zip(("PQ", "SQ", "RQ"), quality[:, rows].mean(1).tolist() if rows.any() else [-1.0] * 3, strict=True)
+            )
 
         names = [category.name for category in self.categories.values()]
-        per_class = {name: float(value) if known else -1.0 for name, value, known in zip(names, quality[0], occurs, strict=True)}
-        return means(np.ones(len(names), bool)) | {"things": means(things), "stuff": means(~things), "per_class": per_class}
+        per_class = {
+            name: float(value) if known else -1.0 for name, value, known in zip(names, quality[0], occurs, strict=True)
+        }
+        return means(np.ones(len(names), bool)) | {
+            "things": means(things),
+            "stuff": means(~things),
+            "per_class": per_class,
+        }
 
 
 def _shared_pixels(truth: Panoptic, found: Panoptic) -> dict[tuple[int, int], int]:

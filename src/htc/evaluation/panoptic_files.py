@@ -41,4 +41,10 @@ def panoptic_writer(folder: Path, categories: Sequence[Category]) -> Iterator[Pa
 def _described(segment: Segment, pixels: np.ndarray) -> dict[str, Any]:
     rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
     box = [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)]
-    return {"id": segment.id, "category_id": segment.category_id, "iscrowd": int(segment.crowd), "area": int(pixels.sum()), "bbox": box}
+    return {
+        "id": segment.id,
+        "category_id": segment.category_id,
+        "iscrowd": int(segment.crowd),
+        "area": int(pixels.sum()),
+        "bbox": box,
+    }

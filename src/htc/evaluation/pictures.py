@@ -15,14 +15,24 @@ from htc.visual.drawing import crops_of, draw_objects, enlarge, enlargement, sid
 SCORE = 0.5
 
 
-def draw_comparisons(predictor: Predictor, annotations: Path, images: Path, folder: Path, most: int = 8) -> tuple[Path, ...]:
-    """Writes, for up to `most` annotated pictures spread over all of them, ground truth (left) and prediction (right) as PNG.
+def draw_comparisons(
+    predictor: Predictor, annotations: Path, images: Path, folder: Path, most: int = 8
+) -> tuple[Path, ...]:
+    """Writes, for up to `most` annotated pictures spread over all of them, ground truth (left) and prediction (right)
+    as PNG.
 
-    Predictions have a score of at least 0.5. Earlier pictures of the same name are replaced. Raises `OutputError` if the folder
-    cannot be written to.
+    Predictions have a score of at least 0.5. Earlier pictures of the same name are replaced. Raises `OutputError` if
+    the folder cannot be written to.
     """
     records = read_coco(annotations, images).images
-    chosen = [records[index] for index in np.unique(np.linspace(0, len(records) - 1, min(most, len(records))).round().astype(int))] if records else []
+    chosen = (
+        [
+            records[index]
+            for index in np.unique(np.linspace(0, len(records) - 1, min(most, len(records))).round().astype(int))
+        ]
+        if records
+        else []
+    )
     written = []
     for record in chosen:
         path = folder / f"{record.path.stem[:16]}.png"
@@ -43,7 +53,16 @@ def comparison(predictor: Predictor, record: ImageRecord) -> np.ndarray:
     crops = None if truth.masks is None else crops_of(truth.masks, factor)
     named = len(predictor.config.classes) > 1  # captions of dozens of objects of one class would hide what they name
     captions = [predictor.config.classes[label] for label in truth.labels.tolist()] if named else None
-    left = draw_objects(enlarge(picture, factor), truth.boxes.numpy() * factor, truth.labels.numpy(), crops, captions, outline_boxes=crops is None)
+    left = draw_objects(
+        enlarge(picture, factor),
+        truth.boxes.numpy() * factor,
+        truth.labels.numpy(),
+        crops,
+        captions,
+        outline_boxes=crops is None,
+    )
     found = predictor.predict(picture, score_threshold=SCORE)
     right = found.drawing(picture, labels=named, scale=factor)
-    return side_by_side(left, right, (f"annotated: {len(truth.boxes)}", f"found, score {SCORE:g} or more: {len(found)}"))
+    return side_by_side(
+        left, right, (f"annotated: {len(truth.boxes)}", f"found, score {SCORE:g} or more: {len(found)}")
+    )

@@ -1,4 +1,6 @@
-"""An evaluation as one HTML page: the numbers, the curves behind them, what goes wrong and the pictures where most goes wrong."""
+"""An evaluation as one HTML page: the numbers, the curves behind them, what goes wrong and the pictures where most
+goes wrong.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,19 +43,37 @@ def report_page(
     """
     objects = sum(not item["iscrowd"] for item in comparison.objects)
     sections = [
-        Section("Numbers", _numbers(metrics, found), "How good the results are, by COCO's measures; AP and F1 in per cent."),
         Section(
-            "Curves", [Gallery(_curves(found), 420)], "How much is found at what precision, how exact the outlines are, and whether scores can be believed."
+            "Numbers", _numbers(metrics, found), "How good the results are, by COCO's measures; AP and F1 in per cent."
         ),
-        Section("Errors by kind", _errors(found), f"What goes wrong among results with a score of at least {found.best.threshold:.2f}, where F1 is best."),
-        Section("Classes", [_classes(metrics, found, comparison)], "The score threshold is that of the class's best F1, at IoU 0.5."),
+        Section(
+            "Curves",
+            [Gallery(_curves(found), 420)],
+            "How much is found at what precision, how exact the outlines are, and whether scores can be believed.",
+        ),
+        Section(
+            "Errors by kind",
+            _errors(found),
+            f"What goes wrong among results with a score of at least {found.best.threshold:.2f}, where F1 is best.",
+        ),
+        Section(
+            "Classes",
+            [_classes(metrics, found, comparison)],
+            "The score threshold is that of the class's best F1, at IoU 0.5.",
+        ),
         Section("Confusion", _confusion(found), _confusion_lead(found)),
     ]
     if pictures is not None:
         drawn = [_worst(place, found, comparison, pictures) for place in range(min(most_pictures, len(found.pictures)))]
         shown = [figure for figure in drawn if figure is not None]
-        lead = "Lowest F1 first. Vermilion: missed objects on the left, wrong results on the right. Blue: right. Grey: crowds, and results in them."
-        sections.append(Section("Worst pictures", [Gallery(shown, 560) if shown else Text("Every picture is without error.")], lead))
+        lead = (
+            "Lowest F1 first. Vermilion: missed objects on the left, wrong results on the right. Blue: "
+            "right. Grey: "
+            "crowds, and results in them."
+        )
+        sections.append(
+            Section("Worst pictures", [Gallery(shown, 560) if shown else Text("Every picture is without error.")], lead)
+        )
     subtitle = f"{len(comparison.image_ids)} pictures, {objects} objects, {len(comparison.found)} results"
     return Page(title, sections, subtitle, "AP, IoU and F1: see docs/evaluation.md of hybrid-task-cascade.")
 
@@ -61,27 +81,48 @@ def report_page(
 def _numbers(metrics: Metrics, found: Diagnostics) -> list[Part]:
     main = "segm" if "segm" in metrics else "bbox"
     calibrated = found.calibration.error
-    facts = [Fact(f"AP of {NAMES[kind]}", _percent(metrics[kind]["AP"]), "mean over IoU 0.50 to 0.95") for kind in NAMES if kind in metrics]
+    facts = [
+        Fact(f"AP of {NAMES[kind]}", _percent(metrics[kind]["AP"]), "mean over IoU 0.50 to 0.95")
+        for kind in NAMES
+        if kind in metrics
+    ]
     facts.append(Fact("AP50", _percent(metrics[main]["AP50"]), "IoU 0.5 is enough"))
     if found.boundary is not None:
         facts.append(Fact("boundary AP", _percent(found.boundary["AP"]), "outlines count"))
-    facts.append(Fact("best F1", _percent(found.best.f1), f"keeping scores from {found.best.threshold:.2f}" if found.best.threshold >= 0 else "no objects"))
+    facts.append(
+        Fact(
+            "best F1",
+            _percent(found.best.f1),
+            f"keeping scores from {found.best.threshold:.2f}" if found.best.threshold >= 0 else "no objects",
+        )
+    )
     note = "mean distance of score and share that is right"
     facts.append(Fact("calibration error", _percent(calibrated), note, "warning" if calibrated > 0.15 else "plain"))
     names = list(metrics[main])
     rows = [[NAMES[kind], *(_number(metrics[kind][name]) for name in names)] for kind in NAMES if kind in metrics]
     if found.boundary is not None:
         rows.append(["boundaries", *(_number(found.boundary[name]) for name in names)])
-    return [Facts(facts), Table(["", *names], rows, "Per cent. s, m, l: objects below 32² pixels, up to 96², above.", ".1f")]
+    return [
+        Facts(facts),
+        Table(["", *names], rows, "Per cent. s, m, l: objects below 32² pixels, up to 96², above.", ".1f"),
+    ]
 
 
 def _curves(found: Diagnostics) -> list[Figure]:
     recall = [place / 100 for place in range(101)]
     whole = (0.0, 1.0, 0.0, 1.02)
-    precision = {f"{NAMES[kind]}, IoU {iou:.2f}": (recall, _defined(curves.precision[iou])) for kind, curves in found.curves.items() for iou in CURVES}
+    precision = {
+        f"{NAMES[kind]}, IoU {iou:.2f}": (recall, _defined(curves.precision[iou]))
+        for kind, curves in found.curves.items()
+        for iou in CURVES
+    }
     by_iou = {NAMES[kind]: (curves.thresholds, _defined(curves.ap["all"])) for kind, curves in found.curves.items()}
     own = found.curves[found.by]
-    by_size = {name: (own.thresholds, _defined(values)) for name, values in own.ap.items() if name != "all" and max(values) >= 0}
+    by_size = {
+        name: (own.thresholds, _defined(values))
+        for name, values in own.ap.items()
+        if name != "all" and max(values) >= 0
+    }
     bins = [one for one in found.calibration.bins if one.count]
     reliability = {"share that is right": ([one.score for one in bins], [one.right for one in bins])}
     counts = [one.count for one in found.calibration.bins]
@@ -89,9 +130,22 @@ def _curves(found: Diagnostics) -> list[Figure]:
     masks = NAMES[found.by]
     charts = {
         "Precision over recall": lines(precision, "Precision over recall", ("recall", "precision"), limits=whole),
-        "AP by IoU threshold": lines(by_iou, "AP by IoU threshold", ("IoU that counts as found", "AP"), limits=(0.5, 0.95, 0, 1.02)),
-        "AP by size": lines(by_size, f"AP of {masks} by size of the object", ("IoU that counts as found", "AP"), limits=(0.5, 0.95, 0, 1.02)),
-        "Reliability": lines(reliability, "Are scores what they say?", ("score", "share right at IoU 0.5"), limits=(0, 1, 0, 1.02), diagonal=True),
+        "AP by IoU threshold": lines(
+            by_iou, "AP by IoU threshold", ("IoU that counts as found", "AP"), limits=(0.5, 0.95, 0, 1.02)
+        ),
+        "AP by size": lines(
+            by_size,
+            f"AP of {masks} by size of the object",
+            ("IoU that counts as found", "AP"),
+            limits=(0.5, 0.95, 0, 1.02),
+        ),
+        "Reliability": lines(
+            reliability,
+            "Are scores what they say?",
+            ("score", "share right at IoU 0.5"),
+            limits=(0, 1, 0, 1.02),
+            diagonal=True,
+        ),
         "Scores": bars(tenths, counts, "Results by score", ("score from", "results"), logarithmic=True),
     }
     captions = {"Reliability": "Below the dashed line the model is surer than it should be, above it less sure."}
@@ -104,7 +158,10 @@ def _errors(found: Diagnostics) -> list[Part]:
     chart = bars(names, costs, "What correcting each kind would gain", ("AP50 points", ""), horizontal=True)
     rows = [[name, found.errors[name].count, _number(found.errors[name].cost), EXPLAINED[name]] for name in names]
     table = Table(["kind", "number", "AP50 points", "what it is"], rows, number_format=".1f")
-    note = "The gains do not add up: one error hides another. Numbers count the results that are kept; gains consider every result, whatever its score."
+    note = (
+        "The gains do not add up: one error hides another. Numbers count the results that are kept; gains consider "
+        "every result, whatever its score."
+    )
     return [Gallery([Figure(vector(chart), "Cost of each kind of error")], 420), table, Text(note)]
 
 
@@ -116,13 +173,26 @@ def _classes(metrics: Metrics, found: Diagnostics, comparison: Comparison) -> Ta
         point = found.best_by_class[name]
         ap = [_number(metrics["per_class"][name][kind]) for kind in kinds]
         threshold = None if point.threshold < 0 else Cell(f"{point.threshold:.2f}")
-        rows.append([name, labels.count(category), *ap, threshold, _number(point.f1), _number(point.precision), _number(point.recall)])
+        rows.append(
+            [
+                name,
+                labels.count(category),
+                *ap,
+                threshold,
+                _number(point.f1),
+                _number(point.precision),
+                _number(point.recall),
+            ]
+        )
     heads = ["class", "objects", *(f"AP of {NAMES[kind]}" for kind in kinds), "threshold", "F1", "precision", "recall"]
     return Table(heads, rows, number_format=".1f")
 
 
 def _confusion_lead(found: Diagnostics) -> str:
-    return f"Objects and results with a score of at least {found.best.threshold:.2f}, paired by IoU from 0.5 whatever their classes."
+    return (
+        f"Objects and results with a score of at least {found.best.threshold:.2f}, paired by IoU from 0.5 whatever "
+        f"their classes."
+    )
 
 
 def _confusion(found: Diagnostics) -> list[Part]:
@@ -132,22 +202,45 @@ def _confusion(found: Diagnostics) -> list[Part]:
         rows = [
             [
                 name,
-                *(_confusion_cell(count, float(part), row, column, len(found.classes)) for column, (count, part) in enumerate(zip(counts, parts, strict=True))),
+                *(
+                    _confusion_cell(count, float(part), row, column, len(found.classes))
+                    for column, (count, part) in enumerate(zip(counts, parts, strict=True))
+                ),
             ]
             for row, (name, counts, parts) in enumerate(zip(names, matrix.tolist(), share, strict=True))
         ]
-        return [Table(["annotated as, found as", *found.classes, "not found"], rows, "Last row: results where nothing is annotated.")]
+        return [
+            Table(
+                ["annotated as, found as", *found.classes, "not found"],
+                rows,
+                "Last row: results where nothing is annotated.",
+            )
+        ]
     off = matrix.copy()
     np.fill_diagonal(off, 0)
     order = np.argsort(-off, axis=None, kind="stable")[:MOST_CONFUSIONS]
     pairs = [np.unravel_index(place, off.shape) for place in order]
-    rows = [[names[row], "not found" if column == len(found.classes) else names[column], int(off[row, column])] for row, column in pairs if off[row, column]]
-    return [Table(["annotated as", "found as", "number"], rows, f"The {len(rows)} most frequent; background: nothing is annotated there.")]
+    rows = [
+        [names[row], "not found" if column == len(found.classes) else names[column], int(off[row, column])]
+        for row, column in pairs
+        if off[row, column]
+    ]
+    return [
+        Table(
+            ["annotated as", "found as", "number"],
+            rows,
+            f"The {len(rows)} most frequent; background: nothing is annotated there.",
+        )
+    ]
 
 
 def _confusion_cell(count: int, share: float, row: int, column: int, classes: int) -> Cell | None:
     """Right on the diagonal; what is neither annotated nor found cannot be counted."""
-    return None if row == column == classes else Cell(str(count), share, "good" if row == column else "bad" if count else "plain")
+    return (
+        None
+        if row == column == classes
+        else Cell(str(count), share, "good" if row == column else "bad" if count else "plain")
+    )
 
 
 def _worst(place: int, found: Diagnostics, comparison: Comparison, pictures: Mapping[int | str, Path]) -> Figure | None:

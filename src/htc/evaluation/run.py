@@ -29,15 +29,21 @@ def evaluate_model(
     batch_size: int = 1,
     workers: int = 0,
 ) -> tuple[Metrics, list[dict[str, Any]]]:
-    """COCO numbers of a model on the pictures of an annotation file, and its results as COCO result dicts with the file's category ids.
+    """COCO numbers of a model on the pictures of an annotation file, and its results as COCO result dicts with the
+    file's category ids.
 
-    `images` is the folder of the pictures. `max_detections` (None: the model's `inference.max_detections`) objects of a picture
-    count. Masks are kept as run lengths, so memory grows with the objects, not with the pictures. Raises `DataError` for
-    annotations or pictures that cannot be used and for categories the model does not know; `ConfigError` for `max_detections`.
+    `images` is the folder of the pictures. `max_detections` (None: the model's `inference.max_detections`) objects of a
+    picture count. Masks are kept as run lengths, so memory grows with the objects, not with the pictures. Raises
+    `DataError` for annotations or pictures that cannot be used and for categories the model does not know;
+    `ConfigError` for `max_detections`.
     """
     most = detections_that_count(predictor, max_detections)
     truth = read_annotations(annotations)
-    results = list(stream_results(predictor, read_coco(Path(annotations), Path(images)), truth, most, progress, batch_size, workers))
+    results = list(
+        stream_results(
+            predictor, read_coco(Path(annotations), Path(images)), truth, most, progress, batch_size, workers
+        )
+    )
     return coco_metrics(truth, results, most), results
 
 
@@ -66,7 +72,9 @@ def stream_results(
         return {None: found}
 
     category_ids = match_categories(predictor.config.classes, truth)
-    for _, result in results_of(predictor, dataset, detect, category_ids, max_detections, progress, batch_size, workers):
+    for _, result in results_of(
+        predictor, dataset, detect, category_ids, max_detections, progress, batch_size, workers
+    ):
         yield result
 
 
@@ -81,11 +89,16 @@ def match_categories(classes: Sequence[str], truth: Mapping[str, Any]) -> list[i
     Raises `DataError` that names every category with objects that the model does not know.
     """
     used = {annotation["category_id"] for annotation in truth["annotations"]}
-    missing = [category["name"] for category in truth["categories"] if category["id"] in used and category["name"] not in classes]
+    missing = [
+        category["name"]
+        for category in truth["categories"]
+        if category["id"] in used and category["name"] not in classes
+    ]
     if missing:
         known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
         raise DataError(
-            f"the annotations have objects of {', '.join(map(repr, missing[:10]))}, which the model does not know (it knows {known}): "
+            f"the annotations have objects of {', '.join(map(repr, missing[:10]))}, which the model does not know (it "
+            f"knows {known}): "
             "categories are matched by name; give a model of these classes, or rename them in the annotations"
         )
     ids = {category["name"]: category["id"] for category in reversed(truth["categories"])}
@@ -97,7 +110,9 @@ def detections_that_count(predictor: Predictor, asked: int | None) -> int:
     capacity = predictor.config.inference.max_detections
     most = capacity if asked is None else asked
     if not 1 <= most <= capacity:
-        raise ConfigError(f"max_detections is {most}: give 1 to {capacity}, or load the model with a larger inference.max_detections")
+        raise ConfigError(
+            f"max_detections is {most}: give 1 to {capacity}, or load the model with a larger inference.max_detections"
+        )
     return most
 
 
@@ -111,7 +126,9 @@ def results_of(
     batch_size: int = 1,
     workers: int = 0,
 ) -> Iterator[tuple[Kind, dict[str, Any]]]:
-    """COCO results of every kind of detections that `detect` gives for a batch, with the annotations' category ids, picture by picture."""
+    """COCO results of every kind of detections that `detect` gives for a batch, with the annotations' category ids,
+    picture by picture.
+    """
     by_name = dict(zip(predictor.config.classes, category_ids, strict=True))
     done = 0
     for batch in picture_batches(dataset, predictor.config, batch_size, workers):

@@ -24,7 +24,9 @@ class SemanticCounts:
         self.counts += np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
     def numbers(self, names: Mapping[int, str]) -> dict[str, Any]:
-        """mIoU over the classes that are annotated anywhere, the share of right pixels, IoU of each; 0..1, -1 undefined."""
+        """mIoU over the classes that are annotated anywhere, the share of right pixels, IoU of each; 0..1, -1
+        undefined.
+        """
         right, annotated = np.diag(self.counts), self.counts.sum(1)
         union = annotated + self.counts.sum(0) - right
         occurs = np.flatnonzero(annotated)

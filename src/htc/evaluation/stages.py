@@ -1,4 +1,6 @@
-"""Average precision of single mask stages and of subsets of them: the paper's Table 4 for any model, in one pass over the pictures."""
+"""Average precision of single mask stages and of subsets of them: the paper's Table 4 for any model, in one pass
+over the pictures.
+"""
 
 from collections.abc import Collection, Iterator
 from itertools import pairwise
@@ -26,10 +28,11 @@ def evaluate_stages(
     batch_size: int = 1,
     workers: int = 0,
 ) -> dict[Stages, Metrics]:
-    """COCO numbers for each subset of the mask stages (from 1): boxes are the final ones, masks the mean over the subset.
+    """COCO numbers for each subset of the mask stages (from 1): boxes are the final ones, masks the mean over the
+    subset.
 
-    Trunk, boxes and mask heads run once a picture. The rest is as in `evaluate_model`. Raises `ConfigError` for stages that the
-    model does not have, and what `evaluate_model` raises.
+    Trunk, boxes and mask heads run once a picture. The rest is as in `evaluate_model`. Raises `ConfigError` for stages
+    that the model does not have, and what `evaluate_model` raises.
     """
     return measure_stages(predictor, annotations, images, subsets, max_detections, progress, batch_size, workers)[0]
 
@@ -74,5 +77,7 @@ def stages_name(stages: Stages) -> str:
 def _range(part: str, text: str) -> Iterator[int]:
     first, _, last = part.partition("-")
     if not first.isdecimal() or not (last or first).isdecimal() or part.endswith("-"):
-        raise ConfigError(f"--stages {text}: write 2 for stage 2, 1-3 for the mean of stages 1 to 3, 1,3 for that of stages 1 and 3")
+        raise ConfigError(
+            f"--stages {text}: write 2 for stage 2, 1-3 for the mean of stages 1 to 3, 1,3 for that of stages 1 and 3"
+        )
     return iter(range(int(first), int(last or first) + 1))

@@ -21,8 +21,11 @@ FOUND, MISTAKEN, IGNORED_COLOUR = PALETTE[1], PALETTE[5], np.array([150, 150, 15
 NAMES = {kind: name for name, kind in KINDS.items()}
 
 
-def draw_errors(picture: Path, comparison: Comparison, matched: Matched, threshold: float) -> UInt8[np.ndarray, "H W 3"]:
-    """Two pictures: annotated objects (the missed ones in vermilion), and results of at least `threshold` (the wrong ones so).
+def draw_errors(
+    picture: Path, comparison: Comparison, matched: Matched, threshold: float
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Two pictures: annotated objects (the missed ones in vermilion), and results of at least `threshold` (the wrong
+    ones so).
 
     Raises `DataError` if the picture cannot be read.
     """
@@ -45,7 +48,10 @@ def draw_errors(picture: Path, comparison: Comparison, matched: Matched, thresho
         [comparison.found[place] for place in cut.found],
         None if comparison.found_masks is None else [comparison.found_masks[place] for place in cut.found],
         np.where((kinds == RIGHT)[:, None], FOUND, np.where((kinds == IGNORED)[:, None], IGNORED_COLOUR, MISTAKEN)),
-        [f"{NAMES[kind]} {score:.2f}" if kind in NAMES else "" for kind, score in zip(kinds.tolist(), cut.scores, strict=True)],
+        [
+            f"{NAMES[kind]} {score:.2f}" if kind in NAMES else ""
+            for kind, score in zip(kinds.tolist(), cut.scores, strict=True)
+        ],
         scale,
     )
     return side_by_side(left, right, ("Annotated", f"Found, scores from {threshold:.2f}"))
@@ -74,7 +80,12 @@ def _painted(
     return canvas
 
 
-def _caption(canvas: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"], captions: Sequence[str], colours: UInt8[np.ndarray, "N 3"]) -> None:
+def _caption(
+    canvas: UInt8[np.ndarray, "H W 3"],
+    boxes: Float[np.ndarray, "N 4"],
+    captions: Sequence[str],
+    colours: UInt8[np.ndarray, "N 3"],
+) -> None:
     if captions:
         paint_labels(canvas, boxes, captions, colours)
 

@@ -1,4 +1,6 @@
-"""Test-time augmentation: the views of a picture, and the way from a view's pixels back to the picture's own (paper, section 4.4)."""
+"""Test-time augmentation: the views of a picture, and the way from a view's pixels back to the picture's own (paper,
+section 4.4).
+"""
 
 import math
 import re
@@ -15,12 +17,18 @@ from htc.errors import ConfigError
 
 PAPER_SCALES = ((600, 900), (800, 1200), (1000, 1500), (1200, 1800), (1400, 2100))
 """(short edge, long edge) of the paper's multi-scale test (Table 7); each with and without a horizontal flip."""
-SYNTAX = "write scales, as factors (0.75,1,1.25) or as SHORTxLONG pixels (600x900,800x1200), then :flip for mirrored views too; or paper"
+SYNTAX = (
+    "write scales, as factors (0.75,1,1.25) or as SHORTxLONG pixels (600x900,800x1200), then :flip for "
+    "mirrored views "
+    "too; or paper"
+)
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to show a picture to a network: resized, perhaps mirrored. The default is how the model sees it anyway."""
+    """One way to show a picture to a network: resized, perhaps mirrored. The default is how the model sees it
+    anyway.
+    """
 
     scale: float | tuple[int, int] = 1.0
     """A factor on the size that the model's own `input` settings give, or (short edge, long edge) in pixels."""
@@ -33,7 +41,9 @@ class View:
             resized = resized_size(size, *self.scale)
         else:
             short, long = (max(round(edge * self.scale), 1) for edge in (settings.short_edge, settings.long_edge))
-            resized = resized_size(size, short, long, None if settings.max_scale is None else settings.max_scale * self.scale)
+            resized = resized_size(
+                size, short, long, None if settings.max_scale is None else settings.max_scale * self.scale
+            )
         return Placement(size, resized, self.flip_horizontal, self.flip_vertical)
 
 
@@ -44,8 +54,8 @@ PLAIN = (View(),)
 def parse_views(text: str) -> tuple[View, ...]:
     """`0.75,1,1.25:flip`, `600x900,800x1200`, `1:flip,vflip`, `paper`; raises `ConfigError`.
 
-    Scales come first, then, after a colon, `flip` (left and right exchanged) and `vflip` (top and bottom): every scale in every
-    combination of them. `paper` is the paper's five scales with `flip`.
+    Scales come first, then, after a colon, `flip` (left and right exchanged) and `vflip` (top and bottom): every scale
+    in every combination of them. `paper` is the paper's five scales with `flip`.
     """
     if text == "paper":
         return _views(PAPER_SCALES, {"flip"})
@@ -57,7 +67,11 @@ def parse_views(text: str) -> tuple[View, ...]:
 
 
 def _views(scales: list[float | tuple[int, int]] | tuple[tuple[int, int], ...], flips: set[str]) -> tuple[View, ...]:
-    ways = product(dict.fromkeys(scales), (False, True) if "vflip" in flips else (False,), (False, True) if "flip" in flips else (False,))
+    ways = product(
+        dict.fromkeys(scales),
+        (False, True) if "vflip" in flips else (False,),
+        (False, True) if "flip" in flips else (False,),
+    )
     return tuple(View(scale, horizontal, vertical) for scale, vertical, horizontal in ways)
 
 
@@ -82,7 +96,9 @@ def boxes_in_view(boxes: Float64[Tensor, "N 4"], placement: Placement) -> Float[
 
 
 def boxes_in_original(boxes: Float[Tensor, "*N 4"], placement: Placement) -> Float64[Tensor, "*N 4"]:
-    """From pixels of the view to original pixels; float64, so that the way there and back ends on the same float32 box."""
+    """From pixels of the view to original pixels; float64, so that the way there and back ends on the same float32
+    box.
+    """
     height, width = placement.resized
     x, y = boxes[..., 0::2].double(), boxes[..., 1::2].double()
     if placement.flip_horizontal:

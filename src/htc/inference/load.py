@@ -28,8 +28,9 @@ def load(
     """A model ready to predict.
 
     `model` is a preset name (then with `weights`, or with its released weights), a native or run folder, or a `.pth` or
-    `.safetensors` file. `overrides` change its configuration: `inference={"max_detections": 300}`; `settings` come below them.
-    Raises `ConfigError` for unknown names and values that contradict the weights, `CheckpointError` for weights that do not fit.
+    `.safetensors` file. `overrides` change its configuration: `inference={"max_detections": 300}`; `settings` come
+    below them. Raises `ConfigError` for unknown names and values that contradict the weights, `CheckpointError` for
+    weights that do not fit.
     """
     values = {**overrides, **({} if precision is None else {"precision": precision})}
     place = choose_device(device)
@@ -40,7 +41,9 @@ def load(
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of that name; `auto` is CUDA, else the CPU: Apple's MPS was never at hand to try. Raises `ConfigError` where there is none such."""
+    """The device of that name; `auto` is CUDA, else the CPU: Apple's MPS was never at hand to try. Raises
+    `ConfigError` where there is none such.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return torch.device("cuda" if available["cuda"] else "cpu")
@@ -48,7 +51,11 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         wanted = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f"device {device!r} is unknown: give auto, cpu, cuda or mps") from error
-    if not available.get(wanted.type, True) or (wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count()):
+    if not available.get(wanted.type, True) or (
+        wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count()
+    ):
         there = ", ".join(name for name, found in available.items() if found)
-        raise ConfigError(f"device {str(device)!r} is not there: torch {torch.__version__} sees {there}; give one of these")
+        raise ConfigError(
+            f"device {str(device)!r} is not there: torch {torch.__version__} sees {there}; give one of these"
+        )
     return wanted

@@ -31,7 +31,10 @@ class ResultsFile:
     def add(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Appends results, one a line."""
         for result in results:
-            self._writer.write((",\n" if self.count else "[\n").encode() + json.dumps(result, allow_nan=False, ensure_ascii=False).encode())
+            self._writer.write(
+                (",\n" if self.count else "[\n").encode()
+                + json.dumps(result, allow_nan=False, ensure_ascii=False).encode()
+            )
             self.count += 1
 
     def finish(self) -> None:
@@ -49,14 +52,20 @@ def results_file(path: Path) -> Iterator[ResultsFile]:
 
 
 def write_labelme(folder: Path, name: str, found: Detections, tolerance: float = 0.75) -> Path:
-    """`folder/<name without suffix>.json` for labelme, which finds the picture by its relative path; returns the path."""
+    """`folder/<name without suffix>.json` for labelme, which finds the picture by its relative path; returns the
+    path.
+    """
     path = (folder / name).with_suffix(".json")
     write_json(path, found.to_labelme(_relative(found.source or name, path.parent), tolerance))
     return path
 
 
-def write_drawing(folder: Path, name: str, found: Detections, picture: UInt8[np.ndarray, "H W 3"], *, labels: bool = True) -> Path:
-    """The picture with its detections, as `folder/<name>`; small pictures are enlarged. JPEG for a JPEG, PNG for all else."""
+def write_drawing(
+    folder: Path, name: str, found: Detections, picture: UInt8[np.ndarray, "H W 3"], *, labels: bool = True
+) -> Path:
+    """The picture with its detections, as `folder/<name>`; small pictures are enlarged. JPEG for a JPEG, PNG for all
+    else.
+    """
     drawing = found.drawing(picture, labels=labels, scale=enlargement(found.size))
     path = folder / name
     if path.suffix.lower() not in (*JPEG, ".png") or (path.suffix.lower() in JPEG and max(drawing.shape) > JPEG_SIDE):

@@ -1,4 +1,6 @@
-"""One picture's instances and semantic map merged so that every pixel has one owner (Kirillov et al., Panoptic Segmentation, CVPR 2019)."""
+"""One picture's instances and semantic map merged so that every pixel has one owner (Kirillov et al., Panoptic
+Segmentation, CVPR 2019).
+"""
 
 from collections.abc import Mapping
 
@@ -11,19 +13,23 @@ from htc.errors import ConfigError
 from htc.results import Detections
 
 SCORE, OVERLAP, STUFF_AREA = 0.5, 0.5, 4096
-"""The paper's heuristic with the thresholds that Panoptic FPN made usual: instances below this score are left out; so are those of
-whose mask less than this share is still free; and stuff of fewer pixels than this in the whole picture."""
+"""The paper's heuristic with the thresholds that Panoptic FPN made usual: instances below this score are left out; so
+are those of whose mask less than this share is still free; and stuff of fewer pixels than this in the whole picture.
+"""
 
 
 def stuff_labels(config: Config, categories: Mapping[int, bool]) -> dict[int, int]:
-    """The semantic labels that are stuff, each with its category id; `categories`: all ids in their file's order, True for stuff.
+    """The semantic labels that are stuff, each with its category id; `categories`: all ids in their file's order, True
+    for stuff.
 
-    What a branch learned from shows in its number of classes. K + 1, for K classes of things: maps derived from the instances,
-    which know no stuff. As many as there are categories: panoptic annotations, each category its place in the file. More: maps
-    in COCO-Stuff's way, category id - 1. Raises `ConfigError` without a branch.
+    What a branch learned from shows in its number of classes. K + 1, for K classes of things: maps derived from the
+    instances, which know no stuff. As many as there are categories: panoptic annotations, each category its place in
+    the file. More: maps in COCO-Stuff's way, category id - 1. Raises `ConfigError` without a branch.
     """
     if config.semantic is None:
-        raise ConfigError("this model has no semantic branch, and panoptic segmentation needs one: give a model with semantic fusion")
+        raise ConfigError(
+            "this model has no semantic branch, and panoptic segmentation needs one: give a model with semantic fusion"
+        )
     classes = config.semantic.classes
     if classes <= len(config.classes) + 1:
         return {}
@@ -33,11 +39,17 @@ def stuff_labels(config: Config, categories: Mapping[int, bool]) -> dict[int, in
 
 
 def merge(
-    found: Detections, categories: Mapping[str, int], stuff: Mapping[int, int], score: float = SCORE, overlap: float = OVERLAP, area: int = STUFF_AREA
+    found: Detections,
+    categories: Mapping[str, int],
+    stuff: Mapping[int, int],
+    score: float = SCORE,
+    overlap: float = OVERLAP,
+    area: int = STUFF_AREA,
 ) -> Panoptic:
     """Things by score, each the part of its mask that better ones left free; then stuff on what is free.
 
-    `categories`: ids of things by class name (others are left out). `stuff`: see `stuff_labels`; empty, no semantic map is needed.
+    `categories`: ids of things by class name (others are left out). `stuff`: see `stuff_labels`; empty, no semantic map
+    is needed.
     """
     ids = np.zeros(found.size, np.int32)
     segments: list[Segment] = []
@@ -56,7 +68,13 @@ def merge(
     return Panoptic(ids, tuple(segments))
 
 
-def _add_stuff(ids: Int32[np.ndarray, "H W"], segments: list[Segment], labels: UInt8[np.ndarray, "H W"], stuff: Mapping[int, int], area: int) -> None:
+def _add_stuff(
+    ids: Int32[np.ndarray, "H W"],
+    segments: list[Segment],
+    labels: UInt8[np.ndarray, "H W"],
+    stuff: Mapping[int, int],
+    area: int,
+) -> None:
     free = ids == 0
     for label, category in stuff.items():
         pixels = free & (labels == label)

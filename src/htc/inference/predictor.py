@@ -63,13 +63,15 @@ class _Picture(NamedTuple):
 class Predictor:
     """A detector with its configuration, ready to look at pictures.
 
-    `detector` is called as `detector(images (B, 3, H, W), sizes (B, 2)) -> RawDetections` and is put into evaluation mode; the
-    device is the one its parameters are on.
+    `detector` is called as `detector(images (B, 3, H, W), sizes (B, 2)) -> RawDetections` and is put into evaluation
+    mode; the device is the one its parameters are on.
     """
 
     def __init__(self, detector: nn.Module, config: Config) -> None:
         if not config.inference.mask_threshold > 0:
-            raise ConfigError("inference.mask_threshold is 0, which makes every pixel part of every mask: give a value above 0")
+            raise ConfigError(
+                "inference.mask_threshold is 0, which makes every pixel part of every mask: give a value above 0"
+            )
         self.detector = detector.eval()
         self.config = config
 
@@ -95,8 +97,8 @@ class Predictor:
     ) -> Iterator[Detections]:
         """The objects in each picture, in the order of `sources`, which is read as the results are asked for.
 
-        A batch holds only pictures that need the same padded size, so results do not depend on `batch_size`. A picture that
-        cannot be read raises `DataError`; with `on_error` it is reported there and left out of the results.
+        A batch holds only pictures that need the same padded size, so results do not depend on `batch_size`. A picture
+        that cannot be read raises `DataError`; with `on_error` it is reported there and left out of the results.
         """
         call = self._checked(score_threshold, options)
         if batch_size < 1:
@@ -122,8 +124,12 @@ class Predictor:
             raw, logits = self._run(images, sizes.to(self.device), semantic=semantic)
         names = sources or [None] * len(original_sizes)
         return [
-            original_pixels(raw, row, (height, width), original, self.config, name, None if logits is None else logits[row])
-            for row, ((height, width), original, name) in enumerate(zip(sizes.tolist(), original_sizes, names, strict=True))
+            original_pixels(
+                raw, row, (height, width), original, self.config, name, None if logits is None else logits[row]
+            )
+            for row, ((height, width), original, name) in enumerate(
+                zip(sizes.tolist(), original_sizes, names, strict=True)
+            )
         ]
 
     def _run(self, images: Tensor, sizes: Tensor, *, semantic: bool) -> tuple[RawDetections, Tensor | None]:
@@ -131,11 +137,20 @@ class Predictor:
         if not semantic:
             return self.detector(images, sizes), None
         if not isinstance(self.detector, Detector) or self.detector.semantic is None:
-            raise ConfigError("this model has no semantic branch, so it gives no semantic map: leave semantic out, or load a model of HTC")
+            raise ConfigError(
+                "this model has no semantic branch, so it gives no semantic map: leave semantic out, or load a "
+                "model of HTC"
+            )
         features = self.detector.features(images, semantic_logits=True)
         return self.detector.detect(features, sizes), features.semantic_logits
 
-    def _stream(self, sources: Iterator[Source], batch_size: int, call: _Call, on_error: Callable[[Source, DataError], None] | None) -> Iterator[Detections]:
+    def _stream(
+        self,
+        sources: Iterator[Source],
+        batch_size: int,
+        call: _Call,
+        on_error: Callable[[Source, DataError], None] | None,
+    ) -> Iterator[Detections]:
         while window := list(islice(sources, batch_size * WINDOW if batch_size > 1 else 1)):
             pictures = list(_read(window, call, on_error))
             found: dict[int, Detections] = {}
@@ -146,7 +161,13 @@ class Predictor:
     def _batch(self, pictures: list[_Picture], call: _Call) -> list[Detections]:
         images = pad_pictures([picture.resized for picture in pictures], call.settings)
         sizes = torch.tensor([picture.resized.shape[:2] for picture in pictures])
-        results = self.detect(images, sizes, [picture.original for picture in pictures], [picture.source for picture in pictures], semantic=call.semantic)
+        results = self.detect(
+            images,
+            sizes,
+            [picture.original for picture in pictures],
+            [picture.source for picture in pictures],
+            semantic=call.semantic,
+        )
         return [_wanted(found, call) for found in results]
 
     def _checked(self, score_threshold: float, options: PredictOptions) -> _Call:
@@ -156,17 +177,27 @@ class Predictor:
         given = options.get("max_detections")
         most = capacity if given is None else given
         if not 1 <= most <= capacity:
-            raise ConfigError(f"max_detections is {most}: give 1 to {capacity}, or load the model with a larger inference.max_detections")
+            raise ConfigError(
+                f"max_detections is {most}: give 1 to {capacity}, or load the model with a larger "
+                f"inference.max_detections"
+            )
         asked = {"short_edge": options.get("short_edge"), "long_edge": options.get("long_edge")}
         edges = {name: edge for name, edge in asked.items() if edge is not None}
         if any(edge < 1 for edge in edges.values()):
             raise ConfigError(f"{edges}: edges are pixels, 1 or more")
         if len(edges) == 2 and edges["short_edge"] > edges["long_edge"]:
-            raise ConfigError(f"short_edge {edges['short_edge']} is larger than long_edge {edges['long_edge']}: exchange them")
+            raise ConfigError(
+                f"short_edge {edges['short_edge']} is larger than long_edge {edges['long_edge']}: exchange them"
+            )
         # Edges that are asked for are meant: the model's limit on enlarging is for its own.
         settings = self.config.input.model_copy(update={**edges, "max_scale": None}) if edges else self.config.input
         return _Call(
-            settings, score_threshold, most, self._labels(options.get("classes")), options.get("max_pixels", MAX_PIXELS), options.get("semantic", False)
+            settings,
+            score_threshold,
+            most,
+            self._labels(options.get("classes")),
+            options.get("max_pixels", MAX_PIXELS),
+            options.get("semantic", False),
         )
 
     def _labels(self, classes: Collection[str] | None) -> frozenset[int] | None:
@@ -181,7 +212,11 @@ def check_classes(wanted: Collection[str], config: Config) -> None:
     for name in wanted:
         if name not in config.classes:
             near = get_close_matches(name, config.classes, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"it knows {', '.join(config.classes[:10])}{', ...' if len(config.classes) > 10 else ''}"
+            hint = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"it knows {', '.join(config.classes[:10])}{', ...' if len(config.classes) > 10 else ''}"
+            )
             raise ConfigError(f"classes: this model has no class {name!r}; {hint}")
 
 
@@ -194,7 +229,9 @@ def original_pixels(
     source: str | None = None,
     semantic_logits: Float[Tensor, "C h w"] | None = None,
 ) -> Detections:
-    """Picture `row` of a batch, from pixels of the network input, where its own size is `size`, to those of the `original` (both h, w)."""
+    """Picture `row` of a batch, from pixels of the network input, where its own size is `size`, to those of the
+    `original` (both h, w).
+    """
     semantic = None
     if semantic_logits is not None:
         # Without what lies in the padding.
@@ -226,7 +263,9 @@ def _wanted(found: Detections, call: _Call) -> Detections:
     return found[np.flatnonzero(keep)[: call.max_detections]]
 
 
-def _read(sources: Sequence[Source], call: _Call, on_error: Callable[[Source, DataError], None] | None) -> Iterator[_Picture]:
+def _read(
+    sources: Sequence[Source], call: _Call, on_error: Callable[[Source, DataError], None] | None
+) -> Iterator[_Picture]:
     for source in sources:
         try:
             picture = read_picture(source, call.max_pixels)

@@ -31,9 +31,11 @@ class Failure(NamedTuple):
 
 
 def expand(sources: Sequence[str | Path]) -> tuple[list[PictureFile], list[Failure]]:
-    """All pictures of files, folders (searched to the bottom, hidden ones left out) and glob patterns (`**` too), each once.
+    """All pictures of files, folders (searched to the bottom, hidden ones left out) and glob patterns (`**` too), each
+    once.
 
-    A folder or pattern without pictures is a failure. A file that is named but missing stays in the list: reading it fails later.
+    A folder or pattern without pictures is a failure. A file that is named but missing stays in the list: reading it
+    fails later.
     """
     found: dict[Path, tuple[PictureFile, Path]] = {}
     failures = []
@@ -41,7 +43,9 @@ def expand(sources: Sequence[str | Path]) -> tuple[list[PictureFile], list[Failu
         root, paths = _pictures(source)
         if not paths:
             kind = "folder" if Path(source).is_dir() else "pattern"
-            failures.append(Failure(str(source), f"{source}: no picture in this {kind}; pictures end in {', '.join(SUFFIXES)}"))
+            failures.append(
+                Failure(str(source), f"{source}: no picture in this {kind}; pictures end in {', '.join(SUFFIXES)}")
+            )
         for path in paths:
             found.setdefault(path.absolute(), (PictureFile(path, path.relative_to(root).as_posix()), root))
     return _distinct(list(found.values())), failures
@@ -61,7 +65,10 @@ def _pictures(source: str | Path) -> tuple[Path, list[Path]]:
 
 def _visible(root: Path, candidates: Iterable[Path]) -> list[Path]:
     pictures = (path for path in candidates if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted((path for path in pictures if not any(part.startswith(".") for part in path.relative_to(root).parts)), key=_natural)
+    return sorted(
+        (path for path in pictures if not any(part.startswith(".") for part in path.relative_to(root).parts)),
+        key=_natural,
+    )
 
 
 def _natural(path: Path) -> list[tuple[str, int]]:
@@ -74,7 +81,9 @@ def _distinct(files: list[tuple[PictureFile, Path]]) -> list[PictureFile]:
     names = [file.name for file, _ in files]
     for longer in (_under_root, _whole):
         uses = Counter(names)
-        names = [longer(file, root) if uses[name] > 1 else name for name, (file, root) in zip(names, files, strict=True)]
+        names = [
+            longer(file, root) if uses[name] > 1 else name for name, (file, root) in zip(names, files, strict=True)
+        ]
     return [file._replace(name=name) for name, (file, _) in zip(names, files, strict=True)]
 
 
@@ -89,8 +98,8 @@ def _whole(file: PictureFile, _root: Path) -> str:
 def image_ids(files: Sequence[PictureFile], annotations: Mapping[str, int | str] | None = None) -> list[int | str]:
     """The id each picture has in result files.
 
-    That of its file name (relative, else the bare name) in `annotations`; else the integer of an all-digit stem, unless another
-    picture has this id; else its name.
+    That of its file name (relative, else the bare name) in `annotations`; else the integer of an all-digit stem, unless
+    another picture has this id; else its name.
     """
     known = annotations or {}
     bare = {name.rsplit("/", 1)[-1]: image_id for name, image_id in known.items()}
@@ -98,7 +107,8 @@ def image_ids(files: Sequence[PictureFile], annotations: Mapping[str, int | str]
     stems = [int(file.path.stem) if file.path.stem.isascii() and file.path.stem.isdigit() else None for file in files]
     uses = Counter([*known.values(), *(stem for stem, own in zip(stems, given, strict=True) if own is None)])
     return [
-        own if own is not None else stem if stem is not None and uses[stem] == 1 else file.name for file, own, stem in zip(files, given, stems, strict=True)
+        own if own is not None else stem if stem is not None and uses[stem] == 1 else file.name
+        for file, own, stem in zip(files, given, stems, strict=True)
     ]
 
 
@@ -111,7 +121,9 @@ def predict_files(
     on_failure: Callable[[Failure], None] | None = None,
     **options: Unpack[PredictOptions],
 ) -> Iterator[tuple[PictureFile, Detections]]:
-    """Each readable picture with what is in it, in order; the others are appended to `failures` and told to `on_failure` at once."""
+    """Each readable picture with what is in it, in order; the others are appended to `failures` and told to
+    `on_failure` at once.
+    """
     waiting: dict[str, PictureFile] = {}
 
     def paths() -> Iterator[Path]:

@@ -1,4 +1,6 @@
-"""What single mask stages and subsets of them say about the same boxes (paper, Table 4), in one pass over the network."""
+"""What single mask stages and subsets of them say about the same boxes (paper, Table 4), in one pass over the
+network.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -31,7 +33,10 @@ def check_subsets(predictor: Predictor, subsets: Collection[Stages]) -> None:
     last = predictor.config.cascade.num_stages
     for subset in subsets:
         if not subset or len(set(subset)) < len(subset) or not all(1 <= stage <= last for stage in subset):
-            raise ConfigError(f"stages {'-'.join(map(str, subset)) or '(none)'}: name each stage once, from 1 to {last}, which is all this model has")
+            raise ConfigError(
+                f"stages {'-'.join(map(str, subset)) or '(none)'}: name each stage once, from 1 to {last}, which is "
+                f"all this model has"
+            )
 
 
 @torch.inference_mode()
@@ -44,8 +49,8 @@ def detect_stages(
 ) -> dict[Stages, list[Detections]]:
     """For each subset, the detections of normalised, padded pictures whose masks are the mean over its stages alone.
 
-    Boxes, scores and order are the same in all subsets: those of the model's configuration. Trunk, box cascade and every mask
-    head run once. Raises `ConfigError` for subsets the model does not have, or a network without stages.
+    Boxes, scores and order are the same in all subsets: those of the model's configuration. Trunk, box cascade and
+    every mask head run once. Raises `ConfigError` for subsets the model does not have, or a network without stages.
     """
     check_subsets(predictor, subsets)
     detector = predictor.detector
@@ -63,5 +68,8 @@ def detect_stages(
     for subset in subsets:
         chosen = replace(raw, masks=each[[used.index(stage) for stage in subset]].mean(0))
         rows = enumerate(zip(sizes.tolist(), original_sizes, strict=True))
-        found[subset] = [original_pixels(chosen, row, (height, width), original, predictor.config) for row, ((height, width), original) in rows]
+        found[subset] = [
+            original_pixels(chosen, row, (height, width), original, predictor.config)
+            for row, ((height, width), original) in rows
+        ]
     return found

@@ -1,4 +1,6 @@
-"""The backbone that the configuration names; ResNet and ResNeXt by timm, with deformable or switchable convolution where asked for."""
+"""The backbone that the configuration names; ResNet and ResNeXt by timm, with deformable or switchable convolution
+where asked for.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,8 +23,8 @@ C2_TO_C5 = (1, 2, 3, 4)
 def build_backbone(config: Backbone, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """A module (B, 3, H, W) -> [C2, C3, C4, C5] of strides 4, 8, 16, 32.
 
-    `weights` are a classifier's under timm's names (`htc.checkpoint.formats.imagenet` finds them); what has no place in it stays as it is.
-    Raises `ConfigError` for names that timm does not have or that cannot be a backbone.
+    `weights` are a classifier's under timm's names (`htc.checkpoint.formats.imagenet` finds them); what has no place in
+    it stays as it is. Raises `ConfigError` for names that timm does not have or that cannot be a backbone.
     """
     match config:
         case ResNet():
@@ -40,7 +42,9 @@ def build_backbone(config: Backbone, weights: Mapping[str, Tensor] | None = None
 
 def build_resnet(config: ResNet, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """Parameter names are torchvision's: conv1, bn1, layer1.0.conv1, ..."""
-    widths: dict[str, Any] = {"cardinality": config.groups, "base_width": config.base_width} if config.depth >= 50 else {}
+    widths: dict[str, Any] = (
+        {"cardinality": config.groups, "base_width": config.base_width} if config.depth >= 50 else {}
+    )
     backbone = create(
         f"resnet{config.depth}",
         weights,
@@ -78,7 +82,9 @@ def _norm(channels: int, *, kind: BackboneNorm, **_placement: Any) -> nn.Module:
 
 
 def freeze(backbone: nn.Module, stages: int) -> None:
-    """Stop training the stem (stages >= 0) and the first `stages` layers, their norms and running statistics included."""
+    """Stop training the stem (stages >= 0) and the first `stages` layers, their norms and running statistics
+    included.
+    """
     frozen = [] if stages < 0 else ["conv1", "bn1", *(f"layer{i}" for i in range(1, stages + 1))]
     for name in frozen:
         backbone[name] = freeze_norms(backbone[name]).requires_grad_(False)  # type: ignore[index, operator]

@@ -1,4 +1,6 @@
-"""Batch normalisation that an empty batch does not stop, and over the pictures of all processes on any device: torch's own layer needs a GPU."""
+"""Batch normalisation that an empty batch does not stop, and over the pictures of all processes on any device:
+torch's own layer needs a GPU.
+"""
 
 from typing import Any
 
@@ -11,19 +13,25 @@ from torch.nn.modules._functions import SyncBatchNorm as FusedSyncBatchNorm
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that lets an empty batch pass: a step without positive regions has nothing to count, and no error to make."""
+    """Batch normalisation that lets an empty batch pass: a step without positive regions has nothing to count, and
+    no error to make.
+    """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(N, C, H, W) -> the same shape; N may be 0"""
         if len(x) or not self.training:
             return super().forward(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
 
 
 class SyncBatchNorm2d(BatchNorm2d):
-    """Mean and variance over all processes' pixels together; a process may have none. Alone, or in evaluation, a plain batch norm.
+    """Mean and variance over all processes' pixels together; a process may have none. Alone, or in evaluation, a plain
+    batch norm.
 
-    On a GPU torch's fused kernels compute it. Not a `torch.nn.SyncBatchNorm`: data-parallel training refuses those on a CPU.
+    On a GPU torch's fused kernels compute it. Not a `torch.nn.SyncBatchNorm`: data-parallel training refuses those on a
+    CPU.
     """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -37,7 +45,9 @@ class SyncBatchNorm2d(BatchNorm2d):
         self.num_batches_tracked.add_(1)
         if x.is_cuda:
             statistics = self.running_mean, self.running_var
-            return FusedSyncBatchNorm.apply(x, self.weight, self.bias, *statistics, self.eps, self.momentum, dist.group.WORLD, dist.get_world_size())  # type: ignore[return-value]
+            return FusedSyncBatchNorm.apply(
+                x, self.weight, self.bias, *statistics, self.eps, self.momentum, dist.group.WORLD, dist.get_world_size()
+            )  # type: ignore[return-value]
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         counted = summed(exact.new_tensor([x.numel() // x.shape[1]]))
         count = counted.clamp(min=1)

@@ -24,12 +24,18 @@ def build_cascade(config: Config) -> HybridTaskCascade:
     """Heads, flows and pools of the region part."""
     cascade, width, levels = config.cascade, config.neck.channels, _levels(config)
     box_heads = [BoxHead(width, config.num_classes, cascade, stds, levels) for stds in cascade.delta_stds]
-    mask_heads = [] if isinstance(cascade.mask_head, NoMask) else [_mask_head(config) for _ in range(cascade.num_stages)]
-    flows = [ConvBlock(cascade.mask_channels, width, 1) for _ in range(cascade.num_stages - 1)] if cascade.mask_flow else []
+    mask_heads = (
+        [] if isinstance(cascade.mask_head, NoMask) else [_mask_head(config) for _ in range(cascade.num_stages)]
+    )
+    flows = (
+        [ConvBlock(cascade.mask_channels, width, 1) for _ in range(cascade.num_stages - 1)] if cascade.mask_flow else []
+    )
     for flow in flows:
         initialise(flow)
     flows = [_flow(flow, config) for flow in flows]
-    return HybridTaskCascade(PackedPool(_box_pool(config)), PackedPool(_mask_pool(config)), box_heads, mask_heads, flows, cascade.interleaved)
+    return HybridTaskCascade(
+        PackedPool(_box_pool(config)), PackedPool(_mask_pool(config)), box_heads, mask_heads, flows, cascade.interleaved
+    )
 
 
 def _levels(config: Config) -> int:
@@ -38,13 +44,17 @@ def _levels(config: Config) -> int:
 
 def _box_pool(config: Config) -> Pool:
     fuse = config.cascade.semantic_fusion in ("box", "both")
-    pool = FusedPool(BOX_BINS, fuse=fuse, semantic_subdivide=MASK_BINS // BOX_BINS, pooling=POOLINGS[config.cascade.pooling])
+    pool = FusedPool(
+        BOX_BINS, fuse=fuse, semantic_subdivide=MASK_BINS // BOX_BINS, pooling=POOLINGS[config.cascade.pooling]
+    )
     return pool if _levels(config) == 1 else AdaptivePool(pool)
 
 
 def _mask_pool(config: Config) -> Pool:
     cascade = config.cascade
-    pool: Pool = FusedPool(MASK_BINS, fuse=cascade.semantic_fusion in ("mask", "both"), pooling=POOLINGS[cascade.pooling])
+    pool: Pool = FusedPool(
+        MASK_BINS, fuse=cascade.semantic_fusion in ("mask", "both"), pooling=POOLINGS[cascade.pooling]
+    )
     if _levels(config) > 1:
         pool = AdaptivePool(pool)
     return DetailPool(pool) if isinstance(cascade.mask_head, FineMask) else pool

@@ -1,7 +1,8 @@
 """Hybrid Task Cascade: the paper's Eqs. 1-6.
 
-Masks never feed back into boxes, so the box cascade runs first and each mask head reads the boxes it left behind; one forward
-serves training and test. `sample` picks which regions a stage sees: all of them at test time, a balanced choice in training.
+Masks never feed back into boxes, so the box cascade runs first and each mask head reads the boxes it left behind; one
+forward serves training and test. `sample` picks which regions a stage sees: all of them at test time, a balanced choice
+in training.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,11 +25,18 @@ def keep_all(rois: Rois, t: int) -> Rois:  # noqa: ARG001 - a sampler's signatur
 class HybridTaskCascade(nn.Module):
     """T stages of box head B_t and mask head M_t; G_t = `mask_flows[t - 1]` where mask information flows.
 
-    x is the pyramid P2-P5, s the semantic feature S(x) or None. One stage, parallel, without flow or semantics is Mask R-CNN.
+    x is the pyramid P2-P5, s the semantic feature S(x) or None. One stage, parallel, without flow or semantics is Mask
+    R-CNN.
     """
 
     def __init__(
-        self, box_pool: Pool, mask_pool: Pool, box_heads: list[BoxHead], mask_heads: list[MaskHead], mask_flows: list[nn.Module], interleaved: bool
+        self,
+        box_pool: Pool,
+        mask_pool: Pool,
+        box_heads: list[BoxHead],
+        mask_heads: list[MaskHead],
+        mask_flows: list[nn.Module],
+        interleaved: bool,
     ) -> None:
         super().__init__()
         self.box_pool, self.mask_pool = box_pool, mask_pool
@@ -42,7 +50,9 @@ class HybridTaskCascade(nn.Module):
         stages = []
         for t, head in enumerate(self.box_heads):
             rois = sample(rois, t)  # r_{t-1}
-            class_logits, deltas = map(rois.unpack, head(self.box_pool(x, s, rois)))  # B_t(x_t^box), Eq. 6 inside the pool
+            class_logits, deltas = map(
+                rois.unpack, head(self.box_pool(x, s, rois))
+            )  # B_t(x_t^box), Eq. 6 inside the pool
             refined = head.move(rois, deltas.detach(), class_logits)  # r_t
             stages.append(BoxStage(rois, class_logits, deltas, refined))
             rois = refined
@@ -68,5 +78,7 @@ class HybridTaskCascade(nn.Module):
             return [head.features(pooled) for head in self.mask_heads[:stages]]
         features = [self.mask_heads[0].features(pooled)]
         for head, flow in zip(self.mask_heads[1:stages], self.mask_flows, strict=False):
-            features.append(head.features(pooled + flow(features[-1])))  # Eqs. 3-5: m_t^- = M_t^-(x^mask + G_t(m_{t-1}^-))
+            features.append(
+                head.features(pooled + flow(features[-1]))
+            )  # Eqs. 3-5: m_t^- = M_t^-(x^mask + G_t(m_{t-1}^-))
         return features

@@ -19,8 +19,8 @@ from htc.types import BoxStage, Features, RawDetections, Rois
 class Detector(nn.Module):
     """Mask R-CNN, Cascade Mask R-CNN or HTC, as the configuration says.
 
-    `features` (trunk) -> `propose` -> `refine` -> `select` -> `segment`; `forward` chains them. Boxes from anywhere can be merged
-    between `select` and `segment`.
+    `features` (trunk) -> `propose` -> `refine` -> `select` -> `segment`; `forward` chains them. Boxes from anywhere can
+    be merged between `select` and `segment`.
     """
 
     def __init__(self, config: Config) -> None:
@@ -33,7 +33,9 @@ class Detector(nn.Module):
         self.roi = build_cascade(config)
         fine = config.cascade.mask_head
         self.second_look = build_second_look(config)
-        self.detail = DetailBranch(fine.detail_channels, config.cascade.mask_norm) if isinstance(fine, FineMask) else None
+        self.detail = (
+            DetailBranch(fine.detail_channels, config.cascade.mask_norm) if isinstance(fine, FineMask) else None
+        )
 
     def forward(self, images: Float[Tensor, "B 3 H W"], sizes: Int[Tensor, "B 2"]) -> RawDetections:
         """Normalised, padded pictures and their own (height, width) -> detections in pixels of the network input."""
@@ -56,7 +58,12 @@ class Detector(nn.Module):
         if self.semantic is None:
             return Features(pyramid, None, None, detail)
         shared = self.semantic(pyramid)
-        return Features(pyramid, self.semantic.embedding(shared), self.semantic.logits(shared).float() if semantic_logits else None, detail)
+        return Features(
+            pyramid,
+            self.semantic.embedding(shared),
+            self.semantic.logits(shared).float() if semantic_logits else None,
+            detail,
+        )
 
     def propose(self, features: Features, sizes: Int[Tensor, "B 2"]) -> tuple[Rois, Float[Tensor, "B R"]]:
         """r_0: the RPN's best boxes and their objectness."""
@@ -69,19 +76,25 @@ class Detector(nn.Module):
     def select(self, stages: list[BoxStage]) -> Selected:
         """The best boxes over all stages' scores."""
         rois, inference = stages[0].rois, self.config.inference
-        return select(class_scores(stages, inference), final_boxes(self.roi, stages, inference), rois.valid, rois.sizes, inference)
+        return select(
+            class_scores(stages, inference), final_boxes(self.roi, stages, inference), rois.valid, rois.sizes, inference
+        )
 
     def segment(self, features: Features, rois: Rois, labels: Int[Tensor, "B D"]) -> Float[Tensor, "B D S S"]:
         """Mask probabilities of any boxes."""
         return segment(self.roi, *features.pooled, rois, labels, self.config.inference)
 
-    def segment_stages(self, features: Features, rois: Rois, labels: Int[Tensor, "B D"], stages: tuple[int, ...]) -> Float[Tensor, "T B D S S"]:
+    def segment_stages(
+        self, features: Features, rois: Rois, labels: Int[Tensor, "B D"], stages: tuple[int, ...]
+    ) -> Float[Tensor, "T B D S S"]:
         """Mask probabilities of each of these stages (from 1) by itself."""
         return segment_stages(self.roi, *features.pooled, rois, labels, stages)
 
 
 def build_second_look(config: Config) -> SecondLook | None:
-    """The second step of a recursive pyramid, which the configuration allows with a ResNet alone; None for any other neck."""
+    """The second step of a recursive pyramid, which the configuration allows with a ResNet alone; None for any other
+    neck.
+    """
     if config.neck.kind != "rfp":
         return None
     assert isinstance(config.backbone, ResNet)

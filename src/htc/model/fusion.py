@@ -39,7 +39,9 @@ class FusedPool(nn.Module):
     The original pools the semantic feature 14x14 and averages it to 7x7 for boxes: `semantic_subdivide` = 2.
     """
 
-    def __init__(self, bins: int, *, fuse: bool, semantic_subdivide: int = 1, pooling: RegionPooling = roi_pool) -> None:
+    def __init__(
+        self, bins: int, *, fuse: bool, semantic_subdivide: int = 1, pooling: RegionPooling = roi_pool
+    ) -> None:
         super().__init__()
         self.bins, self.fuse, self.semantic_subdivide = bins, fuse, semantic_subdivide
         self.pooling = pooling

@@ -26,7 +26,9 @@ class BoxHead(nn.Module):
     layer's columns are reordered when a checkpoint is converted.
     """
 
-    def __init__(self, channels_in: int, num_classes: int, config: Cascade, stds: tuple[float, ...], levels: int = 1) -> None:
+    def __init__(
+        self, channels_in: int, num_classes: int, config: Cascade, stds: tuple[float, ...], levels: int = 1
+    ) -> None:
         super().__init__()
         width = config.box_channels
         # the first layer, whichever it is, reads every level that the pool gives
@@ -70,13 +72,17 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """M_t = prediction after M_t^-: four 3x3 convolutions give the feature that flows; 2x2 deconvolution, 1x1 prediction."""
+    """M_t = prediction after M_t^-: four 3x3 convolutions give the feature that flows; 2x2 deconvolution, 1x1
+    prediction.
+    """
 
     def __init__(self, channels_in: int, num_classes: int, config: Cascade, levels: int = 1) -> None:
         super().__init__()
         width = config.mask_channels
         first = over_levels(levels, partial(ConvBlock, channels_in, width, 3, norm_kind=config.mask_norm))
-        self.convs = nn.ModuleList([first, *(ConvBlock(width, width, 3, norm_kind=config.mask_norm) for _ in range(config.mask_convs - 1))])
+        self.convs = nn.ModuleList(
+            [first, *(ConvBlock(width, width, 3, norm_kind=config.mask_norm) for _ in range(config.mask_convs - 1))]
+        )
         self.upsample = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.logits = nn.Conv2d(width, num_classes, 1)
         initialise(self)
@@ -89,8 +95,9 @@ class MaskHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "N width 14 14"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N 28 28"]:
         """Logits of each region's own class, float32: the other classes' maps are never computed."""
-        # The deconvolution's 2x2 outputs of a pixel do not overlap: one product gives all four, and only the logits, one
-        # channel instead of `width`, are put into their places on the finer grid. Bit for bit the same, a third faster.
+        # The deconvolution's 2x2 outputs of a pixel do not overlap: one product gives all four, and only the logits,
+        # one channel instead of `width`, are put into their places on the finer grid. Bit for bit the same, a third
+        # faster.
         count, width, rows, columns = features.shape
         kernel, bias = self.upsample.weight.permute(2, 3, 1, 0).flatten(0, 2), self.upsample.bias
         assert bias is not None

@@ -9,7 +9,9 @@ from htc.model.batch_norm import BatchNorm2d, SyncBatchNorm2d
 
 
 class FixedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation whose affine is trained while its running statistics stay as loaded: the original's setting."""
+    """Batch normalisation whose affine is trained while its running statistics stay as loaded: the original's
+    setting.
+    """
 
     def train(self, mode: bool = True) -> "FixedBatchNorm2d":  # noqa: ARG002 - never in training mode, that is the point
         """Stay in evaluation mode."""
@@ -25,7 +27,9 @@ class FrozenBatchNorm2d(FixedBatchNorm2d):
 
 
 def freeze_norms(module: nn.Module) -> nn.Module:
-    """`module` with every batch norm that would follow the batch replaced by one that stays as loaded, with the same values."""
+    """`module` with every batch norm that would follow the batch replaced by one that stays as loaded, with the same
+    values.
+    """
     if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and not isinstance(module, FixedBatchNorm2d):
         frozen = FrozenBatchNorm2d(module.num_features)
         frozen.eps = module.eps
@@ -64,8 +68,8 @@ def norm(kind: BackboneNorm | LayerNorm, channels: int) -> nn.Module:
 class PointwiseConv2d(nn.Conv2d):
     """A 1x1 convolution that runs as a matrix product over channels-last pixels on a CPU.
 
-    torch sends a single-threaded 1x1 convolution of one picture to a path that copies its input (measured: 14-100 GFLOP/s a core
-    against 200 this way). Elsewhere, and in exported graphs, it is the convolution it says.
+    torch sends a single-threaded 1x1 convolution of one picture to a path that copies its input (measured: 14-100
+    GFLOP/s a core against 200 this way). Elsewhere, and in exported graphs, it is the convolution it says.
     """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -83,7 +87,9 @@ def use_pointwise(module: nn.Module) -> None:
     for parent in list(module.modules()):
         for name, conv in list(parent.named_children()):
             if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0):
-                pointwise = PointwiseConv2d(conv.in_channels, conv.out_channels, 1, conv.stride, bias=conv.bias is not None, device="meta")  # type: ignore[arg-type]
+                pointwise = PointwiseConv2d(
+                    conv.in_channels, conv.out_channels, 1, conv.stride, bias=conv.bias is not None, device="meta"
+                )  # type: ignore[arg-type]
                 pointwise.weight, pointwise.bias = conv.weight, conv.bias
                 setattr(parent, name, pointwise)
 
@@ -94,9 +100,20 @@ class ConvBlock(nn.Module):
     With a norm the convolution has no bias.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, *, norm_kind: LayerNorm = "none", relu: bool = True, stride: int = 1) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        *,
+        norm_kind: LayerNorm = "none",
+        relu: bool = True,
+        stride: int = 1,
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=norm_kind == "none")
+        self.conv = nn.Conv2d(
+            channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=norm_kind == "none"
+        )
         self.norm = norm(norm_kind, channels_out)
         self.relu = relu
 

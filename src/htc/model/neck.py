@@ -11,7 +11,9 @@ from htc.model.layers import ConvBlock
 
 
 class FeaturePyramid(nn.Module):
-    """FPN (Lin et al. 2017): lateral 1x1, top-down by nearest upsampling, output 3x3; no activation. P6 is P5 at every second pixel."""
+    """FPN (Lin et al. 2017): lateral 1x1, top-down by nearest upsampling, output 3x3; no activation. P6 is P5 at
+    every second pixel.
+    """
 
     def __init__(self, channels_in: Sequence[int], config: FPN | PAFPN | RecursiveFPN) -> None:
         super().__init__()
@@ -35,7 +37,8 @@ class FeaturePyramid(nn.Module):
 class PathAggregation(FeaturePyramid):
     """FPN with a bottom-up path (PANet, Liu et al. 2018), as mmdetection computes it.
 
-    n_2 = p_2; n_{i+1} = p_{i+1} + down_i(n_i). Differs from the paper by: the sum goes on upwards *before* its 3x3 convolution.
+    n_2 = p_2; n_{i+1} = p_{i+1} + down_i(n_i). Differs from the paper by: the sum goes on upwards *before* its 3x3
+    convolution.
     """
 
     def __init__(self, channels_in: Sequence[int], config: PAFPN) -> None:
@@ -55,7 +58,9 @@ class PathAggregation(FeaturePyramid):
 
 
 def build_neck(channels_in: Sequence[int], config: FPN | PAFPN | RecursiveFPN) -> FeaturePyramid:
-    """The neck that the configuration names, with the original's first weights; a recursive pyramid's first step is FPN."""
+    """The neck that the configuration names, with the original's first weights; a recursive pyramid's first step is
+    FPN.
+    """
     neck = PathAggregation(channels_in, config) if isinstance(config, PAFPN) else FeaturePyramid(channels_in, config)
     for layer in neck.modules():
         if isinstance(layer, nn.Conv2d):

@@ -17,16 +17,19 @@ from htc.model.variants.switchable import SwitchableConv2d
 
 
 def for_inference(detector: Detector, precision: Literal["fp32", "bf16"] = "fp32") -> Detector:
-    """A copy in evaluation mode: batch norms folded into their convolutions, 1x1 convolutions as products, that precision, channels last.
+    """A copy in evaluation mode: batch norms folded into their convolutions, 1x1 convolutions as products, that
+    precision, channels last.
 
-    The detections are the same up to float32 rounding; the copy cannot be trained further. Box arithmetic stays float32 in
-    either precision.
+    The detections are the same up to float32 rounding; the copy cannot be trained further. Box arithmetic stays float32
+    in either precision.
     """
     ready = deepcopy(detector).requires_grad_(False)
     bake(ready)
     fold_batch_norms(ready)
     use_pointwise(ready)
-    return ready.eval().to(torch.bfloat16 if precision == "bf16" else torch.float32).to(memory_format=torch.channels_last)
+    return (
+        ready.eval().to(torch.bfloat16 if precision == "bf16" else torch.float32).to(memory_format=torch.channels_last)
+    )
 
 
 def bake(module: nn.Module) -> None:
@@ -39,7 +42,8 @@ def bake(module: nn.Module) -> None:
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Replace every batch norm that directly follows a convolution in its parent by the identity, and scale the convolution.
+    """Replace every batch norm that directly follows a convolution in its parent by the identity, and scale the
+    convolution.
 
     Not inside networks of timm: the order in which their modules are listed need not be the order in which they run.
     """
@@ -57,4 +61,6 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert not isinstance(conv, DeformableConv2d) or conv.bias is None
-    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )

@@ -1,4 +1,6 @@
-"""From head outputs to detections: how stages combine (paper, section 4: test-time ensembles), and which boxes survive."""
+"""From head outputs to detections: how stages combine (paper, section 4: test-time ensembles), and which boxes
+survive.
+"""
 
 from dataclasses import dataclass
 
@@ -39,9 +41,15 @@ def final_boxes(roi: HybridTaskCascade, stages: list[BoxStage], config: Inferenc
 
 @torch.no_grad()
 def select(
-    scores: Float[Tensor, "B R K"], boxes: Float[Tensor, "B R _ 4"], valid: Bool[Tensor, "B R"], sizes: Int[Tensor, "B 2"], config: Inference
+    scores: Float[Tensor, "B R K"],
+    boxes: Float[Tensor, "B R _ 4"],
+    valid: Bool[Tensor, "B R"],
+    sizes: Int[Tensor, "B 2"],
+    config: Inference,
 ) -> Selected:
-    """Every (region, class) pair over the score threshold is a candidate; NMS or Soft-NMS per class; the best are kept."""
+    """Every (region, class) pair over the score threshold is a candidate; NMS or Soft-NMS per class; the best are
+    kept.
+    """
     classes = scores.shape[2]
     if scores.shape[1] == 0:  # no region: an invalid one fills the slots
         scores, boxes, valid = (t.new_zeros(t.shape[0], 1, *t.shape[2:]) for t in (scores, boxes, valid))
@@ -57,9 +65,15 @@ def select(
 
 
 def thin(
-    boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], labels: Int[Tensor, " N"], candidate: Bool[Tensor, " N"], config: Inference
+    boxes: Float[Tensor, "N 4"],
+    scores: Float[Tensor, " N"],
+    labels: Int[Tensor, " N"],
+    candidate: Bool[Tensor, " N"],
+    config: Inference,
 ) -> tuple[Int[Tensor, " D"], Float[Tensor, " D"], Bool[Tensor, " D"]]:
-    """Which boxes survive their better neighbours of the same class, best first; the scores they end with; which slots are filled."""
+    """Which boxes survive their better neighbours of the same class, best first; the scores they end with; which
+    slots are filled.
+    """
     soft = config.soft_nms
     if soft is None:
         slots, filled = nms_per_class(boxes, scores, labels, candidate, config.nms_iou, config.max_detections)
@@ -68,21 +82,34 @@ def thin(
     return soft_nms_per_class(boxes, scores, labels, candidate, decay, soft.min_score, config.max_detections)
 
 
-def segment(roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, labels: Int[Tensor, "B D"], config: Inference) -> Float[Tensor, "B D S S"]:
-    """Probability of each box's own class on a grid of S x S cells (28 x 28, or the mask heads' own size): the mean over the mask stages of their sigmoids.
+def segment(
+    roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, labels: Int[Tensor, "B D"], config: Inference
+) -> Float[Tensor, "B D S S"]:
+    """Probability of each box's own class on a grid of S x S cells (28 x 28, or the mask heads' own size): the mean
+    over the mask stages of their sigmoids.
 
-    All stages look at the same, final boxes. Averaging probabilities, not thresholded masks, lets callers average further
-    (over augmentations, over models) before they decide. A model of boxes alone gives grids without cells (S = 0).
+    All stages look at the same, final boxes. Averaging probabilities, not thresholded masks, lets callers average
+    further (over augmentations, over models) before they decide. A model of boxes alone gives grids without cells (S =
+    0).
     """
     if not roi.mask_heads:
         return rois.boxes.new_zeros((*labels.shape, 0, 0))
-    return segment_stages(roi, x, s, rois, labels, config.mask_stages or tuple(range(1, len(roi.mask_heads) + 1))).mean(0)
+    return segment_stages(roi, x, s, rois, labels, config.mask_stages or tuple(range(1, len(roi.mask_heads) + 1))).mean(
+        0
+    )
 
 
 def segment_stages(
-    roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, labels: Int[Tensor, "B D"], stages: tuple[int, ...]
+    roi: HybridTaskCascade,
+    x: Pyramid,
+    s: Pyramid | None,
+    rois: Rois,
+    labels: Int[Tensor, "B D"],
+    stages: tuple[int, ...],
 ) -> Float[Tensor, "T B D S S"]:
     """Each of these mask stages' (from 1) own probabilities; every head runs once."""
     features = roi.mask_features(x, s, rois, max(stages))
     flat = labels.flatten()
-    return torch.stack([roi.mask_heads[t - 1](features[t - 1], flat).sigmoid() for t in stages]).unflatten(1, labels.shape)
+    return torch.stack([roi.mask_heads[t - 1](features[t - 1], flat).sigmoid() for t in stages]).unflatten(
+        1, labels.shape
+    )

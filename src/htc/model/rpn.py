@@ -70,7 +70,11 @@ class ProposalHead(nn.Module):
                 hidden = conv(hidden).relu_()
             logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1).float()
             deltas = self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)).float()
-            levels.append(LevelScores(logits, deltas, features.shape[2], features.shape[3], stride, self._grid(pyramid[0], features)))
+            levels.append(
+                LevelScores(
+                    logits, deltas, features.shape[2], features.shape[3], stride, self._grid(pyramid[0], features)
+                )
+            )
         return levels
 
     def _grid(self, finest: Tensor, features: Tensor) -> tuple[int, int] | None:
@@ -86,7 +90,9 @@ class ProposalHead(nn.Module):
     def anchors_at(self, level: LevelScores, index: Int[Tensor, "*N"]) -> Float[Tensor, "*N 4"]:
         """The anchors of the given positions."""
         if level.grid is not None:
-            return box_ops.whole_anchors_at(index, level.width, level.grid, self.config.anchor_scale * level.stride, self.config.anchor_ratios)
+            return box_ops.whole_anchors_at(
+                index, level.width, level.grid, self.config.anchor_scale * level.stride, self.config.anchor_ratios
+            )
         return box_ops.anchors_at(index, level.width, level.stride, self.config.anchor_scale, self.config.anchor_ratios)
 
     def boxes_at(self, level: LevelScores, index: Int[Tensor, "B N"]) -> Float[Tensor, "B N 4"]:
@@ -129,6 +135,9 @@ def _best_of_level(level: Ranked, sizes: Tensor, candidates: int, nms_iou: float
     valid = logits > float("-inf")
     boxes = box_ops.clip(level.boxes_at(index.clamp(max=level.logits.shape[1] - 1)), sizes)
     valid = valid & box_ops.has_extent(boxes)
-    kept = [nms(b, s, v, nms_iou, candidates) for b, s, v in zip(boxes.unbind(), logits.unbind(), valid.unbind(), strict=True)]
+    kept = [
+        nms(b, s, v, nms_iou, candidates)
+        for b, s, v in zip(boxes.unbind(), logits.unbind(), valid.unbind(), strict=True)
+    ]
     slots, filled = torch.stack([k[0] for k in kept]), torch.stack([k[1] for k in kept])
     return boxes.gather(1, slots[..., None].expand(-1, -1, 4)), logits.gather(1, slots), filled

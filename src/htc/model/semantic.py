@@ -17,7 +17,9 @@ STRIDE = 8
 
 
 class SemanticBranch(nn.Module):
-    """Every pyramid level at stride 8 through a 1x1 convolution, summed; 3x3 convolutions; then a prediction and an embedding."""
+    """Every pyramid level at stride 8 through a 1x1 convolution, summed; 3x3 convolutions; then a prediction and an
+    embedding.
+    """
 
     def __init__(self, channels_in: int, config: Semantic) -> None:
         super().__init__()

@@ -10,7 +10,9 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 """A box grows or shrinks by at most this factor (as a logarithm) in one step."""
 
 
-def encode(boxes: Float[Tensor, "*N 4"], targets: Float[Tensor, "*N 4"], stds: tuple[float, ...]) -> Float[Tensor, "*N 4"]:
+def encode(
+    boxes: Float[Tensor, "*N 4"], targets: Float[Tensor, "*N 4"], stds: tuple[float, ...]
+) -> Float[Tensor, "*N 4"]:
     """The deltas (dx, dy, dw, dh), in units of `stds`, that move `boxes` onto `targets`."""
     centre, extent = _centre_extent(boxes)
     target_centre, target_extent = _centre_extent(targets)
@@ -19,7 +21,10 @@ def encode(boxes: Float[Tensor, "*N 4"], targets: Float[Tensor, "*N 4"], stds: t
 
 
 def decode(
-    boxes: Float[Tensor, "*#N 4"], deltas: Float[Tensor, "*#N 4"], stds: tuple[float, ...], max_log_scale: float = MAX_LOG_SCALE
+    boxes: Float[Tensor, "*#N 4"],
+    deltas: Float[Tensor, "*#N 4"],
+    stds: tuple[float, ...],
+    max_log_scale: float = MAX_LOG_SCALE,
 ) -> Float[Tensor, "*_ 4"]:
     """Move `boxes` by `deltas`; the inverse of `encode`, with the scale bounded by `max_log_scale`."""
     deltas = deltas.float() * torch.tensor(stds, dtype=torch.float32, device=deltas.device)
@@ -60,11 +65,13 @@ def area(boxes: Float[Tensor, "*N 4"]) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def anchors_at(index: Int[Tensor, "*N"], width: int, stride: int, scale: float, ratios: tuple[float, ...]) -> Float[Tensor, "*N 4"]:
+def anchors_at(
+    index: Int[Tensor, "*N"], width: int, stride: int, scale: float, ratios: tuple[float, ...]
+) -> Float[Tensor, "*N 4"]:
     """The anchors of the given positions in one level's order (row, column, ratio).
 
-    The centre is (column, row) * stride, without a half-pixel offset; w = scale * stride / sqrt(ratio), h = scale * stride * sqrt(ratio),
-    not rounded.
+    The centre is (column, row) * stride, without a half-pixel offset; w = scale * stride / sqrt(ratio), h = scale *
+    stride * sqrt(ratio), not rounded.
     """
     shape = torch.tensor(ratios, dtype=torch.float32, device=index.device).sqrt()[index % len(ratios)]
     cell = index // len(ratios)
@@ -73,8 +80,12 @@ def anchors_at(index: Int[Tensor, "*N"], width: int, stride: int, scale: float, 
     return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], -1)
 
 
-def whole_anchors_at(index: Int[Tensor, "*N"], width: int, step: tuple[int, int], side: float, ratios: tuple[float, ...]) -> Float[Tensor, "*N 4"]:
-    """As `anchors_at`, with corners rounded to whole pixels (half to even) around centres at (row, column) * `step`: torchvision's anchors."""
+def whole_anchors_at(
+    index: Int[Tensor, "*N"], width: int, step: tuple[int, int], side: float, ratios: tuple[float, ...]
+) -> Float[Tensor, "*N 4"]:
+    """As `anchors_at`, with corners rounded to whole pixels (half to even) around centres at (row, column) * `step`:
+    torchvision's anchors.
+    """
     shape = torch.tensor(ratios, dtype=torch.float32, device=index.device).sqrt()[index % len(ratios)]
     cell = index // len(ratios)
     x, y = (cell % width).float() * step[1], (cell // width).float() * step[0]

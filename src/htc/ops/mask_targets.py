@@ -1,6 +1,7 @@
 """Mask targets: what each mask head should answer on its box, taken from cropped bitmaps.
 
-Coordinates are continuous: pixel (row i, column j) covers [j, j + 1) x [i, i + 1) and its centre lies at (j + 0.5, i + 0.5).
+Coordinates are continuous: pixel (row i, column j) covers [j, j + 1) x [i, i + 1) and its centre lies at (j + 0.5, i +
+0.5).
 """
 
 from typing import Protocol, runtime_checkable
@@ -28,13 +29,16 @@ class CroppedBitmaps(Protocol):
     def shift(self) -> tuple[float, float]: ...
 
 
-def mask_targets(masks: CroppedBitmaps, index: Int[Tensor, " N"], boxes: Float[Tensor, "N 4"], size: int = 28) -> Float[Tensor, "N {size} {size}"]:
+def mask_targets(
+    masks: CroppedBitmaps, index: Int[Tensor, " N"], boxes: Float[Tensor, "N 4"], size: int = 28
+) -> Float[Tensor, "N {size} {size}"]:
     """RoIAlign of object `index[i]`'s bitmap over box i, at least 0.5: a grid of 0 and 1 for each box.
 
-    Equal to `torchvision.ops.roi_align(bitmap, aligned=True, sampling_ratio=-1) >= 0.5` on the whole-picture bitmap (He et al.,
-    Mask R-CNN, 2017), which is never made: RoIAlign is separable, target = Wy @ crop @ Wx^T, and everything outside the crop is 0.
-    Boxes are xyxy pixels of the network input; sample positions are chosen there and then mapped by `masks.scale` and
-    `masks.shift` to the annotated picture, so flips, resizes and crops cost nothing. An object without mask gives zeros.
+    Equal to `torchvision.ops.roi_align(bitmap, aligned=True, sampling_ratio=-1) >= 0.5` on the whole-picture bitmap (He
+    et al., Mask R-CNN, 2017), which is never made: RoIAlign is separable, target = Wy @ crop @ Wx^T, and everything
+    outside the crop is 0. Boxes are xyxy pixels of the network input; sample positions are chosen there and then mapped
+    by `masks.scale` and `masks.shift` to the annotated picture, so flips, resizes and crops cost nothing. An object
+    without mask gives zeros.
     """
     count = len(index)
     targets = torch.zeros(count, size, size, device=boxes.device)
@@ -44,8 +48,12 @@ def mask_targets(masks: CroppedBitmaps, index: Int[Tensor, " N"], boxes: Float[T
     sizes, offsets = masks.sizes[index[order]], masks.offsets[index[order]]
     boxes = boxes[order].float()
     height, width = masks.canvas
-    rows = _bin_weights(boxes[:, 1], boxes[:, 3], masks.scale[1], masks.shift[1], height, offsets[:, 1], sizes[:, 0], size)
-    columns = _bin_weights(boxes[:, 0], boxes[:, 2], masks.scale[0], masks.shift[0], width, offsets[:, 0], sizes[:, 1], size)
+    rows = _bin_weights(
+        boxes[:, 1], boxes[:, 3], masks.scale[1], masks.shift[1], height, offsets[:, 1], sizes[:, 0], size
+    )
+    columns = _bin_weights(
+        boxes[:, 0], boxes[:, 2], masks.scale[0], masks.shift[0], width, offsets[:, 0], sizes[:, 1], size
+    )
 
     starts = (masks.sizes.prod(1).cumsum(0) - masks.sizes.prod(1)).tolist()
     extents = masks.sizes.tolist()
@@ -75,9 +83,11 @@ def _bin_weights(
     length: Int[Tensor, " N"],
     size: int,
 ) -> Float[Tensor, " weights"]:
-    """Along one axis, how much every pixel of the crop counts in every bin: N matrices (size, length_i) in one flat tensor.
+    """Along one axis, how much every pixel of the crop counts in every bin: N matrices (size, length_i) in one flat
+    tensor.
 
-    The arithmetic follows torchvision's kernel operation by operation, so that samples fall on the same side of every edge.
+    The arithmetic follows torchvision's kernel operation by operation, so that samples fall on the same side of every
+    edge.
     """
     device = start.device
     start, end = start - 0.5, end - 0.5

@@ -1,8 +1,8 @@
 """From mask probabilities on a grid over each box to pixels of the picture, without a dense (N, H, W) array on the way.
 
-A picture pixel is foreground where the bilinear sample of the grid at the pixel's centre reaches the threshold; outside the
-grid the probability is zero. The sample is separable: a crop is Wx @ grid^T @ Wy^T, two small matrix products over only
-those pixels that the box touches.
+A picture pixel is foreground where the bilinear sample of the grid at the pixel's centre reaches the threshold; outside
+the grid the probability is zero. The sample is separable: a crop is Wx @ grid^T @ Wy^T, two small matrix products over
+only those pixels that the box touches.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,9 @@ class MaskCrop(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A run of columns of one object, [left, right), to be computed at once: a whole crop unless the object is very large."""
+    """A run of columns of one object, [left, right), to be computed at once: a whole crop unless the object is very
+    large.
+    """
 
     owner: int
     left: int
@@ -70,8 +72,12 @@ class MaskGrid:
             out = buffer[: len(x) * len(y)].reshape(len(x), len(y))
             yield np.matmul(x @ self.probabilities[owner].T, y.T, out=out)
 
-    def _weights(self, index: Int[np.ndarray, " P"], axis: int, start: Int[np.ndarray, " P"], stop: Int[np.ndarray, " P"]) -> Float[np.ndarray, "L S"]:
-        """Bilinear weights of pixels start..stop-1 along `axis` (0: x, 1: y) of each piece, one piece after the other."""
+    def _weights(
+        self, index: Int[np.ndarray, " P"], axis: int, start: Int[np.ndarray, " P"], stop: Int[np.ndarray, " P"]
+    ) -> Float[np.ndarray, "L S"]:
+        """Bilinear weights of pixels start..stop-1 along `axis` (0: x, 1: y) of each piece, one piece after the
+        other.
+        """
         length = stop - start
         pixels = np.arange(length.sum()) + np.repeat(start - _ends(length)[:-1], length)
         low, high = self.boxes[index, axis], self.boxes[index, axis + 2]
@@ -83,7 +89,9 @@ def _ends(lengths: Int[np.ndarray, " P"]) -> Int[np.ndarray, " Q"]:
     return np.concatenate(([0], np.cumsum(lengths)))
 
 
-def bilinear_weights(pixels: Int[np.ndarray, " L"], low: Float[np.ndarray, " L"], high: Float[np.ndarray, " L"], cells: int) -> Float[np.ndarray, "L {cells}"]:
+def bilinear_weights(
+    pixels: Int[np.ndarray, " L"], low: Float[np.ndarray, " L"], high: Float[np.ndarray, " L"], cells: int
+) -> Float[np.ndarray, "L {cells}"]:
     """Weights of `cells` grid cells spread over [low, high) at each pixel's centre, zero outside the grid.
 
     Computed in float32 in the order of `grid_sample`, so that both round alike.
@@ -101,7 +109,9 @@ def bilinear_weights(pixels: Int[np.ndarray, " L"], low: Float[np.ndarray, " L"]
     return weights[:, 2 : cells + 2]
 
 
-def mask_grid(probabilities: Float[Tensor, "N S S"], boxes: Float[Tensor, "N 4"], size: tuple[int, int], threshold: float = 0.5) -> MaskGrid:
+def mask_grid(
+    probabilities: Float[Tensor, "N S S"], boxes: Float[Tensor, "N 4"], size: tuple[int, int], threshold: float = 0.5
+) -> MaskGrid:
     """Lay probabilities (0..1) over boxes (xyxy, pixels of the picture) of a picture of `size` (height, width).
 
     A box without extent, or not finite, has an empty mask. Raises `ValueError` for a threshold outside (0, 1].
@@ -131,7 +141,9 @@ def pieces(grid: MaskGrid, index: int) -> list[Piece]:
 
 
 def crops(grid: MaskGrid) -> Iterator[MaskCrop]:
-    """Every object's mask as a cropped bitmap, one at a time; (0, 0) pixels for an object without any in the picture."""
+    """Every object's mask as a cropped bitmap, one at a time; (0, 0) pixels for an object without any in the
+    picture.
+    """
     for index in range(len(grid)):
         (left, top), (right, bottom) = grid.start[index].tolist(), grid.stop[index].tolist()
         bitmap = np.zeros((bottom - top, right - left), bool)
@@ -150,7 +162,9 @@ def bitmaps(grid: MaskGrid) -> Bool[np.ndarray, "N H W"]:
     return dense
 
 
-def paste(probabilities: Float[Tensor, "N S S"], boxes: Float[Tensor, "N 4"], size: tuple[int, int], threshold: float = 0.5) -> Bool[Tensor, "N H W"]:
+def paste(
+    probabilities: Float[Tensor, "N S S"], boxes: Float[Tensor, "N 4"], size: tuple[int, int], threshold: float = 0.5
+) -> Bool[Tensor, "N H W"]:
     """The dense reference of everything above: `grid_sample` at every pixel centre of the picture, object by object.
 
     On the device of `probabilities`. A box without extent has an empty mask.
@@ -165,6 +179,12 @@ def paste(probabilities: Float[Tensor, "N S S"], boxes: Float[Tensor, "N 4"], si
         x = (across - x0) / (x1 - x0) * 2 - 1
         y = (down - y0) / (y1 - y0) * 2 - 1
         grid = torch.stack((x[None, :].expand(height, width), y[:, None].expand(height, width)), dim=-1)
-        sampled = F.grid_sample(probability[None, None], grid[None].to(probability.device), mode="bilinear", padding_mode="zeros", align_corners=False)
+        sampled = F.grid_sample(
+            probability[None, None],
+            grid[None].to(probability.device),
+            mode="bilinear",
+            padding_mode="zeros",
+            align_corners=False,
+        )
         mask.copy_(sampled[0, 0] >= threshold)
     return dense

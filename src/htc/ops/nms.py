@@ -6,7 +6,9 @@ from torch import Tensor
 from torchvision.ops import nms as torchvision_nms
 
 PREFIX = 3000
-"""Candidates that enter the first attempt of `nms_per_class`; greedy suppression of a score-sorted prefix is exact for that prefix."""
+"""Candidates that enter the first attempt of `nms_per_class`; greedy suppression of a score-sorted prefix is exact
+for that prefix.
+"""
 EXPORT_PREFIX = 12000
 """An exported graph cannot try again: it takes this many candidates once."""
 
@@ -21,10 +23,13 @@ def nms(
 ) -> tuple[Int[Tensor, " K"], Bool[Tensor, " K"]]:
     """Indices of the surviving boxes, best first, and which of the `capacity` slots are filled.
 
-    A box is dropped when its IoU with a better kept one is over `threshold`. Invalid rows never survive and suppress nothing.
+    A box is dropped when its IoU with a better kept one is over `threshold`. Invalid rows never survive and suppress
+    nothing.
     """
     if len(scores) == 0:
-        return torch.zeros(capacity, dtype=torch.long, device=scores.device), torch.zeros(capacity, dtype=torch.bool, device=scores.device)
+        return torch.zeros(capacity, dtype=torch.long, device=scores.device), torch.zeros(
+            capacity, dtype=torch.bool, device=scores.device
+        )
     # a box without extent has IoU 0 (or undefined, which compares false) with every other
     candidates = torch.where(valid[:, None], boxes, 0.0)
     keep = torchvision_nms(candidates, scores.masked_fill(~valid, float("-inf")), threshold)
@@ -34,7 +39,12 @@ def nms(
 
 
 def nms_per_class(
-    boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], labels: Int[Tensor, " N"], valid: Bool[Tensor, " N"], threshold: float, capacity: int
+    boxes: Float[Tensor, "N 4"],
+    scores: Float[Tensor, " N"],
+    labels: Int[Tensor, " N"],
+    valid: Bool[Tensor, " N"],
+    threshold: float,
+    capacity: int,
 ) -> tuple[Int[Tensor, " K"], Bool[Tensor, " K"]]:
     """As `nms`, but boxes of different classes do not suppress each other."""
     total = scores.shape[0]

@@ -14,9 +14,10 @@ PROBE_ERROR = 1e-5
 def exact_onednn_matmul() -> Iterator[None]:
     """Within the block, CPU products of float32 matrices (linear layers, 1x1 convolutions) go through oneDNN.
 
-    On processors that are not Intel's, torch's default library runs them at half the speed (measured: 100 against 220 GFLOP/s
-    a core on an AMD Zen 5). The switch that selects oneDNN also allows it bfloat16 arithmetic; that changes nothing where the
-    processor has no such matrix unit. Whether it does is measured once, and only an exact product is used.
+    On processors that are not Intel's, torch's default library runs them at half the speed (measured: 100 against 220
+    GFLOP/s a core on an AMD Zen 5). The switch that selects oneDNN also allows it bfloat16 arithmetic; that changes
+    nothing where the processor has no such matrix unit. Whether it does is measured once, and only an exact product is
+    used.
     """
     backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = backend.fp32_precision

@@ -1,7 +1,7 @@
 """Weighted sums of pixel-table rows, and the taps that turn RoIAlign into such sums.
 
-Along one axis a bin of RoIAlign averages bilinear samples; their weights fall on a short run of pixels: the taps. A bin's
-value is the sum over its taps in y and x of (weight y) (weight x) (pixel): a "bag" of table rows.
+Along one axis a bin of RoIAlign averages bilinear samples; their weights fall on a short run of pixels: the taps. A
+bin's value is the sum over its taps in y and x of (weight y) (weight x) (pixel): a "bag" of table rows.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,8 @@ class Bags:
 def bags(boxes: Tensor, sizes: Tensor, first: Tensor, bins: int, subdivide: int) -> Bags:
     """RoIAlign (aligned, adaptive) of each box as bags.
 
-    boxes (N, 4) xyxy in pixels of their own map; sizes (N, 2) that map's (height, width); first (N,) its first table row.
+    boxes (N, 4) xyxy in pixels of their own map; sizes (N, 2) that map's (height, width); first (N,) its first table
+    row.
     """
     start = boxes[:, :2] - 0.5
     extent = (boxes[:, 2:] - boxes[:, :2]) / bins
@@ -63,7 +64,16 @@ def _by_capacity(capacity: Tensor) -> list[tuple[int, Tensor]]:
     return [(c, (capacity == c).nonzero().squeeze(1)) for c in capacity.unique().tolist()]
 
 
-def _group(members: Tensor, start: Tensor, extent: Tensor, sizes: Tensor, first: Tensor, bins: int, subdivide: int, capacity: int) -> Group:
+def _group(
+    members: Tensor,
+    start: Tensor,
+    extent: Tensor,
+    sizes: Tensor,
+    first: Tensor,
+    bins: int,
+    subdivide: int,
+    capacity: int,
+) -> Group:
     height, width = sizes[members, 0], sizes[members, 1]
     row, row_weight = axis_taps(start[members, 1], extent[members, 1], bins, height, capacity, subdivide)
     column, column_weight = axis_taps(start[members, 0], extent[members, 0], bins, width, capacity, subdivide)
@@ -73,12 +83,14 @@ def _group(members: Tensor, start: Tensor, extent: Tensor, sizes: Tensor, first:
     return Group(members, index.view(-1, capacity * capacity), weight.view(-1, capacity * capacity))
 
 
-def axis_taps(start: Tensor, extent: Tensor, bins: int, size: Tensor, capacity: int, subdivide: int = 1) -> tuple[Tensor, Tensor]:
+def axis_taps(
+    start: Tensor, extent: Tensor, bins: int, size: Tensor, capacity: int, subdivide: int = 1
+) -> tuple[Tensor, Tensor]:
     """Pixels and weights of every bin along one axis. -> indices (N, bins, capacity) int64, weights (N, bins, capacity)
 
-    start (N,) in pixels, pixel centres at whole numbers; extent (N,) of a bin; size (N,) of the map. A bin of extent e takes
-    subdivide * ceil(e / subdivide) equidistant samples; a sample outside [-1, size] weighs nothing, one outside [0, size - 1] takes
-    the border pixel.
+    start (N,) in pixels, pixel centres at whole numbers; extent (N,) of a bin; size (N,) of the map. A bin of extent e
+    takes subdivide * ceil(e / subdivide) equidistant samples; a sample outside [-1, size] weighs nothing, one outside
+    [0, size - 1] takes the border pixel.
     """
     samples = torch.ceil(extent / subdivide) * subdivide
     ordinal = torch.arange(max(int(samples.max()), 1))
@@ -102,7 +114,8 @@ def axis_taps(start: Tensor, extent: Tensor, bins: int, size: Tensor, capacity: 
 class PixelGather(torch.autograd.Function):
     """(table (P, C), bags) -> (boxes * bins * bins, C); differentiable in the table.
 
-    The gradient is the transposed sum: the bags are sorted by table row, so that it, too, is a gather, without collisions.
+    The gradient is the transposed sum: the bags are sorted by table row, so that it, too, is a gather, without
+    collisions.
     """
 
     @staticmethod
@@ -129,7 +142,9 @@ class PixelGather(torch.autograd.Function):
         rows, counts = index[order].unique_consecutive(return_counts=True)
         offsets = counts.cumsum(0) - counts
         table_grad = grad.new_zeros(ctx.rows, grad.shape[1])  # type: ignore[attr-defined]
-        sums = F.embedding_bag(bin_of[order], grad.contiguous(), offsets.int(), mode="sum", per_sample_weights=weight[order].to(grad.dtype))
+        sums = F.embedding_bag(
+            bin_of[order], grad.contiguous(), offsets.int(), mode="sum", per_sample_weights=weight[order].to(grad.dtype)
+        )
         table_grad[rows.long()] = sums
         return table_grad, None
 

@@ -1,4 +1,5 @@
-"""Outlines of mask crops as polygons in picture coordinates, where pixel (column, row) covers [column, column + 1) x [row, row + 1).
+"""Outlines of mask crops as polygons in picture coordinates, where pixel (column, row) covers [column, column + 1) x
+[row, row + 1).
 
 COCO's and labelme's polygons have no holes: only outer contours are returned. Run lengths keep holes.
 """
@@ -13,13 +14,16 @@ from htc.ops.masks import MaskCrop
 def polygons(crop: MaskCrop, tolerance: float = 0.0) -> list[Float[np.ndarray, "V 2"]]:
     """Outer contours of one object, largest first: float32 (x, y) corners in pixels of the picture.
 
-    With `tolerance` 0 a contour runs exactly along the edges of the pixels; above it, corners are left out as long as the
-    outline moves by no more than `tolerance` pixels. Every contour has at least four corners (three after simplification).
+    With `tolerance` 0 a contour runs exactly along the edges of the pixels; above it, corners are left out as long as
+    the outline moves by no more than `tolerance` pixels. Every contour has at least four corners (three after
+    simplification).
     """
     if not crop.bitmap.any():
         return []
     contours, _ = cv2.findContours(_corner_grid(crop.bitmap), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    contours = sorted((_with_corners(contour.reshape(-1, 2)) for contour in contours), key=cv2.contourArea, reverse=True)
+    contours = sorted(
+        (_with_corners(contour.reshape(-1, 2)) for contour in contours), key=cv2.contourArea, reverse=True
+    )
     if tolerance > 0:
         contours = [_simplified(contour, 2 * tolerance) for contour in contours]
     offset = np.array([crop.x, crop.y], np.float32)
@@ -29,8 +33,8 @@ def polygons(crop: MaskCrop, tolerance: float = 0.0) -> list[Float[np.ndarray, "
 def _corner_grid(bitmap: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W"]:
     """Twice the resolution, so that the corners of pixels are points of it: corner (x, y) is point (2x + 1, 2y + 1).
 
-    OpenCV follows the centres of border points. A pixel becomes the 3x3 points from corner to corner, hence the outline runs
-    along the pixel's edges; pixels that only touch at a corner share that point, and pixels one apart stay apart.
+    OpenCV follows the centres of border points. A pixel becomes the 3x3 points from corner to corner, hence the outline
+    runs along the pixel's edges; pixels that only touch at a corner share that point, and pixels one apart stay apart.
     """
     height, width = bitmap.shape
     points = np.zeros((2 * height + 3, 2 * width + 3), np.uint8)
@@ -39,7 +43,9 @@ def _corner_grid(bitmap: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W"]:
 
 
 def _with_corners(contour: Int32[np.ndarray, "V 2"]) -> Int32[np.ndarray, "C 2"]:
-    """The pixel corners of a contour: OpenCV cuts each inward corner by one diagonal step between two points that are no corners."""
+    """The pixel corners of a contour: OpenCV cuts each inward corner by one diagonal step between two points that
+    are no corners.
+    """
     following = np.roll(contour, -1, axis=0)
     diagonal = (np.abs(following - contour) == 1).all(axis=1)
     # Corners are odd in both axes; of the two ways round a diagonal step exactly one passes such a point.

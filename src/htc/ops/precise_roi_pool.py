@@ -1,11 +1,14 @@
-"""Precise RoI pooling (Jiang et al., "Acquisition of Localization Confidence", ECCV 2018, section 3.2): bins are averages without samples.
+"""Precise RoI pooling (Jiang et al., "Acquisition of Localization Confidence", ECCV 2018, section 3.2): bins are
+averages without samples.
 
-A feature map is a continuous surface: bilinear between pixel centres, falling to zero within one pixel outside the map. A bin is the
-integral of that surface over it, divided by its area (Eq. 4 there). The surface is a sum of products of hat functions, so a bin is
-weights_y^T F weights_x, where a weight is the integral of one pixel's hat over the bin's side: piecewise quadratic in the
-side's ends. Pooled features are therefore differentiable in the boxes, too, which RoIAlign's are only between its jumps.
+A feature map is a continuous surface: bilinear between pixel centres, falling to zero within one pixel outside the map.
+A bin is the integral of that surface over it, divided by its area (Eq. 4 there). The surface is a sum of products of
+hat functions, so a bin is weights_y^T F weights_x, where a weight is the integral of one pixel's hat over the bin's
+side: piecewise quadratic in the side's ends. Pooled features are therefore differentiable in the boxes, too, which
+RoIAlign's are only between its jumps.
 
-Differs from the authors' code by: pixel centres lie half a pixel inside, as in aligned RoIAlign, so that both pool the same region.
+Differs from the authors' code by: pixel centres lie half a pixel inside, as in aligned RoIAlign, so that both pool the
+same region.
 """
 
 import torch
@@ -21,15 +24,20 @@ SMALLEST = 1e-6
 """A bin narrower than this many pixels has no area to average over and pools zero, as in the authors' code."""
 
 
-def precise_roi_pool(pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int, subdivide: int = 1) -> Float[Tensor, "N C bins bins"]:  # noqa: ARG001
+def precise_roi_pool(
+    pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int, subdivide: int = 1
+) -> Float[Tensor, "N C bins bins"]:
     """The exact mean of each bin of each box on its level. -> (B R, C, bins, bins), channels last.
 
-    Differentiable in the features, and in the boxes if they require it. A box without extent, or that is no number, pools zero.
-    `subdivide` is RoIAlign's: the mean of exact means over parts of a bin is the exact mean of the bin, whatever it says.
-    Raises `ConfigError` in a `torch.export`: it has no static shapes.
+    Differentiable in the features, and in the boxes if they require it. A box without extent, or that is no number,
+    pools zero. `subdivide` is RoIAlign's: the mean of exact means over parts of a bin is the exact mean of the bin,
+    whatever it says. Raises `ConfigError` in a `torch.export`: it has no static shapes.
     """
     if torch.compiler.is_exporting():
-        raise ConfigError("cascade.pooling precise cannot be exported: how many pixels a bin covers is no static shape; export a model of pooling align")
+        raise ConfigError(
+            "cascade.pooling precise cannot be exported: how many pixels a bin covers is no static shape; export a "
+            "model of pooling align"
+        )
     count = boxes.shape[0] * boxes.shape[1]
     if count == 0:
         return pyramid.maps[0].new_zeros((0, pyramid.maps[0].shape[1], bins, bins))
@@ -42,7 +50,9 @@ def precise_roi_pool(pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int,
     return pooled.view(count, bins, bins, -1).permute(0, 3, 1, 2)
 
 
-def _groups(boxes: Float[Tensor, "N 4"], sizes: Int[Tensor, "N 2"], first: Int[Tensor, " N"], bins: int, exact: torch.dtype) -> list[Group]:
+def _groups(
+    boxes: Float[Tensor, "N 4"], sizes: Int[Tensor, "N 2"], first: Int[Tensor, " N"], bins: int, exact: torch.dtype
+) -> list[Group]:
     """The bags of every bin, boxes of like size together: how many pixels a bin touches decides how long its bags are.
 
     Weights are computed in float64, where the small differences of integrals do not cancel, and kept in `exact`.
@@ -51,7 +61,9 @@ def _groups(boxes: Float[Tensor, "N 4"], sizes: Int[Tensor, "N 2"], first: Int[T
     extent = (boxes[:, 2:] - boxes[:, :2]) / bins
     # hats reach one pixel to either side of a bin, whose ends fall anywhere between pixels
     touched = torch.ceil(extent.detach().clamp(min=0)).amax(1) + 2
-    capacity = torch.bucketize(torch.minimum(touched, sizes.amax(1) + 2), torch.tensor(CAPACITIES, dtype=touched.dtype, device=boxes.device))
+    capacity = torch.bucketize(
+        torch.minimum(touched, sizes.amax(1) + 2), torch.tensor(CAPACITIES, dtype=touched.dtype, device=boxes.device)
+    )
     groups = []
     for number in capacity.unique().tolist():
         members = (capacity == number).nonzero().squeeze(1)
@@ -92,5 +104,10 @@ def hat_integral(end: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
 def _differentiable_in_weights(table: Float[Tensor, "P C"], groups: list[Group], count: int) -> Float[Tensor, "M C"]:
     """The same sums, with torch's own gradient to table and weights."""
     order = torch.cat([group.boxes for group in groups]).argsort()
-    sums = [F.embedding_bag(g.index, table, mode="sum", per_sample_weights=g.weight.to(table.dtype)).view(len(g.boxes), -1, table.shape[1]) for g in groups]
+    sums = [
+        F.embedding_bag(g.index, table, mode="sum", per_sample_weights=g.weight.to(table.dtype)).view(
+            len(g.boxes), -1, table.shape[1]
+        )
+        for g in groups
+    ]
     return torch.cat(sums)[order].view(count * sums[0].shape[1], table.shape[1])

@@ -1,9 +1,10 @@
 """P(x, r) of the paper: RoIAlign (aligned, adaptive sampling) over a pyramid, with two backends that agree to 1e-4.
 
-`gather` reads all levels of all images from one channels-last pixel table. RoIAlign's bilinear samples are separable, so the
-samples of a bin collapse into a few taps an axis, and a bin is a weighted sum of table rows: `embedding_bag`. On a CPU it is
-an order of magnitude faster than torchvision's scalar kernel. `torchvision` is the oracle, the export backend and the one
-for accelerators; it has static shapes: on the levels a box does not belong to, it is pooled with zero extent, which costs and adds nothing.
+`gather` reads all levels of all images from one channels-last pixel table. RoIAlign's bilinear samples are separable,
+so the samples of a bin collapse into a few taps an axis, and a bin is a weighted sum of table rows: `embedding_bag`. On
+a CPU it is an order of magnitude faster than torchvision's scalar kernel. `torchvision` is the oracle, the export
+backend and the one for accelerators; it has static shapes: on the levels a box does not belong to, it is pooled with
+zero extent, which costs and adds nothing.
 """
 
 from dataclasses import dataclass
@@ -44,11 +45,15 @@ class Pyramid:
 
     def float(self) -> "Pyramid":
         """The same maps in float32."""
-        return Pyramid(tuple(m.float() for m in self.maps), self.strides, None if self.detail is None else self.detail.float())
+        return Pyramid(
+            tuple(m.float() for m in self.maps), self.strides, None if self.detail is None else self.detail.float()
+        )
 
 
 def detail_pyramid(feature: Float[Tensor, "B C H W"]) -> Pyramid:
-    """A full-resolution feature averaged to strides 1, 2, 4 and 8, so that a region of any size is at most some hundred pixels wide on its level."""
+    """A full-resolution feature averaged to strides 1, 2, 4 and 8, so that a region of any size is at most some
+    hundred pixels wide on its level.
+    """
     maps = [feature]
     for _ in range(3):
         maps.append(F.avg_pool2d(maps[-1], 2))
@@ -61,11 +66,13 @@ def pyramid_level(boxes: Float[Tensor, "*N 4"], levels: int) -> Int[Tensor, "*N"
     return torch.log2(side / FINEST_SCALE + 1e-6).floor().clamp(0, levels - 1).long()
 
 
-def roi_pool(pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int, subdivide: int = 1, backend: Backend = "auto") -> Float[Tensor, "N C bins bins"]:
+def roi_pool(
+    pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int, subdivide: int = 1, backend: Backend = "auto"
+) -> Float[Tensor, "N C bins bins"]:
     """RoIAlign each box on its level. -> (B R, C, bins, bins), channels last.
 
-    `subdivide` = 2 computes 2 bins x 2 bins and averages each 2 x 2 block (the semantic feature of the box branch), without
-    ever holding the larger grid where the backend can avoid it.
+    `subdivide` = 2 computes 2 bins x 2 bins and averages each 2 x 2 block (the semantic feature of the box branch),
+    without ever holding the larger grid where the backend can avoid it.
     """
     if backend == "auto":
         backend = "gather" if boxes.device.type == "cpu" and not torch.compiler.is_exporting() else "torchvision"
@@ -85,7 +92,9 @@ def _bags(pyramid: Pyramid, boxes: Tensor, bins: int, subdivide: int) -> Bags:
     return bags(*on_levels(pyramid, boxes), bins, subdivide)
 
 
-def on_levels(pyramid: Pyramid, boxes: Float[Tensor, "B R 4"]) -> tuple[Float[Tensor, "N 4"], Int[Tensor, "N 2"], Int[Tensor, " N"]]:
+def on_levels(
+    pyramid: Pyramid, boxes: Float[Tensor, "B R 4"]
+) -> tuple[Float[Tensor, "N 4"], Int[Tensor, "N 2"], Int[Tensor, " N"]]:
     """Each box in pixels of its own map, that map's (height, width), and the map's first row in the pixel table."""
     images, regions = boxes.shape[:2]
     level = pyramid_level(boxes.detach(), len(pyramid.maps)).flatten()

@@ -1,7 +1,7 @@
 """COCO run-length strings straight from mask crops: identical to `pycocotools.mask.encode` of the dense mask.
 
-COCO counts runs of 0 and 1 alternately down the columns of the whole picture. A crop's transitions give them without the
-picture: the rows above and below it only lengthen the runs of 0.
+COCO counts runs of 0 and 1 alternately down the columns of the whole picture. A crop's transitions give them without
+the picture: the rows above and below it only lengthen the runs of 0.
 """
 
 from collections.abc import Iterator
@@ -99,7 +99,9 @@ def _transitions(padded: Bool[np.ndarray, "w h"]) -> tuple[Int[np.ndarray, " E"]
     return np.divmod(_changes(padded.reshape(-1)), padded.shape[1])
 
 
-def _encode(owners: Int[np.ndarray, " E"], edges: Int[np.ndarray, " E"], objects: int, size: tuple[int, int]) -> list[dict[str, object]]:
+def _encode(
+    owners: Int[np.ndarray, " E"], edges: Int[np.ndarray, " E"], objects: int, size: tuple[int, int]
+) -> list[dict[str, object]]:
     """COCO strings of `objects` masks from their edges, which alternate begin, end, begin, ..."""
     # Where columns fill the picture's height, a run that ends a column and one that begins the next are one run.
     joined = np.flatnonzero((edges[1:] == edges[:-1]) & (owners[1:] == owners[:-1]))
@@ -122,7 +124,9 @@ def _encode(owners: Int[np.ndarray, " E"], edges: Int[np.ndarray, " E"], objects
 
 
 def _strings(counts: Int[np.ndarray, " C"], lengths: Int[np.ndarray, " N"]) -> list[str]:
-    """COCO's text of counts: each less the one two before it (from the fourth on), in signed groups of 5 bits, low first."""
+    """COCO's text of counts: each less the one two before it (from the fourth on), in signed groups of 5 bits, low
+    first.
+    """
     position = np.arange(len(counts)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     value = counts.copy()
     value[2:] -= np.where(position[2:] > 2, counts[:-2], 0)
@@ -141,7 +145,9 @@ def _strings(counts: Int[np.ndarray, " C"], lengths: Int[np.ndarray, " N"]) -> l
     return _split(characters, used, lengths)
 
 
-def _split(characters: UInt8[np.ndarray, "C L"], used: Bool[np.ndarray, "C L"], lengths: Shaped[np.ndarray, " N"]) -> list[str]:
+def _split(
+    characters: UInt8[np.ndarray, "C L"], used: Bool[np.ndarray, "C L"], lengths: Shaped[np.ndarray, " N"]
+) -> list[str]:
     text = characters[used].tobytes().decode("ascii")
     ends = np.concatenate(([0], np.cumsum(used.sum(1))))[np.concatenate(([0], np.cumsum(lengths)))].tolist()
     return [text[begin:end] for begin, end in pairwise(ends)]

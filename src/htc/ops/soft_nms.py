@@ -1,4 +1,6 @@
-"""Soft-NMS (Bodla et al. 2017): a box near a better one loses score instead of being dropped. Results of fixed capacity, as in `htc.ops.nms`."""
+"""Soft-NMS (Bodla et al. 2017): a box near a better one loses score instead of being dropped. Results of fixed
+capacity, as in `htc.ops.nms`.
+"""
 
 from collections.abc import Callable
 
@@ -36,9 +38,9 @@ def soft_nms_per_class(
 ) -> tuple[Int[Tensor, " K"], Float[Tensor, " K"], Bool[Tensor, " K"]]:
     """Indices of the picked boxes, best first, their decayed scores, and which of the `capacity` slots are filled.
 
-    Again and again the best remaining box is picked, and every remaining box of its class keeps `decay(IoU)` of its score; a box
-    below `min_score` is dropped. Scores only fall and classes do not touch each other, so that the overall best remaining box is
-    final whatever its class: as many steps as slots give what all steps for all classes would.
+    Again and again the best remaining box is picked, and every remaining box of its class keeps `decay(IoU)` of its
+    score; a box below `min_score` is dropped. Scores only fall and classes do not touch each other, so that the overall
+    best remaining box is final whatever its class: as many steps as slots give what all steps for all classes would.
     """
     total = scores.shape[0]
     if total == 0:
@@ -62,13 +64,19 @@ def soft_nms_per_class(
 
 
 def _apart(boxes: Float[Tensor, "N 4"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N 4"]:
-    """The boxes of each class moved to a place of their own; float64, since float32 would lose hundredths of a pixel there."""
+    """The boxes of each class moved to a place of their own; float64, since float32 would lose hundredths of a pixel
+    there.
+    """
     side = (boxes.amax() - boxes.amin() + 1).double()
     return boxes.double() + labels[:, None] * side
 
 
-def _pick(boxes: Float[Tensor, "P 4"], scores: Float[Tensor, " P"], decay: Decay, capacity: int) -> tuple[Int[Tensor, " K"], Float[Tensor, " K"]]:
-    """One box a step. Tensors only, without a look at their values: nothing waits for a device, and a graph can hold it."""
+def _pick(
+    boxes: Float[Tensor, "P 4"], scores: Float[Tensor, " P"], decay: Decay, capacity: int
+) -> tuple[Int[Tensor, " K"], Float[Tensor, " K"]]:
+    """One box a step. Tensors only, without a look at their values: nothing waits for a device, and a graph can hold
+    it.
+    """
     left, top, right, bottom = boxes.T.contiguous().unbind()
     area = (right - left) * (bottom - top)
     picks, found = [], []

@@ -17,7 +17,16 @@ from htc.presets.paper import PAPER
 from htc.presets.small import SMALL
 from htc.presets.table7 import TABLE7
 
-PRESETS: dict[str, Callable[[], Config]] = {**OFFICIAL, **PAPER, **PANET, **TABLE7, **BEYOND, **SMALL, **GA_RPN, **DETECTORS}
+PRESETS: dict[str, Callable[[], Config]] = {
+    **OFFICIAL,
+    **PAPER,
+    **PANET,
+    **TABLE7,
+    **BEYOND,
+    **SMALL,
+    **GA_RPN,
+    **DETECTORS,
+}
 
 
 def preset(name: str) -> Config:

@@ -71,17 +71,27 @@ def htc_without_semantic(name: str) -> Config:
 def _catalogue() -> dict[str, Callable[[], Config]]:
     presets: dict[str, Callable[[], Config]] = {}
     for short, backbone in BACKBONES.items():
-        presets[f"mask_rcnn_{short}_fpn_1x_coco"] = lambda name=f"mask_rcnn_{short}_fpn_1x_coco", b=backbone: mask_rcnn(name, b)
+        presets[f"mask_rcnn_{short}_fpn_1x_coco"] = lambda name=f"mask_rcnn_{short}_fpn_1x_coco", b=backbone: mask_rcnn(
+            name, b
+        )
     for short, backbone in BACKBONES.items():
-        presets[f"cascade_mask_rcnn_{short}_fpn_1x_coco"] = lambda name=f"cascade_mask_rcnn_{short}_fpn_1x_coco", b=backbone: cascade_mask_rcnn(name, b)
-    presets["htc_without_semantic_r50_fpn_1x_coco"] = lambda: htc_without_semantic("htc_without_semantic_r50_fpn_1x_coco")
+        presets[f"cascade_mask_rcnn_{short}_fpn_1x_coco"] = (
+            lambda name=f"cascade_mask_rcnn_{short}_fpn_1x_coco", b=backbone: cascade_mask_rcnn(name, b)
+        )
+    presets["htc_without_semantic_r50_fpn_1x_coco"] = lambda: htc_without_semantic(
+        "htc_without_semantic_r50_fpn_1x_coco"
+    )
     presets["htc_r50_fpn_1x_coco"] = lambda: htc("htc_r50_fpn_1x_coco", BACKBONES["r50"], Training())
     presets["htc_r50_fpn_20e_coco"] = lambda: htc("htc_r50_fpn_20e_coco", BACKBONES["r50"])
     presets["htc_r101_fpn_20e_coco"] = lambda: htc("htc_r101_fpn_20e_coco", BACKBONES["r101"])
     for short in ("x101_32x4d", "x101_64x4d"):
-        presets[f"htc_{short}_fpn_16x1_20e_coco"] = lambda name=f"htc_{short}_fpn_16x1_20e_coco", b=BACKBONES[short]: htc(name, b)
+        presets[f"htc_{short}_fpn_16x1_20e_coco"] = lambda name=f"htc_{short}_fpn_16x1_20e_coco", b=BACKBONES[short]: (
+            htc(name, b)
+        )
     dconv = "htc_x101_64x4d_fpn_dconv_c3-c5_mstrain_400_1400_16x1_20e_coco"
-    multiscale = TWENTY_EPOCHS.model_copy(update={"augmentation": Augmentation(short_edges=(400, 1400), long_edge=1600)})
+    multiscale = TWENTY_EPOCHS.model_copy(
+        update={"augmentation": Augmentation(short_edges=(400, 1400), long_edge=1600)}
+    )
     presets[dconv] = lambda: htc(dconv, X101_64X4D_DCONV, multiscale)
     return presets
 

@@ -1,4 +1,6 @@
-"""AP that was measured with this library: on what, after which training, by which command. docs/results.md says more of each."""
+"""AP that was measured with this library: on what, after which training, by which command. docs/results.md says more
+of each.
+"""
 
 from dataclasses import dataclass
 
@@ -17,7 +19,9 @@ class Measured:
 
 
 MEASURED: dict[str, Measured] = {
-    "htc_r18_small": Measured("bundled nuclei", "val", epochs=8, seeds=(0,), box_ap=41.5, mask_ap=43.1, command="htc demo"),
+    "htc_r18_small": Measured(
+        "bundled nuclei", "val", epochs=8, seeds=(0,), box_ap=41.5, mask_ap=43.1, command="htc demo"
+    ),
     "htc_r18_small_ga_rpn": Measured(
         "bundled nuclei",
         "val",

@@ -9,9 +9,10 @@ from htc.presets.coco import BACKBONES, mask_rcnn
 def panet(name: str) -> Config:
     """Mask R-CNN with PANet's three parts: bottom-up path, adaptive feature pooling, fully-connected fusion of masks.
 
-    Anchors, losses and schedule are those of `mask_rcnn_r50_fpn_1x_coco`, so that the two differ in these parts alone. The
-    bottom-up path is the one of released PAFPN weights. No weights of this preset are published, and its frozen layers would stay
-    random without ImageNet weights: `htc train --preset panet_r50_fpn_1x_coco --backbone.pretrained true`.
+    Anchors, losses and schedule are those of `mask_rcnn_r50_fpn_1x_coco`, so that the two differ in these parts alone.
+    The bottom-up path is the one of released PAFPN weights. No weights of this preset are published, and its frozen
+    layers would stay random without ImageNet weights:
+    `htc train --preset panet_r50_fpn_1x_coco --backbone.pretrained true`.
     """
     base = mask_rcnn(name, BACKBONES["r50"])
     cascade = base.cascade.model_copy(update={"pooled_levels": "all", "mask_head": FusionMask()})

@@ -7,7 +7,9 @@ from htc.presets.coco import BACKBONES, TWENTY_EPOCHS, cascade_mask_rcnn, htc, m
 
 
 def paper(config: Config) -> Config:
-    """The paper's own numbers where the released configurations differ: beta 1, score threshold 0.001, one matching rule."""
+    """The paper's own numbers where the released configurations differ: beta 1, score threshold 0.001, one matching
+    rule.
+    """
     semantic = None if config.semantic is None else config.semantic.model_copy(update={"loss_weight": 1.0})
     return config.model_copy(
         update={
@@ -21,6 +23,8 @@ def paper(config: Config) -> Config:
 
 PAPER: dict[str, Callable[[], Config]] = {
     "htc_r50_fpn_20e_paper": lambda: paper(htc("htc_r50_fpn_20e_paper", BACKBONES["r50"])),
-    "cascade_mask_rcnn_r50_fpn_20e_paper": lambda: paper(cascade_mask_rcnn("cascade_mask_rcnn_r50_fpn_20e_paper", BACKBONES["r50"])),
+    "cascade_mask_rcnn_r50_fpn_20e_paper": lambda: paper(
+        cascade_mask_rcnn("cascade_mask_rcnn_r50_fpn_20e_paper", BACKBONES["r50"])
+    ),
     "mask_rcnn_r50_fpn_20e_paper": lambda: paper(mask_rcnn("mask_rcnn_r50_fpn_20e_paper", BACKBONES["r50"])),
 }

@@ -1,4 +1,6 @@
-"""AP as published for the presets that have no released weights: whose, on which pictures. Nothing here was measured by this library."""
+"""AP as published for the presets that have no released weights: whose, on which pictures. Nothing here was measured
+by this library.
+"""
 
 from dataclasses import dataclass
 

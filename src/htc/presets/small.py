@@ -9,12 +9,12 @@ from htc.presets.coco_classes import COCO_CLASSES, COCO_IDS
 def htc_r18_small(name: str) -> Config:
     """A small HTC that learns from scratch in minutes on a CPU: what `htc demo` trains.
 
-    One class, one foreground class in the semantic branch (derived from the instances), GroupNorm everywhere since there are
-    no pretrained statistics to keep, anchors half as large for small objects. Pictures are not enlarged, so that objects keep
-    their size, and padded with their own edges, since crops show the network no padding. Training draws its regions from
-    as many proposals as a test keeps: large boxes of background are not among the best 300, so never were a lesson, and scored
-    high at test. Heads and samples are as small as cost no accuracy with 300 proposals (mask AP of 360 steps on the
-    bundled nuclei: 0.407 with 32 mask channels, 0.409 with 64).
+    One class, one foreground class in the semantic branch (derived from the instances), GroupNorm everywhere since
+    there are no pretrained statistics to keep, anchors half as large for small objects. Pictures are not enlarged, so
+    that objects keep their size, and padded with their own edges, since crops show the network no padding. Training
+    draws its regions from as many proposals as a test keeps: large boxes of background are not among the best 300, so
+    never were a lesson, and scored high at test. Heads and samples are as small as cost no accuracy with 300 proposals
+    (mask AP of 360 steps on the bundled nuclei: 0.407 with 32 mask channels, 0.409 with 64).
     """
     return Config(
         preset=name,
@@ -40,10 +40,12 @@ def htc_r18_small(name: str) -> Config:
 
 
 def htc_r50_scratch(name: str) -> Config:
-    """HTC R-50 without pretrained weights: GroupNorm everywhere and nothing frozen, since there are no statistics to keep.
+    """HTC R-50 without pretrained weights: GroupNorm everywhere and nothing frozen, since there are no statistics to
+    keep.
 
-    For data of about COCO's size: from some ten thousand pictures on, training from scratch reaches what ImageNet weights do, given
-    about three times the epochs (He, Girshick, Dollar 2019, "Rethinking ImageNet pre-training"). Not measured here.
+    For data of about COCO's size: from some ten thousand pictures on, training from scratch reaches what ImageNet
+    weights do, given about three times the epochs (He, Girshick, Dollar 2019, "Rethinking ImageNet pre-training"). Not
+    measured here.
     """
     return Config(
         preset=name,

@@ -1,11 +1,12 @@
-"""Table 7 of the paper (arXiv 1901.07518), row by row: from 38.4 to 44.3 mask AP on test-dev, and the members of its ensemble.
+"""Table 7 of the paper (arXiv 1901.07518), row by row: from 38.4 to 44.3 mask AP on test-dev, and the members of its
+ensemble.
 
 Each row adds one component to the row above. What the paper does not say of them is decided here and named: deformable
-convolution is v1 (Dai et al. 2017) in res5; with SyncBN every batch norm of the backbone follows the batch and neck, semantic
-branch, mask heads and box heads get norms, and since the paper's box heads, two fully connected layers, have no place for one,
-they become four convolutions and one layer (4conv1fc). Training: 20 epochs, 16 GPUs of one picture each; in one process the
-learning rate scales with the batch. All start from ImageNet weights, fetched when a training starts, but FishNet: timm has none of
-it, so it starts from a file that you name (its authors'), else from nothing.
+convolution is v1 (Dai et al. 2017) in res5; with SyncBN every batch norm of the backbone follows the batch and neck,
+semantic branch, mask heads and box heads get norms, and since the paper's box heads, two fully connected layers, have
+no place for one, they become four convolutions and one layer (4conv1fc). Training: 20 epochs, 16 GPUs of one picture
+each; in one process the learning rate scales with the batch. All start from ImageNet weights, fetched when a training
+starts, but FishNet: timm has none of it, so it starts from a file that you name (its authors'), else from nothing.
 
     htc train --preset htc_r50_dcn_syncbn_mstrain_table7 --data coco --semantic stuffthingmaps
     htc train --preset htc_fishnet150_table7 --backbone.pretrained FILE --data coco --semantic stuffthingmaps
@@ -30,15 +31,25 @@ def deformable(config: Config) -> Config:
 def synchronised(config: Config) -> Config:
     """+ SyncBN in backbone and heads (40.7)."""
     heads = {"mask_norm": "sync", "box_convs": 4, "box_fcs": 1, "box_norm": "sync"}
-    return _changed(config, backbone={"norm": "sync", "frozen_stages": -1}, neck={"norm": "sync"}, semantic={"norm": "sync"}, cascade=heads)
+    return _changed(
+        config,
+        backbone={"norm": "sync", "frozen_stages": -1},
+        neck={"norm": "sync"},
+        semantic={"norm": "sync"},
+        cascade=heads,
+    )
 
 
 def multi_scale(config: Config) -> Config:
-    """+ multi-scale training: of a short edge of 800, 400-1400, long edge 1600 (42.5 with ResNet-50, 44.3 with SENet-154)."""
+    """+ multi-scale training: of a short edge of 800, 400-1400, long edge 1600 (42.5 with ResNet-50, 44.3 with
+    SENet-154).
+    """
     short = config.input.short_edge
     other_ways = {"short_edge_choices": None, "jitter": None, "resize": True}
     drawn = {"short_edges": (short // 2, short * 7 // 4), "long_edge": 2 * short}
-    return _changed(config, training={"augmentation": {**config.training.augmentation.model_dump(), **other_ways, **drawn}})
+    return _changed(
+        config, training={"augmentation": {**config.training.augmentation.model_dump(), **other_ways, **drawn}}
+    )
 
 
 def _changed(config: Config, **sections: dict[str, Any]) -> Config:
@@ -59,18 +70,31 @@ def _member(name: str, backbone: Backbone, network_input: Input | None = None) -
 
 def resnext(base_width: int, groups: int) -> ResNet:
     """ResNeXt-101 as an ensemble member."""
-    return ResNet(depth=101, groups=groups, base_width=base_width, norm="sync", frozen_stages=-1, deformable="v1", deformable_stages=(5,), pretrained=True)
+    return ResNet(
+        depth=101,
+        groups=groups,
+        base_width=base_width,
+        norm="sync",
+        frozen_stages=-1,
+        deformable="v1",
+        deformable_stages=(5,),
+        pretrained=True,
+    )
 
 
 SENET154 = Timm(name="legacy_senet154", norm="sync", deformable="v1", deformable_stages=(5,), pretrained=True)
 DPN107 = Timm(name="dpn107", norm="sync", deformable="v1", deformable_stages=(5,), pretrained=True)
 FISHNET150 = FishNet(depth=150, norm="sync")
-"""The paper says FishNet; its largest published one of that time is taken, without deformable convolution (it has no res5)."""
+"""The paper says FishNet; its largest published one of that time is taken, without deformable convolution (it has no
+res5).
+"""
 
 TABLE7: dict[str, Callable[[], Config]] = {
     "htc_r50_dcn_table7": lambda: deformable(_start("htc_r50_dcn_table7")),
     "htc_r50_dcn_syncbn_table7": lambda: synchronised(deformable(_start("htc_r50_dcn_syncbn_table7"))),
-    "htc_r50_dcn_syncbn_mstrain_table7": lambda: multi_scale(synchronised(deformable(_start("htc_r50_dcn_syncbn_mstrain_table7")))),
+    "htc_r50_dcn_syncbn_mstrain_table7": lambda: multi_scale(
+        synchronised(deformable(_start("htc_r50_dcn_syncbn_mstrain_table7")))
+    ),
     "htc_senet154_table7": lambda: _member("htc_senet154_table7", SENET154),
     "htc_x101_64x4d_table7": lambda: _member("htc_x101_64x4d_table7", resnext(4, 64)),
     "htc_x101_32x8d_table7": lambda: _member("htc_x101_32x8d_table7", resnext(8, 32)),

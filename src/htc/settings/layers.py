@@ -1,7 +1,9 @@
-"""Configuration in layers: preset < `--config FILE` < `HTC_*` environment < flags; values are laid over each other, then checked once.
+"""Configuration in layers: preset < `--config FILE` < `HTC_*` environment < flags; values are laid over each other,
+then checked once.
 
-A later layer changes only what it names. Changing a `kind` replaces the whole variant, since the fields of one mean nothing to
-another. The settings stay a list with their sources until they are laid over something: a preset, or a checkpoint's own configuration.
+A later layer changes only what it names. Changing a `kind` replaces the whole variant, since the fields of one mean
+nothing to another. The settings stay a list with their sources until they are laid over something: a preset, or a
+checkpoint's own configuration.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +26,9 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True)
 class Setting:
-    """One value a user gave: where it goes, and where it came from (`--cascade.ious`, `HTC_CASCADE__IOUS`, `own.yaml: cascade.ious`)."""
+    """One value a user gave: where it goes, and where it came from (`--cascade.ious`, `HTC_CASCADE__IOUS`,
+    `own.yaml: cascade.ious`).
+    """
 
     path: Path
     value: object
@@ -62,12 +66,16 @@ def from_file(path: str | FilePath) -> list[Setting]:
     if values is None:
         return []
     if not isinstance(values, Mapping):
-        raise ConfigError(f"--config {path}: must hold sections and values, such as\n  cascade:\n    interleaved: false")
+        raise ConfigError(
+            f"--config {path}: must hold sections and values, such as\n  cascade:\n    interleaved: false"
+        )
     return from_values(values, str(path))
 
 
 def from_environment(environment: Mapping[str, str]) -> list[Setting]:
-    """Settings of `HTC_SECTION__NAME=value` variables. Empty ones and `HTC_` variables that name no section (HTC_CACHE) are left alone."""
+    """Settings of `HTC_SECTION__NAME=value` variables. Empty ones and `HTC_` variables that name no section
+    (HTC_CACHE) are left alone.
+    """
     found = []
     for name, text in sorted(environment.items()):
         section, *names = name.removeprefix(PREFIX).lower().split("__")
@@ -86,7 +94,9 @@ def from_flags(flags: Iterable[tuple[str, str]]) -> list[Setting]:
     return _kinds_first(found)
 
 
-def gather(file: str | FilePath | None, environment: Mapping[str, str], flags: Iterable[tuple[str, str]]) -> list[Setting]:
+def gather(
+    file: str | FilePath | None, environment: Mapping[str, str], flags: Iterable[tuple[str, str]]
+) -> list[Setting]:
     """All that the user set, lowest layer first."""
     return [*(from_file(file) if file is not None else []), *from_environment(environment), *from_flags(flags)]
 
@@ -103,7 +113,9 @@ def parsed(text: str, path: Path) -> object:
 
 
 def _fitted(value: object, path: Path) -> object:
-    """`none` where a value may be absent; a boolean where no boolean belongs becomes a word, which no number accepts."""
+    """`none` where a value may be absent; a boolean where no boolean belongs becomes a word, which no number
+    accepts.
+    """
     if isinstance(value, str) and value.lower() == "none" and allows_none(path):
         return None
     if isinstance(value, bool) and not accepts(path, bool):
@@ -155,12 +167,20 @@ def resolve(settings: Sequence[Setting], default_preset: str) -> Config:
 
 
 def _defaults() -> dict[str, Any]:
-    """The sections a configuration has without being told: each with its kind, so that a field of it can be set alone."""
-    return {name: field.default.model_dump() for name, field in Config.model_fields.items() if isinstance(field.default, Section)}
+    """The sections a configuration has without being told: each with its kind, so that a field of it can be set
+    alone.
+    """
+    return {
+        name: field.default.model_dump()
+        for name, field in Config.model_fields.items()
+        if isinstance(field.default, Section)
+    }
 
 
 def overlay(base: Config, settings: Sequence[Setting]) -> Config:
-    """`base` (a checkpoint's own configuration) with the settings laid over it; raises `ConfigError` with every fault at once."""
+    """`base` (a checkpoint's own configuration) with the settings laid over it; raises `ConfigError` with every
+    fault at once.
+    """
     for setting in settings:
         if setting.path == ("preset",) and setting.value != base.preset:
             raise ConfigError(f"{setting.source}: the preset is {setting.value}, but this model is {base.preset}")
@@ -183,7 +203,11 @@ def to_yaml(config: Config) -> str:
 
 
 def check_alone(settings: Sequence[Setting]) -> None:
-    """Refuse names that no configuration has and values that none takes, before any model is known; `ConfigError` with all of them."""
-    faults = [f"{setting.source}: {fault}" for setting in settings for fault in faults_alone(setting.path, setting.value)]
+    """Refuse names that no configuration has and values that none takes, before any model is known; `ConfigError`
+    with all of them.
+    """
+    faults = [
+        f"{setting.source}: {fault}" for setting in settings for fault in faults_alone(setting.path, setting.value)
+    ]
     if faults:
         raise ConfigError(listed(faults))

@@ -25,7 +25,9 @@ def listed(lines: Sequence[str]) -> str:
 
 
 def faults_alone(path: Path, value: object) -> list[str]:
-    """What is wrong with one setting whatever the others are: an unknown name, or a value that no kind of its section takes."""
+    """What is wrong with one setting whatever the others are: an unknown name, or a value that no kind of its
+    section takes.
+    """
     fields = fields_at(path)
     if not fields:
         return [f"there is no such setting{nearest_hint(path)}"]
@@ -69,7 +71,11 @@ def _fault(details: ErrorDetails, path: Path, values: Mapping[str, Any]) -> str:
     kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
         owner = ".".join(path[:-1])
-        return f"does not belong to this kind of {owner}" if fields_at(path) else f"there is no such setting{nearest_hint(path, values)}"
+        return (
+            f"does not belong to this kind of {owner}"
+            if fields_at(path)
+            else f"there is no such setting{nearest_hint(path, values)}"
+        )
     if kind == "missing":
         return "a value is missing"
     if kind in ("model_type", "model_attributes_type"):

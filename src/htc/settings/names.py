@@ -1,4 +1,6 @@
-"""The settings a configuration has, by dotted name: which exist, which are near a misspelt one, which types they accept."""
+"""The settings a configuration has, by dotted name: which exist, which are near a misspelt one, which types they
+accept.
+"""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -56,7 +58,8 @@ def all_names(model: type[Section] = Config, prefix: str = "") -> list[str]:
 
 
 def nearest(path: Path, values: Mapping[str, object] | None = None) -> str | None:
-    """The existing setting most like that path: in its own section, else of the whole name, else the same last word anywhere.
+    """The existing setting most like that path: in its own section, else of the whole name, else the same last word
+    anywhere.
 
     `values` is the configuration at hand: settings of another variant of a union are not offered then.
     """

@@ -1,7 +1,7 @@
 """What a training takes where the user does not say: each choice with the rule it followed.
 
-A preset that is named decides everything. Otherwise the preset, the input size, the anchors, the detections and the length of
-the training come from the data; whatever is given one by one is left alone.
+A preset that is named decides everything. Otherwise the preset, the input size, the anchors, the detections and the
+length of the training come from the data; whatever is given one by one is left alone.
 """
 
 import json
@@ -27,7 +27,9 @@ CHOICES = "choices.json"
 EVERY = "evaluate every"
 FROM_SCRATCH, LARGE_FROM_SCRATCH, RELEASED = "htc_r18_small", "htc_r50_scratch", "htc_r50_fpn_20e_coco"
 ENOUGH_PICTURES = 10_000
-"""From about so many on, a large network learns as much from scratch as from ImageNet weights (He, Girshick, Dollar 2019)."""
+"""From about so many on, a large network learns as much from scratch as from ImageNet weights (He, Girshick, Dollar
+2019).
+"""
 STEPS = 1500
 """On fewer than `ENOUGH_PICTURES`, a training has at least so many steps, if `MOST_EPOCHS` allow."""
 MOST_EPOCHS = 100
@@ -37,9 +39,11 @@ LARGEST_OBJECT = 0.9
 SMALLEST_CROP = 256
 SOURCE = "chosen by the data"
 GIB_FIXED, GIB_A_MEGAPIXEL = 1.5, 5.0
-"""Memory of a training step of HTC R-50: process, weights, gradients and momentum; and for each million pixels of a batch.
+"""Memory of a training step of HTC R-50: process, weights, gradients and momentum; and for each million pixels of a
+batch.
 
-`htc benchmark memory --size 512x672`: 2.2 GiB above the weights at 0.34 million pixels, of which 0.6 are gradients and momentum.
+`htc benchmark memory --size 512x672`: 2.2 GiB above the weights at 0.34 million pixels, of which 0.6 are gradients and
+momentum.
 """
 SIZED_DEPTH = 50
 """Networks below this depth are taken to fit anywhere."""
@@ -88,12 +92,17 @@ class _Chooser:
         self.choices.append(Choice(free, rule))
 
 
-def choose(dataset: Dataset, given: Sequence[Setting], memory: float | None, weights: tuple[str, Config] | None = None, processes: int = 1) -> Chosen:
+def choose(
+    dataset: Dataset,
+    given: Sequence[Setting],
+    memory: float | None,
+    weights: tuple[str, Config] | None = None,
+    processes: int = 1,
+) -> Chosen:
     """The configuration for `dataset` where no preset is given.
 
-    `given` is what the user set, `memory` the device's in GiB, `weights` the name and configuration of what training starts from,
-    `processes` how many train together.
-    Raises `ConfigError` for what was given.
+    `given` is what the user set, `memory` the device's in GiB, `weights` the name and configuration of what training
+    starts from, `processes` how many train together. Raises `ConfigError` for what was given.
     """
     data = statistics_of(dataset)
     base, rule = _base(len(dataset), memory, weights)
@@ -109,7 +118,10 @@ def choose(dataset: Dataset, given: Sequence[Setting], memory: float | None, wei
     chooser.take(most.settings, most.reason)
     rare = repeat_threshold(data)
     if rare is not None:
-        rule = "some classes are on less than a tenth as many pictures as the median class: their pictures are shown more often (repeat factors of LVIS)"
+        rule = (
+            "some classes are on less than a tenth as many pictures as the median class: their pictures are shown "
+            "more often (repeat factors of LVIS)"
+        )
         chooser.take({"training.sampling.repeat_threshold": float(f"{rare:.4g}")}, rule)
     _batch(chooser, memory)
     _length(chooser, len(dataset), processes)
@@ -121,16 +133,27 @@ def _base(pictures: int, memory: float | None, weights: tuple[str, Config] | Non
     """The preset by what there is to learn from."""
     if weights is not None:
         name, config = weights
-        return config, f"the weights {name} are of this architecture; its anchors stay, since the weights have learned them"
+        return (
+            config,
+            f"the weights {name} are of this architecture; its anchors stay, since the weights have learned them",
+        )
     advice = f"; for a better model on few pictures start from released weights (--weights {RELEASED}) or your own"
     if pictures < ENOUGH_PICTURES:
-        return preset(FROM_SCRATCH), f"{pictures} pictures and no weights: below {ENOUGH_PICTURES} a large network learns too little from scratch{advice}"
+        return (
+            preset(FROM_SCRATCH),
+            f"{pictures} pictures and no weights: below {ENOUGH_PICTURES} a large network learns too little from "
+            f"scratch{advice}",
+        )
     large = preset(LARGE_FROM_SCRATCH)
     needed = gib_needed(large, 1)
     if memory is not None and memory * USABLE < needed:
         fit = f"the larger {LARGE_FROM_SCRATCH} needs {needed:.0f} GiB and the device has {memory:.0f}"
         return preset(FROM_SCRATCH), f"{pictures} pictures are enough for a large network, but {fit}"
-    return large, f"{pictures} pictures, at least {ENOUGH_PICTURES}: a large network learns from scratch; it needs {needed:.0f} GiB"
+    return (
+        large,
+        f"{pictures} pictures, at least {ENOUGH_PICTURES}: a large network learns from scratch; it needs "
+        f"{needed:.0f} GiB",
+    )
 
 
 def gib_needed(config: Config, batch_size: int) -> float:
@@ -149,10 +172,17 @@ def _crop(chooser: _Chooser, data: Statistics) -> None:
     scale = min(size.max_scale or np.inf, size.short_edge / float(np.median(data.sizes.min(1))))
     side = float(np.quantile((data.boxes[:, 2:] - data.boxes[:, :2]).max(1), LARGEST_OBJECT)) * scale
     crop = max(SMALLEST_CROP, ceil(2 * side / 32) * 32)
-    rule = f"nine in ten objects are at most {side:.0f} px long in the network's input, and a crop is twice as large, at least {SMALLEST_CROP} px"
+    rule = (
+        f"nine in ten objects are at most {side:.0f} px long in the network's input, and a crop is twice as "
+        f"large, at "
+        f"least {SMALLEST_CROP} px"
+    )
     whole = crop >= 0.75 * size.short_edge
     value = None if whole else (crop, crop)
-    chooser.take({"training.augmentation.crop": value}, rule + (f": {crop} px is nearly the whole picture, so no crop" if whole else ""))
+    chooser.take(
+        {"training.augmentation.crop": value},
+        rule + (f": {crop} px is nearly the whole picture, so no crop" if whole else ""),
+    )
 
 
 def _batch(chooser: _Chooser, memory: float | None) -> None:
@@ -162,7 +192,10 @@ def _batch(chooser: _Chooser, memory: float | None) -> None:
         return
     room = int((memory * USABLE - GIB_FIXED) / (gib_needed(chooser.config, 1) - GIB_FIXED))
     if room < wanted:
-        needed = f"{wanted} pictures a step need about {gib_needed(chooser.config, wanted):.0f} GiB, the device has {memory:.0f}"
+        needed = (
+            f"{wanted} pictures a step need about {gib_needed(chooser.config, wanted):.0f} GiB, the device has "
+            f"{memory:.0f}"
+        )
         chooser.take({"training.batch_size": max(1, room)}, needed)
 
 
@@ -185,34 +218,48 @@ def _length(chooser: _Chooser, pictures: int, processes: int) -> None:
         chooser.take({"training.warmup_steps": warmup}, "the learning rate rises over a tenth of the steps at most")
 
 
-def stated(config: Config, semantic: Literal["auto", "none"] | MapSources, images_per_step: int, *, from_weights: bool = False) -> list[Choice]:
+def stated(
+    config: Config, semantic: Literal["auto", "none"] | MapSources, images_per_step: int, *, from_weights: bool = False
+) -> list[Choice]:
     """What follows from any configuration, chosen or given: the real learning rate and the semantic targets.
 
-    `from_weights`: the training starts from a detector's weights, or goes on with an earlier one. Raises `ConfigError` for a
-    backbone that cannot be built.
+    `from_weights`: the training starts from a detector's weights, or goes on with an earlier one. Raises `ConfigError`
+    for a backbone that cannot be built.
     """
     training = config.training
     rate = base_learning_rate(training, images_per_step)
     if isinstance(training.optimizer, AdamW):
         rule = f"AdamW's is used as it is, whatever the batch ({images_per_step} pictures a step)"
     else:
-        rule = f"linear scaling: SGD's {training.optimizer.lr:g} is for {IMAGES_PER_STEP} pictures a step, and a step has {images_per_step}"
+        rule = (
+            f"linear scaling: SGD's {training.optimizer.lr:g} is for {IMAGES_PER_STEP} pictures a step, and a step "
+            f"has {images_per_step}"
+        )
     found = [Choice({"learning rate": float(f"{rate:.6g}")}, rule)]
     random = None if from_weights or config.backbone.pretrained else kept_random(config.backbone)
     if random is not None:
         found.append(Choice({"backbone.pretrained": False}, random))
     rpn = config.rpn
     if rpn.training_proposals < rpn.proposals:
-        rule = f"fewer than the {rpn.proposals} that a test keeps: what training never draws from may score high; --rpn.training_proposals {rpn.proposals}"
+        rule = (
+            f"fewer than the {rpn.proposals} that a test keeps: what training never draws from may score high; "
+            f"--rpn.training_proposals {rpn.proposals}"
+        )
         found.append(Choice({"rpn.training_proposals": rpn.training_proposals}, rule))
     if isinstance(config.cascade.mask_head, NoMask):
         found.append(Choice({"cascade.mask_head.kind": "none"}, "no object has a mask: the model finds boxes alone"))
     if config.semantic is None or semantic == "none":
         return [*found, Choice({"semantic targets": "none"}, "the model has no semantic branch")]
     if semantic == "auto":
-        derived = f"derived from the instances: background and {config.num_classes} classes; small objects over large ones, crowds ignored"
+        derived = (
+            f"derived from the instances: background and {config.num_classes} classes; small objects over "
+            f"large ones, "
+            f"crowds ignored"
+        )
         return [*found, Choice({"semantic targets": "auto"}, derived)]
-    merged = "merged: each of them lies over the one before" if len(semantic.merged) > 1 else "a PNG map for each picture"
+    merged = (
+        "merged: each of them lies over the one before" if len(semantic.merged) > 1 else "a PNG map for each picture"
+    )
     return [*found, Choice({"semantic targets": ", ".join(semantic.merged)}, merged)]
 
 

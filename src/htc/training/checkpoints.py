@@ -40,7 +40,7 @@ EVERY_MINUTE = Every()
 class WholeFiles(TorchCheckpointIO):
     """Writes a checkpoint beside its place, down to the disk, and only then gives it the name of the one before."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002 - Lightning's signature
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises `OutputError`; the file that was there is then untouched."""
         with whole_file(Path(path)) as writer:
             try:
@@ -62,8 +62,8 @@ class WholeFiles(TorchCheckpointIO):
 class Checkpoints(Checkpoint):
     """Writes `folder/last.ckpt` before the first step, from time to time, at the end of every epoch, and when stopped.
 
-    A signal (see `HeldSignals`) ends the training after the step that runs, with its checkpoint written. Evaluations come
-    between the last step of an epoch and its end: they are interrupted at once, the last step being safe by then.
+    A signal (see `HeldSignals`) ends the training after the step that runs, with its checkpoint written. Evaluations
+    come between the last step of an epoch and its end: they are interrupted at once, the last step being safe by then.
     """
 
     def __init__(self, folder: Path, every: Every = EVERY_MINUTE):
@@ -75,11 +75,11 @@ class Checkpoints(Checkpoint):
         self._steps = 0
         self._pause = every.seconds
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002 - Lightning's signature
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Notes where signals usually go, before Lightning takes them."""
         self.signals.remember()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The first checkpoint of a new training; what a killed process left unfinished is removed."""
         if trainer.is_global_zero:
             for left in self.path.parent.glob(f".{LAST}.*.tmp"):
@@ -91,7 +91,9 @@ class Checkpoints(Checkpoint):
         self._saved_at = time.monotonic()
         self.signals.waiting = True
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """After an optimiser step: a checkpoint if it is time, or if this step is the last for now."""
         if trainer.global_step == self._steps:
             return  # gradients are being accumulated: there is nothing whole to save
@@ -103,24 +105,26 @@ class Checkpoints(Checkpoint):
             self._deliver()
         self.signals.waiting = not (_epoch_is_done(trainer) or trainer.should_stop)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Steps begin."""
         self.signals.waiting = True
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
-        """The epoch's checkpoint, with its evaluation done. An epoch cut short keeps the checkpoint of its last step."""
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The epoch's checkpoint, with its evaluation done. An epoch cut short keeps the checkpoint of its last
+        step.
+        """
         if _epoch_is_done(trainer):
             self._save(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Signals take their usual way again."""
         self.signals.remove()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Signals take their usual way again; the last checkpoint stays as it is."""
         self.signals.remove()
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Counts the step just done as completed: Lightning does so only after this hook, and would do it again."""
         loop = checkpoint["loops"]["fit_loop"]
         for count in (loop["epoch_loop.batch_progress"]["total"], loop["epoch_loop.batch_progress"]["current"]):
@@ -138,18 +142,26 @@ class Checkpoints(Checkpoint):
         try:
             trainer.save_checkpoint(self.path)
         except OutputError as error:
-            kept = f" The checkpoint of step {self._saved_step} before it is whole: go on from it with --resume" if self.path.is_file() else ""
+            kept = (
+                f" The checkpoint of step {self._saved_step} before it is whole: go on from it with --resume"
+                if self.path.is_file()
+                else ""
+            )
             raise OutputError(f"{error}.{kept}") from error
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self._pause = max(self.every.seconds, PAUSE * (self._saved_at - begin))
 
     def _check_weights(self, trainer: Trainer) -> None:
-        """A step can ruin the weights though its loss was finite: the checkpoint before it is then the last good one."""
+        """A step can ruin the weights though its loss was finite: the checkpoint before it is then the last good
+        one.
+        """
         if all(bool(parameter.isfinite().all()) for parameter in trainer.lightning_module.parameters()):
             return
         raise TrainingError(
-            f"the weights are not finite after step {trainer.global_step - 1}, though its loss was: a gradient was too large. "
-            f"The checkpoint of step {self._saved_step} is kept. Lower the learning rate (--lr) or set training.clip_gradients"
+            f"the weights are not finite after step {trainer.global_step - 1}, though its loss was: a gradient was "
+            f"too large. "
+            f"The checkpoint of step {self._saved_step} is kept. Lower the learning rate (--lr) or set "
+            f"training.clip_gradients"
         )
 
     def _deliver(self) -> None:

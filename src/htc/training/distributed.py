@@ -1,4 +1,6 @@
-"""Several processes that train one model together: how they meet and what they tell each other. Alone, nothing of it costs anything."""
+"""Several processes that train one model together: how they meet and what they tell each other. Alone, nothing of it
+costs anything.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +22,8 @@ PATIENCE = timedelta(hours=2)
 
 
 def join(device: str) -> None:
-    """Meets the other processes that the environment names; `device` is cpu or cuda. Does nothing alone or when they have met.
+    """Meets the other processes that the environment names; `device` is cpu or cuda. Does nothing alone or when they
+    have met.
 
     Raises `ConfigError` if this machine has fewer GPUs than processes.
     """
@@ -29,7 +32,10 @@ def join(device: str) -> None:
         return
     if device == "cuda":
         if ranks.local_rank >= torch.cuda.device_count():
-            raise ConfigError(f"{ranks.local_ranks} processes on a machine with {torch.cuda.device_count()} GPUs: give each its own, as --devices says")
+            raise ConfigError(
+                f"{ranks.local_ranks} processes on a machine with {torch.cuda.device_count()} GPUs: give each its "
+                f"own, as --devices says"
+            )
         torch.cuda.set_device(ranks.local_rank)
     if "RANK" not in os.environ:  # SLURM: say what it says in the words that torch and Lightning read
         slurm = SLURMEnvironment(auto_requeue=False)

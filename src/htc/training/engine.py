@@ -1,4 +1,6 @@
-"""Lightning's trainer as this library uses it: quiet, interruptible, exact also where it goes on in the middle of an epoch."""
+"""Lightning's trainer as this library uses it: quiet, interruptible, exact also where it goes on in the middle of an
+epoch.
+"""
 
 import contextlib
 import logging
@@ -56,10 +58,11 @@ def fit(
     accumulate: int = 1,
     resume: Path | None = None,
 ) -> None:
-    """Trains `module` on the batches of epoch 0, 1, ...; `resume` is a checkpoint of an earlier call, also of mid-epoch.
+    """Trains `module` on the batches of epoch 0, 1, ...; `resume` is a checkpoint of an earlier call, also of
+    mid-epoch.
 
-    `device` is auto, cpu, cuda or mps; an optimiser step takes `accumulate` batches. Raises what a callback or a step raises,
-    and KeyboardInterrupt when interrupted.
+    `device` is auto, cpu, cuda or mps; an optimiser step takes `accumulate` batches. Raises what a callback or a step
+    raises, and KeyboardInterrupt when interrupted.
     """
     with _quiet(), _interruptible(), exact_onednn_matmul(), torch.random.fork_rng():
         trainer = Trainer(
@@ -83,7 +86,9 @@ def fit(
 
 
 def _processes(device: str) -> dict[str, Any]:
-    """Lightning's words for the processes that have met (`htc.training.distributed`): data-parallel, every parameter in every step."""
+    """Lightning's words for the processes that have met (`htc.training.distributed`): data-parallel, every parameter
+    in every step.
+    """
     if count() == 1:
         return {"devices": 1}
     ranks = here()
@@ -120,7 +125,9 @@ class _Epochs(LightningDataModule):
 
 
 class _Rest:
-    """An epoch's batches without its first `done`: as long as the whole epoch, since Lightning counts from its beginning."""
+    """An epoch's batches without its first `done`: as long as the whole epoch, since Lightning counts from its
+    beginning.
+    """
 
     def __init__(self, batches: Batches, epoch: int, done: int):
         self.rest = batches(epoch, done)
@@ -151,7 +158,9 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Lightning answers Ctrl+C by leaving the process with code 1 and Ctrl+C disabled: here it stays KeyboardInterrupt."""
+    """Lightning answers Ctrl+C by leaving the process with code 1 and Ctrl+C disabled: here it stays
+    KeyboardInterrupt.
+    """
     before = signal.getsignal(signal.SIGINT)
     try:
         yield

@@ -23,9 +23,9 @@ OF_THE_CLASSES = (".classify.", ".regress.", ".logits.", "semantic.logits.")
 def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "none"] | MapSources) -> Config:
     """`config` with the data's classes and ids, and a semantic branch that fits its targets.
 
-    Targets derived from K classes have K + 1 values (background 0), panoptic ones as many as they have categories; with a folder of
-    maps the branch stays as configured, unless what lies over them has higher values; `none` leaves the branch and its fusion out.
-    Data without any mask leave the mask heads out.
+    Targets derived from K classes have K + 1 values (background 0), panoptic ones as many as they have categories; with
+    a folder of maps the branch stays as configured, unless what lies over them has higher values; `none` leaves the
+    branch and its fusion out. Data without any mask leave the mask heads out.
     """
     changed = config.model_dump()
     changed |= {"classes": dataset.classes, "category_ids": dataset.category_ids}
@@ -38,7 +38,11 @@ def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "non
         changed["semantic"]["classes"] = max(config.semantic.classes, needed) if from_folder else needed
     if without_masks(dataset):
         cascade = changed["cascade"]
-        cascade |= {"mask_head": {"kind": "none"}, "mask_flow": False, "semantic_fusion": BOXES_ONLY[cascade["semantic_fusion"]]}
+        cascade |= {
+            "mask_head": {"kind": "none"},
+            "mask_flow": False,
+            "semantic_fusion": BOXES_ONLY[cascade["semantic_fusion"]],
+        }
     return Config.model_validate(changed)
 
 
@@ -54,7 +58,9 @@ class Start:
 
     weights: str
     new_layers: tuple[str, ...]
-    """Class layers whose rows began at random, but for those of `kept_classes`; empty where the classes are the weights' own."""
+    """Class layers whose rows began at random, but for those of `kept_classes`; empty where the classes are the
+    weights' own.
+    """
     kept_classes: tuple[str, ...]
     new_classes: tuple[str, ...]
     new_proposals: tuple[str, ...] = ()
@@ -65,26 +71,41 @@ class Start:
 
     def lines(self) -> list[str]:
         """For the person who starts the training."""
-        proposals = [f"new are the layers of the proposals, made another way there: {', '.join(self.new_proposals)}"] if self.new_proposals else []
+        proposals = (
+            [f"new are the layers of the proposals, made another way there: {', '.join(self.new_proposals)}"]
+            if self.new_proposals
+            else []
+        )
         return self._lines_of_classes() + proposals + self._lines_of_input()
 
     def _lines_of_input(self) -> list[str]:
         if not self.other_input:
             return []
         return [
-            f"{self.weights} was trained on pictures normalised otherwise, and has to learn this training's anew; for its own: {' '.join(self.other_input)}"
+            f"{self.weights} was trained on pictures normalised otherwise, and has to learn this training's anew; for "
+            f"its own: {' '.join(self.other_input)}"
         ]
 
     def _lines_of_classes(self) -> list[str]:
         if not self.new_layers:
-            return [f"{'all other' if self.new_proposals else 'all'} layers start from {self.weights}: it knows {_some(self.kept_classes)}"]
+            return [
+                f"{'all other' if self.new_proposals else 'all'} layers start from {self.weights}: it knows "
+                f"{_some(self.kept_classes)}"
+            ]
         kept = f"; what the weights know of {_some(self.kept_classes)} is kept, by name" if self.kept_classes else ""
-        layers = f"new are {'' if self.new_proposals else 'only '}the layers of the classes ({', '.join(self.new_layers)})"
-        return [f"all other layers start from {self.weights}", f"{layers}: {_some(self.new_classes) if self.new_classes else 'no class'} from nothing{kept}"]
+        layers = (
+            f"new are {'' if self.new_proposals else 'only '}the layers of the classes ({', '.join(self.new_layers)})"
+        )
+        return [
+            f"all other layers start from {self.weights}",
+            f"{layers}: {_some(self.new_classes) if self.new_classes else 'no class'} from nothing{kept}",
+        ]
 
 
 def other_colours(config: Config) -> str | None:
-    """What to say where the backbone's ImageNet weights were trained with another normalisation than `config.input` has, else None."""
+    """What to say where the backbone's ImageNet weights were trained with another normalisation than `config.input`
+    has, else None.
+    """
     expected = expected_colours(config.backbone)
     if expected is None:
         return None
@@ -95,16 +116,22 @@ def other_colours(config: Config) -> str | None:
 def input_flags(own: Input, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[str, ...]:
     """The flags that give a training the mean and deviation of the input that weights know, for each that differs."""
     known = {"mean": (own.mean, mean), "std": (own.std, std)}
-    differs = {field: theirs for field, (ours, theirs) in known.items() if any(abs(a - b) > SAME_COLOUR for a, b in zip(ours, theirs, strict=True))}
+    differs = {
+        field: theirs
+        for field, (ours, theirs) in known.items()
+        if any(abs(a - b) > SAME_COLOUR for a, b in zip(ours, theirs, strict=True))
+    }
     return tuple(f"--input.{field} {','.join(f'{value:g}' for value in theirs)}" for field, theirs in differs.items())
 
 
 def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
-    """Copies weights into the detector. Class layers start anew, but for the rows of classes that both know by the same name.
+    """Copies weights into the detector. Class layers start anew, but for the rows of classes that both know by the same
+    name.
 
-    Where one has a plain RPN and the other guided anchoring, the layers that these do not share start anew, so that a trained
-    detector can be finetuned on other proposals (paper, section 4.5). Raises `CheckpointError` if any other weight is missing or of
-    another shape, or the stride lies in another convolution: the weights are of another architecture.
+    Where one has a plain RPN and the other guided anchoring, the layers that these do not share start anew, so that a
+    trained detector can be finetuned on other proposals (paper, section 4.5). Raises `CheckpointError` if any other
+    weight is missing or of another shape, or the stride lies in another convolution: the weights are of another
+    architecture.
     """
     own, state = detector.state_dict(), weights.state_dict
     ours, theirs = detector.config, weights.config
@@ -114,9 +141,14 @@ def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
     proposals = [key for key in other if key.startswith("rpn.") and ours.rpn.kind != theirs.rpn.kind]
     other = [key for key in other if key not in proposals]
     if other:
-        have = "missing" if other[0] not in state else f"of shape {tuple(state[other[0]].shape)} instead of {tuple(own[other[0]].shape)}"
+        have = (
+            "missing"
+            if other[0] not in state
+            else f"of shape {tuple(state[other[0]].shape)} instead of {tuple(own[other[0]].shape)}"
+        )
         raise CheckpointError(
-            f"the weights {name} are of another architecture: {len(other)} of {len(own)} do not fit, first {other[0]}, which is {have}; "
+            f"the weights {name} are of another architecture: {len(other)} of {len(own)} do not fit, first "
+            f"{other[0]}, which is {have}; "
             "give the --preset they belong to"
         )
     new_layers = []
@@ -144,7 +176,8 @@ def _check_stride(ours: Config, theirs: Config, name: str) -> None:
     own, other = ours.backbone, theirs.backbone
     if isinstance(own, ResNet) and isinstance(other, ResNet) and own.stride_in != other.stride_in:
         raise CheckpointError(
-            f"the weights {name} are of another architecture: their ResNet has the stride in the {other.stride_in} convolution, this training's in the "
+            f"the weights {name} are of another architecture: their ResNet has the stride in the {other.stride_in} "
+            f"convolution, this training's in the "
             f"{own.stride_in}; add --backbone.stride-in {other.stride_in}"
         )
 
@@ -152,8 +185,9 @@ def _check_stride(ours: Config, theirs: Config, name: str) -> None:
 def class_rows(key: str, ours: Config, theirs: Config) -> dict[int, int] | None:
     """Which rows of a class layer mean the same in both models (ours -> theirs); None if the layers cannot be compared.
 
-    Scores have the background last, masks have none. Box deltas have four rows a class, or four for all. A semantic map that was
-    derived from the instances has the background first; any other (COCO-Stuff) is the same only if it is as large.
+    Scores have the background last, masks have none. Box deltas have four rows a class, or four for all. A semantic map
+    that was derived from the instances has the background first; any other (COCO-Stuff) is the same only if it is as
+    large.
     """
     places = {theirs.classes.index(one): row for row, one in enumerate(ours.classes) if one in theirs.classes}
     same = {row: old for old, row in places.items()}

@@ -1,4 +1,6 @@
-"""Training of guided anchoring: where the centres are, which shape fits, then objectness and boxes of the guided anchors."""
+"""Training of guided anchoring: where the centres are, which shape fits, then objectness and boxes of the guided
+anchors.
+"""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,7 +29,10 @@ def guided_losses(head: GuidedHead, levels: list[GuidedScores], batch: Batch) ->
     anchors = torch.cat([head.anchors(level) for level in levels], 1)
     priors = prior_boxes(head.config, levels)
     inside = [locations_inside(head.config, levels, priors, size).nonzero().squeeze(1) for size in batch.sizes]
-    logits, deltas = (torch.cat(parts, 1) for parts in zip(*((level.scores.logits, level.scores.deltas) for level in levels), strict=True))
+    logits, deltas = (
+        torch.cat(parts, 1)
+        for parts in zip(*((level.scores.logits, level.scores.deltas) for level in levels), strict=True)
+    )
     fixed = list(anchors.detach().unbind())
     return {
         "rpn.location": location_term(levels, location_targets(batch.truths, levels, head.config)),
@@ -46,24 +51,38 @@ def location_term(levels: list[GuidedScores], targets: list[LocationTargets]) ->
     return Term(total, total.new_tensor(float(count)), LOCATIONS_PER_UNIT)
 
 
-def shape_term(anchors: Float[Tensor, "B A 4"], priors: list[Float[Tensor, "A 4"]], inside: list[Int[Tensor, "_"]], config: GuidedRPN, batch: Batch) -> Term:
+def shape_term(
+    anchors: Float[Tensor, "B A 4"],
+    priors: list[Float[Tensor, "A 4"]],
+    inside: list[Int[Tensor, "_"]],
+    config: GuidedRPN,
+    batch: Batch,
+) -> Term:
     """Bounded-IoU loss between the guided anchors and the objects that one of their locations' boxes would fit.
 
     Its weight is 1, as in the code of the original; the text of the paper (Wang et al. 2019) says lambda_2 = 0.1.
     """
     total, count = anchors.sum() * 0, 0
     for i, (truth, seed) in enumerate(zip(batch.truths, batch.seeds, strict=True)):
-        matched = match(best_iou(truth.boxes, priors, inside[i]), config.positive_iou, config.negative_iou, config.negative_iou)
-        positive, negative = balanced(matched, config.samples, config.positive_fraction, generator(seed, RPN_DRAW, SHAPE_DRAW))
+        matched = match(
+            best_iou(truth.boxes, priors, inside[i]), config.positive_iou, config.negative_iou, config.negative_iou
+        )
+        positive, negative = balanced(
+            matched, config.samples, config.positive_fraction, generator(seed, RPN_DRAW, SHAPE_DRAW)
+        )
         count += max(len(positive), 1) + max(len(negative), 1)
         total = total + bounded_iou_loss(anchors[i, inside[i][positive]], truth.boxes[matched[positive]])
     return Term(total, total.new_tensor(float(count)))
 
 
 def bounded_iou_loss(predicted: Float[Tensor, "N 4"], target: Float[Tensor, "N 4"]) -> Float[Tensor, ""]:
-    """Sum over boxes and x, y, w, h of SmoothL1 of 1 - the IoU that this coordinate alone allows (Tychsen-Smith and Petersson 2018)."""
+    """Sum over boxes and x, y, w, h of SmoothL1 of 1 - the IoU that this coordinate alone allows (Tychsen-Smith and
+    Petersson 2018).
+    """
     size, wanted = predicted[:, 2:] - predicted[:, :2], target[:, 2:] - target[:, :2]
-    apart = (target[:, :2] + target[:, 2:] - predicted[:, :2] - predicted[:, 2:]).abs()  # twice the distance of the centres
+    apart = (
+        target[:, :2] + target[:, 2:] - predicted[:, :2] - predicted[:, 2:]
+    ).abs()  # twice the distance of the centres
     place = 1 - ((wanted - apart) / (wanted + apart + BOUNDED_IOU_EPSILON)).clamp(min=0)
     extent = 1 - torch.minimum(wanted / (size + BOUNDED_IOU_EPSILON), size / (wanted + BOUNDED_IOU_EPSILON))
     z = torch.cat([place, extent], 1)
@@ -86,15 +105,21 @@ def _at_all(level: GuidedScores, scale: float, ratio: float) -> Float[Tensor, "A
     return anchors_at(index, level.scores.width, level.scores.stride, scale, (ratio,))
 
 
-def best_iou(objects: Float[Tensor, "M 4"], priors: list[Float[Tensor, "A 4"]], inside: Int[Tensor, " I"]) -> Float[Tensor, "M I"]:
-    """The best of a location's boxes for each object; box by box, since all at once would take nine times the memory."""
+def best_iou(
+    objects: Float[Tensor, "M 4"], priors: list[Float[Tensor, "A 4"]], inside: Int[Tensor, " I"]
+) -> Float[Tensor, "M I"]:
+    """The best of a location's boxes for each object; box by box, since all at once would take nine times the
+    memory.
+    """
     best = iou(objects, priors[0][inside])
     for boxes in priors[1:]:
         best = torch.maximum(best, iou(objects, boxes[inside]))
     return best
 
 
-def locations_inside(config: GuidedRPN, levels: list[GuidedScores], priors: list[Float[Tensor, "A 4"]], size: Int[Tensor, "2"]) -> Bool[Tensor, " A"]:
+def locations_inside(
+    config: GuidedRPN, levels: list[GuidedScores], priors: list[Float[Tensor, "A 4"]], size: Int[Tensor, "2"]
+) -> Bool[Tensor, " A"]:
     """Which locations are trained for a picture of this (height, width)."""
     if config.anchors_inside == "cells":
         return cells_inside([level.scores for level in levels], size)

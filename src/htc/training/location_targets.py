@@ -24,11 +24,13 @@ class LocationTargets:
     """1 at centres, 0 around them, 0.1 elsewhere."""
 
 
-def location_targets(truths: tuple[GroundTruth, ...], levels: list[GuidedScores], config: GuidedRPN) -> list[LocationTargets]:
+def location_targets(
+    truths: tuple[GroundTruth, ...], levels: list[GuidedScores], config: GuidedRPN
+) -> list[LocationTargets]:
     """Object by object in order: weight 0 within its ignored part, then a centre of weight 1 within its central part.
 
-    A later object's ignored part covers an earlier one's centre. On the two neighbouring levels the ignored part takes the
-    weight where no object of that level wrote. Painted on the CPU: these are small rectangles on small maps.
+    A later object's ignored part covers an earlier one's centre. On the two neighbouring levels the ignored part takes
+    the weight where no object of that level wrote. Painted on the CPU: these are small rectangles on small maps.
     """
     maps = [(len(truths), level.scores.height, level.scores.width) for level in levels]
     centres = [torch.zeros(size, dtype=torch.bool) for size in maps]
@@ -37,7 +39,10 @@ def location_targets(truths: tuple[GroundTruth, ...], levels: list[GuidedScores]
     for i, truth in enumerate(truths):
         boxes = truth.boxes.detach().float().cpu()
         for box, level in zip(boxes, levels_of(boxes, config.anchor_scale, len(levels)).tolist(), strict=True):
-            ignored, centre = (region(box / STRIDES[level], part, maps[level][1:]) for part in (config.ignored_fraction, config.centre_fraction))
+            ignored, centre = (
+                region(box / STRIDES[level], part, maps[level][1:])
+                for part in (config.ignored_fraction, config.centre_fraction)
+            )
             written[level][i][ignored] = True
             weights[level][i][ignored] = 0
             centres[level][i][ignored] = False
@@ -66,6 +71,12 @@ def region(box: Float[Tensor, "4"], fraction: float, size: tuple[int, ...]) -> t
     x1, y1, x2, y2 = box
     margin = (1 - fraction) / 2
     height, width = size
-    near = [((1 - margin) * a + margin * b).round().long().clamp(0, limit) for a, b, limit in ((x1, x2, width), (y1, y2, height))]
-    far = [(margin * a + (1 - margin) * b).round().long().clamp(0, limit) for a, b, limit in ((x1, x2, width), (y1, y2, height))]
+    near = [
+        ((1 - margin) * a + margin * b).round().long().clamp(0, limit)
+        for a, b, limit in ((x1, x2, width), (y1, y2, height))
+    ]
+    far = [
+        (margin * a + (1 - margin) * b).round().long().clamp(0, limit)
+        for a, b, limit in ((x1, x2, width), (y1, y2, height))
+    ]
     return slice(int(near[1]), int(far[1]) + 1), slice(int(near[0]), int(far[0]) + 1)

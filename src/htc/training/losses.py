@@ -33,9 +33,9 @@ class Term:
 def averages(terms: Mapping[str, Term], over: Literal["global", "rank"]) -> dict[str, Float[Tensor, ""]]:
     """The weighted mean of every term; every process has the same terms.
 
-    Data-parallel training averages the gradients of n processes. `global`: each divides by the count over all of them, times
-    n, so that the average is the gradient of one process that has all the pictures. `rank`: each divides by its own count, as the
-    original does: a process with few objects gives each of them more weight.
+    Data-parallel training averages the gradients of n processes. `global`: each divides by the count over all of them,
+    times n, so that the average is the gradient of one process that has all the pictures. `rank`: each divides by its
+    own count, as the original does: a process with few objects gives each of them more weight.
     """
     processes = count()
     if over == "rank" or processes == 1:
@@ -44,7 +44,9 @@ def averages(terms: Mapping[str, Term], over: Literal["global", "rank"]) -> dict
     return {name: replace(term, count=counts[i]).average() * processes for i, (name, term) in enumerate(terms.items())}
 
 
-def box_loss(predicted: Float[Tensor, "N 4"], target: Float[Tensor, "N 4"], kind: BoxLoss, beta: float) -> Float[Tensor, ""]:
+def box_loss(
+    predicted: Float[Tensor, "N 4"], target: Float[Tensor, "N 4"], kind: BoxLoss, beta: float
+) -> Float[Tensor, ""]:
     """Sum over boxes and coordinates of SmoothL1 or L1."""
     if kind == "l1":
         return F.l1_loss(predicted, target, reduction="sum")

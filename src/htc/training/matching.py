@@ -10,10 +10,10 @@ BACKGROUND, IGNORED = -1, -2
 def match(ious: Float[Tensor, "M N"], positive: float, negative: float, low_quality: float | None) -> Int[Tensor, " N"]:
     """For each of N regions the index of its object among M, or BACKGROUND, or IGNORED.
 
-    A region whose best IoU is at least `positive` serves that object; below `negative` it is background; between, ignored. Then,
-    object by object in their order, if the object's best IoU is at least `low_quality` (None: off), every region that reaches
-    exactly this IoU becomes the object's, even if it fits another one better: a later object overwrites an earlier one.
-    Regions that take no part carry IoU -1 with every object.
+    A region whose best IoU is at least `positive` serves that object; below `negative` it is background; between,
+    ignored. Then, object by object in their order, if the object's best IoU is at least `low_quality` (None: off),
+    every region that reaches exactly this IoU becomes the object's, even if it fits another one better: a later object
+    overwrites an earlier one. Regions that take no part carry IoU -1 with every object.
     """
     objects, regions = ious.shape
     if objects == 0:

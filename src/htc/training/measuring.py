@@ -13,8 +13,12 @@ from htc.results import Detections
 from htc.training.distributed import by_first, count, gathered, rank
 
 
-def measure(predictor: Predictor, annotations: Path, images: Path, progress: Progress | None = None, workers: int = 0) -> Metrics:
-    """`evaluate_model`'s numbers, on every process. Each takes every n-th picture, whatever their number; the first counts."""
+def measure(
+    predictor: Predictor, annotations: Path, images: Path, progress: Progress | None = None, workers: int = 0
+) -> Metrics:
+    """`evaluate_model`'s numbers, on every process. Each takes every n-th picture, whatever their number; the first
+    counts.
+    """
     if count() == 1:
         return evaluate_model(predictor, annotations, images, progress=progress, workers=workers)[0]
     most, truth = detections_that_count(predictor, None), read_annotations(annotations)

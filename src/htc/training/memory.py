@@ -19,7 +19,9 @@ def total_memory(device: torch.device) -> float | None:
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """GiB in use at the most since the process began: on the GPU, else resident in the machine; None where the system does not tell."""
+    """GiB in use at the most since the process began: on the GPU, else resident in the machine; None where the
+    system does not tell.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     if sys.platform == "win32":

@@ -18,17 +18,30 @@ from htc.training.parameter_groups import groups_of
 from htc.training.schedule import base_learning_rate, learning_rate_factor
 from htc.types import Batch
 
-REMEDY = "Lower the learning rate (--lr), lengthen training.warmup_steps or set training.clip_gradients; look at these pictures and their annotations"
+REMEDY = (
+    "Lower the learning rate (--lr), lengthen training.warmup_steps or set training.clip_gradients; look "
+    "at these "
+    "pictures and their annotations"
+)
 
 
 class TrainingModule(LightningModule):
     """Minimises the sum of `objective`'s losses (Eq. 7) over `detector`'s parameters.
 
-    `objective` maps a `Batch` to named, already weighted, scalar losses and contains `detector`. `images_per_step` counts
-    over all processes. A loss that is not finite raises `TrainingError` before it reaches the weights.
+    `objective` maps a `Batch` to named, already weighted, scalar losses and contains `detector`. `images_per_step`
+    counts over all processes. A loss that is not finite raises `TrainingError` before it reaches the weights.
     """
 
-    def __init__(self, detector: nn.Module, objective: nn.Module, training: Training, steps_per_epoch: int, epochs: int, images_per_step: int, seed: int = 0):
+    def __init__(
+        self,
+        detector: nn.Module,
+        objective: nn.Module,
+        training: Training,
+        steps_per_epoch: int,
+        epochs: int,
+        images_per_step: int,
+        seed: int = 0,
+    ):
         super().__init__()
         self.detector = detector
         self.objective = objective
@@ -38,10 +51,16 @@ class TrainingModule(LightningModule):
         self.images_per_step = images_per_step
         self.seed = seed
         decay = training.average_decay
-        self.average = None if decay is None else AveragedModel(detector, multi_avg_fn=_moving_average(decay), use_buffers=True).requires_grad_(False)
+        self.average = (
+            None
+            if decay is None
+            else AveragedModel(detector, multi_avg_fn=_moving_average(decay), use_buffers=True).requires_grad_(False)
+        )
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Random numbers inside the network (dropped paths) depend on the place in the training alone, as all others do."""
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Random numbers inside the network (dropped paths) depend on the place in the training alone, as all others
+        do.
+        """
         torch.manual_seed(pure_seed("step", self.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -56,7 +75,9 @@ class TrainingModule(LightningModule):
         """The configured optimiser, stepped by `learning_rate_factor`."""
         training = self.training_config
         optimizer = build_optimizer(groups_of(self.detector, training.optimizer), training, self.images_per_step)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(training, step, self.steps_per_epoch, self.epochs))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(training, step, self.steps_per_epoch, self.epochs)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -71,8 +92,12 @@ class TrainingModule(LightningModule):
         return self.detector if self.average is None else self.average.module
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], training: Training, images_per_step: int) -> torch.optim.Optimizer:
-    """SGD or AdamW at its base learning rate; weight decay on every parameter, as the original has it, where groups do not say otherwise."""
+def build_optimizer(
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], training: Training, images_per_step: int
+) -> torch.optim.Optimizer:
+    """SGD or AdamW at its base learning rate; weight decay on every parameter, as the original has it, where groups
+    do not say otherwise.
+    """
     rate = base_learning_rate(training, images_per_step)
     chosen = training.optimizer
     if isinstance(chosen, AdamW):

@@ -22,8 +22,9 @@ class TrainingObjective(nn.Module):
         self.detector, self.config = detector, config
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Weighted losses: `rpn.class`, `rpn.box` (guided anchoring: also `rpn.location`, `rpn.shape`), `semantic`, and for each stage
-        `stage1.class`, `stage1.box`, `stage1.mask`, ..."""
+        """Weighted losses: `rpn.class`, `rpn.box` (guided anchoring: also `rpn.location`, `rpn.shape`), `semantic`, and
+        for each stage `stage1.class`, `stage1.box`, `stage1.mask`, ...
+        """
         return averages(self.terms(batch), self.config.training.loss_average)
 
     def terms(self, batch: Batch) -> dict[str, Term]:
@@ -39,7 +40,10 @@ class TrainingObjective(nn.Module):
         stages = self.detector.roi.refine(*features.pooled, proposals, sampler.for_boxes)
         for t, stage in enumerate(stages):
             name, weight = f"stage{t + 1}", self.config.cascade.loss_weights[t]
-            terms |= {f"{name}.{part}": term for part, term in self._box_terms(stage, sampler.boxes[t], batch, t, weight).items()}
+            terms |= {
+                f"{name}.{part}": term
+                for part, term in self._box_terms(stage, sampler.boxes[t], batch, t, weight).items()
+            }
             if self.detector.roi.mask_heads:
                 terms[f"{name}.mask"] = self._mask_term(features, stage, sampler, batch, t, weight)
         return terms
@@ -51,13 +55,21 @@ class TrainingObjective(nn.Module):
         class_total = class_loss(stage.class_logits[valid], sample.labels[valid])
         deltas = stage.deltas[positive]
         if not self.config.cascade.class_agnostic_boxes:
-            deltas = deltas.unflatten(-1, (-1, 4))[torch.arange(len(deltas), device=deltas.device), sample.labels[positive]]
-        targets = encode(sample.rois.boxes[positive], _objects_of(sample, batch)[positive], self.config.cascade.delta_stds[t])
+            deltas = deltas.unflatten(-1, (-1, 4))[
+                torch.arange(len(deltas), device=deltas.device), sample.labels[positive]
+            ]
+        targets = encode(
+            sample.rois.boxes[positive], _objects_of(sample, batch)[positive], self.config.cascade.delta_stds[t]
+        )
         box_total = box_loss(deltas, targets, self.config.cascade.box_loss, 1.0) + stage.deltas.sum() * 0
         return {"class": Term(class_total, count, weight), "box": Term(box_total, count, weight)}
 
-    def _mask_term(self, features: Features, stage: BoxStage, sampler: TruthSampler, batch: Batch, t: int, weight: float) -> Term:
-        """L_mask^t: binary cross-entropy of the true class over the positives' grids (28 x 28, or the mask head's own size)."""
+    def _mask_term(
+        self, features: Features, stage: BoxStage, sampler: TruthSampler, batch: Batch, t: int, weight: float
+    ) -> Term:
+        """L_mask^t: binary cross-entropy of the true class over the positives' grids (28 x 28, or the mask head's
+        own size).
+        """
         roi = self.detector.roi
         rois = roi.mask_rois(stage, t, sampler.for_masks)
         sample = sampler.masks[t]

@@ -1,4 +1,6 @@
-"""Learning rates and weight decay that differ from parameter to parameter: layer decay, and what is spared from weight decay."""
+"""Learning rates and weight decay that differ from parameter to parameter: layer decay, and what is spared from
+weight decay.
+"""
 
 from typing import Any
 
@@ -14,7 +16,9 @@ POSITION_TABLES = ("relative_position_bias_table", "absolute_pos_embed", "pos_em
 
 
 def groups_of(detector: nn.Module, optimizer: SGD | AdamW) -> list[nn.Parameter] | list[dict[str, Any]]:
-    """All trained parameters, as one list where they learn alike, else as groups with their own `lr` and `weight_decay`."""
+    """All trained parameters, as one list where they learn alike, else as groups with their own `lr` and
+    `weight_decay`.
+    """
     named = [(name, parameter) for name, parameter in detector.named_parameters() if parameter.requires_grad]
     if isinstance(optimizer, SGD) or (optimizer.layer_decay == 1 and optimizer.weight_decay_of == "all"):
         return [parameter for _, parameter in named]
@@ -24,21 +28,30 @@ def groups_of(detector: nn.Module, optimizer: SGD | AdamW) -> list[nn.Parameter]
         factor = factors.get(name, 1.0)
         spared = optimizer.weight_decay_of == "weights" and (parameter.ndim <= 1 or name.endswith(POSITION_TABLES))
         groups.setdefault((factor, 0.0 if spared else optimizer.weight_decay), []).append(parameter)
-    return [{"params": members, "lr": optimizer.lr * factor, "weight_decay": decay} for (factor, decay), members in groups.items()]
+    return [
+        {"params": members, "lr": optimizer.lr * factor, "weight_decay": decay}
+        for (factor, decay), members in groups.items()
+    ]
 
 
 def factors_of(detector: nn.Module, decay: float) -> dict[str, float]:
-    """Parameter name -> factor of the learning rate, of each backbone that the detector has; raises `ConfigError` as `rate_factors`."""
+    """Parameter name -> factor of the learning rate, of each backbone that the detector has; raises `ConfigError` as
+    `rate_factors`.
+    """
     backbones = ((name, module) for name, module in detector.named_modules() if name in BACKBONES)
-    return {f"{prefix}.{name}": factor for prefix, backbone in backbones for name, factor in rate_factors(backbone, decay).items()}
+    return {
+        f"{prefix}.{name}": factor
+        for prefix, backbone in backbones
+        for name, factor in rate_factors(backbone, decay).items()
+    }
 
 
 def rate_factors(backbone: nn.Module, decay: float) -> dict[str, float]:
     """Parameter name -> factor of the learning rate: `decay` to the power of the blocks that follow, and once more.
 
-    N blocks: what precedes the first one learns at decay^(N + 1), block k at decay^(N + 1 - k), what follows the last one at 1.
-    Raises `ConfigError` for networks without blocks in sequence: timm's DPN, and FishNet, whose transfer blocks run between the
-    others and beside them, not where they are listed.
+    N blocks: what precedes the first one learns at decay^(N + 1), block k at decay^(N + 1 - k), what follows the last
+    one at 1. Raises `ConfigError` for networks without blocks in sequence: timm's DPN, and FishNet, whose transfer
+    blocks run between the others and beside them, not where they are listed.
     """
     blocks = [] if isinstance(backbone, FishFeatures) else block_names(backbone)
     if not blocks:
@@ -53,9 +66,17 @@ def rate_factors(backbone: nn.Module, decay: float) -> dict[str, float]:
 
 
 def block_names(backbone: nn.Module) -> list[str]:
-    """The blocks of a network in their order: the members of its sequences that have parts themselves, outermost sequences only."""
+    """The blocks of a network in their order: the members of its sequences that have parts themselves, outermost
+    sequences only.
+    """
     found: list[str] = []
     for name, module in backbone.named_modules():
-        if isinstance(module, nn.Sequential | nn.ModuleList) and not any(f"{name}.".startswith(f"{block}.") for block in found):
-            found += [f"{name}.{part}" if name else part for part, child in module.named_children() if any(True for _ in child.children())]
+        if isinstance(module, nn.Sequential | nn.ModuleList) and not any(
+            f"{name}.".startswith(f"{block}.") for block in found
+        ):
+            found += [
+                f"{name}.{part}" if name else part
+                for part, child in module.named_children()
+                if any(True for _ in child.children())
+            ]
     return found

@@ -34,7 +34,9 @@ class Measured:
     """An evaluation is over."""
 
     entry: Mapping[str, Any]
-    """What the history holds of it: `epoch`, `step`, the metrics and, where they are computed, the validation `losses`."""
+    """What the history holds of it: `epoch`, `step`, the metrics and, where they are computed, the validation
+    `losses`.
+    """
     best: bool
     """Better than every one before."""
     stops: bool

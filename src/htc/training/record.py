@@ -1,4 +1,6 @@
-"""What a training run writes down while it runs: every loss term and the pictures of every step, and who is told about it."""
+"""What a training run writes down while it runs: every loss term and the pictures of every step, and who is told
+about it.
+"""
 
 import csv
 from collections.abc import Mapping
@@ -22,9 +24,9 @@ PICTURES = "pictures.csv"
 class LossRecord(Callback):
     """Appends a row a step to a CSV file: step, epoch, learning rate, total, then every term as weighted in the total.
 
-    Beside it, `pictures.csv` lists the image ids of every step. Rows of steps that a resumed run does again are dropped.
-    Values are written in full, so that two runs that should be equal can be compared as files. Where several batches or
-    processes make a step, their mean is the step's loss; the first process writes.
+    Beside it, `pictures.csv` lists the image ids of every step. Rows of steps that a resumed run does again are
+    dropped. Values are written in full, so that two runs that should be equal can be compared as files. Where several
+    batches or processes make a step, their mean is the step's loss; the first process writes.
     """
 
     def __init__(self, path: Path, progress: Progress | None = None):
@@ -34,36 +36,40 @@ class LossRecord(Callback):
         self._terms = StepTerms()
         self._seen: list[Any] = []
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the files behind the rows of the steps that are already done."""
         self._terms.start(trainer)
         if trainer.is_global_zero:
             self._losses.open(trainer.global_step)
             self._pictures.open(trainer.global_step)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Notes the learning rate of the step: at its end the schedule has moved on."""
         self._rate = max(group["lr"] for group in optimizer.param_groups)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Writes the rows of a step that is done."""
         self._seen.extend(image_id for ids in gathered(batch.image_ids) for image_id in ids)
         terms, step = self._terms.add(trainer, outputs["terms"]), trainer.global_step
         if terms is None:
             return  # more batches make this step
         if trainer.is_global_zero:
-            self._losses.add([*LEADING, *terms], [step - 1, trainer.current_epoch, self._rate, sum(terms.values()), *terms.values()])
+            self._losses.add(
+                [*LEADING, *terms], [step - 1, trainer.current_epoch, self._rate, sum(terms.values()), *terms.values()]
+            )
             self._pictures.add(["step", "pictures"], [step - 1, *self._seen])
             if self.progress is not None:
                 steps, epochs = int(trainer.estimated_stepping_batches), trainer.max_epochs or 1
                 self.progress(StepDone(step, steps, trainer.current_epoch + 1, epochs, self._rate, terms))
         self._seen = []
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the files."""
         self._close()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Closes the files."""
         self._close()
 
@@ -100,7 +106,9 @@ class _Rows:
         self._stream: TextIO | None = None
 
     def open(self, step: int) -> None:
-        """Opens it behind the rows of the steps before `step`; the others are dropped, in a file that replaces it whole."""
+        """Opens it behind the rows of the steps before `step`; the others are dropped, in a file that replaces it
+        whole.
+        """
         kept = _rows_before(self.path, step)
         with whole_file(self.path) as writer:
             writer.write(b"".join(kept))
@@ -114,7 +122,9 @@ class _Rows:
             csv.writer(self._stream).writerows([header, row] if self._empty else [row])
             self._stream.flush()
         except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {REMEDIES.get(error.errno or 0, error.strerror or str(error))}") from error
+            raise OutputError(
+                f"cannot write {self.path}: {REMEDIES.get(error.errno or 0, error.strerror or str(error))}"
+            ) from error
         self._empty = False
 
     def close(self) -> None:
@@ -125,12 +135,17 @@ class _Rows:
 
 
 def _rows_before(path: Path, step: int) -> list[bytes]:
-    """The lines of the header and of the steps before `step`, as they are; nothing if there is no file or no such step."""
+    """The lines of the header and of the steps before `step`, as they are; nothing if there is no file or no such
+    step.
+    """
     if step == 0 or not path.is_file():
         return []
     header, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
     numbers = [line.partition(b",")[0] for line in lines]
-    return [header, *(line for line, number in zip(lines, numbers, strict=True) if number.isdigit() and int(number) < step)]
+    return [
+        header,
+        *(line for line, number in zip(lines, numbers, strict=True) if number.isdigit() and int(number) < step),
+    ]
 
 
 def read_losses(path: Path) -> tuple[list[int], dict[str, list[float]]]:
@@ -139,6 +154,8 @@ def read_losses(path: Path) -> tuple[list[int], dict[str, list[float]]]:
         with path.open(newline="", encoding="utf-8") as stream:
             header, *rows = list(csv.reader(stream)) or [list(LEADING)]
             names = header[len(LEADING) :]
-            return [int(row[0]) for row in rows], {name: [float(row[i + len(LEADING)]) for row in rows] for i, name in enumerate(names)}
+            return [int(row[0]) for row in rows], {
+                name: [float(row[i + len(LEADING)]) for row in rows] for i, name in enumerate(names)
+            }
     except (OSError, ValueError, IndexError) as error:
         raise DataError(f"{path} is not a record of losses: {error}") from error

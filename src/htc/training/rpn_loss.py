@@ -41,7 +41,9 @@ def sampled_losses(
     class_total, box_total, count = logits.sum() * 0, deltas.sum() * 0, 0
     for i, (truth, seed) in enumerate(zip(batch.truths, batch.seeds, strict=True)):
         among = inside[i]
-        matched = match(iou(truth.boxes, anchors[i][among]), config.positive_iou, config.negative_iou, config.negative_iou)
+        matched = match(
+            iou(truth.boxes, anchors[i][among]), config.positive_iou, config.negative_iou, config.negative_iou
+        )
         positive, negative = balanced(matched, config.samples, config.positive_fraction, generator(seed, RPN_DRAW))
         count += max(len(positive), 1) + max(len(negative), 1)
         sampled = among[torch.cat([positive, negative])]
@@ -50,11 +52,18 @@ def sampled_losses(
         class_total = class_total + F.binary_cross_entropy_with_logits(logits[i, sampled], target, reduction="sum")
         wanted = encode(anchors[i][among[positive]], truth.boxes[matched[positive]], stds)
         box_total = box_total + box_loss(deltas[i][among[positive]], wanted, config.box_loss, config.box_loss_beta)
-    return {"rpn.class": Term(class_total, class_total.new_tensor(count)), "rpn.box": Term(box_total, box_total.new_tensor(count))}
+    return {
+        "rpn.class": Term(class_total, class_total.new_tensor(count)),
+        "rpn.box": Term(box_total, box_total.new_tensor(count)),
+    }
 
 
-def anchors_inside(head: ProposalHead, levels: list[LevelScores], anchors: Float[Tensor, "A 4"], size: Int[Tensor, "2"]) -> Bool[Tensor, " A"]:
-    """Which anchors are trained for a picture of this (height, width); those that only the batch's padding made never are."""
+def anchors_inside(
+    head: ProposalHead, levels: list[LevelScores], anchors: Float[Tensor, "A 4"], size: Int[Tensor, "2"]
+) -> Bool[Tensor, " A"]:
+    """Which anchors are trained for a picture of this (height, width); those that only the batch's padding made
+    never are.
+    """
     if head.config.anchors_inside == "picture":
         return wholly_inside(anchors, size)
     return cells_inside(levels, size, len(head.config.anchor_ratios))

@@ -61,20 +61,24 @@ class TrainingResult:
     steps: int
 
 
-def train(config: Config, splits: Splits, out: Path, options: Options = DEFAULTS, progress: Progress | None = None) -> TrainingResult:
+def train(
+    config: Config, splits: Splits, out: Path, options: Options = DEFAULTS, progress: Progress | None = None
+) -> TrainingResult:
     """Trains on `splits` and leaves in `out`: `model/`, `metrics.json`, `config.yaml`, `losses.csv`, `history.json`,
     `validation.csv`, `curves/`, `pictures/`, `tensorboard/`, `checkpoints/`, and `start.json` if it began with weights.
 
-    The configuration takes the data's classes and ids. The same seed on the same machine gives the same numbers. Everything
-    that can be checked is checked before the first step. Raises `DataError`, `ConfigError`, `CheckpointError`, `OutputError`,
-    and `TrainingError` when a loss is not finite.
+    The configuration takes the data's classes and ids. The same seed on the same machine gives the same numbers.
+    Everything that can be checked is checked before the first step. Raises `DataError`, `ConfigError`,
+    `CheckpointError`, `OutputError`, and `TrainingError` when a loss is not finite.
     """
     device = choose_device(options.device).type
     with joined(device):
         return _train(config, splits, out, options, progress if rank() == 0 else None, device)
 
 
-def _train(config: Config, splits: Splits, out: Path, options: Options, progress: Progress | None, device: str) -> TrainingResult:
+def _train(
+    config: Config, splits: Splits, out: Path, options: Options, progress: Progress | None, device: str
+) -> TrainingResult:
     resume = by_first(lambda: prepare_folder(out, options.resume))
     dataset = read_dataset(splits, options)
     config = fit_to_data(config, dataset, options.semantic)
@@ -123,7 +127,10 @@ def prepare_folder(out: Path, resume: bool) -> Path | None:
     last = out / CHECKPOINTS / LAST
     if resume:
         if not last.is_file():
-            raise OutputError(f"{out} holds no training to resume ({CHECKPOINTS}/{LAST} is missing): leave out --resume, or give its folder as --out")
+            raise OutputError(
+                f"{out} holds no training to resume ({CHECKPOINTS}/{LAST} is missing): leave out --resume, or give "
+                f"its folder as --out"
+            )
         return last
     if (out / LOSSES).exists() or (out / MODEL).exists():
         raise OutputError(f"{out} holds a training already: give another --out, or --resume to go on with it")
@@ -135,7 +142,9 @@ def prepare_folder(out: Path, resume: bool) -> Path | None:
 
 
 def validation_of(out: Path, config: Config, splits: Splits, options: Options, progress: Progress | None) -> Validation:
-    """What is measured and drawn between epochs; the validation files and categories are checked now. Nothing without them."""
+    """What is measured and drawn between epochs; the validation files and categories are checked now. Nothing
+    without them.
+    """
     annotations, images, training = splits.val_annotations, splits.val_images, config.training
     if annotations is None or images is None:
         return Validation(out, None, options.evaluate_every, training.epochs)
@@ -161,13 +170,17 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
         training.epochs,
         losses=None if batches is None else lambda detector: validation_losses(detector, config, batches),
         draw=draw if options.pictures else None,
-        keep=None if options.checkpoints is None else lambda detector: save_pretrained(detector, config, out / CHECKPOINTS / BEST),
+        keep=None
+        if options.checkpoints is None
+        else lambda detector: save_pretrained(detector, config, out / CHECKPOINTS / BEST),
         patience=training.early_stop,
         progress=progress,
     )
 
 
-def build_module(config: Config, dataset: Dataset, options: Options, out: Path, progress: Progress | None) -> TrainingModule:
+def build_module(
+    config: Config, dataset: Dataset, options: Options, out: Path, progress: Progress | None
+) -> TrainingModule:
     """The detector with its first weights, a pure function of the seed (or the given ones), and all that trains it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -188,14 +201,21 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
     detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     training = config.training
     together = training.batch_size * count()
-    images, steps = together * training.accumulate, ceil(batches_per_epoch(dataset, training.sampling, together) / training.accumulate)
-    return TrainingModule(detector, TrainingObjective(detector, config), training, steps, training.epochs, images, options.seed)
+    images, steps = (
+        together * training.accumulate,
+        ceil(batches_per_epoch(dataset, training.sampling, together) / training.accumulate),
+    )
+    return TrainingModule(
+        detector, TrainingObjective(detector, config), training, steps, training.epochs, images, options.seed
+    )
 
 
 def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, done: int) -> PictureLoader:
     """One epoch's batches without the first `done`."""
     size, workers = config.training.batch_size, options.workers
-    return training_loader(dataset, config, options.seed, epoch, size, workers, first_step=done, rank=rank(), ranks=count())
+    return training_loader(
+        dataset, config, options.seed, epoch, size, workers, first_step=done, rank=rank(), ranks=count()
+    )
 
 
 def callbacks_of(out: Path, options: Options, validation: Validation, progress: Progress | None) -> list[Callback]:
@@ -222,7 +242,13 @@ def _finish(detector: nn.Module, config: Config, out: Path, validation: Validati
     if history:
         entry = best_of(history) if best else history[-1]
         metrics = metrics_of(entry)
-        write_json(out / METRICS, {**metrics, "model": {"epoch": entry["epoch"], "step": entry["step"], "is": "the best" if best else "the last"}})
+        write_json(
+            out / METRICS,
+            {
+                **metrics,
+                "model": {"epoch": entry["epoch"], "step": entry["step"], "is": "the best" if best else "the last"},
+            },
+        )
     return TrainingResult(out, model, config, metrics, steps=_steps(out))
 
 

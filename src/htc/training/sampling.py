@@ -16,7 +16,9 @@ from htc.types import Batch, GroundTruth, Rois
 
 BOX_DRAW, MASK_DRAW, RPN_DRAW = 0, 1, 2
 LARGEST_PRIME_OF_32_BITS = 2**32 - 5
-"""torch's CPU generator reads the last 32 bits of its seed; as a remainder of a prime, every bit of a longer seed counts."""
+"""torch's CPU generator reads the last 32 bits of its seed; as a remainder of a prime, every bit of a longer seed
+counts.
+"""
 
 
 def generator(seed: int, draw: int, stage: int = 0) -> torch.Generator:
@@ -32,7 +34,9 @@ def choose(candidates: Int[Tensor, " N"], count: int, numbers: torch.Generator) 
     return candidates[order.to(candidates.device)]
 
 
-def balanced(matched: Int[Tensor, " N"], samples: int, positive_fraction: float, numbers: torch.Generator) -> tuple[Tensor, Tensor]:
+def balanced(
+    matched: Int[Tensor, " N"], samples: int, positive_fraction: float, numbers: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Indices of the sampled positives and negatives; what positives do not fill, negatives do."""
     positive = choose((matched >= 0).nonzero().squeeze(1), int(samples * positive_fraction), numbers)
     negative = choose((matched == BACKGROUND).nonzero().squeeze(1), samples - len(positive), numbers)
@@ -67,7 +71,9 @@ class TruthSampler:
         return self.boxes[t].rois
 
     def for_masks(self, rois: Rois, t: int) -> Rois:
-        """The positives that mask head t learns from: of the box sample itself in parallel execution, matched anew otherwise."""
+        """The positives that mask head t learns from: of the box sample itself in parallel execution, matched anew
+        otherwise.
+        """
         sample = self.boxes[t]
         if rois is not sample.rois:
             sample = self._sample(self._without_appended(rois, t), t, MASK_DRAW)
@@ -86,11 +92,15 @@ class TruthSampler:
         ]
         return _padded(rows, rois.sizes)
 
-    def _one(self, boxes: Float[Tensor, "R 4"], truth: GroundTruth, t: int, numbers: torch.Generator) -> tuple[Tensor, ...]:
+    def _one(
+        self, boxes: Float[Tensor, "R 4"], truth: GroundTruth, t: int, numbers: torch.Generator
+    ) -> tuple[Tensor, ...]:
         """The sample of one picture: boxes, objects, labels, positive, appended; positives first."""
         threshold = self.config.ious[t]
         objects = len(truth.boxes)
-        matched = match(iou(truth.boxes, boxes), threshold, threshold, threshold if self.config.low_quality_matches else None)
+        matched = match(
+            iou(truth.boxes, boxes), threshold, threshold, threshold if self.config.low_quality_matches else None
+        )
         # the objects' own boxes join after the matching, each with its own label
         own = torch.arange(objects, device=boxes.device)
         boxes, matched = torch.cat([truth.boxes, boxes]), torch.cat([own, matched])
@@ -117,7 +127,12 @@ def _padded(rows: list[tuple[Tensor, ...]], sizes: Int[Tensor, "B 2"]) -> Sample
     length = max(1, *(len(row[0]) for row in rows))
 
     def padded(field: int) -> Tensor:
-        return torch.stack([torch.cat([row[field], row[field].new_zeros((length - len(row[field]), *row[field].shape[1:]))]) for row in rows])
+        return torch.stack(
+            [
+                torch.cat([row[field], row[field].new_zeros((length - len(row[field]), *row[field].shape[1:]))])
+                for row in rows
+            ]
+        )
 
     counts = torch.tensor([len(row[0]) for row in rows], device=sizes.device)
     valid = torch.arange(length, device=sizes.device) < counts[:, None]

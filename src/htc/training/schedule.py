@@ -9,7 +9,9 @@ IMAGES_PER_STEP = 16
 
 
 def base_learning_rate(training: Training, images_per_step: int) -> float:
-    """SGD's `lr` is for 16 images and scales linearly with the images of a step over all processes; AdamW's is used as it is."""
+    """SGD's `lr` is for 16 images and scales linearly with the images of a step over all processes; AdamW's is used
+    as it is.
+    """
     if isinstance(training.optimizer, AdamW):
         return training.optimizer.lr
     return training.optimizer.lr * images_per_step / IMAGES_PER_STEP

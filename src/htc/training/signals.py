@@ -22,7 +22,9 @@ class HeldSignals:
         self._before: dict[int, Any] = {}
 
     def remember(self) -> None:
-        """Takes the handlers now in place as the usual way. Signals can be handled in the main thread only: elsewhere, nothing."""
+        """Takes the handlers now in place as the usual way. Signals can be handled in the main thread only:
+        elsewhere, nothing.
+        """
         if threading.current_thread() is threading.main_thread():
             self._usual = {number: signal.getsignal(number) for number in HELD}
 

@@ -1,4 +1,6 @@
-"""Evaluation between epochs: numbers into a history file, curves and pictures beside it, and an end when nothing improves."""
+"""Evaluation between epochs: numbers into a history file, curves and pictures beside it, and an end when nothing
+improves.
+"""
 
 import csv
 import io
@@ -29,17 +31,24 @@ Keep = Callable[[nn.Module], object]
 
 HISTORY, LOSSES, CURVES, TABLE, PICTURES = "history.json", "losses.csv", "curves", "validation.csv", "pictures"
 BEST, LAST = "best", "last"
-SHOWN = {"mask AP": ("segm", "AP"), "mask AP50": ("segm", "AP50"), "box AP": ("bbox", "AP"), "box AP50": ("bbox", "AP50")}
+SHOWN = {
+    "mask AP": ("segm", "AP"),
+    "mask AP50": ("segm", "AP50"),
+    "box AP": ("bbox", "AP"),
+    "box AP50": ("bbox", "AP50"),
+}
 NO_METRICS = ("epoch", "step", "losses")
 """What a history entry holds beside its metrics."""
 
 
 class Validation(Callback):
-    """Measures the trained weights (their moving average where there is one) after every `every` epochs and after the last.
+    """Measures the trained weights (their moving average where there is one) after every `every` epochs and after the
+    last.
 
-    Writes `history.json`, a list of `{"epoch", "step", "bbox", "segm", "per_class", "losses"}`, the same as `validation.csv`, and
-    the curves, into `folder`; `draw` makes `pictures/best` at each best precision and `pictures/last` after the last epoch.
-    The training ends early when the precision has not grown for `patience` evaluations.
+    Writes `history.json`, a list of `{"epoch", "step", "bbox", "segm", "per_class", "losses"}`, the same as
+    `validation.csv`, and the curves, into `folder`; `draw` makes `pictures/best` at each best precision and
+    `pictures/last` after the last epoch. The training ends early when the precision has not grown for `patience`
+    evaluations.
     """
 
     def __init__(
@@ -65,11 +74,15 @@ class Validation(Callback):
         self.patience = patience
         self.progress = progress
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002 - Lightning's signature
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps of an earlier history what the resumed run does not measure again."""
         if not trainer.is_global_zero:
             return
-        kept = [entry for entry in read_history(self.folder) if entry["step"] <= trainer.global_step] if trainer.global_step else []
+        kept = (
+            [entry for entry in read_history(self.folder) if entry["step"] <= trainer.global_step]
+            if trainer.global_step
+            else []
+        )
         write_json(self.folder / HISTORY, kept)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,7 +153,11 @@ def flat(entry: dict[str, Any]) -> dict[str, float]:
     row: dict[str, float] = {"epoch": entry["epoch"], "step": entry["step"]}
     for kind, values in metrics_of(entry).items():
         for name, value in values.items():
-            row |= {f"{kind}.{name}.{one}": number for one, number in value.items()} if isinstance(value, dict) else {f"{kind}.{name}": value}
+            row |= (
+                {f"{kind}.{name}.{one}": number for one, number in value.items()}
+                if isinstance(value, dict)
+                else {f"{kind}.{name}": value}
+            )
     if "losses" in entry:
         row |= {f"losses.{name}": value for name, value in entry["losses"].items()}
         row["losses.total"] = sum(entry["losses"].values())
@@ -163,11 +180,20 @@ def draw_curves(folder: Path) -> None:
     steps, losses = read_losses(folder / LOSSES)
     history = read_history(folder)
     measured = [entry for entry in history if "losses" in entry]
-    validation = {name: [entry["losses"].get(name, 0.0) for entry in measured] for name in (measured[-1]["losses"] if measured else ())}
+    validation = {
+        name: [entry["losses"].get(name, 0.0) for entry in measured]
+        for name in (measured[-1]["losses"] if measured else ())
+    }
     draw_losses(folder / CURVES / "losses.png", steps, losses, [entry["step"] - 1 for entry in measured], validation)
-    draw_average_precision(folder / CURVES / "average_precision.png", [entry["epoch"] for entry in history], _series(history))
+    draw_average_precision(
+        folder / CURVES / "average_precision.png", [entry["epoch"] for entry in history], _series(history)
+    )
 
 
 def _series(history: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     kinds = {kind for entry in history for kind in entry}
-    return {name: [entry.get(kind, {}).get(number, -1.0) for entry in history] for name, (kind, number) in SHOWN.items() if kind in kinds}
+    return {
+        name: [entry.get(kind, {}).get(number, -1.0) for entry in history]
+        for name, (kind, number) in SHOWN.items()
+        if kind in kinds
+    }

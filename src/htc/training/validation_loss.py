@@ -23,11 +23,15 @@ PLAIN = Augmentation(horizontal_flip=0.0, vertical_flip=0.0)
 def validation_batches(dataset: Dataset, config: Config, maps: MapSources | None, workers: int = 0) -> Iterable[Batch]:
     """The validation pictures one by one, as prediction sees them; every pass gives the same, sampling seeds included.
 
-    `maps` are the training pictures'; those of the validation pictures lie there too, or beside them under the name of the pictures' folder,
-    as COCO's do (`MapSources.of_part`). Without them there is no semantic target and no semantic term.
+    `maps` are the training pictures'; those of the validation pictures lie there too, or beside them under the name of
+    the pictures' folder, as COCO's do (`MapSources.of_part`). Without them there is no semantic target and no semantic
+    term.
     """
     if config.semantic is not None and maps is not None:
-        places = [maps, *(maps.of_part(name) for name in sorted({record.path.parent.name for record in dataset.images}))]
+        places = [
+            maps,
+            *(maps.of_part(name) for name in sorted({record.path.parent.name for record in dataset.images})),
+        ]
         found = [one for one in (_with_maps(dataset, place) for place in places) if one is not None]
         dataset = found[0] if found else dataset
         config = config if found else config.model_copy(update={"semantic": None})
@@ -45,7 +49,8 @@ def _with_maps(dataset: Dataset, maps: MapSources) -> Dataset | None:
 
 @torch.no_grad()
 def validation_losses(detector: nn.Module, config: Config, batches: Iterable[Batch]) -> dict[str, float]:
-    """Every weighted term, averaged over all pictures as one batch of them would be; `detector` is left in the mode it was in.
+    """Every weighted term, averaged over all pictures as one batch of them would be; `detector` is left in the mode it
+    was in.
 
     Norms use their running statistics. A term of which nothing was counted (no object, no mask) is 0.
     """
@@ -57,7 +62,9 @@ def validation_losses(detector: nn.Module, config: Config, batches: Iterable[Bat
         for batch in _on(batches, device):
             for name, term in objective.terms(batch).items():
                 before = sums.get(name)
-                sums[name] = term if before is None else Term(before.total + term.total, before.count + term.count, term.weight)
+                sums[name] = (
+                    term if before is None else Term(before.total + term.total, before.count + term.count, term.weight)
+                )
     detector.train(was_training)
     return {name: float(term.average()) for name, term in sums.items()}
 

@@ -1,4 +1,6 @@
-"""Charts for pages as SVG text: sharp at any size, their ink light on a dark page and dark on a light one, without scripts."""
+"""Charts for pages as SVG text: sharp at any size, their ink light on a dark page and dark on a light one, without
+scripts.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,8 @@ from htc.visual.curves import COLOURS, DASHES
 
 INK, GRID = "#010203", "#030201"
 """Stand-ins that the drawing's style replaces by the page's ink and its lines."""
-STYLE = """<style>:root{--ink:#1d2329;--grid:#e2e5e9}@media (prefers-color-scheme:dark){:root{--ink:#d5dade;--grid:#343b42}}
+STYLE = """<style>:root{--ink:#1d2329;--grid:#e2e5e9}
+@media (prefers-color-scheme:dark){:root{--ink:#d5dade;--grid:#343b42}}
 @media print{:root{--ink:#000;--grid:#ccc}}</style>"""
 
 Points = tuple[Sequence[float], Sequence[float]]
@@ -30,7 +33,8 @@ def lines(
 ) -> str:
     """One line for each of `series` (name -> x and y values; NaN leaves a gap).
 
-    `axes`: what is on x and y. `limits`: least and greatest x, least and greatest y. `diagonal` draws y = x. `size` is in inches.
+    `axes`: what is on x and y. `limits`: least and greatest x, least and greatest y. `diagonal` draws y = x. `size` is
+    in inches.
     """
     figure, plot = _plot(title, axes, size)
     if diagonal:
@@ -72,7 +76,9 @@ def bars(
     places = np.arange(len(names))
     for index, (name, heights) in enumerate(groups.items()):
         at = places + (index - (len(groups) - 1) / 2) * width
-        (plot.barh if horizontal else plot.bar)(at, np.asarray(heights, float), width, color=COLOURS[index % len(COLOURS)], label=name)
+        (plot.barh if horizontal else plot.bar)(
+            at, np.asarray(heights, float), width, color=COLOURS[index % len(COLOURS)], label=name
+        )
     ticks = [_short(name) for name in names]
     if horizontal:
         plot.set_yticks(places, ticks)
@@ -80,7 +86,13 @@ def bars(
         plot.grid(axis="y", visible=False)
     else:
         crowded = sum(map(len, ticks)) > 11 * size[0]
-        plot.set_xticks(places, ticks, rotation=50 if crowded else 0, ha="right" if crowded else "center", rotation_mode="anchor" if crowded else "default")
+        plot.set_xticks(
+            places,
+            ticks,
+            rotation=50 if crowded else 0,
+            ha="right" if crowded else "center",
+            rotation_mode="anchor" if crowded else "default",
+        )
         plot.grid(axis="x", visible=False)
     if logarithmic:
         (plot.set_xscale if horizontal else plot.set_yscale)("symlog", linthresh=1)
@@ -116,7 +128,9 @@ def _svg(figure: Figure) -> str:
     # Names of classes are texts, not formulas: a $ in them is a $.
     stream = io.StringIO()
     with rc_context({"svg.hashsalt": "htc", "text.parse_math": False, "svg.fonttype": "path"}):
-        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        FigureCanvasSVG(figure).print_svg(
+            stream, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     text = stream.getvalue()
     start = text.index("<svg")
     body = text[start:].replace(INK, "var(--ink)").replace(GRID, "var(--grid)")

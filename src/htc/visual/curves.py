@@ -1,4 +1,6 @@
-"""Curves of a training run as PNG: losses per step, average precision per epoch. Drawn without a display and without pyplot's state."""
+"""Curves of a training run as PNG: losses per step, average precision per epoch. Drawn without a display and without
+pyplot's state.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,8 @@ from matplotlib.figure import Figure
 
 from htc.errors import OutputError
 
-# Okabe and Ito's colours: told apart by readers who see red and green alike; the yellow is left out, it is too pale for a line.
+# Okabe and Ito's colours: told apart by readers who see red and green alike; the yellow is left out, it is too pale for
+# a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("-", "--", ":")
 INK, PALE, GRID = "#222222", "#8FA7B8", "#E4E4E4"
@@ -26,19 +29,27 @@ def draw_losses(
 ) -> None:
     """Writes the sum of the losses (left) and every term (right, logarithmic) over the steps.
 
-    Each of `losses` has one value a step. Lines are a running mean over a fortieth of the run; the pale one is every step.
-    Each of `validation` has one value for each of the steps `measured`: dots, in its term's colour.
-    Raises `OutputError` if the file cannot be written.
+    Each of `losses` has one value a step. Lines are a running mean over a fortieth of the run; the pale one is every
+    step. Each of `validation` has one value for each of the steps `measured`: dots, in its term's colour. Raises
+    `OutputError` if the file cannot be written.
     """
     figure = Figure(figsize=(12, 4.5), dpi=110, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
     x, width = np.asarray(steps), max(1, len(steps) // 40)
-    total = np.sum([np.asarray(values, dtype=float) for values in losses.values()], axis=0) if losses else np.zeros(len(x))
+    total = (
+        np.sum([np.asarray(values, dtype=float) for values in losses.values()], axis=0) if losses else np.zeros(len(x))
+    )
     left.plot(x, total, color=PALE, linewidth=0.8, label="each step")
     left.plot(x, running_mean(total, width), color=INK, linewidth=2, label=f"mean of {width}" if width > 1 else "sum")
-    validated = np.sum([np.asarray(values, dtype=float) for values in validation.values()], axis=0) if validation else np.zeros(0)
+    validated = (
+        np.sum([np.asarray(values, dtype=float) for values in validation.values()], axis=0)
+        if validation
+        else np.zeros(0)
+    )
     if len(validated):
-        left.plot(measured, validated, color=COLOURS[1], marker="o", markersize=4, linewidth=1.6, label="validation pictures")
+        left.plot(
+            measured, validated, color=COLOURS[1], marker="o", markersize=4, linewidth=1.6, label="validation pictures"
+        )
     _dress(left, "Loss (sum of all terms)", "step")
     if len(total):
         left.set_ylim(0, max(float(np.percentile(total, 99)), *validated[-len(validated) // 2 :], 0.0) * 1.1 or 1)
@@ -49,7 +60,9 @@ def draw_losses(
         right.plot(x, np.where(mean > 0, mean, np.nan), color=colour, linestyle=dash, linewidth=1.6, label=name)
         if name in validation:
             values = np.asarray(validation[name], dtype=float)
-            right.plot(measured, np.where(values > 0, values, np.nan), color=colour, linestyle="none", marker="o", markersize=3)
+            right.plot(
+                measured, np.where(values > 0, values, np.nan), color=colour, linestyle="none", marker="o", markersize=3
+            )
     _dress(right, "Each term, as weighted in the sum" + ("; dots: validation" if validation else ""), "step")
     right.set_yscale("log")
     if losses:
@@ -58,7 +71,8 @@ def draw_losses(
 
 
 def draw_average_precision(path: str | Path, epochs: Sequence[float], metrics: Mapping[str, Sequence[float]]) -> None:
-    """Writes each of `metrics` (values 0..1, -1 or NaN undefined) over the epochs; the last value stands beside its line.
+    """Writes each of `metrics` (values 0..1, -1 or NaN undefined) over the epochs; the last value stands beside its
+    line.
 
     Raises `OutputError` if the file cannot be written.
     """
@@ -75,8 +89,18 @@ def draw_average_precision(path: str | Path, epochs: Sequence[float], metrics: M
     highest = max((end[0] for end in ends), default=0.0)
     axes.set_ylim(0, min(1.0, max(0.1, highest * 1.15)))
     bottom, top = axes.get_ylim()
-    for (value, text, colour), place in zip(sorted(ends), spread([end[0] for end in sorted(ends)], (top - bottom) * 0.055), strict=True):
-        axes.annotate(text, (x[-1], value), xytext=(1.02, (place - bottom) / (top - bottom)), textcoords="axes fraction", color=colour, fontsize=9, va="center")
+    for (value, text, colour), place in zip(
+        sorted(ends), spread([end[0] for end in sorted(ends)], (top - bottom) * 0.055), strict=True
+    ):
+        axes.annotate(
+            text,
+            (x[-1], value),
+            xytext=(1.02, (place - bottom) / (top - bottom)),
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=9,
+            va="center",
+        )
     _save(figure, path)
 
 

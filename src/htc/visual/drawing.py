@@ -34,7 +34,8 @@ def draw_objects(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Objects (xyxy pixels, class positions, masks) over a copy of `image` (H, W), (H, W, 3) or (H, W, 4) uint8.
 
-    The first objects are the most important: their captions are placed first. Small objects are painted over large ones.
+    The first objects are the most important: their captions are placed first. Small objects are painted over large
+    ones.
     """
     canvas = rgb(image).copy()
     colours = instance_colours(boxes, labels)
@@ -58,8 +59,12 @@ def rgb(image: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
     return image[:, :, :3]
 
 
-def paint_mask(canvas: UInt8[np.ndarray, "H W 3"], crop: MaskCrop, colour: UInt8[np.ndarray, " 3"], thickness: int) -> None:
-    """One object's mask: its inside tinted, its outline (that of holes too) `thickness` pixels wide, less for a small object."""
+def paint_mask(
+    canvas: UInt8[np.ndarray, "H W 3"], crop: MaskCrop, colour: UInt8[np.ndarray, " 3"], thickness: int
+) -> None:
+    """One object's mask: its inside tinted, its outline (that of holes too) `thickness` pixels wide, less for a
+    small object.
+    """
     height, width = crop.bitmap.shape
     if not crop.bitmap.any():
         return
@@ -71,13 +76,17 @@ def paint_mask(canvas: UInt8[np.ndarray, "H W 3"], crop: MaskCrop, colour: UInt8
     room = thin + 1
     top, left = max(crop.y - room, 0), max(crop.x - room, 0)
     around = canvas[top : crop.y + height + room, left : crop.x + width + room]
-    contours, _ = cv2.findContours(crop.bitmap.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(crop.x - left, crop.y - top))
+    contours, _ = cv2.findContours(
+        crop.bitmap.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(crop.x - left, crop.y - top)
+    )
     lines = np.ascontiguousarray(around)
     cv2.drawContours(lines, contours, -1, line_colour(colour, ground), thin, cv2.LINE_AA)
     around[:] = lines
 
 
-def paint_box(canvas: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, " 4"], colour: UInt8[np.ndarray, " 3"], thickness: int) -> None:
+def paint_box(
+    canvas: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, " 4"], colour: UInt8[np.ndarray, " 3"], thickness: int
+) -> None:
     """The outline of one box (xyxy pixels)."""
     x0, y0, x1, y1 = box.round().astype(int).tolist()
     cv2.rectangle(canvas, (x0, y0), (max(x1 - 1, x0), max(y1 - 1, y0)), line_colour(colour, 0), thickness)
@@ -91,7 +100,11 @@ def enlargement(size: tuple[int, int]) -> int:
 def enlarge(image: np.ndarray, factor: int) -> UInt8[np.ndarray, "H W 3"]:
     """The picture with each side `factor` times as long."""
     height, width = image.shape[:2]
-    return rgb(image) if factor == 1 else cv2.resize(rgb(image), (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
+    return (
+        rgb(image)
+        if factor == 1
+        else cv2.resize(rgb(image), (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
+    )
 
 
 def crops_of(masks: MaskCrops, factor: int = 1) -> Crops:
@@ -105,7 +118,12 @@ def crops_of(masks: MaskCrops, factor: int = 1) -> Crops:
 
     def crops(order: Int[np.ndarray, " N"]) -> Iterator[MaskCrop]:
         for index in order.tolist():
-            bitmap = masks.pixels[ends[index] : ends[index + 1]].reshape(tuple(masks.sizes[index].tolist())).numpy().astype(bool)
+            bitmap = (
+                masks.pixels[ends[index] : ends[index + 1]]
+                .reshape(tuple(masks.sizes[index].tolist()))
+                .numpy()
+                .astype(bool)
+            )
             x, y = masks.offsets[index].tolist()
             yield enlarge_crop(MaskCrop(x, y, bitmap), factor)
 
@@ -117,7 +135,11 @@ def enlarge_crop(crop: MaskCrop, factor: int) -> MaskCrop:
     height, width = crop.bitmap.shape
     if factor == 1 or not crop.bitmap.size:
         return crop
-    smooth = cv2.resize(np.pad(crop.bitmap, 1).astype(np.float32), ((width + 2) * factor, (height + 2) * factor), interpolation=cv2.INTER_LINEAR)
+    smooth = cv2.resize(
+        np.pad(crop.bitmap, 1).astype(np.float32),
+        ((width + 2) * factor, (height + 2) * factor),
+        interpolation=cv2.INTER_LINEAR,
+    )
     return MaskCrop(crop.x * factor, crop.y * factor, smooth[factor:-factor, factor:-factor] >= 0.5)
 
 

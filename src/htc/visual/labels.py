@@ -1,4 +1,6 @@
-"""Captions of objects: set in a size that suits the picture, placed where they cover neither one another nor other objects much."""
+"""Captions of objects: set in a size that suits the picture, placed where they cover neither one another nor other
+objects much.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,18 +16,26 @@ from htc.visual.palette import text_colour
 SMALLEST, USUAL, REFERENCE_SIDE = 10, 13, 640
 """Font sizes in pixels: the least that is legible, and the usual one on a picture whose long side is 640."""
 CROWDED = 0.13
-"""Share of the picture that captions may cover together. Beyond it only the last word (the score) of each is drawn, in the middle of
-objects that have room for it, so that the objects stay visible."""
+"""Share of the picture that captions may cover together. Beyond it only the last word (the score) of each is drawn, in
+the middle of objects that have room for it, so that the objects stay visible.
+"""
 WORTHWHILE = 1 / 3
 """Share of the objects of a crowded picture that must have room; a score here and there would say less than none."""
 
 
 def font_size(size: tuple[int, int]) -> int:
-    """Pixels for a picture of `size` (height, width); it grows a little slower than the picture, which has more to show."""
+    """Pixels for a picture of `size` (height, width); it grows a little slower than the picture, which has more to
+    show.
+    """
     return max(SMALLEST, round(USUAL * (max(size) / REFERENCE_SIDE) ** 0.8))
 
 
-def paint_labels(canvas: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N 4"], captions: Sequence[str], colours: UInt8[np.ndarray, "N 3"]) -> None:
+def paint_labels(
+    canvas: UInt8[np.ndarray, "H W 3"],
+    boxes: Float[np.ndarray, "N 4"],
+    captions: Sequence[str],
+    colours: UInt8[np.ndarray, "N 3"],
+) -> None:
     """Draw captions into `canvas`, the first ones first: those that would cover an earlier one are left out."""
     size = canvas.shape[:2]
     font = load_font(font_size(size))
@@ -35,7 +45,12 @@ def paint_labels(canvas: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "N
     placed, patches, plates = np.empty((0, 4), np.int64), [], []
     for caption, box, colour in zip(captions, boxes, colours, strict=True):
         patch = _patch(caption.rsplit(" ", 1)[-1] if crowded else caption, font)
-        spot = _free_spot(_spots_within(box, patch.shape[:2]) if crowded else _spots_around(box, patch.shape[:2]), patch.shape[:2], size, placed)
+        spot = _free_spot(
+            _spots_within(box, patch.shape[:2]) if crowded else _spots_around(box, patch.shape[:2]),
+            patch.shape[:2],
+            size,
+            placed,
+        )
         if spot is not None:
             placed = np.concatenate((placed, spot[None]))
             patches.append(patch)
@@ -67,10 +82,20 @@ def _patch(text: str, font: ImageFont.FreeTypeFont) -> UInt8[np.ndarray, "h w 2"
 
 
 def _spots_around(box: Float[np.ndarray, " 4"], patch: tuple[int, int]) -> list[tuple[int, int]]:
-    """Corners (x, y) to try for a patch (height, width): above the box, in it if it is tall, below it, at its right end, beside it."""
+    """Corners (x, y) to try for a patch (height, width): above the box, in it if it is tall, below it, at its right
+    end, beside it.
+    """
     (height, width), (x0, y0, x1, y1) = patch, box.round().astype(np.int64).tolist()
     inside = [(x0, y0), (x0, y1 - height)] if y1 - y0 > 1.8 * height else []
-    return [(x0, y0 - height), *inside, (x0, y1), (x1 - width, y0 - height), (x1 - width, y1), (x1, y0), (x0 - width, y0)]
+    return [
+        (x0, y0 - height),
+        *inside,
+        (x0, y1),
+        (x1 - width, y0 - height),
+        (x1 - width, y1),
+        (x1, y0),
+        (x0 - width, y0),
+    ]
 
 
 def _spots_within(box: Float[np.ndarray, " 4"], patch: tuple[int, int]) -> list[tuple[int, int]]:
@@ -81,7 +106,9 @@ def _spots_within(box: Float[np.ndarray, " 4"], patch: tuple[int, int]) -> list[
     return [((x0 + x1 - width) // 2, (y0 + y1 - height) // 2)]
 
 
-def _free_spot(corners: list[tuple[int, int]], patch: tuple[int, int], size: tuple[int, int], placed: Int[np.ndarray, "M 4"]) -> Int[np.ndarray, " 4"] | None:
+def _free_spot(
+    corners: list[tuple[int, int]], patch: tuple[int, int], size: tuple[int, int], placed: Int[np.ndarray, "M 4"]
+) -> Int[np.ndarray, " 4"] | None:
     """The first place (xyxy) inside the picture, moved a little if need be, that covers no earlier one; or None."""
     height, width = patch
     for x, y in corners:
@@ -97,7 +124,12 @@ def _overlaps(spot: Int[np.ndarray, " 4"], placed: Int[np.ndarray, "M 4"]) -> bo
     return bool(((spot[:2] < placed[:, 2:]) & (placed[:, :2] < spot[2:])).all(axis=1).any())
 
 
-def _blend(canvas: UInt8[np.ndarray, "H W 3"], patch: UInt8[np.ndarray, "h w 2"], spot: Int[np.ndarray, " 4"], colour: UInt8[np.ndarray, " 3"]) -> None:
+def _blend(
+    canvas: UInt8[np.ndarray, "H W 3"],
+    patch: UInt8[np.ndarray, "h w 2"],
+    spot: Int[np.ndarray, " 4"],
+    colour: UInt8[np.ndarray, " 3"],
+) -> None:
     x0, y0, x1, y1 = spot.tolist()
     window = canvas[y0:y1, x0:x1]
     plate, letters = patch[..., :1] / 255 * 0.92, patch[..., 1:] / 255

@@ -71,7 +71,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts, numbers (shown as `format(value, number_format)`, None as a dash) or `Cell`s; numbers stand right."""
+    """Rows of texts, numbers (shown as `format(value, number_format)`, None as a dash) or `Cell`s; numbers stand
+    right.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence["str | int | float | Cell | None"]]
@@ -156,7 +158,9 @@ def vector(svg: str) -> str:
 
 def render(page: Page) -> str:
     """The HTML text. Whatever a title, cell or caption holds is shown as it is, never taken for HTML."""
-    return _template().render(page=page, sections=[(f"s{number}", section) for number, section in enumerate(page.sections, start=1)])
+    return _template().render(
+        page=page, sections=[(f"s{number}", section) for number, section in enumerate(page.sections, start=1)]
+    )
 
 
 def write_page(path: str | Path, page: Page) -> None:
@@ -173,4 +177,6 @@ def _data(kind: str, content: bytes) -> str:
 @cache
 def _template() -> Template:
     text = files("htc.visual").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+        text
+    )

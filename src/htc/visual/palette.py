@@ -1,4 +1,6 @@
-"""Colours of drawings: Okabe and Ito's colour-blind-safe set (2008), its dark blue lightened so that it shows on dark pictures."""
+"""Colours of drawings: Okabe and Ito's colour-blind-safe set (2008), its dark blue lightened so that it shows on
+dark pictures.
+"""
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -10,7 +12,9 @@ PALETTE = np.array(
 """RGB: orange, sky blue, green, yellow, blue, vermilion, pink."""
 BLACK, WHITE = np.zeros(3), np.full(3, 255.0)
 DARK_TEXT = 0.27
-"""Relative luminance of a ground above which black text reads better than white (WCAG contrast, a little in favour of white)."""
+"""Relative luminance of a ground above which black text reads better than white (WCAG contrast, a little in favour
+of white).
+"""
 
 
 def instance_colours(boxes: Float[np.ndarray, "N 4"], labels: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 3"]:

@@ -1,4 +1,6 @@
-"""Files of DetectoRS: names and shapes as mmdetection's modules give them, written out here from its source (detectors_resnet, rfp, saconv, conv_ws)."""
+"""Files of DetectoRS: names and shapes as mmdetection's modules give them, written out here from its source
+(detectors_resnet, rfp, saconv, conv_ws).
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +18,17 @@ from htc.presets import preset
 from htc.presets.coco_classes import COCO_CLASSES
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
-PRESETS = {"htc_r50_rfp_1x_coco": (True, False), "htc_r50_sac_1x_coco": (False, True), "detectors_htc_r50_1x_coco": (True, True)}
+PRESETS = {
+    "htc_r50_rfp_1x_coco": (True, False),
+    "htc_r50_sac_1x_coco": (False, True),
+    "detectors_htc_r50_1x_coco": (True, True),
+}
 """Recursive pyramid, switchable convolution."""
 TEXT = """
-model = dict(type='HybridTaskCascade', backbone=dict(type='DetectoRS_ResNet', depth=50, conv_cfg=dict(type='ConvAWS'), output_img=True, style='pytorch'),
-    neck=dict(type='RFP', rfp_steps=2, aspp_out_channels=64, aspp_dilations=(1, 3, 6, 1), rfp_backbone=dict(rfp_inplanes=256, type='DetectoRS_ResNet')))
+model = dict(type='HybridTaskCascade', backbone=dict(type='DetectoRS_ResNet', depth=50,
+        conv_cfg=dict(type='ConvAWS'), output_img=True, style='pytorch'),
+    neck=dict(type='RFP', rfp_steps=2, aspp_out_channels=64, aspp_dilations=(1, 3, 6, 1),
+        rfp_backbone=dict(rfp_inplanes=256, type='DetectoRS_ResNet')))
 """
 
 
@@ -35,7 +43,13 @@ def switchable(name: str, width: int) -> Shapes:
     """SAC, deformable"""
     yield from convolution(name, width, width, 3)
     yield f"{name}.weight_diff", (width, width, 3, 3)
-    for part, out, kernel in (("switch", 1, 1), ("pre_context", width, 1), ("post_context", width, 1), ("offset_s", 18, 3), ("offset_l", 18, 3)):
+    for part, out, kernel in (
+        ("switch", 1, 1),
+        ("pre_context", width, 1),
+        ("post_context", width, 1),
+        ("offset_s", 18, 3),
+        ("offset_l", 18, 3),
+    ):
         yield f"{name}.{part}.weight", (out, width, kernel, kernel)
         yield f"{name}.{part}.bias", (out,)
 
@@ -55,7 +69,11 @@ def backbone(prefix: str, *, sac: bool, feedback: bool) -> Shapes:
         for block in range(blocks):
             name = f"{prefix}layer{layer}.{block}"
             yield from convolution(f"{name}.conv1", width, into, 1)
-            yield from switchable(f"{name}.conv2", width) if sac and layer > 1 else convolution(f"{name}.conv2", width, width, 3)
+            yield from (
+                switchable(f"{name}.conv2", width)
+                if sac and layer > 1
+                else convolution(f"{name}.conv2", width, width, 3)
+            )
             yield from convolution(f"{name}.conv3", 4 * width, width, 1)
             for index, channels in enumerate((width, width, 4 * width), start=1):
                 yield from norm(f"{name}.bn{index}", channels)
@@ -102,13 +120,21 @@ def test_every_tensor_of_a_file_finds_its_place(tmp_path: Path, name: str) -> No
     assert not loaded.report.dropped
     assert not loaded.report.filled
     state = loaded.state_dict
-    assert torch.equal(state["backbone.layer1.0.downsample.0.standard.beta"], weights["backbone.layer1.0.downsample.0.weight_beta"])
+    assert torch.equal(
+        state["backbone.layer1.0.downsample.0.standard.beta"], weights["backbone.layer1.0.downsample.0.weight_beta"]
+    )
     if PRESETS[name][1]:
         assert torch.equal(state["backbone.layer3.1.conv2.difference"], weights["backbone.layer3.1.conv2.weight_diff"])
-        assert torch.equal(state["backbone.layer4.0.conv2.offsets.1.weight"], weights["backbone.layer4.0.conv2.offset_l.weight"])
-        assert torch.equal(state["backbone.layer4.0.conv2.before.bias"], weights["backbone.layer4.0.conv2.pre_context.bias"])
+        assert torch.equal(
+            state["backbone.layer4.0.conv2.offsets.1.weight"], weights["backbone.layer4.0.conv2.offset_l.weight"]
+        )
+        assert torch.equal(
+            state["backbone.layer4.0.conv2.before.bias"], weights["backbone.layer4.0.conv2.pre_context.bias"]
+        )
     if PRESETS[name][0]:
-        assert torch.equal(state["second_look.feedback.1.weight"], weights["neck.rfp_modules.0.layer3.0.rfp_conv.weight"])
+        assert torch.equal(
+            state["second_look.feedback.1.weight"], weights["neck.rfp_modules.0.layer3.0.rfp_conv.weight"]
+        )
         assert torch.equal(state["second_look.backbone.bn1.weight"], weights["neck.rfp_modules.0.bn1.weight"])
         assert torch.equal(state["second_look.context.dilated.1.weight"], weights["neck.rfp_aspp.aspp.2.weight"])
         assert torch.equal(state["second_look.context.mean.bias"], weights["neck.rfp_aspp.aspp.3.bias"])

@@ -1,4 +1,6 @@
-"""What a file of detectron2 says of its colours, input and anchors is read, what it does not say is told, assumed aloud, or asked for."""
+"""What a file of detectron2 says of its colours, input and anchors is read, what it does not say is told, assumed
+aloud, or asked for.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,13 @@ def reads_as_stored(state: dict[str, Tensor]) -> bool:
     ],
 )
 def test_colours_and_input(
-    tmp_path: Path, stride: str, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, told: Any, turned: bool, expected: Any
+    tmp_path: Path,
+    stride: str,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    told: Any,
+    turned: bool,
+    expected: Any,
 ) -> None:
     """By the file's own numbers, then as told, then by the style of the ResNet; always given for red, green, blue."""
     given = {name: buffer(values) for name, values in (("pixel_mean", mean), ("pixel_std", std)) if values is not None}
@@ -59,16 +67,26 @@ def test_colours_and_input(
     assert ("--input.std 1,1,1" in note) is (stride == "3x3" and std is None)
 
 
-@pytest.mark.parametrize(("mean", "std", "bgr"), [(BGR_MEAN, BGR_STD, True), (RGB_MEAN, RGB_STD, False), ((90.0, 95.0, 100.0), (4.0, 5.0, 6.0), True)])
-def test_the_stem_sees_the_picture_as_there(tmp_path: Path, mean: tuple[float, ...], std: tuple[float, ...], bgr: bool) -> None:
+@pytest.mark.parametrize(
+    ("mean", "std", "bgr"),
+    [(BGR_MEAN, BGR_STD, True), (RGB_MEAN, RGB_STD, False), ((90.0, 95.0, 100.0), (4.0, 5.0, 6.0), True)],
+)
+def test_the_stem_sees_the_picture_as_there(
+    tmp_path: Path, mean: tuple[float, ...], std: tuple[float, ...], bgr: bool
+) -> None:
     """Their stem on their input, in their order of colours, equals ours on ours."""
     theirs = as_detectron2(random_state(tiny(1)), 1)
     path = saved(tmp_path / "model.pth", theirs | {"pixel_mean": buffer(mean), "pixel_std": buffer(std)})
     loaded = load_model(path, overrides={"backbone": {"stride_in": "3x3"}})
     picture = torch.rand(1, 3, 16, 16) * 255
-    expected = F.conv2d(((picture.flip(1) if bgr else picture) - buffer(mean)) / buffer(std), theirs["backbone.bottom_up.stem.conv1.weight"])
+    expected = F.conv2d(
+        ((picture.flip(1) if bgr else picture) - buffer(mean)) / buffer(std),
+        theirs["backbone.bottom_up.stem.conv1.weight"],
+    )
     settings = loaded.config.input
-    found = F.conv2d((picture - buffer(settings.mean)) / buffer(settings.std), loaded.state_dict["backbone.conv1.weight"])
+    found = F.conv2d(
+        (picture - buffer(settings.mean)) / buffer(settings.std), loaded.state_dict["backbone.conv1.weight"]
+    )
     torch.testing.assert_close(found, expected)
 
 
@@ -76,13 +94,17 @@ def test_the_stem_sees_the_picture_as_there(tmp_path: Path, mean: tuple[float, .
 def test_colours_that_nothing_tells_are_asked_for(tmp_path: Path, mean: tuple[float, ...] | None) -> None:
     given = {} if mean is None else {"pixel_mean": buffer(mean)}
     path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | given)
-    with pytest.raises(CheckpointError, match=r"(?s)bgr in .*rgb where .*htc convert .*--backbone\.stride-in 3x3 --colours bgr\|rgb"):
+    with pytest.raises(
+        CheckpointError, match=r"(?s)bgr in .*rgb where .*htc convert .*--backbone\.stride-in 3x3 --colours bgr\|rgb"
+    ):
         load_model(path, overrides={"backbone": {"stride_in": "3x3"}})
 
 
 @pytest.mark.parametrize(("mean", "told"), [(BGR_MEAN, "rgb"), (RGB_MEAN, "bgr")])
 @pytest.mark.parametrize("stride", ["1x1", "3x3"])
-def test_colours_told_against_the_file_are_refused(tmp_path: Path, stride: str, mean: tuple[float, ...], told: Any) -> None:
+def test_colours_told_against_the_file_are_refused(
+    tmp_path: Path, stride: str, mean: tuple[float, ...], told: Any
+) -> None:
     path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | {"pixel_mean": buffer(mean)})
     with pytest.raises(CheckpointError, match="leave --colours out"):
         load_model(path, overrides={"backbone": {"stride_in": stride}}, told=Told(told))
@@ -104,7 +126,10 @@ def test_what_a_file_has_no_use_for_may_not_be_told(tmp_path: Path) -> None:
 
 def cells(scale: float = 8.0, ratios: tuple[float, ...] = (0.5, 1.0, 2.0), levels: int = 5) -> dict[str, Tensor]:
     """Cells of the sides scale * 4, scale * 8, ... under detectron2's names."""
-    return {f"proposal_generator.anchor_generator.cell_anchors.{level}": _cells(scale * 4 * 2**level, ratios) for level in range(levels)}
+    return {
+        f"proposal_generator.anchor_generator.cell_anchors.{level}": _cells(scale * 4 * 2**level, ratios)
+        for level in range(levels)
+    }
 
 
 def _cells(side: float, ratios: tuple[float, ...]) -> Tensor:
@@ -115,7 +140,10 @@ def _cells(side: float, ratios: tuple[float, ...]) -> Tensor:
 
 @pytest.mark.parametrize(("scale", "ratios"), [(8.0, (0.5, 1.0, 2.0)), (4.0, (1.0, 2.0, 0.5)), (5.5, (0.25, 1.0, 3.0))])
 def test_anchors_are_read_from_the_cells(tmp_path: Path, scale: float, ratios: tuple[float, ...]) -> None:
-    path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | cells(scale, ratios) | {"pixel_mean": buffer(BGR_MEAN)})
+    path = saved(
+        tmp_path / "model.pth",
+        as_detectron2(random_state(tiny(1)), 1) | cells(scale, ratios) | {"pixel_mean": buffer(BGR_MEAN)},
+    )
     loaded = load_model(path, overrides=STRIDE)
     assert isinstance(loaded.config.rpn, RPN)
     assert (loaded.config.rpn.anchor_scale, loaded.config.rpn.anchor_ratios) == (scale, ratios)
@@ -135,7 +163,16 @@ def test_anchors_are_read_from_the_cells(tmp_path: Path, scale: float, ratios: t
         {name: tensor[:0] for name, tensor in cells().items()},
         {name: tensor.flip(1) for name, tensor in cells().items()},
     ],
-    ids=["four levels", "another side", "fewer ratios", "six levels", "two sides", "beside the centre", "none", "negative"],
+    ids=[
+        "four levels",
+        "another side",
+        "fewer ratios",
+        "six levels",
+        "two sides",
+        "beside the centre",
+        "none",
+        "negative",
+    ],
 )
 def test_anchors_that_ours_cannot_express_are_refused(tmp_path: Path, wrong: dict[str, Tensor]) -> None:
     path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | wrong)
@@ -147,5 +184,11 @@ def test_what_was_assumed_is_said(tmp_path: Path) -> None:
     """Anchors of detectron2's default are compared with a preset's like any other fact."""
     path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1))
     (note,) = load_model(path, overrides=STRIDE).report.notes
-    for part in ("cascade.delta_stds", "cascade.pooling", "32 to 512", "input.mean (123.675, 116.28, 103.53)", "input.std (1.0, 1.0, 1.0)"):
+    for part in (
+        "cascade.delta_stds",
+        "cascade.pooling",
+        "32 to 512",
+        "input.mean (123.675, 116.28, 103.53)",
+        "input.std (1.0, 1.0, 1.0)",
+    ):
         assert part in note, part

@@ -1,4 +1,6 @@
-"""ImageNet weights from a file or the cache: every tensor in its place, other networks and unreachable names refused."""
+"""ImageNet weights from a file or the cache: every tensor in its place, other networks and unreachable names
+refused.
+"""
 
 from pathlib import Path
 
@@ -56,20 +58,28 @@ def test_a_name_is_read_from_the_cache(config: Timm | ViT, tmp_path: Path, monke
     original = timm.create_model(config.name).eval()
     path = saved(original, tmp_path / "model.safetensors")
     asked = []
-    monkeypatch.setattr(imagenet, "hf_hub_download", lambda repository, file, **how: asked.append((repository, file, how)) or str(path))
+    monkeypatch.setattr(
+        imagenet, "hf_hub_download", lambda repository, file, **how: asked.append((repository, file, how)) or str(path)
+    )
     config = config.model_copy(update={"pretrained": True})
     backbone = build_backbone(config).eval()
     before = {name: value.clone() for name, value in backbone.state_dict().items() if name.startswith(("up", "norms"))}
     assert start_from_imagenet(backbone, config) == config.name
-    assert asked == [(timm.models.get_pretrained_cfg(config.name).hf_hub_id, "model.safetensors", {"local_files_only": True})]  # type: ignore[union-attr]
+    assert asked == [
+        (timm.models.get_pretrained_cfg(config.name).hf_hub_id, "model.safetensors", {"local_files_only": True})
+    ]  # type: ignore[union-attr]
     assert before
     assert all(torch.equal(value, backbone.state_dict()[name]) for name, value in before.items())
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         if isinstance(config, ViT):
-            torch.testing.assert_close(backbone(x)[2].flatten(2).transpose(1, 2), original.forward_features(x)[:, 1:], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                backbone(x)[2].flatten(2).transpose(1, 2), original.forward_features(x)[:, 1:], atol=1e-4, rtol=1e-4
+            )
         else:
-            expected = torch.nn.functional.layer_norm(original.stages(original.stem(x)).permute(0, 2, 3, 1), (320,)).permute(0, 3, 1, 2)
+            expected = torch.nn.functional.layer_norm(
+                original.stages(original.stem(x)).permute(0, 2, 3, 1), (320,)
+            ).permute(0, 3, 1, 2)
             torch.testing.assert_close(backbone(x)[3], expected, atol=1e-4, rtol=1e-4)
 
 
@@ -91,7 +101,10 @@ def test_offline_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("HTC_CACHE", str(tmp_path))
     for config, said in (
         (ResNet(depth=18, pretrained=True), r"resnet18\.tv_in1k: offline.*set backbone\.pretrained to a file"),
-        (Timm(name="legacy_senet154", pretrained=True), r"put https://.*legacy_senet154-e9eb9fe6\.pth at .*legacy_senet154-e9eb9fe6\.pth"),
+        (
+            Timm(name="legacy_senet154", pretrained=True),
+            r"put https://.*legacy_senet154-e9eb9fe6\.pth at .*legacy_senet154-e9eb9fe6\.pth",
+        ),
     ):
         with pytest.raises(FetchError, match=said):
             start_from_imagenet(torch.nn.Identity(), config)
@@ -100,10 +113,16 @@ def test_offline_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (ResNet(depth=50, groups=7, base_width=8, pretrained=True), "no ImageNet weights for depth, groups, base_width"),
+        (
+            ResNet(depth=50, groups=7, base_width=8, pretrained=True),
+            "no ImageNet weights for depth, groups, base_width",
+        ),
         (Timm(name="convnext_atto", pretrained="nowhere.pth"), "no such file, and no network of timm"),
         (FishNet(pretrained="nowhere.pth"), "no such file$"),
-        (Timm(name="convnext_atto", pretrained="resnet50.no_such_tag"), "no weights of that tag: it has .*resnet50.tv_in1k"),
+        (
+            Timm(name="convnext_atto", pretrained="resnet50.no_such_tag"),
+            "no weights of that tag: it has .*resnet50.tv_in1k",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_fetched(config: ResNet | Timm | FishNet, says: str) -> None:
@@ -148,12 +167,18 @@ BLOCK = ("bn1", "conv1", "bn2", "conv2", "bn3", "conv3")
 
 
 def authors_names() -> list[str]:
-    """The layers of the authors' FishNet-99 in the order their classes make them, written down from their repository's plan."""
+    """The layers of the authors' FishNet-99 in the order their classes make them, written down from their
+    repository's plan.
+    """
     names = [f"conv{i}.{part}" for i in (1, 2, 3) for part in (0, 1)]
     blocks, transfers = (2, 2, 6, 2, 1, 1, 1, 1, 2, 2), (1, 1, 1, 1, 1, 4)
     for stage in range(10):
         if stage == 3:
-            names += [f"fish.fish.3.0.{part}" for part in (0, 2, 3)] + ["fish.fish.3.1"] + [f"fish.fish.3.3.0.{part}" for part in (0, 3, 5)]
+            names += (
+                [f"fish.fish.3.0.{part}" for part in (0, 2, 3)]
+                + ["fish.fish.3.1"]
+                + [f"fish.fish.3.3.0.{part}" for part in (0, 3, 5)]
+            )
         rest = 2 if stage == 3 else 0
         for block in range(blocks[stage]):
             names += [f"fish.fish.{stage}.{rest}.{block}.{layer}" for layer in BLOCK]
@@ -178,7 +203,9 @@ def test_fishnet_from_the_authors_names(tmp_path: Path) -> None:
     torch.save({"state_dict": back}, tmp_path / "fishnet99_ckpt.tar")
     ours.load_state_dict(imagenet.our_names(imagenet.read_classifier(tmp_path / "fishnet99_ckpt.tar")))
     assert torch.equal(ours.state_dict()["head.2.1.conv2.weight"], back["module.fish.fish.9.0.1.conv2.weight"])
-    assert torch.equal(ours.state_dict()["body.1.0.norm1.running_mean"], back["module.fish.fish.5.0.0.bn1.running_mean"])
+    assert torch.equal(
+        ours.state_dict()["body.1.0.norm1.running_mean"], back["module.fish.fish.5.0.0.bn1.running_mean"]
+    )
 
 
 def test_switchable_convolutions_take_the_plain_ones(tmp_path: Path) -> None:

@@ -29,7 +29,10 @@ NAMES = (
     ("mask_head.2.conv_res.conv.bias", "roi.mask_flows.1.conv.bias"),
     ("semantic_head.conv_embedding.conv.weight", "semantic.embedding.conv.weight"),
     ("roi_head.semantic_head.lateral_convs.4.conv.bias", "semantic.lateral.4.conv.bias"),
-    ("roi_head.mask_iou_head.fcs.0.weight", "roi_head.mask_iou_head.fcs.0.weight"),  # unknown: left as it is, so that it is reported
+    (
+        "roi_head.mask_iou_head.fcs.0.weight",
+        "roi_head.mask_iou_head.fcs.0.weight",
+    ),  # unknown: left as it is, so that it is reported
 )
 
 

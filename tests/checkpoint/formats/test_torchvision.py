@@ -1,4 +1,6 @@
-"""torchvision's Mask R-CNN, both versions: its state dict in our detector finds exactly what torchvision's own model finds."""
+"""torchvision's Mask R-CNN, both versions: its state dict in our detector finds exactly what torchvision's own model
+finds.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,14 +39,20 @@ BUILDERS: dict[str, Callable[..., MaskRCNN]] = {"v1": maskrcnn_resnet50_fpn, "v2
 def random_model(version: str, classes: int = 4, *, seed: int = 0) -> MaskRCNN:
     """With weights of a seed whose norms keep the scale of the features, so that classes, boxes and masks differ."""
     torch.manual_seed(seed)
-    model = BUILDERS[version](weights=None, weights_backbone=None, num_classes=classes, rpn_pre_nms_top_n_test=60, rpn_post_nms_top_n_test=50).eval()
+    model = BUILDERS[version](
+        weights=None, weights_backbone=None, num_classes=classes, rpn_pre_nms_top_n_test=60, rpn_post_nms_top_n_test=50
+    ).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
             module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
             nn.init.uniform_(module.weight, 0.3, 0.7)
             nn.init.normal_(module.bias, std=0.2)
-    for name, std in (("rpn.head.cls_logits", 0.2), ("roi_heads.box_predictor.cls_score", 0.3), ("roi_heads.box_predictor.bbox_pred", 0.03)):
+    for name, std in (
+        ("rpn.head.cls_logits", 0.2),
+        ("roi_heads.box_predictor.cls_score", 0.3),
+        ("roi_heads.box_predictor.bbox_pred", 0.03),
+    ):
         for parameter in model.get_submodule(name).parameters():
             nn.init.normal_(parameter, std=std)
     return model
@@ -85,7 +93,9 @@ def empty_state(version: str, classes: int) -> dict[str, Tensor]:
     """Every name and shape of the model, values zero and shared."""
     with torch.device("meta"):
         model = BUILDERS[version](weights=None, weights_backbone=None, num_classes=classes)
-    return {name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in model.state_dict().items()}
+    return {
+        name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in model.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize("version", BUILDERS)
@@ -101,8 +111,14 @@ def test_coco_models_keep_the_ids_of_ninety_outputs(version: str) -> None:
     config = infer_config(shapes_of(read.weights), read.facts.fields, read.classes)
     assert config.category_ids == tuple(range(1, 91))
     assert (config.classes[0], config.classes[11], config.classes[89]) == ("person", "N/A 12", "toothbrush")
-    assert shapes_of(read.weights).items() >= {k: v for k, v in expected_shapes(config).items() if not k.endswith("num_batches_tracked")}.items()
-    assert (config.rpn.kind, config.rpn.convs if config.rpn.kind == "rpn" else 0) == ("rpn", {"v1": 1, "v2": 2}[version])
+    assert (
+        shapes_of(read.weights).items()
+        >= {k: v for k, v in expected_shapes(config).items() if not k.endswith("num_batches_tracked")}.items()
+    )
+    assert (config.rpn.kind, config.rpn.convs if config.rpn.kind == "rpn" else 0) == (
+        "rpn",
+        {"v1": 1, "v2": 2}[version],
+    )
     assert (config.neck.norm, config.cascade.box_convs) == {"v1": ("none", 0), "v2": ("batch", 4)}[version]
 
 
@@ -112,7 +128,9 @@ def test_names_of_before_2021_mean_the_same() -> None:
     for name, tensor in state.items():
         plain = name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
         for index in range(4):
-            plain = plain.replace(f"mask_head.{index}.0.", f"mask_head.mask_fcn{index + 1}.").replace(f"_blocks.{index}.0.", f"_blocks.{index}.")
+            plain = plain.replace(f"mask_head.{index}.0.", f"mask_head.mask_fcn{index + 1}.").replace(
+                f"_blocks.{index}.0.", f"_blocks.{index}."
+            )
         old[plain] = tensor
     assert old.keys() != state.keys()
     assert read_torchvision(stored(old)).weights.keys() == read_torchvision(stored(state)).weights.keys()
@@ -122,7 +140,11 @@ def frozen_state(builder: Callable[..., nn.Module], stem: dict[str, Tensor]) -> 
     """Names and shapes of a ResNet-FPN detector with frozen norms, of which the stem's have values."""
     with torch.device("meta"):
         state = MaskRCNN(builder(), 3).state_dict()
-    zeros = {name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    zeros = {
+        name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+        for name, tensor in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
     return zeros | {f"backbone.body.bn1.{name}": tensor for name, tensor in stem.items()}
 
 
@@ -139,7 +161,9 @@ def resnet(name: str) -> Callable[..., nn.Module]:
     ],
 )
 def test_the_epsilon_of_frozen_norms(network: str, told: float | None, epsilon: float) -> None:
-    """torchvision runs its released ResNet-50 with 0, which shows where variances are small, and every other network with 1e-5."""
+    """torchvision runs its released ResNet-50 with 0, which shows where variances are small, and every other network
+    with 1e-5.
+    """
     plain = FrozenBatchNorm2d(64, eps=epsilon)
     plain.running_var.uniform_(1e-5, 1e-3)  # type: ignore[operator]
     plain.weight.uniform_(0.5, 1.5)  # type: ignore[operator]
@@ -163,7 +187,11 @@ def test_norms_that_count_batches_have_an_epsilon() -> None:
 
 
 def test_colours_are_not_told_of_torchvisions_files(tmp_path: Path) -> None:
-    state = {name: tensor.clone() for name, tensor in empty_state("v1", 3).items() if not name.endswith("num_batches_tracked")}
+    state = {
+        name: tensor.clone()
+        for name, tensor in empty_state("v1", 3).items()
+        if not name.endswith("num_batches_tracked")
+    }
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="--colours says nothing"):
         load_model(tmp_path / "model.pth", told=Told("bgr"))
@@ -211,5 +239,7 @@ def test_pooling_is_torchvisions(regions: int) -> None:
     corners = torch.rand(2, regions, 2, generator=numbers) * 200
     boxes = torch.cat([corners, corners + torch.rand(2, regions, 2, generator=numbers) ** 2 * 300], -1)
     pool = MultiScaleRoIAlign(list("0123"), 7, 2)
-    expected = pool({str(level): features for level, features in enumerate(maps)}, list(boxes.unbind()), [(256, 384)] * 2)
+    expected = pool(
+        {str(level): features for level, features in enumerate(maps)}, list(boxes.unbind()), [(256, 384)] * 2
+    )
     torch.testing.assert_close(sampled_roi_pool(Pyramid(tuple(maps), (4, 8, 16, 32)), boxes, 7), expected)

@@ -1,4 +1,6 @@
-"""Pickles of NumPy arrays are known by their content, read as data, and refused where they are hostile or somebody else's."""
+"""Pickles of NumPy arrays are known by their content, read as data, and refused where they are hostile or somebody
+else's.
+"""
 
 import pickle
 from pathlib import Path
@@ -17,7 +19,9 @@ from htc.errors import CheckpointError
 
 @pytest.mark.parametrize("name", ["model.pth", "model.pkl", "model.pdparams", "model", "model.bin"])
 def test_the_container_is_told_by_its_content(tmp_path: Path, name: str) -> None:
-    """Not by the file's name: torch's zip, torch's serialisation before it, and pickles of arrays of every protocol with a header."""
+    """Not by the file's name: torch's zip, torch's serialisation before it, and pickles of arrays of every protocol
+    with a header.
+    """
     state = random_state(tiny(1))
     theirs = as_detectron2(state, 1)
     path = tmp_path / name
@@ -33,7 +37,9 @@ def test_the_container_is_told_by_its_content(tmp_path: Path, name: str) -> None
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_torchs_older_serialisation_is_known_in_every_protocol(tmp_path: Path, protocol: int) -> None:
-    torch.save({"w": torch.ones(3)}, tmp_path / "model.pkl", _use_new_zipfile_serialization=False, pickle_protocol=protocol)
+    torch.save(
+        {"w": torch.ones(3)}, tmp_path / "model.pkl", _use_new_zipfile_serialization=False, pickle_protocol=protocol
+    )
     assert read_stored(tmp_path / "model.pkl").tensors["w"].tolist() == [1, 1, 1]
 
 
@@ -58,7 +64,9 @@ class Evil:
         (b"<html>", "an HTML or XML page"),
     ],
 )
-def test_hostile_and_foreign_pickles_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, says: str) -> None:
+def test_hostile_and_foreign_pickles_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, says: str
+) -> None:
     path = tmp_path / "x.pdparams"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=says):

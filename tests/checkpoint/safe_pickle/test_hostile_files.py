@@ -1,4 +1,6 @@
-"""Files made to exhaust memory, time or patience, or to command a terminal: refused quickly and calmly, nothing allocated for them."""
+"""Files made to exhaust memory, time or patience, or to command a terminal: refused quickly and calmly, nothing
+allocated for them.
+"""
 
 import pickle
 import struct
@@ -40,7 +42,13 @@ def _tensor(storage: bytes, size: bytes, stride: bytes) -> bytes:
 
 
 def _state(*tensors: bytes) -> bytes:
-    return b"\x80\x02}" + _text("state_dict") + b"}" + b"".join(_text(f"w{i}") + tensor + b"s" for i, tensor in enumerate(tensors)) + b"s."
+    return (
+        b"\x80\x02}"
+        + _text("state_dict")
+        + b"}"
+        + b"".join(_text(f"w{i}") + tensor + b"s" for i, tensor in enumerate(tensors))
+        + b"s."
+    )
 
 
 def _nested_type_calls(depth: int) -> bytes:
@@ -55,16 +63,33 @@ HOSTILE = {
     "a buffer of a terabyte": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"abc.",
     "an integer of two gigabytes": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"abc.",
     "a storage of unprintable size": _state(_tensor(_storage(HUGE), b"K\x02", b"K\x01")),
-    "an unprintable storage key": b"\x80\x02(" + _text("storage") + b"ctorch\nFloatStorage\n" + HUGE + _text("cpu") + b"K\x02tQ.",
-    "a storage described twice": _state(_tensor(_storage(), b"K\x02", b"K\x01"), _tensor(_storage(b"K\x01"), b"K\x01", b"K\x01")),
-    "a view of another storage": b"\x80\x02(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu") + b"K\x02(K\x00tltQ.",
+    "an unprintable storage key": b"\x80\x02("
+    + _text("storage")
+    + b"ctorch\nFloatStorage\n"
+    + HUGE
+    + _text("cpu")
+    + b"K\x02tQ.",
+    "a storage described twice": _state(
+        _tensor(_storage(), b"K\x02", b"K\x01"), _tensor(_storage(b"K\x01"), b"K\x01", b"K\x01")
+    ),
+    "a view of another storage": b"\x80\x02("
+    + _text("storage")
+    + b"ctorch\nFloatStorage\n"
+    + _text("0")
+    + _text("cpu")
+    + b"K\x02(K\x00tltQ.",
     "a memo slot that was never filled": b"\x80\x02h\x07.",
     "an empty stack": b"\x80\x02R.",
     "calls in calls in calls": _nested_type_calls(20_000),
     "a marker as a value": b"\x80\x02(\x85(\x85\x86R.",
     "an out-of-band buffer": b"\x80\x05\x97.",
     "an object array of numpy": b"cnumpy\nobject_\n.",
-    "a whole old model": b"(" + _text("module") + b"cmmdet.models\nHTC\n" + _text("htc.py") + _text("class HTC: ...") + b"tQ.",
+    "a whole old model": b"("
+    + _text("module")
+    + b"cmmdet.models\nHTC\n"
+    + _text("htc.py")
+    + _text("class HTC: ...")
+    + b"tQ.",
     "a whole new model": b"\x80\x02ctorch.nn.modules.conv\nConv2d\n)\x81.",
 }
 
@@ -121,7 +146,9 @@ def test_views_of_one_storage_cannot_add_up_to_a_full_memory(tmp_path: Path) -> 
 
 
 def test_overlapping_parts_of_an_archive_are_refused(tmp_path: Path) -> None:
-    path = as_zip(tmp_path / "a.pth", b"\x80\x02}.", {str(number): bytes(1 << 12) if number == 0 else b"" for number in range(50)})
+    path = as_zip(
+        tmp_path / "a.pth", b"\x80\x02}.", {str(number): bytes(1 << 12) if number == 0 else b"" for number in range(50)}
+    )
     content = bytearray(path.read_bytes())
     entries = [at for at in range(len(content) - 4) if content[at : at + 4] == b"PK\x01\x02"]
     first = content[entries[1] : entries[1] + 46]
@@ -140,35 +167,55 @@ def test_a_refusal_cannot_command_the_terminal(tmp_path: Path) -> None:
     weights = as_v2(STATE) | {"\x1b[2J": torch.zeros(1)}
     with pytest.raises(CheckpointError, match="no readable name"):
         read_mmdetection(save_v2(tmp_path / "b.pth", weights))
-    assert read_mmdetection(save_v2(tmp_path / "c.pth", as_v2(STATE), classes=("a\x1b[2J", "b", "c"))).classes == ("a[2J", "b", "c")
+    assert read_mmdetection(save_v2(tmp_path / "c.pth", as_v2(STATE), classes=("a\x1b[2J", "b", "c"))).classes == (
+        "a[2J",
+        "b",
+        "c",
+    )
 
 
 SQUARING = "a = 99999\n" + "a = a * a\n" * 60
 DOUBLING = (
-    "t = [dict(type='Normalize', mean=[1.0, 2.0, 3.0])]\n" + "t = [dict(transforms=t), dict(transforms=t)]\n" * 60 + "model = dict()\ntest_pipeline = t\n"
+    "t = [dict(type='Normalize', mean=[1.0, 2.0, 3.0])]\n"
+    + "t = [dict(transforms=t), dict(transforms=t)]\n" * 60
+    + "model = dict()\ntest_pipeline = t\n"
 )
 DEEP = (
-    "x = [1]\n"
-    + "x = [x]\n" * 5_000
-    + "model = dict(type=x, backbone=dict(type=x), neck=dict(type=x), roi_head=dict(bbox_head=[dict(reg_class_agnostic=x)]))\n"
+    "x = [1]\n" + "x = [x]\n" * 5_000 + "model = dict(type=x, backbone=dict(type=x), neck=dict(type=x), "
+    "roi_head=dict(bbox_head=[dict(reg_class_agnostic=x)]))\n"
 )
 
 
 @pytest.mark.parametrize(
-    "text", [SQUARING, DOUBLING, DEEP, "x = " + "-" * 100_000 + "1", "x = " + "(" * 10_000, "x" + ".y" * 50_000, "model = dict(\x00)", "x = 1 / 0"]
+    "text",
+    [
+        SQUARING,
+        DOUBLING,
+        DEEP,
+        "x = " + "-" * 100_000 + "1",
+        "x = " + "(" * 10_000,
+        "x" + ".y" * 50_000,
+        "model = dict(\x00)",
+        "x = 1 / 0",
+    ],
 )
 def test_configuration_text_cannot_take_memory_or_time(text: str) -> None:
     facts = read_config_facts(read_config_text(text))
     assert facts.refusals == []
 
 
-@pytest.mark.parametrize("value", ["[1]", "dict()", "{}", "1e999", "9" * 400, "-1", "'x'", "None", "True", "[[]]", "(1, 'a')", "[1e999, 1, 1]"])
+@pytest.mark.parametrize(
+    "value",
+    ["[1]", "dict()", "{}", "1e999", "9" * 400, "-1", "'x'", "None", "True", "[[]]", "(1, 'a')", "[1e999, 1, 1]"],
+)
 def test_configuration_text_with_values_of_the_wrong_type(value: str) -> None:
     text = f"""
-model = dict(type={value}, backbone=dict(frozen_stages={value}, dcn=dict(deform_groups=1), norm_cfg={value}), neck={value},
+model = dict(type={value}, backbone=dict(frozen_stages={value}, dcn=dict(deform_groups=1), norm_cfg={value}),
+        neck={value},
     rpn_head=dict(anchor_generator=dict(scales=[8], ratios={value}), loss_bbox=dict(type={value})),
     roi_head=dict(interleaved={value}, semantic_fusion={value}, stage_loss_weights={value},
-        bbox_head=[dict(reg_class_agnostic={value}, bbox_coder=dict(target_stds={value})), dict(bbox_coder={value}), {value}]),
+        bbox_head=[dict(reg_class_agnostic={value}, bbox_coder=dict(target_stds={value})), dict(bbox_coder={value}),
+        {value}]),
     train_cfg=dict(rcnn={value}), test_cfg=dict(rpn={value}, rcnn=dict(nms=dict(type={value}), score_thr={value})))
 img_norm_cfg = dict(mean={value}, std={value}, to_rgb={value})
 test_pipeline = [dict(type={value}, img_scale={value}, transforms={value}), {value}]
@@ -188,20 +235,32 @@ def _fit(state: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("change", ["left out", "a single number", "empty", "one row more"])
 def test_every_single_tensor_matters(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    """Without any one of them, or with it misshapen, the file is an error that names a tensor, never a crash or a model."""
+    """Without any one of them, or with it misshapen, the file is an error that names a tensor, never a crash or a
+    model.
+    """
     shapes = fit.expected_shapes(CONFIG)
     monkeypatch.setattr(fit, "expected_shapes", lambda _: shapes)
     for name in [name for name in STATE if not name.endswith("num_batches_tracked")]:
         tensor = STATE[name]
-        changed = {"a single number": torch.tensor(1.0), "empty": tensor[:0], "one row more": torch.cat([tensor, tensor[:1]])}
-        state = {**STATE, name: changed[change]} if change in changed else {key: value for key, value in STATE.items() if key != name}
+        changed = {
+            "a single number": torch.tensor(1.0),
+            "empty": tensor[:0],
+            "one row more": torch.cat([tensor, tensor[:1]]),
+        }
+        state = (
+            {**STATE, name: changed[change]}
+            if change in changed
+            else {key: value for key, value in STATE.items() if key != name}
+        )
         with pytest.raises(CheckpointError) as caught:
             _fit(state)
         assert str(caught.value)
 
 
 @pytest.mark.parametrize("year", ["2019", "2020"])
-@pytest.mark.parametrize("name", ["fc_cls.weight", "fc_cls.bias", "fc_reg.weight", "conv_logits.bias", "shared_fcs.0.weight"])
+@pytest.mark.parametrize(
+    "name", ["fc_cls.weight", "fc_cls.bias", "fc_reg.weight", "conv_logits.bias", "shared_fcs.0.weight"]
+)
 def test_single_numbers_where_rows_are_reordered(tmp_path: Path, year: str, name: str) -> None:
     weights = as_v1(STATE) if year == "2019" else as_v2(STATE)
     weights = {key: torch.tensor(1.0) if key.endswith(name) else value for key, value in weights.items()}

@@ -31,7 +31,9 @@ class Calls:
         return self.call
 
 
-def as_zip(path: Path, pickled: bytes, storages: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED) -> Path:
+def as_zip(
+    path: Path, pickled: bytes, storages: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED
+) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", pickled)
         for key, values in (storages or {}).items():
@@ -58,8 +60,14 @@ def attacks(mark: Path) -> dict[str, tuple[bytes, str]]:
         "reduce eval": (pickle.dumps(Calls(eval, code), 2), "builtins.eval"),
         "reduce exec, protocol 4": (pickle.dumps(Calls(exec, code), 4), "builtins.exec"),
         "protocol 0": (pickle.dumps(Calls(os.system, shell), 0), "posix.system"),
-        "in the state dict": (pickle.dumps({"state_dict": {"backbone.conv1.weight": Calls(os.system, shell)}}, 2), "posix.system"),
-        "in the meta": (pickle.dumps({"meta": {"CLASSES": Calls(os.system, shell)}, "state_dict": {}}, 2), "posix.system"),
+        "in the state dict": (
+            pickle.dumps({"state_dict": {"backbone.conv1.weight": Calls(os.system, shell)}}, 2),
+            "posix.system",
+        ),
+        "in the meta": (
+            pickle.dumps({"meta": {"CLASSES": Calls(os.system, shell)}, "state_dict": {}}, 2),
+            "posix.system",
+        ),
         "as a dict key": (pickle.dumps({Calls(eval, code): 1}, 2), "builtins.eval"),
         "inst": (b"(S'" + shell.encode() + b"'\nios\nsystem\n.", "os.system"),
         "obj": (b"(cos\nsystem\n" + text(shell) + b"o.", "os.system"),
@@ -68,28 +76,64 @@ def attacks(mark: Path) -> dict[str, tuple[bytes, str]]:
         "stack_global": (b"\x80\x04\x8c\x02os\x8c\x06system\x93" + text(shell) + b"\x85R.", "os.system"),
         "python 2 name": (b"c__builtin__\neval\n(V" + code.encode() + b"\ntR.", "builtins.eval"),
         "getattr chain": (b"cbuiltins\ngetattr\n(ctorch\nTensor\nV__class__\ntR.", "builtins.getattr"),
-        "getattr of a historical class": (b"cbuiltins\ngetattr\n(cmmengine.logging\nLogger\nV__globals__\ntR.", "builtins.getattr"),
-        "module reached through a historical one": (b"cmmcv.os\nsystem\n(V" + shell.encode() + b"\ntR.", "mmcv.os.system"),
-        "dotted name through a historical one": (b"\x80\x04\x8c\x04mmcv\x8c\x09os.system\x93" + text(shell) + b"\x85R.", "mmcv.os.system"),
+        "getattr of a historical class": (
+            b"cbuiltins\ngetattr\n(cmmengine.logging\nLogger\nV__globals__\ntR.",
+            "builtins.getattr",
+        ),
+        "module reached through a historical one": (
+            b"cmmcv.os\nsystem\n(V" + shell.encode() + b"\ntR.",
+            "mmcv.os.system",
+        ),
+        "dotted name through a historical one": (
+            b"\x80\x04\x8c\x04mmcv\x8c\x09os.system\x93" + text(shell) + b"\x85R.",
+            "mmcv.os.system",
+        ),
         "look-alike package": (b"cmmcv_evil\nrun\n)R.", "mmcv_evil.run"),
-        "nested torch.load": (b"ctorch.serialization\nload\n(V" + str(mark).encode() + b"\ntR.", "torch.serialization.load"),
-        "nested storage bytes": (b"ctorch.storage\n_load_from_bytes\n(V" + code.encode() + b"\ntR.", "torch.storage._load_from_bytes"),
+        "nested torch.load": (
+            b"ctorch.serialization\nload\n(V" + str(mark).encode() + b"\ntR.",
+            "torch.serialization.load",
+        ),
+        "nested storage bytes": (
+            b"ctorch.storage\n_load_from_bytes\n(V" + code.encode() + b"\ntR.",
+            "torch.storage._load_from_bytes",
+        ),
         "torch.hub": (b"ctorch.hub\nload\n(Vx\nVy\ntR.", "torch.hub.load"),
-        "numpy test runner": (b"cnumpy.testing._private.utils\nrunstring\n(V" + code.encode() + b"\nN}tR.", "runstring"),
+        "numpy test runner": (
+            b"cnumpy.testing._private.utils\nrunstring\n(V" + code.encode() + b"\nN}tR.",
+            "runstring",
+        ),
         "import": (b"cbuiltins\n__import__\n(Vos\ntR.", "builtins.__import__"),
-        "setstate of a function": (b"ctorch._utils\n_rebuild_tensor_v2\n}V__code__\nVx\nsb.", "torch._utils._rebuild_tensor_v2"),
+        "setstate of a function": (
+            b"ctorch._utils\n_rebuild_tensor_v2\n}V__code__\nVx\nsb.",
+            "torch._utils._rebuild_tensor_v2",
+        ),
         "state of a class": (b"ccollections\nOrderedDict\n}V__init__\nVx\nsb.", "collections.OrderedDict"),
         "items on a class": (b"ccollections\nOrderedDict\nVk\nVv\ns.", "Symbol"),
-        "hidden in a tensor's arguments": (b"ctorch._utils\n_rebuild_parameter\n(cos\nsystem\n(V" + shell.encode() + b"\ntRI01\nNtR.", "os.system"),
+        "hidden in a tensor's arguments": (
+            b"ctorch._utils\n_rebuild_parameter\n(cos\nsystem\n(V" + shell.encode() + b"\ntRI01\nNtR.",
+            "os.system",
+        ),
         "extension registry": (b"\x80\x02\x82\x01.", "EXT1"),
         "extension registry, two bytes": (b"\x80\x02\x83\x01\x00.", "EXT2"),
         "extension registry, four bytes": (b"\x80\x02\x84\x01\x00\x00\x00.", "EXT4"),
-        "dotted name through a harmless one": (b"\x80\x04" + text("collections") + text("OrderedDict.__init__.__globals__") + b"\x93.", "__globals__"),
+        "dotted name through a harmless one": (
+            b"\x80\x04" + text("collections") + text("OrderedDict.__init__.__globals__") + b"\x93.",
+            "__globals__",
+        ),
         "a global named by a global": (b"\x80\x04ccollections\nOrderedDict\n" + text("system") + b"\x93.", "no text"),
-        "a name from the memo": (b"\x80\x04" + text("os") + b"\x94" + text("system") + b"\x9400h\x00h\x01\x93" + text(shell) + b"\x85R.", "os.system"),
+        "a name from the memo": (
+            b"\x80\x04" + text("os") + b"\x94" + text("system") + b"\x9400h\x00h\x01\x93" + text(shell) + b"\x85R.",
+            "os.system",
+        ),
         "factory of a default dict": (b"ccollections\ndefaultdict\n(cos\nsystem\ntR.", "os.system"),
-        "class of an array": (b"cnumpy.core.multiarray\n_reconstruct\n(csubprocess\nPopen\n(I0\ntVb\ntR.", "subprocess.Popen"),
-        "old reconstructor": (b"ccopy_reg\n_reconstructor\n(csubprocess\nPopen\nc__builtin__\nobject\nNtR.", "subprocess.Popen"),
+        "class of an array": (
+            b"cnumpy.core.multiarray\n_reconstruct\n(csubprocess\nPopen\n(I0\ntVb\ntR.",
+            "subprocess.Popen",
+        ),
+        "old reconstructor": (
+            b"ccopy_reg\n_reconstructor\n(csubprocess\nPopen\nc__builtin__\nobject\nNtR.",
+            "subprocess.Popen",
+        ),
         "a call of a placeholder": (b"cmmcv\nConfig\n)R)R.", "calls a Foreign"),
         "a call of text": (b"Vos.system\n(V" + shell.encode() + b"\ntR.", "calls a str"),
         "map over a function": (b"cbuiltins\nmap\n(cos\nsystem\n(V" + shell.encode() + b"\nltR.", "builtins.map"),
@@ -119,7 +163,9 @@ def test_malicious_pickles_are_refused_by_name_and_never_run(tmp_path: Path, nam
 
 def test_naming_a_historical_class_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = tmp_path / "mark"
-    (tmp_path / "mmcv_custom.py").write_text(f"open({str(mark)!r}, 'w')\nclass Config:\n    def __setstate__(self, state): pass\n")
+    (tmp_path / "mmcv_custom.py").write_text(
+        f"open({str(mark)!r}, 'w')\nclass Config:\n    def __setstate__(self, state): pass\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     pickled = b"cmmcv_custom\nConfig\n)R}Va\nI1\nsb."
     for container in (as_zip, as_legacy):
@@ -133,7 +179,16 @@ def test_naming_a_historical_class_imports_nothing(tmp_path: Path, monkeypatch: 
 
 def test_the_attacks_would_work_on_pythons_own_unpickler(tmp_path: Path) -> None:
     """Without this the test above could pass with pickles that do nothing."""
-    for name in ("reduce os.system", "reduce eval", "inst", "obj", "stack_global", "a name from the memo", "protocol 0", "in the state dict"):
+    for name in (
+        "reduce os.system",
+        "reduce eval",
+        "inst",
+        "obj",
+        "stack_global",
+        "a name from the memo",
+        "protocol 0",
+        "in the state dict",
+    ):
         mark = tmp_path / "mark"
         pickle.loads(attacks(mark)[name][0])
         assert mark.exists(), name
@@ -196,7 +251,13 @@ def _tensor_pickle(numel: int, size: tuple[int, ...], stride: tuple[int, ...], o
         def persistent_id(self, value: Any) -> Any:
             return ("storage", torch.FloatStorage, "0", "cpu", numel) if isinstance(value, range) else None
 
-    Storages(buffer, 2).dump({"state_dict": {"w": Calls(torch._utils._rebuild_tensor_v2, range(1), offset, size, stride, False, OrderedDict())}})
+    Storages(buffer, 2).dump(
+        {
+            "state_dict": {
+                "w": Calls(torch._utils._rebuild_tensor_v2, range(1), offset, size, stride, False, OrderedDict())
+            }
+        }
+    )
     return buffer.getvalue()
 
 
@@ -219,19 +280,25 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
         (2, (1,) * 100, (1,) * 100, 0),
     ],
 )
-def test_impossible_tensors_are_refused_without_allocating(tmp_path: Path, numel: int, size: Any, stride: Any, offset: int) -> None:
+def test_impossible_tensors_are_refused_without_allocating(
+    tmp_path: Path, numel: int, size: Any, stride: Any, offset: int
+) -> None:
     path = as_zip(tmp_path / "a.pth", _tensor_pickle(numel, size, stride, offset), {"0": bytes(8)})
     with pytest.raises(CheckpointError, match="damaged"):
         _tensors(path)
 
 
 def test_a_possible_tensor_is_not_refused(tmp_path: Path) -> None:
-    file = open_torch_file(as_zip(tmp_path / "a.pth", _tensor_pickle(2, (2,), (1,)), {"0": struct.pack("<2f", 1.5, -2)}))
+    file = open_torch_file(
+        as_zip(tmp_path / "a.pth", _tensor_pickle(2, (2,), (1,)), {"0": struct.pack("<2f", 1.5, -2)})
+    )
     assert file.tensors(file.content["state_dict"])["w"].tolist() == [1.5, -2.0]
 
 
 def test_compressed_archives_are_refused(tmp_path: Path) -> None:
-    path = as_zip(tmp_path / "bomb.pth", _tensor_pickle(2**22, (2**22,), (1,)), {"0": bytes(2**24)}, zipfile.ZIP_DEFLATED)
+    path = as_zip(
+        tmp_path / "bomb.pth", _tensor_pickle(2**22, (2**22,), (1,)), {"0": bytes(2**24)}, zipfile.ZIP_DEFLATED
+    )
     with pytest.raises(CheckpointError, match="compressed"):
         open_torch_file(path)
 
@@ -268,7 +335,9 @@ def test_other_files_are_named_with_a_remedy(tmp_path: Path, content: bytes, say
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])
 def test_truncated_files_are_errors_wherever_they_end(tmp_path: Path, zipped: bool, kept: float) -> None:
     path = tmp_path / "a.pth"
-    torch.save({"state_dict": {f"w{i}": torch.rand(50) for i in range(20)}}, path, _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {"state_dict": {f"w{i}": torch.rand(50) for i in range(20)}}, path, _use_new_zipfile_serialization=zipped
+    )
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(CheckpointError, match="truncated"):
@@ -285,7 +354,11 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_changed_bytes_give_tensors_or_a_checkpoint_error_and_nothing_else(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "a.pth"
-    torch.save({"meta": {"CLASSES": ("a", "b")}, "state_dict": {"w": torch.rand(3, 2), "n": torch.tensor(1)}}, path, _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {"meta": {"CLASSES": ("a", "b")}, "state_dict": {"w": torch.rand(3, 2), "n": torch.tensor(1)}},
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
     whole = path.read_bytes()
     draw = random.Random(0)
     refused = 0

@@ -10,18 +10,24 @@ from htc.model.backbones.fishnet import Block, FishFeatures
 from htc.model.layers import FixedBatchNorm2d
 
 PUBLISHED = {99: 16_628_904, 150: 24_959_400}
-"""With the 1000-class classifier: 16.62M and 24.96M in the authors' repository, to the digit in osmr/imgclsmob's conversion of its weights."""
+"""With the 1000-class classifier: 16.62M and 24.96M in the authors' repository, to the digit in osmr/imgclsmob's
+conversion of its weights.
+"""
 
 
 def classifier() -> nn.Module:
     """What follows the head in the paper: halve the channels, average, 1000 classes."""
-    return nn.Sequential(nn.BatchNorm2d(2112), nn.Conv2d(2112, 1056, 1, bias=False), nn.BatchNorm2d(1056), nn.Conv2d(1056, 1000, 1))
+    return nn.Sequential(
+        nn.BatchNorm2d(2112), nn.Conv2d(2112, 1056, 1, bias=False), nn.BatchNorm2d(1056), nn.Conv2d(1056, 1000, 1)
+    )
 
 
 @pytest.mark.parametrize("depth", PUBLISHED)
 def test_parameters_are_as_many_as_published(depth) -> None:
     with torch.device("meta"):
-        found = sum(p.numel() for module in (FishFeatures(FishNet(depth=depth)), classifier()) for p in module.parameters())
+        found = sum(
+            p.numel() for module in (FishFeatures(FishNet(depth=depth)), classifier()) for p in module.parameters()
+        )
     assert found == PUBLISHED[depth]
 
 

@@ -1,4 +1,6 @@
-"""Shifted windows on maps of any size: against attention written down token by token, against timm on whole windows, and local at every edge."""
+"""Shifted windows on maps of any size: against attention written down token by token, against timm on whole windows,
+and local at every edge.
+"""
 
 import pytest
 import timm
@@ -18,14 +20,20 @@ SIZES = [(7, 7), (14, 21), (10, 9), (3, 5), (50, 25), (8, 14)]
 def block_of(kind: type, shift: int = SHIFT) -> SwinTransformerBlock | SwinTransformerV2Block:
     """timm's block with weights large enough for the attention to matter."""
     torch.manual_seed(0)
-    block = kind(CHANNELS, (14, 14), HEADS, window_size=WINDOW, shift_size=shift, always_partition=True, dynamic_mask=True).double().eval()
+    block = (
+        kind(CHANNELS, (14, 14), HEADS, window_size=WINDOW, shift_size=shift, always_partition=True, dynamic_mask=True)
+        .double()
+        .eval()
+    )
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.7)
     return block
 
 
 def window_and_part(place: int, length: int, shift: int) -> tuple[int, int]:
-    """Which window a row of the map falls into once all rows moved up by `shift`, and whether it came round from the beginning."""
+    """Which window a row of the map falls into once all rows moved up by `shift`, and whether it came round from the
+    beginning.
+    """
     padded = -(-length // WINDOW) * WINDOW
     return (place - shift) % padded // WINDOW, int(place < shift)
 
@@ -34,7 +42,11 @@ def attention_by_hand(block: SwinTransformerBlock, x: Tensor, shift: int) -> Ten
     """Swin's attention from its definition: one query at a time, keys gathered from the padded map, nothing rolled."""
     height, width, channels = x.shape
     padded_height, padded_width = (-(-side // WINDOW) * WINDOW for side in (height, width))
-    tokens = {(i, j): x[i, j] if i < height and j < width else x.new_zeros(channels) for i in range(padded_height) for j in range(padded_width)}
+    tokens = {
+        (i, j): x[i, j] if i < height and j < width else x.new_zeros(channels)
+        for i in range(padded_height)
+        for j in range(padded_width)
+    }
     parts = {(i, j): (window_and_part(i, height, shift), window_and_part(j, width, shift)) for i, j in tokens}
     table = block.attn.relative_position_bias_table
     found = torch.zeros_like(x)
@@ -42,7 +54,9 @@ def attention_by_hand(block: SwinTransformerBlock, x: Tensor, shift: int) -> Ten
         for j in range(width):
             keys = [place for place in tokens if parts[place] == parts[i, j]]
             query = block.attn.qkv(tokens[i, j]).view(3, HEADS, -1)[0]
-            _, key, value = torch.stack([block.attn.qkv(tokens[place]) for place in keys]).view(len(keys), 3, HEADS, -1).unbind(1)
+            _, key, value = (
+                torch.stack([block.attn.qkv(tokens[place]) for place in keys]).view(len(keys), 3, HEADS, -1).unbind(1)
+            )
             bias = torch.stack([table[(i - k + WINDOW - 1) * (2 * WINDOW - 1) + j - m + WINDOW - 1] for k, m in keys])
             weights = (torch.einsum("hc,khc->kh", query, key) * block.attn.scale + bias).softmax(0)
             found[i, j] = block.attn.proj(torch.einsum("kh,khc->hc", weights, value).flatten())
@@ -107,4 +121,7 @@ def test_bfloat16_and_gradients_at_sizes_that_vary(name: str) -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in backbone.parameters())
     half = backbone.eval().to(torch.bfloat16)
     with torch.no_grad():
-        assert all(m.dtype == torch.bfloat16 and m.isfinite().all() for m in half(torch.randn(1, 3, 100, 64, dtype=torch.bfloat16)))
+        assert all(
+            m.dtype == torch.bfloat16 and m.isfinite().all()
+            for m in half(torch.randn(1, 3, 100, 64, dtype=torch.bfloat16))
+        )

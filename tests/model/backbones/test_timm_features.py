@@ -1,4 +1,6 @@
-"""timm's networks as backbones: maps, norms of every kind, frozen parts, names that are none; and the plain vision transformer."""
+"""timm's networks as backbones: maps, norms of every kind, frozen parts, names that are none; and the plain vision
+transformer.
+"""
 
 import pytest
 import timm
@@ -19,7 +21,9 @@ SMALL = ("legacy_seresnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("size", [(64, 96), (160, 32)])
 def test_maps_of_four_strides_at_any_size(name: str, size: tuple[int, int]) -> None:
-    backbone = build_backbone(Timm(name=name, output_norm="layer" if name.startswith(("swin", "conv")) else "none")).eval()
+    backbone = build_backbone(
+        Timm(name=name, output_norm="layer" if name.startswith(("swin", "conv")) else "none")
+    ).eval()
     with torch.no_grad():
         maps = backbone(torch.randn(2, 3, *size))
     expected = [(2, c, size[0] // s, size[1] // s) for c, s in zip(channels(backbone), (4, 8, 16, 32), strict=True)]
@@ -58,7 +62,9 @@ def test_swin_s_windows_are_local_at_any_size() -> None:
 @pytest.mark.parametrize("size", [(200, 100), (256, 112), (100, 256), (112, 200)])
 @pytest.mark.parametrize("side", [2, 3])
 def test_opposite_edges_do_not_see_each_other(size: tuple[int, int], side: int) -> None:
-    """The first three rows (columns) of tokens leave C2 beyond two windows alone; 25, 50 and 64 tokens are no whole windows of 7."""
+    """The first three rows (columns) of tokens leave C2 beyond two windows alone; 25, 50 and 64 tokens are no whole
+    windows of 7.
+    """
     torch.manual_seed(0)
     backbone = build_backbone(Timm(name="swin_tiny_patch4_window7_224")).eval()
     x = torch.randn(1, 3, *size)
@@ -79,7 +85,12 @@ def test_norms_of_any_kind_give_the_same_maps(name: str, kind: str) -> None:
     body = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4)).eval()
     for module in body.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor, low in ((module.running_mean, -0.3), (module.running_var, 0.5), (module.weight, 0.5), (module.bias, -0.3)):
+            for tensor, low in (
+                (module.running_mean, -0.3),
+                (module.running_var, 0.5),
+                (module.weight, 0.5),
+                (module.bias, -0.3),
+            ):
                 nn.init.uniform_(tensor, low, low + 1)  # type: ignore[arg-type]
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -89,7 +100,12 @@ def test_norms_of_any_kind_give_the_same_maps(name: str, kind: str) -> None:
             torch.testing.assert_close(found, map_)
     norms = [m for m in body.train().modules() if isinstance(m, nn.BatchNorm2d)]
     assert {type(m) for m in norms} == {
-        {"statistics_fixed": FixedBatchNorm2d, "frozen": FrozenBatchNorm2d, "batch": BatchNorm2d, "sync": SyncBatchNorm2d}[kind]
+        {
+            "statistics_fixed": FixedBatchNorm2d,
+            "frozen": FrozenBatchNorm2d,
+            "batch": BatchNorm2d,
+            "sync": SyncBatchNorm2d,
+        }[kind]
     }
     assert {m.training for m in norms} == {kind in ("batch", "sync")}
 
@@ -100,7 +116,9 @@ def test_frozen_stages(frozen: int, first_trained: str) -> None:
     backbone = build_backbone(Timm(name="legacy_seresnet18", norm="batch", frozen_stages=frozen)).train()
     parts = {name.split(".")[1] for name, p in backbone.named_parameters() if p.requires_grad}
     assert min(parts) == first_trained
-    stem = next(m for name, m in backbone.named_modules() if name.startswith("body.layer0") and isinstance(m, nn.BatchNorm2d))
+    stem = next(
+        m for name, m in backbone.named_modules() if name.startswith("body.layer0") and isinstance(m, nn.BatchNorm2d)
+    )
     assert isinstance(stem, FrozenBatchNorm2d) == (frozen > 0)
 
 
@@ -111,7 +129,10 @@ def test_deformable_convolution_in_the_last_stage(name: str, convolutions: str) 
         backbone = build_backbone(Timm(name=name, deformable="v1", deformable_stages=(5,)))
     found = {place: m for place, m in backbone.named_modules() if isinstance(m, DeformableConv2d)}
     assert len(found) == 3
-    assert all(place.endswith(convolutions) and ("layer4" in place or "conv5" in place) and m.groups > 1 for place, m in found.items())
+    assert all(
+        place.endswith(convolutions) and ("layer4" in place or "conv5" in place) and m.groups > 1
+        for place, m in found.items()
+    )
 
 
 def test_nothing_to_deform_is_refused() -> None:

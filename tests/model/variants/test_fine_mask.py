@@ -39,7 +39,9 @@ def test_details_as_channels_come_back() -> None:
 
 
 def test_details_are_pooled_from_the_averaged_picture_feature() -> None:
-    """Each region from the level where it is small, by torchvision's RoIAlign; the pyramid's own features come first."""
+    """Each region from the level where it is small, by torchvision's RoIAlign; the pyramid's own features come
+    first.
+    """
     feature = torch.randn(2, DETAIL, 128, 192)
     levels = tuple(torch.randn(2, C, 128 // s, 192 // s) for s in (4, 8, 16, 32))
     x = Pyramid(levels, (4, 8, 16, 32), detail_pyramid(feature))
@@ -49,7 +51,9 @@ def test_details_are_pooled_from_the_averaged_picture_feature() -> None:
     for image in range(2):
         for r, box in enumerate(rois().boxes[image]):
             stride = 2 ** int(pyramid_level(box, 4))
-            expected = roi_align(F.avg_pool2d(feature[image : image + 1], stride), [box[None]], 56, 1 / stride, -1, aligned=True)
+            expected = roi_align(
+                F.avg_pool2d(feature[image : image + 1], stride), [box[None]], 56, 1 / stride, -1, aligned=True
+            )
             torch.testing.assert_close(details[image, r], expected[0], atol=2e-4, rtol=0)
 
 
@@ -96,9 +100,15 @@ def test_targets_have_the_heads_size(monkeypatch: pytest.MonkeyPatch) -> None:
     from htc.training import objective
 
     asked = []
-    monkeypatch.setattr(objective, "mask_targets", lambda masks, index, boxes, size: asked.append(size) or mask_targets(masks, index, boxes, size))
+    monkeypatch.setattr(
+        objective,
+        "mask_targets",
+        lambda masks, index, boxes, size: asked.append(size) or mask_targets(masks, index, boxes, size),
+    )
     for kind, size in (("plain", 28), ("fine", 56)):
         config = small_config(1, cascade={"mask_head": {"kind": kind}})
-        objective.TrainingObjective(seeded_detector(config), config)(small_batch(config, (truth([(4, 4, 36, 40)], [0]),), seeds=(1,)))
+        objective.TrainingObjective(seeded_detector(config), config)(
+            small_batch(config, (truth([(4, 4, 36, 40)], [0]),), seeds=(1,))
+        )
         assert set(asked) == {size}
         asked.clear()

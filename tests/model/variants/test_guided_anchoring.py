@@ -30,7 +30,11 @@ def levels(seed: int = 0, spread: float = 1.0, height: int = 128, width: int = 1
         rows, columns = -(-height // stride), -(-width // stride)
         logits, location = (torch.randn(2, rows * columns, generator=numbers) for _ in range(2))
         deltas, shape = (torch.randn(2, rows * columns, n, generator=numbers) * spread for n in (4, 2))
-        said.append(GuidedScores(LevelScores(logits, deltas, rows, columns, stride), location + math.log(0.01 / 0.99), shape * 3))
+        said.append(
+            GuidedScores(
+                LevelScores(logits, deltas, rows, columns, stride), location + math.log(0.01 / 0.99), shape * 3
+            )
+        )
     return said
 
 
@@ -39,16 +43,24 @@ def box_of(level: GuidedScores, image: int, at: int, scale: float) -> list[float
     row, column = divmod(at, level.scores.width)
     x, y, side = column * level.scores.stride, row * level.scores.stride, scale * level.scores.stride
     w, h = (side * math.exp(0.14 * float(s)) for s in level.shape[image, at])
-    dx, dy, dw, dh = (float(d) * std for d, std in zip(level.scores.deltas[image, at], (0.07, 0.07, 0.11, 0.11), strict=True))
+    dx, dy, dw, dh = (
+        float(d) * std for d, std in zip(level.scores.deltas[image, at], (0.07, 0.07, 0.11, 0.11), strict=True)
+    )
     x, y, w, h = x + dx * w, y + dy * h, w * math.exp(dw), h * math.exp(dh)
     return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
 
 
-def written_out(said: list[GuidedScores], image: int, candidates: int, keep: int, *, likely: bool, scale: float) -> tuple[Tensor, Tensor]:
+def written_out(
+    said: list[GuidedScores], image: int, candidates: int, keep: int, *, likely: bool, scale: float
+) -> tuple[Tensor, Tensor]:
     boxes, scores = [], []
     for level in said:
         logits = level.scores.logits[image]
-        rows = [at for at in range(len(logits)) if not likely or 1 / (1 + math.exp(-float(level.location[image, at]))) >= 0.01]
+        rows = [
+            at
+            for at in range(len(logits))
+            if not likely or 1 / (1 + math.exp(-float(level.location[image, at]))) >= 0.01
+        ]
         rows = sorted(rows, key=lambda at: -float(logits[at]))[:candidates]
         moved = torch.tensor([box_of(level, image, at, scale) for at in rows]).view(-1, 4)
         moved = clip_boxes_to_image(moved, tuple(SIZES[image].tolist()))
@@ -65,7 +77,12 @@ def written_out(said: list[GuidedScores], image: int, candidates: int, keep: int
 @pytest.mark.parametrize(("candidates", "keep"), [(60, 80), (5, 1), (700, 1000)])
 def test_proposals_equal_the_rules_written_out(candidates: int, keep: int, likely: bool) -> None:
     """At test time from likely locations alone, in training from all."""
-    limits = {"candidates_per_level": candidates, "proposals": keep, "training_candidates_per_level": candidates, "training_proposals": keep}
+    limits = {
+        "candidates_per_level": candidates,
+        "proposals": keep,
+        "training_candidates_per_level": candidates,
+        "training_proposals": keep,
+    }
     rpn, said = head(anchor_scale=4.0, **limits), levels()
     rois, scores = rpn.propose_at_test(said, SIZES) if likely else rpn.propose_in_training(said, SIZES)
     assert rois.boxes.shape == (2, min(keep, 5 * candidates), 4)
@@ -96,8 +113,13 @@ def test_guided_anchors_are_squares_where_nothing_is_said_and_finite_whatever_is
         assert anchors.isfinite().all()
         if spread == 0:
             side = 8.0 * level.scores.stride
-            torch.testing.assert_close(anchors[..., 2:] - anchors[..., :2], torch.full((*level.location.shape, 2), side))
-            torch.testing.assert_close(anchors[1, 1], torch.tensor([level.scores.stride - side / 2, -side / 2, level.scores.stride + side / 2, side / 2]))
+            torch.testing.assert_close(
+                anchors[..., 2:] - anchors[..., :2], torch.full((*level.location.shape, 2), side)
+            )
+            torch.testing.assert_close(
+                anchors[1, 1],
+                torch.tensor([level.scores.stride - side / 2, -side / 2, level.scores.stride + side / 2, side / 2]),
+            )
 
 
 def test_a_shape_reaches_far_beyond_a_box_delta() -> None:
@@ -148,7 +170,9 @@ def test_feature_adaption_samples_where_the_shape_says() -> None:
         for group in range(4):
             for tap in range(9):
                 dy, dx = offsets[group, tap, :, row, column].tolist()
-                sample = bilinear(x[0, 2 * group : 2 * group + 2].detach(), row + tap // 3 - 1 + dy, column + tap % 3 - 1 + dx)
+                sample = bilinear(
+                    x[0, 2 * group : 2 * group + 2].detach(), row + tap // 3 - 1 + dy, column + tap % 3 - 1 + dx
+                )
                 expected += adaption.conv.weight[:, 2 * group : 2 * group + 2, tap // 3, tap % 3].detach() @ sample
         torch.testing.assert_close(found[0, :, row, column], expected.relu(), atol=1e-4, rtol=1e-4)
     found.sum().backward()

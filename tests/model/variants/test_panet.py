@@ -40,7 +40,9 @@ def test_the_box_head_takes_the_largest_after_its_first_layer(count: int) -> Non
     torch.manual_seed(0)
     x, head = torch.randn(count, 4 * C, 7, 7), BoxHead(C, K, Cascade(box_channels=8), (0.1,) * 4, levels=4)
     layers = list(head.fc[0].layers)  # type: ignore[arg-type, union-attr]
-    each = [layer(x[:, i * C : (i + 1) * C].permute(0, 2, 3, 1).reshape(count, 49 * C)) for i, layer in enumerate(layers)]
+    each = [
+        layer(x[:, i * C : (i + 1) * C].permute(0, 2, 3, 1).reshape(count, 49 * C)) for i, layer in enumerate(layers)
+    ]
     hidden = torch.maximum(torch.maximum(each[0], each[1]), torch.maximum(each[2], each[3])).relu()
     torch.testing.assert_close(head(x)[0], head.classify(head.fc[1](hidden).relu()), atol=1e-5, rtol=1e-5)
 
@@ -53,7 +55,10 @@ def test_the_mask_head_fuses_between_its_first_and_second_convolution() -> None:
 
 
 def test_one_level_keeps_the_plain_layers() -> None:
-    assert [name for name, _ in BoxHead(C, K, Cascade(), (0.1,) * 4).named_parameters()][:2] == ["fc.0.weight", "fc.0.bias"]
+    assert [name for name, _ in BoxHead(C, K, Cascade(), (0.1,) * 4).named_parameters()][:2] == [
+        "fc.0.weight",
+        "fc.0.bias",
+    ]
     assert "convs.0.conv.weight" in MaskHead(C, K, Cascade()).state_dict()
 
 

@@ -31,7 +31,9 @@ def close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
 @pytest.mark.parametrize("depth", DEPTHS)
 @torch.no_grad()
 def test_without_feedback_the_same_backbone_sees_the_same(depth: int) -> None:
-    """Feedback starts at zero: with the first backbone's weights the second pyramid is the first, and so is their mean."""
+    """Feedback starts at zero: with the first backbone's weights the second pyramid is the first, and so is their
+    mean.
+    """
     found, look = detector(depth)
     look.backbone.load_state_dict(found.backbone.state_dict())
     close(found.features(pictures()).pyramid, first_pyramid(found))
@@ -41,7 +43,10 @@ def test_without_feedback_the_same_backbone_sees_the_same(depth: int) -> None:
 def test_it_starts_as_the_mean_of_two_pyramids() -> None:
     found, look = detector(18)
     second = found.neck(look.backbone(pictures()))
-    close(found.features(pictures()).pyramid, tuple((a + b) / 2 for a, b in zip(first_pyramid(found), second, strict=True)))
+    close(
+        found.features(pictures()).pyramid,
+        tuple((a + b) / 2 for a, b in zip(first_pyramid(found), second, strict=True)),
+    )
 
 
 @torch.no_grad()
@@ -53,7 +58,9 @@ def test_a_weight_of_zero_leaves_fpn() -> None:
 
 
 def definition(look: SecondLook, pyramid: tuple[Tensor, ...]) -> list[Tensor]:
-    """C2-C5 of the second look by hooks on timm's own blocks: the feedback joins what the last norm of a stage's first block says."""
+    """C2-C5 of the second look by hooks on timm's own blocks: the feedback joins what the last norm of a stage's
+    first block says.
+    """
     handles = []
     for stage, conv, level in zip(("layer2", "layer3", "layer4"), look.feedback, pyramid[1:4], strict=True):
         block = look.backbone.get_submodule(stage)[0]  # type: ignore[index]
@@ -88,7 +95,10 @@ def test_the_context_by_its_definition() -> None:
     torch.manual_seed(0)
     context, x = FeedbackContext(8), torch.randn(2, 8, 7, 9)
     views = [F.conv2d(x, context.point.weight, context.point.bias)]
-    views += [F.conv2d(x, conv.weight, conv.bias, padding=rate, dilation=rate) for conv, rate in zip(context.dilated, (3, 6), strict=True)]  # type: ignore[arg-type]
+    views += [
+        F.conv2d(x, conv.weight, conv.bias, padding=rate, dilation=rate)
+        for conv, rate in zip(context.dilated, (3, 6), strict=True)
+    ]  # type: ignore[arg-type]
     views.append(F.conv2d(x.mean((2, 3), keepdim=True), context.mean.weight, context.mean.bias).expand(2, 2, 7, 9))
     assert torch.equal(context(x), torch.cat(views, 1).relu())
 
@@ -98,7 +108,11 @@ def test_both_backbones_and_the_feedback_learn() -> None:
     for conv in (*look.feedback, look.weight):
         nn.init.normal_(conv.weight, std=0.1)  # type: ignore[arg-type]
     sum(level.square().sum() for level in found.train().features(pictures()).pyramid).backward()  # type: ignore[union-attr]
-    learning = {name.split(".")[1] for name, p in found.named_parameters() if name.startswith("second_look") and p.grad is not None}
+    learning = {
+        name.split(".")[1]
+        for name, p in found.named_parameters()
+        if name.startswith("second_look") and p.grad is not None
+    }
     assert learning == {"backbone", "context", "feedback", "weight"}
     assert all(p.grad is not None for name, p in found.named_parameters() if name.startswith("backbone.layer4"))
 

@@ -35,7 +35,9 @@ def moved(ours: StandardisedConv2d | SwitchableConv2d) -> Tensor:
 def definition(weight: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """Filter by filter, in float64."""
     filters = []
-    for one, scale, shift in zip(weight.double().numpy(), gamma.flatten().tolist(), beta.flatten().tolist(), strict=True):
+    for one, scale, shift in zip(
+        weight.double().numpy(), gamma.flatten().tolist(), beta.flatten().tolist(), strict=True
+    ):
         filters.append(scale * (one - one.mean()) / np.sqrt(one.var(ddof=1) + 1e-5) + shift)
     return torch.from_numpy(np.stack(filters)).float()
 
@@ -75,7 +77,9 @@ def test_a_switchable_convolution_standardises_its_weight_and_not_its_difference
     weight = definition(moved(ours), ours.standard.gamma, ours.standard.beta)  # type: ignore[arg-type]
     torch.testing.assert_close(ours(picture()), F.conv2d(picture(), weight, padding=1), atol=1e-5, rtol=1e-5)
     nn.init.zeros_(ours.switch.bias)  # type: ignore[arg-type]
-    torch.testing.assert_close(ours(picture()), F.conv2d(picture(), weight + ours.difference, padding=3, dilation=3), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        ours(picture()), F.conv2d(picture(), weight + ours.difference, padding=3, dilation=3), atol=1e-4, rtol=1e-4
+    )
 
 
 @torch.no_grad()
@@ -87,14 +91,22 @@ def test_baked_it_is_the_same_without_standardising() -> None:
     x = torch.randn(1, 3, 96, 128)
     before = backbone(x)
     bake(backbone)
-    assert not [name for name, module in backbone.named_modules() if isinstance(module, StandardisedConv2d | WeightStandardisation)]
+    assert not [
+        name
+        for name, module in backbone.named_modules()
+        if isinstance(module, StandardisedConv2d | WeightStandardisation)
+    ]
     for found, expected in zip(backbone(x), before, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.std()), rtol=1e-4)
 
 
 def test_every_convolution_of_the_backbone_but_the_small_ones_inside_a_switchable_one() -> None:
     backbone = build_resnet(ResNet(depth=50, standardised=True, switchable="plain", switchable_stages=(3, 4, 5)))
-    standardised = {name.removesuffix(".standard") for name, module in backbone.named_modules() if isinstance(module, WeightStandardisation)}
+    standardised = {
+        name.removesuffix(".standard")
+        for name, module in backbone.named_modules()
+        if isinstance(module, WeightStandardisation)
+    }
     assert len(standardised) == 53
     rest = {name for name, module in backbone.named_modules() if type(module) is nn.Conv2d}
     assert {name.rsplit(".", 1)[1] for name in rest} == {"switch", "before", "after"}

@@ -32,7 +32,9 @@ def test_it_starts_as_the_convolution_it_replaces(stride: int, groups: int, defo
 
 @pytest.mark.parametrize(("stride", "groups", "deformable"), CASES)
 @torch.no_grad()
-def test_switched_off_it_is_the_wide_convolution_of_the_other_weights(stride: int, groups: int, deformable: bool) -> None:
+def test_switched_off_it_is_the_wide_convolution_of_the_other_weights(
+    stride: int, groups: int, deformable: bool
+) -> None:
     plain, ours = layer(stride, groups, deformable)
     nn.init.zeros_(ours.switch.bias)
     nn.init.normal_(ours.difference)
@@ -64,9 +66,14 @@ def test_between_by_its_definition() -> None:
     mixed = torch.zeros_like(near)
     for row in range(9):
         for column in range(12):
-            around = sum(x[:, :, mirrored(row + i, 9), mirrored(column + j, 12)] for i in range(-2, 3) for j in range(-2, 3)) / 25
+            around = (
+                sum(x[:, :, mirrored(row + i, 9), mirrored(column + j, 12)] for i in range(-2, 3) for j in range(-2, 3))
+                / 25
+            )
             switch = around @ ours.switch.weight[0, :, 0, 0] + ours.switch.bias
-            mixed[:, :, row, column] = switch[:, None] * near[:, :, row, column] + (1 - switch[:, None]) * far[:, :, row, column]
+            mixed[:, :, row, column] = (
+                switch[:, None] * near[:, :, row, column] + (1 - switch[:, None]) * far[:, :, row, column]
+            )
     expected = mixed + F.conv2d(mixed.mean((2, 3), keepdim=True), ours.after.weight, ours.after.bias)
     torch.testing.assert_close(ours(picture()), expected, atol=1e-4, rtol=1e-4)
 
@@ -82,7 +89,9 @@ def test_each_view_has_offsets_of_its_own() -> None:
     inside = (slice(None), slice(None), slice(1, -1), slice(1, -2))
     torch.testing.assert_close(ours(picture())[inside], shifted[inside], atol=1e-5, rtol=1e-5)
     nn.init.zeros_(ours.switch.bias)
-    torch.testing.assert_close(ours(picture()), F.conv2d(picture(), plain.weight, padding=3, dilation=3), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        ours(picture()), F.conv2d(picture(), plain.weight, padding=3, dilation=3), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_every_parameter_learns() -> None:
@@ -103,7 +112,11 @@ def test_in_the_stages_that_are_named(depth: int, each: int) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"switchable": "plain"}, {"switchable_stages": (5,)}, {"switchable": "plain", "switchable_stages": (5,), "deformable": "v1", "deformable_stages": (5,)}],
+    [
+        {"switchable": "plain"},
+        {"switchable_stages": (5,)},
+        {"switchable": "plain", "switchable_stages": (5,), "deformable": "v1", "deformable_stages": (5,)},
+    ],
 )
 def test_settings_that_contradict_each_other(wrong: dict) -> None:
     with pytest.raises(ValueError, match="switchable"):

@@ -1,4 +1,6 @@
-"""What a file of detectron2 says of itself beside its weights, in our fields: colours, input, anchors; and what it leaves to be assumed."""
+"""What a file of detectron2 says of itself beside its weights, in our fields: colours, input, anchors; and what it
+leaves to be assumed.
+"""
 
 import math
 from typing import Any
@@ -25,25 +27,31 @@ _STRIDES = (4, 8, 16, 32, 64)
 def read_colours(stored: Stored, stride_in: str, told: Colours | None) -> Colours:
     """The order of the channels that the network reads.
 
-    By the file's own mean where it has one that is no grey; else as told; else BGR for MSRA's ResNets, which come in no other order.
-    Raises `CheckpointError` where what was told contradicts the mean, and where nothing tells.
+    By the file's own mean where it has one that is no grey; else as told; else BGR for MSRA's ResNets, which come in no
+    other order. Raises `CheckpointError` where what was told contradicts the mean, and where nothing tells.
     """
     mean = _pixels(stored, "pixel_mean")
     said: Colours | None = None if mean is None or mean[0] == mean[2] else "bgr" if mean[0] < mean[2] else "rgb"
     if said is not None and told is not None and said != told:
-        raise CheckpointError(f"{stored.path}: its pixel_mean {mean} is in the order {said}, not {told}: leave --colours out")
+        raise CheckpointError(
+            f"{stored.path}: its pixel_mean {mean} is in the order {said}, not {told}: leave --colours out"
+        )
     known = said or told or ("bgr" if stride_in == "1x1" else None)
     if known is None:
         raise CheckpointError(
-            f"{stored.path}: the file does not say in which order its network reads the colours, and with backbone.stride_in 3x3 there are both: "
-            "bgr in detectron2's own model zoo (X_101, X_152, syncbn), rgb where the training began with torchvision's ImageNet weights; "
+            f"{stored.path}: the file does not say in which order its network reads the colours, and with "
+            f"backbone.stride_in 3x3 there are both: "
+            "bgr in detectron2's own model zoo (X_101, X_152, syncbn), rgb where the training began with "
+            "torchvision's ImageNet weights; "
             f"say it when you convert: htc convert {stored.path} DIR --backbone.stride-in 3x3 --colours bgr|rgb"
         )
     return known
 
 
 def read_input(stored: Stored, stride_in: str, colours: Colours) -> dict[str, Any]:
-    """Mean and deviation of the input, in the order red, green, blue: the file's own, else detectron2's for that ResNet."""
+    """Mean and deviation of the input, in the order red, green, blue: the file's own, else detectron2's for that
+    ResNet.
+    """
     fields = {}
     for name, field, default in zip(PIXELS, ("input.mean", "input.std"), (MEAN, STD[stride_in]), strict=True):
         values = _pixels(stored, name)
@@ -54,16 +62,20 @@ def read_input(stored: Stored, stride_in: str, colours: Colours) -> dict[str, An
 def read_anchors(stored: Stored) -> dict[str, Any]:
     """Side and ratios of the anchors: those of the cells in the file, else detectron2's default.
 
-    Raises `CheckpointError` for anchors that have not one side in units of the stride and the same ratios on all five levels.
+    Raises `CheckpointError` for anchors that have not one side in units of the stride and the same ratios on all five
+    levels.
     """
-    cells = {name.removeprefix(CELLS): tensor.float() for name, tensor in stored.tensors.items() if name.startswith(CELLS)}
+    cells = {
+        name.removeprefix(CELLS): tensor.float() for name, tensor in stored.tensors.items() if name.startswith(CELLS)
+    }
     if not cells:
         return dict(ANCHORS)
     levels = [cells.get(str(level)) for level in range(len(_STRIDES))]
     if len(cells) == len(levels) and (found := _side_and_ratios(levels)) is not None:
         return {"rpn.anchor_scale": found[0], "rpn.anchor_ratios": found[1]}
     raise CheckpointError(
-        f"{stored.path}: its anchors are not of one side in units of the stride (4, 8, 16, 32, 64) and of the same ratios on each of five levels: not supported"
+        f"{stored.path}: its anchors are not of one side in units of the stride (4, 8, 16, 32, 64) and of the same "
+        f"ratios on each of five levels: not supported"
     )
 
 
@@ -78,12 +90,16 @@ def assumed(stored: Stored, stages: int, fields: dict[str, Any]) -> str:
             parts.append(f"{field} {fields[field]}")
     if "pixel_std" not in stored.tensors and fields["backbone.stride_in"] == "3x3":
         # Two kinds of input share this stride, 57-fold apart.
-        parts[-1] += " as X_101 and torchvision's weights have it; X_152 and syncbn of its model zoo need --input.std 1,1,1"
+        parts[-1] += (
+            " as X_101 and torchvision's weights have it; X_152 and syncbn of its model zoo need --input.std 1,1,1"
+        )
     return f"the file does not say, so detectron2's defaults were taken: {'; '.join(parts)}"
 
 
 def _side_and_ratios(levels: list[Tensor | None]) -> tuple[float, tuple[float, ...]] | None:
-    """Side over stride, and ratios h / w, if anchors of them lie where those of every level lie, to a tenth of a pixel; None else."""
+    """Side over stride, and ratios h / w, if anchors of them lie where those of every level lie, to a tenth of a
+    pixel; None else.
+    """
     first = levels[0]
     if first is None or first.dim() != 2 or first.shape[1] != 4 or not len(first):
         return None

@@ -28,7 +28,12 @@ def _ours(name: str) -> str | None:
     if stage < 3:
         return f"tail.{stage}.{rest}"
     if stage == 3:
-        return {0: f"neck.widen.{rest}", 1: f"neck.widen.5.{rest}", 2: f"neck.blocks.{rest}", 3: f"neck.attention.{rest.removeprefix('0.')}"}[part]
+        return {
+            0: f"neck.widen.{rest}",
+            1: f"neck.widen.5.{rest}",
+            2: f"neck.blocks.{rest}",
+            3: f"neck.attention.{rest.removeprefix('0.')}",
+        }[part]
     if part > 1:
         return None
     if part == 1:

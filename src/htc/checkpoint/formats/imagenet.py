@@ -1,4 +1,6 @@
-"""ImageNet weights for a backbone, by timm's name (from the cache, else fetched) or from a file; needed when a training starts, never after."""
+"""ImageNet weights for a backbone, by timm's name (from the cache, else fetched) or from a file; needed when a
+training starts, never after.
+"""
 
 import re
 from collections.abc import Mapping
@@ -37,16 +39,19 @@ Triple = tuple[float, float, float]
 _CLASSIFIER = 4
 """At most so many weights of a classifier follow what its backbone keeps."""
 _SEED = 1901_07518
-"""Of the networks that tell what the weights filled: one that nobody draws from, as a file of the same draws would look unfilled."""
+"""Of the networks that tell what the weights filled: one that nobody draws from, as a file of the same draws would
+look unfilled.
+"""
 _OURS = re.compile(r"^(up4|up8|norms)\.|\.(conv_offset|switch|before|after|offsets|standard)\.|\.difference$")
 """Parts of a backbone that no classifier has."""
 
 
 def start_from_imagenet(backbone: nn.Module, config: Backbone) -> str | None:
-    """Copies the weights that `config.pretrained` asks for into `backbone`; their name or file, or None if it asks for none.
+    """Copies the weights that `config.pretrained` asks for into `backbone`; their name or file, or None if it asks for
+    none.
 
-    Raises `ConfigError` if timm has none for this network, `FetchError` if they cannot be had, `CheckpointError` if they are
-    another network's.
+    Raises `ConfigError` if timm has none for this network, `FetchError` if they cannot be had, `CheckpointError` if
+    they are another network's.
     """
     if not config.pretrained:
         return None
@@ -63,12 +68,18 @@ def source_of(config: Backbone) -> str:
         if Path(config.pretrained).is_file():
             return config.pretrained
         if isinstance(config, FishNet) or not timm.is_model(config.pretrained):
-            raise ConfigError(f"backbone.pretrained {config.pretrained}: no such file" + ("" if isinstance(config, FishNet) else ", and no network of timm"))
+            raise ConfigError(
+                f"backbone.pretrained {config.pretrained}: no such file"
+                + ("" if isinstance(config, FishNet) else ", and no network of timm")
+            )
         return config.pretrained
     if isinstance(config, ResNet):
         shape = (config.depth, config.groups, config.base_width)
         if shape not in RESNETS:
-            raise ConfigError(f"backbone.pretrained: there are no ImageNet weights for depth, groups, base_width {shape}; give a file, or set it to false")
+            raise ConfigError(
+                f"backbone.pretrained: there are no ImageNet weights for depth, groups, base_width {shape}; give a "
+                f"file, or set it to false"
+            )
         return RESNETS[shape]
     assert not isinstance(config, FishNet)
     return config.name
@@ -77,7 +88,8 @@ def source_of(config: Backbone) -> str:
 def expected_colours(config: Backbone) -> tuple[Triple, Triple] | None:
     """Mean and standard deviation (RGB, 0-255) of the pictures that the configured weights were trained with.
 
-    None where a configuration asks for no weights, or for a file, which does not say. Raises `ConfigError` as `source_of`.
+    None where a configuration asks for no weights, or for a file, which does not say. Raises `ConfigError` as
+    `source_of`.
     """
     name = source_of(config) if config.pretrained else ""
     described = timm.models.get_pretrained_cfg(name) if name and not Path(name).is_file() else None
@@ -101,22 +113,33 @@ def fetch_from_timm(name: str) -> Path:
             raise ConfigError(f"backbone.pretrained {name}: its address has no checksum; {remedy}")
         target = cache_folder() / file
         if not target.exists() and offline():
-            raise FetchError(f"backbone.pretrained {name}: offline, and not in the cache; put {described.url} at {target}, or {remedy}")
+            raise FetchError(
+                f"backbone.pretrained {name}: offline, and not in the cache; put {described.url} at {target}, or "
+                f"{remedy}"
+            )
         return download(str(described.url), target, digits[1])
     file = described.hf_hub_filename or "model.safetensors"
     try:
         return Path(hf_hub_download(described.hf_hub_id, file, local_files_only=True))
     except OSError:
         if offline():
-            raise FetchError(f"backbone.pretrained {name}: offline, and {described.hf_hub_id} is not in the cache of huggingface_hub; {remedy}") from None
+            raise FetchError(
+                f"backbone.pretrained {name}: offline, and {described.hf_hub_id} is not in the cache of "
+                f"huggingface_hub; {remedy}"
+            ) from None
     try:
         return Path(hf_hub_download(described.hf_hub_id, file))
     except OSError as error:
-        raise FetchError(f"backbone.pretrained {name}: {described.hf_hub_id} cannot be fetched from the Hugging Face hub: {error}; {remedy}") from error
+        raise FetchError(
+            f"backbone.pretrained {name}: {described.hf_hub_id} cannot be fetched from the Hugging Face hub: {error}; "
+            f"{remedy}"
+        ) from error
 
 
 def read_classifier(path: Path) -> dict[str, Tensor]:
-    """The tensors of a classifier's file, running nothing of it; a `state_dict` or `model` inside, prefixes of parallel training gone."""
+    """The tensors of a classifier's file, running nothing of it; a `state_dict` or `model` inside, prefixes of
+    parallel training gone.
+    """
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     file = open_torch_file(path)
@@ -132,7 +155,9 @@ def read_classifier(path: Path) -> dict[str, Tensor]:
 
 
 def _loaded(config: Backbone, weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Our name -> tensor of all that the weights filled. Two networks of one seed, one of them filled, tell what was not."""
+    """Our name -> tensor of all that the weights filled. Two networks of one seed, one of them filled, tell what was
+    not.
+    """
     weights = our_names(weights) if isinstance(config, FishNet) else weights
     plain = _seeded(config, None, name)
     filled = _seeded(config, weights, name)
@@ -140,10 +165,16 @@ def _loaded(config: Backbone, weights: Mapping[str, Tensor], name: str) -> dict[
     matrices = [key for key, value in filled.items() if value.ndim >= 2 and not _OURS.search(key)]
     missing = [key for key in matrices if key in same]
     if missing:
-        raise CheckpointError(f"backbone.pretrained {name}: is of another network: {len(missing)} weights are not in it, first {missing[0]}")
+        raise CheckpointError(
+            f"backbone.pretrained {name}: is of another network: {len(missing)} weights are not in it, first "
+            f"{missing[0]}"
+        )
     more = sum(tensor.ndim >= 2 for tensor in weights.values()) - len(matrices)
     if more > _CLASSIFIER:
-        raise CheckpointError(f"backbone.pretrained {name}: is of another network: it has {more} weights that the backbone has no place for")
+        raise CheckpointError(
+            f"backbone.pretrained {name}: is of another network: it has {more} weights that the backbone has no "
+            f"place for"
+        )
     return {key: value for key, value in filled.items() if key not in same}
 
 
@@ -155,4 +186,6 @@ def _seeded(config: Backbone, weights: Mapping[str, Tensor] | None, name: str) -
         except (RuntimeError, KeyError) as error:
             if weights is None:
                 raise
-            raise CheckpointError(f"backbone.pretrained {name}: is of another network: {' '.join(str(error).split())[:300]}") from error
+            raise CheckpointError(
+                f"backbone.pretrained {name}: is of another network: {' '.join(str(error).split())[:300]}"
+            ) from error

@@ -15,23 +15,32 @@ from htc.checkpoint.stored import Stored, entries, read_stored
 from htc.checkpoint.structure import GUIDED
 from htc.errors import CheckpointError
 
-V1_NOTE = "a file of 2019: its boxes were trained with width = x2 - x1 + 1; converted onto today's geometry, it may lose up to 1 AP"
+V1_NOTE = (
+    "a file of 2019: its boxes were trained with width = x2 - x1 + 1; converted onto today's geometry, it "
+    "may lose "
+    "up to 1 AP"
+)
 
 GUIDED_NOTE = (
-    "guided anchoring of 2020 or later was trained with objects' centres as background: `rpn.location_threshold` may hide objects; if it does, set it to 0"
+    "guided anchoring of 2020 or later was trained with objects' centres as background: "
+    "`rpn.location_threshold` may "
+    "hide objects; if it does, set it to 0"
 )
 
 
 def read_mmdetection(path: Path) -> Upgraded:
-    """Load a `.pth` of the original without running any of it; raises `CheckpointError` as `read_stored` and `upgrade_mmdetection` do."""
+    """Load a `.pth` of the original without running any of it; raises `CheckpointError` as `read_stored` and
+    `upgrade_mmdetection` do.
+    """
     return upgrade_mmdetection(read_stored(path))
 
 
 def upgrade_mmdetection(stored: Stored, colours: Colours | None = None) -> Upgraded:
-    """A file of the original under our names. `colours`: the order that its network reads, as told by the user where no text inside says it.
+    """A file of the original under our names. `colours`: the order that its network reads, as told by the user where no
+    text inside says it.
 
-    Raises `CheckpointError` for files of another architecture, or that a configuration text inside declares unsupported (other
-    backbones, other detectors).
+    Raises `CheckpointError` for files of another architecture, or that a configuration text inside declares unsupported
+    (other backbones, other detectors).
     """
     meta = _meta(stored.content)
     kept = {name: tensor for name, tensor in stored.tensors.items() if reason_to_drop(name) is None}
@@ -87,12 +96,19 @@ def _version(path: Path, state: Mapping[str, Any], meta: Mapping[Any, Any]) -> i
         return 1
     tops = sorted({name.split(".")[0] for name in state})
     hint = "; it looks like a classification backbone" if "fc" in tops and "layer1" in tops else ""
-    raise CheckpointError(f"{path}: no Mask R-CNN, Cascade Mask R-CNN or HTC of the original: it has {', '.join(tops[:8])} and no roi_head{hint}")
+    raise CheckpointError(
+        f"{path}: no Mask R-CNN, Cascade Mask R-CNN or HTC of the original: it has {', '.join(tops[:8])} and no "
+        f"roi_head{hint}"
+    )
 
 
 def _reorder_2019(path: Path, result: Upgraded) -> None:
-    """mmdetection 1 had the background first: class rows roll by one, masks and class-specific boxes lose their unused first class."""
-    stages = sorted(name.removesuffix("classify.weight") for name in result.weights if name.endswith(".classify.weight"))
+    """mmdetection 1 had the background first: class rows roll by one, masks and class-specific boxes lose their
+    unused first class.
+    """
+    stages = sorted(
+        name.removesuffix("classify.weight") for name in result.weights if name.endswith(".classify.weight")
+    )
     for stage in stages:
         rows = result.weights[f"{stage}classify.weight"].shape[0]
         masks = stage.replace("box_heads", "mask_heads")
@@ -100,10 +116,17 @@ def _reorder_2019(path: Path, result: Upgraded) -> None:
             result.change(f"{stage}classify.{leaf}", "background row moved from first to last", background_last)
             deltas = result.weights.get(f"{stage}regress.{leaf}")
             if deltas is not None and deltas.shape[0] == 4 * rows and rows > 1:
-                result.change(f"{stage}regress.{leaf}", "the background's four unused rows dropped", lambda tensor: tensor[4:])
+                result.change(
+                    f"{stage}regress.{leaf}", "the background's four unused rows dropped", lambda tensor: tensor[4:]
+                )
             logits = result.weights.get(f"{masks}logits.{leaf}")
             if logits is None:
                 continue
             if logits.shape[0] != rows:
-                raise CheckpointError(f"{path}: a file of 2019 has {rows} mask rows (classes and background), this one {logits.shape[0]}: not supported")
-            result.change(f"{masks}logits.{leaf}", "the background's unused first row dropped", lambda tensor: tensor[1:])
+                raise CheckpointError(
+                    f"{path}: a file of 2019 has {rows} mask rows (classes and background), this one "
+                    f"{logits.shape[0]}: not supported"
+                )
+            result.change(
+                f"{masks}logits.{leaf}", "the background's unused first row dropped", lambda tensor: tensor[1:]
+            )

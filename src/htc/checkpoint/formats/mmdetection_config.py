@@ -12,9 +12,11 @@ _FAMILY = ("HybridTaskCascade", "CascadeRCNN", "MaskRCNN", "TwoStageDetector")
 
 @dataclass
 class ConfigFacts:
-    """`fields`: dotted configuration field -> value. `refusals`: what makes the file unusable. `notes`: what is left out.
+    """`fields`: dotted configuration field -> value. `refusals`: what makes the file unusable. `notes`: what is left
+    out.
 
-    `bgr`: whether its stem reads blue, green, red, None where it does not say; the fields are in the order red, green, blue all the same.
+    `bgr`: whether its stem reads blue, green, red, None where it does not say; the fields are in the order red, green,
+    blue all the same.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -131,7 +133,9 @@ def _cascade(roi: Any, facts: ConfigFacts) -> None:
     fusion = at(roi, "semantic_fusion")
     if isinstance(fusion, list | tuple):
         has = {"box" if part == "bbox" else part for part in fusion if isinstance(part, str)}
-        facts.fields["cascade.semantic_fusion"] = "both" if has >= {"box", "mask"} else "box" if "box" in has else "mask" if "mask" in has else "none"
+        facts.fields["cascade.semantic_fusion"] = (
+            "both" if has >= {"box", "mask"} else "box" if "box" in has else "mask" if "mask" in has else "none"
+        )
     stds = tuple(_numbers(at(stage, "bbox_coder", "target_stds") or at(stage, "target_stds")) for stage in stages)
     if stds and all(len(std) == 4 for std in stds):
         facts.fields["cascade.delta_stds"] = stds
@@ -168,7 +172,10 @@ def _test(test: Any, facts: ConfigFacts) -> None:
     if soft := _soft_nms(nms):
         facts.fields["inference.soft_nms"] = soft
     elif _kind(nms) not in (None, "nms"):
-        facts.notes.append(f"the file's configuration uses {_kind(nms)}; plain NMS at {facts.fields.get('inference.nms_iou', 0.5)} is used instead")
+        facts.notes.append(
+            f"the file's configuration uses {_kind(nms)}; plain NMS at {facts.fields.get('inference.nms_iou', 0.5)} "
+            f"is used instead"
+        )
     else:
         facts.put("inference.nms_iou", at(nms, "iou_threshold") or at(nms, "iou_thr"), float)
 
@@ -194,7 +201,12 @@ def _input(text: dict[str, Any], facts: ConfigFacts) -> None:
         numbers = _numbers(at(source, name))
         if len(numbers) == 3:
             facts.fields[f"input.{name}"] = numbers[::-1] if facts.bgr else numbers
-    sizes = [at(step, name) for step in steps for name in ("img_scale", "scale") if _kind(step) in ("MultiScaleFlipAug", "Resize")]
+    sizes = [
+        at(step, name)
+        for step in steps
+        for name in ("img_scale", "scale")
+        if _kind(step) in ("MultiScaleFlipAug", "Resize")
+    ]
     edges = next((numbers for numbers in map(_numbers, sizes) if len(numbers) == 2), None)
     if edges and all(edge == int(edge) for edge in edges):
         facts.fields["input.short_edge"], facts.fields["input.long_edge"] = int(min(edges)), int(max(edges))
@@ -207,7 +219,9 @@ def _kind(part: Any) -> str | None:
 
 
 def _steps(pipeline: Any) -> Iterator[Any]:
-    """The steps, and those inside a step such as MultiScaleFlipAug (one level: deeper ones exist in no configuration)."""
+    """The steps, and those inside a step such as MultiScaleFlipAug (one level: deeper ones exist in no
+    configuration).
+    """
     for step in pipeline if isinstance(pipeline, list | tuple) else ():
         yield step
         inner = at(step, "transforms")
@@ -215,6 +229,10 @@ def _steps(pipeline: Any) -> Iterator[Any]:
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    if isinstance(value, list | tuple) and value and all(isinstance(number, int | float) and not isinstance(number, bool) for number in value):
+    if (
+        isinstance(value, list | tuple)
+        and value
+        and all(isinstance(number, int | float) and not isinstance(number, bool) for number in value)
+    ):
         return tuple(float(number) for number in value)
     return ()

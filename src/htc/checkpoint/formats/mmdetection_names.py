@@ -58,7 +58,9 @@ _NORM = re.compile(r"\.(bn|gn)\.(?=\w+$)")
 
 
 def our_name(name: str) -> str:
-    """Our name for a parameter of the original (any version, `module.` already stripped); unknown names come back unchanged."""
+    """Our name for a parameter of the original (any version, `module.` already stripped); unknown names come back
+    unchanged.
+    """
     plain = _WITHOUT_STAGE.sub(r"\1.0.", name.removeprefix("roi_head."))
     flow = _FLOW.match(plain)
     if flow and int(flow[1]) > 0:

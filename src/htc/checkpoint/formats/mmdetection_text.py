@@ -1,4 +1,6 @@
-"""The original's configuration text, as it lies in a checkpoint's `meta`: Python assignments, read as literals and never executed."""
+"""The original's configuration text, as it lies in a checkpoint's `meta`: Python assignments, read as literals and
+never executed.
+"""
 
 import ast
 import math
@@ -26,8 +28,8 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 def read_config_text(text: str) -> dict[str, Any]:
     """The assignments of a configuration file as plain values.
 
-    Understands constants, tuples, lists, dicts, `dict(...)`, numbers' arithmetic and names assigned before; whatever else there
-    is (imports, calls, comprehensions) is left out, not run. Text that is no Python gives an empty result.
+    Understands constants, tuples, lists, dicts, `dict(...)`, numbers' arithmetic and names assigned before; whatever
+    else there is (imports, calls, comprehensions) is left out, not run. Text that is no Python gives an empty result.
     """
     if len(text) > _LONGEST:
         return {}
@@ -39,7 +41,11 @@ def read_config_text(text: str) -> dict[str, Any]:
         return {}
     names: dict[str, Any] = {}
     for statement in statements:
-        if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name):
+        if (
+            isinstance(statement, ast.Assign)
+            and len(statement.targets) == 1
+            and isinstance(statement.targets[0], ast.Name)
+        ):
             try:
                 value = _value(statement.value, names)
             except (RecursionError, ArithmeticError):
@@ -67,7 +73,10 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             known = isinstance(a, int | float) and isinstance(b, int | float) and type(op) in _ARITHMETIC
             return _sensible(_ARITHMETIC[type(op)](a, b)) if known else UNKNOWN
         case ast.Dict(keys=keys, values=values):
-            pairs = [(None if key is None else _value(key, names), _value(value, names)) for key, value in zip(keys, values, strict=True)]
+            pairs = [
+                (None if key is None else _value(key, names), _value(value, names))
+                for key, value in zip(keys, values, strict=True)
+            ]
             return _dict(pairs)
         case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords):
             return _dict([(keyword.arg, _value(keyword.value, names)) for keyword in keywords])
@@ -75,7 +84,9 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
 
 
 def _sensible(value: Any) -> Any:
-    return UNKNOWN if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= _LARGEST) else value
+    return (
+        UNKNOWN if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= _LARGEST) else value
+    )
 
 
 def _dict(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:

@@ -48,9 +48,14 @@ def is_paddle(names: Iterable[str]) -> bool:
 
 
 def read_paddle(stored: Stored) -> Upgraded:
-    """Its weights under our names; Paddle's linear layers are (in, out), so they are transposed. Background is last, as here."""
+    """Its weights under our names; Paddle's linear layers are (in, out), so they are transposed. Background is last,
+    as here.
+    """
     if not any(name.startswith("bbox_head.bbox_score_stage") for name in stored.tensors):
-        raise CheckpointError(f"{stored.path}: of PaddleDetection's models only the reproduction of HTC is supported (bbox_head.bbox_score_stage0, ...)")
+        raise CheckpointError(
+            f"{stored.path}: of PaddleDetection's models only the reproduction of HTC is supported "
+            f"(bbox_head.bbox_score_stage0, ...)"
+        )
     result = Upgraded(None, {}, None, ConfigFacts({"cascade.delta_stds": DELTA_STDS}), None)
     for theirs, tensor in stored.tensors.items():
         result.put(stored.path, theirs, our_paddle_name(theirs), tensor)
@@ -67,12 +72,17 @@ def _own_masks(result: Upgraded) -> None:
     classes = len(result.weights.get("roi.box_heads.0.classify.bias", ())) - 1
     for name in [name for name in result.weights if _MASK_LOGITS.match(name)]:
         if 0 < classes < len(result.weights[name]) == MASK_ROWS:
-            result.change(name, f"rows beyond its {classes} classes dropped, which were never used", lambda rows: rows[:classes])
+            result.change(
+                name, f"rows beyond its {classes} classes dropped, which were never used", lambda rows: rows[:classes]
+            )
 
 
 def our_paddle_name(name: str) -> str:
     """Our name for a parameter of the reproduction; unknown names come back unchanged."""
-    plain = _BLOCK.sub(lambda found: f"backbone.layer{int(found[1]) - 1}.{int(found[3]) if found[3] else ord(found[2]) - ord('a')}.", name)
+    plain = _BLOCK.sub(
+        lambda found: f"backbone.layer{int(found[1]) - 1}.{int(found[3]) if found[3] else ord(found[2]) - ord('a')}.",
+        name,
+    )
     plain = rename(plain, _RULES)
     for theirs, ours in _STATISTICS:
         if plain.startswith("backbone.") and plain.endswith(theirs):

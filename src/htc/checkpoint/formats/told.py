@@ -23,12 +23,19 @@ class Told:
             raise ConfigError(f"the norms' epsilon is {self.norm_epsilon}; 0 and 1e-5 are supported")
 
     def check(self, path: Path, *used: str) -> None:
-        """Raise `CheckpointError` for something told that this kind of file has no use for: it would be silently without effect."""
+        """Raise `CheckpointError` for something told that this kind of file has no use for: it would be silently
+        without effect.
+        """
         for field in fields(self):
             if getattr(self, field.name) is not None and field.name not in used:
                 flag = field.name.replace("_", "-")
-                raise CheckpointError(f"{path}: --{flag} says nothing of a file of this kind; leave it out ({_OF[field.name]})")
+                raise CheckpointError(
+                    f"{path}: --{flag} says nothing of a file of this kind; leave it out ({_OF[field.name]})"
+                )
 
 
 NOTHING = Told()
-_OF = {"colours": "it is for detectron2's and the original's", "norm_epsilon": "it is for the frozen norms of torchvision's"}
+_OF = {
+    "colours": "it is for detectron2's and the original's",
+    "norm_epsilon": "it is for the frozen norms of torchvision's",
+}

@@ -59,9 +59,11 @@ def is_torchvision(names: Iterable[str]) -> bool:
 
 
 def read_torchvision(stored: Stored, norm_epsilon: float | None = None) -> Upgraded:
-    """Its weights under our names; the background's rows, first there, are last for classes and gone for boxes and masks.
+    """Its weights under our names; the background's rows, first there, are last for classes and gone for boxes and
+    masks.
 
-    `norm_epsilon`: of the frozen norms, as told by the user, 0 or 1e-5. Raises `CheckpointError` where the file has no frozen norms.
+    `norm_epsilon`: of the frozen norms, as told by the user, 0 or 1e-5. Raises `CheckpointError` where the file has no
+    frozen norms.
     """
     result = Upgraded(None, {}, None, ConfigFacts(dict(MEANING)), None)
     for theirs, tensor in stored.tensors.items():
@@ -69,13 +71,20 @@ def read_torchvision(stored: Stored, norm_epsilon: float | None = None) -> Upgra
         result.put(stored.path, theirs, rename(plain, _RULES), tensor)
     for leaf in ("weight", "bias"):
         result.change(f"roi.box_heads.0.classify.{leaf}", "background row moved from first to last", background_last)
-        result.change(f"roi.box_heads.0.regress.{leaf}", "the background's four unused rows dropped", lambda tensor: tensor[4:])
-        result.change(f"roi.mask_heads.0.logits.{leaf}", "the background's unused first row dropped", lambda tensor: tensor[1:])
+        result.change(
+            f"roi.box_heads.0.regress.{leaf}", "the background's four unused rows dropped", lambda tensor: tensor[4:]
+        )
+        result.change(
+            f"roi.mask_heads.0.logits.{leaf}", "the background's unused first row dropped", lambda tensor: tensor[1:]
+        )
     pixel_major(result)
     if "backbone.bn1.num_batches_tracked" not in result.weights:
         _frozen_norms(stored, result, norm_epsilon)
     elif norm_epsilon is not None:
-        raise CheckpointError(f"{stored.path}: its norms are not frozen (they count batches), so their epsilon is 1e-5: leave --norm-epsilon out")
+        raise CheckpointError(
+            f"{stored.path}: its norms are not frozen (they count batches), so their epsilon is 1e-5: leave "
+            f"--norm-epsilon out"
+        )
     classes = result.weights.get("roi.box_heads.0.classify.bias")
     if classes is not None and len(classes) == COCO_OUTPUTS + 1:
         result.classes = _coco_names()
@@ -83,13 +92,17 @@ def read_torchvision(stored: Stored, norm_epsilon: float | None = None) -> Upgra
 
 
 def _frozen_norms(stored: Stored, result: Upgraded, told: float | None) -> None:
-    """Frozen norms, which keep no counter. Their epsilon is 0 in torchvision's released ResNet-50 and what was trained from it, else 1e-5."""
+    """Frozen norms, which keep no counter. Their epsilon is 0 in torchvision's released ResNet-50 and what was
+    trained from it, else 1e-5.
+    """
     result.facts.fields["backbone.norm"] = "frozen"
     released = _is_resnet50(result)
     if told is None and released:
         result.notes.append(
-            "its frozen norms were taken to have epsilon 0, as torchvision runs its released ResNet-50 of COCO and all that is trained from it; if this "
-            f"model began from ImageNet's weights alone, convert it again: htc convert {stored.path} DIR --norm-epsilon 1e-5"
+            "its frozen norms were taken to have epsilon 0, as torchvision runs its released ResNet-50 of COCO and "
+            "all that is trained from it; if this "
+            f"model began from ImageNet's weights alone, convert it again: htc convert {stored.path} DIR "
+            f"--norm-epsilon 1e-5"
         )
     if told == 0 or (told is None and released):
         _without_epsilon(result)
@@ -100,7 +113,11 @@ def _without_epsilon(result: Upgraded) -> None:
     for name in [name for name in result.weights if name.startswith("backbone.") and name.endswith(".running_var")]:
         variance = result.weights[name].clamp(min=torch.finfo(torch.float32).tiny)
         factor = (1 + EPSILON / variance).sqrt()
-        result.change(name.replace("running_var", "weight"), "scaled: torchvision has no epsilon in its frozen norms", lambda w, factor=factor: w * factor)
+        result.change(
+            name.replace("running_var", "weight"),
+            "scaled: torchvision has no epsilon in its frozen norms",
+            lambda w, factor=factor: w * factor,
+        )
 
 
 def _is_resnet50(result: Upgraded) -> bool:

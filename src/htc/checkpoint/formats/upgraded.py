@@ -32,11 +32,19 @@ class Upgraded:
     notes: list[str] = field(default_factory=list)
 
     def put(self, path: Path, theirs: str, ours: str, tensor: Tensor) -> None:
-        """Take a tensor of the file over; raises `CheckpointError` where two of its names mean the same, or it is a mere number."""
+        """Take a tensor of the file over; raises `CheckpointError` where two of its names mean the same, or it is a
+        mere number.
+        """
         if ours in self.weights:
-            raise CheckpointError(f"{path}: {theirs} and {self.renamed.get(ours, ours)} are the same parameter; the file mixes two versions")
+            raise CheckpointError(
+                f"{path}: {theirs} and {self.renamed.get(ours, ours)} are the same parameter; the file mixes two "
+                f"versions"
+            )
         if not tensor.dim() and tensor.is_floating_point():
-            raise CheckpointError(f"{path}: {theirs} is a single number, which no layer has; the file is damaged or of another architecture")
+            raise CheckpointError(
+                f"{path}: {theirs} is a single number, which no layer has; the file is damaged or of another "
+                f"architecture"
+            )
         self.weights[ours] = tensor.float() if tensor.is_floating_point() else tensor
         if ours != theirs:
             self.renamed[ours] = theirs
@@ -52,7 +60,11 @@ def pixel_major(result: Upgraded) -> None:
     """Others flatten RoI features as (C, 7, 7); our box heads read them as they are pooled, (7, 7, C)."""
     for name in [name for name in result.weights if name.endswith(".fc.0.weight")]:
         if result.weights[name].dim() == 2 and result.weights[name].shape[1] % BOX_BINS**2 == 0:
-            result.change(name, "columns from (C, 7, 7) to (7, 7, C)", lambda w: w.view(len(w), -1, BOX_BINS, BOX_BINS).permute(0, 2, 3, 1).flatten(1))
+            result.change(
+                name,
+                "columns from (C, 7, 7) to (7, 7, C)",
+                lambda w: w.view(len(w), -1, BOX_BINS, BOX_BINS).permute(0, 2, 3, 1).flatten(1),
+            )
 
 
 def rgb_stem(result: Upgraded) -> None:

@@ -1,4 +1,6 @@
-"""Pickles of NumPy arrays (detectron2's `.pkl`, Paddle's `.pdparams`), read as data: nothing of NumPy is called on the file's behalf."""
+"""Pickles of NumPy arrays (detectron2's `.pkl`, Paddle's `.pdparams`), read as data: nothing of NumPy is called on
+the file's behalf.
+"""
 
 import math
 from collections.abc import Mapping
@@ -38,7 +40,9 @@ def read_array_pickle(path: Path) -> Any:
         with path.open("rb") as file:
             return PickleMachine().run(Bounded(file, path.stat().st_size))
     except UnsafePickleError as error:
-        raise CheckpointError(f"{path}: refused: {error}. Nothing of it was run. Use weights from a source you trust") from error
+        raise CheckpointError(
+            f"{path}: refused: {error}. Nothing of it was run. Use weights from a source you trust"
+        ) from error
     except DamagedPickleError as error:
         raise CheckpointError(f"{path}: damaged or truncated: {error}; {_REMEDY}") from error
     except OSError as error:
@@ -46,7 +50,9 @@ def read_array_pickle(path: Path) -> Any:
 
 
 def arrays_in(path: Path, entries: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """The arrays among the entries, by name. Raises `CheckpointError` for names that cannot be read and arrays that are not complete."""
+    """The arrays among the entries, by name. Raises `CheckpointError` for names that cannot be read and arrays that
+    are not complete.
+    """
     found = {}
     for name, value in entries.items():
         # Paddle keeps some tensors as (its own name, array).
@@ -63,12 +69,16 @@ def arrays_in(path: Path, entries: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def tensor_of(array: Foreign) -> Tensor:
-    """An array as a tensor of the same type and values. Raises `DamagedPickleError` if its bytes are not what its shape says."""
+    """An array as a tensor of the same type and values. Raises `DamagedPickleError` if its bytes are not what its
+    shape says.
+    """
     if array.name.endswith("._frombuffer"):
         values, kind, shape, order = (*array.arguments, None, None, None, None)[:4]
         fortran = order == "F"
     else:
-        _, shape, kind, fortran, values = array.state if isinstance(array.state, tuple) and len(array.state) == 5 else (None,) * 5
+        _, shape, kind, fortran, values = (
+            array.state if isinstance(array.state, tuple) and len(array.state) == 5 else (None,) * 5
+        )
     content, dtype = _bytes(values), _dtype(kind)
     if not (isinstance(shape, tuple) and all(isinstance(size, int) and size >= 0 for size in shape)):
         raise DamagedPickleError("an array has no shape")
@@ -89,7 +99,9 @@ def _bytes(values: Any) -> bytes:
 
 def _dtype(kind: Any) -> torch.dtype:
     code = kind.arguments[0] if isinstance(kind, Foreign) and kind.name == "numpy.dtype" and kind.arguments else None
-    order = kind.state[1] if isinstance(kind, Foreign) and isinstance(kind.state, tuple) and len(kind.state) > 1 else "<"
+    order = (
+        kind.state[1] if isinstance(kind, Foreign) and isinstance(kind.state, tuple) and len(kind.state) > 1 else "<"
+    )
     if code not in _TYPES or order not in ("<", "|", "="):
         raise DamagedPickleError(f"arrays of type {order}{code} are not supported")
     return _TYPES[code]

@@ -88,8 +88,14 @@ def symbol(module: str, name: str) -> Symbol:
     if (module, name) == ("builtins", "getattr") or is_harmless(module, name):
         return Symbol(module, name)
     if module.startswith("torch.nn.modules."):
-        raise UnsafePickleError(f"it holds a whole pickled model ({printable(name)}) instead of weights: let its owner save model.state_dict()")
-    raise UnsafePickleError(f"its pickle asks for {printable(f'{module}.{name}')}, which no checkpoint of the original needs and which could run code")
+        raise UnsafePickleError(
+            f"it holds a whole pickled model ({printable(name)}) instead of weights: let its owner save "
+            f"model.state_dict()"
+        )
+    raise UnsafePickleError(
+        f"its pickle asks for {printable(f'{module}.{name}')}, which no checkpoint of the original needs and which "
+        f"could run code"
+    )
 
 
 def rebuild(target: Any, arguments: Any) -> Any:
@@ -120,22 +126,43 @@ def rebuild(target: Any, arguments: Any) -> Any:
 
 
 def _attribute(owner: Any, name: Any) -> Foreign:
-    """`getattr` as protocol 2 pickles a method of a class: allowed on historical classes only (history buffers have such)."""
-    if not (isinstance(owner, Symbol) and is_historical(owner.module) and isinstance(name, str) and is_harmless(owner.module, name)):
+    """`getattr` as protocol 2 pickles a method of a class: allowed on historical classes only (history buffers have
+    such).
+    """
+    if not (
+        isinstance(owner, Symbol)
+        and is_historical(owner.module)
+        and isinstance(name, str)
+        and is_harmless(owner.module, name)
+    ):
         raise UnsafePickleError(f"its pickle asks for builtins.getattr of {describe(owner)}, which could run code")
     return Foreign(f"{owner}.{name}")
 
 
 def storage_reference(identity: Any) -> StorageReference:
-    """A persistent id of torch: ("storage", class, key, device, elements), in old files with a view of another storage at the end."""
+    """A persistent id of torch: ("storage", class, key, device, elements), in old files with a view of another
+    storage at the end.
+    """
     if isinstance(identity, tuple) and identity[:1] == ("module",):
-        raise UnsafePickleError("it holds a whole pickled model instead of weights: let its owner save model.state_dict()")
-    if not (isinstance(identity, tuple) and len(identity) >= 5 and identity[0] == "storage" and isinstance(identity[1], Symbol)):
+        raise UnsafePickleError(
+            "it holds a whole pickled model instead of weights: let its owner save model.state_dict()"
+        )
+    if not (
+        isinstance(identity, tuple)
+        and len(identity) >= 5
+        and identity[0] == "storage"
+        and isinstance(identity[1], Symbol)
+    ):
         raise UnsafePickleError("a persistent id is no torch storage")
     kind, key, numel = identity[1], identity[2], identity[4]
     if kind.module != "torch" or kind.name not in TORCH_STORAGES:
         raise UnsafePickleError(f"storages of type {kind} are not supported")
-    if not isinstance(key, str) or not isinstance(numel, int) or not 0 <= numel < _LARGEST or (len(identity) > 5 and identity[5] is not None):
+    if (
+        not isinstance(key, str)
+        or not isinstance(numel, int)
+        or not 0 <= numel < _LARGEST
+        or (len(identity) > 5 and identity[5] is not None)
+    ):
         raise DamagedPickleError("a storage has an impossible key, size or view")
     return StorageReference(key, TORCH_STORAGES[kind.name], numel)
 
@@ -145,7 +172,9 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> TensorReferen
     if not (isinstance(storage, StorageReference) and isinstance(shape, tuple) and isinstance(stride, tuple)):
         raise DamagedPickleError("a tensor does not say where its values are")
     plausible = len(shape) == len(stride) <= _MOST_DIMENSIONS
-    if not plausible or not all(isinstance(value, int) and 0 <= value < _LARGEST for value in (offset, *shape, *stride)):
+    if not plausible or not all(
+        isinstance(value, int) and 0 <= value < _LARGEST for value in (offset, *shape, *stride)
+    ):
         raise DamagedPickleError("a tensor has an impossible shape")
     count, last = 1, offset
     for size, step in zip(shape, stride, strict=True):

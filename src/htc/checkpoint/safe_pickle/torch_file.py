@@ -1,7 +1,8 @@
-"""Containers written by `torch.save`: today's zip and the older serialisation of 2019 (pickles one after another, then raw storages).
+"""Containers written by `torch.save`: today's zip and the older serialisation of 2019 (pickles one after another, then
+raw storages).
 
-Only the tensors that are asked for are read. No size is believed that the file itself cannot hold, so a small file cannot
-make us allocate a large tensor.
+Only the tensors that are asked for are read. No size is believed that the file itself cannot hold, so a small file
+cannot make us allocate a large tensor.
 """
 
 import struct
@@ -19,7 +20,16 @@ from htc.checkpoint.safe_pickle.unpickle import Bounded, PickleMachine
 from htc.errors import CheckpointError
 
 # What the standard library raises for damaged archives, beside its own error.
-_ZIP_FAULTS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OverflowError, EOFError, KeyError, struct.error)
+_ZIP_FAULTS = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    EOFError,
+    KeyError,
+    struct.error,
+)
 _MOST_REPEATED = 8
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_MAGIC_BYTES = b"\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")
@@ -37,7 +47,9 @@ _OTHER_FILES = (
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What a file holds: `content` with a `TensorReference` in the place of every tensor, and where the storages lie."""
+    """What a file holds: `content` with a `TensorReference` in the place of every tensor, and where the storages
+    lie.
+    """
 
     path: Path
     content: Any
@@ -54,19 +66,27 @@ class TorchFile:
                 if key not in storages:
                     storages[key] = self._storage(file, reference.storage)
                 result[name] = storages[key].as_strided(reference.shape, reference.stride, reference.offset)
-        # Each may become a copy later (half precision, row order): many views of one storage must not add up to a full memory.
+        # Each may become a copy later (half precision, row order): many views of one storage must not add up to a full
+        # memory.
         size = sum(tensor.nbytes for tensor in result.values())
         if size > _MOST_REPEATED * self.path.stat().st_size:
-            raise CheckpointError(f"{self.path}: refused: its tensors repeat the same stored values, {size >> 20} MiB in all")
+            raise CheckpointError(
+                f"{self.path}: refused: its tensors repeat the same stored values, {size >> 20} MiB in all"
+            )
         return result
 
     def _storage(self, file: IO[bytes], storage: StorageReference) -> Tensor:
         dtype: torch.dtype = getattr(torch, storage.dtype)
         if storage.key not in self.positions:
-            raise CheckpointError(f"{self.path}: damaged: the values of storage {storage.key} are not in the file; {_REMEDY}")
+            raise CheckpointError(
+                f"{self.path}: damaged: the values of storage {storage.key} are not in the file; {_REMEDY}"
+            )
         offset, length = self.positions[storage.key]
         if length != storage.numel * dtype.itemsize:
-            raise CheckpointError(f"{self.path}: damaged: storage {storage.key} claims {storage.numel} values but has {length} bytes; {_REMEDY}")
+            raise CheckpointError(
+                f"{self.path}: damaged: storage {storage.key} claims {storage.numel} values but has {length} bytes; "
+                f"{_REMEDY}"
+            )
         if not length:
             return torch.empty(0, dtype=dtype)
         file.seek(offset)
@@ -77,7 +97,9 @@ class TorchFile:
 
 
 def is_plain_pickle(path: Path) -> bool:
-    """Whether the file is a pickle (protocol 2 or later) that torch.save did not write: by its first bytes, whatever its name."""
+    """Whether the file is a pickle (protocol 2 or later) that torch.save did not write: by its first bytes, whatever
+    its name.
+    """
     if not path.is_file():
         return False
     try:
@@ -91,8 +113,8 @@ def is_plain_pickle(path: Path) -> bool:
 def open_torch_file(path: Path) -> TorchFile:
     """Read the structure of a file written by `torch.save`, running none of it.
 
-    Raises `CheckpointError` naming the file, what is wrong and what to do: missing, empty, truncated, another kind of file,
-    or a pickle that asks for a global no checkpoint needs (the message names it).
+    Raises `CheckpointError` naming the file, what is wrong and what to do: missing, empty, truncated, another kind of
+    file, or a pickle that asks for a global no checkpoint needs (the message names it).
     """
     path = Path(path)
     if not path.is_file():
@@ -102,7 +124,9 @@ def open_torch_file(path: Path) -> TorchFile:
             head = file.read(512)
             return _open_zip(path) if head.startswith(b"PK\x03\x04") else _open_legacy(path, file, head)
     except UnsafePickleError as error:
-        raise CheckpointError(f"{path}: refused: {error}. Nothing of it was run. Use weights from a source you trust") from error
+        raise CheckpointError(
+            f"{path}: refused: {error}. Nothing of it was run. Use weights from a source you trust"
+        ) from error
     except DamagedPickleError as error:
         raise CheckpointError(f"{path}: damaged or truncated: {error}; {_REMEDY}") from error
     except _ZIP_FAULTS as error:
@@ -113,19 +137,32 @@ def open_torch_file(path: Path) -> TorchFile:
 
 def _open_zip(path: Path) -> TorchFile:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
+        roots = [
+            name.removesuffix("data.pkl")
+            for name in archive.namelist()
+            if name == "data.pkl" or name.endswith("/data.pkl")
+        ]
         if len(roots) != 1:
-            raise CheckpointError(f"{path}: a zip archive, but not one of torch.save (no data.pkl in it); unpack it if it holds the weights")
+            raise CheckpointError(
+                f"{path}: a zip archive, but not one of torch.save (no data.pkl in it); unpack it if it holds "
+                f"the weights"
+            )
         root = roots[0]
         members = {member.filename: member for member in archive.infolist()}
         for member in members.values():
             if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 0x1:
-                raise CheckpointError(f"{path}: refused: {member.filename} in it is compressed or encrypted, which torch.save never does")
+                raise CheckpointError(
+                    f"{path}: refused: {member.filename} in it is compressed or encrypted, which torch.save never does"
+                )
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder").strip() != b"little":
             raise CheckpointError(f"{path}: written on a big-endian machine; save it again on a little-endian one")
         content = PickleMachine().run(archive.read(f"{root}data.pkl"))
         prefix = f"{root}data/"
-        positions = {name.removeprefix(prefix): _extent(path, file, member) for name, member in members.items() if name.startswith(prefix)}
+        positions = {
+            name.removeprefix(prefix): _extent(path, file, member)
+            for name, member in members.items()
+            if name.startswith(prefix)
+        }
     # Overlapping members would let a small file fill the memory.
     if sum(length for _, length in positions.values()) > path.stat().st_size:
         raise CheckpointError(f"{path}: refused: the parts of the archive overlap")
@@ -133,12 +170,16 @@ def _open_zip(path: Path) -> TorchFile:
 
 
 def _extent(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> tuple[int, int]:
-    """Where a stored member's bytes lie: behind its local header (30 bytes, then a name and an extra field of given lengths)."""
+    """Where a stored member's bytes lie: behind its local header (30 bytes, then a name and an extra field of given
+    lengths).
+    """
     file.seek(member.header_offset)
     header = file.read(30)
     if len(header) != 30 or header[:4] != b"PK\x03\x04":
         raise zipfile.BadZipFile(f"no header for {member.filename}")
-    start = member.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    start = (
+        member.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    )
     if start + member.file_size > path.stat().st_size:
         raise zipfile.BadZipFile(f"{member.filename} reaches beyond the end")
     return start, member.file_size
@@ -151,7 +192,9 @@ def _open_legacy(path: Path, file: IO[bytes], head: bytes) -> TorchFile:
         if head.lstrip().startswith(start):
             raise CheckpointError(f"{path}: {what}")
     if head[257:262] == b"ustar":
-        raise CheckpointError(f"{path}: a tar archive (or torch before 0.1.10); unpack it, or save it again with a newer torch")
+        raise CheckpointError(
+            f"{path}: a tar archive (or torch before 0.1.10); unpack it, or save it again with a newer torch"
+        )
     file.seek(0)
     source = Bounded(file, path.stat().st_size)
     try:
@@ -159,9 +202,13 @@ def _open_legacy(path: Path, file: IO[bytes], head: bytes) -> TorchFile:
     except DamagedPickleError as error:
         if head[:1] == b"\x80":
             raise
-        raise CheckpointError(f"{path}: not a checkpoint: neither torch.save nor safetensors wrote it; give a .pth or .safetensors file") from error
+        raise CheckpointError(
+            f"{path}: not a checkpoint: neither torch.save nor safetensors wrote it; give a .pth or .safetensors file"
+        ) from error
     if magic != _LEGACY_MAGIC:
-        raise CheckpointError(f"{path}: a pickle, but not one of torch.save, and not one of arrays in protocol 2 or later; save it again")
+        raise CheckpointError(
+            f"{path}: a pickle, but not one of torch.save, and not one of arrays in protocol 2 or later; save it again"
+        )
     PickleMachine().run(source)  # protocol version
     system = PickleMachine().run(source)
     if isinstance(system, dict) and system.get("little_endian") is False:
@@ -174,8 +221,12 @@ def _open_legacy(path: Path, file: IO[bytes], head: bytes) -> TorchFile:
     return TorchFile(path, content, _legacy_positions(path, file, keys, machine.storages))
 
 
-def _legacy_positions(path: Path, file: IO[bytes], keys: list[Any], storages: Mapping[str, StorageReference]) -> dict[str, tuple[int, int]]:
-    """Each storage is its length (int64, in elements) and its values; the element size is known from the tensors that use it."""
+def _legacy_positions(
+    path: Path, file: IO[bytes], keys: list[Any], storages: Mapping[str, StorageReference]
+) -> dict[str, tuple[int, int]]:
+    """Each storage is its length (int64, in elements) and its values; the element size is known from the tensors
+    that use it.
+    """
     sizes: dict[Any, int] = {key: getattr(torch, storage.dtype).itemsize for key, storage in storages.items()}
     positions: dict[str, tuple[int, int]] = {}
     end, at = path.stat().st_size, file.tell()

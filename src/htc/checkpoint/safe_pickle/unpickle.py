@@ -1,8 +1,10 @@
-"""Pickles read as data: a small machine over pickle's opcodes that never imports a name and never calls what a file asks for.
+"""Pickles read as data: a small machine over pickle's opcodes that never imports a name and never calls what a file
+asks for.
 
-A pickle is a program; Python's own unpickler runs it. This one keeps every global as an inert `Symbol`. Calling a symbol can
-only do what `rebuild` lists: an ordered dict, the description of a tensor, or a `Foreign` placeholder for objects of the
-original's packages. Everything else is refused by name. Opcode syntax is parsed by the standard library's `pickletools`.
+A pickle is a program; Python's own unpickler runs it. This one keeps every global as an inert `Symbol`. Calling a
+symbol can only do what `rebuild` lists: an ordered dict, the description of a tensor, or a `Foreign` placeholder for
+objects of the original's packages. Everything else is refused by name. Opcode syntax is parsed by the standard
+library's `pickletools`.
 """
 
 import pickletools
@@ -33,7 +35,17 @@ _BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 _LITERALS = (*_NUMBERS, *_TEXTS, *_BYTES)
 _IGNORED = frozenset(("PROTO", "FRAME"))
 # What following a damaged or senseless pickle can raise: from our stack and memo, and from pickletools.
-_FAULTS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, struct.error, AssertionError, RecursionError, MemoryError)
+_FAULTS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    struct.error,
+    AssertionError,
+    RecursionError,
+    MemoryError,
+)
 
 
 class Source(Protocol):
@@ -45,7 +57,9 @@ class Source(Protocol):
 
 
 class Bounded:
-    """A file whose reads never ask for more than is left: a pickle may claim strings of any length, and reading allocates first."""
+    """A file whose reads never ask for more than is left: a pickle may claim strings of any length, and reading
+    allocates first.
+    """
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self.file, self.size = file, size
@@ -64,7 +78,9 @@ class Bounded:
 
 
 class PickleMachine:
-    """Runs one pickle. `items` is its stack, `memo` its table of values met before, `storages` the buffers it refers to."""
+    """Runs one pickle. `items` is its stack, `memo` its table of values met before, `storages` the buffers it refers
+    to.
+    """
 
     def __init__(self) -> None:
         self.items: list[Any] = []
@@ -72,7 +88,10 @@ class PickleMachine:
         self.storages: dict[str, StorageReference] = {}
         self.actions: dict[str, Callable[[Any], object]] = {
             **dict.fromkeys(_LITERALS, self.items.append),
-            **{name: self._memory(name) for name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET")},
+            **{
+                name: self._memory(name)
+                for name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET")
+            },
             "MARK": lambda _: self.items.append(_MARK),
             "POP": lambda _: self.items.pop(),
             "POP_MARK": lambda _: self._since_mark(),
@@ -107,7 +126,8 @@ class PickleMachine:
     def run(self, source: Source | bytes) -> Any:
         """The value of the pickle at the source's position; a file is left just behind it.
 
-        Raises `UnsafePickleError` for a name or a call that no checkpoint needs, `DamagedPickleError` for anything that is not a pickle.
+        Raises `UnsafePickleError` for a name or a call that no checkpoint needs, `DamagedPickleError` for anything that
+        is not a pickle.
         """
         try:
             for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", source)):
@@ -201,7 +221,8 @@ class PickleMachine:
         if isinstance(target, Foreign):
             target.state = state
         elif not isinstance(target, OrderedDict | TensorReference):
-            # An ordered dict's state is the `_metadata` of torch's state dicts: not needed. Nothing else may be given a state.
+            # An ordered dict's state is the `_metadata` of torch's state dicts: not needed. Nothing else may be given a
+            # state.
             raise UnsafePickleError(f"a state is set on {describe(target)}")
 
     def _persistent(self, _: Any) -> None:

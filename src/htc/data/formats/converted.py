@@ -72,7 +72,9 @@ class Notes:
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures directly in a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith("."))
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".")
+    )
 
 
 def write_parts(data: Converted, destination: Path) -> dict[str, Path]:
@@ -89,7 +91,8 @@ def coco_content(data: Converted, pictures: tuple[Picture, ...]) -> dict[str, An
     return {
         "info": {"description": f"{data.kind} data, converted; file names are relative to {data.pictures}"},
         "images": [
-            {"id": number, "file_name": picture.file_name, "height": picture.height, "width": picture.width} for number, picture in enumerate(pictures, start=1)
+            {"id": number, "file_name": picture.file_name, "height": picture.height, "width": picture.width}
+            for number, picture in enumerate(pictures, start=1)
         ],
         "categories": [{"id": number, "name": name} for number, name in enumerate(data.classes, start=1)],
         "annotations": list(_annotations(pictures)),
@@ -102,7 +105,14 @@ def _annotations(pictures: tuple[Picture, ...]) -> Iterator[dict[str, Any]]:
         for found in picture.objects:
             id += 1
             box, area = _box_and_area(found, picture)
-            record = {"id": id, "image_id": number, "category_id": found.category + 1, "iscrowd": 0, "bbox": box, "area": area}
+            record = {
+                "id": id,
+                "image_id": number,
+                "category_id": found.category + 1,
+                "iscrowd": 0,
+                "bbox": box,
+                "area": area,
+            }
             yield record if found.segmentation is None else record | {"segmentation": found.segmentation}
 
 

@@ -1,7 +1,9 @@
-"""Folders of label maps: `images/` and `masks/` (or `labels/`) with a PNG or TIFF for each picture, every value above 0 one object.
+"""Folders of label maps: `images/` and `masks/` (or `labels/`) with a PNG or TIFF for each picture, every value above 0
+one object.
 
-Values may have 8, 16 or 32 bits, or be colours. Where all maps of the data set hold one and the same value, they are binary masks, and
-each connected region (8 neighbours) is an object. Folders inside `masks/` are classes: `masks/cat/a.png` are the cats of `images/a.jpg`.
+Values may have 8, 16 or 32 bits, or be colours. Where all maps of the data set hold one and the same value, they are
+binary masks, and each connected region (8 neighbours) is an object. Folders inside `masks/` are classes:
+`masks/cat/a.png` are the cats of `images/a.jpg`.
 """
 
 from pathlib import Path
@@ -26,14 +28,20 @@ MOST_OBJECTS = 20_000
 
 
 def map_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """(pictures, maps) of each part: DIR/train/images + masks, DIR/images/train + masks/train, or DIR/images + masks; empty if not so."""
+    """(pictures, maps) of each part: DIR/train/images + masks, DIR/images/train + masks/train, or DIR/images +
+    masks; empty if not so.
+    """
     parts = {part: pair for name, part in NAMES.items() if (pair := _pair(folder / name))}
     if parts:
         return parts
     pair = _pair(folder)
     if pair is None:
         return {}
-    below = {part: (pair[0] / name, pair[1] / name) for name, part in NAMES.items() if (pair[0] / name).is_dir() and (pair[1] / name).is_dir()}
+    below = {
+        part: (pair[0] / name, pair[1] / name)
+        for name, part in NAMES.items()
+        if (pair[0] / name).is_dir() and (pair[1] / name).is_dir()
+    }
     return below or {"train": pair}
 
 
@@ -55,23 +63,38 @@ def read_label_maps(folder: Path) -> Converted:
     binary = _all_binary(parts, classes)
     if binary:
         notes.add("the maps are binary, so each connected region is taken as one object: objects that touch are one")
-    read = {part: tuple(_picture(path, maps, folder, classes, binary, faults, notes) for path in pictures_in(images)) for part, (images, maps) in parts.items()}
+    read = {
+        part: tuple(_picture(path, maps, folder, classes, binary, faults, notes) for path in pictures_in(images))
+        for part, (images, maps) in parts.items()
+    }
     faults.check()
     if not any(picture.objects for picture in read.get("train", ())):
-        raise DataError(f"{folder}: no label map of a train picture holds an object; masks/a.png (or masks/CLASS/a.png) belongs to images/a.jpg, 0 is none")
+        raise DataError(
+            f"{folder}: no label map of a train picture holds an object; masks/a.png (or masks/CLASS/a.png) belongs "
+            f"to images/a.jpg, 0 is none"
+        )
     return Converted("label-map", folder, tuple(classes), read, notes.lines())
 
 
 def _classes(parts: dict[str, tuple[Path, Path]]) -> list[str]:
     """The folders inside the maps' folders; without any, one class called object."""
-    names = {place.name for _, maps in parts.values() for place in maps.iterdir() if place.is_dir() and _holds_maps(place)}
+    names = {
+        place.name for _, maps in parts.values() for place in maps.iterdir() if place.is_dir() and _holds_maps(place)
+    }
     return sorted(names) or ["object"]
 
 
 def _map_files(maps: Path, stem: str, classes: list[str]) -> list[tuple[int, Path]]:
     """(class, file) of the maps of one picture."""
-    places = [(label, maps / name) for label, name in enumerate(classes)] if any((maps / name).is_dir() for name in classes) else [(0, maps)]
-    found = ((label, next((p for ending in sorted(LOSSLESS) if (p := place / f"{stem}{ending}").is_file()), None)) for label, place in places)
+    places = (
+        [(label, maps / name) for label, name in enumerate(classes)]
+        if any((maps / name).is_dir() for name in classes)
+        else [(0, maps)]
+    )
+    found = (
+        (label, next((p for ending in sorted(LOSSLESS) if (p := place / f"{stem}{ending}").is_file()), None))
+        for label, place in places
+    )
     return [(label, path) for label, path in found if path is not None]
 
 
@@ -90,14 +113,18 @@ def _all_binary(parts: dict[str, tuple[Path, Path]], classes: list[str]) -> bool
     return True
 
 
-def _picture(path: Path, maps: Path, folder: Path, classes: list[str], binary: bool, faults: Faults, notes: Notes) -> Picture:
+def _picture(
+    path: Path, maps: Path, folder: Path, classes: list[str], binary: bool, faults: Faults, notes: Notes
+) -> Picture:
     name = path.relative_to(folder).as_posix()
     try:
         size = picture_size(path)
         files = _map_files(maps, path.stem, classes)
         if not files:
             notes.add("picture without label map: taken as one without objects")
-        return Picture(name, *size, tuple(found for label, file in files for found in _objects(file, label, size, binary)))
+        return Picture(
+            name, *size, tuple(found for label, file in files for found in _objects(file, label, size, binary))
+        )
     except DataError as error:
         faults.add(str(error))
         return Picture(name, 1, 1, ())
@@ -106,17 +133,25 @@ def _picture(path: Path, maps: Path, folder: Path, classes: list[str], binary: b
 def _objects(file: Path, label: int, size: tuple[int, int], binary: bool) -> list[Outline]:
     values = read_values(file)
     if values.shape != size:
-        raise DataError(f"{file} is {values.shape[1]}x{values.shape[0]}, its picture {size[1]}x{size[0]}; a label map must have its picture's size")
+        raise DataError(
+            f"{file} is {values.shape[1]}x{values.shape[0]}, its picture {size[1]}x{size[0]}; a label map must have "
+            f"its picture's size"
+        )
     if binary:
         values = cv2.connectedComponents((values > 0).astype(np.uint8), connectivity=8)[1]
     runs = runs_by_value(values)
     if len(runs) > MOST_OBJECTS:
-        raise DataError(f"{file} holds {len(runs)} values; a label map has one for each object: save it without smoothing and lossless")
+        raise DataError(
+            f"{file} holds {len(runs)} values; a label map has one for each object: save it without smoothing and "
+            f"lossless"
+        )
     return [Outline(label, {"size": [*size], "counts": _text(counts, size)}) for value, counts in runs.items() if value]
 
 
 def read_values(file: Path) -> Int[np.ndarray, "H W"]:
-    """The values of a label map; of a colour map R + 256 G + 65536 B. Transparency does not count. Raises `DataError`."""
+    """The values of a label map; of a colour map R + 256 G + 65536 B. Transparency does not count. Raises
+    `DataError`.
+    """
     mode, values = read_pixels(file)
     if mode in ("1", "L", "P") or mode.startswith("I"):
         return values.astype(np.int64)
@@ -125,7 +160,9 @@ def read_values(file: Path) -> Int[np.ndarray, "H W"]:
         return red if np.array_equal(red, green) and np.array_equal(red, blue) else red + 256 * green + 65536 * blue
     if mode == "LA":
         return values[:, :, 0].astype(np.int64)
-    raise DataError(f"{file} has mode {mode}; save label maps as PNG with whole numbers (8 or 16 bits grey, palette, or colours)")
+    raise DataError(
+        f"{file} has mode {mode}; save label maps as PNG with whole numbers (8 or 16 bits grey, palette, or colours)"
+    )
 
 
 def runs_by_value(values: Int[np.ndarray, "H W"]) -> dict[int, Int[np.ndarray, " R"]]:

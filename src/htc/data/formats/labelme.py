@@ -1,7 +1,7 @@
 """labelme folders: a JSON file beside each picture, with polygons, rectangles, circles and masks.
 
-https://github.com/wkentaro/labelme. Shapes of one label and one `group_id` are one object. A folder whose shapes are all rectangles holds
-boxes; beside other shapes a rectangle is an outline, as in labelme's own exports.
+https://github.com/wkentaro/labelme. Shapes of one label and one `group_id` are one object. A folder whose shapes are
+all rectangles holds boxes; beside other shapes a rectangle is an outline, as in labelme's own exports.
 """
 
 import base64
@@ -34,14 +34,20 @@ def is_labelme(folder: Path) -> bool:
         for file in sorted(place.glob("*.json"))[:1]:
             with file.open("rb") as stream:
                 # imageData, a whole picture, comes after these keys or between them: a few kilobytes may not hold both.
-                if b'"shapes"' in stream.read(65536) or '"shapes"' in file.read_text(encoding="utf-8", errors="replace"):
+                if b'"shapes"' in stream.read(65536) or '"shapes"' in file.read_text(
+                    encoding="utf-8", errors="replace"
+                ):
                     return True
     return False
 
 
 def read_labelme(folder: Path) -> Converted:
-    """The folder, or its parts train, val (valid, validation) and test. Raises `DataError` that names file, shape, fault and remedy."""
-    places = {part: folder / name for name, part in NAMES.items() if any((folder / name).glob("*.json"))} or {"train": folder}
+    """The folder, or its parts train, val (valid, validation) and test. Raises `DataError` that names file, shape,
+    fault and remedy.
+    """
+    places = {part: folder / name for name, part in NAMES.items() if any((folder / name).glob("*.json"))} or {
+        "train": folder
+    }
     faults, notes = Faults(folder), Notes()
     read = {part: [_load(file, faults) for file in sorted(place.glob("*.json"))] for part, place in places.items()}
     faults.check()
@@ -60,7 +66,10 @@ def read_labelme(folder: Path) -> Converted:
         annotated = {picture.file_name for picture in parts[part]}
         for path in pictures_in(place):
             if path.relative_to(folder).as_posix() not in annotated:
-                notes.add("picture without JSON file: left out as not annotated (save it in labelme without shapes if nothing is on it)")
+                notes.add(
+                    "picture without JSON file: left out as not annotated (save it in labelme without shapes if "
+                    "nothing is on it)"
+                )
     return Converted("labelme", folder, classes, parts, notes.lines())
 
 
@@ -69,7 +78,11 @@ def _load(file: Path, faults: Faults) -> tuple[Path, dict[str, Any]] | None:
         content = json.loads(file.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         return faults.add(f"{file} is not valid JSON ({error}); save it again in labelme")
-    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list) or not all(isinstance(shape, dict) for shape in content["shapes"]):
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("shapes"), list)
+        or not all(isinstance(shape, dict) for shape in content["shapes"])
+    ):
         return faults.add(f"{file} has no list of shapes, so it is not labelme's; move it elsewhere")
     return file, content
 
@@ -84,7 +97,9 @@ def _classes(folder: Path, shapes: list[dict[str, Any]]) -> tuple[str, ...]:
     lines = (line.strip() for line in (folder / "labels.txt").read_text(encoding="utf-8").splitlines())
     names = tuple(dict.fromkeys(name for name in lines if name and name not in NO_OBJECTS))
     if used - set(names):
-        raise DataError(f"{folder / 'labels.txt'} lacks the label {min(used - set(names))!r}, which shapes have; add or correct it")
+        raise DataError(
+            f"{folder / 'labels.txt'} lacks the label {min(used - set(names))!r}, which shapes have; add or correct it"
+        )
     return names
 
 
@@ -99,7 +114,9 @@ class _Reader:
         """The picture with its objects, shapes of a group together."""
         path = _picture_of(file, content)
         if path is None:
-            self.faults.add(f"{file}: its picture {content.get('imagePath')!r} is not there; put it beside the JSON file")
+            self.faults.add(
+                f"{file}: its picture {content.get('imagePath')!r} is not there; put it beside the JSON file"
+            )
             return Picture("", 1, 1, ())
         try:
             size = picture_size(path)
@@ -108,14 +125,21 @@ class _Reader:
             return Picture("", 1, 1, ())
         said = (content.get("imageHeight"), content.get("imageWidth"))
         if None not in said and said != size:
-            self.faults.add(f"{file} says {said[1]}x{said[0]}, its picture {path.name} is {size[1]}x{size[0]}; put the annotated picture there")
+            self.faults.add(
+                f"{file} says {said[1]}x{said[0]}, its picture {path.name} is {size[1]}x{size[0]}; put the annotated "
+                f"picture there"
+            )
         groups: dict[Any, list[dict[str, Any]]] = {}
         for number, shape in enumerate(content["shapes"], start=1):
             if self._is_object(shape, f"{file}: shape {number}"):
                 group = shape.get("group_id")
-                groups.setdefault(("alone", number) if group is None else (shape["label"], group), []).append({**shape, "where": f"{file}: shape {number}"})
+                groups.setdefault(("alone", number) if group is None else (shape["label"], group), []).append(
+                    {**shape, "where": f"{file}: shape {number}"}
+                )
         objects = [self._object(shapes, *size) for shapes in groups.values()]
-        return Picture(path.relative_to(self.folder).as_posix(), *size, tuple(found for found in objects if found is not None))
+        return Picture(
+            path.relative_to(self.folder).as_posix(), *size, tuple(found for found in objects if found is not None)
+        )
 
     def _is_object(self, shape: dict[str, Any], where: str) -> bool:
         if shape.get("label") in NO_OBJECTS:
@@ -139,7 +163,9 @@ class _Reader:
         if self.boxes_only:
             points = np.array(rings).reshape(-1, 2).clip(0, (width, height))
             low, high = points.min(0), points.max(0)
-            return Outline(label, None, (float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])))
+            return Outline(
+                label, None, (float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1]))
+            )
         if not masks:
             return Outline(label, rings)
         parts = [coco_masks.encode(np.asfortranarray(mask)) for mask in masks]
@@ -158,13 +184,20 @@ def _picture_of(file: Path, content: dict[str, Any]) -> Path | None:
 def _rings(shape: dict[str, Any]) -> list[list[float]]:
     """The outline of a polygon, rectangle or circle; `ValueError` says what is wrong."""
     kind, points = shape.get("shape_type", "polygon"), shape.get("points")
-    if not isinstance(points, list) or not all(isinstance(point, list) and len(point) == 2 and all(_is_number(v) for v in point) for point in points):
+    if not isinstance(points, list) or not all(
+        isinstance(point, list) and len(point) == 2 and all(_is_number(v) for v in point) for point in points
+    ):
         raise ValueError(f"{shape['where']}: points must be pairs of numbers; draw it again in labelme")
     needed = {"polygon": 3, "rectangle": 2, "circle": 2, "oriented_rectangle": 4}.get(kind)
     if needed is None:
-        raise ValueError(f"{shape['where']} is of type {kind!r}; only polygon, rectangle, circle and mask are known: draw it as one of them")
+        raise ValueError(
+            f"{shape['where']} is of type {kind!r}; only polygon, rectangle, circle and mask are known: draw it as "
+            f"one of them"
+        )
     if len(points) < needed or (kind == "circle" and len(points) > 2):
-        raise ValueError(f"{shape['where']}, a {kind}, has {len(points)} points, it needs {needed}; draw it again or remove it")
+        raise ValueError(
+            f"{shape['where']}, a {kind}, has {len(points)} points, it needs {needed}; draw it again or remove it"
+        )
     if kind == "circle":
         (x, y), (edge_x, edge_y) = points
         radius = math.hypot(edge_x - x, edge_y - y)
@@ -185,7 +218,9 @@ def _mask(shape: dict[str, Any], height: int, width: int) -> UInt8[np.ndarray, "
     except (KeyError, IndexError, TypeError, ValueError, OSError, binascii.Error) as error:
         raise ValueError(f"{shape['where']}: its mask cannot be read ({error}); draw it again in labelme") from error
     if x < 0 or y < 0 or y + bitmap.shape[0] > height or x + bitmap.shape[1] > width:
-        raise ValueError(f"{shape['where']}: its mask reaches out of the {width}x{height} picture; draw it again in labelme")
+        raise ValueError(
+            f"{shape['where']}: its mask reaches out of the {width}x{height} picture; draw it again in labelme"
+        )
     canvas = np.zeros((height, width), np.uint8)
     canvas[y : y + bitmap.shape[0], x : x + bitmap.shape[1]] = bitmap
     return canvas

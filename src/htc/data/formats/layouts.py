@@ -1,4 +1,6 @@
-"""Any data set that is known, as COCO files: its layout is recognised, and what is not COCO is converted; pictures stay where they are."""
+"""Any data set that is known, as COCO files: its layout is recognised, and what is not COCO is converted; pictures
+stay where they are.
+"""
 
 import hashlib
 import json
@@ -61,7 +63,8 @@ def read_other(folder: Path) -> Converted | None:
 def convert_data(folder: Path, destination: Path) -> ConvertedFiles:
     """Reads any data set but COCO's and writes `destination/annotations/instances_<part>.json`.
 
-    Raises `DataError` for faults (file, line or shape, remedy) and for unknown layouts, `OutputError` if it cannot write.
+    Raises `DataError` for faults (file, line or shape, remedy) and for unknown layouts, `OutputError` if it cannot
+    write.
     """
     if is_coco(folder):
         raise DataError(f"{folder} is COCO data already: nothing to convert; train on it: htc train --data {folder}")
@@ -72,10 +75,11 @@ def convert_data(folder: Path, destination: Path) -> ConvertedFiles:
 
 
 def prepare_splits(folder: Path, destination: Path, val_share: float | None = None, say: Say | None = None) -> Splits:
-    """The parts of any known data set; what is not COCO is converted into `destination`, and `say` tells how it was read.
+    """The parts of any known data set; what is not COCO is converted into `destination`, and `say` tells how it was
+    read.
 
-    Without validation part there is none, unless `val_share` (0..1) of the training pictures are to be set apart for it: that
-    is never done silently. Raises `DataError` and `OutputError`.
+    Without validation part there is none, unless `val_share` (0..1) of the training pictures are to be set apart for
+    it: that is never done silently. Raises `DataError` and `OutputError`.
     """
     say = say or _keep_quiet
     if is_coco(folder) or not folder.is_dir():
@@ -87,9 +91,15 @@ def prepare_splits(folder: Path, destination: Path, val_share: float | None = No
         splits = converted.splits
     if val_share is not None:
         if splits.val_annotations is not None:
-            raise DataError(f"{folder} has a validation part ({splits.val_annotations}), so --val-share has nothing to do: leave it out")
+            raise DataError(
+                f"{folder} has a validation part ({splits.val_annotations}), so --val-share has nothing to do: "
+                f"leave it out"
+            )
         splits = split_off(splits, val_share, destination)
-        say(f"{val_share:.0%} of the pictures, chosen by their names, are set apart for validation: {splits.val_annotations}")
+        say(
+            f"{val_share:.0%} of the pictures, chosen by their names, are set apart for validation: "
+            f"{splits.val_annotations}"
+        )
     elif splits.val_annotations is None:
         say("there is no validation part, so nothing is measured; --val-share 0.2 sets a fifth of the pictures apart")
     return splits
@@ -102,7 +112,10 @@ def _keep_quiet(_message: str) -> None:
 def summary(converted: ConvertedFiles) -> list[str]:
     """How the data set was read, for the user."""
     data = converted.data
-    counts = ", ".join(f"{part}: {len(pictures)} pictures with {sum(len(p.objects) for p in pictures)} objects" for part, pictures in data.parts.items())
+    counts = ", ".join(
+        f"{part}: {len(pictures)} pictures with {sum(len(p.objects) for p in pictures)} objects"
+        for part, pictures in data.parts.items()
+    )
     names = ", ".join(data.classes[:10]) + (", ..." if len(data.classes) > 10 else "")
     files = ", ".join(str(file) for file in converted.files.values())
     return [
@@ -114,15 +127,20 @@ def summary(converted: ConvertedFiles) -> list[str]:
 
 def unknown_layout(folder: Path) -> str:
     """What a folder could have been, as an error message."""
-    known = "".join(f"\n  {line}" for line in (*(f"{train} with {images}/: COCO" for train, images, _, _ in LAYOUTS), *OTHERS))
-    return f"{folder} has none of the known layouts:{known}\narrange it like one of them, or name the parts: --train-annotations, --train-images"
+    known = "".join(
+        f"\n  {line}" for line in (*(f"{train} with {images}/: COCO" for train, images, _, _ in LAYOUTS), *OTHERS)
+    )
+    return (
+        f"{folder} has none of the known layouts:{known}\narrange it like one of them, or name the parts: "
+        f"--train-annotations, --train-images"
+    )
 
 
 def split_off(splits: Splits, share: float, destination: Path) -> Splits:
     """The training part divided: about `share` of its pictures to validation, chosen by a hash of their names.
 
-    So a picture stays where it is when others are added. Pictures with the same value of `group` in their record (crops of one
-    micrograph, frames of one film) stay together. Raises `DataError` if either part would be empty.
+    So a picture stays where it is when others are added. Pictures with the same value of `group` in their record (crops
+    of one micrograph, frames of one film) stay together. Raises `DataError` if either part would be empty.
     """
     if not 0 < share < 1:
         raise DataError(f"--val-share {share:g}: give a share between 0 and 1, such as 0.2")
@@ -132,11 +150,16 @@ def split_off(splits: Splits, share: float, destination: Path) -> Splits:
     parts = {"val": chosen, "train": {image["id"] for image in content["images"]} - chosen}
     empty = [part for part, ids in parts.items() if not ids]
     if empty:
-        raise DataError(f"--val-share {share:g} of {len(content['images'])} pictures leaves no picture to {empty[0]}; give another share")
+        raise DataError(
+            f"--val-share {share:g} of {len(content['images'])} pictures leaves no picture to {empty[0]}; give "
+            f"another share"
+        )
     files = {part: destination / ANNOTATIONS / f"instances_{part}_split.json" for part in parts}
     for part, ids in parts.items():
         write_json(files[part], _only(content, ids))
-    return replace(splits, train_annotations=files["train"], val_annotations=files["val"], val_images=splits.train_images)
+    return replace(
+        splits, train_annotations=files["train"], val_annotations=files["val"], val_images=splits.train_images
+    )
 
 
 def _place(image: dict[str, Any]) -> float:

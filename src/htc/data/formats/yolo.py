@@ -1,7 +1,7 @@
 """YOLO folders: data.yaml, pictures under `images`, a text file for each under `labels`.
 
-A line is `class x1 y1 x2 y2 x3 y3 ...`, an outline, or `class centre_x centre_y width height`, a box; all in fractions of the
-picture. https://docs.ultralytics.com/datasets/segment/ describes the form.
+A line is `class x1 y1 x2 y2 x3 y3 ...`, an outline, or `class centre_x centre_y width height`, a box; all in fractions
+of the picture. https://docs.ultralytics.com/datasets/segment/ describes the form.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,9 @@ def read_yolo(folder: Path) -> Converted:
             pictures = [picture for place in _places(content[key], root, file, key) for picture in _pictures(place)]
             parts[part] = tuple(_picture(path, folder, len(classes), faults, notes) for path in pictures)
             if not pictures:
-                raise DataError(f"{file}: {key} is {content[key]!r}, where no picture is; correct the path or remove the line")
+                raise DataError(
+                    f"{file}: {key} is {content[key]!r}, where no picture is; correct the path or remove the line"
+                )
     faults.check()
     if "train" not in parts:
         raise DataError(f"{file} names no train pictures; add a line such as `train: images/train`")
@@ -51,7 +53,9 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not valid YAML ({' '.join(str(error).split())}); correct or export it again") from error
+        raise DataError(
+            f"{file} is not valid YAML ({' '.join(str(error).split())}); correct or export it again"
+        ) from error
     if not isinstance(content, dict):
         raise DataError(f"{file} must hold names, train and val; export the data set again")
     return content
@@ -62,13 +66,18 @@ def _classes(content: dict[str, Any], file: Path) -> tuple[str, ...]:
     names = content.get("names")
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
-            raise DataError(f"{file}: names must number the classes 0, 1, 2, ... without gaps; it has {sorted(names, key=str)}")
+            raise DataError(
+                f"{file}: names must number the classes 0, 1, 2, ... without gaps; it has {sorted(names, key=str)}"
+            )
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{file} has no names; add the class names, as in `names: [cat, dog]`")
     texts = tuple(str(name) for name in names)
     if len(set(texts)) != len(texts):
-        raise DataError(f"{file}: names holds {next(name for name in texts if texts.count(name) > 1)!r} twice; give every class its own name")
+        raise DataError(
+            f"{file}: names holds {next(name for name in texts if texts.count(name) > 1)!r} twice; give every class "
+            f"its own name"
+        )
     if content.get("nc") not in (None, len(texts)):
         raise DataError(f"{file}: nc is {content['nc']!r}, but there are {len(texts)} names; make them agree")
     return texts
@@ -86,10 +95,17 @@ def _places(value: Any, root: Path, file: Path, key: str) -> list[Path]:
     places = []
     for entry in value if isinstance(value, list) else [value]:
         # Roboflow writes ../train/images for a folder beside data.yaml.
-        tried = [root / str(entry), root / str(entry).removeprefix("../"), root / str(entry).removeprefix("../") / "images"]
+        tried = [
+            root / str(entry),
+            root / str(entry).removeprefix("../"),
+            root / str(entry).removeprefix("../") / "images",
+        ]
         found = next((place for place in tried if place.is_file() or (place.is_dir() and _has_pictures(place))), None)
         if found is None:
-            raise DataError(f"{file}: {key} is {entry!r}, but {tried[0]} is no folder of pictures and no list of them; correct the path or remove the line")
+            raise DataError(
+                f"{file}: {key} is {entry!r}, but {tried[0]} is no folder of pictures and no list of them; correct "
+                f"the path or remove the line"
+            )
         places.append(found)
     return places
 
@@ -111,7 +127,9 @@ def _pictures(place: Path) -> Iterator[Path]:
 
 
 def label_file(picture: Path) -> Path:
-    """Where the objects of a picture are written: the last folder `images` of its path becomes `labels`; else beside it."""
+    """Where the objects of a picture are written: the last folder `images` of its path becomes `labels`; else beside
+    it.
+    """
     parts = list(picture.parts)
     if "images" in parts[:-1]:
         last = len(parts) - 2 - parts[-2::-1].index("images")
@@ -148,12 +166,21 @@ def _object(fields: list[str], classes: int, width: int, height: int) -> Outline
     except ValueError:
         return f"{' '.join(fields)[:40]!r} is not a class number followed by coordinates; correct the line"
     if label != int(label) or not 0 <= label < classes:
-        return f"class {fields[0]} is not among the {classes} classes 0..{classes - 1} of the YAML file; correct it or add the name"
+        return (
+            f"class {fields[0]} is not among the {classes} classes 0..{classes - 1} of the YAML file; "
+            f"correct it or "
+            f"add the name"
+        )
     if len(values) < 4 or len(values) % 2:
-        return f"{len(values)} coordinates; a box has four (centre and size), an outline x and y of at least three points"
+        return (
+            f"{len(values)} coordinates; a box has four (centre and size), an outline x and y of at least three points"
+        )
     wrong = next((value for value in values if not -OUTSIDE <= value <= 1 + OUTSIDE), None)
     if wrong is not None:
-        return f"coordinate {wrong:g} is not within 0..1; YOLO's are fractions of the picture's width and height, not pixels"
+        return (
+            f"coordinate {wrong:g} is not within 0..1; YOLO's are fractions of the picture's width and height, "
+            f"not pixels"
+        )
     if len(values) == 4:
         return _box(int(label), values, width, height)
     inside = [min(max(value, 0.0), 1.0) for value in values]
@@ -171,9 +198,16 @@ def _box(label: int, values: list[float], width: int, height: int) -> Outline:
 def _check_labels(file: Path, pictures: tuple[Picture, ...], notes: Notes) -> None:
     """A data set in which nothing is labelled has its labels elsewhere."""
     if not any(picture.objects for picture in pictures):
-        raise DataError(f"{file}: none of its {len(pictures)} train pictures has a label file with objects; images/a.jpg needs labels/a.txt beside images/")
+        raise DataError(
+            f"{file}: none of its {len(pictures)} train pictures has a label file with objects; images/a.jpg needs "
+            f"labels/a.txt beside images/"
+        )
     boxes = sum(found.segmentation is None for picture in pictures for found in picture.objects)
     total = sum(len(picture.objects) for picture in pictures)
     if boxes:
-        which = "no object has an outline, so boxes alone are learned" if boxes == total else f"{boxes} of {total} objects are boxes without outline"
+        which = (
+            "no object has an outline, so boxes alone are learned"
+            if boxes == total
+            else f"{boxes} of {total} objects are boxes without outline"
+        )
         notes.add(f"{which}; pictures with such objects teach no masks")

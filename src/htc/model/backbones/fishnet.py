@@ -1,4 +1,6 @@
-"""FishNet-99 and -150 (Sun et al. 2018, arXiv 1901.03495): down the tail, up the body, down the head, nothing ever thrown away."""
+"""FishNet-99 and -150 (Sun et al. 2018, arXiv 1901.03495): down the tail, up the body, down the head, nothing ever
+thrown away.
+"""
 
 from dataclasses import dataclass
 
@@ -37,19 +39,29 @@ DEPTHS = {
 class Block(nn.Module):
     """A bottleneck of pre-activated convolutions beside a shortcut.
 
-    The shortcut is the identity, a convolution where the width changes, or, going up the body (`reduce`), the sum of each group
-    of `reduce` neighbouring channels (the paper's channel-wise reduction), so that gradients reach the tail unconvolved.
+    The shortcut is the identity, a convolution where the width changes, or, going up the body (`reduce`), the sum of
+    each group of `reduce` neighbouring channels (the paper's channel-wise reduction), so that gradients reach the tail
+    unconvolved.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, kind: BackboneNorm, *, reduce: int = 0, dilation: int = 1) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, kind: BackboneNorm, *, reduce: int = 0, dilation: int = 1
+    ) -> None:
         super().__init__()
         width = channels_out // 4
         self.norm1, self.conv1 = norm(kind, channels_in), nn.Conv2d(channels_in, width, 1, bias=False)
-        self.norm2, self.conv2 = norm(kind, width), nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
+        self.norm2, self.conv2 = (
+            norm(kind, width),
+            nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False),
+        )
         self.norm3, self.conv3 = norm(kind, width), nn.Conv2d(width, channels_out, 1, bias=False)
         self.reduce = reduce
         changes = not reduce and channels_in != channels_out
-        self.shortcut = nn.Sequential(norm(kind, channels_in), nn.ReLU(), nn.Conv2d(channels_in, channels_out, 1, bias=False)) if changes else nn.Identity()
+        self.shortcut = (
+            nn.Sequential(norm(kind, channels_in), nn.ReLU(), nn.Conv2d(channels_in, channels_out, 1, bias=False))
+            if changes
+            else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H, W)"""
@@ -59,24 +71,39 @@ class Block(nn.Module):
         return y + (x.unflatten(1, (-1, self.reduce)).sum(2) if self.reduce else self.shortcut(x))
 
 
-def blocks(channels_in: int, channels_out: int, count: int, kind: BackboneNorm, *, reduce: int = 0, dilation: int = 1) -> nn.Sequential:
+def blocks(
+    channels_in: int, channels_out: int, count: int, kind: BackboneNorm, *, reduce: int = 0, dilation: int = 1
+) -> nn.Sequential:
     """`count` blocks, of which the first changes the width."""
     later = (Block(channels_out, channels_out, kind, dilation=dilation) for _ in range(count - 1))
     return nn.Sequential(Block(channels_in, channels_out, kind, reduce=reduce, dilation=dilation), *later)
 
 
 class Neck(nn.Module):
-    """Between tail and body: a wider feature, then blocks weighted by squeeze-and-excitation attention, which is also added."""
+    """Between tail and body: a wider feature, then blocks weighted by squeeze-and-excitation attention, which is
+    also added.
+    """
 
     def __init__(self, channels: int, count: int, kind: BackboneNorm) -> None:
         super().__init__()
         half, wide = channels // 2, 2 * channels
         self.widen = nn.Sequential(
-            norm(kind, channels), nn.ReLU(), nn.Conv2d(channels, half, 1, bias=False), norm(kind, half), nn.ReLU(), nn.Conv2d(half, wide, 1)
+            norm(kind, channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, half, 1, bias=False),
+            norm(kind, half),
+            nn.ReLU(),
+            nn.Conv2d(half, wide, 1),
         )
         squeezed = NECK // SQUEEZE
         self.attention = nn.Sequential(
-            norm(kind, wide), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, squeezed, 1), nn.ReLU(), nn.Conv2d(squeezed, NECK, 1), nn.Sigmoid()
+            norm(kind, wide),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(wide, squeezed, 1),
+            nn.ReLU(),
+            nn.Conv2d(squeezed, NECK, 1),
+            nn.Sigmoid(),
         )
         self.blocks = blocks(wide, NECK, count, kind)
 
@@ -88,7 +115,8 @@ class Neck(nn.Module):
 
 
 class FishFeatures(nn.Module):
-    """Picture -> C2 (end of the body) and C3-C5 (head), each a concatenation that keeps all earlier features of its resolution.
+    """Picture -> C2 (end of the body) and C3-C5 (head), each a concatenation that keeps all earlier features of its
+    resolution.
 
     Differs from the paper by: no classifier. Where a map has an odd side, going up fits the size of the map it joins.
     """
@@ -98,15 +126,22 @@ class FishFeatures(nn.Module):
     def __init__(self, config: FishNet) -> None:
         super().__init__()
         kind, depths = config.norm, DEPTHS[config.depth]
-        self.stem = nn.Sequential(*_stem(3, STEM // 2, kind, 2), *_stem(STEM // 2, STEM // 2, kind), *_stem(STEM // 2, STEM, kind))
+        self.stem = nn.Sequential(
+            *_stem(3, STEM // 2, kind, 2), *_stem(STEM // 2, STEM // 2, kind), *_stem(STEM // 2, STEM, kind)
+        )
         widths = (STEM, *TAIL)
         self.tail = nn.ModuleList(blocks(widths[i], widths[i + 1], depths.tail[i], kind) for i in range(3))
         self.neck = Neck(TAIL[-1], depths.neck, kind)
         joined = (NECK, BODY[0] + TAIL[1], BODY[1] + TAIL[0], BODY[2] + STEM)
-        self.body = nn.ModuleList(blocks(joined[i], BODY[i], depths.body[i], kind, reduce=joined[i] // BODY[i], dilation=2**i) for i in range(3))
+        self.body = nn.ModuleList(
+            blocks(joined[i], BODY[i], depths.body[i], kind, reduce=joined[i] // BODY[i], dilation=2**i)
+            for i in range(3)
+        )
         self.head = nn.ModuleList(blocks(HEAD[i], HEAD[i], depths.head[i], kind) for i in range(3))
         carried = (TAIL[1], TAIL[0], STEM, joined[2], joined[1], joined[0])
-        self.transfers = nn.ModuleList(blocks(width, width, count, kind) for width, count in zip(carried, depths.transfers, strict=True))
+        self.transfers = nn.ModuleList(
+            blocks(width, width, count, kind) for width, count in zip(carried, depths.transfers, strict=True)
+        )
         initialise(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -12,11 +12,13 @@ MASKED = -100.0
 
 
 class WindowBlock(nn.Module):
-    """A block of timm's Swin (v1 or v2) that pads the map before it shifts the windows; its parts and their names stay timm's.
+    """A block of timm's Swin (v1 or v2) that pads the map before it shifts the windows; its parts and their names stay
+    timm's.
 
-    timm shifts first and pads afterwards, but its mask is that of a padded, then shifted map. Where a side is no multiple of the
-    window, the first rows then meet the last ones unmasked. Zeros are padded after the norm and take part in the attention as the
-    code that Swin's authors trained detectors with has it. On maps of whole windows this is timm's own block.
+    timm shifts first and pads afterwards, but its mask is that of a padded, then shifted map. Where a side is no
+    multiple of the window, the first rows then meet the last ones unmasked. Zeros are padded after the norm and take
+    part in the attention as the code that Swin's authors trained detectors with has it. On maps of whole windows this
+    is timm's own block.
     """
 
     def __init__(self, block: SwinTransformerBlock | SwinTransformerV2Block) -> None:
@@ -49,7 +51,9 @@ class WindowBlock(nn.Module):
 
 
 def pad_before_shift(body: nn.Module) -> None:
-    """Every block of timm's Swin inside `body` becomes a `WindowBlock`, weights and names kept; other networks are left as they are."""
+    """Every block of timm's Swin inside `body` becomes a `WindowBlock`, weights and names kept; other networks are
+    left as they are.
+    """
     for name, child in list(body.named_children()):
         if isinstance(child, SwinTransformerBlock | SwinTransformerV2Block):
             setattr(body, name, WindowBlock(child))
@@ -68,12 +72,17 @@ def whole(x: Float[Tensor, "N T C"], window: tuple[int, ...], size: tuple[int, i
     return x.unflatten(1, window).unflatten(0, (-1, rows, columns)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def shift_mask(size: tuple[int, int], window: tuple[int, ...], shift: tuple[int, ...], like: Tensor) -> Float[Tensor, "N T T"]:
-    """0 between tokens that touch in the map before it was rolled by `shift`, `MASKED` between others of a window; of `like`'s type.
+def shift_mask(
+    size: tuple[int, int], window: tuple[int, ...], shift: tuple[int, ...], like: Tensor
+) -> Float[Tensor, "N T T"]:
+    """0 between tokens that touch in the map before it was rolled by `shift`, `MASKED` between others of a window; of
+    `like`'s type.
 
     Rolled, the last window along a side holds the map's end and, in its last `shift` tokens, the map's beginning.
     """
-    rows, columns = (torch.arange(side, device=like.device) >= side - moved for side, moved in zip(size, shift, strict=True))
+    rows, columns = (
+        torch.arange(side, device=like.device) >= side - moved for side, moved in zip(size, shift, strict=True)
+    )
     part = rows[:, None] * 2 + columns
     parts = windows(part[None, :, :, None], window).squeeze(2)
     return like.new_zeros(()).masked_fill(parts[:, :, None] != parts[:, None, :], MASKED)

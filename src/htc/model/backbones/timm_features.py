@@ -17,7 +17,8 @@ from htc.model.variants.deformable import make_deformable
 
 STRIDES = (4, 8, 16, 32)
 _ANY_SIZE: dict[str, dict[str, Any]] = {
-    # windows stay whole and shifted whatever the picture's size, for the bias tables know windows only; WindowBlock pads the maps
+    # windows stay whole and shifted whatever the picture's size, for the bias tables know windows only; WindowBlock
+    # pads the maps
     "timm.models.swin_transformer": {"strict_img_size": False, "always_partition": True},
     "timm.models.swin_transformer_v2": {"strict_img_size": False, "always_partition": True},
 }
@@ -26,7 +27,8 @@ NormKind = Literal["statistics_fixed", "frozen", "batch", "sync"]
 
 
 class TimmFeatures(nn.Module):
-    """C2-C5 of a network of timm, (N, C, H, W) whatever its own layout; `weights` are a classifier's, under timm's names.
+    """C2-C5 of a network of timm, (N, C, H, W) whatever its own layout; `weights` are a classifier's, under timm's
+    names.
 
     Raises `ConfigError` for a name that timm does not have, and for networks without maps of strides 4, 8, 16 and 32.
     """
@@ -35,7 +37,9 @@ class TimmFeatures(nn.Module):
         super().__init__()
         indices = map_indices(config.name)
         extra = {"drop_path_rate": config.drop_path_rate} if config.drop_path_rate else {}
-        self.body: nn.Module = create(config.name, weights, features_only=True, out_indices=indices, **_size_options(config.name), **extra)
+        self.body: nn.Module = create(
+            config.name, weights, features_only=True, out_indices=indices, **_size_options(config.name), **extra
+        )
         info: Any = self.body.feature_info
         self.channels = tuple(info.channels())
         self.channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
@@ -57,7 +61,9 @@ class TimmFeatures(nn.Module):
 
 
 def create(name: str, weights: Mapping[str, Tensor] | None, **options: Any) -> nn.Module:
-    """`timm.create_model`, with weights under timm's names where given (timm fits position embeddings and leaves the classifier out)."""
+    """`timm.create_model`, with weights under timm's names where given (timm fits position embeddings and leaves the
+    classifier out).
+    """
     if weights is not None:
         source = {"state_dict": dict(weights), "custom_load": False, "hf_hub_id": None, "url": "", "file": None}
         options |= {"pretrained": True, "pretrained_cfg_overlay": source}
@@ -76,7 +82,9 @@ def check_name(name: str) -> None:
     network, _, tag = name.partition(".")
     known = timm.list_pretrained(f"{network}.*")
     if tag and name not in known:
-        raise ConfigError(f"backbone.name {name}: timm has {network}, but no weights of that tag: it has {', '.join(known) or 'none'}")
+        raise ConfigError(
+            f"backbone.name {name}: timm has {network}, but no weights of that tag: it has {', '.join(known) or 'none'}"
+        )
 
 
 @cache
@@ -90,7 +98,10 @@ def map_indices(name: str) -> tuple[int, ...]:
             raise ConfigError(f"backbone.name {name}: timm gives no feature maps of it ({error})") from error
     strides = tuple(info.reduction())
     if any(stride not in strides for stride in STRIDES):
-        raise ConfigError(f"backbone.name {name}: has maps of strides {strides}, not 4, 8, 16 and 32; for a plain vision transformer take backbone.kind vit")
+        raise ConfigError(
+            f"backbone.name {name}: has maps of strides {strides}, not 4, 8, 16 and 32; for a plain vision "
+            f"transformer take backbone.kind vit"
+        )
     chosen = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES)
     return tuple(info.out_indices[i] for i in chosen)
 
@@ -102,12 +113,17 @@ def _size_options(name: str) -> dict[str, Any]:
         return _ANY_SIZE[module]
     described = timm.models.get_pretrained_cfg(name)
     if described is not None and described.fixed_input_size:
-        raise ConfigError(f"backbone.name {name}: takes pictures of {described.input_size} only; take a convolutional network, swin_* or convnext_*")
+        raise ConfigError(
+            f"backbone.name {name}: takes pictures of {described.input_size} only; take a convolutional network, "
+            f"swin_* or convnext_*"
+        )
     return {}
 
 
 def convert_norms(module: nn.Module, kind: NormKind) -> None:
-    """Every batch norm of a network becomes `kind`, weights and statistics kept; an activation inside it is kept as a layer of its own."""
+    """Every batch norm of a network becomes `kind`, weights and statistics kept; an activation inside it is kept as
+    a layer of its own.
+    """
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, _converted(child, kind))
@@ -120,7 +136,9 @@ def _converted(old: nn.BatchNorm2d, kind: NormKind) -> nn.Module:
     assert isinstance(new, nn.BatchNorm2d | nn.SyncBatchNorm)
     new.eps, new.momentum = old.eps, old.momentum
     new.load_state_dict(old.state_dict())
-    return NormThen(new, old.get_submodule("drop"), old.get_submodule("act")) if isinstance(old, BatchNormAct2d) else new
+    return (
+        NormThen(new, old.get_submodule("drop"), old.get_submodule("act")) if isinstance(old, BatchNormAct2d) else new
+    )
 
 
 class NormThen(nn.Module):
@@ -150,17 +168,24 @@ def _parts(body: nn.Module, name: str, setting: str) -> list[tuple[int, str, nn.
 def _blocks(part: nn.Module) -> Iterator[nn.Module]:
     """The modules of a part that have a 3x3 convolution of their own and parts beside it."""
     for module in part.modules():
-        if not isinstance(module, nn.Sequential) and any(isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3) for child in module.children()):
+        if not isinstance(module, nn.Sequential) and any(
+            isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3) for child in module.children()
+        ):
             yield module
 
 
 def _deform(parts: list[tuple[int, str, nn.Module]], config: Timm, *, keep_weights: bool) -> None:
-    """Deformable convolutions in what makes the configured feature maps; raises `ConfigError` where there are none to replace."""
+    """Deformable convolutions in what makes the configured feature maps; raises `ConfigError` where there are none
+    to replace.
+    """
     assert config.deformable != "none"
     for stage in config.deformable_stages:
         blocks = [block for map_, _, part in parts if map_ == stage for block in list(_blocks(part))]
         if not sum(make_deformable(block, config.deformable, keep_weights=keep_weights) for block in blocks):
-            raise ConfigError(f"backbone.deformable_stages {stage}: {config.name} has no 3x3 convolution there that could be deformable")
+            raise ConfigError(
+                f"backbone.deformable_stages {stage}: {config.name} has no 3x3 convolution there that could be "
+                f"deformable"
+            )
 
 
 def _freeze(body: nn.Module, parts: list[tuple[int, str, nn.Module]], stages: int) -> None:

@@ -1,4 +1,6 @@
-"""A plain vision transformer with a simple pyramid (Li et al. 2022, "Exploring plain vision transformer backbones", arXiv 2203.16527)."""
+"""A plain vision transformer with a simple pyramid (Li et al. 2022, "Exploring plain vision transformer backbones",
+arXiv 2203.16527).
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,11 +19,11 @@ PATCH = 16
 class PlainViT(nn.Module):
     """C2-C5 of strides 4, 8, 16 and 32, all from the transformer's last feature, by deconvolution and pooling.
 
-    Differs from the paper by: attention is global in every block (the paper has windows in all but four), position embeddings
-    are interpolated to each picture's size, the transformer's final LayerNorm is applied (its code leaves it out and has LayerNorms in
-    the pyramid's convolutions instead; ours are plain), and the 1x1 and 3x3 convolutions after the maps are the neck's, top-down
-    path included.
-    Raises `ConfigError` for names that are no vision transformer with patches of 16 pixels.
+    Differs from the paper by: attention is global in every block (the paper has windows in all but four), position
+    embeddings are interpolated to each picture's size, the transformer's final LayerNorm is applied (its code leaves it
+    out and has LayerNorms in the pyramid's convolutions instead; ours are plain), and the 1x1 and 3x3 convolutions
+    after the maps are the neck's, top-down path included. Raises `ConfigError` for names that are no vision transformer
+    with patches of 16 pixels.
     """
 
     def __init__(self, config: ViT, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -30,11 +32,17 @@ class PlainViT(nn.Module):
         extra = {"drop_path_rate": config.drop_path_rate} if config.drop_path_rate else {}
         body: Any = create(config.name, weights, num_classes=0, global_pool="", dynamic_img_size=True, **extra)
         if tuple(getattr(body.patch_embed, "patch_size", ())) != (PATCH, PATCH):
-            raise ConfigError(f"backbone.name {config.name}: its patches are not {PATCH} pixels; take one such as vit_base_patch16_224")
+            raise ConfigError(
+                f"backbone.name {config.name}: its patches are not {PATCH} pixels; take one such as "
+                f"vit_base_patch16_224"
+            )
         self.body, width = body, body.embed_dim
         self.channels = (width // 4, width // 2, width, width)
         self.up4 = nn.Sequential(
-            nn.ConvTranspose2d(width, width // 2, 2, 2), LayerNorm2d(width // 2), nn.GELU(), nn.ConvTranspose2d(width // 2, width // 4, 2, 2)
+            nn.ConvTranspose2d(width, width // 2, 2, 2),
+            LayerNorm2d(width // 2),
+            nn.GELU(),
+            nn.ConvTranspose2d(width // 2, width // 4, 2, 2),
         )
         self.up8 = nn.ConvTranspose2d(width, width // 2, 2, 2)
 

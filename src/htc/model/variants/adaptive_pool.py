@@ -1,8 +1,8 @@
 """Adaptive feature pooling (PANet, Liu et al. 2018, section 3.2): every region reads all levels of the pyramid.
 
-A region is pooled from each level; each level's features go through a first layer of its own; the elementwise maximum goes on. The
-pool lays the levels out as channels, so that the cascade passes them on like any other feature, and a head's first layer
-is one `MaxOverLevels`. The semantic feature (Eq. 6) joins every level alike.
+A region is pooled from each level; each level's features go through a first layer of its own; the elementwise maximum
+goes on. The pool lays the levels out as channels, so that the cascade passes them on like any other feature, and a
+head's first layer is one `MaxOverLevels`. The semantic feature (Eq. 6) joins every level alike.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,11 @@ class MaxOverLevels(nn.Module):
         """The fused first feature, of the layers' output shape."""
         levels = len(self.layers)
         parts = x.unflatten(1, (self.cells, levels, x.shape[1] // (self.cells * levels))).unbind(2)
-        return torch.stack([layer(part.flatten(1, 2)) for layer, part in zip(self.layers, parts, strict=True)]).max(0).values
+        return (
+            torch.stack([layer(part.flatten(1, 2)) for layer, part in zip(self.layers, parts, strict=True)])
+            .max(0)
+            .values
+        )
 
 
 def over_levels(levels: int, layer: Callable[[], nn.Module], cells: int = 1) -> nn.Module:

@@ -43,8 +43,8 @@ class AtrousPyramid(nn.Module):
 class GlobalConvolution(nn.Module):
     """GCN (Peng et al., "Large Kernel Matters", CVPR 2017, section 3.1): a k x k view for the price of lines.
 
-    k x 1 then 1 x k, plus 1 x k then k x 1, without a nonlinearity between them. Differs from the paper by: a ReLU after the sum,
-    since further convolutions follow here, and no boundary refinement.
+    k x 1 then 1 x k, plus 1 x k then k x 1, without a nonlinearity between them. Differs from the paper by: a ReLU
+    after the sum, since further convolutions follow here, and no boundary refinement.
     """
 
     def __init__(self, channels: int, config: GCN) -> None:

@@ -1,4 +1,6 @@
-"""Deformable convolution (Dai et al. 2017, arXiv 1703.06211) and its modulated form (Zhu et al. 2019, arXiv 1811.11168)."""
+"""Deformable convolution (Dai et al. 2017, arXiv 1703.06211) and its modulated form (Zhu et al. 2019, arXiv
+1811.11168).
+"""
 
 from typing import Any, Literal
 
@@ -10,12 +12,24 @@ from torchvision.ops import deform_conv2d
 class DeformableConv2d(nn.Conv2d):
     """A 3x3 convolution that samples where `conv_offset` says (Dai et al. 2017; modulated: Zhu et al. 2019).
 
-    Plain: 18 channels, (dy, dx) of the nine taps. Modulated: 27, the last nine the logits of each tap's weight. One offset group.
+    Plain: 18 channels, (dy, dx) of the nine taps. Modulated: 27, the last nine the logits of each tap's weight. One
+    offset group.
     """
 
     def __init__(self, plain: nn.Conv2d, *, modulated: bool) -> None:
-        super().__init__(plain.in_channels, plain.out_channels, 3, plain.stride, plain.padding, plain.dilation, plain.groups, bias=False)  # type: ignore[arg-type]
-        self.conv_offset = nn.Conv2d(plain.in_channels, 27 if modulated else 18, 3, plain.stride, plain.padding, plain.dilation)  # type: ignore[arg-type]
+        super().__init__(
+            plain.in_channels,
+            plain.out_channels,
+            3,
+            plain.stride,
+            plain.padding,
+            plain.dilation,
+            plain.groups,
+            bias=False,
+        )  # type: ignore[arg-type]
+        self.conv_offset = nn.Conv2d(
+            plain.in_channels, 27 if modulated else 18, 3, plain.stride, plain.padding, plain.dilation
+        )  # type: ignore[arg-type]
         nn.init.zeros_(self.conv_offset.weight)
         assert self.conv_offset.bias is not None
         nn.init.zeros_(self.conv_offset.bias)

@@ -1,11 +1,13 @@
 """Masks finer than 28 x 28: a 56 x 56 mask head that sees the picture beside the pyramid.
 
-The pyramid's finest map has stride 4, so an outline is decoded from cells of 4 pixels, and a larger grid alone adds cells but
-no evidence. Here a shallow feature of the picture itself is pooled on the fine grid and joins the last layers. The idea, fine
-features where the outline is decided, is that of PointRend (Kirillov et al., CVPR 2020) and RefineMask (Zhang et al., CVPR 2021).
-Differs from them by: all cells instead of chosen points, one step instead of several, and the picture instead of P2.
+The pyramid's finest map has stride 4, so an outline is decoded from cells of 4 pixels, and a larger grid alone adds
+cells but no evidence. Here a shallow feature of the picture itself is pooled on the fine grid and joins the last
+layers. The idea, fine features where the outline is decided, is that of PointRend (Kirillov et al., CVPR 2020) and
+RefineMask (Zhang et al., CVPR 2021). Differs from them by: all cells instead of chosen points, one step instead of
+several, and the picture instead of P2.
 
-Through the cascade's mask path the fine grid travels as channels of the 14 x 14 features: each cell carries its own 4 x 4 samples.
+Through the cascade's mask path the fine grid travels as channels of the 14 x 14 features: each cell carries its own 4 x
+4 samples.
 """
 
 import torch
@@ -28,7 +30,9 @@ class DetailBranch(nn.Module):
 
     def __init__(self, channels: int, norm_kind: LayerNorm) -> None:
         super().__init__()
-        self.convs = nn.Sequential(ConvBlock(3, channels, 3, norm_kind=norm_kind), ConvBlock(channels, channels, 3, norm_kind=norm_kind))
+        self.convs = nn.Sequential(
+            ConvBlock(3, channels, 3, norm_kind=norm_kind), ConvBlock(channels, channels, 3, norm_kind=norm_kind)
+        )
         initialise(self)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D H W"]:
@@ -51,7 +55,9 @@ class DetailPool(nn.Module):
 
 
 class FineMaskHead(MaskHead):
-    """M_t with a second deconvolution to 56 x 56, where a 3x3 convolution joins it with the details before the prediction."""
+    """M_t with a second deconvolution to 56 x 56, where a 3x3 convolution joins it with the details before the
+    prediction.
+    """
 
     def __init__(self, channels_in: int, num_classes: int, config: Cascade, variant: FineMask, levels: int = 1) -> None:
         super().__init__(channels_in, num_classes, config, levels)
@@ -81,11 +87,15 @@ def to_channels(fine: Float[Tensor, "N D S S"]) -> Float[Tensor, "N _ s s"]:
     """Blocks of 4 x 4 cells as channels: (N, D, 56, 56) -> (N, 16 D, 14, 14)"""
     count, channels, rows, columns = fine.shape
     blocks = fine.permute(0, 2, 3, 1).reshape(count, rows // FINER, FINER, columns // FINER, FINER, channels)
-    return blocks.transpose(2, 3).reshape(count, rows // FINER, columns // FINER, channels * FINER**2).permute(0, 3, 1, 2)
+    return (
+        blocks.transpose(2, 3).reshape(count, rows // FINER, columns // FINER, channels * FINER**2).permute(0, 3, 1, 2)
+    )
 
 
 def from_channels(packed: Float[Tensor, "N _ s s"]) -> Float[Tensor, "N D S S"]:
     """The inverse of `to_channels`."""
     count, channels, rows, columns = packed.shape
     blocks = packed.permute(0, 2, 3, 1).reshape(count, rows, columns, FINER, FINER, channels // FINER**2)
-    return blocks.transpose(2, 3).reshape(count, rows * FINER, columns * FINER, channels // FINER**2).permute(0, 3, 1, 2)
+    return (
+        blocks.transpose(2, 3).reshape(count, rows * FINER, columns * FINER, channels // FINER**2).permute(0, 3, 1, 2)
+    )

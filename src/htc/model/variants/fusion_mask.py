@@ -1,4 +1,6 @@
-"""Fully-connected fusion (PANet, Liu et al. 2018, section 3.4): a mask head whose second branch sees the whole region at once."""
+"""Fully-connected fusion (PANet, Liu et al. 2018, section 3.4): a mask head whose second branch sees the whole
+region at once.
+"""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,14 +14,15 @@ SIDE = 2 * MASK_BINS
 
 
 class FusionMaskHead(MaskHead):
-    """M_t with a fully connected branch that says object or not, whatever the class; its logits are added to the class's own.
+    """M_t with a fully connected branch that says object or not, whatever the class; its logits are added to the
+    class's own.
 
-    The branch starts before the last convolution (conv3 of four): two 3x3 convolutions, the second with half the channels, then one
-    fully connected layer to 28 x 28. A feature here is two: the last convolution's, which alone flows to the next stage, and
-    the one before it.
+    The branch starts before the last convolution (conv3 of four): two 3x3 convolutions, the second with half the
+    channels, then one fully connected layer to 28 x 28. A feature here is two: the last convolution's, which alone
+    flows to the next stage, and the one before it.
 
-    Differs from the authors' code by: their branch ends in a ReLU and its fully connected layer starts with a deviation of 0.01.
-    Ours has no ReLU, so that it can lower a logit as well as raise it, and starts with 0.001.
+    Differs from the authors' code by: their branch ends in a ReLU and its fully connected layer starts with a deviation
+    of 0.01. Ours has no ReLU, so that it can lower a logit as well as raise it, and starts with 0.001.
     """
 
     def __init__(self, channels_in: int, num_classes: int, config: Cascade, levels: int = 1) -> None:

@@ -1,4 +1,6 @@
-"""Guided anchoring (Wang et al. 2019, "Region Proposal by Guided Anchoring"): where an object may be, and of which shape."""
+"""Guided anchoring (Wang et al. 2019, "Region Proposal by Guided Anchoring"): where an object may be, and of which
+shape.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -18,7 +20,9 @@ MAX_LOG_SHAPE = math.log(1e6)
 """A guided anchor may be far from its square."""
 OFFSET_GROUPS, TAPS = 4, 9
 LOCATION_PRIOR = 0.01
-"""Probability of a centre at the start of a training, so that the many locations without one cost little (Lin et al. 2017)."""
+"""Probability of a centre at the start of a training, so that the many locations without one cost little (Lin et al.
+2017).
+"""
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,15 @@ class FeatureAdaption(nn.Module):
         """The shape is taken as given: no gradient reaches it."""
         offset = self.offset(shape.detach())
         dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype  # torchvision has no kernel for bfloat16
-        return deform_conv2d(x.to(dtype), offset.to(dtype), self.conv.weight.to(dtype), padding=(1, 1)).to(x.dtype).relu()
+        return (
+            deform_conv2d(x.to(dtype), offset.to(dtype), self.conv.weight.to(dtype), padding=(1, 1)).to(x.dtype).relu()
+        )
 
 
 class GuidedHead(nn.Module):
-    """A 3x3 convolution shared by all levels; location and shape of each anchor; then objectness and deltas on adapted features."""
+    """A 3x3 convolution shared by all levels; location and shape of each anchor; then objectness and deltas on
+    adapted features.
+    """
 
     def __init__(self, channels: int, config: GuidedRPN) -> None:
         super().__init__()
@@ -91,7 +99,9 @@ class GuidedHead(nn.Module):
         return self._shaped(self.squares_at(level.scores, index), level.shape)
 
     def _shaped(self, squares: Float[Tensor, "B N 4"], shape: Float[Tensor, "B N 2"]) -> Float[Tensor, "B N 4"]:
-        return box_ops.decode(squares, torch.cat([torch.zeros_like(shape), shape], -1), self.config.anchor_stds, MAX_LOG_SHAPE)
+        return box_ops.decode(
+            squares, torch.cat([torch.zeros_like(shape), shape], -1), self.config.anchor_stds, MAX_LOG_SHAPE
+        )
 
     def boxes_at(self, level: GuidedScores, index: Int[Tensor, "B N"]) -> Float[Tensor, "B N 4"]:
         """Where the guided anchors of the given positions are moved to."""
@@ -111,7 +121,9 @@ class GuidedHead(nn.Module):
 
     def propose_at_test(self, levels: list[GuidedScores], sizes: Int[Tensor, "B 2"]) -> Proposed:
         """From likely locations alone, as many as the configuration says for prediction."""
-        return self.propose([self.likely(level) for level in levels], sizes, self.config.candidates_per_level, self.config.proposals)
+        return self.propose(
+            [self.likely(level) for level in levels], sizes, self.config.candidates_per_level, self.config.proposals
+        )
 
     def propose_in_training(self, levels: list[GuidedScores], sizes: Int[Tensor, "B 2"]) -> Proposed:
         """From all locations, as many as the configuration says for training."""

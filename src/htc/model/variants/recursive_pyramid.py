@@ -17,7 +17,9 @@ STAGES = ("layer2", "layer3", "layer4")
 
 
 class FeedbackContext(nn.Module):
-    """ASPP of section 3.3: four views side by side, a 1x1 convolution, two dilated 3x3 ones and the picture's mean; no projection."""
+    """ASPP of section 3.3: four views side by side, a 1x1 convolution, two dilated 3x3 ones and the picture's mean;
+    no projection.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -38,8 +40,9 @@ class FeedbackContext(nn.Module):
 class SecondLook(nn.Module):
     """The picture through a second backbone that knows the first pyramid; then both pyramids, weighted pixel by pixel.
 
-    Feedback is a 1x1 convolution that starts at zero, added in the first block of C3-C5 before its last activation. The same neck makes
-    the second pyramid; its weight against the first is a sigmoid of a 1x1 convolution of it that starts at one half (section 3.4).
+    Feedback is a 1x1 convolution that starts at zero, added in the first block of C3-C5 before its last activation. The
+    same neck makes the second pyramid; its weight against the first is a sigmoid of a 1x1 convolution of it that starts
+    at one half (section 3.4).
     """
 
     def __init__(self, config: ResNet, width: int) -> None:
@@ -54,7 +57,10 @@ class SecondLook(nn.Module):
 
     def forward(self, images: Tensor, pyramid: tuple[Tensor, ...], neck: FeaturePyramid) -> tuple[Tensor, ...]:
         """Pictures and their P2-P6 -> P2-P6 of both looks"""
-        told = {stage: conv(self.context(level)) for stage, conv, level in zip(STAGES, self.feedback, pyramid[1:4], strict=True)}
+        told = {
+            stage: conv(self.context(level))
+            for stage, conv, level in zip(STAGES, self.feedback, pyramid[1:4], strict=True)
+        }
         again = neck(list(self._features(images, told)))
         weights = (self.weight(level).sigmoid() for level in again)
         return tuple(w * new + (1 - w) * old for w, new, old in zip(weights, again, pyramid, strict=True))

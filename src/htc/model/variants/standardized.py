@@ -1,4 +1,6 @@
-"""Adaptive weight standardisation of DetectoRS' code (after Qiao et al. 2019, arXiv 1903.10520): what its released weights were trained with."""
+"""Adaptive weight standardisation of DetectoRS' code (after Qiao et al. 2019, arXiv 1903.10520): what its released
+weights were trained with.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +10,11 @@ VARIANCE_EPSILON = 1e-5
 
 
 class WeightStandardisation(nn.Module):
-    """w -> gamma (w - mean(w)) / sqrt(var(w) + 1e-5) + beta, with the mean and variance (divided by n - 1) of each output channel.
+    """w -> gamma (w - mean(w)) / sqrt(var(w) + 1e-5) + beta, with the mean and variance (divided by n - 1) of each
+    output channel.
 
-    `gamma` and `beta` are not learnt: they are the first weights' own deviation and mean, so that a convolution starts as it is, and
-    training moves neither. Only the direction in which a filter differs from its mean is left to learn.
+    `gamma` and `beta` are not learnt: they are the first weights' own deviation and mean, so that a convolution starts
+    as it is, and training moves neither. Only the direction in which a filter differs from its mean is left to learn.
     """
 
     gamma: Tensor
@@ -36,7 +39,9 @@ def _mean_and_deviation(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class StandardisedConv2d(nn.Conv2d):
-    """A convolution whose weight is standardised before each use; `baked` is the plain convolution that it amounts to."""
+    """A convolution whose weight is standardised before each use; `baked` is the plain convolution that it amounts
+    to.
+    """
 
     def __init__(self, plain: nn.Conv2d) -> None:
         super().__init__(*_shape(plain), bias=plain.bias is not None)  # type: ignore[misc]

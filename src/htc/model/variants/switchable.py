@@ -20,10 +20,10 @@ OFFSETS = 18
 class SwitchableConv2d(nn.Module):
     """Eq. 4: S(x) Conv(x, w, 1) + (1 - S(x)) Conv(x, w + dw, 3), between two global contexts.
 
-    The switch S is a 1x1 convolution of the mean of 5x5 pixels, without a squashing function; it starts at 1, dw and the contexts at
-    zero, so that a trained convolution starts as it is. `deformable`: both views are deformable (Dai et al. 2017), with offsets of
-    their own. Made of a standardised convolution it standardises w, and adds dw after that. Not an `nn.Conv2d`: no norm can be
-    folded into it.
+    The switch S is a 1x1 convolution of the mean of 5x5 pixels, without a squashing function; it starts at 1, dw and
+    the contexts at zero, so that a trained convolution starts as it is. `deformable`: both views are deformable (Dai et
+    al. 2017), with offsets of their own. Made of a standardised convolution it standardises w, and adds dw after that.
+    Not an `nn.Conv2d`: no norm can be folded into it.
     """
 
     def __init__(self, plain: nn.Conv2d, *, deformable: bool) -> None:
@@ -48,7 +48,9 @@ class SwitchableConv2d(nn.Module):
         x = x + self.before(x.mean((2, 3), keepdim=True))
         around, weight = mean_around(x), self.standard(self.weight)
         switch = self.switch(around)
-        y = switch * self._view(x, weight, 1, around) + (1 - switch) * self._view(x, weight + self.difference, WIDE, around)
+        y = switch * self._view(x, weight, 1, around) + (1 - switch) * self._view(
+            x, weight + self.difference, WIDE, around
+        )
         return y + self.after(y.mean((2, 3), keepdim=True))
 
     def baked(self) -> "SwitchableConv2d":
@@ -58,7 +60,11 @@ class SwitchableConv2d(nn.Module):
         return self
 
     def _view(self, x: Tensor, weight: Tensor, dilation: int, around: Tensor) -> Tensor:
-        where: dict[str, Any] = {"stride": self.stride, "padding": (dilation, dilation), "dilation": (dilation, dilation)}
+        where: dict[str, Any] = {
+            "stride": self.stride,
+            "padding": (dilation, dilation),
+            "dilation": (dilation, dilation),
+        }
         if not self.offsets:
             return F.conv2d(x, weight, groups=self.groups, **where)
         offset = self.offsets[0 if dilation == 1 else 1](around)
@@ -67,7 +73,9 @@ class SwitchableConv2d(nn.Module):
 
 
 def mean_around(x: Tensor) -> Tensor:
-    """The mean of 5x5 pixels, the map mirrored beyond its edges; a map too small to be mirrored (2 pixels) has the mean of what is there."""
+    """The mean of 5x5 pixels, the map mirrored beyond its edges; a map too small to be mirrored (2 pixels) has the
+    mean of what is there.
+    """
     if min(x.shape[2:]) <= REACH:
         return F.avg_pool2d(x, 2 * REACH + 1, 1, padding=REACH, count_include_pad=False)
     return F.avg_pool2d(F.pad(x, (REACH,) * 4, mode="reflect"), 2 * REACH + 1, 1)
