@@ -4,12 +4,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from htc.config.section import Fraction, Positive, Section
+from htc.config.base import Fraction, Positive, Section
 
 BackboneNorm = Literal["statistics_fixed", "frozen", "batch", "sync", "group"]
 Pretrained = bool | str
 """Weights a training starts from: false none, true those of timm for this network, else another timm name or a file."""
-Stages = Annotated[int, Field(ge=-1, le=4)]
+StageCount = Annotated[int, Field(ge=-1, le=4)]
 Deformable = Literal["none", "v1", "v2"]
 Switchable = Literal["none", "plain", "deformable"]
 DeformableStages = tuple[Annotated[int, Field(ge=2, le=5)], ...]
@@ -55,7 +55,7 @@ class ResNet(Section):
     groups: Positive = 1
     base_width: Positive = 64
     norm: BackboneNorm = "statistics_fixed"
-    frozen_stages: Stages = 1
+    frozen_stages: StageCount = 1
     stride_in: Literal["3x3", "1x1"] = "3x3"
     """Which convolution of a stage's first block has the stride: 1x1 is the older "caffe" or MSRA style, of
     detectron2's weights.

@@ -5,13 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from htc.config.backbone import Backbone, ResNet
-from htc.config.cascade import Cascade
-from htc.config.inference import Inference
-from htc.config.input import Input
-from htc.config.neck import FPN, PAFPN, RecursiveFPN
-from htc.config.proposals import RPN, Proposals
-from htc.config.section import Section
-from htc.config.semantic import Semantic
+from htc.config.base import Section
+from htc.config.inference import Inference, Input
+from htc.config.model import FPN, PAFPN, RPN, Cascade, Proposals, RecursiveFPN, Semantic
 from htc.config.training import Training
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from htc.config import ASPP, GCN, LayerNorm
-from htc.config.context import Context
+from htc.config.model import Context
 from htc.model.layers import ConvBlock, norm
 
 

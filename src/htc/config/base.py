@@ -1,4 +1,4 @@
-"""What every part of the configuration is made of."""
+"""What every part of the configuration is made of: frozen pydantic models, bounded numbers."""
 
 from typing import Annotated
 
