@@ -20,7 +20,7 @@ from torch import Tensor
 from htc.checkpoint.load import load_model
 from htc.config import Config
 from htc.model.detector import Detector
-from htc.presets.coco_classes import COCO_CLASSES
+from htc.presets.coco import COCO_CLASSES
 from htc.types import Batch, GroundTruth, MaskCrops
 from parity.seeded_weights import seeded_state_dict
 

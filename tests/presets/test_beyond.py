@@ -10,7 +10,7 @@ from htc.data.coco import read_coco
 from htc.data.dataset import Dataset
 from htc.data.loader import TrainingPictures, training_loader
 from htc.model.detector import Detector
-from htc.presets.beyond import BEYOND
+from htc.presets.extended import BEYOND
 from htc.training.finetune import fit_to_data
 from htc.training.module import build_optimizer
 from htc.training.objective import TrainingObjective

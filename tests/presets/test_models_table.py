@@ -7,7 +7,7 @@ import pytest
 
 from htc.checkpoint.catalogue import catalogue
 from htc.cli.models import COLUMNS, cells, models
-from htc.presets.measured import MEASURED
+from htc.presets.published import MEASURED_AP
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "models.md"
 
@@ -34,7 +34,7 @@ def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_was_measured_is_in_the_table_and_in_the_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert models(json="-") == 0  # type: ignore[arg-type]
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert {name for name, row in rows.items() if row["measured"]} == set(MEASURED)
+    assert {name for name, row in rows.items() if row["measured"]} == set(MEASURED_AP)
     demo = rows["htc_r18_small"]["measured"]
     assert (demo["box_ap"], demo["mask_ap"], demo["epochs"], demo["seeds"], demo["command"]) == (
         41.5,

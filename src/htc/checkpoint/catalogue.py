@@ -6,8 +6,7 @@ from importlib.resources import files
 
 from htc.checkpoint.zoo import RELEASED
 from htc.presets import PRESETS
-from htc.presets.measured import MEASURED, Measured
-from htc.presets.published import PUBLISHED
+from htc.presets.published import MEASURED_AP, PUBLISHED, MeasuredAP
 
 ZOO = "mmdetection model zoo"
 
@@ -26,7 +25,7 @@ class Entry:
     pictures: str | None
     """What the AP is of: COCO val2017 or test-dev."""
     source: str | None
-    measured: Measured | None
+    measured: MeasuredAP | None
 
 
 def catalogue() -> list[Entry]:
@@ -36,7 +35,7 @@ def catalogue() -> list[Entry]:
 
 
 def _entry(name: str, size: dict[str, float]) -> Entry:
-    return Entry(name, size.get("parameters"), size.get("gflop"), *_published(name), MEASURED.get(name))
+    return Entry(name, size.get("parameters"), size.get("gflop"), *_published(name), MEASURED_AP.get(name))
 
 
 def _published(name: str) -> tuple[float | None, float | None, str | None, str | None]:

@@ -11,8 +11,7 @@ from htc.checkpoint.structure import contradictions, read_structure
 from htc.config import Config, ResNet
 from htc.errors import CheckpointError
 from htc.presets import PRESETS, preset
-from htc.presets.coco import cascade_mask_rcnn, htc, htc_without_semantic, mask_rcnn
-from htc.presets.coco_classes import COCO_CLASSES, COCO_IDS
+from htc.presets.coco import COCO_CLASSES, COCO_IDS, cascade_mask_rcnn, htc, htc_without_semantic, mask_rcnn
 
 
 def infer_config(

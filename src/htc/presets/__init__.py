@@ -8,11 +8,8 @@ from difflib import get_close_matches
 
 from htc.config import Config
 from htc.errors import ConfigError
-from htc.presets.beyond import BEYOND
 from htc.presets.coco import OFFICIAL
-from htc.presets.detectors import DETECTORS
-from htc.presets.ga_rpn import GA_RPN
-from htc.presets.panet import PANET
+from htc.presets.extended import BEYOND, DETECTORS, GA_RPN, PANET
 from htc.presets.paper import PAPER
 from htc.presets.small import SMALL
 from htc.presets.table7 import TABLE7

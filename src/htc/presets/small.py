@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from htc.config import FPN, RPN, AdamW, Augmentation, Cascade, Config, Inference, Input, ResNet, Semantic, Training
-from htc.presets.coco_classes import COCO_CLASSES, COCO_IDS
+from htc.presets.coco import COCO_CLASSES, COCO_IDS
 
 
 def htc_r18_small(name: str) -> Config:

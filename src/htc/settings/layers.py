@@ -20,7 +20,7 @@ from htc.errors import ConfigError
 from htc.settings.messages import describe, faults_alone, listed
 from htc.settings.names import Path, accepts, allows_none, is_section
 
-PREFIX = "HTC_"
+ENVIRONMENT_PREFIX = "HTC_"
 CUSTOM = "custom"
 
 
@@ -78,8 +78,8 @@ def from_environment(environment: Mapping[str, str]) -> list[Setting]:
     """
     found = []
     for name, text in sorted(environment.items()):
-        section, *names = name.removeprefix(PREFIX).lower().split("__")
-        if name.startswith(PREFIX) and text and (names or section in Config.model_fields):
+        section, *names = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if name.startswith(ENVIRONMENT_PREFIX) and text and (names or section in Config.model_fields):
             path = (section, *names)
             found.append(Setting(path, parsed(text, path), name))
     return _kinds_first(found)

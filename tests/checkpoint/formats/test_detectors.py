@@ -15,7 +15,7 @@ from htc.checkpoint.load import load_model
 from htc.errors import CheckpointError
 from htc.model.detector import Detector
 from htc.presets import preset
-from htc.presets.coco_classes import COCO_CLASSES
+from htc.presets.coco import COCO_CLASSES
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 PRESETS = {

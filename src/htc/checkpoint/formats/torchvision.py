@@ -10,7 +10,7 @@ from htc.checkpoint.formats.renaming import rename
 from htc.checkpoint.formats.upgraded import Upgraded, background_last, pixel_major
 from htc.checkpoint.stored import Stored
 from htc.errors import CheckpointError
-from htc.presets.coco_classes import COCO_CLASSES, COCO_IDS
+from htc.presets.coco import COCO_CLASSES, COCO_IDS
 
 _RULES = (
     (r"^backbone\.body\.", "backbone."),
