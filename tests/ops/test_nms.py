@@ -7,7 +7,7 @@ from torchvision.ops import batched_nms
 from torchvision.ops import nms as torchvision_nms
 
 from htc.ops import nms as module
-from htc.ops.nms import PREFIX, nms, nms_per_class
+from htc.ops.nms import NMS_PREFIX, nms, nms_per_class
 
 
 def candidates(count: int, seed: int = 0, side: float = 200.0, offset: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ def test_nothing_valid(count: int) -> None:
         assert filled.tolist() == [False] * 4
 
 
-@pytest.mark.parametrize("count", [1, 300, PREFIX + 500])
+@pytest.mark.parametrize("count", [1, 300, NMS_PREFIX + 500])
 @pytest.mark.parametrize("offset", [0.0, -150.0])
 def test_per_class_equals_batched_nms(count: int, offset: float) -> None:
     boxes, scores = candidates(count, offset=offset)
@@ -83,7 +83,7 @@ def test_the_prefix_grows_until_it_fills_the_capacity(monkeypatch: pytest.Monkey
     scores = scores / 2 + (torch.arange(5000) < 3500) / 2
     labels = torch.zeros(5000, dtype=torch.long)
     slots, filled = nms_per_class(boxes, scores, labels, torch.ones(5000, dtype=torch.bool), 0.5, 100)
-    assert tries == [PREFIX, 5000]
+    assert tries == [NMS_PREFIX, 5000]
     assert filled.all()
     assert slots.tolist() == torchvision_nms(boxes, scores, 0.5)[:100].tolist()
 
@@ -95,7 +95,7 @@ def test_the_prefix_stops_growing_where_nothing_valid_is_left(monkeypatch: pytes
     boxes, scores = candidates(5000)
     valid = torch.arange(5000) < 40
     _, filled = nms_per_class(boxes, scores, torch.zeros(5000, dtype=torch.long), valid, 0.5, 100)
-    assert tries == [PREFIX]
+    assert tries == [NMS_PREFIX]
     assert 0 < int(filled.sum()) <= 40
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from htc.ops.pixel_gather import Group, _bins_of
-from htc.ops.precise_roi_pool import hat_integral, precise_roi_pool
 from htc.ops.roi_pool import Pyramid, pyramid_level
+from htc.ops.roi_pool_variants import hat_integral, precise_roi_pool
 
 STRIDES = (4, 8, 16, 32)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from htc.ops import soft_nms as module
 from htc.ops.nms import nms_per_class
-from htc.ops.soft_nms import PREFIX, Decay, gaussian_decay, linear_decay, soft_nms_per_class
+from htc.ops.soft_nms import SOFT_NMS_PREFIX, Decay, gaussian_decay, linear_decay, soft_nms_per_class
 from ops.test_nms import candidates
 
 MIN_SCORE = 0.02
@@ -121,8 +121,8 @@ def test_the_prefix_grows_until_no_candidate_outside_is_better(kind: str, monkey
     scores = scores / 4 + (torch.arange(1300) < 1200) / 2 + 0.1
     labels, valid = torch.zeros(1300, dtype=torch.long), torch.ones(1300, dtype=torch.bool)
     picks, _, filled = soft_nms_per_class(boxes, scores, labels, valid, DECAYS[kind], 0.001, 40)
-    assert tries == [PREFIX, 1300]
-    monkeypatch.setattr(module, "PREFIX", 1300)
+    assert tries == [SOFT_NMS_PREFIX, 1300]
+    monkeypatch.setattr(module, "SOFT_NMS_PREFIX", 1300)
     whole, _, _ = soft_nms_per_class(boxes, scores, labels, valid, DECAYS[kind], 0.001, 40)
     assert filled.all()
     assert torch.equal(picks, whole)

@@ -13,9 +13,8 @@ from htc.model.variants.adaptive_pool import LEVELS, AdaptivePool
 from htc.model.variants.fine_mask import FINER, DetailPool, FineMaskHead
 from htc.model.variants.fusion_mask import FusionMaskHead
 from htc.model.variants.mask_flow import PackedFlow
-from htc.ops.precise_roi_pool import precise_roi_pool
 from htc.ops.roi_pool import roi_pool
-from htc.ops.sampled_roi_pool import sampled_roi_pool
+from htc.ops.roi_pool_variants import precise_roi_pool, sampled_roi_pool
 
 POOLINGS: dict[str, RegionPooling] = {"align": roi_pool, "precise": precise_roi_pool, "torchvision": sampled_roi_pool}
 

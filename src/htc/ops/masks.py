@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 WORK_ELEMENTS = 4_000_000
 """Pixels and weights computed at a time: bounds the working memory at a few tens of MB whatever the picture's size."""
-WEIGHTS = 64
+WEIGHT_TABLES = 64
 """Room for the weights of one column or row of a crop, in the same unit."""
 
 
@@ -136,7 +136,7 @@ def mask_grid(
 def pieces(grid: MaskGrid, index: int) -> list[Piece]:
     """The columns of one object in pieces that fit the working memory; none for an empty one."""
     (left, top), (right, bottom) = grid.start[index].tolist(), grid.stop[index].tolist()
-    step = max(1, WORK_ELEMENTS // (bottom - top + 1 + WEIGHTS))
+    step = max(1, WORK_ELEMENTS // (bottom - top + 1 + WEIGHT_TABLES))
     return [Piece(index, column, min(column + step, right)) for column in range(left, right, step)]
 
 

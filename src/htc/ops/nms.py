@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import nms as torchvision_nms
 
-PREFIX = 3000
+NMS_PREFIX = 3000
 """Candidates that enter the first attempt of `nms_per_class`; greedy suppression of a score-sorted prefix is exact
 for that prefix.
 """
@@ -57,7 +57,7 @@ def nms_per_class(
     # float64: class offsets of up to 80 x 1333 pixels would cost float32 boxes their hundredths
     apart = (boxes.amax() - boxes.amin() + 1).double()
     exporting = torch.compiler.is_exporting()
-    prefix = min(EXPORT_PREFIX if exporting else PREFIX, total)
+    prefix = min(EXPORT_PREFIX if exporting else NMS_PREFIX, total)
     while True:
         best = ranked.topk(prefix).indices
         shifted = boxes[best].double() + labels[best][:, None] * apart

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8
 
-from htc.ops.masks import WEIGHTS, WORK_ELEMENTS, MaskCrop, MaskGrid, Piece, pieces
+from htc.ops.masks import WEIGHT_TABLES, WORK_ELEMENTS, MaskCrop, MaskGrid, Piece, pieces
 
 CHARACTER_BITS = 5
 LONGEST = 13
@@ -42,7 +42,7 @@ def rle_of_crops(crops: list[MaskCrop], size: tuple[int, int]) -> list[dict[str,
 def _groups(grid: MaskGrid) -> Iterator[range]:
     """Consecutive objects whose crops fit the working memory together; an object larger than that is alone."""
     extent = grid.stop - grid.start
-    cost = extent[:, 0] * (extent[:, 1] + 1) + WEIGHTS * extent.sum(1)
+    cost = extent[:, 0] * (extent[:, 1] + 1) + WEIGHT_TABLES * extent.sum(1)
     first, total = 0, 0
     for index, own in enumerate(cost.tolist()):
         if index > first and total + own > WORK_ELEMENTS:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from htc.ops.nms import EXPORT_PREFIX, without_float64
 
-PREFIX = 1000
+SOFT_NMS_PREFIX = 1000
 """Candidates that enter the first attempt; the picks are exact while no candidate outside is better."""
 
 Decay = Callable[[Tensor], Tensor]
@@ -52,7 +52,7 @@ def soft_nms_per_class(
         return best, decayed, filled
     ranked = scores.masked_fill(~valid, 0.0)
     exporting = torch.compiler.is_exporting()
-    prefix = min(EXPORT_PREFIX if exporting else PREFIX, total)
+    prefix = min(EXPORT_PREFIX if exporting else SOFT_NMS_PREFIX, total)
     while True:
         values, best = ranked.topk(prefix)
         picks, found = _pick(_apart(boxes[best], labels[best]), values, decay, capacity)

@@ -28,7 +28,7 @@ from htc.errors import CheckpointError
 from htc.model.detector import Detector
 from htc.model.rpn import ProposalHead
 from htc.ops.roi_pool import Pyramid
-from htc.ops.sampled_roi_pool import sampled_roi_pool
+from htc.ops.roi_pool_variants import sampled_roi_pool
 from htc.types import RawDetections
 from small_detector import pictures
 

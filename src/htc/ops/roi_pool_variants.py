@@ -9,18 +9,22 @@ RoIAlign's are only between its jumps.
 
 Differs from the authors' code by: pixel centres lie half a pixel inside, as in aligned RoIAlign, so that both pool the
 same region.
+
+P(x, r) as torchvision's detectors compute it: RoIAlign as published (He et al. 2017), two samples an axis in
+every bin, not shifted by half a pixel.
 """
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torchvision.ops import roi_align
 
 from htc.errors import ConfigError
 from htc.ops.pixel_gather import CAPACITIES, Bags, Group, PixelGather
-from htc.ops.roi_pool import Pyramid, on_levels
+from htc.ops.roi_pool import Pyramid, on_levels, pyramid_level
 
-SMALLEST = 1e-6
+SMALLEST_EXTENT = 1e-6
 """A bin narrower than this many pixels has no area to average over and pools zero, as in the authors' code."""
 
 
@@ -89,7 +93,7 @@ def axis_integrals(
     pixel = leftmost[..., None] + torch.arange(capacity, device=start.device)
     to_low = low[..., None] - pixel
     integral = hat_integral(to_low + extent[:, None, None]) - hat_integral(to_low)
-    narrow = (extent <= SMALLEST)[:, None, None]
+    narrow = (extent <= SMALLEST_EXTENT)[:, None, None]
     weight = integral / torch.where(narrow, 1.0, extent[:, None, None])
     outside = (pixel >= size[:, None, None]) | narrow
     return torch.minimum(pixel.long(), size[:, None, None] - 1), torch.where(outside, 0.0, weight)
@@ -111,3 +115,32 @@ def _differentiable_in_weights(table: Float[Tensor, "P C"], groups: list[Group],
         for g in groups
     ]
     return torch.cat(sums)[order].view(count * sums[0].shape[1], table.shape[1])
+
+
+SAMPLES = 2
+"""Per bin and axis."""
+NOWHERE = -1e6
+"""Coordinate of a box that samples no pixel of any map."""
+
+
+def sampled_roi_pool(
+    pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int, subdivide: int = 1
+) -> Float[Tensor, "N C bins bins"]:
+    """As `roi_pool`, with torchvision's samples; a box is at least one pixel of its map wide and high.
+
+    Shapes are static: on the levels a box does not belong to it lies outside the map, where the kernel adds nothing.
+    """
+    boxes = boxes.detach().float().nan_to_num(NOWHERE, NOWHERE, NOWHERE)
+    images, regions = boxes.shape[:2]
+    image = torch.arange(images, device=boxes.device, dtype=torch.float32)[:, None, None].expand(images, regions, 1)
+    level = pyramid_level(boxes, len(pyramid.maps))
+    features = pyramid.maps[0]
+    total = features.new_zeros(
+        (images * regions, features.shape[1], bins * subdivide, bins * subdivide), dtype=torch.float32
+    )
+    for index, (features, stride) in enumerate(zip(pyramid.maps, pyramid.strides, strict=True)):
+        here = torch.where((level == index)[..., None], boxes, NOWHERE)
+        rois = torch.cat([image, here], -1).reshape(-1, 5)
+        total = total + roi_align(features.float(), rois, bins * subdivide, 1 / stride, SAMPLES, aligned=False)
+    pooled = F.avg_pool2d(total, subdivide) if subdivide > 1 else total
+    return pooled.to(features.dtype).contiguous(memory_format=torch.channels_last)
