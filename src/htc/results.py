@@ -13,7 +13,7 @@ from PIL import Image
 
 from htc.data.images import Source, read_picture
 from htc.errors import ConfigError
-from htc.model.semantic import STRIDE
+from htc.model.semantic import SEMANTIC_STRIDE
 from htc.ops import masks as mask_ops
 from htc.ops.masks import MaskCrop, MaskGrid, mask_grid
 from htc.ops.polygons import polygons
@@ -123,7 +123,7 @@ class SemanticMap:
         """
         centres = (np.arange(self.size[axis]) + 0.5) * self.input_size[axis] / self.size[axis] - 0.5
         last = self.logits.shape[1 + axis] - 1
-        place = np.clip(centres / STRIDE, 0, last)
+        place = np.clip(centres / SEMANTIC_STRIDE, 0, last)
         before = np.floor(place).astype(np.int64)
         return before, np.minimum(before + 1, last), (place - before).astype(np.float32)
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from htc.config import Config
 from htc.model.detector import Detector
 from htc.model.heads import BOX_BINS, MASK_BINS
-from htc.model.variants.adaptive_pool import LEVELS
+from htc.model.variants.adaptive_pool import POOLED_LEVELS
 from htc.presets import PRESETS, preset
 
 PICTURE = (800, 1344)
@@ -42,7 +42,7 @@ def size_of(config: Config) -> Size:
         ) as counter:
             features = detector.features(torch.empty(1, 3, *PICTURE))
             detector.rpn(features.pyramid)
-            channels = config.neck.channels * (LEVELS if config.cascade.pooled_levels == "all" else 1)
+            channels = config.neck.channels * (POOLED_LEVELS if config.cascade.pooled_levels == "all" else 1)
             for head in detector.roi.box_heads:
                 head(torch.empty(PROPOSALS, channels, BOX_BINS, BOX_BINS))
             masks(detector, channels)

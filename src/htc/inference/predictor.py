@@ -17,7 +17,7 @@ from htc.data.images import MAX_PIXELS, Source, read_picture
 from htc.data.transforms import pad_pictures, padded_size, place_picture, plain_placement
 from htc.errors import ConfigError, DataError
 from htc.model.detector import Detector
-from htc.model.semantic import STRIDE
+from htc.model.semantic import SEMANTIC_STRIDE
 from htc.ops.onednn import exact_onednn_matmul
 from htc.results import Detections, Masks, SemanticMap
 from htc.types import RawDetections
@@ -235,7 +235,7 @@ def original_pixels(
     semantic = None
     if semantic_logits is not None:
         # Without what lies in the padding.
-        own = semantic_logits[:, : -(-size[0] // STRIDE), : -(-size[1] // STRIDE)]
+        own = semantic_logits[:, : -(-size[0] // SEMANTIC_STRIDE), : -(-size[1] // SEMANTIC_STRIDE)]
         semantic = SemanticMap(own.float().cpu().numpy(), size, original)
     kept = raw.valid[row]
     scale = np.array([original[1] / size[1], original[0] / size[0]] * 2)

@@ -14,8 +14,7 @@ from htc.model.backbones.timm_features import TimmFeatures, create
 from htc.model.backbones.vit import PlainViT
 from htc.model.layers import freeze_norms, norm
 from htc.model.variants.deformable import make_deformable
-from htc.model.variants.standardized import standardise
-from htc.model.variants.switchable import make_switchable
+from htc.model.variants.switchable import make_switchable, standardise
 
 C2_TO_C5 = (1, 2, 3, 4)
 

@@ -49,11 +49,11 @@ class SyncBatchNorm2d(BatchNorm2d):
                 x, self.weight, self.bias, *statistics, self.eps, self.momentum, dist.group.WORLD, dist.get_world_size()
             )  # type: ignore[return-value]
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        counted = summed(exact.new_tensor([x.numel() // x.shape[1]]))
+        counted = summed_over_processes(exact.new_tensor([x.numel() // x.shape[1]]))
         count = counted.clamp(min=1)
-        mean = summed(exact.sum((0, 2, 3))) / count
+        mean = summed_over_processes(exact.sum((0, 2, 3))) / count
         centred = exact - mean[:, None, None]  # before it is squared: the difference of large squares would be rounding
-        variance = summed(centred.square().sum((0, 2, 3))) / count
+        variance = summed_over_processes(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             momentum = self.momentum * (counted > 0).to(self.running_mean.dtype)  # nothing anywhere: nothing is learnt
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
@@ -63,7 +63,7 @@ class SyncBatchNorm2d(BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
-def summed(value: Tensor) -> Tensor:
+def summed_over_processes(value: Tensor) -> Tensor:
     """The sum over all processes; its gradient is the sum of theirs."""
     return _Summed.apply(value)  # type: ignore[return-value]
 

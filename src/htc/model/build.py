@@ -9,7 +9,7 @@ from htc.model.cascade import HybridTaskCascade
 from htc.model.fusion import FusedPool, PackedPool, Pool, RegionPooling
 from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, MaskHead
 from htc.model.layers import ConvBlock, initialise
-from htc.model.variants.adaptive_pool import LEVELS, AdaptivePool
+from htc.model.variants.adaptive_pool import POOLED_LEVELS, AdaptivePool
 from htc.model.variants.fine_mask import FINER, DetailPool, FineMaskHead
 from htc.model.variants.fusion_mask import FusionMaskHead
 from htc.model.variants.mask_flow import PackedFlow
@@ -38,7 +38,7 @@ def build_cascade(config: Config) -> HybridTaskCascade:
 
 
 def _levels(config: Config) -> int:
-    return LEVELS if config.cascade.pooled_levels == "all" else 1
+    return POOLED_LEVELS if config.cascade.pooled_levels == "all" else 1
 
 
 def _box_pool(config: Config) -> Pool:

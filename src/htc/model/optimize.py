@@ -12,8 +12,7 @@ from htc.model.backbones.timm_features import TimmFeatures
 from htc.model.detector import Detector
 from htc.model.layers import use_pointwise
 from htc.model.variants.deformable import DeformableConv2d
-from htc.model.variants.standardized import StandardisedConv2d
-from htc.model.variants.switchable import SwitchableConv2d
+from htc.model.variants.switchable import StandardisedConv2d, SwitchableConv2d
 
 
 def for_inference(detector: Detector, precision: Literal["fp32", "bf16"] = "fp32") -> Detector:

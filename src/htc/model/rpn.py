@@ -41,7 +41,7 @@ class Ranked:
     """Positions (B, N) -> boxes (B, N, 4), not clipped."""
 
 
-Proposed = tuple[Rois, Float[Tensor, "B keep"]]
+ScoredRois = tuple[Rois, Float[Tensor, "B keep"]]
 """Regions and their objectness (0..1), best first."""
 
 
@@ -100,22 +100,24 @@ class ProposalHead(nn.Module):
         deltas = level.deltas.gather(1, index[..., None].expand(-1, -1, 4))
         return box_ops.decode(self.anchors_at(level, index), deltas, STDS)
 
-    def propose(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"], candidates: int, keep: int) -> Proposed:
+    def propose(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"], candidates: int, keep: int) -> ScoredRois:
         """The `keep` best boxes of each picture, of at most `candidates` from each level before NMS."""
         ranked = [Ranked(level.logits, partial(self.boxes_at, level)) for level in levels]
         return best_boxes(ranked, sizes, candidates, keep, self.config.nms_iou)
 
-    def propose_at_test(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"]) -> Proposed:
+    def propose_at_test(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"]) -> ScoredRois:
         """As many as the configuration says for prediction."""
         return self.propose(levels, sizes, self.config.candidates_per_level, self.config.proposals)
 
-    def propose_in_training(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"]) -> Proposed:
+    def propose_in_training(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"]) -> ScoredRois:
         """As many as the configuration says for training."""
         return self.propose(levels, sizes, self.config.training_candidates_per_level, self.config.training_proposals)
 
 
 @torch.no_grad()
-def best_boxes(levels: list[Ranked], sizes: Int[Tensor, "B 2"], candidates: int, keep: int, nms_iou: float) -> Proposed:
+def best_boxes(
+    levels: list[Ranked], sizes: Int[Tensor, "B 2"], candidates: int, keep: int, nms_iou: float
+) -> ScoredRois:
     """The `keep` best boxes of each picture and their objectness (0..1), best first.
 
     Of every level the `candidates` best boxes are made, clipped, and thinned by NMS; boxes without extent are dropped.

@@ -10,10 +10,10 @@ from htc.config import Semantic
 from htc.model.layers import ConvBlock, initialise
 from htc.model.variants.context import build_context
 
-LEVELS = 5
+PYRAMID_LEVELS = 5
 FUSED_LEVEL = 1
 """P3: the branch works at stride 8."""
-STRIDE = 8
+SEMANTIC_STRIDE = 8
 
 
 class SemanticBranch(nn.Module):
@@ -24,7 +24,9 @@ class SemanticBranch(nn.Module):
     def __init__(self, channels_in: int, config: Semantic) -> None:
         super().__init__()
         block = partial(ConvBlock, norm_kind=config.norm)
-        self.lateral: Sequence[ConvBlock] = nn.ModuleList(block(channels_in, config.channels, 1) for _ in range(LEVELS))  # type: ignore[assignment]
+        self.lateral: Sequence[ConvBlock] = nn.ModuleList(
+            block(channels_in, config.channels, 1) for _ in range(PYRAMID_LEVELS)
+        )  # type: ignore[assignment]
         self.convs = nn.ModuleList(block(config.channels, config.channels, 3) for _ in range(config.convs))
         self.context = build_context(config.channels, config.context, config.norm)
         self.embedding = block(config.channels, config.channels, 1)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from htc.config import BoxLoss, Semantic
-from htc.model.semantic import STRIDE
+from htc.model.semantic import SEMANTIC_STRIDE
 from htc.training.distributed import count, summed
 
 SEMANTIC_PADDING = 255
@@ -65,7 +65,7 @@ def mask_loss(logits: Float[Tensor, "N S S"], targets: Float[Tensor, "N S S"]) -
 
 def semantic_loss(logits: Float[Tensor, "B classes H W"], target: UInt8[Tensor, "B h w"], config: Semantic) -> Term:
     """Cross-entropy at stride 8 against the top-left pixel of each 8 x 8 block; `ignore` and padding say nothing."""
-    labels = target[:, ::STRIDE, ::STRIDE].long()
+    labels = target[:, ::SEMANTIC_STRIDE, ::SEMANTIC_STRIDE].long()
     labels = labels.masked_fill(labels == config.ignore, SEMANTIC_PADDING)
     total = F.cross_entropy(logits, labels, ignore_index=SEMANTIC_PADDING, reduction="sum")
     labelled = (labels != SEMANTIC_PADDING).sum()

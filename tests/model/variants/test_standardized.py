@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from htc.config import ResNet
 from htc.model.backbone import build_resnet
 from htc.model.optimize import bake
-from htc.model.variants.standardized import StandardisedConv2d, WeightStandardisation
-from htc.model.variants.switchable import SwitchableConv2d
+from htc.model.variants.switchable import StandardisedConv2d, SwitchableConv2d, WeightStandardisation
 
 
 def picture() -> Tensor:

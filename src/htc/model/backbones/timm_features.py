@@ -15,7 +15,7 @@ from htc.model.backbones.swin import pad_before_shift
 from htc.model.layers import freeze_norms, norm
 from htc.model.variants.deformable import make_deformable
 
-STRIDES = (4, 8, 16, 32)
+BACKBONE_STRIDES = (4, 8, 16, 32)
 _ANY_SIZE: dict[str, dict[str, Any]] = {
     # windows stay whole and shifted whatever the picture's size, for the bias tables know windows only; WindowBlock
     # pads the maps
@@ -97,12 +97,12 @@ def map_indices(name: str) -> tuple[int, ...]:
         except (RuntimeError, AttributeError, AssertionError) as error:
             raise ConfigError(f"backbone.name {name}: timm gives no feature maps of it ({error})") from error
     strides = tuple(info.reduction())
-    if any(stride not in strides for stride in STRIDES):
+    if any(stride not in strides for stride in BACKBONE_STRIDES):
         raise ConfigError(
             f"backbone.name {name}: has maps of strides {strides}, not 4, 8, 16 and 32; for a plain vision "
             f"transformer take backbone.kind vit"
         )
-    chosen = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES)
+    chosen = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in BACKBONE_STRIDES)
     return tuple(info.out_indices[i] for i in chosen)
 
 

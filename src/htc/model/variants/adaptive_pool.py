@@ -14,7 +14,7 @@ from htc.model.fusion import FusedPool
 from htc.ops.roi_pool import Pyramid
 from htc.types import Rois
 
-LEVELS = 4
+POOLED_LEVELS = 4
 """P2-P5."""
 
 

@@ -10,7 +10,7 @@ from htc.config import Cascade
 from htc.model.heads import MASK_BINS, MaskHead
 from htc.model.layers import ConvBlock, initialise, initialise_output
 
-SIDE = 2 * MASK_BINS
+FUSION_SIDE = 2 * MASK_BINS
 
 
 class FusionMaskHead(MaskHead):
@@ -33,7 +33,7 @@ class FusionMaskHead(MaskHead):
             ConvBlock(width, width, 3, norm_kind=config.mask_norm),
             ConvBlock(width, half, 3, norm_kind=config.mask_norm),
         )
-        self.fc = nn.Linear(half * MASK_BINS**2, SIDE**2)
+        self.fc = nn.Linear(half * MASK_BINS**2, FUSION_SIDE**2)
         initialise(self.fc_convs)
         initialise_output(self.fc, 0.001)
 
@@ -47,4 +47,4 @@ class FusionMaskHead(MaskHead):
         """Logits of each region's own class, float32."""
         last, before = features.chunk(2, 1)
         whole = self.fc(self.fc_convs(before).permute(0, 2, 3, 1).flatten(1))
-        return super().forward(last, labels) + whole.float().view(len(features), SIDE, SIDE)
+        return super().forward(last, labels) + whole.float().view(len(features), FUSION_SIDE, FUSION_SIDE)

@@ -13,7 +13,7 @@ from torchvision.ops import deform_conv2d
 
 from htc.config import GuidedRPN
 from htc.model.layers import initialise_output
-from htc.model.rpn import STRIDES, LevelScores, Proposed, Ranked, best_boxes
+from htc.model.rpn import STRIDES, LevelScores, Ranked, ScoredRois, best_boxes
 from htc.ops import boxes as box_ops
 
 MAX_LOG_SHAPE = math.log(1e6)
@@ -114,17 +114,17 @@ class GuidedHead(nn.Module):
         far = level.location.sigmoid() < self.config.location_threshold
         return replace(level, scores=replace(level.scores, logits=level.scores.logits.masked_fill(far, float("-inf"))))
 
-    def propose(self, levels: list[GuidedScores], sizes: Int[Tensor, "B 2"], candidates: int, keep: int) -> Proposed:
+    def propose(self, levels: list[GuidedScores], sizes: Int[Tensor, "B 2"], candidates: int, keep: int) -> ScoredRois:
         """The `keep` best boxes of each picture, of at most `candidates` from each level before NMS."""
         ranked = [Ranked(level.scores.logits, partial(self.boxes_at, level)) for level in levels]
         return best_boxes(ranked, sizes, candidates, keep, self.config.nms_iou)
 
-    def propose_at_test(self, levels: list[GuidedScores], sizes: Int[Tensor, "B 2"]) -> Proposed:
+    def propose_at_test(self, levels: list[GuidedScores], sizes: Int[Tensor, "B 2"]) -> ScoredRois:
         """From likely locations alone, as many as the configuration says for prediction."""
         return self.propose(
             [self.likely(level) for level in levels], sizes, self.config.candidates_per_level, self.config.proposals
         )
 
-    def propose_in_training(self, levels: list[GuidedScores], sizes: Int[Tensor, "B 2"]) -> Proposed:
+    def propose_in_training(self, levels: list[GuidedScores], sizes: Int[Tensor, "B 2"]) -> ScoredRois:
         """From all locations, as many as the configuration says for training."""
         return self.propose(levels, sizes, self.config.training_candidates_per_level, self.config.training_proposals)

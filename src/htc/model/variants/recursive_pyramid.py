@@ -12,7 +12,7 @@ from htc.model.layers import initialise
 from htc.model.neck import FeaturePyramid
 
 RATES = (3, 6)
-STAGES = ("layer2", "layer3", "layer4")
+FEEDBACK_STAGES = ("layer2", "layer3", "layer4")
 """The stages that are told what the first look saw at their own stride."""
 
 
@@ -59,7 +59,7 @@ class SecondLook(nn.Module):
         """Pictures and their P2-P6 -> P2-P6 of both looks"""
         told = {
             stage: conv(self.context(level))
-            for stage, conv, level in zip(STAGES, self.feedback, pyramid[1:4], strict=True)
+            for stage, conv, level in zip(FEEDBACK_STAGES, self.feedback, pyramid[1:4], strict=True)
         }
         again = neck(list(self._features(images, told)))
         weights = (self.weight(level).sigmoid() for level in again)
