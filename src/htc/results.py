@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 from PIL import Image
 
-from htc.data.images import Source, read_picture
+from htc.data.images import ImageSource, read_picture
 from htc.errors import ConfigError
 from htc.model.semantic import SEMANTIC_STRIDE
 from htc.ops import masks as mask_ops
@@ -192,7 +192,7 @@ class Detections:
         return self[np.flatnonzero((self.scores >= score_threshold) & wanted)]
 
     def draw(
-        self, image: Source, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1
+        self, image: ImageSource, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1
     ) -> Image.Image:
         """The objects drawn over a copy of `image`, the original picture: a path, PIL, or (H, W, 3) uint8 RGB array.
 
@@ -202,7 +202,7 @@ class Detections:
         return Image.fromarray(self.drawing(image, masks=masks, boxes=boxes, labels=labels, scale=scale))
 
     def drawing(
-        self, image: Source, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1
+        self, image: ImageSource, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1
     ) -> UInt8[np.ndarray, "H W 3"]:
         """What `draw` shows, as an array."""
         masks = masks and self.masks.exist

@@ -16,7 +16,7 @@ import htc.training.run
 from cli.conftest import Result
 from cli.test_train import FLAGS
 from htc import load
-from htc.data.loader import PictureLoader, Sample
+from htc.data.loader import PictureLoader, TrainingSample
 from htc.types import Batch
 
 Htc = Callable[..., Result]
@@ -92,7 +92,7 @@ def delivered(monkeypatch: pytest.MonkeyPatch) -> dict[Any, np.ndarray]:
         loader = loader_of(*arguments, **named)
         collated: Any = loader.collate_fn
 
-        def kept(samples: list[Sample]) -> Batch:
+        def kept(samples: list[TrainingSample]) -> Batch:
             found.update({sample.image_id: sample.semantic for sample in samples if sample.semantic is not None})
             return collated(samples)
 

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from htc.data.instance_masks import Crop, bitmaps, boxes_from_masks, mask_crops
-from htc.data.semantic_targets import derived_map
+from htc.data.ground_truth import AnnotatedView
+from htc.data.instance_masks import Crop, boxes_from_masks, crop_bitmaps, mask_crops
+from htc.data.semantic_maps import derived_map
 from htc.data.transforms import Placement, place_picture, place_semantic, place_truth
-from htc.data.views import View
 from htc.types import GroundTruth, MaskCrops
 
 
@@ -40,12 +40,14 @@ def truth_of(seed: int, size: tuple[int, int], count: int = 4) -> tuple[GroundTr
     return GroundTruth(boxes_from_masks(masks), torch.arange(count), masks, torch.zeros(0, 4)), crops
 
 
-def view_of_blobs(seed: int, placement: Placement, count: int = 3) -> View:
+def view_of_blobs(seed: int, placement: Placement, count: int = 3) -> AnnotatedView:
     """A picture of noise with random blobs and their derived map, placed."""
     truth, crops = truth_of(seed, placement.original, count)
     picture = np.random.default_rng(seed).integers(0, 256, (*placement.original, 3), dtype=np.uint8)
     semantic = derived_map(crops, truth.labels.tolist(), [], placement.original)
-    return View(place_picture(picture, placement), place_truth(truth, placement), place_semantic(semantic, placement))
+    return AnnotatedView(
+        place_picture(picture, placement), place_truth(truth, placement), place_semantic(semantic, placement)
+    )
 
 
 def seen_bitmaps(masks: MaskCrops, size: tuple[int, int]) -> np.ndarray:
@@ -53,7 +55,7 @@ def seen_bitmaps(masks: MaskCrops, size: tuple[int, int]) -> np.ndarray:
     rows = np.floor(masks.scale[1] * (np.arange(size[0]) + 0.5) + masks.shift[1] + 1e-9).astype(int)
     columns = np.floor(masks.scale[0] * (np.arange(size[1]) + 0.5) + masks.shift[0] + 1e-9).astype(int)
     seen = np.zeros((len(masks), *size), bool)
-    for dense, (x, y), bitmap in zip(seen, masks.offsets.tolist(), bitmaps(masks), strict=True):
+    for dense, (x, y), bitmap in zip(seen, masks.offsets.tolist(), crop_bitmaps(masks), strict=True):
         canvas = np.zeros(masks.canvas, np.uint8)
         canvas[y : y + bitmap.shape[0], x : x + bitmap.shape[1]] = bitmap
         dense[:] = canvas[rows[:, None], columns] > 0

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_masks
 
 from htc.data.coco import find_splits, read_coco
 from htc.data.dataset import Polygons, RunLengths
-from htc.data.instance_masks import decode, read_counts
+from htc.data.instance_masks import decode_mask, read_counts
 from htc.errors import DataError
 
 SQUARE = [[2.0, 3.0, 12.0, 3.0, 12.0, 9.0, 2.0, 9.0]]
@@ -266,7 +266,7 @@ def test_unknown_layouts(tmp_path: Path, present: list[str], says: str) -> None:
 
 def whole(segmentation: Polygons | RunLengths, height: int, width: int) -> np.ndarray:
     """The crop put back into the picture."""
-    crop = decode(segmentation, height, width)
+    crop = decode_mask(segmentation, height, width)
     canvas = np.zeros((height, width), np.uint8)
     canvas[crop.y : crop.y + crop.bitmap.shape[0], crop.x : crop.x + crop.bitmap.shape[1]] = crop.bitmap
     assert crop.bitmap.size == 0 or (crop.bitmap[[0, -1]].any(1).all() and crop.bitmap[:, [0, -1]].any(0).all())

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from data.blobs import box_of, placements, seen_bitmaps, view_of_blobs
 from htc.data.copy_paste import corner_of, draw_paste, pasted
+from htc.data.ground_truth import AnnotatedView
 from htc.data.instance_masks import Crop, boxes_from_masks, mask_crops
 from htc.data.transforms import Placement
-from htc.data.views import View
 from htc.types import GroundTruth
 
 
-def shown(view: View) -> np.ndarray:
+def shown(view: AnnotatedView) -> np.ndarray:
     """(M, h, w) dense masks of a view's objects."""
     assert view.truth.masks is not None
     return seen_bitmaps(view.truth.masks, view.size)
@@ -75,7 +75,9 @@ def test_by_its_definition(first: Placement, second: Placement, seed: int, data:
         assert (box[2:] >= exact[2:] - 0.501).all()
 
 
-def box_view(boxes: list[tuple[int, int, int, int]], size: tuple[int, int], value: int, *, masks: bool = True) -> View:
+def box_view(
+    boxes: list[tuple[int, int, int, int]], size: tuple[int, int], value: int, *, masks: bool = True
+) -> AnnotatedView:
     """Rectangles on a picture of one value."""
     crops = [Crop(x1, y1, np.ones((y2 - y1, x2 - x1), np.uint8)) for x1, y1, x2, y2 in boxes]
     packed = mask_crops(crops, size)
@@ -85,7 +87,7 @@ def box_view(boxes: list[tuple[int, int, int, int]], size: tuple[int, int], valu
         packed if masks else None,
         torch.tensor([[0.0, 0.0, 2.0, 2.0]]),
     )
-    return View(np.full((*size, 3), value, np.uint8), truth, np.full(size, value, np.uint8))
+    return AnnotatedView(np.full((*size, 3), value, np.uint8), truth, np.full(size, value, np.uint8))
 
 
 def test_a_covered_object_goes_and_a_half_covered_one_shrinks() -> None:

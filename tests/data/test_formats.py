@@ -17,7 +17,7 @@ from htc.data.coco import read_coco
 from htc.data.dataset import Dataset, ImageRecord, Polygons, RunLengths
 from htc.data.formats.label_maps import runs_by_value
 from htc.data.formats.layouts import convert_data, prepare_splits, split_off
-from htc.data.instance_masks import decode
+from htc.data.instance_masks import decode_mask
 from htc.errors import DataError
 
 SIZE = (40, 60)
@@ -49,7 +49,7 @@ def trained_on(folder: Path, **options: Any) -> Dataset:
 def bitmap(record: ImageRecord, number: int = 0) -> np.ndarray:
     segmentation = record.instances[number].segmentation
     assert isinstance(segmentation, Polygons | RunLengths)
-    crop = decode(segmentation, record.height, record.width)
+    crop = decode_mask(segmentation, record.height, record.width)
     canvas = np.zeros((record.height, record.width), bool)
     canvas[crop.y : crop.y + crop.bitmap.shape[0], crop.x : crop.x + crop.bitmap.shape[1]] = crop.bitmap
     return canvas

@@ -17,9 +17,7 @@ from htc.data.dataset import Dataset
 from htc.data.epochs import batches_per_epoch, epoch_length, epoch_order, pure_seed, rank_positions
 from htc.data.ground_truth import annotated, check_pictures
 from htc.data.loader import TrainingPictures, picture_batches, training_loader
-from htc.data.map_sources import MapSources
-from htc.data.semantic_maps import check_maps, with_semantic_maps
-from htc.data.semantic_targets import read_map
+from htc.data.semantic_maps import MapSources, check_maps, read_map, with_semantic_maps
 from htc.errors import ConfigError, DataError
 from htc.ops.mask_targets import mask_targets
 from htc.presets import preset

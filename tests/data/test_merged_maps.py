@@ -14,8 +14,7 @@ from htc.data.coco import read_coco
 from htc.data.dataset import Dataset
 from htc.data.ground_truth import annotated
 from htc.data.loader import training_loader
-from htc.data.map_sources import MapSources
-from htc.data.semantic_maps import class_names, least_classes, with_semantic_maps
+from htc.data.semantic_maps import MapSources, least_classes, semantic_class_names, with_semantic_maps
 from htc.errors import ConfigError, DataError
 from htc.presets import preset
 from htc.training.finetune import fit_to_data
@@ -146,7 +145,7 @@ def test_all_three_by_the_rule(tmp_path: Path, instances: Literal["ids"] | None,
         expected = by_the_rule(id, instances=values)
         assert np.array_equal(map_of(found, id), expected)
         assert {CAR - 1, SKY - 1, TREE - 1, ROAD - 1, 255} == set(np.unique(expected))
-    assert class_names(found) == {SKY - 1: "sky", CAR - 1: "car", TREE - 1: "tree"}
+    assert semantic_class_names(found) == {SKY - 1: "sky", CAR - 1: "car", TREE - 1: "tree"}
     assert least_classes(found) == SKY
 
 

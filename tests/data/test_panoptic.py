@@ -14,8 +14,7 @@ from htc.data.coco import read_coco
 from htc.data.dataset import Dataset
 from htc.data.ground_truth import annotated
 from htc.data.loader import training_loader
-from htc.data.map_sources import MapSources
-from htc.data.semantic_maps import with_semantic_maps
+from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.errors import ConfigError, DataError
 from htc.presets import preset
 from htc.training.finetune import fit_to_data

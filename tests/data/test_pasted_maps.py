@@ -14,8 +14,7 @@ from htc.data.coco import read_coco
 from htc.data.dataset import Dataset
 from htc.data.ground_truth import annotated
 from htc.data.loader import TrainingPictures
-from htc.data.map_sources import MapSources
-from htc.data.semantic_maps import with_semantic_maps
+from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.presets import preset
 
 SIZES = {1: (40, 52), 2: (48, 36), 3: (44, 44)}

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from data.blobs import placements, seen_bitmaps, truth_of
 from htc.config import Augmentation, Input, ScaleJitter
 from htc.data.instance_masks import Crop, boxes_from_masks
-from htc.data.semantic_targets import derived_map
+from htc.data.semantic_maps import derived_map
 from htc.data.transforms import (
     Placement,
     clip_boxes,

@@ -7,7 +7,7 @@ from doctor.data_sets import DataSet, clean
 from doctor.faults import FIXED, KEPT
 from htc.config import Config
 from htc.data.coco import Splits
-from htc.data.map_sources import MapSources
+from htc.data.semantic_maps import MapSources
 from htc.doctor import balance, doubles, outlines, records
 from htc.doctor import image_files as picture_files
 from htc.doctor.before_training import check_data

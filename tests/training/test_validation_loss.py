@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from htc.data.coco import Splits, read_coco
 from htc.data.loader import collate
-from htc.data.map_sources import MapSources
+from htc.data.semantic_maps import MapSources
 from htc.model.detector import Detector
 from htc.training.finetune import fit_to_data
 from htc.training.objective import TrainingObjective

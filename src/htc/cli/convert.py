@@ -93,12 +93,12 @@ def _convert_data(folder: Path, destination: Path, json: str | None) -> int:
     """Annotation files below DST; pictures are neither copied nor changed."""
     check_json_target(json)
     _check_destination(destination)
-    from htc.data.formats.layouts import convert_data, summary
+    from htc.data.formats.layouts import conversion_summary, convert_data
 
     converted = convert_data(folder, destination)
     files = {part: str(file) for part, file in converted.files.items()}
     if json != STDOUT:
-        print("\n".join(summary(converted)))
+        print("\n".join(conversion_summary(converted)))
     write_json(
         json,
         {

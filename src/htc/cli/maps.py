@@ -11,7 +11,7 @@ from htc.errors import ConfigError
 
 if TYPE_CHECKING:
     from htc.data.dataset import Dataset
-    from htc.data.map_sources import MapSources
+    from htc.data.semantic_maps import MapSources
     from htc.evaluation.maps import PanopticMeasure, SemanticMeasure
     from htc.evaluation.run import Look
     from htc.inference.predictor import Predictor
@@ -93,7 +93,7 @@ def measured_maps(maps: Maps, predictor: "Predictor", dataset: "Dataset") -> Ite
 def _measures(
     maps: Maps, predictor: "Predictor", dataset: "Dataset", stack: ExitStack
 ) -> "dict[str, SemanticMeasure | PanopticMeasure]":
-    from htc.data.panoptic_files import read_panoptic
+    from htc.data.panoptic import read_panoptic
     from htc.evaluation.maps import PanopticMeasure, SemanticMeasure, panoptic_categories
     from htc.evaluation.panoptic_files import panoptic_writer
 

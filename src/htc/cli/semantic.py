@@ -10,7 +10,7 @@ from htc.cli.options import File, Folder
 from htc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from htc.data.map_sources import MapSources
+    from htc.data.semantic_maps import MapSources
 
 
 @Parameter(name="*")
@@ -48,7 +48,7 @@ class MapFlags:
         return self._sources(semantic, "auto or")
 
     def _sources(self, semantic: str, others: str) -> "MapSources":
-        from htc.data.map_sources import MapSources
+        from htc.data.semantic_maps import MapSources
 
         if not semantic or not Path(semantic).is_dir():
             raise ConfigError(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from htc.data.dataset import Instance, Polygons, RunLengths
-from htc.data.instance_masks import counts_of, decode, read_counts
+from htc.data.instance_masks import counts_of, decode_mask, read_counts
 
 FAR = 10
 """A polygon further outside than this many picture sizes is not a polygon of this picture."""
@@ -46,7 +46,7 @@ def _box(
     if bbox is None:
         if segmentation is None:
             raise AnnotationError("it has neither bbox nor segmentation; give it one or remove it")
-        crop = decode(segmentation, height, width)
+        crop = decode_mask(segmentation, height, width)
         return float(crop.x), float(crop.y), float(crop.bitmap.shape[1]), float(crop.bitmap.shape[0])
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(value) for value in bbox):
         raise AnnotationError(f"bbox is {_short(bbox)}; it must be four numbers, [x, y, width, height]")

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from htc.data.ground_truth import AnnotatedView
 from htc.data.instance_masks import Crop, boxes_from_masks, crops_in_view, mask_crops, tight
 from htc.data.transforms import clip_boxes
-from htc.data.views import View
 from htc.types import GroundTruth, MaskCrops
 
 
-class Draw(NamedTuple):
+class PasteDraw(NamedTuple):
     """What chance decides before the second picture is looked at."""
 
     happens: bool
@@ -29,10 +29,10 @@ class Draw(NamedTuple):
     """0..1 (down, across): where the second view comes to lie, see `corner_of`."""
 
 
-def draw_paste(probability: float, pictures: int, generator: torch.Generator) -> Draw:
+def draw_paste(probability: float, pictures: int, generator: torch.Generator) -> PasteDraw:
     """Whether a picture receives objects, and of which of `pictures` others."""
     chance, which, down, across = torch.rand(4, generator=generator, dtype=torch.double).tolist()
-    return Draw(chance < probability, int(which * pictures), (down, across))
+    return PasteDraw(chance < probability, int(which * pictures), (down, across))
 
 
 def corner_of(size: tuple[int, int], other: tuple[int, int], draw: tuple[float, float]) -> tuple[int, int]:
@@ -46,7 +46,9 @@ def corner_of(size: tuple[int, int], other: tuple[int, int], draw: tuple[float, 
     return top, left
 
 
-def pasted(view: View, other: View, chosen: Bool[Tensor, " M"], corner: tuple[int, int]) -> View:
+def pasted(
+    view: AnnotatedView, other: AnnotatedView, chosen: Bool[Tensor, " M"], corner: tuple[int, int]
+) -> AnnotatedView:
     """`view` with the `chosen` objects of `other`, whose top left pixel lies at `corner` (top, left; may be negative).
 
     Objects below lose the pixels that are covered, and their boxes shrink to what is left; where nothing is left they
@@ -73,7 +75,7 @@ def pasted(view: View, other: View, chosen: Bool[Tensor, " M"], corner: tuple[in
     above = _clipped_boxes(boxes, crops, view.size)
     masks = mask_crops([*below_masks, *crops], view.size)
     labels = torch.cat([below_labels, other.truth.labels[here]])
-    return View(
+    return AnnotatedView(
         picture, replace(view.truth, boxes=torch.cat([below_boxes, above]), labels=labels, masks=masks), semantic
     )
 

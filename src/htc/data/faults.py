@@ -4,7 +4,7 @@ from pathlib import Path
 
 from htc.errors import DataError
 
-SHOWN = 5
+FAULTS_SHOWN = 5
 
 
 class Faults:
@@ -25,6 +25,6 @@ class Faults:
         count = len(self.messages)
         if count == 1:
             raise DataError(f"{self.file}: {self.messages[0]}")
-        more = f"\n  ... and {count - SHOWN} more" if count > SHOWN else ""
-        lines = "".join(f"\n  {message}" for message in self.messages[:SHOWN])
+        more = f"\n  ... and {count - FAULTS_SHOWN} more" if count > FAULTS_SHOWN else ""
+        lines = "".join(f"\n  {message}" for message in self.messages[:FAULTS_SHOWN])
         raise DataError(f"{self.file} has {count} faults:{lines}{more}")

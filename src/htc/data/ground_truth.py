@@ -1,4 +1,7 @@
-"""From one record to what is learned on its picture: boxes, labels, masks and semantic map, in annotated pixels."""
+"""From one record to what is learned on its picture: boxes, labels, masks and semantic map, in annotated pixels.
+
+A picture with everything that is known of it, moved as one.
+"""
 
 from dataclasses import dataclass
 
@@ -9,9 +12,9 @@ from jaxtyping import UInt8
 from htc.data.dataset import Dataset, ImageRecord, Instance, SemanticMaps
 from htc.data.faults import Faults
 from htc.data.images import picture_size, read_picture
-from htc.data.instance_masks import Crop, decode, mask_crops
-from htc.data.semantic_maps import read_semantic
-from htc.data.semantic_targets import derived_map, draw_instances
+from htc.data.instance_masks import Crop, decode_mask, mask_crops
+from htc.data.semantic_maps import derived_map, draw_instances, read_semantic
+from htc.data.transforms import Placement, place_picture, place_semantic, place_truth
 from htc.errors import DataError
 from htc.types import GroundTruth
 
@@ -58,7 +61,7 @@ def annotated(record: ImageRecord, semantic_classes: int | None, semantic_maps: 
 def _crop(instance: Instance, size: tuple[int, int]) -> Crop:
     """The object's mask; its box where it has none."""
     if instance.segmentation is not None:
-        return decode(instance.segmentation, *size)
+        return decode_mask(instance.segmentation, *size)
     x1, y1, x2, y2 = (round(value) for value in instance.box)
     return Crop(x1, y1, np.ones((y2 - y1, x2 - x1), np.uint8))
 
@@ -100,4 +103,30 @@ def _size_fault(record: ImageRecord, size: tuple[int, int]) -> str | None:
         f"{record.path} is {size[1]}x{size[0]}, its record (image {record.id}) says "
         f"{record.width}x{record.height}; "
         f"{remedy}"
+    )
+
+
+@dataclass(frozen=True)
+class AnnotatedView:
+    """What is seen and what is true of it; objects in pixels of `picture`."""
+
+    picture: UInt8[np.ndarray, "h w 3"]
+    truth: GroundTruth
+    semantic: UInt8[np.ndarray, "h w"] | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.picture.shape[0], self.picture.shape[1]
+
+
+def view_of(
+    record: ImageRecord, placement: Placement, semantic_classes: int | None, semantic_maps: SemanticMaps | None
+) -> AnnotatedView:
+    """The picture of `record` and its targets (see `annotated`), placed."""
+    targets = annotated(record, semantic_classes, semantic_maps)
+    return AnnotatedView(
+        picture=place_picture(annotated_picture(record), placement),
+        truth=place_truth(targets.truth, placement),
+        semantic=None if targets.semantic is None else place_semantic(targets.semantic, placement),
     )

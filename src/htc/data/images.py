@@ -4,6 +4,8 @@ Grey becomes three equal channels, palettes are looked up, transparency is dropp
 and so the original read them), the first frame of several is taken, and the EXIF orientation is applied. Of 16-bit
 pictures the smallest camera depth (8, 10, 12, 14, 16 bits) that holds their brightest value is mapped to 0..255: a
 12-bit micrograph in a 16-bit file would otherwise be black, and one that uses all 16 bits is divided by 257.
+
+Pictures whose pixels are numbers: class maps, label maps, COCO's panoptic maps.
 """
 
 import io
@@ -14,7 +16,7 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Int32, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from htc.errors import DataError
@@ -23,7 +25,7 @@ MAX_PIXELS = 178_956_970
 """Pillow's own limit against pictures made to fill the memory."""
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Pixel formats of Pillow and its plugins; not those that would run another program (EPS) or draw vectors."""
-DEPTHS = (8, 10, 12, 14, 16)
+BIT_DEPTHS = (8, 10, 12, 14, 16)
 BROKEN = (
     OSError,
     SyntaxError,
@@ -41,10 +43,10 @@ ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width."""
 
-Source = str | Path | Image.Image | np.ndarray
+ImageSource = str | Path | Image.Image | np.ndarray
 
 
-def read_picture(source: Source, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
+def read_picture(source: ImageSource, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
     """RGB, 0..255, of a file, a PIL image or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of 8 or 16 bits.
 
     Raises `DataError` that names the picture and the remedy. No setting of Pillow is touched, so threads may call it.
@@ -190,5 +192,40 @@ def _from_array(array: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "H W 3"]:
 def _to_bytes(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """0..65535 to 0..255 by the smallest usual depth that holds the brightest value."""
     brightest = int(values.max())
-    top = next(2**depth - 1 for depth in DEPTHS if brightest < 2**depth)
+    top = next(2**depth - 1 for depth in BIT_DEPTHS if brightest < 2**depth)
     return (values.astype(np.float32) * (255 / top) + 0.5).astype(np.uint8)
+
+
+def read_pixels(path: Path) -> tuple[str, np.ndarray]:
+    """Pillow's mode and the values as they are stored, (H, W) or (H, W, C); raises `DataError` for what Pillow
+    cannot read.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.mode, np.array(image)
+    except BROKEN as error:
+        raise DataError(f"{path} is not a readable picture ({error}); export it again") from error
+
+
+def read_segment_ids(path: Path, size: tuple[int, int]) -> Int32[np.ndarray, "H W"]:
+    """The segment of each pixel of a panoptic PNG, R + 256 G + 65536 B; transparency does not count.
+
+    Raises `DataError` if it is damaged, no colour picture, or not `size` (height, width).
+    """
+    mode, colours = read_pixels(path)
+    if mode not in ("RGB", "RGBA"):
+        raise DataError(
+            f"{path} has mode {mode}; a panoptic PNG has segment ids as colours, R + 256 G + 65536 B: for class "
+            f"numbers leave out its JSON"
+        )
+    check_size(path, colours, size)
+    return colours[:, :, 0] + 256 * colours[:, :, 1].astype(np.int32) + 65536 * colours[:, :, 2].astype(np.int32)
+
+
+def check_size(path: Path, values: np.ndarray, size: tuple[int, int]) -> None:
+    """Raises `DataError` for a map that is not as large as its picture, (height, width)."""
+    if values.shape[:2] != size:
+        raise DataError(
+            f"{path} is {values.shape[1]}x{values.shape[0]}, its picture {size[1]}x{size[0]}; maps must have their "
+            f"picture's size"
+        )

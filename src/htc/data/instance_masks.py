@@ -58,7 +58,7 @@ def counts_of(segmentation: Polygons | RunLengths, height: int, width: int) -> I
     return read_counts(counts if isinstance(counts, bytes) else counts.encode("ascii"))
 
 
-def decode(segmentation: Polygons | RunLengths, height: int, width: int) -> Crop:
+def decode_mask(segmentation: Polygons | RunLengths, height: int, width: int) -> Crop:
     """The mask as a bitmap cut to its box."""
     ends = np.cumsum(counts_of(segmentation, height, width))
     stop = ends[1::2]
@@ -89,14 +89,14 @@ def mask_crops(crops: Iterable[Crop], canvas: tuple[int, int]) -> MaskCrops:
     )
 
 
-def bitmaps(masks: MaskCrops) -> list[UInt8[np.ndarray, "_ _"]]:
+def crop_bitmaps(masks: MaskCrops) -> list[UInt8[np.ndarray, "_ _"]]:
     """Every object's crop, a view of the one buffer."""
     ends = masks.sizes.prod(1).cumsum(0).tolist()
     pixels = masks.pixels.numpy()
     return [pixels[end - h * w : end].reshape(h, w) for end, (h, w) in zip(ends, masks.sizes.tolist(), strict=True)]
 
 
-def select(masks: MaskCrops, keep: Bool[Tensor, " M"]) -> MaskCrops:
+def select_crops(masks: MaskCrops, keep: Bool[Tensor, " M"]) -> MaskCrops:
     """Only the objects of `keep`."""
     wanted = torch.repeat_interleave(keep, masks.sizes.prod(1))
     return replace(masks, pixels=masks.pixels[wanted], sizes=masks.sizes[keep], offsets=masks.offsets[keep])
@@ -139,7 +139,7 @@ def cropped(masks: MaskCrops, left: int, top: int, width: int, height: int) -> M
     down = sorted((shift[1], shift[1] + sy * height))
     crops = [
         _cut(Crop(x, y, bitmap), (across[0], down[0], across[1], down[1]))
-        for (x, y), bitmap in zip(masks.offsets.tolist(), bitmaps(masks), strict=True)
+        for (x, y), bitmap in zip(masks.offsets.tolist(), crop_bitmaps(masks), strict=True)
     ]
     return replace(mask_crops(crops, masks.canvas), scale=masks.scale, shift=shift)
 
@@ -176,7 +176,7 @@ def crops_in_view(masks: MaskCrops, size: tuple[int, int]) -> list[Crop]:
         for axis in (0, 1)
     )
     found = []
-    for (x, y), bitmap in zip(masks.offsets.tolist(), bitmaps(masks), strict=True):
+    for (x, y), bitmap in zip(masks.offsets.tolist(), crop_bitmaps(masks), strict=True):
         rows = np.flatnonzero((down >= y) & (down < y + bitmap.shape[0]))
         columns = np.flatnonzero((across >= x) & (across < x + bitmap.shape[1]))
         seen = bitmap[down[rows] - y].take(across[columns] - x, axis=1)

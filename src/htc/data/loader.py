@@ -19,18 +19,16 @@ from htc.config import Config, CopyPaste, Input
 from htc.data.copy_paste import corner_of, draw_paste, pasted
 from htc.data.dataset import Dataset, ImageRecord
 from htc.data.epochs import pictures_of_epoch, pure_generator, pure_seed, rank_positions
-from htc.data.ground_truth import annotated_picture
+from htc.data.ground_truth import AnnotatedView, annotated_picture, view_of
 from htc.data.photometric import distorted, draw_distortion
-from htc.data.semantic_maps import least_classes
-from htc.data.semantic_targets import MOST_CLASSES
+from htc.data.semantic_maps import MAX_SEMANTIC_CLASSES, least_classes
 from htc.data.transforms import draw_placement, pad_pictures, pad_semantic, place_picture, plain_placement
-from htc.data.views import View, view_of
 from htc.errors import ConfigError, DataError
 from htc.types import Batch, GroundTruth
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """One picture as the network will see it, before normalising and padding."""
 
     picture: UInt8[np.ndarray, "h w 3"]
@@ -52,7 +50,7 @@ class PictureBatch:
     image_ids: tuple[int | str, ...]
 
 
-class TrainingPictures(TorchDataset[Sample]):
+class TrainingPictures(TorchDataset[TrainingSample]):
     """Item p is the picture at position p of one epoch's order, augmented. Read it from any process, in any order.
 
     A step of all processes takes `together` pictures.
@@ -68,7 +66,7 @@ class TrainingPictures(TorchDataset[Sample]):
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, position: int) -> TrainingSample:
         record = self.dataset.images[self.order[position]]
         seed = pure_seed(self.seed, self.epoch, position, record.id)
         augmentation = self.config.training.augmentation
@@ -79,16 +77,16 @@ class TrainingPictures(TorchDataset[Sample]):
         picture = view.picture
         if augmentation.photometric is not None:
             picture = distorted(picture, draw_distortion(augmentation.photometric, pure_generator("photometric", seed)))
-        return Sample(picture, view.truth, view.semantic, record.id, seed)
+        return TrainingSample(picture, view.truth, view.semantic, record.id, seed)
 
-    def _view(self, record: ImageRecord, generator: torch.Generator) -> View:
+    def _view(self, record: ImageRecord, generator: torch.Generator) -> AnnotatedView:
         config = self.config
         placement = draw_placement((record.height, record.width), config.input, config.training.augmentation, generator)
         return view_of(
             record, placement, None if config.semantic is None else config.semantic.classes, self.dataset.semantic_maps
         )
 
-    def _with_pasted(self, view: View, settings: CopyPaste, generator: torch.Generator) -> View:
+    def _with_pasted(self, view: AnnotatedView, settings: CopyPaste, generator: torch.Generator) -> AnnotatedView:
         draw = draw_paste(settings.probability, len(self.dataset), generator)
         if not draw.happens:
             return view
@@ -97,7 +95,7 @@ class TrainingPictures(TorchDataset[Sample]):
         return pasted(view, other, chosen, corner_of(view.size, other.size, draw.corner))
 
 
-def collate(samples: list[Sample], settings: Input) -> Batch:
+def collate(samples: list[TrainingSample], settings: Input) -> Batch:
     """Samples of any sizes to one padded batch."""
     images = pad_pictures([sample.picture for sample in samples], settings)
     maps = [sample.semantic for sample in samples if sample.semantic is not None]
@@ -140,9 +138,9 @@ def check_semantic(dataset: Dataset, config: Config) -> None:
     if config.semantic is None:
         return
     count, needed, maps = len(dataset.classes), least_classes(dataset), dataset.semantic_maps
-    if maps is None and count > MOST_CLASSES:
+    if maps is None and count > MAX_SEMANTIC_CLASSES:
         raise ConfigError(
-            f"{count} classes are too many for a derived semantic map (at most {MOST_CLASSES}): give a folder of maps "
+            f"{count} classes are too many for a derived semantic map (at most {MAX_SEMANTIC_CLASSES}): give a folder of maps "
             f"or use --semantic none"
         )
     if config.semantic.classes < needed:
@@ -212,7 +210,7 @@ class _Collate:
 
     settings: Input
 
-    def __call__(self, samples: list[Sample]) -> Batch:
+    def __call__(self, samples: list[TrainingSample]) -> Batch:
         return collate(samples, self.settings)
 
 

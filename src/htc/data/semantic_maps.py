@@ -1,19 +1,195 @@
-"""Semantic maps that come with a data set: a folder of PNGs, COCO's panoptic annotations, or both, and the instances
+"""Semantic maps for HTC's semantic branch (paper, section 3.3): derived from the instances, or read from a folder of
+PNGs.
+
+Where semantic targets come from, as a user says it.
+
+COCO's panoptic annotations as semantic maps: things and stuff of every pixel, without telling objects apart.
+
+Crowd segments and pixels of no segment are 255 (ignore).
+
+Semantic maps that come with a data set: a folder of PNGs, COCO's panoptic annotations, or both, and the instances
 over them.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
-from htc.data.dataset import Dataset, ImageRecord, SemanticMaps
-from htc.data.map_sources import MapSources
-from htc.data.panoptic import read_panoptic_map, read_panoptic_maps
-from htc.data.semantic_targets import IGNORE, MOST_CLASSES, map_path, read_map
-from htc.errors import DataError
+from htc.data.dataset import Dataset, ImageRecord, PanopticMaps, SemanticMaps
+from htc.data.faults import Faults
+from htc.data.images import check_size, read_pixels, read_segment_ids
+from htc.data.instance_masks import Crop
+from htc.data.panoptic import PanopticFile, read_panoptic, valued
+from htc.errors import ConfigError, DataError
+
+IGNORE = 255
+MAX_SEMANTIC_CLASSES = 254
+"""Classes 1..254 beside background 0 and ignore 255."""
+
+
+def derived_map(
+    crops: list[Crop], labels: list[int], crowds: list[Crop], size: tuple[int, int]
+) -> UInt8[np.ndarray, "H W"]:
+    """Background 0, class k (0 .. K-1) as k + 1, crowd regions 255: so every instance data set trains the semantic
+    branch.
+
+    Small objects lie over large ones and all objects over crowds. With one class this is "any object". `size` is
+    (height, width) of the picture. At most `MAX_SEMANTIC_CLASSES` classes.
+    """
+    canvas = np.zeros(size, np.uint8)
+    for crowd in crowds:
+        _draw(canvas, crowd, IGNORE)
+    draw_instances(canvas, crops, [label + 1 for label in labels])
+    return canvas
+
+
+def draw_instances(canvas: UInt8[np.ndarray, "H W"], crops: list[Crop], values: list[int]) -> None:
+    """Draws the objects into a map, each with its value, small ones over large ones."""
+    areas = [int(crop.bitmap.sum()) for crop in crops]
+    for i in sorted(range(len(crops)), key=lambda i: -areas[i]):
+        _draw(canvas, crops[i], values[i])
+
+
+def _draw(canvas: UInt8[np.ndarray, "H W"], crop: Crop, value: int) -> None:
+    height, width = crop.bitmap.shape
+    canvas[crop.y : crop.y + height, crop.x : crop.x + width][crop.bitmap > 0] = value
+
+
+def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarray, "H W"]:
+    """A PNG whose values are classes 0 .. classes-1 or 255 (ignore): COCO-Stuff's `stuffthingmaps`, or one's own.
+
+    Raises `DataError` if it is missing, not 8-bit single-channel, not `size` (height, width), or holds other values.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such semantic map; every picture needs one with its own name and the ending .png")
+    mode, values = read_pixels(path)
+    if mode not in ("L", "P"):
+        raise DataError(
+            f"{path} has mode {mode}; a semantic map has one 8-bit channel (grey or palette) that holds class "
+            f"numbers, not colours"
+        )
+    check_size(path, values, size)
+    wrong = values[(values >= classes) & (values != IGNORE)]
+    if len(wrong):
+        raise DataError(
+            f"{path} holds the value {int(wrong.max())}, the model has classes 0..{classes - 1} (and 255 to ignore); "
+            f"set semantic.classes or correct the map"
+        )
+    return values
+
+
+def map_path(folder: Path, picture: Path) -> Path:
+    """Where the semantic map of a picture lies."""
+    return folder / f"{picture.stem}.png"
+
+
+@dataclass(frozen=True)
+class MapSources:
+    """Semantic maps on the disk, up to three that are merged: each lies over the one before, and what it leaves 255
+    shows that.
+
+    Raises `ConfigError` if there is no map at all, or only one half of panoptic annotations.
+    """
+
+    folder: Path | None = None
+    """PNGs of class numbers, named like the pictures."""
+    panoptic_json: Path | None = None
+    """COCO panoptic annotations, over the folder's maps."""
+    panoptic_folder: Path | None = None
+    """Their PNGs."""
+    instances: int | Literal["ids"] | None = None
+    """Over all: the instances, class k (from 0) as this value + k, or each as its category id - 1, as COCO-Stuff
+    numbers them.
+    """
+
+    def __post_init__(self) -> None:
+        if (self.panoptic_json is None) != (self.panoptic_folder is None):
+            raise ConfigError("panoptic annotations are a JSON file and a folder of PNGs; give both")
+        if self.folder is None and self.panoptic_json is None:
+            raise ConfigError(
+                "semantic maps need a folder of PNGs, panoptic annotations, or both; without them targets are derived "
+                "from the instances"
+            )
+
+    @property
+    def by_id(self) -> bool:
+        """Whether a panoptic category's class is its id - 1, as COCO-Stuff's maps have it, and not its place in the
+        file.
+        """
+        return self.folder is not None or self.instances == "ids"
+
+    def of_part(self, name: str) -> "MapSources":
+        """The same for another part of the data: `maps/train2017` becomes `maps/<name>`, `panoptic_train2017.json`
+        `panoptic_<name>.json`.
+        """
+        found = {key: None if path is None else _beside(path, name) for key, path in self._paths().items()}
+        return replace(self, **found)
+
+    def _paths(self) -> dict[str, Path | None]:
+        return {"folder": self.folder, "panoptic_json": self.panoptic_json, "panoptic_folder": self.panoptic_folder}
+
+    @property
+    def merged(self) -> tuple[str, ...]:
+        """What is merged, from below, for people to read."""
+        files = [str(path) for path in (self.folder, self.panoptic_json) if path is not None]
+        return (*files, *([] if self.instances is None else ["instances"]))
+
+
+def _beside(path: Path, name: str) -> Path:
+    prefix, joint, _ = path.stem.rpartition("_")
+    named = path.with_name(f"{prefix}{joint}{name}{path.suffix}")
+    return named if named.exists() else path.with_name(f"{name}{path.suffix}")
+
+
+def read_panoptic_maps(
+    annotations: Path, folder: Path, dataset: Dataset, *, by_id: bool = False, may_lack: Collection[int | str] = ()
+) -> PanopticMaps:
+    """Reads a panoptic annotation file. Classes are its categories in their order, from 0, or `by_id` their category
+    ids - 1.
+
+    Every picture of `dataset` must have an annotation (by image id) whose PNG lies in `folder`, but for those that
+    `may_lack` it. Raises `DataError` that names the file, what is wrong and what to do.
+    """
+    found = read_panoptic(annotations, folder, dataset, may_lack)
+    values = _values(found, by_id)
+    files = {id: name for id, (name, _) in found.maps.items()}
+    segments = {
+        id: {one.id: IGNORE if one.crowd else values[one.category_id] for one in own}
+        for id, (_, own) in found.maps.items()
+    }
+    return PanopticMaps(
+        {values[id]: category.name for id, category in found.categories.items()}, folder, files, segments
+    )
+
+
+def _values(found: PanopticFile, by_id: bool) -> dict[int, int]:
+    """Class number by category id: the place in the file, or the id - 1."""
+    faults = Faults(found.file)
+    if not by_id and len(found.categories) > MAX_SEMANTIC_CLASSES + 1:
+        faults.add(
+            f"{len(found.categories)} categories do not fit into a semantic map (at most {MAX_SEMANTIC_CLASSES + 1})"
+        )
+    for id, category in found.categories.items() if by_id else ():
+        if not 1 <= id <= MAX_SEMANTIC_CLASSES + 1:
+            faults.add(
+                f"category {category.name!r} has the id {id}; classes are category ids - 1 here, so ids must be "
+                f"1..{MAX_SEMANTIC_CLASSES + 1}"
+            )
+    faults.check()
+    return {id: id - 1 if by_id else place for place, id in enumerate(found.categories)}
+
+
+def read_panoptic_map(record: ImageRecord, panoptic: PanopticMaps) -> UInt8[np.ndarray, "H W"]:
+    """The class of every pixel of one picture; raises `DataError` for a PNG that cannot be used or holds unlisted
+    segments.
+    """
+    path = panoptic.folder / panoptic.files[record.id]
+    ids = read_segment_ids(path, (record.height, record.width))
+    return valued(path, ids, panoptic.segments[record.id], IGNORE, np.uint8)
 
 
 def with_semantic_maps(dataset: Dataset, sources: MapSources, classes: Sequence[str] | None = None) -> Dataset:
@@ -59,8 +235,10 @@ def _check_instances(dataset: Dataset, maps: SemanticMaps) -> None:
     for name, value in zip(dataset.classes, maps.instance_values or (), strict=False):
         if value == IGNORE:
             continue
-        if not 0 <= value <= MOST_CLASSES:
-            raise DataError(f"instances of {name!r} would be drawn with the value {value}, a map has 0..{MOST_CLASSES}")
+        if not 0 <= value <= MAX_SEMANTIC_CLASSES:
+            raise DataError(
+                f"instances of {name!r} would be drawn with the value {value}, a map has 0..{MAX_SEMANTIC_CLASSES}"
+            )
         if names.get(value, name) != name:
             raise DataError(
                 f"instances of {name!r} would be drawn with the value {value}, which is {names[value]!r} in the "
@@ -106,7 +284,7 @@ def least_classes(dataset: Dataset) -> int:
     return max([*named, *drawn], default=-1) + 1
 
 
-def class_names(dataset: Dataset) -> dict[int, str]:
+def semantic_class_names(dataset: Dataset) -> dict[int, str]:
     """Names of the classes of the data set's semantic maps by their value, as far as they are known."""
     maps = dataset.semantic_maps
     if maps is None:

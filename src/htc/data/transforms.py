@@ -14,7 +14,7 @@ from torch import Tensor
 
 from htc.config import Augmentation, Input
 from htc.data import instance_masks
-from htc.data.semantic_targets import IGNORE
+from htc.data.semantic_maps import IGNORE
 from htc.types import GroundTruth, MaskCrops
 
 
@@ -167,7 +167,7 @@ def place_truth(truth: GroundTruth, placement: Placement) -> GroundTruth:
     keep = ~cut | ((clipped[:, 2:] - clipped[:, :2]) >= 1).all(1)
     if masks is not None:
         keep &= masks.sizes.prod(1) > 0
-        masks = masks if bool(keep.all()) else instance_masks.select(masks, keep)
+        masks = masks if bool(keep.all()) else instance_masks.select_crops(masks, keep)
     crowds = clip_boxes(place_boxes(truth.crowd_boxes, placement), placement.size)
     seen = (crowds[:, 2:] > crowds[:, :2]).all(1)
     return replace(truth, boxes=clipped[keep], labels=truth.labels[keep], masks=masks, crowd_boxes=crowds[seen])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from htc.config import Config
 from htc.data.coco import Splits
-from htc.data.map_sources import MapSources
+from htc.data.semantic_maps import MapSources
 from htc.doctor.fast import fast_findings, fast_findings_between
 from htc.doctor.finding import Finding
 from htc.doctor.kinds import KINDS

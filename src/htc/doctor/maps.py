@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from htc.data.images import BROKEN
-from htc.data.semantic_targets import IGNORE, map_path
+from htc.data.semantic_maps import IGNORE, map_path
 from htc.doctor.finding import Finding
 from htc.doctor.part import Part, Picture
 from htc.errors import DataError

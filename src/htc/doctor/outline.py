@@ -11,7 +11,7 @@ from pycocotools import mask as coco_masks
 from htc.data.annotations import FAR
 from htc.data.dataset import Polygons, RunLengths
 from htc.data.formats.converted import polygon_runs
-from htc.data.instance_masks import counts_of, decode, read_counts
+from htc.data.instance_masks import counts_of, decode_mask, read_counts
 
 OUTSIDE = 1.0
 """Pixels that a polygon may reach outside; annotation tools round their corners."""
@@ -228,7 +228,7 @@ def _runs(value: dict[str, Any], height: int, width: int) -> Outline:
     if not runs[1::2].sum():
         return Outline(None, (Fault("mask-empty", "its run lengths cover no pixel", [], "the mask left out"),))
     segmentation = RunLengths(counts.encode("ascii") if isinstance(counts, str) else runs)
-    crop = decode(segmentation, height, width)
+    crop = decode_mask(segmentation, height, width)
     h, w = crop.bitmap.shape
     return Outline(
         segmentation, (), (float(crop.x), float(crop.y), float(crop.x + w), float(crop.y + h)), float(runs[1::2].sum())

@@ -10,10 +10,8 @@ import numpy as np
 
 from htc.data.dataset import Dataset, ImageRecord
 from htc.data.ground_truth import annotated
-from htc.data.map_sources import MapSources
-from htc.data.panoptic_files import Category, PanopticFile
-from htc.data.semantic_maps import class_names, least_classes, with_semantic_maps
-from htc.data.semantic_targets import IGNORE
+from htc.data.panoptic import Category, PanopticFile
+from htc.data.semantic_maps import IGNORE, MapSources, least_classes, semantic_class_names, with_semantic_maps
 from htc.errors import ConfigError
 from htc.evaluation.panoptic import PanopticQuality
 from htc.evaluation.panoptic_files import PanopticWriter
@@ -59,7 +57,7 @@ class SemanticMeasure:
     def numbers(self) -> dict[str, Any]:
         """See `SemanticCounts.numbers`."""
         return self.counts.numbers(
-            semantic_names(self.predictor.config) if self.maps == "auto" else class_names(self.dataset)
+            semantic_names(self.predictor.config) if self.maps == "auto" else semantic_class_names(self.dataset)
         )
 
     def _names(self) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from htc.data.panoptic_files import Category, Panoptic
+from htc.data.panoptic import Category, Panoptic
 
 MATCH = 0.5
 """Segments of one class match if their IoU is *above* this: then no segment can match two."""

@@ -1,4 +1,4 @@
-"""Writes COCO's panoptic format; `htc.data.panoptic_files` reads it."""
+"""Writes COCO's panoptic format; `htc.data.panoptic` reads it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from htc.data.panoptic_files import Category, Panoptic, Segment
+from htc.data.panoptic import Category, Panoptic, Segment
 from htc.files import write_json
 from htc.inference.outputs import write_picture
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from htc.config import Config
-from htc.data.semantic_targets import IGNORE
+from htc.data.semantic_maps import IGNORE
 
 
 class SemanticCounts:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from htc.config import Config
-from htc.data.panoptic_files import Panoptic, Segment
+from htc.data.panoptic import Panoptic, Segment
 from htc.errors import ConfigError
 from htc.results import Detections
 

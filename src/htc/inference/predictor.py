@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from htc.config import Config, Input
-from htc.data.images import MAX_PIXELS, Source, read_picture
+from htc.data.images import MAX_PIXELS, ImageSource, read_picture
 from htc.data.transforms import pad_pictures, padded_size, place_picture, plain_placement
 from htc.errors import ConfigError, DataError
 from htc.model.detector import Detector
@@ -80,7 +80,9 @@ class Predictor:
         """Where the detector's parameters are."""
         return next((parameter.device for parameter in self.detector.parameters()), torch.device("cpu"))
 
-    def predict(self, source: Source, score_threshold: float = 0.5, **options: Unpack[PredictOptions]) -> Detections:
+    def predict(
+        self, source: ImageSource, score_threshold: float = 0.5, **options: Unpack[PredictOptions]
+    ) -> Detections:
         """The objects in one picture: a path, a PIL image or an (H, W, 3) uint8 RGB array.
 
         Raises `DataError` for a picture that cannot be read, `ConfigError` for options outside their range.
@@ -89,10 +91,10 @@ class Predictor:
 
     def predict_many(
         self,
-        sources: Iterable[Source],
+        sources: Iterable[ImageSource],
         batch_size: int = 1,
         score_threshold: float = 0.5,
-        on_error: Callable[[Source, DataError], None] | None = None,
+        on_error: Callable[[ImageSource, DataError], None] | None = None,
         **options: Unpack[PredictOptions],
     ) -> Iterator[Detections]:
         """The objects in each picture, in the order of `sources`, which is read as the results are asked for.
@@ -146,10 +148,10 @@ class Predictor:
 
     def _stream(
         self,
-        sources: Iterator[Source],
+        sources: Iterator[ImageSource],
         batch_size: int,
         call: _Call,
-        on_error: Callable[[Source, DataError], None] | None,
+        on_error: Callable[[ImageSource, DataError], None] | None,
     ) -> Iterator[Detections]:
         while window := list(islice(sources, batch_size * WINDOW if batch_size > 1 else 1)):
             pictures = list(_read(window, call, on_error))
@@ -264,7 +266,7 @@ def _wanted(found: Detections, call: _Call) -> Detections:
 
 
 def _read(
-    sources: Sequence[Source], call: _Call, on_error: Callable[[Source, DataError], None] | None
+    sources: Sequence[ImageSource], call: _Call, on_error: Callable[[ImageSource, DataError], None] | None
 ) -> Iterator[_Picture]:
     for source in sources:
         try:

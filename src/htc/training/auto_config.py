@@ -16,7 +16,7 @@ import numpy as np
 from htc.config import AdamW, Config, NoMask, ResNet
 from htc.data.advice import Statistics, anchor_scale, input_size, max_detections, repeat_threshold, statistics_of
 from htc.data.dataset import Dataset
-from htc.data.map_sources import MapSources
+from htc.data.semantic_maps import MapSources
 from htc.files import write_json
 from htc.presets import preset
 from htc.settings.layers import Setting, overlay

@@ -7,8 +7,7 @@ from htc.checkpoint.fit import LoadedWeights
 from htc.checkpoint.formats.imagenet import expected_colours
 from htc.config import Config, Input, ResNet
 from htc.data.dataset import Dataset
-from htc.data.map_sources import MapSources
-from htc.data.semantic_maps import least_classes
+from htc.data.semantic_maps import MapSources, least_classes
 from htc.errors import CheckpointError
 from htc.model.detector import Detector
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from htc.data.map_sources import MapSources
+from htc.data.semantic_maps import MapSources
 from htc.training.auto_config import Choice
 from htc.training.checkpoints import EVERY_MINUTE, Every
 

@@ -16,8 +16,7 @@ from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
 from htc.data.epochs import batches_per_epoch
 from htc.data.loader import PictureLoader, training_loader
-from htc.data.map_sources import MapSources
-from htc.data.semantic_maps import with_semantic_maps
+from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.doctor.before_training import check_data
 from htc.errors import DataError, OutputError
 from htc.evaluation.coco import Metrics

@@ -8,8 +8,7 @@ from torch import nn
 from htc.config import Augmentation, Config, Sampling
 from htc.data.dataset import Dataset
 from htc.data.loader import training_loader
-from htc.data.map_sources import MapSources
-from htc.data.semantic_maps import with_semantic_maps
+from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.errors import DataError
 from htc.ops.onednn import exact_onednn_matmul
 from htc.training.losses import Term

@@ -10,16 +10,16 @@ from pycocotools import mask as coco_masks
 
 from htc.files import write_json
 
-ANNOTATIONS = "annotations"
+ANNOTATIONS_FOLDER = "annotations"
 PICTURE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif"))
-NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folder names of the parts of a data set, as the usual tools write them, and what we call them."""
 
 Rings = list[list[float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Outline:
+class ConvertedInstance:
     """One object: polygons, run lengths (COCO's dict), or its box alone."""
 
     category: int
@@ -30,14 +30,14 @@ class Outline:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ConvertedImage:
     """One picture and its objects."""
 
     file_name: str
     """Relative to `Converted.pictures`, with forward slashes."""
     height: int
     width: int
-    objects: tuple[Outline, ...]
+    objects: tuple[ConvertedInstance, ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Converted:
     pictures: Path
     """The folder that file names are relative to; nothing in it is copied or changed."""
     classes: tuple[str, ...]
-    parts: dict[str, tuple[Picture, ...]]
+    parts: dict[str, tuple[ConvertedImage, ...]]
     """`train`, maybe `val` and `test`."""
     notes: tuple[str, ...] = ()
     """What the user should know about how it was read."""
@@ -81,12 +81,12 @@ def write_parts(data: Converted, destination: Path) -> dict[str, Path]:
     """Writes `annotations/instances_<part>.json` below `destination`; the files by part. Raises `OutputError`."""
     files = {}
     for part, pictures in data.parts.items():
-        files[part] = destination / ANNOTATIONS / f"instances_{part}.json"
+        files[part] = destination / ANNOTATIONS_FOLDER / f"instances_{part}.json"
         write_json(files[part], coco_content(data, pictures))
     return files
 
 
-def coco_content(data: Converted, pictures: tuple[Picture, ...]) -> dict[str, Any]:
+def coco_content(data: Converted, pictures: tuple[ConvertedImage, ...]) -> dict[str, Any]:
     """One part as COCO's instance format; picture, object and category ids begin at 1."""
     return {
         "info": {"description": f"{data.kind} data, converted; file names are relative to {data.pictures}"},
@@ -99,7 +99,7 @@ def coco_content(data: Converted, pictures: tuple[Picture, ...]) -> dict[str, An
     }
 
 
-def _annotations(pictures: tuple[Picture, ...]) -> Iterator[dict[str, Any]]:
+def _annotations(pictures: tuple[ConvertedImage, ...]) -> Iterator[dict[str, Any]]:
     id = 0
     for number, picture in enumerate(pictures, start=1):
         for found in picture.objects:
@@ -116,7 +116,7 @@ def _annotations(pictures: tuple[Picture, ...]) -> Iterator[dict[str, Any]]:
             yield record if found.segmentation is None else record | {"segmentation": found.segmentation}
 
 
-def _box_and_area(found: Outline, picture: Picture) -> tuple[list[float], float]:
+def _box_and_area(found: ConvertedInstance, picture: ConvertedImage) -> tuple[list[float], float]:
     """xywh and the number of pixels; of a polygon the box of its points within the picture, as COCO's own boxes are."""
     if found.segmentation is None:
         assert found.box is not None

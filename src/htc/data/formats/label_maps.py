@@ -15,13 +15,20 @@ from jaxtyping import Int
 from pycocotools import mask as coco_masks
 
 from htc.data.faults import Faults
-from htc.data.formats.converted import NAMES, Converted, Notes, Outline, Picture, pictures_in, text_of
-from htc.data.images import picture_size
-from htc.data.map_files import read_pixels
+from htc.data.formats.converted import (
+    SPLIT_NAMES,
+    Converted,
+    ConvertedImage,
+    ConvertedInstance,
+    Notes,
+    pictures_in,
+    text_of,
+)
+from htc.data.images import picture_size, read_pixels
 from htc.errors import DataError
 
-IMAGES = ("images", "image", "imgs")
-MAPS = ("masks", "labels", "mask", "label_maps", "instances")
+IMAGE_FOLDERS = ("images", "image", "imgs")
+MAP_FOLDERS = ("masks", "labels", "mask", "label_maps", "instances")
 LOSSLESS = frozenset((".png", ".tif", ".tiff", ".bmp", ".gif"))
 MOST_OBJECTS = 20_000
 """More values than this in one map are smoothed colours, not objects."""
@@ -31,7 +38,7 @@ def map_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
     """(pictures, maps) of each part: DIR/train/images + masks, DIR/images/train + masks/train, or DIR/images +
     masks; empty if not so.
     """
-    parts = {part: pair for name, part in NAMES.items() if (pair := _pair(folder / name))}
+    parts = {part: pair for name, part in SPLIT_NAMES.items() if (pair := _pair(folder / name))}
     if parts:
         return parts
     pair = _pair(folder)
@@ -39,15 +46,17 @@ def map_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
         return {}
     below = {
         part: (pair[0] / name, pair[1] / name)
-        for name, part in NAMES.items()
+        for name, part in SPLIT_NAMES.items()
         if (pair[0] / name).is_dir() and (pair[1] / name).is_dir()
     }
     return below or {"train": pair}
 
 
 def _pair(folder: Path) -> tuple[Path, Path] | None:
-    images = next((folder / name for name in IMAGES if (folder / name).is_dir()), None)
-    maps = next((folder / name for name in MAPS if (folder / name).is_dir() and _holds_maps(folder / name)), None)
+    images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
+    maps = next(
+        (folder / name for name in MAP_FOLDERS if (folder / name).is_dir() and _holds_maps(folder / name)), None
+    )
     return None if images is None or maps is None else (images, maps)
 
 
@@ -115,22 +124,22 @@ def _all_binary(parts: dict[str, tuple[Path, Path]], classes: list[str]) -> bool
 
 def _picture(
     path: Path, maps: Path, folder: Path, classes: list[str], binary: bool, faults: Faults, notes: Notes
-) -> Picture:
+) -> ConvertedImage:
     name = path.relative_to(folder).as_posix()
     try:
         size = picture_size(path)
         files = _map_files(maps, path.stem, classes)
         if not files:
             notes.add("picture without label map: taken as one without objects")
-        return Picture(
+        return ConvertedImage(
             name, *size, tuple(found for label, file in files for found in _objects(file, label, size, binary))
         )
     except DataError as error:
         faults.add(str(error))
-        return Picture(name, 1, 1, ())
+        return ConvertedImage(name, 1, 1, ())
 
 
-def _objects(file: Path, label: int, size: tuple[int, int], binary: bool) -> list[Outline]:
+def _objects(file: Path, label: int, size: tuple[int, int], binary: bool) -> list[ConvertedInstance]:
     values = read_values(file)
     if values.shape != size:
         raise DataError(
@@ -145,7 +154,11 @@ def _objects(file: Path, label: int, size: tuple[int, int], binary: bool) -> lis
             f"{file} holds {len(runs)} values; a label map has one for each object: save it without smoothing and "
             f"lossless"
         )
-    return [Outline(label, {"size": [*size], "counts": _text(counts, size)}) for value, counts in runs.items() if value]
+    return [
+        ConvertedInstance(label, {"size": [*size], "counts": _text(counts, size)})
+        for value, counts in runs.items()
+        if value
+    ]
 
 
 def read_values(file: Path) -> Int[np.ndarray, "H W"]:

@@ -18,7 +18,16 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from htc.data.faults import Faults
-from htc.data.formats.converted import NAMES, Converted, Notes, Outline, Picture, pictures_in, polygon_runs, text_of
+from htc.data.formats.converted import (
+    SPLIT_NAMES,
+    Converted,
+    ConvertedImage,
+    ConvertedInstance,
+    Notes,
+    pictures_in,
+    polygon_runs,
+    text_of,
+)
 from htc.data.images import picture_size
 from htc.errors import DataError
 
@@ -45,7 +54,7 @@ def read_labelme(folder: Path) -> Converted:
     """The folder, or its parts train, val (valid, validation) and test. Raises `DataError` that names file, shape,
     fault and remedy.
     """
-    places = {part: folder / name for name, part in NAMES.items() if any((folder / name).glob("*.json"))} or {
+    places = {part: folder / name for name, part in SPLIT_NAMES.items() if any((folder / name).glob("*.json"))} or {
         "train": folder
     }
     faults, notes = Faults(folder), Notes()
@@ -110,19 +119,19 @@ class _Reader:
         self.folder, self.boxes_only, self.faults, self.notes = folder, boxes_only, faults, notes
         self.labels = {name: label for label, name in enumerate(classes)}
 
-    def picture(self, file: Path, content: dict[str, Any]) -> Picture:
+    def picture(self, file: Path, content: dict[str, Any]) -> ConvertedImage:
         """The picture with its objects, shapes of a group together."""
         path = _picture_of(file, content)
         if path is None:
             self.faults.add(
                 f"{file}: its picture {content.get('imagePath')!r} is not there; put it beside the JSON file"
             )
-            return Picture("", 1, 1, ())
+            return ConvertedImage("", 1, 1, ())
         try:
             size = picture_size(path)
         except DataError as error:
             self.faults.add(str(error))
-            return Picture("", 1, 1, ())
+            return ConvertedImage("", 1, 1, ())
         said = (content.get("imageHeight"), content.get("imageWidth"))
         if None not in said and said != size:
             self.faults.add(
@@ -137,7 +146,7 @@ class _Reader:
                     {**shape, "where": f"{file}: shape {number}"}
                 )
         objects = [self._object(shapes, *size) for shapes in groups.values()]
-        return Picture(
+        return ConvertedImage(
             path.relative_to(self.folder).as_posix(), *size, tuple(found for found in objects if found is not None)
         )
 
@@ -152,7 +161,7 @@ class _Reader:
             return True
         return False
 
-    def _object(self, shapes: list[dict[str, Any]], height: int, width: int) -> Outline | None:
+    def _object(self, shapes: list[dict[str, Any]], height: int, width: int) -> ConvertedInstance | None:
         label = self.labels[shapes[0]["label"]]
         try:
             rings = [ring for shape in shapes if shape.get("shape_type") != "mask" for ring in _rings(shape)]
@@ -163,14 +172,14 @@ class _Reader:
         if self.boxes_only:
             points = np.array(rings).reshape(-1, 2).clip(0, (width, height))
             low, high = points.min(0), points.max(0)
-            return Outline(
+            return ConvertedInstance(
                 label, None, (float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1]))
             )
         if not masks:
-            return Outline(label, rings)
+            return ConvertedInstance(label, rings)
         parts = [coco_masks.encode(np.asfortranarray(mask)) for mask in masks]
         merged = coco_masks.merge([*parts, *(polygon_runs(rings, height, width) if rings else [])])
-        return Outline(label, {"size": [height, width], "counts": text_of(merged)})
+        return ConvertedInstance(label, {"size": [height, width], "counts": text_of(merged)})
 
 
 def _picture_of(file: Path, content: dict[str, Any]) -> Path | None:

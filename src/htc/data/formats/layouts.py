@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from htc.data.coco import LAYOUTS, Splits, find_splits, read_coco
-from htc.data.formats.converted import ANNOTATIONS, Converted, write_parts
+from htc.data.formats.converted import ANNOTATIONS_FOLDER, Converted, write_parts
 from htc.data.formats.label_maps import map_parts, read_label_maps
 from htc.data.formats.labelme import is_labelme, read_labelme
 from htc.data.formats.yolo import description, read_yolo
@@ -86,7 +86,7 @@ def prepare_splits(folder: Path, destination: Path, val_share: float | None = No
         splits = find_splits(folder)
     else:
         converted = convert_data(folder, destination)
-        for line in summary(converted):
+        for line in conversion_summary(converted):
             say(line)
         splits = converted.splits
     if val_share is not None:
@@ -109,7 +109,7 @@ def _keep_quiet(_message: str) -> None:
     """Nobody is told."""
 
 
-def summary(converted: ConvertedFiles) -> list[str]:
+def conversion_summary(converted: ConvertedFiles) -> list[str]:
     """How the data set was read, for the user."""
     data = converted.data
     counts = ", ".join(
@@ -154,7 +154,7 @@ def split_off(splits: Splits, share: float, destination: Path) -> Splits:
             f"--val-share {share:g} of {len(content['images'])} pictures leaves no picture to {empty[0]}; give "
             f"another share"
         )
-    files = {part: destination / ANNOTATIONS / f"instances_{part}_split.json" for part in parts}
+    files = {part: destination / ANNOTATIONS_FOLDER / f"instances_{part}_split.json" for part in parts}
     for part, ids in parts.items():
         write_json(files[part], _only(content, ids))
     return replace(

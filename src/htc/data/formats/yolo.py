@@ -11,12 +11,12 @@ from typing import Any
 import yaml
 
 from htc.data.faults import Faults
-from htc.data.formats.converted import NAMES, Converted, Notes, Outline, Picture, pictures_in
+from htc.data.formats.converted import SPLIT_NAMES, Converted, ConvertedImage, ConvertedInstance, Notes, pictures_in
 from htc.data.images import picture_size
 from htc.errors import DataError
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-OUTSIDE = 0.01
+OUTSIDE_SHARE = 0.01
 """Coordinates may miss 0..1 by this much (rounding of other tools); they are cut to it."""
 
 
@@ -33,8 +33,8 @@ def read_yolo(folder: Path) -> Converted:
     classes = _classes(content, file)
     root = _root(content, file)
     faults, notes = Faults(folder), Notes()
-    parts: dict[str, tuple[Picture, ...]] = {}
-    for key, part in NAMES.items():
+    parts: dict[str, tuple[ConvertedImage, ...]] = {}
+    for key, part in SPLIT_NAMES.items():
         if content.get(key):
             pictures = [picture for place in _places(content[key], root, file, key) for picture in _pictures(place)]
             parts[part] = tuple(_picture(path, folder, len(classes), faults, notes) for path in pictures)
@@ -137,7 +137,7 @@ def label_file(picture: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _picture(path: Path, folder: Path, classes: int, faults: Faults, notes: Notes) -> Picture:
+def _picture(path: Path, folder: Path, classes: int, faults: Faults, notes: Notes) -> ConvertedImage:
     try:
         height, width = picture_size(path)
     except DataError as error:
@@ -147,7 +147,7 @@ def _picture(path: Path, folder: Path, classes: int, faults: Faults, notes: Note
     labels = label_file(path)
     if not labels.is_file():
         notes.add("picture without label file: taken as one without objects")
-        return Picture(name, height, width, ())
+        return ConvertedImage(name, height, width, ())
     objects = []
     for number, line in enumerate(labels.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         if line.strip():
@@ -156,10 +156,10 @@ def _picture(path: Path, folder: Path, classes: int, faults: Faults, notes: Note
                 faults.add(f"{labels}:{number}: {found}")
             else:
                 objects.append(found)
-    return Picture(name, height, width, tuple(objects))
+    return ConvertedImage(name, height, width, tuple(objects))
 
 
-def _object(fields: list[str], classes: int, width: int, height: int) -> Outline | str:
+def _object(fields: list[str], classes: int, width: int, height: int) -> ConvertedInstance | str:
     """The object of one line, or what is wrong with it and what to do."""
     try:
         label, *values = (float(field) for field in fields)
@@ -175,7 +175,7 @@ def _object(fields: list[str], classes: int, width: int, height: int) -> Outline
         return (
             f"{len(values)} coordinates; a box has four (centre and size), an outline x and y of at least three points"
         )
-    wrong = next((value for value in values if not -OUTSIDE <= value <= 1 + OUTSIDE), None)
+    wrong = next((value for value in values if not -OUTSIDE_SHARE <= value <= 1 + OUTSIDE_SHARE), None)
     if wrong is not None:
         return (
             f"coordinate {wrong:g} is not within 0..1; YOLO's are fractions of the picture's width and height, "
@@ -185,17 +185,17 @@ def _object(fields: list[str], classes: int, width: int, height: int) -> Outline
         return _box(int(label), values, width, height)
     inside = [min(max(value, 0.0), 1.0) for value in values]
     ring = [round(value * (height if place % 2 else width), 3) for place, value in enumerate(inside)]
-    return Outline(int(label), [ring])
+    return ConvertedInstance(int(label), [ring])
 
 
-def _box(label: int, values: list[float], width: int, height: int) -> Outline:
+def _box(label: int, values: list[float], width: int, height: int) -> ConvertedInstance:
     x, y, w, h = values
     left, top = max((x - w / 2) * width, 0.0), max((y - h / 2) * height, 0.0)
     right, bottom = min((x + w / 2) * width, float(width)), min((y + h / 2) * height, float(height))
-    return Outline(label, None, (left, top, max(right - left, 0.0), max(bottom - top, 0.0)))
+    return ConvertedInstance(label, None, (left, top, max(right - left, 0.0), max(bottom - top, 0.0)))
 
 
-def _check_labels(file: Path, pictures: tuple[Picture, ...], notes: Notes) -> None:
+def _check_labels(file: Path, pictures: tuple[ConvertedImage, ...], notes: Notes) -> None:
     """A data set in which nothing is labelled has its labels elsewhere."""
     if not any(picture.objects for picture in pictures):
         raise DataError(
