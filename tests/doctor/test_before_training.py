@@ -8,10 +8,11 @@ from doctor.faults import FIXED, KEPT
 from htc.config import Config
 from htc.data.coco import Splits
 from htc.data.semantic_maps import MapSources
-from htc.doctor import balance, doubles, outlines, records
-from htc.doctor import image_files as picture_files
+from htc.doctor import balance, outlines, records
+from htc.doctor import boxes as doubles
+from htc.doctor import images as picture_files
 from htc.doctor.before_training import check_data
-from htc.doctor.fast import OF_A_PART
+from htc.doctor.examine import OF_A_PART
 from htc.errors import DataError
 from training.tiny import tiny
 

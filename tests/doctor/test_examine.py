@@ -11,7 +11,7 @@ from doctor.faults import FIXED, KEPT
 from htc.cli.app import run
 from htc.data.coco import read_coco
 from htc.doctor.examine import Request, examine, repairable
-from htc.doctor.kinds import KINDS
+from htc.doctor.findings import FINDING_KINDS
 from htc.doctor.part import read_part
 from htc.doctor.repair import repair
 from htc.doctor.report import to_json
@@ -90,8 +90,8 @@ def check_alone(code: str, found: dict) -> None:
     assert codes(found) - {code} <= CONSEQUENCES.get(code, set())
     finding = next(one for one in found["findings"] if one["code"] == code)
     assert finding["what"]
-    assert finding["severity"] == KINDS[code].severity
-    assert found["ok"] == ({KINDS[one].severity for one in codes(found)} == {"note"})
+    assert finding["severity"] == FINDING_KINDS[code].severity
+    assert found["ok"] == ({FINDING_KINDS[one].severity for one in codes(found)} == {"note"})
 
 
 @pytest.mark.parametrize(("code", "fault"), KEPT, ids=[f"{number}-{code}" for number, (code, _) in enumerate(KEPT)])
@@ -150,7 +150,7 @@ def test_nothing_is_corrected_on_a_picture_of_another_size(tmp_path):
 
 def test_every_kind_has_a_data_set():
     covered = {code for code, _ in [*FIXED, *KEPT]}
-    assert set(KINDS) - covered == {"layout-missing", "layout-optional"}
+    assert set(FINDING_KINDS) - covered == {"layout-missing", "layout-optional"}
 
 
 def test_several_faults_are_corrected_together(tmp_path):
@@ -248,7 +248,7 @@ def test_allowed_detections_decide(tmp_path):
 def test_documentation_lists_every_code():
     text = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
     fixed = {code for code, _ in FIXED}
-    for code, kind in KINDS.items():
+    for code, kind in FINDING_KINDS.items():
         row = (
             f"| `{code}` | {kind.severity} | {kind.title} | {kind.why} | {kind.remedy} | "
             f"{'yes' if code in fixed else ''} |"

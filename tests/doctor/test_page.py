@@ -9,9 +9,9 @@ from PIL import Image
 from doctor.data_sets import clean
 from doctor.faults import FIXED, KEPT
 from htc.cli.app import run
-from htc.doctor.finding import Finding
-from htc.doctor.layout import examine_root
-from htc.doctor.thumbnails import BOX, HEIGHT, OUTLINE, WIDTH, thumbnail
+from htc.doctor.examine import examine_root
+from htc.doctor.findings import Finding
+from htc.doctor.page import BOX, HEIGHT, OUTLINE, WIDTH, thumbnail
 from htc.errors import DataError
 
 

@@ -63,14 +63,14 @@ def doctor(
             check_json_target(str(target.absolute()), flag)
     check_torch()
     from htc.doctor.examine import examine
-    from htc.doctor.report import lines, to_json
+    from htc.doctor.report import report_lines, to_json
 
     request = _request(annotations, images, val_annotations, val_images, semantic, semantic_classes, max_detections)
     with progress("doctor") as bar:
         examination = examine(request, lambda done, total: bar(done, total, ""))
     fixed = None if fix is None else _fix(request, fix)
     if json != STDOUT:
-        print("\n".join(lines(examination)))
+        print("\n".join(report_lines(examination)))
     write_json(json, to_json(examination, fixed))
     if html is not None:
         _write_page(examination, html, fixed)
@@ -86,8 +86,7 @@ def _request(
     semantic_classes: int,
     max_detections: int,
 ) -> "Request":
-    from htc.doctor.examine import Request
-    from htc.doctor.layout import examine_root
+    from htc.doctor.examine import Request, examine_root
     from htc.doctor.part import read_part
 
     if (val_annotations is None) != (val_images is None):

@@ -8,7 +8,7 @@ import numpy as np
 from htc.config import Input
 from htc.data.advice import STRIDES, Statistics, class_repeats, repeat_threshold
 from htc.data.transforms import resized_size
-from htc.doctor.finding import Finding
+from htc.doctor.findings import Finding
 from htc.doctor.part import Object, Part
 
 
@@ -97,4 +97,4 @@ def tiny_objects(part: Part, size: Input) -> Iterator[Finding]:
             yield part.finding(one, "object-tiny", what, where=box)
 
 
-CHECKS = (absent_classes, rare_classes)
+BALANCE_CHECKS = (absent_classes, rare_classes)

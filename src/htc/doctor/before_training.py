@@ -5,14 +5,13 @@ from pathlib import Path
 from htc.config import Config
 from htc.data.coco import Splits
 from htc.data.semantic_maps import MapSources
-from htc.doctor.fast import fast_findings, fast_findings_between
-from htc.doctor.finding import Finding
-from htc.doctor.kinds import KINDS
+from htc.doctor.examine import fast_findings, fast_findings_between
+from htc.doctor.findings import FINDING_KINDS, Finding
 from htc.doctor.maps import map_files
 from htc.doctor.part import read_part
 from htc.errors import DataError
 
-SHOWN = 5
+FINDINGS_SHOWN = 5
 """Errors that are named; `htc doctor` shows all."""
 
 
@@ -32,22 +31,22 @@ def check_data(config: Config, splits: Splits, maps: MapSources | None = None) -
         val = read_part(splits.val_annotations, splits.val_images, "val")
         found += fast_findings(val, config.input, config.inference.max_detections)
         found += fast_findings_between(train, val)
-    errors = [finding for finding in found if KINDS[finding.code].severity == "error"]
+    errors = [finding for finding in found if FINDING_KINDS[finding.code].severity == "error"]
     if errors:
         raise DataError(_named(errors, splits))
     warnings: dict[str, list[Finding]] = {}
     for finding in found:
-        if KINDS[finding.code].severity == "warning":
+        if FINDING_KINDS[finding.code].severity == "warning":
             warnings.setdefault(finding.code, []).append(finding)
     return tuple(_line(code, findings) for code, findings in warnings.items())
 
 
 def _named(errors: list[Finding], splits: Splits) -> str:
     lines = [
-        f"\n  {_where(finding, finding.file)}: {finding.what}; {KINDS[finding.code].remedy} ({finding.code})"
-        for finding in errors[:SHOWN]
+        f"\n  {_where(finding, finding.file)}: {finding.what}; {FINDING_KINDS[finding.code].remedy} ({finding.code})"
+        for finding in errors[:FINDINGS_SHOWN]
     ]
-    more = f"\n  ... and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+    more = f"\n  ... and {len(errors) - FINDINGS_SHOWN} more" if len(errors) > FINDINGS_SHOWN else ""
     return (
         f"the data have {len(errors)} error{'s' if len(errors) > 1 else ''}:{''.join(lines)}{more}\nall of them: "
         f"{_doctor(splits)}"
@@ -57,8 +56,8 @@ def _named(errors: list[Finding], splits: Splits) -> str:
 def _line(code: str, findings: list[Finding]) -> str:
     first, times = findings[0], f" ({len(findings)} times)" if len(findings) > 1 else ""
     return (
-        f"warning: {KINDS[code].title}{times}: {_where(first, first.file.name)}: {first.what}; "
-        f"{KINDS[code].remedy} "
+        f"warning: {FINDING_KINDS[code].title}{times}: {_where(first, first.file.name)}: {first.what}; "
+        f"{FINDING_KINDS[code].remedy} "
         f"({code})"
     )
 

@@ -1,18 +1,120 @@
-"""A whole examination: every check of every part, and what the data ask of a configuration."""
+"""All checks that need no pixels: about a millisecond a picture.
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+The folder that holds a whole data set: which parts are there, which are missing, and where they go.
+
+A whole examination: every check of every part, and what the data ask of a configuration.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from htc.config import Inference, Input
 from htc.data.advice import Advice, Statistics, anchor_scale, input_size, max_detections, sampling
+from htc.data.coco import Splits, find_splits
+from htc.data.formats.layouts import is_coco, is_known
+from htc.doctor import balance, boxes, outlines, records
+from htc.doctor import boxes as doubles
+from htc.doctor import images as picture_files
+from htc.doctor import records as splits
 from htc.doctor.balance import statistics
-from htc.doctor.contents import Content, copies, damaged, leaks, read_contents
-from htc.doctor.fast import fast_findings, fast_findings_between
-from htc.doctor.finding import SEVERITIES, Finding, Severity
-from htc.doctor.kinds import KINDS
+from htc.doctor.findings import FINDING_KINDS, SEVERITIES, Finding, Severity
+from htc.doctor.images import Content, copies, damaged, leaks, read_contents
 from htc.doctor.maps import map_files, map_values
 from htc.doctor.part import Part
+from htc.errors import DataError
+
+UNKNOWN_SIZE = ("picture-size", "picture-turned", "picture-orientation")
+OF_A_PART = (
+    *records.RECORD_CHECKS,
+    *picture_files.IMAGE_CHECKS,
+    *outlines.OUTLINE_CHECKS,
+    *boxes.BOX_CHECKS,
+    *doubles.DOUBLE_CHECKS,
+    *balance.BALANCE_CHECKS,
+)
+
+
+def fast_findings(part: Part, size: Input, max_detections: int) -> Iterator[Finding]:
+    """What is wrong with one part, for a network with that input and as many detections a picture."""
+    found = [finding for check in OF_A_PART for finding in check(part)]
+    doubtful = {finding.image for finding in found if finding.code in UNKNOWN_SIZE}
+    for finding in found:
+        # On a picture of another size every outline may be wrong: nothing is corrected by it.
+        yield replace(finding, edits=()) if finding.annotation is not None and finding.image in doubtful else finding
+    yield from balance.crowded_pictures(part, max_detections)
+    yield from balance.tiny_objects(part, size)
+
+
+def fast_findings_between(train: Part, val: Part) -> Iterator[Finding]:
+    """What is wrong between two parts."""
+    for check in splits.SPLIT_CHECKS:
+        yield from check(train, val)
+
+
+IMAGES_URL = "https://images.cocodataset.org/zips"
+ANNOTATIONS_URL = "https://images.cocodataset.org/annotations/annotations_trainval2017.zip"
+STUFF = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip"
+TRAIN, TRAIN_IMAGES = "annotations/instances_train2017.json", "train2017"
+COCO = {
+    TRAIN: f"unpack {ANNOTATIONS_URL} here",
+    "annotations/instances_val2017.json": f"unpack {ANNOTATIONS_URL} here",
+    TRAIN_IMAGES: f"118,287 pictures; unpack {IMAGES_URL}/train2017.zip here",
+    "val2017": f"5,000 pictures; unpack {IMAGES_URL}/val2017.zip here",
+}
+"""What COCO's layout must hold, and where it comes from."""
+MAPS_HINT = {
+    "stuffthingmaps/train2017": f"unpack {STUFF} into stuffthingmaps",
+    "stuffthingmaps/val2017": f"unpack {STUFF} into stuffthingmaps",
+}
+
+
+@dataclass(frozen=True)
+class Root:
+    """The parts of a data set that can be examined, and what is missing beside them."""
+
+    splits: Splits
+    maps: Path | None
+    """Semantic maps of the training pictures."""
+    findings: tuple[Finding, ...]
+
+
+def examine_root(root: Path) -> Root:
+    """The parts of `root`. Raises `DataError` for a folder of no known layout, one that must be converted first, or
+    COCO's without training part; then it lists what is missing and where that goes.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such file or folder; give the COCO instance file, or the folder of the data set")
+    missing = [place for place in COCO if not (root / place).exists()]
+    looks_like_coco = len(missing) < len(COCO)
+    if not is_coco(root) and not looks_like_coco and is_known(root):
+        raise DataError(
+            f"{root} is not COCO data; convert it first: htc convert {root} DST; then: htc doctor "
+            f"DST/annotations/instances_train.json {root}"
+        )
+    findings = tuple(_missing_parts(root, missing)) if looks_like_coco else ()
+    if looks_like_coco and set(missing) & {TRAIN, TRAIN_IMAGES}:
+        raise DataError(
+            f"{root} lacks parts of COCO's layout:" + "".join(f"\n  {finding.what}" for finding in findings)
+        )
+    splits = Splits(root / TRAIN, root / TRAIN_IMAGES, None, None) if looks_like_coco and missing else find_splits(root)
+    maps = root / "stuffthingmaps" / splits.train_images.name
+    return Root(splits, maps if maps.is_dir() else None, findings)
+
+
+def _missing_parts(root: Path, missing: list[str]) -> Iterator[Finding]:
+    """Annotations and pictures are needed, COCO-Stuff's maps are not."""
+    for place in missing:
+        yield Finding("layout-missing", f"{place} is not there: {COCO[place]}", root)
+    absent = [place for place in MAPS_HINT if not (root / place).is_dir()]
+    if absent:
+        what = (
+            f"{' and '.join(absent)}: without COCO-Stuff's maps semantic targets are derived from the "
+            f"instances; to "
+            f"have them, {MAPS_HINT[absent[0]]}"
+        )
+        yield Finding("layout-optional", what, root)
+
 
 COCO_STUFF = 183
 """Classes of the semantic branch in the original's presets."""
@@ -44,12 +146,12 @@ class Examination:
 
     def count(self, severity: Severity) -> int:
         """Findings of that severity."""
-        return sum(KINDS[finding.code].severity == severity for finding in self.findings)
+        return sum(FINDING_KINDS[finding.code].severity == severity for finding in self.findings)
 
     @property
     def faulty(self) -> bool:
         """Whether there are errors or warnings; notes are no faults."""
-        return any(KINDS[finding.code].severity != "note" for finding in self.findings)
+        return any(FINDING_KINDS[finding.code].severity != "note" for finding in self.findings)
 
     @property
     def by_code(self) -> dict[str, list[Finding]]:
@@ -100,7 +202,7 @@ def advised_input(data: Statistics) -> Input:
 
 def _sorted(findings: list[Finding]) -> list[Finding]:
     """Worst first, kinds in the order of their table; a leak that two checks found is told once."""
-    order = {code: (SEVERITIES.index(kind.severity), place) for place, (code, kind) in enumerate(KINDS.items())}
+    order = {code: (SEVERITIES.index(kind.severity), place) for place, (code, kind) in enumerate(FINDING_KINDS.items())}
     seen: set[tuple[object, ...]] = set()
     unique = []
     for finding in findings:

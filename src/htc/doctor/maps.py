@@ -9,7 +9,7 @@ from PIL import Image
 
 from htc.data.images import BROKEN
 from htc.data.semantic_maps import IGNORE, map_path
-from htc.doctor.finding import Finding
+from htc.doctor.findings import Finding
 from htc.doctor.part import Part, Picture
 from htc.errors import DataError
 

@@ -13,7 +13,7 @@ from htc.data.dataset import Polygons, RunLengths
 from htc.data.formats.converted import polygon_runs
 from htc.data.instance_masks import counts_of, decode_mask, read_counts
 
-OUTSIDE = 1.0
+OUTSIDE_PIXELS = 1.0
 """Pixels that a polygon may reach outside; annotation tools round their corners."""
 Rings = list[list[float]]
 
@@ -136,7 +136,7 @@ def _good_polygons(rings: Rings, faults: tuple[Fault, ...], height: int, width: 
     arrays = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings]
     low, high = np.min([ring.min(0) for ring in arrays], 0), np.max([ring.max(0) for ring in arrays], 0)
     over = float(max(-low.min(), high[0] - width, high[1] - height, 0))
-    if over > OUTSIDE:
+    if over > OUTSIDE_PIXELS:
         cut = [ring for ring in (cut_ring(ring, height, width) for ring in rings) if len(ring) >= 6]
         what = f"its outline reaches {over:.1f} px outside the {width}x{height} picture"
         if not cut:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from htc.doctor.finding import Edit, Finding
+from htc.doctor.findings import Edit, Finding
 from htc.doctor.outline import Fault, is_number, read_outline
 from htc.doctor.part import Object, Part
 
@@ -88,4 +88,4 @@ def crowds(part: Part) -> Iterator[Finding]:
             yield part.finding(one, *found)
 
 
-CHECKS = (segmentations, missing_masks, crowds)
+OUTLINE_CHECKS = (segmentations, missing_masks, crowds)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from htc.data.json_file import read_json
-from htc.doctor.finding import Box, Edit, Finding
+from htc.doctor.findings import Box, Edit, Finding
 from htc.doctor.outline import NO_OUTLINE, Outline, is_number, read_outline
 from htc.errors import DataError
 

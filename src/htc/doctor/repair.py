@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from htc.doctor.finding import Edit, Finding
+from htc.doctor.findings import Edit, Finding
 from htc.doctor.part import Part, part_of
 from htc.files import whole_file
 

@@ -5,14 +5,13 @@ from typing import Any
 
 from htc.data.advice import Advice
 from htc.doctor.examine import Examination
-from htc.doctor.finding import SEVERITIES, Finding
-from htc.doctor.kinds import KINDS
+from htc.doctor.findings import FINDING_KINDS, SEVERITIES, Finding
 
 EXAMPLES = 3
 """Findings of each kind that are shown to a reader; JSON and page hold more."""
 
 
-def lines(examination: Examination) -> Iterator[str]:
+def report_lines(examination: Examination) -> Iterator[str]:
     """For a reader: what was examined, each kind of fault with why, what to do and examples, advice."""
     for part in examination.parts:
         named = f"{part.name}: " if part.name else ""
@@ -20,7 +19,7 @@ def lines(examination: Examination) -> Iterator[str]:
         yield f"{named}{len(part.pictures)} pictures, {len(part.objects)} objects, {classes} ({part.file})"
     yield verdict(examination)
     for code, findings in examination.by_code.items():
-        kind = KINDS[code]
+        kind = FINDING_KINDS[code]
         yield ""
         yield f"{kind.severity} {code} ({len(findings)}): {kind.title}"
         yield f"  why: {kind.why}"
@@ -83,14 +82,14 @@ def to_json(examination: Examination, fixed: dict[str, Any] | None = None) -> di
 
 
 def _kind(code: str) -> dict[str, str]:
-    kind = KINDS[code]
+    kind = FINDING_KINDS[code]
     return {"severity": kind.severity, "title": kind.title, "why": kind.why, "remedy": kind.remedy}
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
     return {
         "code": finding.code,
-        "severity": KINDS[finding.code].severity,
+        "severity": FINDING_KINDS[finding.code].severity,
         "what": finding.what,
         "file": str(finding.file),
         "image_id": finding.image,

@@ -1,12 +1,58 @@
-"""Every kind of fault: its stable name, how bad it is, why it matters, what to do."""
+"""What a check reports: one place of a dataset, what is wrong there, why it matters, and the safe correction where there is one."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
-from htc.doctor.finding import Severity
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Kind:
+class Edit:
+    """One change to one record of an annotation file."""
+
+    part: Literal["images", "annotations", "categories"]
+    position: int
+    """In that list."""
+    change: Mapping[str, Any] | None
+    """New values of fields; None removes the record."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault at one place; why it matters and what to do stands in `kinds.KINDS[code]`."""
+
+    code: str
+    what: str
+    """What is wrong here, with its numbers; begins in lower case."""
+    file: Path
+    """The annotation file, picture or map that has the fault."""
+    image: int | str | None = None
+    picture: Path | None = None
+    """The picture to look at."""
+    annotation: int | str | None = None
+    box: Box | None = None
+    """xyxy in pixels of the picture: where to look."""
+    rings: tuple[tuple[float, ...], ...] = ()
+    """Outlines x, y, x, y, ... to draw."""
+    edits: tuple[Edit, ...] = ()
+    """What corrects it; empty where only a person can decide."""
+    fixed_by: str = field(default="")
+    """What the edits do."""
+
+    @property
+    def place(self) -> str:
+        """Annotation and image, as a message names them."""
+        if self.annotation is not None:
+            return f"annotation {self.annotation} (image {self.image})"
+        return f"image {self.image}" if self.image is not None else self.file.name
+
+
+@dataclass(frozen=True)
+class FindingKind:
     """One kind of fault."""
 
     severity: Severity
@@ -15,22 +61,22 @@ class Kind:
     remedy: str
 
 
-def _error(title: str, why: str, remedy: str) -> Kind:
+def _error(title: str, why: str, remedy: str) -> FindingKind:
     """Training refuses it, or would learn something that is wrong."""
-    return Kind("error", title, why, remedy)
+    return FindingKind("error", title, why, remedy)
 
 
-def _warning(title: str, why: str, remedy: str) -> Kind:
+def _warning(title: str, why: str, remedy: str) -> FindingKind:
     """It can be trained on, and costs accuracy or makes the numbers doubtful."""
-    return Kind("warning", title, why, remedy)
+    return FindingKind("warning", title, why, remedy)
 
 
-def _note(title: str, why: str, remedy: str) -> Kind:
+def _note(title: str, why: str, remedy: str) -> FindingKind:
     """Nothing is wrong; it is good to know."""
-    return Kind("note", title, why, remedy)
+    return FindingKind("note", title, why, remedy)
 
 
-RECORDS = {
+RECORD_KINDS = {
     "list-empty": _error(
         "A list of the file is empty",
         "without pictures or categories there is nothing to train on",
@@ -83,7 +129,7 @@ RECORDS = {
         "add the category, or correct category_id",
     ),
 }
-PICTURES = {
+IMAGE_KINDS = {
     "picture-missing": _error(
         "A picture is not in the folder",
         "training stops at it",
@@ -131,7 +177,7 @@ PICTURES = {
         "Pictures without objects", "they are trained on as background", "check that nothing was forgotten in them"
     ),
 }
-OUTLINES = {
+OUTLINE_KINDS = {
     "outline-unknown": _error(
         "A segmentation is neither polygons nor run lengths",
         "there is no mask to learn",
@@ -209,7 +255,7 @@ OUTLINES = {
         "write iscrowd 0 if it is one object",
     ),
 }
-BOXES = {
+BOX_KINDS = {
     "object-empty": _error(
         "An annotation has neither box nor mask", "there is nothing to learn from it", "give it one, or remove it"
     ),
@@ -244,7 +290,7 @@ BOXES = {
         "take the area of the mask",
     ),
 }
-WHOLE = {
+DATASET_KINDS = {
     "object-twice": _warning(
         "An object is annotated twice", "one of the two can only be missed or found double", "remove one"
     ),
@@ -272,7 +318,7 @@ WHOLE = {
         "raise inference.max_detections",
     ),
 }
-SPLITS = {
+SPLIT_KINDS = {
     "categories-differ": _error(
         "Training and validation have different categories",
         "numbers would be of other classes",
@@ -304,7 +350,7 @@ SPLITS = {
         "keep every group in one part",
     ),
 }
-SEMANTIC = {
+SEMANTIC_KINDS = {
     "semantic-missing": _error(
         "A picture has no semantic map", "training stops at it", "add the map, or derive all with --semantic auto"
     ),
@@ -328,10 +374,19 @@ SEMANTIC = {
         "A semantic map is ignored everywhere", "every pixel is 255", "export it again, if it should have labels"
     ),
 }
-LAYOUT = {
+LAYOUT_KINDS = {
     "layout-missing": _error("A part of the folder is missing", "training cannot find it", "put it there"),
     "layout-optional": _note(
         "Optional parts of the folder are missing", "training does without", "add them if you want them"
     ),
 }
-KINDS: dict[str, Kind] = {**RECORDS, **PICTURES, **OUTLINES, **BOXES, **WHOLE, **SPLITS, **SEMANTIC, **LAYOUT}
+FINDING_KINDS: dict[str, FindingKind] = {
+    **RECORD_KINDS,
+    **IMAGE_KINDS,
+    **OUTLINE_KINDS,
+    **BOX_KINDS,
+    **DATASET_KINDS,
+    **SPLIT_KINDS,
+    **SEMANTIC_KINDS,
+    **LAYOUT_KINDS,
+}
