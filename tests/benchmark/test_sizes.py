@@ -6,8 +6,7 @@ from importlib.resources import files
 import pytest
 
 from htc.benchmark.sizes import deformable_flops, size_of
-from htc.checkpoint.catalogue import catalogue
-from htc.checkpoint.zoo import RELEASED
+from htc.checkpoint.zoo import RELEASED, catalogue
 from htc.presets import PRESETS, preset
 from htc.presets.published import PUBLISHED
 

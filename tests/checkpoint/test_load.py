@@ -8,7 +8,7 @@ import torch
 
 from checkpoint.historical import CLASSES, as_v2, random_state, save_v2, tiny_config
 from htc import presets
-from htc.checkpoint.load import explicit_fields, load_model, overlay
+from htc.checkpoint.load import explicit_fields, load_model, overlay_file
 from htc.checkpoint.native import save_pretrained
 from htc.config import Config
 from htc.errors import CheckpointError, ConfigError
@@ -136,7 +136,7 @@ def test_a_native_model_trained_otherwise_than_the_preset(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: dict[str, Any], field: str
 ) -> None:
     folder = save_pretrained(STATE, CONFIG, tmp_path)
-    otherwise = overlay(presets.PRESETS[tiny](), ours)
+    otherwise = overlay_file(presets.PRESETS[tiny](), ours)
     monkeypatch.setitem(presets.PRESETS, "otherwise", lambda: otherwise)
     for weights in (folder, folder / "model.safetensors"):
         assert load_model(tiny, weights).config.rpn == CONFIG.rpn
@@ -197,7 +197,7 @@ def test_a_folder_with_other_weights(weights: Path, tmp_path: Path) -> None:
 
 
 def test_overlay_replaces_variants_and_merges_sections() -> None:
-    config = overlay(
+    config = overlay_file(
         CONFIG,
         {
             "neck": {"kind": "pafpn", "channels": 8},
@@ -208,6 +208,6 @@ def test_overlay_replaces_variants_and_merges_sections() -> None:
     assert config.neck.kind == "pafpn"
     assert (config.inference.nms_iou, config.inference.max_detections) == (0.4, 100)
     assert config.training.optimizer.lr == 3e-4
-    assert overlay(CONFIG, {}) is CONFIG
+    assert overlay_file(CONFIG, {}) is CONFIG
     assert explicit_fields({"a": {"b": {"c": 1}}, "d": None}) == {"a", "a.b", "a.b.c", "d"}
     assert explicit_fields({"cascade": {"mask-flow": False}}) == {"cascade", "cascade.mask_flow"}

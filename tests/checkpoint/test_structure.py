@@ -5,8 +5,8 @@ from functools import lru_cache
 import pytest
 import torch
 
-from htc.checkpoint.infer import class_names, infer_config
-from htc.checkpoint.report import shapes_of
+from htc.checkpoint.fit import shapes_of
+from htc.checkpoint.infer import infer_config, stored_class_names
 from htc.checkpoint.structure import contradictions, read_structure
 from htc.config import FPN, PAFPN, Config, GuidedRPN, ResNet
 from htc.errors import CheckpointError
@@ -94,5 +94,5 @@ def test_unknown_backbones_and_offset_groups_are_refused() -> None:
 
 @pytest.mark.parametrize(("count", "first", "length"), [(80, "person", 80), (1, "class 1", 1), (3, "class 1", 3)])
 def test_names_where_the_file_has_none(count: int, first: str, length: int) -> None:
-    names = class_names(count, None)
+    names = stored_class_names(count, None)
     assert (names[0], len(names)) == (first, length)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from htc.checkpoint.catalogue import catalogue
+from htc.checkpoint.zoo import catalogue
 from htc.cli.models import COLUMNS, cells, models
 from htc.presets.published import MEASURED_AP
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from htc.checkpoint.fit import LoadedWeights
-from htc.checkpoint.report import KeyReport
+from htc.checkpoint.fit import KeyReport, LoadedWeights
 from htc.config import Config, GuidedRPN, ResNet, Timm, ViT
 from htc.errors import CheckpointError
 from htc.model.detector import Detector

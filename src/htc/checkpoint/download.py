@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from htc.errors import CheckpointError, OutputError
 
-Progress = Callable[[int, int | None], object]
+DownloadProgress = Callable[[int, int | None], object]
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0
@@ -53,7 +53,7 @@ class HttpsStaysHttps(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def download(url: str, target: Path, sha256: str, progress: Progress | None = None) -> Path:
+def download(url: str, target: Path, sha256: str, progress: DownloadProgress | None = None) -> Path:
     """Fetch `url` to `target` unless it is there, whole and right; `sha256` is the hash or its first digits.
 
     The bytes gather in `target` + ".part" and take the name only after their hash fits; a second process waits for the
@@ -83,7 +83,7 @@ def download(url: str, target: Path, sha256: str, progress: Progress | None = No
     return target
 
 
-def _fetch_whole(url: str, target: Path, sha256: str, progress: Progress | None) -> None:
+def _fetch_whole(url: str, target: Path, sha256: str, progress: DownloadProgress | None) -> None:
     part = target.with_name(target.name + ".part")
     for fresh in (False, True):
         resumed = part.exists() and part.stat().st_size > 0
@@ -102,7 +102,7 @@ def _fetch_whole(url: str, target: Path, sha256: str, progress: Progress | None)
             )
 
 
-def _fetch_part(url: str, part: Path, progress: Progress | None) -> None:
+def _fetch_part(url: str, part: Path, progress: DownloadProgress | None) -> None:
     """Bring `part` to its full length, going on after cut connections as long as each attempt gets some bytes or few
     have failed.
     """
@@ -123,7 +123,7 @@ def _fetch_part(url: str, part: Path, progress: Progress | None) -> None:
             time.sleep(_PAUSE * 2**failures)
 
 
-def _request(url: str, part: Path, start: int, progress: Progress | None) -> None:
+def _request(url: str, part: Path, start: int, progress: DownloadProgress | None) -> None:
     headers = {
         "User-Agent": "hybrid-task-cascade",
         "Accept-Encoding": "identity",
@@ -155,7 +155,7 @@ def _starts_at(response: http.client.HTTPResponse, start: int) -> bool:
     return (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-")
 
 
-def _copy(response: http.client.HTTPResponse, file: IO[bytes], start: int, progress: Progress | None) -> None:
+def _copy(response: http.client.HTTPResponse, file: IO[bytes], start: int, progress: DownloadProgress | None) -> None:
     length = response.headers.get("Content-Length")
     total = start + int(length) if length and length.isdigit() else None
     if total is not None and total - start > shutil.disk_usage(Path(file.name).parent).free:

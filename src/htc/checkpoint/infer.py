@@ -45,7 +45,7 @@ def _assemble(
     structure: Mapping[str, Any], facts: Mapping[str, Any], classes: tuple[str, ...] | None, experiment: str | None
 ) -> Config:
     base = _family(structure, experiment)
-    names = class_names(structure["num_classes"], classes)
+    names = stored_class_names(structure["num_classes"], classes)
     values = base.model_dump()
     values["classes"], values["category_ids"] = names, category_ids(names)
     if structure["semantic"] is False:
@@ -70,7 +70,7 @@ def _assemble(
     return config if known else config.model_copy(update={"preset": "custom"})
 
 
-def class_names(count: int, classes: tuple[str, ...] | None) -> tuple[str, ...]:
+def stored_class_names(count: int, classes: tuple[str, ...] | None) -> tuple[str, ...]:
     """The file's own names; without any, COCO's for 80 classes and numbered ones else."""
     if classes is None:
         return (

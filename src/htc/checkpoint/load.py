@@ -9,16 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from htc.checkpoint.fit import LoadedWeights, fit_weights
+from htc.checkpoint.fit import KeyReport, LoadedWeights, fit_weights, shapes_of
+from htc.checkpoint.formats.base import NO_FACTS, Upgraded, UserFacts
 from htc.checkpoint.formats.detectron2 import is_detectron2, read_detectron2
 from htc.checkpoint.formats.mmdetection import upgrade_mmdetection
 from htc.checkpoint.formats.paddle import is_paddle, read_paddle
-from htc.checkpoint.formats.told import NOTHING, Told
 from htc.checkpoint.formats.torchvision import is_torchvision, read_torchvision
-from htc.checkpoint.formats.upgraded import Upgraded
-from htc.checkpoint.infer import category_ids, class_names, infer_config
+from htc.checkpoint.infer import category_ids, infer_config, stored_class_names
 from htc.checkpoint.native import from_pretrained, read_safetensors, stored_config
-from htc.checkpoint.report import KeyReport, shapes_of
 from htc.checkpoint.stored import Stored, read_stored
 from htc.checkpoint.structure import config_value, read_structure
 from htc.checkpoint.zoo import RELEASED, fetch
@@ -44,7 +42,7 @@ _LEAVE = "give the weights file as the model: its own configuration is then used
 
 
 def load_model(
-    model: str | Path, weights: str | Path | None = None, overrides: Overrides | None = None, told: Told = NOTHING
+    model: str | Path, weights: str | Path | None = None, overrides: Overrides | None = None, told: UserFacts = NO_FACTS
 ) -> LoadedWeights:
     """Configuration and weights of a model.
 
@@ -56,12 +54,12 @@ def load_model(
     """
     overrides = overrides or {}
     if str(model) in PRESETS:
-        config = overlay(preset(str(model)), overrides)
+        config = overlay_file(preset(str(model)), overrides)
         return _load_with(config, _weights_of(str(model), weights), overrides, told, from_preset=True)
     path = Path(model)
     if path.is_dir():
         config, state = from_pretrained(path)
-        config = overlay(config, overrides)
+        config = overlay_file(config, overrides)
         if weights is not None:
             return _load_with(config, _located(weights), overrides, told, from_preset=False)
         told.check(path)
@@ -78,7 +76,7 @@ def load_model(
     raise AssertionError("an unknown name is no preset")
 
 
-def overlay(config: Config, overrides: Overrides) -> Config:
+def overlay_file(config: Config, overrides: Overrides) -> Config:
     """`config` with nested values laid over it; new class names bring their ids. Raises `ConfigError` listing all
     faults.
     """
@@ -142,7 +140,7 @@ class _Source:
         return self.facts.get(name) if self.config is None else config_value(self.config, name)
 
 
-def _read(path: Path, stride_in: str | None, told: Told) -> _Source:
+def _read(path: Path, stride_in: str | None, told: UserFacts) -> _Source:
     """`stride_in`: of the backbone, if that is known; some files need it, and some to be told more."""
     if path.is_dir():
         told.check(path)
@@ -165,7 +163,7 @@ def _read(path: Path, stride_in: str | None, told: Told) -> _Source:
     )
 
 
-def _upgraded(stored: Stored, stride_in: str | None, told: Told) -> Upgraded:
+def _upgraded(stored: Stored, stride_in: str | None, told: UserFacts) -> Upgraded:
     """By the names in it, whoever wrote it."""
     if is_torchvision(stored.tensors):
         told.check(stored.path, "norm_epsilon")
@@ -191,7 +189,9 @@ def report_of(upgraded: Upgraded) -> KeyReport:
     )
 
 
-def _load_with(config: Config, path: Path, overrides: Overrides, told: Told, *, from_preset: bool) -> LoadedWeights:
+def _load_with(
+    config: Config, path: Path, overrides: Overrides, told: UserFacts, *, from_preset: bool
+) -> LoadedWeights:
     """Weights for a configuration that is known; class names may still come from the file if the configuration is a
     mere preset.
     """
@@ -231,14 +231,14 @@ def _with_file_classes(config: Config, source: _Source, path: Path) -> Config:
         count = read_structure(shapes_of(source.weights))["num_classes"]
         if source.classes is None and count == config.num_classes:
             return config
-        names = class_names(count, source.classes)
+        names = stored_class_names(count, source.classes)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     ids = source.config.category_ids if source.config else category_ids(names)
     return config.model_copy(update={"classes": names, "category_ids": ids})
 
 
-def _load_file(path: Path, overrides: Overrides, told: Told) -> LoadedWeights:
+def _load_file(path: Path, overrides: Overrides, told: UserFacts) -> LoadedWeights:
     """A file that brings its own configuration: ours in the metadata, the original's in shapes and text."""
     explicit = explicit_fields(overrides)
     backbone = overrides.get("backbone")
@@ -260,7 +260,7 @@ def _load_file(path: Path, overrides: Overrides, told: Told) -> LoadedWeights:
     # A flow that the file's own text turns off is off on purpose.
     return fit_weights(
         source.weights,
-        overlay(config, overrides),
+        overlay_file(config, overrides),
         path,
         explicit | (frozenset(source.facts) & {"cascade.mask_flow"}),
         source.report,

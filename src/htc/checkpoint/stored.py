@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from htc.checkpoint.safe_pickle.numpy_arrays import arrays_in, read_array_pickle
-from htc.checkpoint.safe_pickle.rebuild import Foreign, TensorReference
 from htc.checkpoint.safe_pickle.torch_file import TorchFile, is_plain_pickle, open_torch_file
+from htc.checkpoint.safe_pickle.values import Foreign, TensorReference
 from htc.errors import CheckpointError
 
 _INSIDE = ("state_dict", "model")

@@ -1,15 +1,20 @@
 """The original's released weights by preset name: where they are, how to recognise them, what was published for
 them.
+
+What is known of every preset: its size, its published AP with the source, and what this library measured.
 """
 
+import json
 import os
 import sys
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
-from htc.checkpoint.download import FetchError, Progress, download, offline
+from htc.checkpoint.download import DownloadProgress, FetchError, download, offline
 from htc.errors import ConfigError
-from htc.presets import preset
+from htc.presets import PRESETS, preset
+from htc.presets.published import MEASURED_AP, PUBLISHED, MeasuredAP
 
 SERVER = "https://download.openmmlab.com/mmdetection/v2.0"
 
@@ -77,7 +82,7 @@ def cached(name: str, cache_dir: Path | None = None) -> Path:
     return (cache_dir or cache_folder()) / RELEASED[name].path.rsplit("/", 1)[1]
 
 
-def fetch(name: str, cache_dir: Path | None = None, progress: Progress | None = None) -> Path:
+def fetch(name: str, cache_dir: Path | None = None, progress: DownloadProgress | None = None) -> Path:
     """The released weights of a preset, downloaded once into the cache and checked against the SHA-256 in their name.
 
     `progress(done, total)` is called with bytes (total None if the server does not say). An interrupted download goes
@@ -93,3 +98,42 @@ def fetch(name: str, cache_dir: Path | None = None, progress: Progress | None = 
     if not target.exists() and offline():
         raise FetchError(f"{name}: offline, and its weights are not in the cache; put {url} at {target}")
     return download(url, target, RELEASED[name].sha256, progress)
+
+
+ZOO = "mmdetection model zoo"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One preset. AP per cent; None where nothing is known."""
+
+    name: str
+    parameters: float | None
+    """Millions."""
+    gflop: float | None
+    """Of one picture of 800 x 1333 with 1000 proposals and 100 detections, 2 a multiply-add."""
+    box_ap: float | None
+    mask_ap: float | None
+    pictures: str | None
+    """What the AP is of: COCO val2017 or test-dev."""
+    source: str | None
+    measured: MeasuredAP | None
+
+
+def catalogue() -> list[Entry]:
+    """All presets in their order."""
+    sizes = json.loads(files("htc.presets").joinpath("sizes.json").read_text(encoding="utf-8"))
+    return [_entry(name, sizes.get(name, {})) for name in PRESETS]
+
+
+def _entry(name: str, size: dict[str, float]) -> Entry:
+    return Entry(name, size.get("parameters"), size.get("gflop"), *_published(name), MEASURED_AP.get(name))
+
+
+def _published(name: str) -> tuple[float | None, float | None, str | None, str | None]:
+    if name in RELEASED:
+        return RELEASED[name].box_ap, RELEASED[name].mask_ap, "val2017", ZOO
+    if name in PUBLISHED:
+        found = PUBLISHED[name]
+        return found.box_ap, found.mask_ap, found.pictures, found.source
+    return None, None, None, None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from htc.checkpoint.formats.told import Colours, Told
+from htc.checkpoint.formats.base import Colours, UserFacts
 from htc.cli.model import check_model, check_released, fetch_weights, print_config_of
 from htc.cli.options import Flags, JsonTarget, ModelOptions
 from htc.cli.output import STDOUT, check_json_target, require_writable, say, write_json
@@ -48,7 +48,7 @@ def convert(
         Write the report of every tensor (used, renamed, reordered, dropped) to this file; - is standard output.
     """
     settings = options.settings(flags)
-    told = Told(colours, None if norm_epsilon is None else float(norm_epsilon))
+    told = UserFacts(colours, None if norm_epsilon is None else float(norm_epsilon))
     if options.print_config:
         return print_config_of(source, None, settings, told)
     if is_data(source):

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from htc.checkpoint.formats.told import NOTHING, Told
+from htc.checkpoint.formats.base import NO_FACTS, UserFacts
 from htc.checkpoint.zoo import RELEASED, cached, fetch
 from htc.cli.options import ModelOptions
 from htc.cli.output import progress, say
@@ -96,7 +96,7 @@ def check_released(model: str, weights: str | None) -> None:
         )
 
 
-def stored_config(model: str, weights: str | None, settings: Sequence[Setting], told: Told = NOTHING) -> Config:
+def stored_config(model: str, weights: str | None, settings: Sequence[Setting], told: UserFacts = NO_FACTS) -> Config:
     """The configuration that the model would have; only a weights file has to be read for it, and perhaps to be told
     more.
     """
@@ -109,7 +109,7 @@ def stored_config(model: str, weights: str | None, settings: Sequence[Setting], 
     return load_model(model, weights, nested(settings), told).config
 
 
-def print_config_of(model: str, weights: str | None, settings: Sequence[Setting], told: Told = NOTHING) -> int:
+def print_config_of(model: str, weights: str | None, settings: Sequence[Setting], told: UserFacts = NO_FACTS) -> int:
     """Print the configuration that the model would have, as YAML for --config."""
     print(to_yaml(stored_config(model, weights, settings, told)), end="")
     return 0

@@ -4,8 +4,7 @@ import json as json_format
 from dataclasses import asdict
 from typing import Any
 
-from htc.checkpoint.catalogue import Entry, catalogue
-from htc.checkpoint.zoo import RELEASED, cache_folder, cached, weights_url
+from htc.checkpoint.zoo import RELEASED, Entry, cache_folder, cached, catalogue, weights_url
 from htc.cli.options import JsonTarget, Name, Switch
 from htc.cli.output import check_json_target, say, table, write_json
 from htc.config import Config

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from checkpoint.formats.test_detectron2_and_paddle import STRIDE, as_detectron2, saved, tiny
 from checkpoint.historical import random_state
-from htc.checkpoint.formats.told import Told
+from htc.checkpoint.formats.base import UserFacts
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import save_pretrained
 from htc.config import RPN
@@ -59,7 +59,7 @@ def test_colours_and_input(
     """By the file's own numbers, then as told, then by the style of the ResNet; always given for red, green, blue."""
     given = {name: buffer(values) for name, values in (("pixel_mean", mean), ("pixel_std", std)) if values is not None}
     path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | given)
-    loaded = load_model(path, overrides={"backbone": {"stride_in": stride}}, told=Told(told))
+    loaded = load_model(path, overrides={"backbone": {"stride_in": stride}}, told=UserFacts(told))
     assert (loaded.config.input.mean, loaded.config.input.std) == expected
     assert reads_as_stored(loaded.state_dict) is not turned
     (note,) = loaded.report.notes
@@ -107,21 +107,21 @@ def test_colours_told_against_the_file_are_refused(
 ) -> None:
     path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | {"pixel_mean": buffer(mean)})
     with pytest.raises(CheckpointError, match="leave --colours out"):
-        load_model(path, overrides={"backbone": {"stride_in": stride}}, told=Told(told))
+        load_model(path, overrides={"backbone": {"stride_in": stride}}, told=UserFacts(told))
 
 
 def test_what_a_file_has_no_use_for_may_not_be_told(tmp_path: Path) -> None:
     state = random_state(tiny(1))
     path = saved(tmp_path / "model.pth", as_detectron2(state, 1))
     with pytest.raises(CheckpointError, match="--norm-epsilon says nothing"):
-        load_model(path, overrides=STRIDE, told=Told(norm_epsilon=0))
+        load_model(path, overrides=STRIDE, told=UserFacts(norm_epsilon=0))
     first = load_model(path, overrides=STRIDE)
     folder = save_pretrained(first.state_dict, first.config, tmp_path / "native")
     for ours in (folder, folder / "model.safetensors"):
         with pytest.raises(CheckpointError, match="--colours says nothing"):
-            load_model(ours, told=Told("bgr"))
+            load_model(ours, told=UserFacts("bgr"))
     with pytest.raises(ConfigError, match=r"epsilon is 0\.5"):
-        Told(norm_epsilon=0.5)
+        UserFacts(norm_epsilon=0.5)
 
 
 def cells(scale: float = 8.0, ratios: tuple[float, ...] = (0.5, 1.0, 2.0), levels: int = 5) -> dict[str, Tensor]:

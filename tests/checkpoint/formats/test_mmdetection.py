@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from checkpoint.historical import CLASSES, as_v1, as_v2, random_state, save_v1, save_v2, save_v3, tiny_config
+from htc.checkpoint.formats.base import UserFacts
 from htc.checkpoint.formats.mmdetection import GUIDED_NOTE, V1_NOTE, read_mmdetection
-from htc.checkpoint.formats.told import Told
 from htc.checkpoint.load import load_model
 from htc.config import Config, GaussianSoftNMS, GuidedRPN, LinearSoftNMS, ResNet
 from htc.errors import CheckpointError
@@ -212,12 +212,12 @@ def test_a_caffe_backbone_has_its_stride_and_reads_red_green_blue(tmp_path: Path
 
 def test_the_colours_of_a_file_without_text_are_told(tmp_path: Path) -> None:
     path = save_v2(tmp_path / "a.pth", as_v2(STATE))
-    plain, told = load_model(path), load_model(path, told=Told(colours="bgr"))
+    plain, told = load_model(path), load_model(path, told=UserFacts(colours="bgr"))
     assert torch.equal(told.state_dict["backbone.conv1.weight"], plain.state_dict["backbone.conv1.weight"].flip(1))
     with pytest.raises(CheckpointError, match=r"says otherwise than --colours rgb"):
-        load_model(save_v2(tmp_path / "b.pth", as_v2(STATE), CAFFE_TEXTS[2]), told=Told(colours="rgb"))
+        load_model(save_v2(tmp_path / "b.pth", as_v2(STATE), CAFFE_TEXTS[2]), told=UserFacts(colours="rgb"))
     with pytest.raises(CheckpointError, match=r"--norm-epsilon says nothing"):
-        load_model(path, told=Told(norm_epsilon=0))
+        load_model(path, told=UserFacts(norm_epsilon=0))
 
 
 GUIDED_TEXT = """

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from checkpoint.historical import as_v1, as_v2
-from htc.checkpoint.formats.mmdetection_names import our_name, reason_to_drop
+from htc.checkpoint.formats.mmdetection import our_name, reason_to_drop
 from htc.model.detector import Detector
 from htc.presets import PRESETS, preset
 

@@ -15,13 +15,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNN
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
-from htc.checkpoint.fit import expected_shapes
-from htc.checkpoint.formats.told import Told
+from htc.checkpoint.fit import expected_shapes, shapes_of
+from htc.checkpoint.formats.base import UserFacts
 from htc.checkpoint.formats.torchvision import COCO_OUTPUTS, read_torchvision
 from htc.checkpoint.infer import infer_config
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import from_pretrained, save_pretrained
-from htc.checkpoint.report import shapes_of
 from htc.checkpoint.stored import Stored
 from htc.config import RPN
 from htc.errors import CheckpointError
@@ -194,8 +193,8 @@ def test_colours_are_not_told_of_torchvisions_files(tmp_path: Path) -> None:
     }
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="--colours says nothing"):
-        load_model(tmp_path / "model.pth", told=Told("bgr"))
-    noted = load_model(tmp_path / "model.pth", told=Told(norm_epsilon=0))
+        load_model(tmp_path / "model.pth", told=UserFacts("bgr"))
+    noted = load_model(tmp_path / "model.pth", told=UserFacts(norm_epsilon=0))
     assert "backbone.bn1.weight" in dict(noted.report.reordered)
 
 

@@ -15,11 +15,10 @@ import torch
 from checkpoint.historical import as_v1, as_v2, random_state, save_v1, save_v2, tiny_config
 from checkpoint.safe_pickle.test_unpickle import as_legacy, as_zip
 from htc.checkpoint import fit
+from htc.checkpoint.fit import shapes_of
 from htc.checkpoint.formats.mmdetection import read_mmdetection
-from htc.checkpoint.formats.mmdetection_config import read_config_facts
-from htc.checkpoint.formats.mmdetection_text import read_config_text
+from htc.checkpoint.formats.mmdetection_config import read_config_facts, read_config_text
 from htc.checkpoint.infer import infer_config
-from htc.checkpoint.report import shapes_of
 from htc.checkpoint.safe_pickle.torch_file import open_torch_file
 from htc.checkpoint.stored import read_stored
 from htc.errors import CheckpointError

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from checkpoint.historical import ForeignPackage
-from htc.checkpoint.safe_pickle.rebuild import Foreign, TensorReference, UnsafePickleError
 from htc.checkpoint.safe_pickle.torch_file import open_torch_file
 from htc.checkpoint.safe_pickle.unpickle import PickleMachine
+from htc.checkpoint.safe_pickle.values import Foreign, TensorReference, UnsafePickleError
 from htc.errors import CheckpointError
 
 

@@ -3,9 +3,8 @@
 import re
 from collections.abc import Iterable
 
+from htc.checkpoint.formats.base import Upgraded, pixel_major, rename
 from htc.checkpoint.formats.mmdetection_config import ConfigFacts
-from htc.checkpoint.formats.renaming import rename
-from htc.checkpoint.formats.upgraded import Upgraded, pixel_major
 from htc.checkpoint.stored import Stored
 from htc.errors import CheckpointError
 

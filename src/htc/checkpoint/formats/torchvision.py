@@ -5,9 +5,8 @@ from collections.abc import Iterable
 
 import torch
 
+from htc.checkpoint.formats.base import Upgraded, background_last, pixel_major, rename
 from htc.checkpoint.formats.mmdetection_config import ConfigFacts
-from htc.checkpoint.formats.renaming import rename
-from htc.checkpoint.formats.upgraded import Upgraded, background_last, pixel_major
 from htc.checkpoint.stored import Stored
 from htc.errors import CheckpointError
 from htc.presets.coco import COCO_CLASSES, COCO_IDS

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htc.checkpoint.safe_pickle.rebuild import DamagedPickleError, Foreign, UnsafePickleError
 from htc.checkpoint.safe_pickle.unpickle import Bounded, PickleMachine
+from htc.checkpoint.safe_pickle.values import DamagedPickleError, Foreign, UnsafePickleError
 from htc.errors import CheckpointError
 
 _TYPES = {

@@ -15,8 +15,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from htc.checkpoint.safe_pickle.rebuild import DamagedPickleError, StorageReference, TensorReference, UnsafePickleError
 from htc.checkpoint.safe_pickle.unpickle import Bounded, PickleMachine
+from htc.checkpoint.safe_pickle.values import DamagedPickleError, StorageReference, TensorReference, UnsafePickleError
 from htc.errors import CheckpointError
 
 # What the standard library raises for damaged archives, beside its own error.

@@ -13,13 +13,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import IO, Any, Protocol, cast
 
-from htc.checkpoint.safe_pickle.rebuild import (
+from htc.checkpoint.safe_pickle.values import (
     DamagedPickleError,
     Foreign,
     StorageReference,
     TensorReference,
     UnsafePickleError,
-    describe,
+    describe_value,
     dict_key,
     rebuild,
     storage_reference,
@@ -48,7 +48,7 @@ _FAULTS = (
 )
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """What `pickletools` needs of a file."""
 
     def read(self, count: int, /) -> bytes: ...
@@ -123,7 +123,7 @@ class PickleMachine:
             "BINPERSID": self._persistent,
         }
 
-    def run(self, source: Source | bytes) -> Any:
+    def run(self, source: ByteSource | bytes) -> Any:
         """The value of the pickle at the source's position; a file is left just behind it.
 
         Raises `UnsafePickleError` for a name or a call that no checkpoint needs, `DamagedPickleError` for anything that
@@ -223,7 +223,7 @@ class PickleMachine:
         elif not isinstance(target, OrderedDict | TensorReference):
             # An ordered dict's state is the `_metadata` of torch's state dicts: not needed. Nothing else may be given a
             # state.
-            raise UnsafePickleError(f"a state is set on {describe(target)}")
+            raise UnsafePickleError(f"a state is set on {describe_value(target)}")
 
     def _persistent(self, _: Any) -> None:
         found = storage_reference(self.items.pop())
