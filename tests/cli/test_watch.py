@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from htc.cli.watch import Watch, clock
-from htc.training.progress import Measured, Measuring, Said, StepDone
+from htc.training.progress import EvaluationDone, EvaluationStep, Message, StepDone
 
 
 class Shown:
@@ -38,7 +38,7 @@ def step(number, epoch, loss=1.0):
 
 
 def measured(epoch, mask, best=True, stops=False):
-    return Measured(
+    return EvaluationDone(
         {
             "epoch": epoch,
             "step": 4 * epoch,
@@ -56,7 +56,7 @@ def test_a_line_an_evaluation():
     for number in range(1, 5):
         shown.time += 10
         shown.watch(step(number, 1))
-    shown.watch(Measuring(1, 5))
+    shown.watch(EvaluationStep(1, 5))
     shown.time += 8
     shown.watch(measured(1, 0.123))
     shown.watch(step(5, 2))
@@ -98,7 +98,7 @@ def test_the_live_display_holds_everything():
     shown.watch(measured(1, 0.2))
     shown.watch(step(5, 2, loss=3.0))
     shown.watch(measured(2, 0.1, best=False))
-    shown.watch(Measuring(3, 9))
+    shown.watch(EvaluationStep(3, 9))
     live = shown.live()
     for part in (
         "epoch 2/3",
@@ -118,7 +118,7 @@ def test_the_live_display_holds_everything():
 
 def test_what_is_said_and_an_early_end():
     shown = Shown()
-    shown.watch(Said("all layers start from [old]"))
+    shown.watch(Message("all layers start from [old]"))
     shown.watch(step(1, 1))
     shown.watch(measured(1, -1.0, best=False, stops=True))
     assert shown.lines[0] == "all layers start from [old]"

@@ -14,7 +14,7 @@ from htc.presets.extended import BEYOND
 from htc.training.finetune import fit_to_data
 from htc.training.module import build_optimizer
 from htc.training.objective import TrainingObjective
-from htc.training.parameter_groups import groups_of
+from htc.training.optimizer import groups_of
 from training.discs import write_split
 from training.tiny import tiny
 

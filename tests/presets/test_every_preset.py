@@ -17,7 +17,7 @@ from htc.presets import PRESETS, preset
 from htc.settings.layers import from_file, resolve, to_yaml
 from htc.training.module import build_optimizer
 from htc.training.objective import TrainingObjective
-from htc.training.parameter_groups import groups_of
+from htc.training.optimizer import groups_of
 from small_detector import CHANNELS, pictures, small_batch
 
 SMALLER = {

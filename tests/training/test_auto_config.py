@@ -10,8 +10,8 @@ from htc.config import Config, FishNet, ResNet, Timm, ViT
 from htc.data.dataset import Dataset, ImageRecord, Instance
 from htc.presets import PRESETS, preset
 from htc.settings.layers import from_flags, overlay
-from htc.training.auto_config import ENOUGH_PICTURES, choose, gib_needed, recorded, stated, write_choices
-from htc.training.random_layers import kept_random
+from htc.training.auto_config import ENOUGH_PICTURES, choose_config, gib_needed, recorded, stated, write_choices
+from htc.training.finetune import kept_random
 
 
 def data(pictures=30, size=(480, 640), side=100.0, objects=3):
@@ -32,7 +32,7 @@ def rule_of(chosen, field):
 
 
 def test_few_pictures_without_weights_get_the_small_model():
-    found = choose(data(), [], memory=16)
+    found = choose_config(data(), [], memory=16)
     assert found.config.preset == "htc_r18_small"
     assert "30 pictures and no weights" in rule_of(found, "preset")
     assert "--weights htc_r50_fpn_20e_coco" in rule_of(found, "preset")
@@ -54,7 +54,7 @@ SIDES = [(14.0, 250, 2.0, 300, 256), (100.0, 99, 1.0, 100, 256), (400.0, 1, 1.0,
 
 @pytest.mark.parametrize(("side", "objects", "scale", "detections", "crop"), SIDES)
 def test_objects_decide_size_crop_and_detections(side, objects, scale, detections, crop):
-    found = choose(data(side=side, objects=objects), [], memory=None)
+    found = choose_config(data(side=side, objects=objects), [], memory=None)
     assert found.config.input.max_scale == pytest.approx(scale, abs=0.3)
     assert found.config.inference.max_detections == detections
     assert found.config.training.augmentation.crop == (None if crop is None else (crop, crop))
@@ -62,7 +62,9 @@ def test_objects_decide_size_crop_and_detections(side, objects, scale, detection
 
 def test_small_objects_get_small_anchors():
     scales = {
-        side: choose(data(side=side, objects=20), from_flags([("input.max-scale", "1")]), None).config.rpn.anchor_scale
+        side: choose_config(
+            data(side=side, objects=20), from_flags([("input.max-scale", "1")]), None
+        ).config.rpn.anchor_scale
         for side in (9.0, 100.0)
     }
     assert scales[9.0] < scales[100.0]
@@ -77,7 +79,7 @@ def test_what_is_given_is_not_chosen():
             ("training.augmentation.crop", "none"),
         ]
     )
-    found = choose(data(objects=250), given, memory=16)
+    found = choose_config(data(objects=250), given, memory=16)
     assert found.config.training.epochs == 7
     assert found.config.input.short_edge == 320
     assert found.config.rpn.anchor_scale == 8
@@ -88,7 +90,7 @@ def test_what_is_given_is_not_chosen():
 
 @pytest.mark.parametrize(("memory", "name"), [(80, "htc_r50_scratch"), (None, "htc_r50_scratch"), (4, "htc_r18_small")])
 def test_many_pictures_get_a_large_model_if_it_fits(memory, name):
-    found = choose(data(ENOUGH_PICTURES), [], memory)
+    found = choose_config(data(ENOUGH_PICTURES), [], memory)
     assert found.config.preset == name
     assert f"{ENOUGH_PICTURES} pictures" in rule_of(found, "preset")
     assert "training.epochs" not in fields(found)
@@ -96,7 +98,7 @@ def test_many_pictures_get_a_large_model_if_it_fits(memory, name):
 
 def test_weights_bring_their_architecture_and_anchors():
     weights = ("htc_r50_fpn_20e_coco", preset("htc_r50_fpn_20e_coco"))
-    found = choose(data(side=20.0, objects=120), [], 80, weights)
+    found = choose_config(data(side=20.0, objects=120), [], 80, weights)
     assert found.config.preset == "htc_r50_fpn_20e_coco"
     assert found.config.rpn.anchor_scale == 8
     assert "rpn.anchor_scale" not in fields(found)
@@ -109,7 +111,7 @@ def test_weights_bring_their_architecture_and_anchors():
 def test_a_batch_that_does_not_fit_becomes_smaller():
     weights = ("own", preset("htc_r50_fpn_1x_coco"))
     roomy, tight = (
-        choose(data(size=(800, 1333)), [], memory, weights) for memory in (80, gib_needed(weights[1], 1) / 0.8)
+        choose_config(data(size=(800, 1333)), [], memory, weights) for memory in (80, gib_needed(weights[1], 1) / 0.8)
     )
     assert roomy.config.training.batch_size == 2
     assert tight.config.training.batch_size == 1
@@ -119,21 +121,23 @@ def test_a_batch_that_does_not_fit_becomes_smaller():
 def test_steps_are_counted_over_batch_processes_and_accumulation():
     given = from_flags([("training.accumulate", "2")])
     # 1000 pictures, 4 a batch: 250 batches of one process, 125 of two; two of them a step.
-    assert choose(data(1000), given, None).config.training.epochs == 12
-    assert choose(data(1000), given, None, processes=2).config.training.epochs == 24
+    assert choose_config(data(1000), given, None).config.training.epochs == 12
+    assert choose_config(data(1000), given, None, processes=2).config.training.epochs == 24
 
 
 def test_pictures_of_rare_classes_are_shown_more_often():
     common = data(50, objects=1)
     rare = replace(common.images[0], instances=tuple(replace(one, label=2) for one in common.images[0].instances))
     both = Dataset(Path("train.json"), ("fig", "date", "nut"), (1, 2, 3), (*data(50, objects=2).images, rare))
-    assert choose(both, [], None).config.training.sampling.repeat_threshold == pytest.approx(0.1 * 50 / 51, rel=1e-3)
-    assert choose(common, [], None).config.training.sampling.repeat_threshold is None
+    assert choose_config(both, [], None).config.training.sampling.repeat_threshold == pytest.approx(
+        0.1 * 50 / 51, rel=1e-3
+    )
+    assert choose_config(common, [], None).config.training.sampling.repeat_threshold is None
 
 
 @pytest.mark.parametrize("objects", [0, 1])
 def test_data_with_hardly_anything_in_it(objects):
-    found = choose(data(1, objects=objects), [], None)
+    found = choose_config(data(1, objects=objects), [], None)
     assert isinstance(found.config, Config)
     assert found.config.inference.max_detections == 100
 

@@ -10,8 +10,14 @@ from torch import Tensor
 from htc.config import GuidedRPN
 from htc.model.variants.guided_anchoring import GuidedHead, GuidedScores
 from htc.ops.boxes import encode, iou
-from htc.training.guided_loss import best_iou, bounded_iou_loss, guided_losses, locations_inside, prior_boxes
-from htc.training.location_targets import location_targets
+from htc.training.guided_loss import (
+    best_iou,
+    bounded_iou_loss,
+    guided_losses,
+    location_targets,
+    locations_inside,
+    prior_boxes,
+)
 from htc.types import Batch, GroundTruth
 from small_detector import small_batch, small_config, truth
 

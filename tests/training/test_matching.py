@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from htc.training.matching import BACKGROUND, IGNORED, match
+from htc.training.sampling import BACKGROUND, IGNORED, match
 
 
 def by_loops(ious: Tensor, positive: float, negative: float, low_quality: float | None) -> list[int]:

@@ -9,7 +9,7 @@ from htc.errors import ConfigError
 from htc.model.backbone import build_backbone
 from htc.model.detector import Detector
 from htc.training.module import build_optimizer
-from htc.training.parameter_groups import block_names, groups_of, rate_factors
+from htc.training.optimizer import block_names, groups_of, rate_factors
 from small_detector import CHANNELS, small_config
 
 

@@ -13,7 +13,7 @@ from htc.data.coco import Splits, read_coco
 from htc.errors import CheckpointError, DataError, OutputError, TrainingError
 from htc.inference.load import load
 from htc.settings.layers import from_file, overlay
-from htc.training.progress import Said
+from htc.training.progress import Message
 from htc.training.record import read_losses
 from htc.training.run import Options, build_module, train
 from htc.training.validation import read_history
@@ -167,7 +167,7 @@ def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits
     still = tiny(epochs=1, optimizer=AdamW(lr=1e-12, weight_decay=0.0))
     said = []
     result = train(still, data, tmp_path / "run", Options(device="cpu", weights=str(trained.model)), said.append)
-    lines = [one.line for one in said if isinstance(one, Said)]
+    lines = [one.line for one in said if isinstance(one, Message)]
     assert lines == [f"all layers start from {trained.model}: it knows class disc"]
     start = json.loads((tmp_path / "run/start.json").read_text())
     assert (start["kept_classes"], start["new_classes"]) == (["disc"], [])

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from htc.ops.boxes import iou
-from htc.training.matching import BACKGROUND, IGNORED
-from htc.training.sampling import BOX_DRAW, TruthSampler, balanced, choose, generator
+from htc.training.sampling import BACKGROUND, BOX_DRAW, IGNORED, TruthSampler, balanced, draw, generator
 from htc.types import Batch, GroundTruth, Rois
 from small_detector import small_batch, small_config, truth
 
@@ -50,19 +49,19 @@ def test_counts(positives: int, negatives: int, expected: tuple[int, int]) -> No
 def test_choice_is_without_replacement_and_even() -> None:
     counts = torch.zeros(10)
     for seed in range(600):
-        chosen = choose(torch.arange(10), 4, generator(seed, BOX_DRAW))
+        chosen = draw(torch.arange(10), 4, generator(seed, BOX_DRAW))
         assert len(set(chosen.tolist())) == 4
         counts[chosen] += 1
     assert (counts / 600 - 0.4).abs().max() < 0.08
 
 
 def test_few_candidates_are_all_taken_in_order() -> None:
-    assert choose(torch.tensor([5, 2, 9]), 3, generator(0, BOX_DRAW)).tolist() == [5, 2, 9]
+    assert draw(torch.tensor([5, 2, 9]), 3, generator(0, BOX_DRAW)).tolist() == [5, 2, 9]
 
 
 def test_draws_differ_by_seed_by_purpose_and_by_stage() -> None:
     keys = [(s, draw, stage) for s in (0, 1, 2**62, 2**63 - 1) for draw in (0, 1, 2) for stage in (0, 1, 2)]
-    drawn = {tuple(choose(torch.arange(1000), 20, generator(*key)).tolist()) for key in keys}
+    drawn = {tuple(draw(torch.arange(1000), 20, generator(*key)).tolist()) for key in keys}
     assert len(drawn) == len(keys)
 
 

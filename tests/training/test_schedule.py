@@ -5,7 +5,7 @@ on 16 at a time.
 import pytest
 
 from htc.presets import PRESETS, preset
-from htc.training.schedule import base_learning_rate, learning_rate_factor
+from htc.training.optimizer import base_learning_rate, learning_rate_factor
 
 STEPS = 7330
 """An epoch of 117,266 pictures, 16 at a time."""

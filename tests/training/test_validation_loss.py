@@ -13,10 +13,15 @@ from htc.data.semantic_maps import MapSources
 from htc.model.detector import Detector
 from htc.training.finetune import fit_to_data
 from htc.training.objective import TrainingObjective
-from htc.training.progress import Measured, Measuring, StepDone
+from htc.training.progress import EvaluationDone, EvaluationStep, StepDone
 from htc.training.run import Options, train
-from htc.training.validation import evaluations_since_best, precision, read_history
-from htc.training.validation_loss import validation_batches, validation_losses
+from htc.training.validation import (
+    evaluations_since_best,
+    precision,
+    read_history,
+    validation_batches,
+    validation_losses,
+)
 from training.discs import write_split
 from training.tiny import tiny
 
@@ -106,11 +111,15 @@ def test_a_run_records_shows_and_stops_early(splits, tmp_path):
     result = train(still, splits, tmp_path / "run", Options(device="cpu", checkpoints=None, pictures=2), events.append)
     history = read_history(result.folder)
     assert [one["epoch"] for one in history] == [1, 2]
-    assert [(one.entry["epoch"], one.best, one.stops) for one in events if isinstance(one, Measured)] == [
+    assert [(one.entry["epoch"], one.best, one.stops) for one in events if isinstance(one, EvaluationDone)] == [
         (1, True, False),
         (2, False, True),
     ]
-    assert [(one.done, one.pictures) for one in events if isinstance(one, Measuring)] == [(1, 3), (2, 3), (3, 3)] * 2
+    assert [(one.done, one.pictures) for one in events if isinstance(one, EvaluationStep)] == [
+        (1, 3),
+        (2, 3),
+        (3, 3),
+    ] * 2
     steps = [one for one in events if isinstance(one, StepDone)]
     assert [(one.step, one.steps, one.epoch, one.epochs) for one in steps] == [
         (1, 18, 1, 9),

@@ -30,7 +30,7 @@ from htc.inference.outputs import results_file
 from htc.inference.stages import Stages
 from htc.settings.layers import Setting
 from htc.training.finetune import fit_to_data
-from htc.training.progress import Progress
+from htc.training.progress import Listener
 from htc.training.run import CHECKPOINTS, MODEL, Options, train
 
 SETTING, TRAININGS = "ablation.json", "trainings"
@@ -67,7 +67,7 @@ def run_ablation(
     out: Path,
     budget: Budget = Budget(),
     tell: Told | None = None,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> dict[int, tuple[Measured, ...]]:
     """Trains and measures what is still missing in `out`; for each table number what is measured, rows of unfinished
     seeds left out.
@@ -164,7 +164,7 @@ def _claim(out: Path, splits: Splits) -> None:
     write_json(path, {"data": data})
 
 
-def _train(config: Config, splits: Splits, folder: Path, budget: Budget, seed: int, progress: Progress | None) -> None:
+def _train(config: Config, splits: Splits, folder: Path, budget: Budget, seed: int, progress: Listener | None) -> None:
     """Trains into the folder, goes on with a training begun there, or leaves a finished one as it is."""
     if (folder / MODEL).is_dir():
         return

@@ -32,8 +32,7 @@ def chosen(dataset: "Dataset", settings: Sequence[Setting], device: str, weights
     """The configuration for the data, and each choice made."""
     from htc.checkpoint.load import load_model
     from htc.inference.load import choose_device
-    from htc.training.auto_config import choose
-    from htc.training.memory import total_memory
+    from htc.training.auto_config import choose_config, total_memory
 
     start = None
     if weights is not None:
@@ -41,7 +40,7 @@ def chosen(dataset: "Dataset", settings: Sequence[Setting], device: str, weights
             weights,
             preset(weights) if weights in PRESETS and not Path(weights).exists() else load_model(weights).config,
         )
-    return choose(dataset, settings, total_memory(choose_device(device)), start, here().ranks)
+    return choose_config(dataset, settings, total_memory(choose_device(device)), start, here().ranks)
 
 
 def show_choices(dataset: "Dataset", choices: Sequence["Choice"]) -> None:

@@ -53,7 +53,7 @@ def by_first(device: str, work: Callable[[], Kind]) -> Kind:
     from htc.inference.load import choose_device
     from htc.training import distributed as processes
 
-    processes.join(choose_device(device).type)
+    processes.join_processes(choose_device(device).type)
     return processes.by_first(work)
 
 

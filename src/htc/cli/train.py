@@ -23,7 +23,7 @@ from htc.settings.layers import Setting, resolve, to_yaml
 
 if TYPE_CHECKING:
     from htc.data.coco import Splits
-    from htc.training.progress import Progress
+    from htc.training.progress import Listener
     from htc.training.run import Options
 
 DEFAULTS = ModelOptions()
@@ -172,9 +172,8 @@ def _train(
 ) -> int:
     """Chooses what is not given, trains, and says what is left behind."""
     from htc.inference.load import choose_device
-    from htc.training.auto_config import EVERY, Choice, recorded, stated
+    from htc.training.auto_config import EVERY, Choice, peak_memory, recorded, stated
     from htc.training.finetune import fit_to_data
-    from htc.training.memory import peak_memory
     from htc.training.run import read_dataset
     from htc.training.run import train as run_training
 
@@ -212,7 +211,7 @@ def _name_of(data: Path | None) -> str:
     return path.stem if path.suffix else path.name
 
 
-def steps_of(bar: Callable[[int, int, str], None]) -> "Progress":
+def steps_of(bar: Callable[[int, int, str], None]) -> "Listener":
     """A training's steps and the sum of its losses on a progress bar."""
     from htc.training.progress import Event, StepDone
 

@@ -13,7 +13,7 @@ from htc.cli.output import messages
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from htc.training.progress import Event, Measured, Measuring, StepDone
+    from htc.training.progress import EvaluationDone, EvaluationStep, Event, StepDone
 
 SMOOTHED = 20
 """Steps over which the shown losses are averaged."""
@@ -36,15 +36,15 @@ class Watch:
         self.start = now()
         self.first_step: int | None = None
         self.step: StepDone | None = None
-        self.measuring: Measuring | None = None
-        self.measured: Measured | None = None
-        self.best: Measured | None = None
+        self.measuring: EvaluationStep | None = None
+        self.measured: EvaluationDone | None = None
+        self.best: EvaluationDone | None = None
         self.recent: deque[Mapping[str, float]] = deque(maxlen=SMOOTHED)
         self.told_epoch = 0
 
     def __call__(self, event: "Event") -> None:
         """Takes an event in, and writes a line where one is due."""
-        from htc.training.progress import Measured, Measuring, StepDone
+        from htc.training.progress import EvaluationDone, EvaluationStep, StepDone
 
         if isinstance(event, StepDone):
             self._epoch_over(event.epoch)
@@ -52,9 +52,9 @@ class Watch:
                 self.first_step = event.step - 1
             self.step, self.measuring = event, None
             self.recent.append(event.losses)
-        elif isinstance(event, Measuring):
+        elif isinstance(event, EvaluationStep):
             self.measuring = event
-        elif isinstance(event, Measured):
+        elif isinstance(event, EvaluationDone):
             self.measured, self.measuring = event, None
             if event.best:
                 self.best = event

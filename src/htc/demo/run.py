@@ -13,7 +13,7 @@ from htc.evaluation.coco import Metrics
 from htc.evaluation.pictures import draw_comparisons
 from htc.inference.load import load
 from htc.presets import preset
-from htc.training.progress import Progress
+from htc.training.progress import Listener
 from htc.training.run import Options, train
 
 PRESET = "htc_r18_small"
@@ -43,7 +43,7 @@ def run_demo(
     out: Path,
     seed: int = 0,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: Listener | None = None,
     config: Config | None = None,
     splits: Splits | None = None,
 ) -> DemoResult:

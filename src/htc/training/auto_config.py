@@ -1,10 +1,14 @@
-"""What a training takes where the user does not say: each choice with the rule it followed.
+"""How much memory there is, and how much was used.
+
+What a training takes where the user does not say: each choice with the rule it followed.
 
 A preset that is named decides everything. Otherwise the preset, the input size, the anchors, the detections and the
 length of the training come from the data; whatever is given one by one is left alone.
 """
 
 import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from htc.config import AdamW, Config, NoMask, ResNet
 from htc.data.advice import Statistics, anchor_scale, input_size, max_detections, repeat_threshold, statistics_of
@@ -20,8 +25,35 @@ from htc.data.semantic_maps import MapSources
 from htc.files import write_json
 from htc.presets import preset
 from htc.settings.layers import Setting, overlay
-from htc.training.random_layers import kept_random
-from htc.training.schedule import IMAGES_PER_STEP, base_learning_rate
+from htc.training.finetune import kept_random
+from htc.training.optimizer import IMAGES_PER_STEP, base_learning_rate
+
+GIB = 2**30
+
+
+def total_memory(device: torch.device) -> float | None:
+    """GiB of the device: a GPU's own, else the machine's; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / GIB
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """GiB in use at the most since the process began: on the GPU, else resident in the machine; None where the
+    system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / GIB if sys.platform == "darwin" else most * 1024 / GIB
+
 
 CHOICES = "choices.json"
 EVERY = "evaluate every"
@@ -92,7 +124,7 @@ class _Chooser:
         self.choices.append(Choice(free, rule))
 
 
-def choose(
+def choose_config(
     dataset: Dataset,
     given: Sequence[Setting],
     memory: float | None,

@@ -16,12 +16,12 @@ from torch import Tensor
 from htc.errors import ConfigError, HTCError, ReportedElsewhereError
 from htc.ranks import here
 
-Kind = TypeVar("Kind")
+_T = TypeVar("Kind")
 PATIENCE = timedelta(hours=2)
 """How long a process waits for another, which may be converting data or measuring."""
 
 
-def join(device: str) -> None:
+def join_processes(device: str) -> None:
     """Meets the other processes that the environment names; `device` is cpu or cuda. Does nothing alone or when they
     have met.
 
@@ -48,8 +48,8 @@ def join(device: str) -> None:
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """`join`, and parting at the end."""
-    join(device)
+    """`join_processes`, and parting at the end."""
+    join_processes(device)
     try:
         yield
     finally:
@@ -83,16 +83,16 @@ def any_of(*flags: bool) -> tuple[bool, ...]:
     return tuple(value > 0 for value in summed(torch.tensor(flags, dtype=torch.int64, device=device)).tolist())
 
 
-def gathered(value: Kind) -> list[Kind]:
+def gathered(value: _T) -> list[_T]:
     """The values of all processes, in their order, on each."""
     if count() == 1:
         return [value]
-    values: list[Kind | None] = [None] * count()
+    values: list[_T | None] = [None] * count()
     dist.all_gather_object(values, value)
     return values  # pyright: ignore[reportReturnType] - filled by now
 
 
-def by_first(work: Callable[[], Kind]) -> Kind:
+def by_first(work: Callable[[], _T]) -> _T:
     """What `work`, done by the first process alone, gives; on each.
 
     An `HTCError` there is raised on every process, as `ReportedElsewhereError` on the others.
@@ -100,7 +100,7 @@ def by_first(work: Callable[[], Kind]) -> Kind:
     if count() == 1:
         return work()
     error: HTCError | None = None
-    told: list[tuple[bool, Kind | str | None]] = [(True, None)]
+    told: list[tuple[bool, _T | str | None]] = [(True, None)]
     if rank() == 0:
         try:
             told = [(True, work())]

@@ -14,8 +14,7 @@ from htc.config import AdamW, Training
 from htc.data.loader import pure_seed
 from htc.errors import ReportedElsewhereError, TrainingError
 from htc.training.distributed import count, gathered, rank, summed
-from htc.training.parameter_groups import groups_of
-from htc.training.schedule import base_learning_rate, learning_rate_factor
+from htc.training.optimizer import base_learning_rate, groups_of, learning_rate_factor
 from htc.types import Batch
 
 REMEDY = (

@@ -1,4 +1,9 @@
-"""Eq. 7: L = sum over t of alpha_t (L_box^t + L_mask^t) + beta L_seg, plus the RPN's losses."""
+"""The losses of whatever makes the proposals.
+
+Eq. 7: L = sum over t of alpha_t (L_box^t + L_mask^t) + beta L_seg, plus the RPN's losses.
+"""
+
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -6,12 +11,24 @@ from torch import Tensor, nn
 
 from htc.config import Config
 from htc.model.detector import Detector
+from htc.model.rpn import ProposalHead
+from htc.model.variants.guided_anchoring import GuidedHead
 from htc.ops.boxes import encode
 from htc.ops.mask_targets import mask_targets
+from htc.training.guided_loss import guided_losses
 from htc.training.losses import Term, averages, box_loss, class_loss, mask_loss, semantic_loss
-from htc.training.proposal_loss import proposal_losses
-from htc.training.sampling import Sample, TruthSampler
+from htc.training.rpn_loss import rpn_losses
+from htc.training.sampling import RoiSample, TruthSampler
 from htc.types import Batch, BoxStage, Features
+
+
+def proposal_losses(head: ProposalHead | GuidedHead, levels: Any, batch: Batch) -> dict[str, Term]:
+    """Terms named `rpn.*` of what `head` said of the pyramid's levels."""
+    match head:
+        case ProposalHead():
+            return rpn_losses(head, levels, batch)
+        case GuidedHead():
+            return guided_losses(head, levels, batch)
 
 
 class TrainingObjective(nn.Module):
@@ -48,7 +65,7 @@ class TrainingObjective(nn.Module):
                 terms[f"{name}.mask"] = self._mask_term(features, stage, sampler, batch, t, weight)
         return terms
 
-    def _box_terms(self, stage: BoxStage, sample: Sample, batch: Batch, t: int, weight: float) -> dict[str, Term]:
+    def _box_terms(self, stage: BoxStage, sample: RoiSample, batch: Batch, t: int, weight: float) -> dict[str, Term]:
         """L_box^t: cross-entropy and box loss, both over the number of samples (not of positives)."""
         valid, positive = sample.rois.valid, sample.positive & sample.rois.valid
         count = valid.sum().float()
@@ -78,7 +95,7 @@ class TrainingObjective(nn.Module):
         return Term(mask_loss(logits, targets.to(logits.dtype)), rois.valid.sum().float(), weight)
 
 
-def _objects_of(sample: Sample, batch: Batch) -> Float[Tensor, "B R 4"]:
+def _objects_of(sample: RoiSample, batch: Batch) -> Float[Tensor, "B R 4"]:
     """The box of the object each region serves."""
     rows = []
     for objects, truth in zip(sample.objects, batch.truths, strict=True):
@@ -86,7 +103,7 @@ def _objects_of(sample: Sample, batch: Batch) -> Float[Tensor, "B R 4"]:
     return torch.stack(rows)
 
 
-def _mask_targets(sample: Sample, batch: Batch, image: int, size: int) -> Float[Tensor, "R {size} {size}"]:
+def _mask_targets(sample: RoiSample, batch: Batch, image: int, size: int) -> Float[Tensor, "R {size} {size}"]:
     """Of the picture's valid regions, which are the rows that go through the heads."""
     masks, valid = batch.truths[image].masks, sample.rois.valid[image]
     if masks is None or not bool(valid.any()):

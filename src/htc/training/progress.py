@@ -22,7 +22,7 @@ class StepDone:
 
 
 @dataclass(frozen=True)
-class Measuring:
+class EvaluationStep:
     """Validation pictures are being measured."""
 
     done: int
@@ -30,7 +30,7 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluationDone:
     """An evaluation is over."""
 
     entry: Mapping[str, Any]
@@ -44,11 +44,11 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Said:
+class Message:
     """Something to know before the first step."""
 
     line: str
 
 
-Event = StepDone | Measuring | Measured | Said
-Progress = Callable[[Event], None]
+Event = StepDone | EvaluationStep | EvaluationDone | Message
+Listener = Callable[[Event], None]

@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from htc.errors import DataError, OutputError
 from htc.files import REMEDIES, whole_file
 from htc.training.distributed import gathered
-from htc.training.progress import Progress, StepDone
+from htc.training.progress import Listener, StepDone
 
 LEADING = ("step", "epoch", "learning_rate", "total")
-PICTURES = "pictures.csv"
+IMAGES_FILE = "pictures.csv"
 
 
 class LossRecord(Callback):
@@ -29,10 +29,10 @@ class LossRecord(Callback):
     batches or processes make a step, their mean is the step's loss; the first process writes.
     """
 
-    def __init__(self, path: Path, progress: Progress | None = None):
+    def __init__(self, path: Path, progress: Listener | None = None):
         self.progress = progress
         self._losses = _Rows(path)
-        self._pictures = _Rows(path.with_name(PICTURES))
+        self._pictures = _Rows(path.with_name(IMAGES_FILE))
         self._terms = StepTerms()
         self._seen: list[Any] = []
 

@@ -9,8 +9,7 @@ from htc.config import RPN, GuidedRPN
 from htc.model.rpn import STDS, LevelScores, ProposalHead
 from htc.ops.boxes import encode, iou
 from htc.training.losses import Term, box_loss
-from htc.training.matching import match
-from htc.training.sampling import RPN_DRAW, balanced, generator
+from htc.training.sampling import RPN_DRAW, balanced, generator, match
 from htc.types import Batch
 
 CELL_ROUNDING = 32

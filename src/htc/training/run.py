@@ -1,8 +1,12 @@
-"""A whole training: data and configuration in; a folder with the model, its numbers, records and curves out."""
+"""How a training is carried out.
+
+A whole training: data and configuration in; a folder with the model, its numbers, records and curves out.
+"""
 
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
+from typing import Literal
 
 import torch
 from lightning import Callback
@@ -28,23 +32,62 @@ from htc.inference.load import choose_device
 from htc.inference.predictor import Predictor
 from htc.model.detector import Detector
 from htc.settings.layers import to_yaml
-from htc.training.auto_config import write_choices
-from htc.training.checkpoints import LAST, Checkpoints
+from htc.training.auto_config import Choice, write_choices
+from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
 from htc.training.distributed import by_first, count, joined, rank
 from htc.training.engine import Limits, fit
 from htc.training.event_files import EventFiles
 from htc.training.finetune import fit_to_data, other_colours, start_from
-from htc.training.measuring import measure
 from htc.training.module import TrainingModule
 from htc.training.objective import TrainingObjective
-from htc.training.options import Options
-from htc.training.progress import Measuring, Progress, Said
+from htc.training.progress import EvaluationStep, Listener, Message
 from htc.training.record import LossRecord
-from htc.training.validation import BEST, LOSSES, Validation, best_of, draw_curves, metrics_of, read_history
-from htc.training.validation_loss import validation_batches, validation_losses
+from htc.training.validation import (
+    BEST,
+    LOSSES,
+    Validation,
+    best_of,
+    draw_curves,
+    evaluate_on_all_ranks,
+    read_history,
+    row_metrics,
+    validation_batches,
+    validation_losses,
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a training is carried out; what is learned, and how, is the configuration's."""
+
+    seed: int = 0
+    device: str = "auto"
+    minutes: float | None = None
+    """Stop after so many minutes of training."""
+    resume: bool = False
+    """Go on from the last checkpoint of the training in the same folder, exactly, also in the middle of an epoch."""
+    weights: str | None = None
+    """Start from these weights: a preset's name, a folder or a file. Layers that depend on the classes may differ."""
+    semantic: Literal["auto", "none"] | MapSources = "auto"
+    """Semantic targets: derived from the instances, no semantic branch, or maps on the disk."""
+    evaluate_every: int = 1
+    """Epochs between two evaluations; the last epoch always has one."""
+    validation_losses: bool = True
+    """Compute every loss term on the validation pictures at each evaluation."""
+    pictures: int = 6
+    """Validation pictures to draw, ground truth beside prediction, at each best evaluation and at the last."""
+    event_files: bool = True
+    """Write TensorBoard's event files."""
+    choices: tuple[Choice, ...] = ()
+    """What was chosen for this data and by which rule, for the record."""
+    checkpoints: Every | None = EVERY_MINUTE
+    """When what `resume` needs is written, besides the end of every epoch; None: never."""
+    workers: int = 0
+    """Processes that prepare batches."""
+
 
 MODEL, METRICS, CHECKPOINTS, CONFIG, START = "model", "metrics.json", "checkpoints", "config.yaml", "start.json"
-DEFAULTS = Options()
+DEFAULT_OPTIONS = Options()
 
 
 @dataclass(frozen=True)
@@ -61,7 +104,7 @@ class TrainingResult:
 
 
 def train(
-    config: Config, splits: Splits, out: Path, options: Options = DEFAULTS, progress: Progress | None = None
+    config: Config, splits: Splits, out: Path, options: Options = DEFAULT_OPTIONS, progress: Listener | None = None
 ) -> TrainingResult:
     """Trains on `splits` and leaves in `out`: `model/`, `metrics.json`, `config.yaml`, `losses.csv`, `history.json`,
     `validation.csv`, `curves/`, `pictures/`, `tensorboard/`, `checkpoints/`, and `start.json` if it began with weights.
@@ -76,7 +119,7 @@ def train(
 
 
 def _train(
-    config: Config, splits: Splits, out: Path, options: Options, progress: Progress | None, device: str
+    config: Config, splits: Splits, out: Path, options: Options, progress: Listener | None, device: str
 ) -> TrainingResult:
     resume = by_first(lambda: prepare_folder(out, options.resume))
     dataset = read_dataset(splits, options)
@@ -84,7 +127,7 @@ def _train(
     validation = validation_of(out, config, splits, options, progress)
     for warning in check_data(config, splits, options.semantic if isinstance(options.semantic, MapSources) else None):
         if progress is not None:
-            progress(Said(warning))
+            progress(Message(warning))
     module = build_module(config, dataset, options, out, progress)
     by_first(lambda: record_setting(out, config, options))
     fit(
@@ -140,7 +183,7 @@ def prepare_folder(out: Path, resume: bool) -> Path | None:
     return None
 
 
-def validation_of(out: Path, config: Config, splits: Splits, options: Options, progress: Progress | None) -> Validation:
+def validation_of(out: Path, config: Config, splits: Splits, options: Options, progress: Listener | None) -> Validation:
     """What is measured and drawn between epochs; the validation files and categories are checked now. Nothing
     without them.
     """
@@ -154,10 +197,10 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
 
     def tell(done: int, pictures: int) -> None:
         if progress is not None:
-            progress(Measuring(done, pictures))
+            progress(EvaluationStep(done, pictures))
 
     def evaluate(detector: nn.Module) -> Metrics:
-        return measure(Predictor(detector, config), annotations, images, tell, options.workers)
+        return evaluate_on_all_ranks(Predictor(detector, config), annotations, images, tell, options.workers)
 
     def draw(detector: nn.Module, folder: Path) -> None:
         draw_comparisons(Predictor(detector, config), annotations, images, folder, options.pictures)
@@ -178,7 +221,7 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
 
 
 def build_module(
-    config: Config, dataset: Dataset, options: Options, out: Path, progress: Progress | None
+    config: Config, dataset: Dataset, options: Options, out: Path, progress: Listener | None
 ) -> TrainingModule:
     """The detector with its first weights, a pure function of the seed (or the given ones), and all that trains it."""
     with torch.random.fork_rng(devices=[]):
@@ -190,13 +233,13 @@ def build_module(
             start_from_imagenet(detector.second_look.backbone, config.backbone)
         if imagenet is not None and progress is not None:
             colours = other_colours(config)
-            progress(Said(f"the backbone starts from {imagenet}" + (f"; {colours}" if colours else "")))
+            progress(Message(f"the backbone starts from {imagenet}" + (f"; {colours}" if colours else "")))
     if options.weights is not None:
         start = start_from(detector, load_model(options.weights), options.weights)
         by_first(lambda: write_json(out / START, asdict(start)))
         if progress is not None:
             for line in start.lines():
-                progress(Said(line))
+                progress(Message(line))
     detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     training = config.training
     together = training.batch_size * count()
@@ -217,7 +260,7 @@ def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, d
     )
 
 
-def callbacks_of(out: Path, options: Options, validation: Validation, progress: Progress | None) -> list[Callback]:
+def callbacks_of(out: Path, options: Options, validation: Validation, progress: Listener | None) -> list[Callback]:
     """Record, evaluation and, where wanted, TensorBoard's files and checkpoints."""
     callbacks: list[Callback] = [LossRecord(out / LOSSES, progress), validation]
     if options.event_files:
@@ -240,7 +283,7 @@ def _finish(detector: nn.Module, config: Config, out: Path, validation: Validati
     metrics = None
     if history:
         entry = best_of(history) if best else history[-1]
-        metrics = metrics_of(entry)
+        metrics = row_metrics(entry)
         write_json(
             out / METRICS,
             {

@@ -1,4 +1,6 @@
-"""Which regions each stage is trained on, and what was true of them.
+"""Which object each region stands for.
+
+Which regions each stage is trained on, and what was true of them.
 
 Sampling is a pure function of each picture's seed, so that a resumed run repeats it exactly.
 """
@@ -11,8 +13,35 @@ from torch import Tensor
 
 from htc.config import Cascade
 from htc.ops.boxes import iou
-from htc.training.matching import BACKGROUND, match
 from htc.types import Batch, GroundTruth, Rois
+
+BACKGROUND, IGNORED = -1, -2
+
+
+def match(ious: Float[Tensor, "M N"], positive: float, negative: float, low_quality: float | None) -> Int[Tensor, " N"]:
+    """For each of N regions the index of its object among M, or BACKGROUND, or IGNORED.
+
+    A region whose best IoU is at least `positive` serves that object; below `negative` it is background; between,
+    ignored. Then, object by object in their order, if the object's best IoU is at least `low_quality` (None: off),
+    every region that reaches exactly this IoU becomes the object's, even if it fits another one better: a later object
+    overwrites an earlier one. Regions that take no part carry IoU -1 with every object.
+    """
+    objects, regions = ious.shape
+    if objects == 0:
+        return torch.full((regions,), BACKGROUND, device=ious.device)
+    if regions == 0:
+        return torch.empty(0, dtype=torch.long, device=ious.device)
+    best, index = ious.max(0)
+    matched = torch.full((regions,), IGNORED, device=ious.device)
+    matched[(best >= 0) & (best < negative)] = BACKGROUND
+    matched = torch.where(best >= positive, index, matched)
+    if low_quality is not None:
+        reach = ious.amax(1, keepdim=True)
+        claims = (ious == reach) & (reach >= low_quality)
+        last = torch.where(claims, torch.arange(objects, device=ious.device)[:, None], -1).amax(0)
+        matched = torch.where(last >= 0, last, matched)
+    return matched
+
 
 BOX_DRAW, MASK_DRAW, RPN_DRAW = 0, 1, 2
 LARGEST_PRIME_OF_32_BITS = 2**32 - 5
@@ -26,7 +55,7 @@ def generator(seed: int, draw: int, stage: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(((seed * 3 + draw) * 64 + stage) % LARGEST_PRIME_OF_32_BITS)
 
 
-def choose(candidates: Int[Tensor, " N"], count: int, numbers: torch.Generator) -> Int[Tensor, " M"]:
+def draw(candidates: Int[Tensor, " N"], count: int, numbers: torch.Generator) -> Int[Tensor, " M"]:
     """At most `count` of the candidates, drawn without replacement; all of them, in order, if they are no more."""
     if len(candidates) <= count:
         return candidates
@@ -38,13 +67,13 @@ def balanced(
     matched: Int[Tensor, " N"], samples: int, positive_fraction: float, numbers: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Indices of the sampled positives and negatives; what positives do not fill, negatives do."""
-    positive = choose((matched >= 0).nonzero().squeeze(1), int(samples * positive_fraction), numbers)
-    negative = choose((matched == BACKGROUND).nonzero().squeeze(1), samples - len(positive), numbers)
+    positive = draw((matched >= 0).nonzero().squeeze(1), int(samples * positive_fraction), numbers)
+    negative = draw((matched == BACKGROUND).nonzero().squeeze(1), samples - len(positive), numbers)
     return positive, negative
 
 
 @dataclass(frozen=True)
-class Sample:
+class RoiSample:
     """The regions of one stage with what is true of them, padded to one length."""
 
     rois: Rois
@@ -62,8 +91,8 @@ class TruthSampler:
 
     def __init__(self, batch: Batch, config: Cascade, num_classes: int) -> None:
         self.batch, self.config, self.num_classes = batch, config, num_classes
-        self.boxes: dict[int, Sample] = {}
-        self.masks: dict[int, Sample] = {}
+        self.boxes: dict[int, RoiSample] = {}
+        self.masks: dict[int, RoiSample] = {}
 
     def for_boxes(self, rois: Rois, t: int) -> Rois:
         """The balanced sample that box head t learns from."""
@@ -85,7 +114,7 @@ class TruthSampler:
             return rois
         return Rois(rois.boxes, rois.valid & ~self.boxes[t].appended, rois.sizes)
 
-    def _sample(self, rois: Rois, t: int, draw: int) -> Sample:
+    def _sample(self, rois: Rois, t: int, draw: int) -> RoiSample:
         rows = [
             self._one(rois.boxes[i][rois.valid[i]], truth, t, generator(seed, draw, t))
             for i, (truth, seed) in enumerate(zip(self.batch.truths, self.batch.seeds, strict=True))
@@ -114,7 +143,7 @@ class TruthSampler:
         return boxes[chosen], served, labels, is_positive, chosen < objects
 
 
-def _positives(sample: Sample, has_masks: list[bool]) -> Sample:
+def _positives(sample: RoiSample, has_masks: list[bool]) -> RoiSample:
     """Only the positives, of pictures that have masks."""
     keep = sample.positive & torch.tensor(has_masks, device=sample.positive.device)[:, None]
     fields = (sample.rois.boxes, sample.objects, sample.labels, sample.positive, sample.appended)
@@ -122,7 +151,7 @@ def _positives(sample: Sample, has_masks: list[bool]) -> Sample:
     return _padded(rows, sample.rois.sizes)
 
 
-def _padded(rows: list[tuple[Tensor, ...]], sizes: Int[Tensor, "B 2"]) -> Sample:
+def _padded(rows: list[tuple[Tensor, ...]], sizes: Int[Tensor, "B 2"]) -> RoiSample:
     """One slot at least, valid or not."""
     length = max(1, *(len(row[0]) for row in rows))
 
@@ -137,4 +166,4 @@ def _padded(rows: list[tuple[Tensor, ...]], sizes: Int[Tensor, "B 2"]) -> Sample
     counts = torch.tensor([len(row[0]) for row in rows], device=sizes.device)
     valid = torch.arange(length, device=sizes.device) < counts[:, None]
     boxes, objects, labels, positive, appended = (padded(i) for i in range(5))
-    return Sample(Rois(boxes, valid, sizes, packed=True), objects, labels, positive, appended)
+    return RoiSample(Rois(boxes, valid, sizes, packed=True), objects, labels, positive, appended)

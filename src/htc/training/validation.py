@@ -1,37 +1,138 @@
-"""Evaluation between epochs: numbers into a history file, curves and pictures beside it, and an end when nothing
+"""Measuring a model in the middle of a training, the pictures divided over its processes.
+
+The losses of Eq. 7 on validation pictures: the same objective, no gradient, the same draws every time.
+
+Evaluation between epochs: numbers into a history file, curves and pictures beside it, and an end when nothing
 improves.
 """
 
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from htc.evaluation.coco import Metrics
+from htc.config import Augmentation, Config, Sampling
+from htc.data.coco import read_coco
+from htc.data.dataset import Dataset
+from htc.data.loader import PictureBatch, training_loader
+from htc.data.semantic_maps import MapSources, with_semantic_maps
+from htc.errors import DataError
+from htc.evaluation.coco import Metrics, coco_metrics
+from htc.evaluation.files import read_annotations
+from htc.evaluation.run import Progress, detections_that_count, evaluate_model, match_categories, results_of
 from htc.files import write_json, write_text
-from htc.training.distributed import by_first
+from htc.inference.predictor import Predictor
+from htc.ops.onednn import exact_onednn_matmul
+from htc.results import Detections
+from htc.training.distributed import by_first, count, gathered, rank
+from htc.training.losses import Term
 from htc.training.module import TrainingModule
-from htc.training.progress import Measured, Progress
+from htc.training.objective import TrainingObjective
+from htc.training.progress import EvaluationDone, Listener
 from htc.training.record import read_losses
+from htc.types import Batch
 from htc.visual.curves import draw_average_precision, draw_losses
+
+
+def evaluate_on_all_ranks(
+    predictor: Predictor, annotations: Path, images: Path, progress: Progress | None = None, workers: int = 0
+) -> Metrics:
+    """`evaluate_model`'s numbers, on every process. Each takes every n-th picture, whatever their number; the first
+    counts.
+    """
+    if count() == 1:
+        return evaluate_model(predictor, annotations, images, progress=progress, workers=workers)[0]
+    most, truth = detections_that_count(predictor, None), read_annotations(annotations)
+    dataset = read_coco(annotations, images)
+    mine = replace(dataset, images=dataset.images[rank() :: count()])
+
+    def detect(batch: PictureBatch) -> dict[None, list[Detections]]:
+        return {None: predictor.detect(batch.images, batch.sizes, batch.original_sizes)}
+
+    ids = match_categories(predictor.config.classes, truth)
+    results = [result for _, result in results_of(predictor, mine, detect, ids, most, progress, workers=workers)]
+    everyone = gathered(results)
+    return by_first(lambda: coco_metrics(truth, [result for part in everyone for result in part], most))
+
+
+NO_AUGMENTATION = Augmentation(horizontal_flip=0.0, vertical_flip=0.0)
+"""Resized as for prediction, and nothing else."""
+
+
+def validation_batches(dataset: Dataset, config: Config, maps: MapSources | None, workers: int = 0) -> Iterable[Batch]:
+    """The validation pictures one by one, as prediction sees them; every pass gives the same, sampling seeds included.
+
+    `maps` are the training pictures'; those of the validation pictures lie there too, or beside them under the name of
+    the pictures' folder, as COCO's do (`MapSources.of_part`). Without them there is no semantic target and no semantic
+    term.
+    """
+    if config.semantic is not None and maps is not None:
+        places = [
+            maps,
+            *(maps.of_part(name) for name in sorted({record.path.parent.name for record in dataset.images})),
+        ]
+        found = [one for one in (_with_maps(dataset, place) for place in places) if one is not None]
+        dataset = found[0] if found else dataset
+        config = config if found else config.model_copy(update={"semantic": None})
+    training = config.training.model_copy(update={"augmentation": NO_AUGMENTATION, "sampling": Sampling()})
+    return training_loader(dataset, config.model_copy(update={"training": training}), 0, 0, 1, workers)
+
+
+def _with_maps(dataset: Dataset, maps: MapSources) -> Dataset | None:
+    """None where maps are missing: not a fault, those of the validation pictures are not needed."""
+    try:
+        return with_semantic_maps(dataset, maps)
+    except DataError:
+        return None
+
+
+@torch.no_grad()
+def validation_losses(detector: nn.Module, config: Config, batches: Iterable[Batch]) -> dict[str, float]:
+    """Every weighted term, averaged over all pictures as one batch of them would be; `detector` is left in the mode it
+    was in.
+
+    Norms use their running statistics. A term of which nothing was counted (no object, no mask) is 0.
+    """
+    device = next(detector.parameters()).device
+    was_training = detector.training
+    objective = TrainingObjective(detector, config).eval()  # pyright: ignore[reportArgumentType]
+    sums: dict[str, Term] = {}
+    with exact_onednn_matmul():
+        for batch in _on(batches, device):
+            for name, term in objective.terms(batch).items():
+                before = sums.get(name)
+                sums[name] = (
+                    term if before is None else Term(before.total + term.total, before.count + term.count, term.weight)
+                )
+    detector.train(was_training)
+    return {name: float(term.average()) for name, term in sums.items()}
+
+
+def _on(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    for batch in batches:
+        moved = batch.to(device)
+        yield moved
+
 
 Evaluate = Callable[[nn.Module], Metrics]
 """Measures a detector, which is in evaluation mode."""
 Losses = Callable[[nn.Module], dict[str, float]]
 """The loss terms of a detector on the validation pictures."""
-Draw = Callable[[nn.Module, Path], object]
+DrawImages = Callable[[nn.Module, Path], object]
 """Draws what a detector finds into a folder."""
 Keep = Callable[[nn.Module], object]
 """Keeps a detector that is better than all before it."""
 
 HISTORY, LOSSES, CURVES, TABLE, PICTURES = "history.json", "losses.csv", "curves", "validation.csv", "pictures"
 BEST, LAST = "best", "last"
-SHOWN = {
+CURVES_SHOWN = {
     "mask AP": ("segm", "AP"),
     "mask AP50": ("segm", "AP50"),
     "box AP": ("bbox", "AP"),
@@ -59,10 +160,10 @@ class Validation(Callback):
         epochs: int,
         *,
         losses: Losses | None = None,
-        draw: Draw | None = None,
+        draw: DrawImages | None = None,
         keep: Keep | None = None,
         patience: int | None = None,
-        progress: Progress | None = None,
+        progress: Listener | None = None,
     ):
         self.folder = folder
         self.evaluate = evaluate
@@ -117,7 +218,7 @@ class Validation(Callback):
         if self.draw is not None and (trainer.should_stop or stops or epoch == self.epochs):
             self.draw(detector, self.folder / PICTURES / LAST)
         if self.progress is not None:
-            self.progress(Measured(entry, best, stops))
+            self.progress(EvaluationDone(entry, best, stops))
         return stops
 
 
@@ -137,7 +238,7 @@ def best_of(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return history[-1 - evaluations_since_best(history)]
 
 
-def metrics_of(entry: dict[str, Any]) -> Metrics:
+def row_metrics(entry: dict[str, Any]) -> Metrics:
     """The metrics alone of a history entry."""
     return {kind: values for kind, values in entry.items() if kind not in NO_METRICS}
 
@@ -151,7 +252,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 def flat(entry: dict[str, Any]) -> dict[str, float]:
     """A history entry as one row: `segm.AP`, `per_class.cat.segm`, `losses.stage1.mask`, `losses.total`, ..."""
     row: dict[str, float] = {"epoch": entry["epoch"], "step": entry["step"]}
-    for kind, values in metrics_of(entry).items():
+    for kind, values in row_metrics(entry).items():
         for name, value in values.items():
             row |= (
                 {f"{kind}.{name}.{one}": number for one, number in value.items()}
@@ -194,6 +295,6 @@ def _series(history: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     kinds = {kind for entry in history for kind in entry}
     return {
         name: [entry.get(kind, {}).get(number, -1.0) for entry in history]
-        for name, (kind, number) in SHOWN.items()
+        for name, (kind, number) in CURVES_SHOWN.items()
         if kind in kinds
     }

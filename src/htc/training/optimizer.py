@@ -1,16 +1,39 @@
-"""Learning rates and weight decay that differ from parameter to parameter: layer decay, and what is spared from
-weight decay.
-"""
+"""Learning rate at every step, and the rates and weight decay that differ from parameter to parameter."""
 
+import math
 from typing import Any
 
 from torch import nn
 
-from htc.config import SGD, AdamW
+from htc.config import SGD, AdamW, Training
 from htc.errors import ConfigError
 from htc.model.backbones.fishnet import FishFeatures
 
-BACKBONES = ("backbone", "second_look.backbone")
+IMAGES_PER_STEP = 16
+"""The batch that the original's SGD learning rate is meant for."""
+
+
+def base_learning_rate(training: Training, images_per_step: int) -> float:
+    """SGD's `lr` is for 16 images and scales linearly with the images of a step over all processes; AdamW's is used
+    as it is.
+    """
+    if isinstance(training.optimizer, AdamW):
+        return training.optimizer.lr
+    return training.optimizer.lr * images_per_step / IMAGES_PER_STEP
+
+
+def learning_rate_factor(training: Training, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """Factor of the base learning rate at `step` (from 0): linear warm-up from `warmup_start`, times the schedule."""
+    warm = 1.0
+    if step < training.warmup_steps:
+        warm = training.warmup_start + (1 - training.warmup_start) * step / training.warmup_steps
+    if training.schedule == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps_per_epoch * epochs))))
+    passed = sum(step // max(1, steps_per_epoch) >= milestone for milestone in training.milestones)
+    return warm * training.lr_factor**passed
+
+
+BACKBONE_PREFIXES = ("backbone", "second_look.backbone")
 """Of a detector; the second one only where its neck looks twice."""
 POSITION_TABLES = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed", "cls_token")
 
@@ -38,7 +61,7 @@ def factors_of(detector: nn.Module, decay: float) -> dict[str, float]:
     """Parameter name -> factor of the learning rate, of each backbone that the detector has; raises `ConfigError` as
     `rate_factors`.
     """
-    backbones = ((name, module) for name, module in detector.named_modules() if name in BACKBONES)
+    backbones = ((name, module) for name, module in detector.named_modules() if name in BACKBONE_PREFIXES)
     return {
         f"{prefix}.{name}": factor
         for prefix, backbone in backbones
