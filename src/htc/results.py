@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import supervision
 
 Index = slice | Sequence[int] | Sequence[bool] | Int[np.ndarray, " M"] | Bool[np.ndarray, " N"]
-RunLengths = dict[str, Any]
+CocoRLE = dict[str, Any]
 """COCO run lengths: `{"size": [height, width], "counts": str}`."""
 
 
@@ -59,7 +59,7 @@ class Masks:
     def __getitem__(self, index: Index) -> "Masks":
         return Masks(self.probabilities[index], self.boxes[index], self.size, self.threshold)
 
-    def rle(self) -> list[RunLengths]:
+    def rle(self) -> list[CocoRLE]:
         """COCO run lengths of the whole picture, straight from the crops; holes are kept."""
         return rle(self._grid())
 

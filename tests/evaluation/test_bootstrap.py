@@ -7,8 +7,7 @@ import pytest
 from pycocotools import mask as rle_codec
 
 from htc.evaluation.bootstrap import draws, gains, interval, matches, resampled
-from htc.evaluation.boundary import boundary_metrics
-from htc.evaluation.coco import coco_metrics
+from htc.evaluation.coco import boundary_metrics, coco_metrics
 from htc.evaluation.comparison import compare
 from htc.evaluation.matching import matched_pictures
 

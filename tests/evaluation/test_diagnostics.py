@@ -8,13 +8,11 @@ from pycocotools import mask as rle_codec
 from scipy.ndimage import distance_transform_cdt
 
 from evaluation_scenes import encode, scene
-from htc.evaluation.boundary import boundary_metrics
-from htc.evaluation.coco import coco_metrics, evaluated, summary
+from htc.evaluation.coco import boundary_metrics, coco_metrics, evaluated, summary
 from htc.evaluation.comparison import compare
-from htc.evaluation.confusion import confusion_matrix, pair_by_overlap
-from htc.evaluation.diagnostics import measure
+from htc.evaluation.diagnostics import diagnose
 from htc.evaluation.errors import average_precision, errors_by_kind, sort_errors
-from htc.evaluation.matching import match_by_score, matched_pictures
+from htc.evaluation.matching import confusion_matrix, match_by_score, matched_pictures, pair_by_overlap
 from htc.evaluation.operating import Judged, best_f1, calibration
 
 SIZE = (60, 80)
@@ -208,7 +206,7 @@ def test_boundaries_that_are_not_drawn_change_nothing(seed):
 
 def test_all_together_is_json_and_keeps_the_contract():
     truth, results = scene(1)
-    metrics, found = measure(compare(truth, results))
+    metrics, found = diagnose(compare(truth, results))
     assert metrics == coco_metrics(truth, results)
     content = json.loads(json.dumps(found.content()))
     assert content["matched_by"] == "segm"
@@ -224,7 +222,7 @@ def test_all_together_is_json_and_keeps_the_contract():
 @pytest.mark.parametrize("with_objects", [False, True])
 def test_diagnostics_without_results(with_objects):
     truth, _ = scene(2)
-    metrics, found = measure(compare({**truth, "annotations": truth["annotations"] if with_objects else []}, []))
+    metrics, found = diagnose(compare({**truth, "annotations": truth["annotations"] if with_objects else []}, []))
     assert metrics["segm"]["AP"] == (0.0 if with_objects else -1.0)
     assert found.calibration.error == -1
     assert json.dumps(found.content())
@@ -233,5 +231,5 @@ def test_diagnostics_without_results(with_objects):
 def test_boxes_alone_are_matched_by_boxes():
     truth, results = scene(3)
     boxes = [{key: value for key, value in result.items() if key != "segmentation"} for result in results]
-    _, found = measure(compare(truth, boxes))
+    _, found = diagnose(compare(truth, boxes))
     assert (found.by, found.boundary) == ("bbox", None)

@@ -11,9 +11,8 @@ from htc.data.images import read_segment_ids
 from htc.data.panoptic import Category, Panoptic, Segment, read_panoptic
 from htc.data.semantic_maps import IGNORE
 from htc.errors import DataError
-from htc.evaluation.panoptic import PanopticQuality
-from htc.evaluation.panoptic_files import panoptic_writer
-from htc.evaluation.semantic import SemanticCounts
+from htc.evaluation.maps import SemanticCounts
+from htc.evaluation.panoptic import PanopticQuality, panoptic_writer
 
 CATEGORIES = {1: Category(1, "cat", True), 2: Category(2, "dog", True), 9: Category(9, "grass", False)}
 SAMPLE = next(

@@ -7,15 +7,15 @@ from PIL import Image
 from evaluation_scenes import encode, scene
 from htc.errors import DataError
 from htc.evaluation.comparison import compare
-from htc.evaluation.diagnostics import measure
+from htc.evaluation.diagnostics import diagnose
+from htc.evaluation.drawings import FOUND, MISTAKEN, crop_of, draw_errors
 from htc.evaluation.report import report_page
-from htc.evaluation.worst import FOUND, MISTAKEN, crop_of, draw_errors
 from htc.visual.page import Gallery, Table, render
 
 
 def page_of(truth, results, pictures=None, most=12):
     comparison = compare(truth, results)
-    return report_page("a <model>", *measure(comparison), comparison, pictures, most)
+    return report_page("a <model>", *diagnose(comparison), comparison, pictures, most)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_page_with_everything(pictures):
 
 def test_the_worst_picture_comes_first():
     truth, results = scene(0)
-    found = measure(compare(truth, results))[1]
+    found = diagnose(compare(truth, results))[1]
     assert [one.f1 for one in found.pictures] == sorted(one.f1 for one in found.pictures)
 
 
@@ -112,7 +112,7 @@ def test_mistakes_are_drawn_in_their_own_colour(tmp_path):
         truth,
         [{"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": mask} for mask in (squares[0], squares[2])],
     )
-    found = measure(comparison)[1]
+    found = diagnose(comparison)[1]
     sheet = draw_errors(tmp_path / "picture.png", comparison, found.matched[0], 0.5).astype(int)
     margin = (sheet.shape[1] - 2 * 640) // 3
     top = sheet.shape[0] - 640 - margin

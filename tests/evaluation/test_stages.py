@@ -7,8 +7,7 @@ from PIL import Image
 
 from evaluation.test_coco import encode
 from htc.errors import ConfigError
-from htc.evaluation.run import evaluate_model
-from htc.evaluation.stages import evaluate_stages, parse_stages, stages_name
+from htc.evaluation.run import evaluate_model, evaluate_stages, parse_stages, stages_name
 from htc.files import write_json
 from htc.inference.predictor import Predictor
 from small_detector import seeded_detector, small_config

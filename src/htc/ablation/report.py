@@ -12,10 +12,10 @@ import numpy as np
 from htc.ablation.run import Measured, results_by_row
 from htc.ablation.tables import Table
 from htc.evaluation.bootstrap import DRAWS, PictureMatches, draws, interval, matches, resampled
-from htc.evaluation.coco import Kind
+from htc.evaluation.coco import IouType
 
-KINDS: tuple[Kind, ...] = ("bbox", "segm")
-NAMES: Mapping[Kind, str] = {"bbox": "box AP", "segm": "mask AP", "boundary": "boundary AP"}
+KINDS: tuple[IouType, ...] = ("bbox", "segm")
+NAMES: Mapping[IouType, str] = {"bbox": "box AP", "segm": "mask AP", "boundary": "boundary AP"}
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ def lines_of(table: Table, measured: Sequence[Measured], truth: Mapping[str, Any
     drawn = draws(len(truth["images"]), DRAWS, seed=0)
 
     @cache  # a row is compared, and others with it
-    def resampled_row(place: int, seed: int, kind: Kind) -> np.ndarray:
+    def resampled_row(place: int, seed: int, kind: IouType) -> np.ndarray:
         return resampled(matched[place][seed][kind], drawn)
 
     return tuple(_line(place, table, matched, resampled_row) for place in range(len(table.rows)) if matched[place])
 
 
-def kinds_of(table: Table) -> tuple[Kind, ...]:
+def kinds_of(table: Table) -> tuple[IouType, ...]:
     """What is measured of every row."""
     return tuple(dict.fromkeys((*KINDS, *table.compared)))
 
@@ -68,7 +68,7 @@ def _line(
     place: int,
     table: Table,
     matched: Sequence[Mapping[int, Mapping[str, PictureMatches]]],
-    resampled_row: Callable[[int, int, Kind], np.ndarray],
+    resampled_row: Callable[[int, int, IouType], np.ndarray],
 ) -> Line:
     row, own = table.rows[place], matched[place]
     ap = {kind: tuple(of[kind].average_precision() for of in own.values()) for kind in kinds_of(table)}

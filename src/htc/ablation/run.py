@@ -20,14 +20,13 @@ from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
 from htc.errors import DataError, OutputError
 from htc.evaluation.files import read_annotations, read_results
-from htc.evaluation.run import evaluate_model
-from htc.evaluation.stages import measure_stages
+from htc.evaluation.run import evaluate_model, measure_stages
 from htc.files import write_json
 from htc.inference.augmentation import parse_views
 from htc.inference.ensemble import join
 from htc.inference.load import load
 from htc.inference.outputs import results_file
-from htc.inference.stages import Stages
+from htc.inference.stages import StageSubset
 from htc.settings.layers import Setting
 from htc.training.finetune import fit_to_data
 from htc.training.progress import Listener
@@ -110,7 +109,7 @@ class _Planned:
     name: str
     config: Config
     training: str
-    stages: Stages
+    stages: StageSubset
     augment: str | None
 
     @property
@@ -124,7 +123,7 @@ class _Planned:
         soft = self.config.inference.soft_nms
         return ("" if soft is None else f"_{soft.kind}_soft_nms") + ("" if self.augment is None else "_augmented")
 
-    def results(self, folder: Path, stages: Stages | None = None) -> Path:
+    def results(self, folder: Path, stages: StageSubset | None = None) -> Path:
         """Where the COCO results with masks of these stages (None: the row's) lie."""
         return folder / f"results_stages_{'-'.join(map(str, stages or self.stages))}{self.variant}.json"
 
@@ -182,7 +181,7 @@ def _train(config: Config, splits: Splits, folder: Path, budget: Budget, seed: i
     )
 
 
-def _measure(one: _Planned, subsets: Sequence[Stages], splits: Splits, folder: Path, budget: Budget) -> None:
+def _measure(one: _Planned, subsets: Sequence[StageSubset], splits: Splits, folder: Path, budget: Budget) -> None:
     """Writes the trained model's results on the validation pictures, one file a subset of mask stages, in one pass
     over them.
     """

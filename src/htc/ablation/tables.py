@@ -10,7 +10,7 @@ from typing import Any
 
 from htc.config import ASPP, GCN, Backbone, Config, FineMask, Fusion, GaussianSoftNMS, GuidedRPN, ResNet
 from htc.errors import ConfigError
-from htc.evaluation.coco import Kind
+from htc.evaluation.coco import IouType
 from htc.presets.table7 import SENET154, deformable, multi_scale, synchronised
 
 SCORE_THRESHOLD = 0.001
@@ -47,7 +47,7 @@ class Table:
     number: int
     title: str
     rows: tuple[Row, ...]
-    compared: tuple[Kind, ...] = ("segm",)
+    compared: tuple[IouType, ...] = ("segm",)
     """By which AP rows are compared: masks, and where outlines are in question, boundaries."""
 
     def only(self, parts: Sequence[str]) -> "Table":

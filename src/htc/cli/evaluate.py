@@ -121,7 +121,7 @@ def _subsets(stages: list[str] | None, model: str | None) -> list[tuple[int, ...
     if not stages:
         return []
     check_torch()
-    from htc.evaluation.stages import parse_stages
+    from htc.evaluation.run import parse_stages
 
     return list(dict.fromkeys(parse_stages(text) for text in stages))
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from htc.data.dataset import Dataset
     from htc.data.semantic_maps import MapSources
     from htc.evaluation.maps import PanopticMeasure, SemanticMeasure
-    from htc.evaluation.run import Look
+    from htc.evaluation.run import OnDetections
     from htc.inference.predictor import Predictor
 
 
@@ -55,7 +55,7 @@ class MeasuredMaps:
     panoptic_truth: bool
 
     @property
-    def look(self) -> "Look | None":
+    def look(self) -> "OnDetections | None":
         """Shows every picture to all measures; None where there are none."""
         if not self.measures:
             return None
@@ -95,7 +95,7 @@ def _measures(
 ) -> "dict[str, SemanticMeasure | PanopticMeasure]":
     from htc.data.panoptic import read_panoptic
     from htc.evaluation.maps import PanopticMeasure, SemanticMeasure, panoptic_categories
-    from htc.evaluation.panoptic_files import panoptic_writer
+    from htc.evaluation.panoptic import panoptic_writer
 
     measures: dict[str, SemanticMeasure | PanopticMeasure] = {}
     if maps.semantic is not None:

@@ -170,7 +170,7 @@ def _of_members(
 
 def _by_stages(predictor: "Predictor", asked: Asked, tell: Any) -> tuple[list[Numbers], Numbers]:
     """The model's own results, and the numbers of the stages that were asked for."""
-    from htc.evaluation.stages import measure_stages, stages_name
+    from htc.evaluation.run import measure_stages, stages_name
     from htc.inference.stages import mask_stages_of
 
     own = mask_stages_of(predictor)
@@ -215,9 +215,9 @@ def _numbers(
     comparison = compare(truth, results)
     if not asked.diagnostics and asked.html is None:
         return metrics_of(comparison, max_detections)
-    from htc.evaluation.diagnostics import measure
+    from htc.evaluation.diagnostics import diagnose
 
-    metrics, found = measure(comparison, max_detections)
+    metrics, found = diagnose(comparison, max_detections)
     if asked.html is not None:
         from htc.evaluation.report import report_page
         from htc.visual.page import write_page
@@ -239,7 +239,7 @@ def _save_alone(models: Sequence[str], weights: str | None, options: ModelOption
     """Results of pictures whose objects nobody has: written as they come, for another place to measure."""
     from htc.data.coco import read_picture_list
     from htc.data.json_file import read_json
-    from htc.evaluation.files import ANNOTATIONS
+    from htc.evaluation.files import ANNOTATIONS_HINT
     from htc.evaluation.run import detections_that_count, stream_results
     from htc.inference.outputs import results_file
 
@@ -254,7 +254,7 @@ def _save_alone(models: Sequence[str], weights: str | None, options: ModelOption
             f"--diagnostics, --html and maps"
         )
     dataset = read_picture_list(asked.annotations, asked.folder)
-    truth = {**read_json(asked.annotations, ANNOTATIONS), "annotations": []}
+    truth = {**read_json(asked.annotations, ANNOTATIONS_HINT), "annotations": []}
     predictor, _ = load_members(models, weights, asked.augment, settings, options)
     most = detections_that_count(predictor, None)
     with progress("evaluate") as bar, results_file(asked.save) as file:

@@ -156,10 +156,10 @@ def load_members(
     alone = [load_predictor(model, weights, settings, options) for model in models]
     if augment is None and len(alone) == 1:
         return alone[0], alone
-    from htc.inference.augmentation import PLAIN, parse_views
+    from htc.inference.augmentation import SINGLE_VIEW, parse_views
     from htc.inference.ensemble import join
 
-    views = PLAIN if augment is None else parse_views(augment)
+    views = SINGLE_VIEW if augment is None else parse_views(augment)
     return join(alone, views), [join([one], views) for one in alone]
 
 

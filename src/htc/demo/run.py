@@ -10,7 +10,7 @@ from pathlib import Path
 from htc.config import Config
 from htc.data.coco import Splits, find_splits
 from htc.evaluation.coco import Metrics
-from htc.evaluation.pictures import draw_comparisons
+from htc.evaluation.drawings import draw_comparisons
 from htc.inference.load import load
 from htc.presets import preset
 from htc.training.progress import Listener

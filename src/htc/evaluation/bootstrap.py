@@ -15,8 +15,7 @@ from faster_coco_eval import faster_eval_api_cpp as accumulator  # pyright: igno
 from faster_coco_eval.core.cocoeval import Params
 from jaxtyping import Float, Int
 
-from htc.evaluation.boundary import boundary_evaluation
-from htc.evaluation.coco import Kind, evaluation_of, mean_of_defined
+from htc.evaluation.coco import IouType, boundary_evaluation, evaluation_of, mean_of_defined
 from htc.evaluation.comparison import Comparison, compare
 from htc.evaluation.matching import matched_pictures
 
@@ -64,7 +63,7 @@ class PictureMatches:
 
 
 def matches(
-    kind: Kind, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int
+    kind: IouType, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int
 ) -> PictureMatches:
     """Matches COCO results with the annotations' objects by boxes, masks or boundaries, picture by picture, objects
     of all sizes.
@@ -72,7 +71,7 @@ def matches(
     return matches_of(kind, compare(truth, results), max_detections)
 
 
-def matches_of(kind: Kind, comparison: Comparison, max_detections: int) -> PictureMatches:
+def matches_of(kind: IouType, comparison: Comparison, max_detections: int) -> PictureMatches:
     """The same of results that are set against the annotations already."""
     if kind == "boundary":
         evaluation = boundary_evaluation(comparison, matched_pictures(comparison, max_detections), max_detections)
@@ -109,12 +108,12 @@ def gains(
     results: Sequence[Mapping[str, Any]],
     others: Sequence[Mapping[str, Any]],
     max_detections: int,
-) -> dict[Kind, Gain]:
+) -> dict[IouType, Gain]:
     """Box and, where both have masks, mask AP of COCO results against others; raises `DataError` as `compare` does."""
     both = compare(truth, results), compare(truth, others)
-    kinds: tuple[Kind, ...] = ("bbox", "segm") if all(each.with_masks for each in both) else ("bbox",)
+    kinds: tuple[IouType, ...] = ("bbox", "segm") if all(each.with_masks for each in both) else ("bbox",)
     drawn = draws(len(truth["images"]), DRAWS, seed=0)
-    found: dict[Kind, Gain] = {}
+    found: dict[IouType, Gain] = {}
     for kind in kinds:
         one, other = (matches_of(kind, each, max_detections) for each in both)
         found[kind] = Gain(

@@ -16,7 +16,7 @@ from htc.errors import DataError
 from htc.evaluation.files import read_annotations
 
 Annotation = dict[str, Any]
-RunLengths = Any
+EncodedMask = Any
 """COCO's compressed run lengths, `{"size": [height, width], "counts": str or bytes}`; the COCO tools have types of
 their own for it.
 """
@@ -39,9 +39,9 @@ class Comparison:
     """(id, name) of each category, by id; a name that occurs twice carries its id."""
     objects: list[Annotation]
     found: list[Annotation]
-    object_masks: list[RunLengths] | None
+    object_masks: list[EncodedMask] | None
     """None where masks cannot be compared."""
-    found_masks: list[RunLengths] | None
+    found_masks: list[EncodedMask] | None
 
     @property
     def with_masks(self) -> bool:
@@ -142,7 +142,7 @@ def check_results(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
             raise DataError(f"result {index} has score {result['score']}: scores must be finite")
 
 
-def to_rle(segmentation: Any, height: int, width: int) -> RunLengths:
+def to_rle(segmentation: Any, height: int, width: int) -> EncodedMask:
     """A compressed RLE (`size`, `counts`) of polygons, uncompressed or compressed RLE of a picture of that size."""
     if isinstance(segmentation, list):
         return rle_codec.merge(rle_codec.frPyObjects(segmentation, height, width))

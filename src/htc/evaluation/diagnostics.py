@@ -10,12 +10,10 @@ import numpy as np
 from faster_coco_eval import COCOeval_faster
 from jaxtyping import Float, Int
 
-from htc.evaluation.boundary import boundary_metrics
-from htc.evaluation.coco import Kind, Metrics, evaluated, mean_of_defined, metrics_from, recalls
+from htc.evaluation.coco import IouType, Metrics, boundary_metrics, evaluated, mean_of_defined, metrics_from, recalls
 from htc.evaluation.comparison import Comparison
-from htc.evaluation.confusion import confusion_matrix
 from htc.evaluation.errors import ErrorKind, at_least, errors_by_kind
-from htc.evaluation.matching import Matched, matched_pictures
+from htc.evaluation.matching import Matched, confusion_matrix, matched_pictures
 from htc.evaluation.operating import Calibration, OperatingPoint, calibration, judged, operating_points
 
 CURVES = (0.5, 0.75)
@@ -58,7 +56,7 @@ class PictureErrors:
 class Diagnostics:
     """Everything beside the contract's numbers; matched by masks, or by boxes where there are no masks."""
 
-    by: Kind
+    by: IouType
     classes: tuple[str, ...]
     curves: dict[str, Curves]
     """`bbox`, `segm`."""
@@ -99,10 +97,10 @@ class Diagnostics:
         }
 
 
-def measure(comparison: Comparison, max_detections: int = 100) -> tuple[Metrics, Diagnostics]:
+def diagnose(comparison: Comparison, max_detections: int = 100) -> tuple[Metrics, Diagnostics]:
     """The contract's numbers and what lies behind them, at most `max_detections` results a picture and class."""
-    kinds: tuple[Kind, ...] = ("bbox", "segm") if comparison.with_masks else ("bbox",)
-    evaluations: dict[Kind, COCOeval_faster] = {kind: evaluated(kind, comparison, max_detections) for kind in kinds}
+    kinds: tuple[IouType, ...] = ("bbox", "segm") if comparison.with_masks else ("bbox",)
+    evaluations: dict[IouType, COCOeval_faster] = {kind: evaluated(kind, comparison, max_detections) for kind in kinds}
     classes = tuple(name for _, name in comparison.categories)
     matched = tuple(matched_pictures(comparison, max_detections))
     results = judged(matched, len(classes))

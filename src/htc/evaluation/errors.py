@@ -24,7 +24,7 @@ from htc.evaluation.matching import IOU, Matched
 NEAR = 0.1
 """Below this IoU a result has nothing to do with an object."""
 RIGHT, DOUBLE, WRONG_CLASS, BAD_OUTLINE, BOTH, BACKGROUND, IGNORED = range(7)
-KINDS = {
+ERROR_KINDS = {
     "double": DOUBLE,
     "wrong class": WRONG_CLASS,
     "badly outlined": BAD_OUTLINE,
@@ -79,12 +79,12 @@ def sort_errors(picture: Matched) -> Sorted:
 
 def errors_by_kind(pictures: Sequence[Matched], classes: int, threshold: float) -> dict[str, ErrorKind]:
     """Every kind's count, among results of at least `threshold`, and cost."""
-    counts = dict.fromkeys([*KINDS, MISSED], 0)
+    counts = dict.fromkeys([*ERROR_KINDS, MISSED], 0)
     for picture in pictures:
         cut = at_least(picture, threshold)
         found = sort_errors(cut)
         counts[MISSED] += int(found.missed.sum())
-        for name, kind in KINDS.items():
+        for name, kind in ERROR_KINDS.items():
             counts[name] += int((found.kinds == kind).sum())
     sorted_all = [sort_errors(picture) for picture in pictures]
     plain = _ap50(pictures, sorted_all, classes, None)
@@ -154,7 +154,7 @@ def _put_right(
     right, kept, labels = errors.kinds == RIGHT, errors.kinds != IGNORED, picture.labels.copy()
     if fixed is None or fixed == MISSED:
         return right, kept, labels
-    mistaken = errors.kinds == KINDS[fixed]
+    mistaken = errors.kinds == ERROR_KINDS[fixed]
     kept &= ~mistaken
     found = picture.detected
     for row in np.flatnonzero(mistaken & (errors.meant >= 0)):

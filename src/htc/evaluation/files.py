@@ -7,13 +7,13 @@ from typing import Any
 from htc.data.json_file import read_json
 from htc.errors import DataError
 
-ANNOTATIONS = "COCO annotations (.json)"
+ANNOTATIONS_HINT = "COCO annotations (.json)"
 
 
 def read_annotations(annotations: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     """A COCO annotation file, or its content, checked for what an evaluation needs; raises `DataError`."""
     name = str(annotations) if isinstance(annotations, str | Path) else "the annotations"
-    content = read_json(Path(annotations), ANNOTATIONS) if isinstance(annotations, str | Path) else annotations
+    content = read_json(Path(annotations), ANNOTATIONS_HINT) if isinstance(annotations, str | Path) else annotations
     if not isinstance(content, Mapping):
         raise DataError(
             f"{name}: not COCO annotations (a JSON object with images, annotations and categories), but a "
@@ -41,7 +41,7 @@ def read_annotations(annotations: str | Path | Mapping[str, Any]) -> Mapping[str
 
 def read_pictures(path: str | Path) -> Mapping[str, Any]:
     """A COCO annotation file for the sake of its pictures: it may say nothing of objects; raises `DataError`."""
-    content = read_json(Path(path), ANNOTATIONS)
+    content = read_json(Path(path), ANNOTATIONS_HINT)
     without = isinstance(content, Mapping) and "annotations" not in content
     return read_annotations({**content, "annotations": []} if without else path)
 
@@ -50,7 +50,7 @@ def has_objects(path: str | Path) -> bool:
     """Whether a file says anything of objects: COCO's test pictures come with images and categories alone; raises
     `DataError`.
     """
-    content = read_json(Path(path), ANNOTATIONS)
+    content = read_json(Path(path), ANNOTATIONS_HINT)
     return not isinstance(content, Mapping) or "annotations" in content
 
 

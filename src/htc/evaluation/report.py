@@ -11,12 +11,12 @@ import numpy as np
 from htc.evaluation.coco import Metrics
 from htc.evaluation.comparison import Comparison
 from htc.evaluation.diagnostics import CURVES, Diagnostics
-from htc.evaluation.worst import draw_errors
+from htc.evaluation.drawings import draw_errors
 from htc.visual.charts import bars, lines
 from htc.visual.page import Cell, Fact, Facts, Figure, Gallery, Page, Part, Section, Table, Text, pixels, vector
 
-NAMES = {"bbox": "boxes", "segm": "masks"}
-MOST_CLASSES = 20
+KIND_NAMES = {"bbox": "boxes", "segm": "masks"}
+MAX_CLASS_ROWS = 20
 """More make no readable matrix: then the most frequent confusions are listed."""
 MOST_CONFUSIONS = 40
 EXPLAINED = {
@@ -82,8 +82,8 @@ def _numbers(metrics: Metrics, found: Diagnostics) -> list[Part]:
     main = "segm" if "segm" in metrics else "bbox"
     calibrated = found.calibration.error
     facts = [
-        Fact(f"AP of {NAMES[kind]}", _percent(metrics[kind]["AP"]), "mean over IoU 0.50 to 0.95")
-        for kind in NAMES
+        Fact(f"AP of {KIND_NAMES[kind]}", _percent(metrics[kind]["AP"]), "mean over IoU 0.50 to 0.95")
+        for kind in KIND_NAMES
         if kind in metrics
     ]
     facts.append(Fact("AP50", _percent(metrics[main]["AP50"]), "IoU 0.5 is enough"))
@@ -99,7 +99,9 @@ def _numbers(metrics: Metrics, found: Diagnostics) -> list[Part]:
     note = "mean distance of score and share that is right"
     facts.append(Fact("calibration error", _percent(calibrated), note, "warning" if calibrated > 0.15 else "plain"))
     names = list(metrics[main])
-    rows = [[NAMES[kind], *(_number(metrics[kind][name]) for name in names)] for kind in NAMES if kind in metrics]
+    rows = [
+        [KIND_NAMES[kind], *(_number(metrics[kind][name]) for name in names)] for kind in KIND_NAMES if kind in metrics
+    ]
     if found.boundary is not None:
         rows.append(["boundaries", *(_number(found.boundary[name]) for name in names)])
     return [
@@ -112,11 +114,13 @@ def _curves(found: Diagnostics) -> list[Figure]:
     recall = [place / 100 for place in range(101)]
     whole = (0.0, 1.0, 0.0, 1.02)
     precision = {
-        f"{NAMES[kind]}, IoU {iou:.2f}": (recall, _defined(curves.precision[iou]))
+        f"{KIND_NAMES[kind]}, IoU {iou:.2f}": (recall, _defined(curves.precision[iou]))
         for kind, curves in found.curves.items()
         for iou in CURVES
     }
-    by_iou = {NAMES[kind]: (curves.thresholds, _defined(curves.ap["all"])) for kind, curves in found.curves.items()}
+    by_iou = {
+        KIND_NAMES[kind]: (curves.thresholds, _defined(curves.ap["all"])) for kind, curves in found.curves.items()
+    }
     own = found.curves[found.by]
     by_size = {
         name: (own.thresholds, _defined(values))
@@ -127,7 +131,7 @@ def _curves(found: Diagnostics) -> list[Figure]:
     reliability = {"share that is right": ([one.score for one in bins], [one.right for one in bins])}
     counts = [one.count for one in found.calibration.bins]
     tenths = [f"{place / 10:.1f}" for place in range(10)]
-    masks = NAMES[found.by]
+    masks = KIND_NAMES[found.by]
     charts = {
         "Precision over recall": lines(precision, "Precision over recall", ("recall", "precision"), limits=whole),
         "AP by IoU threshold": lines(
@@ -166,7 +170,7 @@ def _errors(found: Diagnostics) -> list[Part]:
 
 
 def _classes(metrics: Metrics, found: Diagnostics, comparison: Comparison) -> Table:
-    kinds = [kind for kind in NAMES if kind in metrics]
+    kinds = [kind for kind in KIND_NAMES if kind in metrics]
     labels = [item["category_id"] for item in comparison.objects if not item["iscrowd"]]
     rows = []
     for category, name in comparison.categories:
@@ -184,7 +188,15 @@ def _classes(metrics: Metrics, found: Diagnostics, comparison: Comparison) -> Ta
                 _number(point.recall),
             ]
         )
-    heads = ["class", "objects", *(f"AP of {NAMES[kind]}" for kind in kinds), "threshold", "F1", "precision", "recall"]
+    heads = [
+        "class",
+        "objects",
+        *(f"AP of {KIND_NAMES[kind]}" for kind in kinds),
+        "threshold",
+        "F1",
+        "precision",
+        "recall",
+    ]
     return Table(heads, rows, number_format=".1f")
 
 
@@ -197,7 +209,7 @@ def _confusion_lead(found: Diagnostics) -> str:
 
 def _confusion(found: Diagnostics) -> list[Part]:
     names, matrix = [*found.classes, "background"], found.confusion
-    if len(names) <= MOST_CLASSES + 1:
+    if len(names) <= MAX_CLASS_ROWS + 1:
         share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         rows = [
             [

@@ -1,6 +1,11 @@
-"""Measuring a model, or a file of its results, on annotated pictures."""
+"""Measuring a model, or a file of its results, on annotated pictures.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+Average precision of single mask stages and of subsets of them: the paper's Table 4 for any model, in one pass
+over the pictures.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,12 +16,13 @@ from htc.errors import ConfigError, DataError
 from htc.evaluation.coco import Metrics, coco_metrics
 from htc.evaluation.files import read_annotations, read_results
 from htc.inference.predictor import Predictor
+from htc.inference.stages import StageSubset, check_subsets, detect_stages
 from htc.results import Detections
 
-Kind = TypeVar("Kind")
+_T = TypeVar("Kind")
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""
-Look = Callable[[int | str, Detections], None]
+OnDetections = Callable[[int | str, Detections], None]
 """Called with the id of a picture and everything found in it."""
 
 
@@ -55,7 +61,7 @@ def stream_results(
     progress: Progress | None = None,
     batch_size: int = 1,
     workers: int = 0,
-    look: Look | None = None,
+    look: OnDetections | None = None,
 ) -> Iterator[dict[str, Any]]:
     """A model's COCO results on the pictures of `dataset`, with the category ids of the annotations `truth`, by name.
 
@@ -119,13 +125,13 @@ def detections_that_count(predictor: Predictor, asked: int | None) -> int:
 def results_of(
     predictor: Predictor,
     dataset: Dataset,
-    detect: Callable[[PictureBatch], dict[Kind, list[Detections]]],
+    detect: Callable[[PictureBatch], dict[_T, list[Detections]]],
     category_ids: Sequence[int | None],
     max_detections: int,
     progress: Progress | None = None,
     batch_size: int = 1,
     workers: int = 0,
-) -> Iterator[tuple[Kind, dict[str, Any]]]:
+) -> Iterator[tuple[_T, dict[str, Any]]]:
     """COCO results of every kind of detections that `detect` gives for a batch, with the annotations' category ids,
     picture by picture.
     """
@@ -141,3 +147,68 @@ def results_of(
         done += len(batch.image_ids)
         if progress is not None:
             progress(done, len(dataset))
+
+
+def evaluate_stages(
+    predictor: Predictor,
+    annotations: str | Path,
+    images: str | Path,
+    subsets: Collection[StageSubset],
+    max_detections: int | None = None,
+    progress: Progress | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+) -> dict[StageSubset, Metrics]:
+    """COCO numbers for each subset of the mask stages (from 1): boxes are the final ones, masks the mean over the
+    subset.
+
+    Trunk, boxes and mask heads run once a picture. The rest is as in `evaluate_model`. Raises `ConfigError` for stages
+    that the model does not have, and what `evaluate_model` raises.
+    """
+    return measure_stages(predictor, annotations, images, subsets, max_detections, progress, batch_size, workers)[0]
+
+
+def measure_stages(
+    predictor: Predictor,
+    annotations: str | Path,
+    images: str | Path,
+    subsets: Collection[StageSubset],
+    max_detections: int | None = None,
+    progress: Progress | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+) -> tuple[dict[StageSubset, Metrics], dict[StageSubset, list[dict[str, Any]]]]:
+    """The numbers of `evaluate_stages` and the COCO results behind them, with the annotations' category ids."""
+    check_subsets(predictor, subsets)
+    most = detections_that_count(predictor, max_detections)
+    truth = read_annotations(annotations)
+    category_ids = match_categories(predictor.config.classes, truth)
+    dataset = read_coco(Path(annotations), Path(images))
+
+    def detect(batch: PictureBatch) -> dict[StageSubset, list[Detections]]:
+        return detect_stages(predictor, batch.images, batch.sizes, batch.original_sizes, subsets)
+
+    results: dict[StageSubset, list[dict[str, Any]]] = {subset: [] for subset in subsets}
+    for subset, result in results_of(predictor, dataset, detect, category_ids, most, progress, batch_size, workers):
+        results[subset].append(result)
+    return {subset: coco_metrics(truth, found, most) for subset, found in results.items()}, results
+
+
+def parse_stages(text: str) -> StageSubset:
+    """`2` is stage 2, `1-3` stages 1 to 3, `1,3` stages 1 and 3; raises `ConfigError`."""
+    return tuple(stage for part in text.split(",") for stage in _range(part, text))
+
+
+def stages_name(stages: StageSubset) -> str:
+    """The shortest text that `parse_stages` reads as these stages."""
+    consecutive = len(stages) > 1 and all(after == before + 1 for before, after in pairwise(stages))
+    return f"{min(stages)}-{max(stages)}" if consecutive else ",".join(map(str, stages))
+
+
+def _range(part: str, text: str) -> Iterator[int]:
+    first, _, last = part.partition("-")
+    if not first.isdecimal() or not (last or first).isdecimal() or part.endswith("-"):
+        raise ConfigError(
+            f"--stages {text}: write 2 for stage 2, 1-3 for the mean of stages 1 to 3, 1,3 for that of stages 1 and 3"
+        )
+    return iter(range(int(first), int(last or first) + 1))

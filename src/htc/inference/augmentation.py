@@ -47,7 +47,7 @@ class View:
         return Placement(size, resized, self.flip_horizontal, self.flip_vertical)
 
 
-PLAIN = (View(),)
+SINGLE_VIEW = (View(),)
 """No augmentation."""
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from htc.config import Config, Input
 from htc.data.transforms import Placement, pad_pictures, place_picture
 from htc.errors import ConfigError
-from htc.inference.augmentation import PLAIN, View, boxes_in_original, boxes_in_view, masks_in_original
+from htc.inference.augmentation import SINGLE_VIEW, View, boxes_in_original, boxes_in_view, masks_in_original
 from htc.inference.predictor import Predictor
 from htc.model.detector import Detector
 from htc.model.postprocess import Selected, class_scores, final_boxes, select
@@ -93,7 +93,7 @@ class JointDetector(nn.Module):
     Labels, thresholds, suppression and numbers of detections are those of the first detector's configuration.
     """
 
-    def __init__(self, detectors: Sequence[Detector], views: Sequence[View] = PLAIN) -> None:
+    def __init__(self, detectors: Sequence[Detector], views: Sequence[View] = SINGLE_VIEW) -> None:
         super().__init__()
         self.detectors: Sequence[Detector] = nn.ModuleList(detectors)  # type: ignore[assignment]
         self.views = tuple(views)
@@ -198,7 +198,7 @@ def fuse_proposals(members: Sequence[Proposed], threshold: float) -> Proposed:
     return Proposed(boxes[best], objectness[best], kept[best])
 
 
-def join(predictors: Sequence[Predictor], views: Sequence[View] = PLAIN) -> Predictor:
+def join(predictors: Sequence[Predictor], views: Sequence[View] = SINGLE_VIEW) -> Predictor:
     """One predictor that looks at pictures with all these models in all these views; used like any other.
 
     It keeps the trunk's features of every model and view of a picture until its masks are done. Raises `ConfigError`

@@ -17,16 +17,16 @@ from htc.ops.onednn import exact_onednn_matmul
 from htc.results import Detections
 from htc.types import RawDetections
 
-Stages = tuple[int, ...]
+StageSubset = tuple[int, ...]
 """Mask stages, from 1, whose probabilities are averaged."""
 
 
-def mask_stages_of(predictor: Predictor) -> Stages:
+def mask_stages_of(predictor: Predictor) -> StageSubset:
     """The subset that the model's own configuration takes."""
     return predictor.config.inference.mask_stages or tuple(range(1, predictor.config.cascade.num_stages + 1))
 
 
-def check_subsets(predictor: Predictor, subsets: Collection[Stages]) -> None:
+def check_subsets(predictor: Predictor, subsets: Collection[StageSubset]) -> None:
     """Raises `ConfigError` for a subset that is empty, repeats a stage or names one the model does not have."""
     if isinstance(predictor.config.cascade.mask_head, NoMask):
         raise ConfigError("this model finds boxes alone (cascade.mask_head none): it has no mask stages to look at")
@@ -45,8 +45,8 @@ def detect_stages(
     images: Float[Tensor, "B 3 H W"],
     sizes: Int[Tensor, "B 2"],
     original_sizes: Sequence[tuple[int, int]],
-    subsets: Collection[Stages],
-) -> dict[Stages, list[Detections]]:
+    subsets: Collection[StageSubset],
+) -> dict[StageSubset, list[Detections]]:
     """For each subset, the detections of normalised, padded pictures whose masks are the mean over its stages alone.
 
     Boxes, scores and order are the same in all subsets: those of the model's configuration. Trunk, box cascade and

@@ -24,8 +24,8 @@ from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.doctor.before_training import check_data
 from htc.errors import DataError, OutputError
 from htc.evaluation.coco import Metrics
+from htc.evaluation.drawings import draw_comparisons
 from htc.evaluation.files import read_annotations
-from htc.evaluation.pictures import draw_comparisons
 from htc.evaluation.run import match_categories
 from htc.files import write_json, write_text
 from htc.inference.load import choose_device

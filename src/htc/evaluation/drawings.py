@@ -1,24 +1,98 @@
-"""The pictures that went worst, drawn: what was annotated beside what was found, mistakes in a colour of their own."""
+"""Ground truth beside prediction, as pictures to look at.
+
+The pictures that went worst, drawn: what was annotated beside what was found, mistakes in a colour of their own.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 from pycocotools import mask as rle_codec
 
+from htc.data.coco import read_coco
+from htc.data.dataset import ImageRecord
+from htc.data.ground_truth import annotated, annotated_picture
 from htc.data.images import read_picture
-from htc.evaluation.comparison import Annotation, Comparison, RunLengths
-from htc.evaluation.errors import IGNORED, KINDS, RIGHT, at_least, sort_errors
+from htc.errors import OutputError
+from htc.evaluation.comparison import Annotation, Comparison, EncodedMask
+from htc.evaluation.errors import ERROR_KINDS, IGNORED, RIGHT, at_least, sort_errors
 from htc.evaluation.matching import Matched
+from htc.inference.predictor import Predictor
 from htc.ops.masks import MaskCrop
-from htc.visual.drawing import enlarge, enlarge_crop, enlargement, paint_box, paint_mask, side_by_side
+from htc.visual.drawing import (
+    crops_of,
+    draw_objects,
+    enlarge,
+    enlarge_crop,
+    enlargement,
+    paint_box,
+    paint_mask,
+    side_by_side,
+)
 from htc.visual.labels import paint_labels
 from htc.visual.palette import PALETTE
 
+SCORE = 0.5
+
+
+def draw_comparisons(
+    predictor: Predictor, annotations: Path, images: Path, folder: Path, most: int = 8
+) -> tuple[Path, ...]:
+    """Writes, for up to `most` annotated pictures spread over all of them, ground truth (left) and prediction (right)
+    as PNG.
+
+    Predictions have a score of at least 0.5. Earlier pictures of the same name are replaced. Raises `OutputError` if
+    the folder cannot be written to.
+    """
+    records = read_coco(annotations, images).images
+    chosen = (
+        [
+            records[index]
+            for index in np.unique(np.linspace(0, len(records) - 1, min(most, len(records))).round().astype(int))
+        ]
+        if records
+        else []
+    )
+    written = []
+    for record in chosen:
+        path = folder / f"{record.path.stem[:16]}.png"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(comparison(predictor, record)).save(path)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}: give another place, or make room") from error
+        written.append(path)
+    return tuple(written)
+
+
+def comparison(predictor: Predictor, record: ImageRecord) -> np.ndarray:
+    """One annotated picture (H, W, 3), twice: with its objects, with what the model finds."""
+    picture = annotated_picture(record)
+    truth = annotated(record, None, None).truth
+    factor = enlargement((record.height, record.width))
+    crops = None if truth.masks is None else crops_of(truth.masks, factor)
+    named = len(predictor.config.classes) > 1  # captions of dozens of objects of one class would hide what they name
+    captions = [predictor.config.classes[label] for label in truth.labels.tolist()] if named else None
+    left = draw_objects(
+        enlarge(picture, factor),
+        truth.boxes.numpy() * factor,
+        truth.labels.numpy(),
+        crops,
+        captions,
+        outline_boxes=crops is None,
+    )
+    found = predictor.predict(picture, score_threshold=SCORE)
+    right = found.drawing(picture, labels=named, scale=factor)
+    return side_by_side(
+        left, right, (f"annotated: {len(truth.boxes)}", f"found, score {SCORE:g} or more: {len(found)}")
+    )
+
+
 FOUND, MISTAKEN, IGNORED_COLOUR = PALETTE[1], PALETTE[5], np.array([150, 150, 150], np.uint8)
 """Sky blue, vermilion, grey: told apart by every kind of colour vision."""
-NAMES = {kind: name for name, kind in KINDS.items()}
+ERROR_NAMES = {kind: name for name, kind in ERROR_KINDS.items()}
 
 
 def draw_errors(
@@ -49,7 +123,7 @@ def draw_errors(
         None if comparison.found_masks is None else [comparison.found_masks[place] for place in cut.found],
         np.where((kinds == RIGHT)[:, None], FOUND, np.where((kinds == IGNORED)[:, None], IGNORED_COLOUR, MISTAKEN)),
         [
-            f"{NAMES[kind]} {score:.2f}" if kind in NAMES else ""
+            f"{ERROR_NAMES[kind]} {score:.2f}" if kind in ERROR_NAMES else ""
             for kind, score in zip(kinds.tolist(), cut.scores, strict=True)
         ],
         scale,
@@ -60,7 +134,7 @@ def draw_errors(
 def _painted(
     canvas: UInt8[np.ndarray, "H W 3"],
     items: Sequence[Annotation],
-    masks: Sequence[RunLengths] | None,
+    masks: Sequence[EncodedMask] | None,
     colours: UInt8[np.ndarray, "N 3"],
     captions: Sequence[str],
     scale: int,
@@ -90,7 +164,7 @@ def _caption(
         paint_labels(canvas, boxes, captions, colours)
 
 
-def crop_of(mask: RunLengths) -> MaskCrop:
+def crop_of(mask: EncodedMask) -> MaskCrop:
     """A mask from run lengths, cropped to its own box."""
     x, y, width, height = (int(value) for value in rle_codec.toBbox(mask))
     return MaskCrop(x, y, rle_codec.decode(mask)[y : y + height, x : x + width].astype(bool))
