@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from htc.errors import InstallationError
 
-NEEDED = {"torch": (2, 14), "torchvision": (0, 29)}
+MINIMUM_VERSIONS = {"torch": (2, 14), "torchvision": (0, 29)}
 
 
 def check_torch(installed: Callable[[str], str] = version, load: Callable[[str], object] = import_module) -> None:
@@ -15,13 +15,13 @@ def check_torch(installed: Callable[[str], str] = version, load: Callable[[str],
     A torch that is too old, a torchvision built for another torch (its operators are then missing: "operator
     torchvision::nms does not exist"), a CPU build beside a CUDA build, and a missing package all end here.
     """
-    versions = {name: _version(name, installed) for name in NEEDED}
-    for name, needed in NEEDED.items():
+    versions = {name: _version(name, installed) for name in MINIMUM_VERSIONS}
+    for name, needed in MINIMUM_VERSIONS.items():
         if versions[name] is None:
             raise InstallationError(_message(versions, f"{name} is not installed"))
         if _release(versions[name]) < needed:
             raise InstallationError(_message(versions, f"{name} {'.'.join(map(str, needed))} or newer is needed"))
-    for name in NEEDED:
+    for name in MINIMUM_VERSIONS:
         try:
             load(name)
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
@@ -44,7 +44,7 @@ def _release(text: str | None) -> tuple[int, int]:
 
 def _message(versions: dict[str, str | None], fault: str) -> str:
     here = " and ".join(f"{name} {found or '(missing)'}" for name, found in versions.items())
-    together = " ".join(f"'{name}>={'.'.join(map(str, needed))}'" for name, needed in NEEDED.items())
+    together = " ".join(f"'{name}>={'.'.join(map(str, needed))}'" for name, needed in MINIMUM_VERSIONS.items())
     return (
         f"{here} do not work together: {fault}.\nInstall both at once, from the same index:\n  pip install "
         f"--upgrade "

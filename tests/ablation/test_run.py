@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from htc.ablation import report, run
-from htc.ablation.report import cells, content, headings, lines_of, markdown
+from htc.ablation.report import content, headings, lines_of, markdown, row_cells
 from htc.ablation.run import Budget, run_ablation, truth_of
-from htc.ablation.tables import Table, table
+from htc.ablation.tables import AblationTable, ablation_table
 from htc.data.coco import Splits
 from htc.errors import DataError, OutputError
 from htc.evaluation.coco import coco_metrics
@@ -39,7 +39,7 @@ def splits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tables():
-    return (table(4, tiny(epochs=1)),)
+    return (ablation_table(4, tiny(epochs=1)),)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_the_table_is_written_for_people_and_programs(done, splits, tables):
     text = markdown(tables[0], lines)
     assert text.count("\n|") == 10
     assert "with mask flow, stage 1-3" in text
-    assert all(len(row) == len(headings(tables[0])) for row in cells(tables[0], lines))
+    assert all(len(row) == len(headings(tables[0])) for row in row_cells(tables[0], lines))
     stored = json.loads(json.dumps(content(tables[0], lines)))
     assert [row["seeds"] for row in stored["rows"]] == [[3, 4]] * 8
     assert stored["rows"][7]["published"] == {"bbox": None, "segm": 37.4}
@@ -137,9 +137,9 @@ def test_a_folder_with_something_else_is_refused(splits, tables, tmp_path):
 
 
 def test_rows_that_differ_in_soft_nms_alone_share_a_training_and_are_measured_apart(splits, tmp_path):
-    whole = table(8, tiny(epochs=1))
+    whole = ablation_table(8, tiny(epochs=1))
     rows = (whole.rows[5], whole.rows[0])  # the one with Soft-NMS trains: its model must not hand it on
-    measured = run_ablation((Table(8, "", rows),), splits, tmp_path / "out", Budget((0,), device="cpu"))[8]
+    measured = run_ablation((AblationTable(8, "", rows),), splits, tmp_path / "out", Budget((0,), device="cpu"))[8]
     soft, plain = (one.results for one in measured)
     assert soft.parent == plain.parent
     assert soft != plain
@@ -148,9 +148,9 @@ def test_rows_that_differ_in_soft_nms_alone_share_a_training_and_are_measured_ap
 
 
 def test_a_row_of_several_views_shares_a_training_and_is_measured_apart(splits, tmp_path):
-    plain = table(8, tiny(epochs=1)).rows[0]
+    plain = ablation_table(8, tiny(epochs=1)).rows[0]
     rows = (plain, replace(plain, augment="1:flip"))
-    measured = run_ablation((Table(7, "", rows),), splits, tmp_path / "out", Budget((0,), device="cpu"))[7]
+    measured = run_ablation((AblationTable(7, "", rows),), splits, tmp_path / "out", Budget((0,), device="cpu"))[7]
     alone, flipped = (read_results(one.results) for one in measured)
     assert measured[0].results.parent == measured[1].results.parent
     assert flipped != alone
@@ -161,11 +161,11 @@ def test_a_row_of_several_views_shares_a_training_and_is_measured_apart(splits, 
 
 
 def test_modules_are_compared_by_outlines_too(splits, tmp_path):
-    whole = table(8, tiny(epochs=1)).only(["Soft-NMS"])  # one training
+    whole = ablation_table(8, tiny(epochs=1)).only(["Soft-NMS"])  # one training
     measured = run_ablation((whole,), splits, tmp_path / "out", Budget((0,), device="cpu"))[8]
     plain, soft = lines_of(whole, measured, truth_of(splits))
     assert set(plain.ap) == {"bbox", "segm", "boundary"}
     assert set(soft.differences) == {"segm", "boundary"}
     assert soft.differences["boundary"].by_seed == (soft.ap["boundary"][0] - plain.ap["boundary"][0],)
     assert "| boundary AP against |" in markdown(whole, (plain, soft))
-    assert len(cells(whole, (plain, soft))[1]) == len(headings(whole))
+    assert len(row_cells(whole, (plain, soft))[1]) == len(headings(whole))

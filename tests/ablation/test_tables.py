@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from htc.ablation.run import digest
-from htc.ablation.tables import table
+from htc.ablation.run import config_digest
+from htc.ablation.tables import ablation_table
 from htc.config import PAFPN, Augmentation, Cascade, ScaleJitter, Timm
 from htc.errors import ConfigError
 from htc.presets import preset
@@ -53,12 +53,12 @@ def switches(config):
     ],
 )
 def test_rows_have_the_papers_switches(number, expected):
-    assert [switches(row.config) for row in table(number, BASE).rows] == expected
+    assert [switches(row.config) for row in ablation_table(number, BASE).rows] == expected
 
 
 @pytest.mark.parametrize("number", range(1, 7))
 def test_rows_share_one_threshold_one_matching_rule_and_all_else(number):
-    for row in table(number, BASE).rows:
+    for row in ablation_table(number, BASE).rows:
         assert row.config.inference.score_threshold == 0.001
         assert row.config.cascade.low_quality_matches
         for section in ("backbone", "neck", "rpn", "input", "training", "classes"):
@@ -66,13 +66,13 @@ def test_rows_share_one_threshold_one_matching_rule_and_all_else(number):
 
 
 def test_table_4_looks_at_single_stages_and_all():
-    rows = table(4, BASE).rows
+    rows = ablation_table(4, BASE).rows
     assert [row.mask_stages for row in rows] == [(1,), (2,), (3,), None] * 2
     assert [row.against for row in rows] == [None] * 4 + [0, 1, 2, 3]
 
 
 def test_the_papers_numbers():
-    published = {number: [row.published[1] for row in table(number, BASE).rows] for number in range(1, 7)}
+    published = {number: [row.published[1] for row in ablation_table(number, BASE).rows] for number in range(1, 7)}
     assert published[2] == [36.5, 36.7, 37.4, 38.0]
     assert published[3] == [35.1, 35.6, 36.5, 36.7]
     assert published[4] == [35.5, 36.3, 35.9, 36.7, 35.5, 37.0, 36.8, 37.4]
@@ -81,10 +81,10 @@ def test_the_papers_numbers():
 
 
 def test_rows_that_learn_the_same_share_their_training():
-    two, four = table(2, BASE).rows, table(4, BASE).rows
-    assert digest(two[1].config) == digest(four[0].config) == digest(four[3].config)
-    assert digest(two[2].config) == digest(four[7].config)
-    assert len({digest(row.config) for row in two}) == 4
+    two, four = ablation_table(2, BASE).rows, ablation_table(4, BASE).rows
+    assert config_digest(two[1].config) == config_digest(four[0].config) == config_digest(four[3].config)
+    assert config_digest(two[2].config) == config_digest(four[7].config)
+    assert len({config_digest(row.config) for row in two}) == 4
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,16 @@ def test_rows_that_learn_the_same_share_their_training():
 )
 def test_a_base_that_cannot_be_taken_apart_is_refused(base):
     with pytest.raises(ConfigError, match="cannot be taken apart"):
-        table(2, base)
+        ablation_table(2, base)
 
 
 def test_an_unknown_table_is_refused():
     with pytest.raises(ConfigError, match=r"tables 1, 2, 3, 4, 5, 6, 7, 8"):
-        table(9, BASE)
+        ablation_table(9, BASE)
 
 
 def test_table_7_adds_one_extension_to_the_row_above():
-    rows = table(7, preset("htc_r50_fpn_20e_paper")).rows
+    rows = ablation_table(7, preset("htc_r50_fpn_20e_paper")).rows
     assert [row.published[1] for row in rows] == [38.4, 39.5, 40.7, 42.5, 44.3, 45.3, 47.4]
     assert [row.against for row in rows] == [None, 0, 1, 2, 3, 4, 5]
     pairs = pairwise([row.config.model_dump() for row in rows])
@@ -128,7 +128,7 @@ def test_table_7_adds_one_extension_to_the_row_above():
 
 def test_table_7_reaches_the_presets_of_that_table():
     """But for ImageNet weights, from which the paper's base preset does not say to start."""
-    rows = table(7, preset("htc_r50_fpn_20e_paper")).rows
+    rows = ablation_table(7, preset("htc_r50_fpn_20e_paper")).rows
     names = (
         "htc_r50_dcn_table7",
         "htc_r50_dcn_syncbn_table7",
@@ -145,7 +145,7 @@ def test_table_7_reaches_the_presets_of_that_table():
 def test_multi_scale_training_replaces_another_way_to_resize(other):
     base = preset("htc_r50_fpn_20e_paper")
     training = base.training.model_copy(update={"augmentation": Augmentation(vertical_flip=0.25, **other)})
-    rows = table(7, base.model_copy(update={"training": training})).rows
+    rows = ablation_table(7, base.model_copy(update={"training": training})).rows
     assert rows[3].config.training.augmentation == Augmentation(
         vertical_flip=0.25, short_edges=(400, 1400), long_edge=1600
     )
@@ -154,11 +154,11 @@ def test_multi_scale_training_replaces_another_way_to_resize(other):
 @pytest.mark.parametrize("name", ["htc_r18_small", "htcpp_swin_b"])
 def test_table_7_needs_a_place_for_deformable_convolution(name):
     with pytest.raises(ConfigError, match="ResNet of depth 50 or more"):
-        table(7, preset(name))
+        ablation_table(7, preset(name))
 
 
 def test_table_8_adds_one_module_at_a_time():
-    rows = table(8, BASE).rows
+    rows = ablation_table(8, BASE).rows
     plain = rows[0].config
     assert [row.against for row in rows] == [None] + [0] * 9
     differ = [
@@ -190,25 +190,25 @@ def test_table_8_adds_one_module_at_a_time():
 
 def test_table_8_leaves_out_what_is_made_of_residual_blocks():
     base = preset("htc_r50_fpn_20e_paper").model_copy(update={"backbone": Timm(name="swin_tiny_patch4_window7_224")})
-    assert len(table(8, base).rows) == 8
+    assert len(ablation_table(8, base).rows) == 8
 
 
 def test_table_8_on_the_small_model_keeps_its_sizes():
-    assert table(8, preset("htc_r18_small")).rows[1].config.neck == PAFPN(channels=64, norm="group")
+    assert ablation_table(8, preset("htc_r18_small")).rows[1].config.neck == PAFPN(channels=64, norm="group")
 
 
 def test_soft_nms_is_measured_on_the_training_of_the_row_without():
-    digests = [digest(row.config) for row in table(8, BASE).rows]
+    digests = [config_digest(row.config) for row in ablation_table(8, BASE).rows]
     assert digests[5] == digests[0]
     assert len(set(digests)) == 9
 
 
 def test_rows_by_their_names_bring_what_they_are_compared_with():
-    whole = table(2, BASE)
+    whole = ablation_table(2, BASE)
     some = whole.only(["FLOW"])
     assert [row.name for row in some.rows] == ["+ interleaved", "+ mask information flow"]
     assert [row.against for row in some.rows] == [None, 0]
-    assert [row.name for row in table(8, BASE).only(["finer", "gcn"]).rows] == [
+    assert [row.name for row in ablation_table(8, BASE).only(["finer", "gcn"]).rows] == [
         "Hybrid Task Cascade",
         "+ GCN",
         "+ finer masks",
@@ -218,4 +218,4 @@ def test_rows_by_their_names_bring_what_they_are_compared_with():
 
 def test_no_row_of_that_name_is_said_with_the_names_there_are():
     with pytest.raises(ConfigError, match="--rows soft: table 2 has no such row; its rows: Cascade Mask R-CNN"):
-        table(2, BASE).only(["soft"])
+        ablation_table(2, BASE).only(["soft"])

@@ -8,9 +8,9 @@ from functools import cache
 
 import pytest
 
+from htc.benchmark.measuring import Conditions
 from htc.benchmark.memory import memory
 from htc.benchmark.run import QUICK, Amounts, run_benchmark
-from htc.benchmark.setting import Setting
 from htc.errors import ConfigError
 from htc.presets import preset
 
@@ -79,7 +79,7 @@ def test_progress_names_what_is_measured():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process's peak memory")
 def test_memory_is_that_of_the_work_not_of_the_imports():
-    found = memory("predict", preset("htc_r18_small"), Setting((64, 96), 1, "fp32", "cpu", 1), 2)
+    found = memory("predict", preset("htc_r18_small"), Conditions((64, 96), 1, "fp32", "cpu", 1), 2)
     assert found is not None
     assert found.ready_mib > 100
     assert 1 < found.peak_above_mib < 200

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from htc.benchmark.work import SCORE_THRESHOLD, fixed_boxes, make_work, mask_rcnn_of, random_detector
+from htc.benchmark.work import BENCHMARK_SCORE_THRESHOLD, fixed_boxes, make_work, mask_rcnn_of, random_detector
 from htc.ops.roi_pool import pyramid_level
 from htc.presets import preset
 
@@ -28,7 +28,7 @@ def test_the_same_arguments_give_the_same_work(detections: int):
 
 def test_a_few_classes_a_region_pass_the_score_threshold():
     scores = make_work((800, 1344), 80, 1000, 100).class_logits.softmax(-1)[..., :-1]
-    assert 1000 <= int((scores > SCORE_THRESHOLD).sum()) <= 5000
+    assert 1000 <= int((scores > BENCHMARK_SCORE_THRESHOLD).sum()) <= 5000
 
 
 def test_random_weights_leave_boxes_where_they_are():

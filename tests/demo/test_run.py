@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from htc.data.coco import Splits
-from htc.demo.run import PRESET, nuclei, run_demo
+from htc.demo.run import DEMO_PRESET, nuclei, run_demo
 from htc.errors import OutputError
 from htc.evaluation.coco import coco_metrics
 from htc.inference.load import load
@@ -71,7 +71,7 @@ def test_the_demo_leaves_model_numbers_curves_and_pictures(tmp_path):
 
 
 def test_the_demo_is_a_whole_htc():
-    config = preset(PRESET)
+    config = preset(DEMO_PRESET)
     assert (config.cascade.num_stages, config.cascade.interleaved, config.cascade.mask_flow) == (3, True, True)
     assert (config.cascade.semantic_fusion, config.semantic.classes) == ("both", 2)
     assert config.inference.max_detections == 400

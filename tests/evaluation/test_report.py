@@ -10,7 +10,7 @@ from htc.evaluation.comparison import compare
 from htc.evaluation.diagnostics import diagnose
 from htc.evaluation.drawings import FOUND, MISTAKEN, crop_of, draw_errors
 from htc.evaluation.report import report_page
-from htc.visual.page import Gallery, Table, render
+from htc.visual.page import Gallery, PageTable, render
 
 
 def page_of(truth, results, pictures=None, most=12):
@@ -74,7 +74,7 @@ def test_many_classes_are_a_list_of_confusions():
     truth, results = scene(0)
     more = [{"id": 100 + number, "name": f"class {number}"} for number in range(30)]
     table = page_of({**truth, "categories": truth["categories"] + more}, results).sections[4].parts[0]
-    assert isinstance(table, Table)
+    assert isinstance(table, PageTable)
     assert list(table.columns) == ["annotated as", "found as", "number"]
     assert all(row[2] > 0 for row in table.rows)  # type: ignore[operator]
 

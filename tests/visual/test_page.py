@@ -19,8 +19,8 @@ from htc.visual.page import (
     Gallery,
     Notice,
     Page,
-    Section,
-    Table,
+    PageSection,
+    PageTable,
     Text,
     pixels,
     render,
@@ -61,16 +61,16 @@ def full_page(text="plain"):
         Text(text),
         Notice(text, "bad", text),
         Facts([Fact(text, text, text, "good")]),
-        Table([text, "AP"], [[text, 0.25], [Cell(text, 0.5), None]], text),
+        PageTable([text, "AP"], [[text, 0.25], [Cell(text, 0.5), None]], text),
         Figure(pixels(image), text, text, wide=True),
         Gallery(
             [
                 Figure(pixels(image, lossless=True), text),
-                Figure(vector(charts.lines({text: ([0, 1], [1, 0])}, text, (text, text))), text),
+                Figure(vector(charts.line_chart({text: ([0, 1], [1, 0])}, text, (text, text))), text),
             ]
         ),
     ]
-    sections = [Section(text, parts, text), Section(text, parts[:1], folded=True), Section("Empty", [])]
+    sections = [PageSection(text, parts, text), PageSection(text, parts[:1], folded=True), PageSection("Empty", [])]
     return Page(text, sections, text, text)
 
 
@@ -92,10 +92,10 @@ def test_texts_are_never_html():
 
 
 def test_tables_show_numbers_and_gaps():
-    table = Table(
+    table = PageTable(
         ["class", "AP", "count"], [["a", 0.12345, 3], ["b", None, 4], ["c", float("nan"), 5]], number_format=".2f"
     )
-    page = Reader(render(Page("t", [Section("s", [table])])))
+    page = Reader(render(Page("t", [PageSection("s", [table])])))
     cells = [text.strip() for text in page.text if text.strip()]
     assert cells[-9:] == ["a", "0.12", "3", "b", "–", "4", "c", "–", "5"]
     assert [table.is_number(column) for column in range(3)] == [False, True, True]
@@ -109,7 +109,7 @@ def test_pictures_come_back_as_they_were():
 
 
 @pytest.mark.parametrize(
-    "empty", [Page("t", []), Page("t", [Section("s", [Facts([]), Table(["a"], []), Gallery([])])])]
+    "empty", [Page("t", []), Page("t", [PageSection("s", [Facts([]), PageTable(["a"], []), Gallery([])])])]
 )
 def test_pages_may_be_empty(empty):
     assert "<h1>t</h1>" in render(empty)
@@ -126,9 +126,9 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
 @pytest.mark.parametrize("values", [[3, 1], {"train": [3, 1], "val": [1, 0]}])
 @pytest.mark.parametrize("horizontal", [False, True])
 def test_charts_follow_the_page_from_light_to_dark(values, horizontal):
-    svg = charts.bars(["a $x^", "b"], values, "objects", ("class", "objects"), horizontal=horizontal)
+    svg = charts.bar_chart(["a $x^", "b"], values, "objects", ("class", "objects"), horizontal=horizontal)
     assert svg.startswith("<svg")
     assert "prefers-color-scheme:dark" in svg
     assert "var(--ink)" in svg
     assert charts.INK not in svg
-    assert svg == charts.bars(["a $x^", "b"], values, "objects", ("class", "objects"), horizontal=horizontal)
+    assert svg == charts.bar_chart(["a $x^", "b"], values, "objects", ("class", "objects"), horizontal=horizontal)

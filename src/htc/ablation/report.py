@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from htc.ablation.run import Measured, results_by_row
-from htc.ablation.tables import Table
+from htc.ablation.run import RowResult, results_by_row
+from htc.ablation.tables import AblationTable
 from htc.evaluation.bootstrap import DRAWS, PictureMatches, draws, interval, matches, resampled
 from htc.evaluation.coco import IouType
 
-KINDS: tuple[IouType, ...] = ("bbox", "segm")
-NAMES: Mapping[IouType, str] = {"bbox": "box AP", "segm": "mask AP", "boundary": "boundary AP"}
+TABLE_KINDS: tuple[IouType, ...] = ("bbox", "segm")
+AP_NAMES: Mapping[IouType, str] = {"bbox": "box AP", "segm": "mask AP", "boundary": "boundary AP"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Line:
     """By kind; none in a row that is compared with no other."""
 
 
-def lines_of(table: Table, measured: Sequence[Measured], truth: Mapping[str, Any]) -> tuple[Line, ...]:
+def lines_of(table: AblationTable, measured: Sequence[RowResult], truth: Mapping[str, Any]) -> tuple[Line, ...]:
     """The table's lines; rows of which no seed is measured are left out."""
     kinds = kinds_of(table)
     matched: list[dict[int, dict[str, PictureMatches]]] = []
@@ -59,14 +59,14 @@ def lines_of(table: Table, measured: Sequence[Measured], truth: Mapping[str, Any
     return tuple(_line(place, table, matched, resampled_row) for place in range(len(table.rows)) if matched[place])
 
 
-def kinds_of(table: Table) -> tuple[IouType, ...]:
+def kinds_of(table: AblationTable) -> tuple[IouType, ...]:
     """What is measured of every row."""
-    return tuple(dict.fromkeys((*KINDS, *table.compared)))
+    return tuple(dict.fromkeys((*TABLE_KINDS, *table.compared)))
 
 
 def _line(
     place: int,
-    table: Table,
+    table: AblationTable,
     matched: Sequence[Mapping[int, Mapping[str, PictureMatches]]],
     resampled_row: Callable[[int, int, IouType], np.ndarray],
 ) -> Line:
@@ -86,15 +86,15 @@ def _line(
     return Line(row.name, ap, tuple(own), row.published, differences)
 
 
-def headings(table: Table) -> list[str]:
-    """What the columns of `cells` are."""
+def headings(table: AblationTable) -> list[str]:
+    """What the columns of `row_cells` are."""
     compared = [
-        heading for kind in table.compared for heading in (f"{NAMES[kind]} against", "difference [95 % of draws]")
+        heading for kind in table.compared for heading in (f"{AP_NAMES[kind]} against", "difference [95 % of draws]")
     ]
-    return ["", *(NAMES[kind] for kind in kinds_of(table)), *compared, "paper: box", "mask"]
+    return ["", *(AP_NAMES[kind] for kind in kinds_of(table)), *compared, "paper: box", "mask"]
 
 
-def cells(table: Table, lines: Sequence[Line]) -> list[list[str]]:
+def row_cells(table: AblationTable, lines: Sequence[Line]) -> list[list[str]]:
     """Text of the table under `headings`, in per cent."""
     return [
         [
@@ -107,14 +107,14 @@ def cells(table: Table, lines: Sequence[Line]) -> list[list[str]]:
     ]
 
 
-def markdown(table: Table, lines: Sequence[Line]) -> str:
+def markdown(table: AblationTable, lines: Sequence[Line]) -> str:
     """The table for a document."""
     named = headings(table)
-    rows = [named, ["---"] * len(named), *cells(table, lines)]
+    rows = [named, ["---"] * len(named), *row_cells(table, lines)]
     return f"Table {table.number}: {table.title}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def content(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
+def content(table: AblationTable, lines: Sequence[Line]) -> dict[str, Any]:
     """The table for a JSON file: AP 0..1, published per cent."""
     return {
         "table": table.number,
@@ -124,7 +124,7 @@ def content(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
                 "name": line.name,
                 "seeds": list(line.seeds),
                 **{kind: list(values) for kind, values in line.ap.items()},
-                "published": dict(zip(KINDS, line.published, strict=True)),
+                "published": dict(zip(TABLE_KINDS, line.published, strict=True)),
                 "differences": {
                     kind: vars(one) | {"by_seed": list(one.by_seed)} for kind, one in line.differences.items()
                 },

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from htc.ablation.tables import Row, Table
+from htc.ablation.tables import AblationTable, Row
 from htc.config import Config
 from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
@@ -47,7 +47,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Measured:
+class RowResult:
     """One row with one seed."""
 
     row: int
@@ -56,18 +56,18 @@ class Measured:
     """COCO results of the validation pictures."""
 
 
-Told = Callable[[str], None]
+OnMessage = Callable[[str], None]
 """Receives a line for the person who waits."""
 
 
 def run_ablation(
-    tables: Sequence[Table],
+    tables: Sequence[AblationTable],
     splits: Splits,
     out: Path,
     budget: Budget = Budget(),
-    tell: Told | None = None,
+    tell: OnMessage | None = None,
     progress: Listener | None = None,
-) -> dict[int, tuple[Measured, ...]]:
+) -> dict[int, tuple[RowResult, ...]]:
     """Trains and measures what is still missing in `out`; for each table number what is measured, rows of unfinished
     seeds left out.
 
@@ -87,7 +87,7 @@ def run_ablation(
         one.measured: tuple(dict.fromkeys(other.stages for other in planned if other.measured == one.measured))
         for one in planned
     }
-    found: dict[int, list[Measured]] = {table.number: [] for table in tables}
+    found: dict[int, list[RowResult]] = {table.number: [] for table in tables}
     for seed in budget.seeds:
         for one in planned:
             folder = out / TRAININGS / f"{one.training}-seed{seed}"
@@ -96,7 +96,7 @@ def run_ablation(
             _say(tell, f"table {one.table}, {one.name}, seed {seed}")
             _train(one.config, splits, folder, budget, seed, progress)
             _measure(one, stages[one.measured], splits, folder, budget)
-            found[one.table].append(Measured(one.place, seed, one.results(folder)))
+            found[one.table].append(RowResult(one.place, seed, one.results(folder)))
     return {number: tuple(measured) for number, measured in found.items()}
 
 
@@ -128,20 +128,20 @@ class _Planned:
         return folder / f"results_stages_{'-'.join(map(str, stages or self.stages))}{self.variant}.json"
 
 
-def _planned(table: Table, place: int, row: Row, dataset: Dataset) -> _Planned:
+def _planned(table: AblationTable, place: int, row: Row, dataset: Dataset) -> _Planned:
     config = fit_to_data(row.config, dataset, "none" if row.config.semantic is None else "auto")
     return _Planned(
         table.number,
         place,
         row.name,
         config,
-        digest(config),
+        config_digest(config),
         row.mask_stages or tuple(range(1, config.cascade.num_stages + 1)),
         row.augment,
     )
 
 
-def digest(config: Config) -> str:
+def config_digest(config: Config) -> str:
     """A name for a configuration's training: equal exactly if what is learned is equal. Test-time settings do not
     count.
     """
@@ -204,7 +204,7 @@ def _measure(one: _Planned, subsets: Sequence[StageSubset], splits: Splits, fold
             file.add(found)
 
 
-def _say(tell: Told | None, line: str) -> None:
+def _say(tell: OnMessage | None, line: str) -> None:
     if tell is not None:
         tell(line)
 
@@ -215,7 +215,7 @@ def truth_of(splits: Splits) -> Mapping[str, Any]:
     return read_annotations(splits.val_annotations)
 
 
-def results_by_row(measured: Sequence[Measured], rows: int) -> Iterator[list[tuple[int, list[dict[str, Any]]]]]:
+def results_by_row(measured: Sequence[RowResult], rows: int) -> Iterator[list[tuple[int, list[dict[str, Any]]]]]:
     """For each row its (seed, results), read from the files."""
     for row in range(rows):
         yield [(one.seed, read_results(one.results)) for one in measured if one.row == row]

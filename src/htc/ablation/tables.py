@@ -13,8 +13,8 @@ from htc.errors import ConfigError
 from htc.evaluation.coco import IouType
 from htc.presets.table7 import SENET154, deformable, multi_scale, synchronised
 
-SCORE_THRESHOLD = 0.001
-STAGES = 3
+ABLATION_SCORE_THRESHOLD = 0.001
+NUM_STAGES = 3
 MODULES = 8
 """The table of modules, which the paper does not have: some of them are for better outlines."""
 BETAS = (0.5, 1.0, 2.0, 3.0)
@@ -41,7 +41,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class AblationTable:
     """One of the paper's tables."""
 
     number: int
@@ -50,7 +50,7 @@ class Table:
     compared: tuple[IouType, ...] = ("segm",)
     """By which AP rows are compared: masks, and where outlines are in question, boundaries."""
 
-    def only(self, parts: Sequence[str]) -> "Table":
+    def only(self, parts: Sequence[str]) -> "AblationTable":
         """The rows that have one of these `parts` in their names, whatever its case, and the rows they are compared
         with.
 
@@ -74,7 +74,7 @@ class Table:
         )
 
 
-def table(number: int, base: Config) -> Table:
+def ablation_table(number: int, base: Config) -> AblationTable:
     """Table 1 (the three models), 2 to 7, or 8 (further modules) with `base`, a Hybrid Task Cascade, as its strongest
     model.
 
@@ -83,13 +83,13 @@ def table(number: int, base: Config) -> Table:
     """
     if number not in TABLES:
         raise ConfigError(f"--table {number}: the paper's ablations are tables {', '.join(map(str, TABLES))}")
-    if base.semantic is None or base.cascade.num_stages != STAGES:
+    if base.semantic is None or base.cascade.num_stages != NUM_STAGES:
         raise ConfigError(
             f"{base.preset} cannot be taken apart: an ablation starts from three stages with a semantic branch, such "
             f"as htc_r50_fpn_20e_paper"
         )
     title, rows = TABLES[number]
-    return Table(number, title, rows(base), ("segm", "boundary") if number == MODULES else ("segm",))
+    return AblationTable(number, title, rows(base), ("segm", "boundary") if number == MODULES else ("segm",))
 
 
 def arranged(
@@ -115,7 +115,7 @@ def arranged(
         "semantic_fusion": fusion,
         "low_quality_matches": True,
     }
-    config["inference"] |= {"score_threshold": SCORE_THRESHOLD}
+    config["inference"] |= {"score_threshold": ABLATION_SCORE_THRESHOLD}
     if stages is not None:
         cascade |= {"num_stages": stages, "class_agnostic_boxes": stages > 1}
         cascade |= {name: cascade[name][:stages] for name in ("delta_stds", "ious", "loss_weights")}
@@ -164,7 +164,7 @@ def _components(base: Config) -> tuple[Row, ...]:
 
 
 def _interleaved(base: Config) -> tuple[Row, ...]:
-    published = {(1, False): 35.1, (1, True): 35.6, (STAGES, False): 36.5, (STAGES, True): 36.7}
+    published = {(1, False): 35.1, (1, True): 35.6, (NUM_STAGES, False): 36.5, (NUM_STAGES, True): 36.7}
     rows: list[Row] = []
     for (stages, interleaved), ap in published.items():
         name = (
@@ -176,7 +176,7 @@ def _interleaved(base: Config) -> tuple[Row, ...]:
 
 
 def _flow(base: Config) -> tuple[Row, ...]:
-    subsets = {**{str(stage): (stage,) for stage in range(1, STAGES + 1)}, f"1-{STAGES}": None}
+    subsets = {**{str(stage): (stage,) for stage in range(1, NUM_STAGES + 1)}, f"1-{NUM_STAGES}": None}
     published = {False: (35.5, 36.3, 35.9, 36.7), True: (35.5, 37.0, 36.8, 37.4)}
     rows: list[Row] = []
     for flow in (False, True):
@@ -264,7 +264,7 @@ def _modules(base: Config) -> tuple[Row, ...]:
         "+ ASPP": {"semantic": {"context": ASPP()}},
         "+ GCN": {"semantic": {"context": GCN()}},
         "+ precise RoI pooling": {"cascade": {"pooling": "precise"}},
-        "+ Soft-NMS": {"inference": {"soft_nms": GaussianSoftNMS(min_score=SCORE_THRESHOLD)}},
+        "+ Soft-NMS": {"inference": {"soft_nms": GaussianSoftNMS(min_score=ABLATION_SCORE_THRESHOLD)}},
         "+ adaptive feature pooling": {"cascade": {"pooled_levels": "all"}},
         "+ finer masks": {"cascade": {"mask_head": FineMask()}},
     }

@@ -1,10 +1,14 @@
-"""Clocks, repetitions and the machine's peak: how every number of the benchmark is taken."""
+"""Clocks, repetitions and the machine's peak: how every number of the benchmark is taken.
+
+Under what a number is measured.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from statistics import median
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -105,3 +109,32 @@ def thread_count(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Input size (height, width), threads, precision, device name, and how often each measurement is repeated."""
+
+    size: tuple[int, int]
+    threads: int
+    precision: Precision
+    device: str
+    repeats: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where the network computes."""
+        return torch.device(self.device)
+
+    @property
+    def clock(self) -> Clock:
+        """Processor time of one thread, wall time of several or of an accelerator."""
+        return Clock(self.threads, self.torch_device)

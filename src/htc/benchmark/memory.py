@@ -12,10 +12,8 @@ from typing import Literal
 
 import torch
 
-from htc.benchmark.components import ready_detector, setting_work
-from htc.benchmark.measuring import thread_count
-from htc.benchmark.paths import detector_path
-from htc.benchmark.setting import Setting
+from htc.benchmark.components import detector_path, ready_detector, setting_work
+from htc.benchmark.measuring import Conditions, thread_count
 from htc.benchmark.training_step import step_task
 from htc.config import Config
 from htc.ops.onednn import exact_onednn_matmul
@@ -33,14 +31,14 @@ class Memory:
 
     what: What
     model: str
-    setting: Setting
+    setting: Conditions
     count: int
     """Detections, or objects."""
     ready_mib: float
     peak_above_mib: float
 
 
-def memory(what: What, config: Config, setting: Setting, count: int) -> Memory | None:
+def memory(what: What, config: Config, setting: Conditions, count: int) -> Memory | None:
     """Measures in a fresh process; None on a CPU where the system does not tell a process's peak (only Linux does)."""
     if setting.torch_device.type != "cuda" and not STATUS.exists():
         return None
@@ -55,7 +53,7 @@ def memory(what: What, config: Config, setting: Setting, count: int) -> Memory |
     return Memory(what, config.preset, setting, count, ready, peak)
 
 
-def measured(what: What, config: Config, setting: Setting, count: int) -> tuple[float, float]:
+def measured(what: What, config: Config, setting: Conditions, count: int) -> tuple[float, float]:
     """(in use when ready, peak above that) of this process, in MiB."""
     with thread_count(setting.threads):
         if what == "predict":
@@ -73,7 +71,7 @@ def measured(what: What, config: Config, setting: Setting, count: int) -> tuple[
     return ready, _peak(setting) - ready
 
 
-def _reset(setting: Setting) -> float:
+def _reset(setting: Conditions) -> float:
     """Forget the peak so far; -> MiB in use."""
     if setting.torch_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -82,7 +80,7 @@ def _reset(setting: Setting) -> float:
     return _status("VmRSS")
 
 
-def _peak(setting: Setting) -> float:
+def _peak(setting: Conditions) -> float:
     return torch.cuda.max_memory_allocated() / MEGA if setting.torch_device.type == "cuda" else _status("VmHWM")
 
 
@@ -95,7 +93,7 @@ def _status(name: str) -> float:
 def main() -> None:
     """Answers the request on standard input."""
     request = json.load(sys.stdin)
-    setting = Setting(**{**request["setting"], "size": tuple(request["setting"]["size"])})
+    setting = Conditions(**{**request["setting"], "size": tuple(request["setting"]["size"])})
     result = measured(request["what"], Config.model_validate(request["config"]), setting, request["count"])
     sys.stdout.write(json.dumps(result))
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from htc.benchmark.components import Components, Part
+from htc.benchmark.components import Components, ComponentTime
+from htc.benchmark.measuring import Conditions
 from htc.benchmark.memory import Memory
 from htc.benchmark.pairs import Pair
 from htc.benchmark.run import Report
-from htc.benchmark.setting import Setting
 from htc.benchmark.training_step import TrainingStep
 
 
@@ -40,7 +40,7 @@ def _components(found: Components) -> str:
     return _table(title, ("part", "time", "GFLOP", "GFLOP/s", "of the peak"), [_part(part) for part in found.parts])
 
 
-def _part(part: Part) -> list[str]:
+def _part(part: ComponentTime) -> list[str]:
     if not part.gflop:
         return [part.name, _time(part.seconds), "", "", ""]
     return [
@@ -79,7 +79,7 @@ def _memory(found: Memory) -> list[str]:
     return [found.what, found.model, _conditions(found.setting), str(found.count), *sizes]
 
 
-def _conditions(setting: Setting) -> str:
+def _conditions(setting: Conditions) -> str:
     """As in `800x1344, bf16, 1 thread (processor time)`."""
     clock = "processor time" if setting.clock.kind == "cpu" else "wall time"
     threads = "1 thread" if setting.threads == 1 else f"{setting.threads} threads"

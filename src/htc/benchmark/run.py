@@ -11,10 +11,9 @@ import torch
 import torchvision
 
 from htc.benchmark.components import Components, components
-from htc.benchmark.measuring import thread_count
+from htc.benchmark.measuring import Conditions, Precision, thread_count
 from htc.benchmark.memory import Memory, memory
 from htc.benchmark.pairs import Pair, against_mask_rcnn, against_torchvision, pooling, run_lengths
-from htc.benchmark.setting import Precision, Setting
 from htc.benchmark.training_step import TrainingStep, training_step
 from htc.benchmark.work import mask_rcnn_of
 from htc.config import Config
@@ -22,9 +21,9 @@ from htc.errors import ConfigError
 from htc.presets import preset
 
 BenchmarkPart = Literal["components", "pairs", "training", "memory"]
-PARTS: tuple[BenchmarkPart, ...] = ("components", "pairs", "training", "memory")
+BENCHMARK_PARTS: tuple[BenchmarkPart, ...] = ("components", "pairs", "training", "memory")
 MULTIPLE = 32
-SMALLEST = 64
+SMALLEST_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def run_benchmark(
     config: Config,
     amounts: Amounts | None = None,
     *,
-    parts: Sequence[BenchmarkPart] = PARTS,
+    parts: Sequence[BenchmarkPart] = BENCHMARK_PARTS,
     threads: Sequence[int] = (1,),
     precisions: Sequence[Precision] = ("fp32", "bf16"),
     device: str = "cpu",
@@ -78,8 +77,8 @@ def run_benchmark(
     report = Report(describe_machine(device))
     for count in threads:
         for precision in precisions:
-            setting = Setting(amounts.size, count, precision, device, amounts.repeats)
-            training = Setting(amounts.training_size, count, precision, device, amounts.repeats)
+            setting = Conditions(amounts.size, count, precision, device, amounts.repeats)
+            training = Conditions(amounts.training_size, count, precision, device, amounts.repeats)
             with thread_count(count):
                 for name, measure in _measurements(config, amounts, setting, training, parts, report):
                     if progress is not None:
@@ -89,7 +88,7 @@ def run_benchmark(
 
 
 def _measurements(
-    config: Config, amounts: Amounts, setting: Setting, training: Setting, parts: Sequence[str], report: Report
+    config: Config, amounts: Amounts, setting: Conditions, training: Conditions, parts: Sequence[str], report: Report
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """What is to be measured, by name; each puts its results into the report."""
     many, few = amounts.detections
@@ -136,9 +135,9 @@ def _with_proposals(config: Config, proposals: int) -> Config:
 
 def _check(amounts: Amounts, threads: Sequence[int]) -> None:
     for name, size in (("size", amounts.size), ("training size", amounts.training_size)):
-        if any(edge % MULTIPLE or edge < SMALLEST for edge in size):
+        if any(edge % MULTIPLE or edge < SMALLEST_SIDE for edge in size):
             raise ConfigError(
-                f"{name} {size[0]}x{size[1]}: height and width must be multiples of {MULTIPLE}, at least {SMALLEST}, "
+                f"{name} {size[0]}x{size[1]}: height and width must be multiples of {MULTIPLE}, at least {SMALLEST_SIDE}, "
                 f"as in 800x1344"
             )
     if amounts.repeats < 1:

@@ -22,7 +22,7 @@ CLASSES = 80
 OBJECTS = 7.2
 """A picture, on average: COCO val2017 has 36 thousand in 5000."""
 RESULTS = 100
-KINDS = ("bbox", "segm")
+SCORED_KINDS = ("bbox", "segm")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def scoring_speed(pictures: int, seed: int = 0) -> ScoringSpeed:
     truth, results = made_up(pictures, seed)
     numbers, ours = _timed(lambda: coco_metrics(truth, results))
     theirs, difference = 0.0, 0.0
-    for kind in KINDS:
+    for kind in SCORED_KINDS:
         # With its box a result would have the box's area.
         own = [
             {key: value for key, value in result.items() if kind == "bbox" or key != "bbox"}

@@ -9,8 +9,7 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from htc.benchmark.measuring import in_turn, peak_task
-from htc.benchmark.setting import Setting
+from htc.benchmark.measuring import Conditions, in_turn, peak_task
 from htc.benchmark.work import fixed_boxes, random_detector
 from htc.config import Config
 from htc.ops.onednn import exact_onednn_matmul
@@ -23,14 +22,14 @@ class TrainingStep:
     """Forward, backward and optimiser step of one picture; medians."""
 
     model: str
-    setting: Setting
+    setting: Conditions
     objects: int
     seconds: float
     gflop: float
     share_of_peak: float
 
 
-def training_batch(config: Config, setting: Setting, objects: int) -> Batch:
+def training_batch(config: Config, setting: Conditions, objects: int) -> Batch:
     """One picture with round objects and a semantic map of blocks."""
     numbers = torch.Generator().manual_seed(0)
     height, width = setting.size
@@ -56,7 +55,7 @@ def _disc(height: int, width: int) -> torch.Tensor:
     return (torch.hypot(x, y) <= 1).to(torch.uint8)
 
 
-def step_task(config: Config, setting: Setting, objects: int) -> Callable[[], None]:
+def step_task(config: Config, setting: Conditions, objects: int) -> Callable[[], None]:
     """A training step that can be repeated: its learning rate is nothing, so that every step does the same work."""
     detector = random_detector(config).to(setting.torch_device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     objective = TrainingObjective(detector, detector.config)
@@ -74,7 +73,7 @@ def step_task(config: Config, setting: Setting, objects: int) -> Callable[[], No
     return step
 
 
-def training_step(config: Config, setting: Setting, objects: int) -> TrainingStep:
+def training_step(config: Config, setting: Conditions, objects: int) -> TrainingStep:
     """Times a step of `config`'s model on one picture with so many objects, alternating with the peak."""
     step, clock = step_task(config, setting, objects), setting.clock
     with FlopCounterMode(display=False) as counter:

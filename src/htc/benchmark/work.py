@@ -18,7 +18,7 @@ from htc.types import Rois
 SIDES = (16.0, 600.0)
 """Shortest and longest side of a box in pixels (square root of its area), before it is fitted into the picture."""
 ASPECT = 2.0
-SCORE_THRESHOLD = 0.001
+BENCHMARK_SCORE_THRESHOLD = 0.001
 """One for all models: the paper's."""
 MASK_SIDE = 28
 
@@ -94,7 +94,7 @@ def random_detector(config: Config) -> Detector:
     region.
     """
     torch.manual_seed(0)
-    inference = config.inference.model_copy(update={"score_threshold": SCORE_THRESHOLD})
+    inference = config.inference.model_copy(update={"score_threshold": BENCHMARK_SCORE_THRESHOLD})
     detector = Detector(config.model_copy(update={"inference": inference}))
     for layer in (detector.rpn.deltas, *(head.regress for head in detector.roi.box_heads)):
         nn.init.zeros_(layer.weight)  # type: ignore[arg-type]

@@ -16,8 +16,8 @@ from htc.errors import ConfigError
 from htc.settings.layers import Setting, resolve, to_yaml
 
 if TYPE_CHECKING:
-    from htc.ablation.run import Measured
-    from htc.ablation.tables import Table
+    from htc.ablation.run import RowResult
+    from htc.ablation.tables import AblationTable
 
 DEFAULTS = ModelOptions()
 PRESET = "htc_r50_fpn_20e_paper"
@@ -100,7 +100,7 @@ def ablate(
     if seeds is not None and len(set(seeds)) != len(seeds):
         raise ConfigError(f"--seeds {' '.join(map(str, seeds))}: each seed once")
     check_json_target(json)
-    from htc.ablation.tables import table as table_of
+    from htc.ablation.tables import ablation_table as table_of
 
     tables = [table_of(number, base) for number in dict.fromkeys(table)]
     if rows is not None:
@@ -123,16 +123,16 @@ def ablate(
 
 
 def _report(
-    one: "Table", measured: "Sequence[Measured]", truth: Mapping[str, Any], folder: Path, *, quiet: bool
+    one: "AblationTable", measured: "Sequence[RowResult]", truth: Mapping[str, Any], folder: Path, *, quiet: bool
 ) -> dict[str, Any]:
     """Computes, prints and writes one table."""
     from htc import files
-    from htc.ablation.report import cells, content, headings, lines_of, markdown
+    from htc.ablation.report import content, headings, lines_of, markdown, row_cells
 
     lines = lines_of(one, measured, truth)
     if not quiet:
         print(f"Table {one.number}: {one.title}")
-        print_table(headings(one), cells(one, lines))
+        print_table(headings(one), row_cells(one, lines))
         print()
     found = content(one, lines)
     files.write_json(folder / f"table{one.number}.json", found)

@@ -59,7 +59,7 @@ def benchmark(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from htc.benchmark.report import as_json, as_markdown
-    from htc.benchmark.run import PARTS, QUICK, Amounts, run_benchmark
+    from htc.benchmark.run import BENCHMARK_PARTS, QUICK, Amounts, run_benchmark
     from htc.inference.load import choose_device
 
     amounts = QUICK if quick else Amounts()
@@ -71,7 +71,7 @@ def benchmark(
     report = run_benchmark(
         config,
         amounts,
-        parts=parts or PARTS,
+        parts=parts or BENCHMARK_PARTS,
         threads=threads or THREADS,
         precisions=precisions,
         device=device,

@@ -16,9 +16,9 @@ from htc.presets import preset
 from htc.training.progress import Listener
 from htc.training.run import Options, train
 
-PRESET = "htc_r18_small"
+DEMO_PRESET = "htc_r18_small"
 NUCLEI = Path(__file__).parent / "nuclei"
-PICTURES = "pictures"
+IMAGES_FOLDER = "pictures"
 EVALUATE_EVERY = 4
 
 
@@ -65,12 +65,12 @@ def run_demo(
         event_files=False,
         checkpoints=None,
     )
-    trained = train(config or preset(PRESET), splits, out, options, progress)
+    trained = train(config or preset(DEMO_PRESET), splits, out, options, progress)
     assert trained.metrics is not None
     assert splits.val_annotations is not None
     assert splits.val_images is not None
     pictures = draw_comparisons(
-        load(trained.model, device=device), splits.val_annotations, splits.val_images, out / PICTURES
+        load(trained.model, device=device), splits.val_annotations, splits.val_images, out / IMAGES_FOLDER
     )
     return DemoResult(
         folder=out,
@@ -96,6 +96,6 @@ def next_commands(model: Path, splits: Splits) -> tuple[tuple[str, str], ...]:
             "predict with this model (any pictures of nuclei)",
             f"htc predict {pictures} --model {shlex.quote(str(model))}",
         ),
-        ("train on your own data, annotated in COCO's format", f"htc train --data DIR --preset {PRESET}"),
+        ("train on your own data, annotated in COCO's format", f"htc train --data DIR --preset {DEMO_PRESET}"),
         ("find everyday objects with released weights", "htc predict PICTURE.jpg --model htc_r50_fpn_20e_coco"),
     )

@@ -17,7 +17,7 @@ from htc.doctor.examine import Examination, advised_input
 from htc.doctor.findings import FINDING_KINDS, SEVERITIES, Box, Finding, Severity
 from htc.doctor.report import flags, verdict
 from htc.errors import DataError
-from htc.visual.charts import bars
+from htc.visual.charts import bar_chart
 from htc.visual.page import (
     Cell,
     Fact,
@@ -26,9 +26,9 @@ from htc.visual.page import (
     Gallery,
     Notice,
     Page,
-    Part,
-    Section,
-    Table,
+    PagePart,
+    PageSection,
+    PageTable,
     Text,
     Tone,
     pixels,
@@ -141,7 +141,7 @@ def page_of(examination: Examination, fixed: dict[str, Any] | None = None) -> Pa
     )
 
 
-def _summary(examination: Examination, fixed: dict[str, Any] | None) -> Section:
+def _summary(examination: Examination, fixed: dict[str, Any] | None) -> PageSection:
     facts = [
         Fact(
             f"pictures{' in ' + part.name if part.name else ''}",
@@ -164,9 +164,9 @@ def _summary(examination: Examination, fixed: dict[str, Any] | None) -> Section:
         ]
         for code, findings in examination.by_code.items()
     ]
-    parts: list[Part] = [Facts(facts)]
+    parts: list[PagePart] = [Facts(facts)]
     if rows:
-        parts.append(Table(("severity", "code", "places", "what is wrong", "--fix"), rows))
+        parts.append(PageTable(("severity", "code", "places", "what is wrong", "--fix"), rows))
     else:
         parts.append(Notice("Every check passed.", "good"))
     if fixed is not None and fixed["file"] is not None:
@@ -174,7 +174,7 @@ def _summary(examination: Examination, fixed: dict[str, Any] | None) -> Section:
         parts.append(
             Notice(f"{listed}. The file that was examined is as it was.", "good", f"Corrected in {fixed['file']}")
         )
-    return Section("Summary", parts)
+    return PageSection("Summary", parts)
 
 
 def _fix_text(findings: Sequence[Finding]) -> str:
@@ -182,9 +182,9 @@ def _fix_text(findings: Sequence[Finding]) -> str:
     return "" if not fixable else "corrects it" if fixable == len(findings) else f"corrects {fixable}"
 
 
-def _severity(examination: Examination, severity: Severity) -> Section:
+def _severity(examination: Examination, severity: Severity) -> PageSection:
     """Each kind of fault of that severity: why, what to do, pictures, list."""
-    parts: list[Part] = []
+    parts: list[PagePart] = []
     for code, findings in examination.by_code.items():
         kind = FINDING_KINDS[code]
         if kind.severity != severity:
@@ -201,7 +201,7 @@ def _severity(examination: Examination, severity: Severity) -> Section:
             parts.append(Gallery(figures, least=220))
         if len(findings) > len(figures):
             parts.append(_list(findings))
-    return Section(TITLES[severity], parts, "Boxes are orange, outlines blue, as the annotation file has them.")
+    return PageSection(TITLES[severity], parts, "Boxes are orange, outlines blue, as the annotation file has them.")
 
 
 def _of_several_pictures(findings: Sequence[Finding]) -> list[Finding]:
@@ -219,7 +219,7 @@ def _figure(finding: Finding) -> Figure | None:
     return Figure(pixels(image), f"{finding.place}: {finding.what}", f"{_place(finding)}: {finding.what}.{fix}")
 
 
-def _list(findings: Sequence[Finding]) -> Table:
+def _list(findings: Sequence[Finding]) -> PageTable:
     fixable = any(finding.edits for finding in findings)
     columns = ("where", "what", "--fix") if fixable else ("where", "what")
     rows = [
@@ -227,7 +227,7 @@ def _list(findings: Sequence[Finding]) -> Table:
         for finding in findings[:SHOWN_ROWS]
     ]
     more = len(findings) - SHOWN_ROWS
-    return Table(columns, rows, f"{more} more are in the JSON (--json FILE)." if more > 0 else "")
+    return PageTable(columns, rows, f"{more} more are in the JSON (--json FILE)." if more > 0 else "")
 
 
 def _place(finding: Finding) -> str:
@@ -235,20 +235,20 @@ def _place(finding: Finding) -> str:
     return f"{finding.place}{picture}"
 
 
-def _advice(examination: Examination) -> Section:
+def _advice(examination: Examination) -> PageSection:
     rows = [[flags(advice) or "as the preset", advice.reason] for advice in examination.advice]
-    return Section(
+    return PageSection(
         "Advice",
-        [Table(("flags of htc train", "what was measured, and the rule"), rows)],
+        [PageTable(("flags of htc train", "what was measured, and the rule"), rows)],
         "What these data ask of a model.",
     )
 
 
-def _data(examination: Examination) -> Section:
+def _data(examination: Examination) -> PageSection:
     """Objects by size, pictures by objects, classes, anchors."""
     data = examination.data
     if not len(data.boxes):
-        return Section("The data", [Text("There is no object to measure.")])
+        return PageSection("The data", [Text("There is no object to measure.")])
     edges = [0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, np.inf]
     sizes = np.histogram(data.sides, edges)[0]
     names = [f"{low:g}–{high:g}" if high < np.inf else f"{low:g}+" for low, high in pairwise(edges)]
@@ -256,12 +256,12 @@ def _data(examination: Examination) -> Section:
     covered = [100 * anchor_coverage(data, size, scale) for scale in ANCHOR_SCALES]
     charts = [
         _chart(
-            bars(names, sizes.tolist(), "Objects by size", ("side in pixels of the picture", "objects")),
+            bar_chart(names, sizes.tolist(), "Objects by size", ("side in pixels of the picture", "objects")),
             "Histogram of object sizes",
         ),
         _chart(_objects_chart(data.counts), "Histogram of objects a picture"),
         _chart(
-            bars(
+            bar_chart(
                 [f"{scale:g}" for scale in ANCHOR_SCALES],
                 covered,
                 "Objects with an anchor of IoU 0.5",
@@ -270,7 +270,7 @@ def _data(examination: Examination) -> Section:
             "Share of the objects that anchors of each scale serve",
         ),
     ]
-    return Section(
+    return PageSection(
         "The data",
         [Gallery(charts, least=340), *_classes(examination)],
         f"The training part, at the advised short edge of {size.short_edge} px.",
@@ -282,10 +282,10 @@ def _objects_chart(counts: np.ndarray) -> str:
     step = max(1, -(-(top + 1) // 15))
     found = np.bincount(counts // step, minlength=top // step + 1)
     names = [str(low * step) if step == 1 else f"{low * step}–{low * step + step - 1}" for low in range(len(found))]
-    return bars(names, found.tolist(), "Pictures by objects", ("objects in a picture", "pictures"))
+    return bar_chart(names, found.tolist(), "Pictures by objects", ("objects in a picture", "pictures"))
 
 
-def _classes(examination: Examination) -> list[Part]:
+def _classes(examination: Examination) -> list[PagePart]:
     """Objects of each class in both parts."""
     if len(examination.data.classes) < 2:
         return []
@@ -294,7 +294,7 @@ def _classes(examination: Examination) -> list[Part]:
         :SHOWN_CLASSES
     ]
     values = {name: [found.get(one, 0) for one in classes] for name, found in counts.items()}
-    chart = bars(classes, values, "Objects by class", ("class", "objects"), size=(11, 4), logarithmic=True)
+    chart = bar_chart(classes, values, "Objects by class", ("class", "objects"), size=(11, 4), logarithmic=True)
     cut = (
         f"The {SHOWN_CLASSES} most frequent of {len(examination.data.classes)} classes."
         if len(examination.data.classes) > SHOWN_CLASSES

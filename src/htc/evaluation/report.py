@@ -12,8 +12,21 @@ from htc.evaluation.coco import Metrics
 from htc.evaluation.comparison import Comparison
 from htc.evaluation.diagnostics import CURVES, Diagnostics
 from htc.evaluation.drawings import draw_errors
-from htc.visual.charts import bars, lines
-from htc.visual.page import Cell, Fact, Facts, Figure, Gallery, Page, Part, Section, Table, Text, pixels, vector
+from htc.visual.charts import bar_chart, line_chart
+from htc.visual.page import (
+    Cell,
+    Fact,
+    Facts,
+    Figure,
+    Gallery,
+    Page,
+    PagePart,
+    PageSection,
+    PageTable,
+    Text,
+    pixels,
+    vector,
+)
 
 KIND_NAMES = {"bbox": "boxes", "segm": "masks"}
 MAX_CLASS_ROWS = 20
@@ -43,25 +56,25 @@ def report_page(
     """
     objects = sum(not item["iscrowd"] for item in comparison.objects)
     sections = [
-        Section(
+        PageSection(
             "Numbers", _numbers(metrics, found), "How good the results are, by COCO's measures; AP and F1 in per cent."
         ),
-        Section(
+        PageSection(
             "Curves",
             [Gallery(_curves(found), 420)],
             "How much is found at what precision, how exact the outlines are, and whether scores can be believed.",
         ),
-        Section(
+        PageSection(
             "Errors by kind",
             _errors(found),
             f"What goes wrong among results with a score of at least {found.best.threshold:.2f}, where F1 is best.",
         ),
-        Section(
+        PageSection(
             "Classes",
             [_classes(metrics, found, comparison)],
             "The score threshold is that of the class's best F1, at IoU 0.5.",
         ),
-        Section("Confusion", _confusion(found), _confusion_lead(found)),
+        PageSection("Confusion", _confusion(found), _confusion_lead(found)),
     ]
     if pictures is not None:
         drawn = [_worst(place, found, comparison, pictures) for place in range(min(most_pictures, len(found.pictures)))]
@@ -72,13 +85,15 @@ def report_page(
             "crowds, and results in them."
         )
         sections.append(
-            Section("Worst pictures", [Gallery(shown, 560) if shown else Text("Every picture is without error.")], lead)
+            PageSection(
+                "Worst pictures", [Gallery(shown, 560) if shown else Text("Every picture is without error.")], lead
+            )
         )
     subtitle = f"{len(comparison.image_ids)} pictures, {objects} objects, {len(comparison.found)} results"
     return Page(title, sections, subtitle, "AP, IoU and F1: see docs/evaluation.md of hybrid-task-cascade.")
 
 
-def _numbers(metrics: Metrics, found: Diagnostics) -> list[Part]:
+def _numbers(metrics: Metrics, found: Diagnostics) -> list[PagePart]:
     main = "segm" if "segm" in metrics else "bbox"
     calibrated = found.calibration.error
     facts = [
@@ -106,7 +121,7 @@ def _numbers(metrics: Metrics, found: Diagnostics) -> list[Part]:
         rows.append(["boundaries", *(_number(found.boundary[name]) for name in names)])
     return [
         Facts(facts),
-        Table(["", *names], rows, "Per cent. s, m, l: objects below 32² pixels, up to 96², above.", ".1f"),
+        PageTable(["", *names], rows, "Per cent. s, m, l: objects below 32² pixels, up to 96², above.", ".1f"),
     ]
 
 
@@ -133,35 +148,35 @@ def _curves(found: Diagnostics) -> list[Figure]:
     tenths = [f"{place / 10:.1f}" for place in range(10)]
     masks = KIND_NAMES[found.by]
     charts = {
-        "Precision over recall": lines(precision, "Precision over recall", ("recall", "precision"), limits=whole),
-        "AP by IoU threshold": lines(
+        "Precision over recall": line_chart(precision, "Precision over recall", ("recall", "precision"), limits=whole),
+        "AP by IoU threshold": line_chart(
             by_iou, "AP by IoU threshold", ("IoU that counts as found", "AP"), limits=(0.5, 0.95, 0, 1.02)
         ),
-        "AP by size": lines(
+        "AP by size": line_chart(
             by_size,
             f"AP of {masks} by size of the object",
             ("IoU that counts as found", "AP"),
             limits=(0.5, 0.95, 0, 1.02),
         ),
-        "Reliability": lines(
+        "Reliability": line_chart(
             reliability,
             "Are scores what they say?",
             ("score", "share right at IoU 0.5"),
             limits=(0, 1, 0, 1.02),
             diagonal=True,
         ),
-        "Scores": bars(tenths, counts, "Results by score", ("score from", "results"), logarithmic=True),
+        "Scores": bar_chart(tenths, counts, "Results by score", ("score from", "results"), logarithmic=True),
     }
     captions = {"Reliability": "Below the dashed line the model is surer than it should be, above it less sure."}
     return [Figure(vector(svg), name, captions.get(name, "")) for name, svg in charts.items()]
 
 
-def _errors(found: Diagnostics) -> list[Part]:
+def _errors(found: Diagnostics) -> list[PagePart]:
     names = sorted(found.errors, key=lambda name: -found.errors[name].cost)
     costs = [100 * max(found.errors[name].cost, 0.0) for name in names]
-    chart = bars(names, costs, "What correcting each kind would gain", ("AP50 points", ""), horizontal=True)
+    chart = bar_chart(names, costs, "What correcting each kind would gain", ("AP50 points", ""), horizontal=True)
     rows = [[name, found.errors[name].count, _number(found.errors[name].cost), EXPLAINED[name]] for name in names]
-    table = Table(["kind", "number", "AP50 points", "what it is"], rows, number_format=".1f")
+    table = PageTable(["kind", "number", "AP50 points", "what it is"], rows, number_format=".1f")
     note = (
         "The gains do not add up: one error hides another. Numbers count the results that are kept; gains consider "
         "every result, whatever its score."
@@ -169,7 +184,7 @@ def _errors(found: Diagnostics) -> list[Part]:
     return [Gallery([Figure(vector(chart), "Cost of each kind of error")], 420), table, Text(note)]
 
 
-def _classes(metrics: Metrics, found: Diagnostics, comparison: Comparison) -> Table:
+def _classes(metrics: Metrics, found: Diagnostics, comparison: Comparison) -> PageTable:
     kinds = [kind for kind in KIND_NAMES if kind in metrics]
     labels = [item["category_id"] for item in comparison.objects if not item["iscrowd"]]
     rows = []
@@ -197,7 +212,7 @@ def _classes(metrics: Metrics, found: Diagnostics, comparison: Comparison) -> Ta
         "precision",
         "recall",
     ]
-    return Table(heads, rows, number_format=".1f")
+    return PageTable(heads, rows, number_format=".1f")
 
 
 def _confusion_lead(found: Diagnostics) -> str:
@@ -207,7 +222,7 @@ def _confusion_lead(found: Diagnostics) -> str:
     )
 
 
-def _confusion(found: Diagnostics) -> list[Part]:
+def _confusion(found: Diagnostics) -> list[PagePart]:
     names, matrix = [*found.classes, "background"], found.confusion
     if len(names) <= MAX_CLASS_ROWS + 1:
         share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -222,7 +237,7 @@ def _confusion(found: Diagnostics) -> list[Part]:
             for row, (name, counts, parts) in enumerate(zip(names, matrix.tolist(), share, strict=True))
         ]
         return [
-            Table(
+            PageTable(
                 ["annotated as, found as", *found.classes, "not found"],
                 rows,
                 "Last row: results where nothing is annotated.",
@@ -238,7 +253,7 @@ def _confusion(found: Diagnostics) -> list[Part]:
         if off[row, column]
     ]
     return [
-        Table(
+        PageTable(
             ["annotated as", "found as", "number"],
             rows,
             f"The {len(rows)} most frequent; background: nothing is annotated there.",

@@ -22,7 +22,7 @@ STYLE = """<style>:root{--ink:#1d2329;--grid:#e2e5e9}
 Points = tuple[Sequence[float], Sequence[float]]
 
 
-def lines(
+def line_chart(
     series: Mapping[str, Points],
     title: str,
     axes: tuple[str, str],
@@ -59,7 +59,7 @@ def lines(
     return _svg(figure)
 
 
-def bars(
+def bar_chart(
     names: Sequence[str],
     values: Sequence[float] | Mapping[str, Sequence[float]],
     title: str,

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from htc.visual.palette import text_colour
 
-SMALLEST, USUAL, REFERENCE_SIDE = 10, 13, 640
+SMALLEST_FONT, USUAL, REFERENCE_SIDE = 10, 13, 640
 """Font sizes in pixels: the least that is legible, and the usual one on a picture whose long side is 640."""
 CROWDED = 0.13
 """Share of the picture that captions may cover together. Beyond it only the last word (the score) of each is drawn, in
@@ -27,7 +27,7 @@ def font_size(size: tuple[int, int]) -> int:
     """Pixels for a picture of `size` (height, width); it grows a little slower than the picture, which has more to
     show.
     """
-    return max(SMALLEST, round(USUAL * (max(size) / REFERENCE_SIDE) ** 0.8))
+    return max(SMALLEST_FONT, round(USUAL * (max(size) / REFERENCE_SIDE) ** 0.8))
 
 
 def paint_labels(
@@ -41,7 +41,7 @@ def paint_labels(
     font = load_font(font_size(size))
     crowded = sum(font.getlength(caption) for caption in captions) * font.size * 1.4 > CROWDED * size[0] * size[1]
     if crowded:
-        font = load_font(max(SMALLEST - 1, round(font.size * 0.8)))
+        font = load_font(max(SMALLEST_FONT - 1, round(font.size * 0.8)))
     placed, patches, plates = np.empty((0, 4), np.int64), [], []
     for caption, box, colour in zip(captions, boxes, colours, strict=True):
         patch = _patch(caption.rsplit(" ", 1)[-1] if crowded else caption, font)

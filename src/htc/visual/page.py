@@ -1,6 +1,6 @@
 """Reports as one HTML file that needs nothing beside it: no script, no network, light and dark, on paper too.
 
-A page is written as data (`Page` of `Section`s of parts); how it looks is `page.html.jinja` alone.
+A page is written as data (`Page` of `PageSection`s of parts); how it looks is `page.html.jinja` alone.
 """
 
 import base64
@@ -70,7 +70,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """Rows of texts, numbers (shown as `format(value, number_format)`, None as a dash) or `Cell`s; numbers stand
     right.
     """
@@ -115,15 +115,15 @@ class Gallery:
     kind: Literal["gallery"] = "gallery"
 
 
-Part = Text | Notice | Facts | Table | Figure | Gallery
+PagePart = Text | Notice | Facts | PageTable | Figure | Gallery
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A heading and what stands below it."""
 
     title: str
-    parts: Sequence[Part]
+    parts: Sequence[PagePart]
     lead: str = ""
     """One sentence below the heading: what the reader learns here."""
     folded: bool = False
@@ -135,7 +135,7 @@ class Page:
     """A whole report."""
 
     title: str
-    sections: Sequence[Section]
+    sections: Sequence[PageSection]
     subtitle: str = ""
     footer: str = ""
     language: str = field(default="en")
