@@ -9,7 +9,7 @@ import pytest
 
 import htc
 from htc.cli.app import build
-from htc.cli.flags import split
+from htc.cli.options import split
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

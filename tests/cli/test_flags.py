@@ -2,7 +2,7 @@
 
 import pytest
 
-from htc.cli.flags import split
+from htc.cli.options import split
 from htc.errors import ConfigError
 
 OWN = {"--model", "--semantic", "--out"}

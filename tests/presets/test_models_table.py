@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from htc.checkpoint.zoo import catalogue
-from htc.cli.models import COLUMNS, cells, models
+from htc.cli.models import COLUMNS, models, table_cells
 from htc.presets.published import MEASURED_AP
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "models.md"
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "models.md"
 
 def as_markdown() -> str:
     """The table as it should stand on the page."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *((f"`{name}`", *rest) for name, *rest in map(cells, catalogue()))]
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *((f"`{name}`", *rest) for name, *rest in map(table_cells, catalogue()))]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -28,7 +28,7 @@ def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(printed) == 1 + len(catalogue())
     for line, entry in zip(printed[1:], catalogue(), strict=True):
         assert line.split()[0] == entry.name
-        assert " ".join(cell for cell in cells(entry) if cell) in " ".join(line.split())
+        assert " ".join(cell for cell in table_cells(entry) if cell) in " ".join(line.split())
 
 
 def test_what_was_measured_is_in_the_table_and_in_the_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from htc.cli.options import Above, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Natural
-from htc.cli.output import STDOUT, check_json_target, progress, say, write_json
-from htc.cli.output import table as print_table
+from htc.cli.output import STDOUT, check_json_target, progress, say, write_json_result
+from htc.cli.output import print_table as print_table
 from htc.cli.splits import splits_of
 from htc.cli.train import steps_of
 from htc.compatibility import check_torch
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from htc.ablation.tables import AblationTable
 
 DEFAULTS = ModelOptions()
-PRESET = "htc_r50_fpn_20e_paper"
-Numbers = Annotated[list[int], Parameter(consume_multiple=True, negative="")]
+ABLATION_PRESET = "htc_r50_fpn_20e_paper"
+IntList = Annotated[list[int], Parameter(consume_multiple=True, negative="")]
 
 
 def ablate(
@@ -35,7 +35,7 @@ def ablate(
     preset: Name | None = None,
     rows: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="", metavar="NAME")] = None,
     out: Folder | None = None,
-    seeds: Numbers | None = None,
+    seeds: IntList | None = None,
     epochs: Count | None = None,
     max_time: Annotated[Above | None, Parameter(metavar="MINUTES")] = None,
     batch_size: Count | None = None,
@@ -93,7 +93,7 @@ def ablate(
         settings.append(Setting(("preset",), preset, "--preset"))
     given = ((("training", "epochs"), epochs, "--epochs"), (("training", "batch_size"), batch_size, "--batch-size"))
     settings += [Setting(path, value, flag) for path, value, flag in given if value is not None]
-    base = resolve(settings, PRESET)
+    base = resolve(settings, ABLATION_PRESET)
     if options.print_config:
         print(to_yaml(base), end="")
         return 0
@@ -114,7 +114,7 @@ def ablate(
     with progress("ablate") as bar:
         measured = run_ablation(tables, splits, folder, budget, say, steps_of(bar))
     found = [_report(one, measured[one.number], truth_of(splits), folder, quiet=json == STDOUT) for one in tables]
-    write_json(json, found)
+    write_json_result(json, found)
     missing = sum(len(one.rows) * len(budget.seeds) - len(measured[one.number]) for one in tables)
     if missing:
         say(f"{missing} rows x seeds are still to be trained: give the same command again to go on")

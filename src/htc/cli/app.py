@@ -21,12 +21,11 @@ from htc.cli.convert import convert
 from htc.cli.demo import demo
 from htc.cli.doctor import doctor
 from htc.cli.evaluate import evaluate
-from htc.cli.flags import split
 from htc.cli.models import models
+from htc.cli.options import SETTINGS, USAGE, explain, split
 from htc.cli.output import say
 from htc.cli.predict import predict
 from htc.cli.train import train
-from htc.cli.usage import SETTINGS, USAGE, explain
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, HTCError, ReportedElsewhereError
 from htc.files import REMEDIES

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from htc.checkpoint.formats.base import Colours, UserFacts
 from htc.cli.model import check_model, check_released, fetch_weights, print_config_of
 from htc.cli.options import Flags, JsonTarget, ModelOptions
-from htc.cli.output import STDOUT, check_json_target, require_writable, say, write_json
+from htc.cli.output import STDOUT, check_json_target, require_writable, say, write_json_result
 from htc.errors import OutputError
 from htc.settings.layers import nested
 
@@ -66,7 +66,7 @@ def convert(
     save_pretrained(loaded.state_dict, loaded.config, destination)
     if json != STDOUT:
         print("\n".join(loaded.report.lines()))
-    write_json(json, loaded.report.to_json())
+    write_json_result(json, loaded.report.to_json())
     say(f"the model is in {destination}; try: htc predict PICTURE --model {destination}")
     return 0
 
@@ -99,7 +99,7 @@ def _convert_data(folder: Path, destination: Path, json: str | None) -> int:
     files = {part: str(file) for part, file in converted.files.items()}
     if json != STDOUT:
         print("\n".join(conversion_summary(converted)))
-    write_json(
+    write_json_result(
         json,
         {
             "images": str(folder),

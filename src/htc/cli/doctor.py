@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from htc.cli.options import Count, File, Folder, JsonTarget
-from htc.cli.output import STDOUT, check_json_target, progress, say, write_json
+from htc.cli.output import STDOUT, check_json_target, progress, say, write_json_result
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
 
@@ -71,7 +71,7 @@ def doctor(
     fixed = None if fix is None else _fix(request, fix)
     if json != STDOUT:
         print("\n".join(report_lines(examination)))
-    write_json(json, to_json(examination, fixed))
+    write_json_result(json, to_json(examination, fixed))
     if html is not None:
         _write_page(examination, html, fixed)
     return int(examination.faulty)

@@ -9,7 +9,7 @@ from htc.cli.maps import Maps, check_maps
 from htc.cli.measuring import Asked, of_model, of_results
 from htc.cli.model import print_config_of, settings_of
 from htc.cli.options import Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Words
-from htc.cli.output import STDOUT, check_json_target, table, write_json
+from htc.cli.output import STDOUT, check_json_target, print_table, write_json_result
 from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
@@ -111,7 +111,7 @@ def evaluate(
         return 0
     if json != STDOUT:
         print_metrics(metrics)
-    write_json(json, metrics)
+    write_json_result(json, metrics)
     return 0
 
 
@@ -132,7 +132,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     rows = [
         [label, *(_percent(metrics[kind][name]) for name in names)] for kind, label in KINDS.items() if kind in metrics
     ]
-    table(["", *names], rows)
+    print_table(["", *names], rows)
     if "members" in metrics:
         print()
         columns = [(kind, number) for kind in KINDS if kind in metrics for number in ("AP", "AP50", "AP75")]
@@ -141,18 +141,18 @@ def print_metrics(metrics: dict[str, Any]) -> None:
             [name, *(_percent(one[kind][number]) if kind in one else "-" for kind, number in columns)]
             for name, one in named
         ]
-        table(["model", *(f"{KINDS[kind]} {number}" for kind, number in columns)], rows)
+        print_table(["model", *(f"{KINDS[kind]} {number}" for kind, number in columns)], rows)
     if "against" in metrics:
         print()
         rows = [[KINDS[kind], *_difference(metrics[kind]["AP"], other)] for kind, other in metrics["against"].items()]
-        table(["AP", "here", "there", "difference", "95 % of draws"], rows)
+        print_table(["AP", "here", "there", "difference", "95 % of draws"], rows)
     if "stages" in metrics:
         print()
         rows = [
             [f"stage {name}" if name.isdecimal() else f"stages {name}", *_both(one)]
             for name, one in metrics["stages"].items()
         ]
-        table(
+        print_table(
             [
                 "masks of",
                 *(
@@ -176,7 +176,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
             "things": metrics["panoptic"]["things"],
             "stuff": metrics["panoptic"]["stuff"],
         }
-        table(
+        print_table(
             ["panoptic", "PQ", "SQ", "RQ"],
             [[name, *(_percent(part[key]) for key in ("PQ", "SQ", "RQ"))] for name, part in parts.items()],
         )
@@ -186,7 +186,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     classes = metrics.get("per_class", {})
     if len(classes) > 1:
         print()
-        table(
+        print_table(
             ["class", *(f"{KINDS[kind]} AP" for kind in KINDS if kind in metrics)],
             [[name, *map(_percent, ap.values())] for name, ap in classes.items()],
         )
@@ -209,7 +209,7 @@ def _print_diagnostics(found: dict[str, Any]) -> None:
         [name, str(kind["count"]), _percent(kind["cost"])]
         for name, kind in sorted(found["errors"].items(), key=lambda item: -item[1]["cost"])
     ]
-    table(["errors", "number", "AP50 points they cost"], rows)
+    print_table(["errors", "number", "AP50 points they cost"], rows)
 
 
 def _both(metrics: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from htc.errors import ConfigError
 from htc.ranks import here
 
-Kind = TypeVar("Kind")
+_T = TypeVar("Kind")
 POLL = 0.1
 """Seconds between two looks at the processes."""
 
@@ -46,7 +46,7 @@ def start_together(devices: int, nodes: int, command: Sequence[str] | None = Non
         raise
 
 
-def by_first(device: str, work: Callable[[], Kind]) -> Kind:
+def by_first(device: str, work: Callable[[], _T]) -> _T:
     """What `work`, done by the first of several processes alone, gives; on each. Alone, torch is not even imported."""
     if here().ranks == 1:
         return work()

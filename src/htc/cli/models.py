@@ -6,7 +6,7 @@ from typing import Any
 
 from htc.checkpoint.zoo import RELEASED, Entry, cache_folder, cached, catalogue, weights_url
 from htc.cli.options import JsonTarget, Name, Switch
-from htc.cli.output import check_json_target, say, table, write_json
+from htc.cli.output import check_json_target, print_table, say, write_json_result
 from htc.config import Config
 from htc.presets import preset
 from htc.settings.layers import to_yaml
@@ -36,9 +36,9 @@ def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Swit
         return 0
     entries = catalogue()
     if json is not None:
-        write_json(json, [_row(entry) for entry in entries])
+        write_json_result(json, [_row(entry) for entry in entries])
         return 0
-    table((*COLUMNS, "weights"), [(*cells(entry), _place(entry)) for entry in entries])
+    print_table((*COLUMNS, "weights"), [(*table_cells(entry), _place(entry)) for entry in entries])
     say(
         "\nparams: millions; GFLOP: of a picture of 800x1333; box, mask: published AP on COCO val2017, * on test-dev, "
         "and whose"
@@ -49,7 +49,7 @@ def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Swit
     return 0
 
 
-def cells(entry: Entry) -> tuple[str, ...]:
+def table_cells(entry: Entry) -> tuple[str, ...]:
     """One row of the table, as `COLUMNS` names them."""
     size = tuple("" if value is None else f"{value:.0f}" for value in (entry.parameters, entry.gflop))
     mark = "*" if entry.pictures == "test-dev" else ""

@@ -1,16 +1,23 @@
 """What every verb that builds or runs a model takes: `--config`, `--device`, `--precision`, and settings of the
 configuration.
+
+Configuration flags such as `--cascade.interleaved false`: taken out of the arguments before the verb's own flags
+are read.
+
+What the parser found wrong with a call, said in the words of the help.
 """
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 
+from htc.config import Config
+from htc.errors import ConfigError
 from htc.settings.layers import Setting, check_alone, gather
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -76,3 +83,89 @@ class ModelOptions:
             found.append(Setting(("precision",), self.precision, "--precision"))
         check_alone(found)
         return found
+
+
+def split(arguments: Sequence[str], own: Collection[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """(the verb's arguments, the configuration's (name, text) pairs).
+
+    A flag belongs to the configuration if its name holds a dot, or names a section and is not among the verb's `own`
+    flags. Raises `ConfigError` for a configuration flag without a value.
+    """
+    rest: list[str] = []
+    found: list[tuple[str, str]] = []
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        position += 1
+        if argument == "--":
+            rest += [argument, *arguments[position:]]
+            break
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not _is_setting(name, own):
+            rest.append(argument)
+            continue
+        if not equals:
+            if position == len(arguments) or arguments[position].startswith("--"):
+                raise ConfigError(f"{argument} needs a value, as in {argument} VALUE")
+            value = arguments[position]
+            position += 1
+        found.append((name, value))
+    return rest, found
+
+
+def _is_setting(name: str, own: Collection[str]) -> bool:
+    section = name.split(".")[0].replace("-", "_")
+    return "." in name or (f"--{name}" not in own and section in Config.model_fields)
+
+
+USAGE = {
+    "models": "[NAME] [OPTIONS]",
+    "predict": "SOURCE... --model MODEL [OPTIONS]",
+    "train": "(--data DIR | --train-annotations FILE --train-images DIR) [OPTIONS]",
+    "evaluate": "(MODEL... | --results FILE) --annotations FILE [OPTIONS]",
+    "ablate": "--table N... (--data DIR | --train-annotations FILE --train-images DIR --val-annotations FILE "
+    "--val-images "
+    "DIR) [OPTIONS]",
+    "convert": "SRC DST [OPTIONS]",
+    "doctor": "ANNOTATIONS IMAGES [OPTIONS]",
+}
+"""How each verb is called, where the parser could not tell."""
+
+REQUIRED = {
+    "--model": "name a preset (`htc models` lists them), a folder that `htc train` or `htc convert` wrote, or a "
+    "weights file",
+    "SRC": "name the checkpoint to convert",
+    "DST": "name the folder to make",
+    "ANNOTATIONS": "name the COCO annotations to examine, or the folder of a data set",
+}
+"""What to give for an argument without a default."""
+
+SETTINGS = """Every field of the configuration can be set; each of these over the ones before:
+  preset or model   --preset NAME, --model MODEL
+  file              --config own.yaml
+  environment       HTC_INFERENCE__NMS_IOU=0.6
+  flag              --inference.nms_iou 0.6 --cascade.interleaved false
+--print-config shows the result, `htc models --schema` all fields."""
+"""Help below the flags of a verb that takes settings."""
+
+
+def explain(error: CycloptsError) -> str:
+    """The fault, and where the help is."""
+    verb = " ".join(error.command_chain or ())
+    return f"{_fault(error)}\n`{f'htc {verb}'.strip()} --help` shows what it takes"
+
+
+def _fault(error: CycloptsError) -> str:
+    if isinstance(error, UnusedCliTokensError):
+        return (
+            f"more arguments than `htc {' '.join(error.command_chain or ())}` takes: "
+            f"{' '.join(error.unused_tokens or ())}"
+        )
+    if not isinstance(error, MissingArgumentError) or error.argument is None:
+        return str(error)
+    if error.keyword is not None or error.argument.tokens:
+        return f"{error.keyword or error.argument.name} needs a value"
+    near = str(error).partition("Did you mean ")[2]
+    if near:
+        return f"{error.argument.name} is missing; did you mean {near}"
+    return f"{error.argument.name} is missing: {REQUIRED.get(error.argument.name, 'it has no default')}"

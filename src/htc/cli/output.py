@@ -34,7 +34,7 @@ def messages() -> "Console":
     return Console(stderr=True, highlight=False, quiet=here().rank > 0)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout, readable in a pipe as well."""
     from rich.console import Console
     from rich.table import Table
@@ -107,7 +107,7 @@ def require_writable(path: Path, flag: str) -> None:
         raise OutputError(f"{flag} {path}: cannot write in {existing.absolute()}: {reason}") from error
 
 
-def write_json(target: str | None, content: Any) -> None:
+def write_json_result(target: str | None, content: Any) -> None:
     """To standard output (`-`) or, whole or not at all, to a file; raises `OutputError` if the disk is full or
     refuses.
     """

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from htc.cli.model import check_models, load_members, print_config_of, settings_of
 from htc.cli.options import Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Threshold, Words
-from htc.cli.output import STDOUT, check_json_target, filling, folder_for, progress, say, write_json
+from htc.cli.output import STDOUT, check_json_target, filling, folder_for, progress, say, write_json_result
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, DataError
 
@@ -209,7 +209,7 @@ def _results(target: str | None) -> Iterator[_Results]:
     if target is None or target == STDOUT:
         collected = _Collected(keep=target == STDOUT)
         yield collected
-        write_json(target, collected.kept)
+        write_json_result(target, collected.kept)
         return
     from htc.inference.outputs import results_file
 

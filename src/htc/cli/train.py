@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from htc.training.run import Options
 
 DEFAULTS = ModelOptions()
-PRESET = "htc_r50_fpn_1x_coco"
+DEFAULT_PRESET = "htc_r50_fpn_1x_coco"
 
 
 def train(
@@ -115,7 +115,7 @@ def train(
     settings = [*options.settings(flags), *_shortcuts(epochs, batch_size, lr)]
     if preset is not None:
         settings.append(Setting(("preset",), preset, "--preset"))
-    given = resolve(settings, PRESET)  # what is wrong by itself is said before any data is read
+    given = resolve(settings, DEFAULT_PRESET)  # what is wrong by itself is said before any data is read
     no_data = data is None and train_annotations is None
     if options.print_config and (names_preset(settings) or no_data):
         print(to_yaml(given), end="")
@@ -180,9 +180,9 @@ def _train(
     dataset, targets = read_dataset(splits, how), how.semantic
     every, choices, rule = evaluate_every or 1, [], "epochs, after which the validation pictures are measured"
     if how.resume:
-        config, every = resumed(folder, settings, PRESET), evaluate_every or recorded(folder, EVERY, 1)
+        config, every = resumed(folder, settings, DEFAULT_PRESET), evaluate_every or recorded(folder, EVERY, 1)
     elif names_preset(settings):
-        config = resolve(settings, PRESET)
+        config = resolve(settings, DEFAULT_PRESET)
     else:
         found = chosen(dataset, settings, how.device, how.weights)
         config, choices, every = found.config, list(found.choices), evaluate_every or found.evaluate_every

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SMOOTHED = 20
 """Steps over which the shown losses are averaged."""
-PARTS = ("class", "box", "mask")
+LOSS_PARTS = ("class", "box", "mask")
 
 
 class Watch:
@@ -157,11 +157,13 @@ class Watch:
         validation: Mapping[str, float] = {} if self.measured is None else self.measured.entry.get("losses", {})
         grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         grid.add_column(f"loss, mean of {len(self.recent)} steps")
-        for title in (*PARTS, "sum"):
+        for title in (*LOSS_PARTS, "sum"):
             grid.add_column(title, justify="right")
         if validation:
-            for title in ("validation:", *PARTS[1:], "sum"):
-                grid.add_column(f"{title} {PARTS[0]}" if title.endswith(":") else title, justify="right", style="dim")
+            for title in ("validation:", *LOSS_PARTS[1:], "sum"):
+                grid.add_column(
+                    f"{title} {LOSS_PARTS[0]}" if title.endswith(":") else title, justify="right", style="dim"
+                )
         for name in dict.fromkeys(term.split(".")[0] for term in losses):
             grid.add_row(name, *_row(name, losses), *(_row(name, validation) if validation else ()))
         total = ["", "", "", f"{sum(losses.values()):.3f}"]
@@ -172,7 +174,7 @@ class Watch:
 def _row(name: str, losses: Mapping[str, float]) -> list[str]:
     """The parts of one row and their sum, as text."""
     own = {term: value for term, value in losses.items() if term.split(".")[0] == name}
-    return [f"{own[f'{name}.{part}']:.3f}" if f"{name}.{part}" in own else "" for part in PARTS] + [
+    return [f"{own[f'{name}.{part}']:.3f}" if f"{name}.{part}" in own else "" for part in LOSS_PARTS] + [
         f"{sum(own.values()):.3f}" if own else ""
     ]
 
