@@ -159,7 +159,7 @@ class Content:
     """What is compared of one picture file."""
 
     picture: Picture
-    file_digest: str
+    digest: str
     print: Bool[np.ndarray, " B"] | None
     """None of a damaged or flat picture."""
     fault: str | None
