@@ -1,6 +1,9 @@
 """Pictures to detections, with a stand-in for the network that says where it was told to look."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -9,6 +12,9 @@ from PIL import Image
 
 from htc.errors import ConfigError, DataError
 from htc.inference.predictor import Predictor
+from htc.ops import onednn
+from htc.results import Detections
+from small_detector import seeded_detector, small_config
 from stand_in_detector import Corners, config
 
 
@@ -151,3 +157,48 @@ def test_an_unreadable_file_is_reported_and_the_rest_done(tmp_path: Path) -> Non
     Image.fromarray(picture(8, 8)).save(tmp_path / "eight.png")
     with pytest.raises(DataError, match="max_pixels"):
         predictor.predict(tmp_path / "eight.png", max_pixels=63)
+
+
+def wait_for(*barriers: Barrier) -> Callable[..., None]:
+    """A hook that passes the barriers in turn."""
+
+    def hook(*_: object) -> None:
+        for barrier in barriers:
+            barrier.wait(60)
+
+    return hook
+
+
+def test_predictors_in_two_threads_predict_what_each_predicts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first begins, the second begins, the first ends while the second is halfway: the order in which a shared
+    setting that each restores by itself would change under the second, and stay changed.
+    """
+    monkeypatch.setattr(onednn, "_is_exact", lambda: True)
+    settings = small_config(semantic={}, inference={"score_threshold": 0.0})
+    detectors = [seeded_detector(settings, seed) for seed in (0, 1)]
+    first, second = (Predictor(detector, settings) for detector in detectors)
+    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    alone = [predictor.predict(image, 0.0) for predictor in (first, second)]
+    before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    first_begun, second_halfway, first_ended = (Barrier(2) for _ in range(3))
+    detectors[0].backbone.register_forward_pre_hook(wait_for(first_begun, second_halfway))
+    detectors[1].backbone.register_forward_pre_hook(wait_for(second_halfway, first_ended))
+
+    def run_first() -> Detections:
+        detections = first.predict(image, 0.0)
+        first_ended.wait(60)
+        return detections
+
+    def run_second() -> Detections:
+        first_begun.wait(60)
+        return second.predict(image, 0.0)
+
+    with ThreadPoolExecutor(2) as threads:
+        running = [threads.submit(run) for run in (run_first, run_second)]
+        together = [one.result() for one in running]
+    assert all(len(one) for one in alone)
+    for one, other in zip(together, alone, strict=True):
+        assert np.array_equal(one.boxes, other.boxes)
+        assert np.array_equal(one.scores, other.scores)
+        assert np.array_equal(one.masks.probabilities, other.masks.probabilities)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]
