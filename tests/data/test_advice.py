@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from htc.config import Input
+from htc.config import PYRAMID_STRIDES, Input
 from htc.data.advice import (
-    STRIDES,
     Statistics,
     anchor_coverage,
     anchor_scale,
@@ -21,7 +20,6 @@ from htc.data.advice import (
     statistics_of,
 )
 from htc.data.dataset import Dataset, ImageRecord, Instance
-from htc.model import rpn
 from htc.ops import boxes as box_ops
 
 
@@ -33,10 +31,6 @@ def statistics(sides=(), *, size=(480, 640), pictures=None, labels=None, classes
     count = int(pictures.max(initial=0)) + 1 if count is None else count
     boxes = np.stack([np.full(len(sides), 40.0), np.full(len(sides), 40.0), 40 + sides, 40 + sides], 1).reshape(-1, 4)
     return Statistics(classes, np.tile(np.array([size]), (count, 1)), boxes, labels, pictures)
-
-
-def test_strides_are_the_networks():
-    assert STRIDES == rpn.STRIDES
 
 
 def test_statistics_leave_crowds_out_and_keep_empty_pictures():
@@ -64,7 +58,7 @@ def test_best_anchor_is_the_best_of_all_anchors(scale, ratios):
     data = Statistics(("a",), np.array([(160, 200)]), boxes, np.zeros(len(boxes), int), np.zeros(len(boxes), int))
     size = Input(short_edge=320, long_edge=400)
     every = []
-    for stride in STRIDES:
+    for stride in PYRAMID_STRIDES:
         rows, columns = -(-320 // stride), -(-400 // stride)
         every.append(box_ops.anchors_at(torch.arange(rows * columns * len(ratios)), columns, stride, scale, ratios))
     expected = box_ops.iou(torch.tensor(boxes * 2, dtype=torch.float32), torch.cat(every)).amax(1)

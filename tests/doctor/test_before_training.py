@@ -8,11 +8,7 @@ from doctor.faults import FIXED, KEPT
 from htc.config import Config
 from htc.data.coco import Splits
 from htc.data.semantic_maps import MapSources
-from htc.doctor import balance, outlines, records
-from htc.doctor import boxes as doubles
-from htc.doctor import images as picture_files
 from htc.doctor.before_training import check_data
-from htc.doctor.examine import OF_A_PART
 from htc.errors import DataError
 from training.tiny import tiny
 
@@ -88,11 +84,6 @@ def test_detections_are_the_configurations(allowed, told, tmp_path):
     config = config.model_copy(update={"inference": config.inference.model_copy(update={"max_detections": allowed})})
     warnings = checked(faulty(tmp_path, "picture-crowded"), config)
     assert [f"{allowed} detections are allowed" in line for line in warnings] == [True] * told
-
-
-def test_every_check_of_a_part_is_run():
-    families = (records, picture_files, outlines, doubles, balance)
-    assert all(check in OF_A_PART for family in families for check in family.CHECKS)
 
 
 def test_no_pixel_is_read(tmp_path, monkeypatch):

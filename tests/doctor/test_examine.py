@@ -11,7 +11,7 @@ from doctor.faults import FIXED, KEPT
 from htc.cli.app import run
 from htc.data.coco import read_coco
 from htc.doctor.examine import Request, examine, repairable
-from htc.doctor.findings import FINDING_KINDS
+from htc.doctor.kinds import FINDING_KINDS
 from htc.doctor.part import read_part
 from htc.doctor.repair import repair
 from htc.doctor.report import to_json

@@ -1,6 +1,7 @@
 """The parts of the network after the backbone: neck, proposals, semantic branch, box and mask heads.
 
-Each typed union (`Proposals`, `Context`, `MaskHeadVariant`, the necks) lists the variants of one part; `kind` selects one.
+Each typed union (`Proposals`, `Context`, `MaskHeadVariant`, the necks) lists the variants of one part; `kind` selects
+one.
 """
 
 from typing import Annotated, Literal, Self
@@ -86,6 +87,10 @@ class Semantic(Section):
 
 
 BoxLoss = Literal["smooth_l1", "l1"]
+
+
+PYRAMID_STRIDES = (4, 8, 16, 32, 64)
+"""Pixels of the network input between two cells of P2-P6, and so between two anchors of one level."""
 
 
 class RPN(Section):

@@ -10,12 +10,10 @@ from math import ceil
 import numpy as np
 from jaxtyping import Float, Int
 
-from htc.config import Input
+from htc.config import PYRAMID_STRIDES, Input
 from htc.data.dataset import Dataset
 from htc.data.transforms import resized_size
 
-STRIDES = (4, 8, 16, 32, 64)
-"""Pixels of the network input between two cells of P2 .. P6, and so between two anchors of a level."""
 SMALL_SHARE = 0.1
 """The input size serves all but this share of the objects, the smallest."""
 LEAST_SIDE, AMPLE_SIDE = 24.0, 64.0
@@ -156,7 +154,7 @@ def best_anchor_iou(data: Statistics, size: Input, scale: float, ratios: tuple[f
     low, high = data.boxes[:, :2] * factor, data.boxes[:, 2:] * factor
     centre, extent = (low + high) / 2, high - low
     best = np.zeros(len(low))
-    for stride in STRIDES:
+    for stride in PYRAMID_STRIDES:
         last = np.ceil(limit / stride) - 1
         nearest = np.clip(np.round(centre / stride), 0, last) * stride
         for ratio in ratios:

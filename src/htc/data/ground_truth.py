@@ -1,7 +1,4 @@
-"""From one record to what is learned on its picture: boxes, labels, masks and semantic map, in annotated pixels.
-
-A picture with everything that is known of it, moved as one.
-"""
+"""The training targets of one image (boxes, labels, masks, semantic map), and image and targets placed together."""
 
 from dataclasses import dataclass
 

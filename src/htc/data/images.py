@@ -1,11 +1,9 @@
-"""Pictures of any kind to RGB bytes: the one reader of training and prediction.
+"""Image files to pixels: RGB for training and prediction, and the stored numbers of label and panoptic maps.
 
 Grey becomes three equal channels, palettes are looked up, transparency is dropped (the colours below it stay, as OpenCV
 and so the original read them), the first frame of several is taken, and the EXIF orientation is applied. Of 16-bit
 pictures the smallest camera depth (8, 10, 12, 14, 16 bits) that holds their brightest value is mapped to 0..255: a
 12-bit micrograph in a 16-bit file would otherwise be black, and one that uses all 16 bits is divided by 257.
-
-Pictures whose pixels are numbers: class maps, label maps, COCO's panoptic maps.
 """
 
 import io

@@ -140,8 +140,8 @@ def check_semantic(dataset: Dataset, config: Config) -> None:
     count, needed, maps = len(dataset.classes), least_classes(dataset), dataset.semantic_maps
     if maps is None and count > MAX_SEMANTIC_CLASSES:
         raise ConfigError(
-            f"{count} classes are too many for a derived semantic map (at most {MAX_SEMANTIC_CLASSES}): give a folder of maps "
-            f"or use --semantic none"
+            f"{count} classes are too many for a derived semantic map (at most {MAX_SEMANTIC_CLASSES}): give a folder "
+            f"of maps or use --semantic none"
         )
     if config.semantic.classes < needed:
         what = (

@@ -1,14 +1,7 @@
-"""Semantic maps for HTC's semantic branch (paper, section 3.3): derived from the instances, or read from a folder of
-PNGs.
+"""Semantic maps for HTC's semantic branch (paper, section 3.3): one class, or 255 (ignore), for every pixel.
 
-Where semantic targets come from, as a user says it.
-
-COCO's panoptic annotations as semantic maps: things and stuff of every pixel, without telling objects apart.
-
-Crowd segments and pixels of no segment are 255 (ignore).
-
-Semantic maps that come with a data set: a folder of PNGs, COCO's panoptic annotations, or both, and the instances
-over them.
+They are derived from the instances, or read: from a folder of PNGs, from COCO's panoptic annotations (whose crowd
+segments and unlabeled pixels become 255), or from both, with the instances drawn over them.
 """
 
 from collections.abc import Collection, Sequence

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from htc.config import Input
-from htc.data.advice import STRIDES, Statistics, class_repeats, repeat_threshold
+from htc.config import PYRAMID_STRIDES, Input
+from htc.data.advice import Statistics, class_repeats, repeat_threshold
 from htc.data.transforms import resized_size
 from htc.doctor.findings import Finding
 from htc.doctor.part import Object, Part
@@ -92,7 +92,7 @@ def tiny_objects(part: Part, size: Input) -> Iterator[Finding]:
         height, width = one.picture.size
         shown = resized_size((height, width), size.short_edge, size.long_edge, size.max_scale)
         w, h = (box[2] - box[0]) * shown[1] / width, (box[3] - box[1]) * shown[0] / height
-        if min(w, h) < STRIDES[0]:
+        if min(w, h) < PYRAMID_STRIDES[0]:
             what = f"it is {w:.1f} x {h:.1f} px in an input of {shown[1]}x{shown[0]}"
             yield part.finding(one, "object-tiny", what, where=box)
 

@@ -6,7 +6,8 @@ from htc.config import Config
 from htc.data.coco import Splits
 from htc.data.semantic_maps import MapSources
 from htc.doctor.examine import fast_findings, fast_findings_between
-from htc.doctor.findings import FINDING_KINDS, Finding
+from htc.doctor.findings import Finding
+from htc.doctor.kinds import FINDING_KINDS
 from htc.doctor.maps import map_files
 from htc.doctor.part import read_part
 from htc.errors import DataError

@@ -1,7 +1,4 @@
-"""Boxes and areas: against the picture, and against the mask.
-
-Objects that are annotated twice.
-"""
+"""Checks of boxes: against the image and the mask, stated areas against the mask's, and objects annotated twice."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +29,8 @@ right.
 """
 ROUNDING = 1.0
 """Pixels that a box may reach outside."""
+SAME = 0.95
+"""Intersection over union above which two masks (or boxes, where either has no mask) are one object."""
 
 
 def boxes(part: Part) -> Iterator[Finding]:
@@ -233,13 +232,6 @@ def _shown(box: XYXY) -> str:
     return f"[{', '.join(f'{value:g}' for value in (round(value, 1) for value in box))}]"
 
 
-BOX_CHECKS = (boxes, areas)
-
-
-SAME = 0.95
-"""Intersection over union above which two masks (or boxes, where either has no mask) are one object."""
-
-
 def doubles(part: Part) -> Iterator[Finding]:
     """Pairs of one picture with nearly the same mask: one class, or two."""
     for objects in part.of_picture.values():
@@ -311,4 +303,4 @@ def _content(one: Object) -> tuple[Any, Any, Any]:
     return one.record.get("category_id"), one.record.get("segmentation"), one.record.get("bbox")
 
 
-DOUBLE_CHECKS = (doubles,)
+BOX_CHECKS = (boxes, areas, doubles)

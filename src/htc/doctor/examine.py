@@ -1,9 +1,4 @@
-"""All checks that need no pixels: about a millisecond a picture.
-
-The folder that holds a whole data set: which parts are there, which are missing, and where they go.
-
-A whole examination: every check of every part, and what the data ask of a configuration.
-"""
+"""A whole examination: the folder of the dataset, every check of every part, and the advice for a configuration."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,45 +8,21 @@ from htc.config import Inference, Input
 from htc.data.advice import Advice, Statistics, anchor_scale, input_size, max_detections, sampling
 from htc.data.coco import Splits, find_splits
 from htc.data.formats.layouts import is_coco, is_known
-from htc.doctor import balance, boxes, outlines, records
-from htc.doctor import boxes as doubles
-from htc.doctor import images as picture_files
-from htc.doctor import records as splits
-from htc.doctor.balance import statistics
-from htc.doctor.findings import FINDING_KINDS, SEVERITIES, Finding, Severity
-from htc.doctor.images import Content, copies, damaged, leaks, read_contents
+from htc.doctor.balance import BALANCE_CHECKS, crowded_pictures, statistics, tiny_objects
+from htc.doctor.boxes import BOX_CHECKS
+from htc.doctor.findings import SEVERITIES, Finding, Severity
+from htc.doctor.images import IMAGE_CHECKS, Content, copies, damaged, leaks, read_contents
+from htc.doctor.kinds import FINDING_KINDS
 from htc.doctor.maps import map_files, map_values
+from htc.doctor.outlines import OUTLINE_CHECKS
 from htc.doctor.part import Part
+from htc.doctor.records import RECORD_CHECKS, SPLIT_CHECKS
 from htc.errors import DataError
+from htc.progress import Progress
 
 UNKNOWN_SIZE = ("picture-size", "picture-turned", "picture-orientation")
-OF_A_PART = (
-    *records.RECORD_CHECKS,
-    *picture_files.IMAGE_CHECKS,
-    *outlines.OUTLINE_CHECKS,
-    *boxes.BOX_CHECKS,
-    *doubles.DOUBLE_CHECKS,
-    *balance.BALANCE_CHECKS,
-)
-
-
-def fast_findings(part: Part, size: Input, max_detections: int) -> Iterator[Finding]:
-    """What is wrong with one part, for a network with that input and as many detections a picture."""
-    found = [finding for check in OF_A_PART for finding in check(part)]
-    doubtful = {finding.image for finding in found if finding.code in UNKNOWN_SIZE}
-    for finding in found:
-        # On a picture of another size every outline may be wrong: nothing is corrected by it.
-        yield replace(finding, edits=()) if finding.annotation is not None and finding.image in doubtful else finding
-    yield from balance.crowded_pictures(part, max_detections)
-    yield from balance.tiny_objects(part, size)
-
-
-def fast_findings_between(train: Part, val: Part) -> Iterator[Finding]:
-    """What is wrong between two parts."""
-    for check in splits.SPLIT_CHECKS:
-        yield from check(train, val)
-
-
+PART_CHECKS = (*RECORD_CHECKS, *IMAGE_CHECKS, *OUTLINE_CHECKS, *BOX_CHECKS, *BALANCE_CHECKS)
+"""The checks of one part that need no pixels: about a millisecond per image."""
 IMAGES_URL = "https://images.cocodataset.org/zips"
 ANNOTATIONS_URL = "https://images.cocodataset.org/annotations/annotations_trainval2017.zip"
 STUFF = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip"
@@ -67,6 +38,8 @@ MAPS_HINT = {
     "stuffthingmaps/train2017": f"unpack {STUFF} into stuffthingmaps",
     "stuffthingmaps/val2017": f"unpack {STUFF} into stuffthingmaps",
 }
+COCO_STUFF = 183
+"""Classes of the semantic branch in the original's presets."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +89,6 @@ def _missing_parts(root: Path, missing: list[str]) -> Iterator[Finding]:
         yield Finding("layout-optional", what, root)
 
 
-COCO_STUFF = 183
-"""Classes of the semantic branch in the original's presets."""
-Progress = Callable[[int, int], None]
-
-
 @dataclass(frozen=True)
 class Request:
     """What is to be examined, and for which model."""
@@ -160,6 +128,23 @@ class Examination:
         for finding in self.findings:
             found.setdefault(finding.code, []).append(finding)
         return found
+
+
+def fast_findings(part: Part, size: Input, max_detections: int) -> Iterator[Finding]:
+    """Findings of one part that need no pixels, for a network with that input and as many detections per image."""
+    found = [finding for check in PART_CHECKS for finding in check(part)]
+    doubtful = {finding.image for finding in found if finding.code in UNKNOWN_SIZE}
+    for finding in found:
+        # On an image of another size every outline may be wrong, so none of its annotations is corrected.
+        yield replace(finding, edits=()) if finding.annotation is not None and finding.image in doubtful else finding
+    yield from crowded_pictures(part, max_detections)
+    yield from tiny_objects(part, size)
+
+
+def fast_findings_between(train: Part, val: Part) -> Iterator[Finding]:
+    """Findings between two parts that need no decoded pixels."""
+    for check in SPLIT_CHECKS:
+        yield from check(train, val)
 
 
 def examine(request: Request, progress: Progress | None = None) -> Examination:

@@ -1,11 +1,12 @@
-"""Picture files, from their headers alone: missing, unreadable, turned, of another size, listed twice.
+"""Checks of the image files.
 
-What only the pixels tell: damaged pictures, copies, and nearly the same picture in two parts.
+From names and headers: missing, unreadable, turned or listed twice, of another size. From the pixels: damaged images,
+copies, and nearly the same image in training and validation.
 """
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,18 @@ from htc.doctor.findings import Edit, Finding
 from htc.doctor.part import Part, Picture
 from htc.doctor.records import file_digest, leaked
 from htc.errors import DataError
+from htc.progress import Progress
 
 MOSTLY_IMAGES = 0.5
 """If more of the pictures are missing, the folder is the wrong one, and no record is removed."""
+THUMBPRINT_SIDE = 16
+"""The print compares the brightness of 16 x 17 neighbouring cells across and 17 x 16 down: 512 bits."""
+ALIKE = 40
+"""Bits of 512 in which prints of one picture may differ when it is saved anew, resized or made brighter; see
+docs/doctor.md.
+"""
+FLAT = 2.0
+"""Grey levels (standard deviation) below which a picture shows nothing that could be compared."""
 
 
 def check_image_files(part: Part) -> Iterator[Finding]:
@@ -141,17 +151,6 @@ def without_objects(part: Part) -> Iterator[Finding]:
 
 
 IMAGE_CHECKS = (check_image_files, listed_twice, unlisted, without_objects)
-
-
-THUMBPRINT_SIDE = 16
-"""The print compares the brightness of 16 x 17 neighbouring cells across and 17 x 16 down: 512 bits."""
-ALIKE = 40
-"""Bits of 512 in which prints of one picture may differ when it is saved anew, resized or made brighter; see
-docs/doctor.md.
-"""
-FLAT = 2.0
-"""Grey levels (standard deviation) below which a picture shows nothing that could be compared."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

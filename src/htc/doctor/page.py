@@ -1,7 +1,4 @@
-"""Small pictures of what was found: the object outlined, with enough around it to recognise the place.
-
-An examination as one page: what was found, with pictures, and what the data ask of a model.
-"""
+"""An examination as one HTML page: the findings with thumbnails of the faulty objects, the advice, and charts."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,7 +11,8 @@ from jaxtyping import Float, UInt8
 from htc.data.advice import ANCHOR_SCALES, anchor_coverage
 from htc.data.images import read_picture
 from htc.doctor.examine import Examination, advised_input
-from htc.doctor.findings import FINDING_KINDS, SEVERITIES, Box, Finding, Severity
+from htc.doctor.findings import SEVERITIES, Box, Finding, Severity
+from htc.doctor.kinds import FINDING_KINDS
 from htc.doctor.report import flags, verdict
 from htc.errors import DataError
 from htc.visual.charts import bar_chart

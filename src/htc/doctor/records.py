@@ -1,7 +1,4 @@
-"""Image records, categories and ids: what ties pictures, objects and classes together.
-
-Training against validation part: categories, groups, and pictures of one name.
-"""
+"""Checks of the records: ids, references and categories of one part, and the same image or group in both parts."""
 
 import hashlib
 from collections import Counter

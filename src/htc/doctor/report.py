@@ -5,7 +5,8 @@ from typing import Any
 
 from htc.data.advice import Advice
 from htc.doctor.examine import Examination
-from htc.doctor.findings import FINDING_KINDS, SEVERITIES, Finding
+from htc.doctor.findings import SEVERITIES, Finding
+from htc.doctor.kinds import FINDING_KINDS
 
 EXAMPLES = 3
 """Findings of each kind that are shown to a reader; JSON and page hold more."""

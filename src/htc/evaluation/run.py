@@ -17,11 +17,10 @@ from htc.evaluation.coco import Metrics, coco_metrics
 from htc.evaluation.files import read_annotations, read_results
 from htc.inference.predictor import Predictor
 from htc.inference.stages import StageSubset, check_subsets, detect_stages
+from htc.progress import Progress
 from htc.results import Detections
 
-_T = TypeVar("Kind")
-Progress = Callable[[int, int], None]
-"""Called with (pictures done, pictures in all)."""
+_T = TypeVar("_T")
 OnDetections = Callable[[int | str, Detections], None]
 """Called with the id of a picture and everything found in it."""
 

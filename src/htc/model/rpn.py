@@ -8,13 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from htc.config import RPN
+from htc.config import PYRAMID_STRIDES, RPN
 from htc.model.layers import initialise_output
 from htc.ops import boxes as box_ops
 from htc.ops.nms import nms
 from htc.types import Rois
 
-STRIDES = (4, 8, 16, 32, 64)
 STDS = (1.0, 1.0, 1.0, 1.0)
 
 
@@ -64,7 +63,7 @@ class ProposalHead(nn.Module):
     def forward(self, pyramid: tuple[Tensor, ...]) -> list[LevelScores]:
         """P2-P6 -> scores and deltas of every level, float32"""
         levels = []
-        for stride, features in zip(STRIDES, pyramid, strict=True):
+        for stride, features in zip(PYRAMID_STRIDES, pyramid, strict=True):
             hidden = self.conv(features).relu_()
             for conv in self.further:
                 hidden = conv(hidden).relu_()
@@ -81,7 +80,9 @@ class ProposalHead(nn.Module):
         """torchvision divides the padded picture, whose size P2 tells, by the size of the map."""
         if self.config.anchor_grid == "exact":
             return None
-        return STRIDES[0] * finest.shape[2] // features.shape[2], STRIDES[0] * finest.shape[3] // features.shape[3]
+        return PYRAMID_STRIDES[0] * finest.shape[2] // features.shape[2], PYRAMID_STRIDES[0] * finest.shape[
+            3
+        ] // features.shape[3]
 
     def anchors(self, level: LevelScores) -> Float[Tensor, "A 4"]:
         """All anchors of a level."""

@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from htc.config import GuidedRPN
-from htc.model.rpn import STRIDES
+from htc.config import PYRAMID_STRIDES, GuidedRPN
 from htc.model.variants.guided_anchoring import GuidedHead, GuidedScores
 from htc.ops.boxes import anchors_at, iou
 from htc.training.losses import Term
@@ -49,7 +48,7 @@ def location_targets(
         boxes = truth.boxes.detach().float().cpu()
         for box, level in zip(boxes, levels_of(boxes, config.anchor_scale, len(levels)).tolist(), strict=True):
             ignored, centre = (
-                region(box / STRIDES[level], part, maps[level][1:])
+                region(box / PYRAMID_STRIDES[level], part, maps[level][1:])
                 for part in (config.ignored_fraction, config.centre_fraction)
             )
             written[level][i][ignored] = True
@@ -60,7 +59,9 @@ def location_targets(
             centres[level][i][centre] = True
             for other in (level - 1, level + 1):
                 if 0 <= other < len(levels):
-                    near[other][i][region(box / STRIDES[other], config.ignored_fraction, maps[other][1:])] = True
+                    near[other][i][region(box / PYRAMID_STRIDES[other], config.ignored_fraction, maps[other][1:])] = (
+                        True
+                    )
     targets = []
     for level, centre, weight, own, close in zip(levels, centres, weights, written, near, strict=True):
         weight[close & ~own] = 0
@@ -72,7 +73,7 @@ def location_targets(
 def levels_of(boxes: Float[Tensor, "M 4"], anchor_scale: float, count: int) -> Int[Tensor, " M"]:
     """The level whose square is nearest in size, on a logarithmic scale."""
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
-    return (side.log2() - math.log2(anchor_scale * STRIDES[0]) + 0.5).floor().clamp(0, count - 1).long()
+    return (side.log2() - math.log2(anchor_scale * PYRAMID_STRIDES[0]) + 0.5).floor().clamp(0, count - 1).long()
 
 
 def region(box: Float[Tensor, "4"], fraction: float, size: tuple[int, ...]) -> tuple[slice, slice]:

@@ -26,10 +26,11 @@ from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.errors import DataError
 from htc.evaluation.coco import Metrics, coco_metrics
 from htc.evaluation.files import read_annotations
-from htc.evaluation.run import Progress, detections_that_count, evaluate_model, match_categories, results_of
+from htc.evaluation.run import detections_that_count, evaluate_model, match_categories, results_of
 from htc.files import write_json, write_text
 from htc.inference.predictor import Predictor
 from htc.ops.onednn import exact_onednn_matmul
+from htc.progress import Progress
 from htc.results import Detections
 from htc.training.distributed import by_first, count, gathered, rank
 from htc.training.losses import Term

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from htc.config import GuidedRPN
+from htc.config import PYRAMID_STRIDES, GuidedRPN
 from htc.model.layers import initialise_output
-from htc.model.rpn import STRIDES, LevelScores, Ranked, ScoredRois, best_boxes
+from htc.model.rpn import LevelScores, Ranked, ScoredRois, best_boxes
 from htc.ops import boxes as box_ops
 
 MAX_LOG_SHAPE = math.log(1e6)
@@ -78,7 +78,7 @@ class GuidedHead(nn.Module):
     def forward(self, pyramid: tuple[Tensor, ...]) -> list[GuidedScores]:
         """P2-P6 -> what is said of every location, float32"""
         levels = []
-        for stride, features in zip(STRIDES, pyramid, strict=True):
+        for stride, features in zip(PYRAMID_STRIDES, pyramid, strict=True):
             hidden = self.conv(features).relu()
             shape = self.shape(hidden)
             adapted = self.adaption(hidden, shape)
