@@ -13,10 +13,11 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor
 
+from htc.config import Config
 from htc.errors import ConfigError, HTCError, ReportedElsewhereError
 from htc.ranks import here
 
-_T = TypeVar("Kind")
+_T = TypeVar("_T")
 PATIENCE = timedelta(hours=2)
 """How long a process waits for another, which may be converting data or measuring."""
 
@@ -65,6 +66,16 @@ def count() -> int:
 def rank() -> int:
     """Which of them this one is, from 0."""
     return dist.get_rank() if count() > 1 else 0
+
+
+def leaves_parameters_unused(config: Config) -> bool:
+    """Whether some trained parameters of this configuration's detector receive no gradient.
+
+    With `semantic_fusion: none`, the semantic branch is trained for its loss alone and its embedding, which would feed
+    the heads, is not part of the graph. It stays in the model: state dicts and the optimizer state of checkpoints list
+    it. No other variant has such parameters; `tests/training/test_distributed_variants.py` trains each of them.
+    """
+    return config.semantic is not None and config.cascade.semantic_fusion == "none"
 
 
 def summed(values: Tensor) -> Tensor:

@@ -57,17 +57,18 @@ def fit(
     clip_gradients: float | None = None,
     accumulate: int = 1,
     resume: Path | None = None,
+    unused_parameters: bool = False,
 ) -> None:
     """Trains `module` on the batches of epoch 0, 1, ...; `resume` is a checkpoint of an earlier call, also of
     mid-epoch.
 
-    `device` is auto, cpu, cuda or mps; an optimiser step takes `accumulate` batches. Raises what a callback or a step
-    raises, and KeyboardInterrupt when interrupted.
+    `device` is auto, cpu, cuda or mps; an optimiser step takes `accumulate` batches; `unused_parameters`: the losses do
+    not depend on every parameter. Raises what a callback or a step raises, and KeyboardInterrupt when interrupted.
     """
     with _quiet(), _interruptible(), exact_onednn_matmul(), torch.random.fork_rng():
         trainer = Trainer(
             accelerator=device,
-            **_processes(device),
+            **_processes(device, unused_parameters),
             precision="bf16-mixed" if precision == "bf16" else "32-true",
             max_epochs=limits.epochs,
             max_time=None if limits.minutes is None else timedelta(minutes=limits.minutes),
@@ -85,14 +86,21 @@ def fit(
         trainer.fit(module, datamodule=_Epochs(batches), ckpt_path=resume, weights_only=True)
 
 
-def _processes(device: str) -> dict[str, Any]:
-    """Lightning's words for the processes that have met (`htc.training.distributed`): data-parallel, every parameter
-    in every step.
+def _processes(device: str, unused_parameters: bool) -> dict[str, Any]:
+    """The Trainer's arguments for the processes that have met (`htc.training.distributed`): data-parallel training.
+
+    Without `unused_parameters` every parameter takes part in every step: a process that waits for a gradient that never
+    comes is an error at the next step. With it, each step searches the graph for the parameters that have none, which
+    costs time, so it is not the default.
     """
     if count() == 1:
         return {"devices": 1}
     ranks = here()
-    strategy = DDPStrategy(process_group_backend="nccl" if device == "cuda" else "gloo", gradient_as_bucket_view=True)
+    strategy = DDPStrategy(
+        process_group_backend="nccl" if device == "cuda" else "gloo",
+        gradient_as_bucket_view=True,
+        find_unused_parameters=unused_parameters,
+    )
     return {"devices": ranks.local_ranks, "num_nodes": ranks.nodes, "strategy": strategy}
 
 

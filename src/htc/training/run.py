@@ -34,7 +34,7 @@ from htc.model.detector import Detector
 from htc.settings.layers import to_yaml
 from htc.training.auto_config import Choice, write_choices
 from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
-from htc.training.distributed import by_first, count, joined, rank
+from htc.training.distributed import by_first, count, joined, leaves_parameters_unused, rank
 from htc.training.engine import Limits, fit
 from htc.training.event_files import EventFiles
 from htc.training.finetune import fit_to_data, other_colours, start_from
@@ -140,6 +140,7 @@ def _train(
         clip_gradients=config.training.clip_gradients,
         accumulate=config.training.accumulate,
         resume=resume,
+        unused_parameters=leaves_parameters_unused(config),
     )
     return by_first(lambda: _finish(module.trained, config, out, validation))
 
