@@ -23,6 +23,7 @@ from htc.training.module import TrainingModule
 from htc.training.objective import TrainingObjective
 from htc.training.record import LossRecord, read_losses
 from htc.training.run import Options, train
+from htc.training.validation import Validation, read_history
 from training.discs import write_split
 from training.point import Distance, Point, batch
 from training.tiny import tiny
@@ -168,6 +169,23 @@ def test_a_signal_to_one_process_ends_both_and_they_go_on_exactly(tmp_path):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     with (tmp_path / "cut" / "pictures.csv").open() as stream:
         assert list(csv.reader(stream))[1] == ["0", "a.png", "7", "a.png", "7"]
+
+
+def test_all_processes_compute_the_validation_losses(tmp_path):
+    def work(rank):
+        point = Point()
+        losses = lambda _detector: {"processes": float(summed(torch.tensor(1.0)))}  # noqa: E731
+        evaluate = lambda _detector: {"bbox": {"AP": 0.5}, "per_class": {}}  # noqa: E731
+        fit(
+            TrainingModule(point, Distance(point), Training(), 1, 1, 2),
+            lambda _epoch, _done: [batch(float(rank))],
+            [LossRecord(tmp_path / "losses.csv"), Validation(tmp_path, evaluate, 1, 1, losses=losses)],
+            Limits(1),
+            device="cpu",
+        )
+
+    together(work)
+    assert [entry["losses"] for entry in read_history(tmp_path)] == [{"processes": 2.0}]
 
 
 def test_what_processes_tell_each_other():

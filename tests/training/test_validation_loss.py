@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from htc.config import SGD
 from htc.data.coco import Splits, read_coco
 from htc.data.loader import collate
 from htc.data.semantic_maps import MapSources
@@ -24,6 +25,7 @@ from htc.training.validation import (
 )
 from training.discs import write_split
 from training.tiny import tiny
+from training.together import together
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,31 @@ def test_the_losses_are_those_of_all_pictures_as_one_batch(setting):
     assert found == pytest.approx({name: float(value) for name, value in together.items()}, rel=1e-4, abs=1e-6)
     assert validation_losses(detector, config, batches) == found
     assert all(parameter.grad is None for parameter in detector.parameters())
+
+
+def test_two_processes_share_the_images_and_have_the_losses_of_one(setting):
+    """Bit for bit, on each of them, though three images cannot be shared evenly."""
+    detector, config, dataset = setting
+
+    def work(_rank):
+        batches = list(validation_batches(dataset, config, None))
+        return [batch.image_ids for batch in batches], validation_losses(detector, config, batches)
+
+    ids, losses = work(0)
+    (first_ids, first), (second_ids, second) = together(work)
+    assert (first_ids, second_ids) == (ids[::2], ids[1::2])
+    assert first == second == losses
+
+
+@pytest.mark.slow
+def test_the_history_of_two_processes_has_the_losses_of_one(splits, tmp_path):
+    """The learning rate is too small to change a weight: both evaluate the first weights."""
+    still = tiny(epochs=1, batch_size=1, optimizer=SGD(lr=1e-30))
+    options = Options(device="cpu", event_files=False, pictures=0, checkpoints=None)
+    train(still, splits, tmp_path / "one", options)
+    together(lambda _rank: train(still, splits, tmp_path / "two", options))
+    one, two = (read_history(tmp_path / name)[-1]["losses"] for name in ("one", "two"))
+    assert one == two
 
 
 def test_without_maps_of_the_validation_pictures_there_is_no_semantic_term(setting, tmp_path):

@@ -11,6 +11,8 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch import nn
 from htc.config import Augmentation, Config, Sampling
 from htc.data.coco import read_coco
 from htc.data.dataset import Dataset
-from htc.data.loader import PictureBatch, training_loader
+from htc.data.loader import PictureBatch, PictureLoader, TrainingPictures, check_semantic, collate
 from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.errors import DataError
 from htc.evaluation.coco import Metrics, coco_metrics
@@ -68,11 +70,11 @@ NO_AUGMENTATION = Augmentation(horizontal_flip=0.0, vertical_flip=0.0)
 
 
 def validation_batches(dataset: Dataset, config: Config, maps: MapSources | None, workers: int = 0) -> Iterable[Batch]:
-    """The validation pictures one by one, as prediction sees them; every pass gives the same, sampling seeds included.
+    """This process's share of the validation images one by one, as prediction sees them: every n-th of n processes.
 
-    `maps` are the training pictures'; those of the validation pictures lie there too, or beside them under the name of
-    the pictures' folder, as COCO's do (`MapSources.of_part`). Without them there is no semantic target and no semantic
-    term.
+    Every pass gives the same, sampling seeds included, and n processes together see what one sees. `maps` are those of
+    the training images; the validation images' are in the same folder, or beside it in a folder named as the folder of
+    the images, as COCO's are (`MapSources.of_part`). Without them there is no semantic target and no semantic term.
     """
     if config.semantic is not None and maps is not None:
         places = [
@@ -83,7 +85,11 @@ def validation_batches(dataset: Dataset, config: Config, maps: MapSources | None
         dataset = found[0] if found else dataset
         config = config if found else config.model_copy(update={"semantic": None})
     training = config.training.model_copy(update={"augmentation": NO_AUGMENTATION, "sampling": Sampling()})
-    return training_loader(dataset, config.model_copy(update={"training": training}), 0, 0, 1, workers)
+    config = config.model_copy(update={"training": training})
+    check_semantic(dataset, config)
+    images = TrainingPictures(dataset, config, seed=0, epoch=0)
+    share = [[position] for position in range(rank(), len(images), count())]
+    return PictureLoader(images, partial(collate, settings=config.input), share, workers)
 
 
 def _with_maps(dataset: Dataset, maps: MapSources) -> Dataset | None:
@@ -96,30 +102,37 @@ def _with_maps(dataset: Dataset, maps: MapSources) -> Dataset | None:
 
 @torch.no_grad()
 def validation_losses(detector: nn.Module, config: Config, batches: Iterable[Batch]) -> dict[str, float]:
-    """Every weighted term, averaged over all pictures as one batch of them would be; `detector` is left in the mode it
-    was in.
+    """Every weighted term, averaged over all images as one batch of them would be; `detector` keeps its mode.
 
-    Norms use their running statistics. A term of which nothing was counted (no object, no mask) is 0.
+    Each process calls it with its share (`validation_batches`) and receives the same losses. They are bit for bit those
+    of one process: the terms are added in one process's order. Norms use their running statistics. A term of which
+    nothing was counted (no instance, no mask) is 0.
     """
     device = next(detector.parameters()).device
     was_training = detector.training
     objective = TrainingObjective(detector, config).eval()  # pyright: ignore[reportArgumentType]
-    sums: dict[str, Term] = {}
     with exact_onednn_matmul():
-        for batch in _on(batches, device):
-            for name, term in objective.terms(batch).items():
-                before = sums.get(name)
-                sums[name] = (
-                    term if before is None else Term(before.total + term.total, before.count + term.count, term.weight)
-                )
+        own = [_on_cpu(objective.terms(batch.to(device))) for batch in batches]
     detector.train(was_training)
+    sums: dict[str, Term] = {}
+    for terms in _interleaved(gathered(own)):
+        for name, term in terms.items():
+            before = sums.get(name)
+            sums[name] = (
+                term if before is None else Term(before.total + term.total, before.count + term.count, term.weight)
+            )
     return {name: float(term.average()) for name, term in sums.items()}
 
 
-def _on(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    for batch in batches:
-        moved = batch.to(device)
-        yield moved
+def _on_cpu(terms: dict[str, Term]) -> dict[str, Term]:
+    """The terms of a batch in memory from where other processes can receive them."""
+    return {name: Term(term.total.cpu(), term.count.cpu(), term.weight) for name, term in terms.items()}
+
+
+def _interleaved(shares: Sequence[Sequence[dict[str, Term]]]) -> Iterator[dict[str, Term]]:
+    """The terms of all batches in the order of one process, which process r of n has every n-th of, from r on."""
+    for row in zip_longest(*shares):
+        yield from (terms for terms in row if terms is not None)
 
 
 Evaluate = Callable[[nn.Module], Metrics]
@@ -194,18 +207,21 @@ class Validation(Callback):
         if self.evaluate is not None and due and isinstance(pl_module, TrainingModule):
             detector = pl_module.trained
             detector.eval()
-            metrics = self.evaluate(detector)  # by all processes; what is made of it, by the first
-            stops = by_first(lambda: self._note(trainer, detector, metrics, epoch))
+            metrics = self.evaluate(detector)  # by all processes, as the losses; the first records and draws both
+            losses = None if self.losses is None else self.losses(detector)
+            stops = by_first(lambda: self._note(trainer, detector, metrics, losses, epoch))
             trainer.should_stop = trainer.should_stop or stops
             detector.train()
         if trainer.is_global_zero:
             draw_curves(self.folder)
 
-    def _note(self, trainer: Trainer, detector: nn.Module, metrics: Metrics, epoch: int) -> bool:
-        """Writes down, keeps, draws and tells; whether the training is to end."""
+    def _note(
+        self, trainer: Trainer, detector: nn.Module, metrics: Metrics, losses: dict[str, float] | None, epoch: int
+    ) -> bool:
+        """Records, keeps, draws and reports; whether the training is to end."""
         entry: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **metrics}
-        if self.losses is not None:
-            entry["losses"] = self.losses(detector)
+        if losses is not None:
+            entry["losses"] = losses
         earlier = [one for one in read_history(self.folder) if one["step"] < trainer.global_step]
         history = [*earlier, entry]
         if self.keep is not None and evaluations_since_best(history) == 0:
