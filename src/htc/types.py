@@ -11,7 +11,20 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from htc.ops.roi_pool import Pyramid, detail_pyramid
+from htc.ops.roi_pool import Pyramid
+
+
+@dataclass(frozen=True)
+class RoiTargets:
+    """What each sampled RoI is trained to answer."""
+
+    objects: Int[Tensor, "B R"]
+    """Index of the matched ground-truth object of its image; meaningless where not positive."""
+    labels: Int[Tensor, "B R"]
+    """0 .. K-1, or K for background."""
+    positive: Bool[Tensor, "B R"]
+    appended: Bool[Tensor, "B R"]
+    """Ground-truth boxes that were added to the sample: they train this stage, but are no RoIs of the next."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,9 @@ class Rois:
     """In training only valid rows go through the heads, whose norms must not see empty slots; at test time all do,
     so that shapes are static.
     """
+
+    targets: RoiTargets | None = None
+    """Set by the sampler of training, which `with_boxes` keeps; None at test time."""
 
     def pack(self, values: Tensor) -> Tensor:
         """Of one value a slot (B R, ...), those that go through the heads; none at all where no row is valid."""
@@ -68,16 +84,12 @@ class Features:
     """S(x): the semantic embedding at stride 8; None without the branch."""
     semantic_logits: Float[Tensor, "B classes _ _"] | None
     """Only where asked for: training, semantic output."""
-    detail: Float[Tensor, "B D H W"] | None = None
-    """A shallow feature at the input's own resolution, for mask heads that outline finely; None without one."""
 
     @cached_property
     def pooled(self) -> tuple[Pyramid, Pyramid | None]:
         """x (P2-P5) and s (stride 8) as the region part pools them; their pixel tables are built once."""
         s = None if self.semantic is None else Pyramid((self.semantic,), (8,))
-        return Pyramid(
-            self.pyramid[:4], (4, 8, 16, 32), None if self.detail is None else detail_pyramid(self.detail)
-        ), s
+        return Pyramid(self.pyramid[:4], (4, 8, 16, 32)), s
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from htc.config import ResNet
 from htc.model.backbone import build_backbone, channels
-from htc.model.layers import FixedBatchNorm2d
+from htc.model.norms import FixedBatchNorm2d
 from htc.model.variants.deformable import DeformableConv2d
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from htc.config import Cascade
-from htc.model.batch_norm import BatchNorm2d, SyncBatchNorm2d
 from htc.model.heads import BoxHead, MaskHead
+from htc.model.norms import BatchNorm2d, SyncBatchNorm2d
 from htc.ops.boxes import clip, decode
 from htc.types import Rois
 

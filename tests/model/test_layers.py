@@ -4,16 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from htc.model.layers import (
-    ConvBlock,
-    FixedBatchNorm2d,
-    FrozenBatchNorm2d,
-    PointwiseConv2d,
-    freeze_norms,
-    group_norm,
-    norm,
-    use_pointwise,
-)
+from htc.model.layers import ConvBlock, PointwiseConv2d, use_pointwise
+from htc.model.norms import FixedBatchNorm2d, FrozenBatchNorm2d, freeze_norms, group_norm, norm
 
 
 @pytest.mark.parametrize(("kind", "trained"), [("statistics_fixed", True), ("frozen", False)])

@@ -11,7 +11,7 @@ from htc.config import PAFPN, Config, GuidedRPN, ResNet
 from htc.model.detector import Detector
 from htc.ops.boxes import encode
 from htc.training.objective import TrainingObjective
-from htc.training.sampling import TruthSampler
+from htc.training.sampling import RoiSampler
 from htc.types import GroundTruth, RawDetections
 from small_detector import CHANNELS, pictures, seeded_detector, small_batch, small_config, truth
 
@@ -203,19 +203,20 @@ def test_box_terms_written_out(class_agnostic: bool, kind: str) -> None:
     with torch.no_grad():
         features = detector.features(batch.images)
         proposals, _ = detector.rpn.propose(detector.rpn(features.pyramid), batch.sizes, 30, 40)
-        sampler = TruthSampler(batch, config.cascade, config.num_classes)
+        sampler = RoiSampler(batch, config.cascade, config.num_classes)
         stage = detector.roi.refine(*features.pooled, proposals, sampler.for_boxes)[0]
         losses = TrainingObjective(detector, config)(batch)
-    sample = sampler.boxes[0]
+    targets = stage.rois.targets
+    assert targets is not None
     count, class_total, box_total = 0, 0.0, 0.0
     for i, each in enumerate(batch.truths):
-        for row in sample.rois.valid[i].nonzero().flatten().tolist():
+        for row in stage.rois.valid[i].nonzero().flatten().tolist():
             count += 1
-            label = int(sample.labels[i, row])
+            label = int(targets.labels[i, row])
             class_total -= float(stage.class_logits[i, row].log_softmax(0)[label])
             if label < config.num_classes:
                 target = encode(
-                    sample.rois.boxes[i, row][None], each.boxes[sample.objects[i, row]][None], (0.1, 0.1, 0.2, 0.2)
+                    stage.rois.boxes[i, row][None], each.boxes[targets.objects[i, row]][None], (0.1, 0.1, 0.2, 0.2)
                 )[0]
                 said = stage.deltas[i, row] if class_agnostic else stage.deltas[i, row].view(3, 4)[label]
                 box_total += float(

@@ -41,15 +41,13 @@ def statistics(detector: Detector) -> dict[str, Tensor]:
 
 def with_more_slots(rows: Any, sizes: Tensor, padded: Callable[..., Any] = sampling._padded) -> Any:
     """Sixteen empty slots more in every picture."""
-    sample = padded(rows, sizes)
-    more = {
-        name: torch.cat([value, value.new_zeros((len(value), 16))], 1)
-        for name, value in vars(sample).items()
-        if name != "rois"
-    }
-    boxes = torch.cat([sample.rois.boxes, sample.rois.boxes.new_zeros(len(sizes), 16, 4)], 1)
-    valid = torch.cat([sample.rois.valid, sample.rois.valid.new_zeros(len(sizes), 16)], 1)
-    return replace(sample, rois=replace(sample.rois, boxes=boxes, valid=valid), **more)
+    rois = padded(rows, sizes)
+
+    def longer(value: Tensor) -> Tensor:
+        return torch.cat([value, value.new_zeros((len(value), 16, *value.shape[2:]))], 1)
+
+    targets = replace(rois.targets, **{name: longer(value) for name, value in vars(rois.targets).items()})
+    return replace(rois, boxes=longer(rois.boxes), valid=longer(rois.valid), targets=targets)
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from htc.ops.boxes import iou
-from htc.training.sampling import BACKGROUND, BOX_DRAW, IGNORED, TruthSampler, balanced, draw, generator
-from htc.types import Batch, GroundTruth, Rois
+from htc.training.sampling import BACKGROUND, BOX_DRAW, IGNORED, RoiSampler, balanced, draw, generator, positives
+from htc.types import Batch, GroundTruth, Rois, RoiTargets
 from small_detector import small_batch, small_config, truth
 
 K = 3
@@ -28,17 +28,22 @@ def around(batch: Batch, count: int = 60, seed: int = 0) -> Rois:
     return Rois(torch.stack(rows), valid, batch.sizes)
 
 
-def sampler(batch: Batch, **cascade: object) -> TruthSampler:
-    return TruthSampler(batch, small_config(cascade=cascade).cascade, K)
+def sampler(batch: Batch, **cascade: object) -> RoiSampler:
+    return RoiSampler(batch, small_config(cascade=cascade).cascade, K)
+
+
+def targets_of(rois: Rois) -> RoiTargets:
+    assert rois.targets is not None
+    return rois.targets
 
 
 @pytest.mark.parametrize(
-    ("positives", "negatives", "expected"),
+    ("positive_count", "negative_count", "expected"),
     [(40, 40, (4, 12)), (2, 40, (2, 14)), (40, 3, (4, 3)), (0, 40, (0, 16)), (0, 0, (0, 0))],
 )
-def test_counts(positives: int, negatives: int, expected: tuple[int, int]) -> None:
+def test_counts(positive_count: int, negative_count: int, expected: tuple[int, int]) -> None:
     """A quarter of sixteen positive at most; negatives fill up what is left, positives do not."""
-    matched = torch.tensor([7] * positives + [BACKGROUND] * negatives + [IGNORED] * 9)
+    matched = torch.tensor([7] * positive_count + [BACKGROUND] * negative_count + [IGNORED] * 9)
     positive, negative = balanced(matched, 16, 0.25, generator(0, BOX_DRAW))
     assert (len(positive), len(negative)) == expected
     assert (matched[positive] >= 0).all()
@@ -78,17 +83,16 @@ def test_a_sample_is_a_pure_function_of_its_pictures_seed() -> None:
 
 def test_labels_and_objects_are_those_of_the_matching() -> None:
     batch = small_batch(small_config())
-    picker = sampler(batch, positive_fraction=0.5)
-    picker.for_boxes(around(batch), 0)
-    sample = picker.boxes[0]
+    seen = sampler(batch, positive_fraction=0.5).for_boxes(around(batch), 0)
+    targets = targets_of(seen)
     for i, each in enumerate(batch.truths):
-        valid = sample.rois.valid[i]
-        overlap = iou(each.boxes, sample.rois.boxes[i])
-        positive = sample.positive[i] & valid
+        valid = seen.valid[i]
+        overlap = iou(each.boxes, seen.boxes[i])
+        positive = targets.positive[i] & valid
         assert positive.sum() > len(each.boxes)
-        assert (overlap[sample.objects[i][positive], positive.nonzero().squeeze(1)] >= 0.5).all()
-        assert torch.equal(sample.labels[i][positive], each.labels[sample.objects[i][positive]])
-        assert (sample.labels[i][valid & ~positive] == K).all()
+        assert (overlap[targets.objects[i][positive], positive.nonzero().squeeze(1)] >= 0.5).all()
+        assert torch.equal(targets.labels[i][positive], each.labels[targets.objects[i][positive]])
+        assert (targets.labels[i][valid & ~positive] == K).all()
         assert (overlap.amax(0)[valid & ~positive] < 0.5).all()
 
 
@@ -96,52 +100,46 @@ def test_invalid_rows_are_never_sampled() -> None:
     batch = small_batch(small_config())
     rois = around(batch)
     rois.boxes[:, -5:] = 500.0
-    picker = sampler(batch, samples=1000)
-    assert (picker.for_boxes(rois, 0).boxes < 499).all()
+    assert (sampler(batch, samples=1000).for_boxes(rois, 0).boxes < 499).all()
 
 
 def test_own_boxes_train_a_stage_but_are_no_regions_of_the_next() -> None:
     batch = small_batch(small_config())
     picker = sampler(batch, samples=1000, positive_fraction=1.0)
     seen = picker.for_boxes(around(batch), 0)
-    sample = picker.boxes[0]
+    targets = targets_of(seen)
     own = [3, 1]
-    assert (sample.appended & seen.valid).sum(1).tolist() == own
+    assert (targets.appended & seen.valid).sum(1).tolist() == own
     for i, each in enumerate(batch.truths):
-        assert torch.equal(seen.boxes[i][sample.appended[i]], each.boxes)
-        assert torch.equal(sample.labels[i][sample.appended[i]], each.labels)
-    marked = seen.with_boxes(torch.where(sample.appended[..., None], torch.tensor([1.0, 2.0, 3.0, 4.0]), seen.boxes))
+        assert torch.equal(seen.boxes[i][targets.appended[i]], each.boxes)
+        assert torch.equal(targets.labels[i][targets.appended[i]], each.labels)
+    marked = seen.with_boxes(torch.where(targets.appended[..., None], torch.tensor([1.0, 2.0, 3.0, 4.0]), seen.boxes))
     for then in (picker.for_boxes(marked, 1), picker.for_masks(marked, 0)):
         assert not (then.boxes == torch.tensor([1.0, 2.0, 3.0, 4.0])).all(-1).any()
-    # and every stage and both draws append them anew
-    assert (picker.boxes[1].appended & picker.boxes[1].rois.valid).sum(1).tolist() == own
-    assert (picker.masks[0].appended & picker.masks[0].rois.valid).sum(1).tolist() == own
+        # and every stage and both draws append them anew
+        assert (targets_of(then).appended & then.valid).sum(1).tolist() == own
 
 
 def test_an_own_box_keeps_its_label_where_a_low_quality_match_would_take_it() -> None:
     """Two objects on one place: each own box serves its own object."""
     both = truth([(10, 10, 40, 40), (10, 10, 40, 40)], [0, 2])
     batch = small_batch(small_config(), (both,))
-    picker = sampler(batch, samples=1000)
-    picker.for_boxes(around(batch, 10), 0)
-    sample = picker.boxes[0]
-    assert sample.labels[0][sample.appended[0]].tolist() == [0, 2]
+    targets = targets_of(sampler(batch, samples=1000).for_boxes(around(batch, 10), 0))
+    assert targets.labels[0][targets.appended[0]].tolist() == [0, 2]
 
 
 def test_low_quality_matching_creates_no_positive() -> None:
     batch = small_batch(small_config(), (truth([(10, 10, 40, 40)], [1]),))
     rois = Rois(torch.tensor([[[10.0, 10, 40, 22]]]), torch.ones(1, 1, dtype=torch.bool), batch.sizes)  # IoU 0.4
-    picker = sampler(batch, low_quality_matches=True)
-    picker.for_boxes(rois, 0)
-    assert picker.boxes[0].positive[0].tolist() == [True, False]
+    seen = sampler(batch, low_quality_matches=True).for_boxes(rois, 0)
+    assert targets_of(seen).positive[0].tolist() == [True, False]
 
 
-def test_masks_in_parallel_take_the_box_samples_own_positives() -> None:
+def test_masks_take_the_positives_of_a_sample_in_its_order() -> None:
     batch = small_batch(small_config())
-    picker = sampler(batch, interleaved=False)
-    seen = picker.for_boxes(around(batch), 0)
-    masks = picker.for_masks(seen, 0)
-    expected = [seen.boxes[i][picker.boxes[0].positive[i]] for i in range(2)]
+    seen = sampler(batch).for_boxes(around(batch), 0)
+    masks = positives(seen, batch)
+    expected = [seen.boxes[i][targets_of(seen).positive[i]] for i in range(2)]
     for i in range(2):
         assert torch.equal(masks.boxes[i][masks.valid[i]], expected[i])
 
@@ -156,17 +154,17 @@ def test_pictures_without_objects_give_background_only(truths: tuple[GroundTruth
     picker = sampler(batch)
     seen = picker.for_boxes(around(batch), 0)
     assert seen.valid[0].sum() == 16
-    assert (picker.boxes[0].labels[0] == K).all()
-    assert not picker.boxes[0].positive[0].any()
-    assert not picker.for_masks(seen.with_boxes(seen.boxes + 1), 0).valid[0].any()
+    assert (targets_of(seen).labels[0] == K).all()
+    assert not targets_of(seen).positive[0].any()
+    again = picker.for_masks(seen.with_boxes(seen.boxes + 1), 0)
+    assert not positives(again, batch).valid[0].any()
 
 
 def test_pictures_without_masks_train_boxes_but_no_masks() -> None:
     batch = small_batch(small_config(), (BOXES_ONLY, truth([(10, 8, 50, 44)], [1])))
-    picker = sampler(batch)
-    seen = picker.for_boxes(around(batch), 0)
-    assert (picker.boxes[0].positive & seen.valid).any(1).all()
-    assert picker.for_masks(seen, 0).valid.any(1).tolist() == [False, True]
+    seen = sampler(batch).for_boxes(around(batch), 0)
+    assert (targets_of(seen).positive & seen.valid).any(1).all()
+    assert positives(seen, batch).valid.any(1).tolist() == [False, True]
 
 
 def test_no_proposals_leave_the_own_boxes() -> None:

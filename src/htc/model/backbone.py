@@ -12,7 +12,7 @@ from htc.config import Backbone, BackboneNorm, FishNet, ResNet, Timm, ViT
 from htc.model.backbones.fishnet import FishFeatures
 from htc.model.backbones.timm_features import TimmFeatures, create
 from htc.model.backbones.vit import PlainViT
-from htc.model.layers import freeze_norms, norm
+from htc.model.norms import freeze_norms, norm
 from htc.model.variants.deformable import make_deformable
 from htc.model.variants.switchable import make_switchable, standardise
 

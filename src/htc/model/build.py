@@ -1,28 +1,52 @@
-"""The region part that a configuration describes: which pools, heads and flows the cascade is given."""
+"""Composes the variants that a configuration names: pools, heads and flows of the cascade, proposals, and what extends
+the trunk. The parts themselves do not know of one another.
+"""
 
 from functools import partial
 
 from torch import nn
 
-from htc.config import Config, FineMask, FusionMask, NoMask
+from htc.config import RPN, Config, FineMask, FusionMask, GuidedRPN, NoMask, Proposals, ResNet
 from htc.model.cascade import HybridTaskCascade
 from htc.model.fusion import FusedPool, PackedPool, Pool, RegionPooling
-from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, MaskHead
+from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, FirstLayer, MaskHead, plain_layer
 from htc.model.layers import ConvBlock, initialise
-from htc.model.variants.adaptive_pool import POOLED_LEVELS, AdaptivePool
-from htc.model.variants.fine_mask import FINER, DetailPool, FineMaskHead
+from htc.model.rpn import ProposalHead
+from htc.model.variants.adaptive_pool import POOLED_LEVELS, AdaptivePool, PackedFlow, over_levels
+from htc.model.variants.fine_mask import FINER, DetailBranch, DetailPool, FineMaskHead
 from htc.model.variants.fusion_mask import FusionMaskHead
-from htc.model.variants.mask_flow import PackedFlow
+from htc.model.variants.guided_anchoring import GuidedHead
+from htc.model.variants.recursive_pyramid import RecursivePyramid
 from htc.ops.roi_pool import roi_pool
 from htc.ops.roi_pool_variants import precise_roi_pool, sampled_roi_pool
 
 POOLINGS: dict[str, RegionPooling] = {"align": roi_pool, "precise": precise_roi_pool, "torchvision": sampled_roi_pool}
 
 
+def build_rpn(channels: int, config: Proposals) -> ProposalHead | GuidedHead:
+    """What makes proposals from the pyramid. All kinds have `propose_at_test` and `propose_in_training`."""
+    match config:
+        case RPN():
+            return ProposalHead(channels, config)
+        case GuidedRPN():
+            return GuidedHead(channels, config)
+
+
+def build_extensions(config: Config) -> dict[str, nn.Module]:
+    """Further parts of the trunk (`htc.model.detector.TrunkExtension`), by their names in the state dict."""
+    extensions: dict[str, nn.Module] = {}
+    if config.neck.kind == "rfp":
+        assert isinstance(config.backbone, ResNet)  # the configuration allows no other
+        extensions["second_look"] = RecursivePyramid(config.backbone, config.neck.channels)
+    if isinstance(fine := config.cascade.mask_head, FineMask):
+        extensions["detail"] = DetailBranch(fine.detail_channels, config.cascade.mask_norm)
+    return extensions
+
+
 def build_cascade(config: Config) -> HybridTaskCascade:
     """Heads, flows and pools of the region part."""
-    cascade, width, levels = config.cascade, config.neck.channels, _levels(config)
-    box_heads = [BoxHead(width, config.num_classes, cascade, stds, levels) for stds in cascade.delta_stds]
+    cascade, width, first = config.cascade, config.neck.channels, _first_layer(config)
+    box_heads = [BoxHead(width, config.num_classes, cascade, stds, first) for stds in cascade.delta_stds]
     mask_heads = (
         [] if isinstance(cascade.mask_head, NoMask) else [_mask_head(config) for _ in range(cascade.num_stages)]
     )
@@ -39,6 +63,10 @@ def build_cascade(config: Config) -> HybridTaskCascade:
 
 def _levels(config: Config) -> int:
     return POOLED_LEVELS if config.cascade.pooled_levels == "all" else 1
+
+
+def _first_layer(config: Config) -> FirstLayer:
+    return plain_layer if _levels(config) == 1 else over_levels
 
 
 def _box_pool(config: Config) -> Pool:
@@ -64,11 +92,11 @@ def _mask_head(config: Config) -> MaskHead:
     parts = (config.neck.channels, config.num_classes, cascade)
     match cascade.mask_head:
         case FineMask() as fine:
-            return FineMaskHead(*parts, fine, _levels(config))
+            return FineMaskHead(*parts, fine, _levels(config), _first_layer(config))
         case FusionMask():
-            return FusionMaskHead(*parts, _levels(config))
+            return FusionMaskHead(*parts, _first_layer(config))
         case _:
-            return MaskHead(*parts, _levels(config))
+            return MaskHead(*parts, _first_layer(config))
 
 
 def _flow(flow: nn.Module, config: Config) -> nn.Module:

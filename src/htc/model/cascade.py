@@ -59,8 +59,8 @@ class HybridTaskCascade(nn.Module):
         return stages
 
     def mask_rois(self, stage: BoxStage, t: int, sample: Sampler = keep_all) -> Rois:
-        """Where M_t looks in training. Eq. 2, interleaved: at r_t. Eq. 1, parallel: at r_{t-1}."""
-        return sample(stage.refined if self.interleaved else stage.rois, t)
+        """What M_t is trained on. Eq. 2, interleaved: r_t, sampled anew. Eq. 1, parallel: r_{t-1} as sampled."""
+        return sample(stage.refined, t) if self.interleaved else stage.rois
 
     def mask_feature(self, x: Pyramid, s: Pyramid | None, rois: Rois, t: int) -> Tensor:
         """What mask head t (from 0) trains on; the heads before it run only where mask information flows."""

@@ -1,19 +1,24 @@
-"""The whole network: pictures in, detections out, as four public steps on tensors."""
+"""The whole network: images in, detections out, as four public steps on tensors."""
+
+from dataclasses import replace
+from typing import Protocol
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from htc.config import RPN, Config, FineMask, GuidedRPN, Proposals, ResNet
+from htc.config import Config
 from htc.model.backbone import build_backbone, channels
-from htc.model.build import build_cascade
+from htc.model.build import build_cascade, build_extensions, build_rpn
 from htc.model.neck import build_neck
 from htc.model.postprocess import Selected, class_scores, final_boxes, segment, segment_stages, select
-from htc.model.rpn import ProposalHead
 from htc.model.semantic import SemanticBranch
-from htc.model.variants.fine_mask import DetailBranch
-from htc.model.variants.guided_anchoring import GuidedHead
-from htc.model.variants.recursive_pyramid import SecondLook
 from htc.types import BoxStage, Features, RawDetections, Rois
+
+
+class TrunkExtension(Protocol):
+    """A variant's further part of the trunk: from the normalized images and the features so far to the features."""
+
+    def __call__(self, images: Tensor, features: Features, neck: nn.Module) -> Features: ...
 
 
 class Detector(nn.Module):
@@ -31,11 +36,11 @@ class Detector(nn.Module):
         self.rpn = build_rpn(config.neck.channels, config.rpn)
         self.semantic = SemanticBranch(config.neck.channels, config.semantic) if config.semantic else None
         self.roi = build_cascade(config)
-        fine = config.cascade.mask_head
-        self.second_look = build_second_look(config)
-        self.detail = (
-            DetailBranch(fine.detail_channels, config.cascade.mask_norm) if isinstance(fine, FineMask) else None
-        )
+        extensions = build_extensions(config)
+        self.extensions = tuple(extensions)
+        for name, extension in extensions.items():
+            self.add_module(name, extension)
+        self.fuses_semantic = config.cascade.semantic_fusion != "none"
 
     def forward(self, images: Float[Tensor, "B 3 H W"], sizes: Int[Tensor, "B 2"]) -> RawDetections:
         """Normalised, padded pictures and their own (height, width) -> detections in pixels of the network input."""
@@ -49,20 +54,22 @@ class Detector(nn.Module):
         return RawDetections(selected.rois.boxes, selected.scores, selected.labels, selected.rois.valid, masks)
 
     def features(self, images: Float[Tensor, "B 3 H W"], *, semantic_logits: bool = False) -> Features:
-        """The trunk: backbone, pyramid, semantic feature; the semantic prediction only where asked for."""
+        """The trunk: backbone, pyramid, semantic feature; the semantic prediction only where asked for.
+
+        Without semantic fusion the branch runs for its prediction alone.
+        """
         images = images.to(self.rpn.conv.weight.dtype)
-        pyramid = self.neck(self.backbone(images))
-        if self.second_look is not None:
-            pyramid = self.second_look(images, pyramid, self.neck)
-        detail = None if self.detail is None else self.detail(images)
-        if self.semantic is None:
-            return Features(pyramid, None, None, detail)
-        shared = self.semantic(pyramid)
-        return Features(
-            pyramid,
-            self.semantic.embedding(shared),
-            self.semantic.logits(shared).float() if semantic_logits else None,
-            detail,
+        features = Features(self.neck(self.backbone(images)), None, None)
+        for name in self.extensions:
+            extension: TrunkExtension = getattr(self, name)
+            features = extension(images, features, self.neck)
+        if self.semantic is None or not (self.fuses_semantic or semantic_logits):
+            return features
+        shared = self.semantic(features.pyramid)
+        return replace(
+            features,
+            semantic=self.semantic.embedding(shared) if self.fuses_semantic else None,
+            semantic_logits=self.semantic.logits(shared).float() if semantic_logits else None,
         )
 
     def propose(self, features: Features, sizes: Int[Tensor, "B 2"]) -> tuple[Rois, Float[Tensor, "B R"]]:
@@ -89,22 +96,3 @@ class Detector(nn.Module):
     ) -> Float[Tensor, "T B D S S"]:
         """Mask probabilities of each of these stages (from 1) by itself."""
         return segment_stages(self.roi, *features.pooled, rois, labels, stages)
-
-
-def build_second_look(config: Config) -> SecondLook | None:
-    """The second step of a recursive pyramid, which the configuration allows with a ResNet alone; None for any other
-    neck.
-    """
-    if config.neck.kind != "rfp":
-        return None
-    assert isinstance(config.backbone, ResNet)
-    return SecondLook(config.backbone, config.neck.channels)
-
-
-def build_rpn(channels: int, config: Proposals) -> ProposalHead | GuidedHead:
-    """What makes proposals from the pyramid. All kinds have `propose_at_test` and `propose_in_training`."""
-    match config:
-        case RPN():
-            return ProposalHead(channels, config)
-        case GuidedRPN():
-            return GuidedHead(channels, config)

@@ -1,5 +1,6 @@
 """B_t and M_t: the box head and the mask head of one stage."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -9,12 +10,18 @@ from torch import Tensor, nn
 
 from htc.config import Cascade
 from htc.model.layers import ConvBlock, initialise, initialise_output
-from htc.model.variants.adaptive_pool import over_levels
 from htc.ops import boxes as box_ops
 from htc.types import Rois
 
 BOX_BINS = 7
 MASK_BINS = 14
+FirstLayer = Callable[[Callable[[], nn.Module], int], nn.Module]
+"""Makes a head's first layer from a factory of the plain one and the number of cells that a row of its input holds."""
+
+
+def plain_layer(layer: Callable[[], nn.Module], cells: int) -> nn.Module:  # noqa: ARG001 - a FirstLayer's signature
+    """The layer itself: the pool gives one feature a RoI."""
+    return layer()
 
 
 class BoxHead(nn.Module):
@@ -27,17 +34,22 @@ class BoxHead(nn.Module):
     """
 
     def __init__(
-        self, channels_in: int, num_classes: int, config: Cascade, stds: tuple[float, ...], levels: int = 1
+        self,
+        channels_in: int,
+        num_classes: int,
+        config: Cascade,
+        stds: tuple[float, ...],
+        first: FirstLayer = plain_layer,
     ) -> None:
         super().__init__()
         width = config.box_channels
-        # the first layer, whichever it is, reads every level that the pool gives
         conv = partial(ConvBlock, channels_in, channels_in, 3, norm_kind=config.box_norm)
-        self.convs = nn.ModuleList(over_levels(levels if i == 0 else 1, conv) for i in range(config.box_convs))
+        self.convs = nn.ModuleList(conv() if i else first(conv, 1) for i in range(config.box_convs))
         initialise(self.convs)
         cells = BOX_BINS * BOX_BINS
-        first = over_levels(1 if config.box_convs else levels, partial(nn.Linear, channels_in * cells, width), cells)
-        self.fc = nn.ModuleList([first, *(nn.Linear(width, width) for _ in range(config.box_fcs - 1))])
+        linear = partial(nn.Linear, channels_in * cells, width)
+        shared = linear() if config.box_convs else first(linear, cells)
+        self.fc = nn.ModuleList([shared, *(nn.Linear(width, width) for _ in range(config.box_fcs - 1))])
         self.classify = nn.Linear(width, num_classes + 1)
         self.regress = nn.Linear(width, 4 if config.class_agnostic_boxes else 4 * num_classes)
         self.stds = stds
@@ -76,13 +88,12 @@ class MaskHead(nn.Module):
     prediction.
     """
 
-    def __init__(self, channels_in: int, num_classes: int, config: Cascade, levels: int = 1) -> None:
+    def __init__(self, channels_in: int, num_classes: int, config: Cascade, first: FirstLayer = plain_layer) -> None:
         super().__init__()
         width = config.mask_channels
-        first = over_levels(levels, partial(ConvBlock, channels_in, width, 3, norm_kind=config.mask_norm))
-        self.convs = nn.ModuleList(
-            [first, *(ConvBlock(width, width, 3, norm_kind=config.mask_norm) for _ in range(config.mask_convs - 1))]
-        )
+        conv = partial(ConvBlock, channels_out=width, kernel=3, norm_kind=config.mask_norm)
+        further = range(config.mask_convs - 1)
+        self.convs = nn.ModuleList([first(partial(conv, channels_in), 1), *(conv(width) for _ in further)])
         self.upsample = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.logits = nn.Conv2d(width, num_classes, 1)
         initialise(self)
@@ -94,7 +105,7 @@ class MaskHead(nn.Module):
         return x
 
     def forward(self, features: Float[Tensor, "N width 14 14"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N 28 28"]:
-        """Logits of each region's own class, float32: the other classes' maps are never computed."""
+        """Logits of each RoI's own class, float32."""
         # The deconvolution's 2x2 outputs of a pixel do not overlap: one product gives all four, and only the logits,
         # one channel instead of `width`, are put into their places on the finer grid. Bit for bit the same, a third
         # faster.
@@ -102,7 +113,14 @@ class MaskHead(nn.Module):
         kernel, bias = self.upsample.weight.permute(2, 3, 1, 0).flatten(0, 2), self.upsample.bias
         assert bias is not None
         x = F.linear(features.permute(0, 2, 3, 1).flatten(0, 2), kernel, bias.repeat(4)).relu_()
-        weight, bias = self.logits.weight.flatten(1)[labels], self.logits.bias
-        assert bias is not None
-        logits = torch.baddbmm(bias[labels].view(-1, 1, 1), x.view(count, 4 * rows * columns, width), weight[..., None])
-        return logits.float().view(count, rows, columns, 2, 2).transpose(2, 3).reshape(count, 2 * rows, 2 * columns)
+        logits = own_class_logits(x.view(count, 4 * rows * columns, width), self.logits, labels)
+        return logits.view(count, rows, columns, 2, 2).transpose(2, 3).reshape(count, 2 * rows, 2 * columns)
+
+
+def own_class_logits(
+    cells: Float[Tensor, "N cells C"], prediction: nn.Conv2d, labels: Int[Tensor, " N"]
+) -> Float[Tensor, "N cells 1"]:
+    """A 1x1 prediction for each RoI's own class alone, float32: the other classes' maps are never computed."""
+    weight, bias = prediction.weight.flatten(1)[labels], prediction.bias
+    assert bias is not None
+    return torch.baddbmm(bias[labels].view(-1, 1, 1), cells, weight[..., None]).float()

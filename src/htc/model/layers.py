@@ -4,65 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from htc.config import BackboneNorm, LayerNorm
-from htc.model.batch_norm import BatchNorm2d, SyncBatchNorm2d
-
-
-class FixedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation whose affine is trained while its running statistics stay as loaded: the original's
-    setting.
-    """
-
-    def train(self, mode: bool = True) -> "FixedBatchNorm2d":  # noqa: ARG002 - never in training mode, that is the point
-        """Stay in evaluation mode."""
-        return super().train(False)
-
-
-class FrozenBatchNorm2d(FixedBatchNorm2d):
-    """Batch normalisation of which nothing is trained."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.requires_grad_(False)
-
-
-def freeze_norms(module: nn.Module) -> nn.Module:
-    """`module` with every batch norm that would follow the batch replaced by one that stays as loaded, with the same
-    values.
-    """
-    if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and not isinstance(module, FixedBatchNorm2d):
-        frozen = FrozenBatchNorm2d(module.num_features)
-        frozen.eps = module.eps
-        frozen.load_state_dict(module.state_dict())
-        return frozen
-    for name, child in module.named_children():
-        setattr(module, name, freeze_norms(child))
-    return module
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with groups of at least four channels, at most 32 groups."""
-    groups = min(32, max(1, channels // 4))
-    while channels % groups:
-        groups -= 1
-    return nn.GroupNorm(groups, channels)
-
-
-def norm(kind: BackboneNorm | LayerNorm, channels: int) -> nn.Module:
-    """A normalisation layer for `channels` channels."""
-    match kind:
-        case "statistics_fixed":
-            return FixedBatchNorm2d(channels)
-        case "frozen":
-            return FrozenBatchNorm2d(channels)
-        case "batch":
-            return BatchNorm2d(channels)
-        case "sync":
-            return SyncBatchNorm2d(channels)
-        case "group":
-            return group_norm(channels)
-        case "none":
-            return nn.Identity()
+from htc.config import LayerNorm
+from htc.model.norms import norm
 
 
 class PointwiseConv2d(nn.Conv2d):

@@ -7,7 +7,7 @@ backend and the one for accelerators; it has static shapes: on the levels a box 
 zero extent, which costs and adds nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -30,8 +30,6 @@ class Pyramid:
 
     maps: tuple[Tensor, ...]
     strides: tuple[int, ...]
-    detail: "Pyramid | None" = None
-    """A shallow, finer pyramid beside this one, where a mask head reads one."""
 
     @cached_property
     def table(self) -> Float[Tensor, "P C"]:
@@ -45,19 +43,7 @@ class Pyramid:
 
     def float(self) -> "Pyramid":
         """The same maps in float32."""
-        return Pyramid(
-            tuple(m.float() for m in self.maps), self.strides, None if self.detail is None else self.detail.float()
-        )
-
-
-def detail_pyramid(feature: Float[Tensor, "B C H W"]) -> Pyramid:
-    """A full-resolution feature averaged to strides 1, 2, 4 and 8, so that a region of any size is at most some
-    hundred pixels wide on its level.
-    """
-    maps = [feature]
-    for _ in range(3):
-        maps.append(F.avg_pool2d(maps[-1], 2))
-    return Pyramid(tuple(maps), (1, 2, 4, 8))
+        return replace(self, maps=tuple(m.float() for m in self.maps))
 
 
 def pyramid_level(boxes: Float[Tensor, "*N 4"], levels: int) -> Int[Tensor, "*N"]:

@@ -16,7 +16,7 @@ from htc.data.semantic_maps import MapSources, least_classes
 from htc.errors import CheckpointError
 from htc.model.backbone import build_backbone
 from htc.model.detector import Detector
-from htc.model.layers import FixedBatchNorm2d
+from htc.model.norms import FixedBatchNorm2d
 
 
 def kept_random(config: Backbone) -> str | None:

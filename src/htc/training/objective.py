@@ -1,7 +1,4 @@
-"""The losses of whatever makes the proposals.
-
-Eq. 7: L = sum over t of alpha_t (L_box^t + L_mask^t) + beta L_seg, plus the RPN's losses.
-"""
+"""Eq. 7: L = sum over t of alpha_t (L_box^t + L_mask^t) + beta L_seg, plus the RPN's losses."""
 
 from typing import Any
 
@@ -18,17 +15,8 @@ from htc.ops.mask_targets import mask_targets
 from htc.training.guided_loss import guided_losses
 from htc.training.losses import Term, averages, box_loss, class_loss, mask_loss, semantic_loss
 from htc.training.rpn_loss import rpn_losses
-from htc.training.sampling import RoiSample, TruthSampler
-from htc.types import Batch, BoxStage, Features
-
-
-def proposal_losses(head: ProposalHead | GuidedHead, levels: Any, batch: Batch) -> dict[str, Term]:
-    """Terms named `rpn.*` of what `head` said of the pyramid's levels."""
-    match head:
-        case ProposalHead():
-            return rpn_losses(head, levels, batch)
-        case GuidedHead():
-            return guided_losses(head, levels, batch)
+from htc.training.sampling import RoiSampler, positives
+from htc.types import Batch, BoxStage, Features, Rois, RoiTargets
 
 
 class TrainingObjective(nn.Module):
@@ -53,59 +41,65 @@ class TrainingObjective(nn.Module):
         if self.config.semantic is not None and features.semantic_logits is not None and batch.semantic is not None:
             terms["semantic"] = semantic_loss(features.semantic_logits, batch.semantic, self.config.semantic)
         proposals, _ = rpn.propose_in_training(levels, batch.sizes)
-        sampler = TruthSampler(batch, self.config.cascade, self.config.num_classes)
-        stages = self.detector.roi.refine(*features.pooled, proposals, sampler.for_boxes)
-        for t, stage in enumerate(stages):
-            name, weight = f"stage{t + 1}", self.config.cascade.loss_weights[t]
-            terms |= {
-                f"{name}.{part}": term
-                for part, term in self._box_terms(stage, sampler.boxes[t], batch, t, weight).items()
-            }
+        sampler = RoiSampler(batch, self.config.cascade, self.config.num_classes)
+        for t, stage in enumerate(self.detector.roi.refine(*features.pooled, proposals, sampler.for_boxes)):
+            name, weight = f"stage{t + 1}", self.config.cascade.loss_weights[t]  # alpha_t
+            terms |= {f"{name}.{part}": term for part, term in self._box_terms(stage, batch, t, weight).items()}
             if self.detector.roi.mask_heads:
-                terms[f"{name}.mask"] = self._mask_term(features, stage, sampler, batch, t, weight)
+                rois = positives(self.detector.roi.mask_rois(stage, t, sampler.for_masks), batch)
+                terms[f"{name}.mask"] = self._mask_term(features, rois, batch, t, weight)
         return terms
 
-    def _box_terms(self, stage: BoxStage, sample: RoiSample, batch: Batch, t: int, weight: float) -> dict[str, Term]:
+    def _box_terms(self, stage: BoxStage, batch: Batch, t: int, weight: float) -> dict[str, Term]:
         """L_box^t: cross-entropy and box loss, both over the number of samples (not of positives)."""
-        valid, positive = sample.rois.valid, sample.positive & sample.rois.valid
+        rois, targets = stage.rois, _targets(stage.rois)
+        valid, positive = rois.valid, targets.positive & rois.valid
         count = valid.sum().float()
-        class_total = class_loss(stage.class_logits[valid], sample.labels[valid])
+        class_total = class_loss(stage.class_logits[valid], targets.labels[valid])
         deltas = stage.deltas[positive]
         if not self.config.cascade.class_agnostic_boxes:
-            deltas = deltas.unflatten(-1, (-1, 4))[
-                torch.arange(len(deltas), device=deltas.device), sample.labels[positive]
-            ]
-        targets = encode(
-            sample.rois.boxes[positive], _objects_of(sample, batch)[positive], self.config.cascade.delta_stds[t]
-        )
-        box_total = box_loss(deltas, targets, self.config.cascade.box_loss, 1.0) + stage.deltas.sum() * 0
+            deltas = deltas.unflatten(-1, (-1, 4))
+            deltas = deltas[torch.arange(len(deltas), device=deltas.device), targets.labels[positive]]
+        objects = _object_boxes(targets, batch)[positive]
+        goal = encode(rois.boxes[positive], objects, self.config.cascade.delta_stds[t])
+        box_total = box_loss(deltas, goal, self.config.cascade.box_loss, 1.0) + stage.deltas.sum() * 0
         return {"class": Term(class_total, count, weight), "box": Term(box_total, count, weight)}
 
-    def _mask_term(
-        self, features: Features, stage: BoxStage, sampler: TruthSampler, batch: Batch, t: int, weight: float
-    ) -> Term:
-        """L_mask^t: binary cross-entropy of the true class over the positives' grids (28 x 28, or the mask head's
-        own size).
+    def _mask_term(self, features: Features, rois: Rois, batch: Batch, t: int, weight: float) -> Term:
+        """L_mask^t: binary cross-entropy of the true class over the positives' grids (28 x 28, or the mask head's own
+        size).
         """
-        roi = self.detector.roi
-        rois = roi.mask_rois(stage, t, sampler.for_masks)
-        sample = sampler.masks[t]
-        logits = roi.mask_heads[t](roi.mask_feature(*features.pooled, rois, t), rois.pack(sample.labels.flatten()))
-        targets = torch.cat([_mask_targets(sample, batch, i, logits.shape[-1]) for i in range(len(batch.truths))])
-        return Term(mask_loss(logits, targets.to(logits.dtype)), rois.valid.sum().float(), weight)
+        roi, labels = self.detector.roi, _targets(rois).labels
+        logits = roi.mask_heads[t](roi.mask_feature(*features.pooled, rois, t), rois.pack(labels.flatten()))
+        goal = torch.cat([_mask_goal(rois, batch, i, logits.shape[-1]) for i in range(len(batch.truths))])
+        return Term(mask_loss(logits, goal.to(logits.dtype)), rois.valid.sum().float(), weight)
 
 
-def _objects_of(sample: RoiSample, batch: Batch) -> Float[Tensor, "B R 4"]:
-    """The box of the object each region serves."""
+def proposal_losses(head: ProposalHead | GuidedHead, levels: Any, batch: Batch) -> dict[str, Term]:
+    """The terms `rpn.*` of a proposal head and its outputs for the levels of the pyramid."""
+    match head:
+        case ProposalHead():
+            return rpn_losses(head, levels, batch)
+        case GuidedHead():
+            return guided_losses(head, levels, batch)
+
+
+def _targets(rois: Rois) -> RoiTargets:
+    assert rois.targets is not None  # the sampler has set them
+    return rois.targets
+
+
+def _object_boxes(targets: RoiTargets, batch: Batch) -> Float[Tensor, "B R 4"]:
+    """The ground-truth box that each RoI is matched to."""
     rows = []
-    for objects, truth in zip(sample.objects, batch.truths, strict=True):
+    for objects, truth in zip(targets.objects, batch.truths, strict=True):
         rows.append(truth.boxes[objects] if len(truth.boxes) else torch.zeros(len(objects), 4, device=objects.device))
     return torch.stack(rows)
 
 
-def _mask_targets(sample: RoiSample, batch: Batch, image: int, size: int) -> Float[Tensor, "R {size} {size}"]:
-    """Of the picture's valid regions, which are the rows that go through the heads."""
-    masks, valid = batch.truths[image].masks, sample.rois.valid[image]
+def _mask_goal(rois: Rois, batch: Batch, image: int, size: int) -> Float[Tensor, "R {size} {size}"]:
+    """Mask targets of an image's valid RoIs, which are the rows that go through the heads."""
+    masks, valid = batch.truths[image].masks, rois.valid[image]
     if masks is None or not bool(valid.any()):
         return torch.zeros(0, size, size, device=valid.device)
-    return mask_targets(masks, sample.objects[image][valid], sample.rois.boxes[image][valid], size)
+    return mask_targets(masks, _targets(rois).objects[image][valid], rois.boxes[image][valid], size)

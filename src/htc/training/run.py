@@ -31,6 +31,7 @@ from htc.files import write_json, write_text
 from htc.inference.load import choose_device
 from htc.inference.predictor import Predictor
 from htc.model.detector import Detector
+from htc.model.variants.recursive_pyramid import RecursivePyramid
 from htc.settings.layers import to_yaml
 from htc.training.auto_config import Choice, write_choices
 from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
@@ -230,8 +231,9 @@ def build_module(
         detector = Detector(config)
     if options.weights is None and not options.resume:
         imagenet = start_from_imagenet(detector.backbone, config.backbone)
-        if detector.second_look is not None:
-            start_from_imagenet(detector.second_look.backbone, config.backbone)
+        for part in detector.children():
+            if isinstance(part, RecursivePyramid):
+                start_from_imagenet(part.backbone, config.backbone)
         if imagenet is not None and progress is not None:
             colours = other_colours(config)
             progress(Message(f"the backbone starts from {imagenet}" + (f"; {colours}" if colours else "")))

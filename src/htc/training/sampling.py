@@ -1,19 +1,17 @@
-"""Which object each region stands for.
+"""Matches RoIs with ground-truth objects, samples them for each stage and assigns their targets.
 
-Which regions each stage is trained on, and what was true of them.
-
-Sampling is a pure function of each picture's seed, so that a resumed run repeats it exactly.
+Sampling is a pure function of each image's seed, so that a resumed run repeats it exactly.
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from htc.config import Cascade
 from htc.ops.boxes import iou
-from htc.types import Batch, GroundTruth, Rois
+from htc.types import Batch, GroundTruth, Rois, RoiTargets
 
 BACKGROUND, IGNORED = -1, -2
 
@@ -73,64 +71,38 @@ def balanced(
 
 
 @dataclass(frozen=True)
-class RoiSample:
-    """The regions of one stage with what is true of them, padded to one length."""
+class RoiSampler:
+    """Samples the RoIs of each stage and assigns their targets (`Rois.targets`); it keeps no state between calls."""
 
-    rois: Rois
-    objects: Int[Tensor, "B R"]
-    """Index into the picture's objects; meaningless where not positive."""
-    labels: Int[Tensor, "B R"]
-    """0 .. K-1, or K for background."""
-    positive: Bool[Tensor, "B R"]
-    appended: Bool[Tensor, "B R"]
-    """Rows that are the objects' own boxes: they train this stage, but are no regions of the next."""
-
-
-class TruthSampler:
-    """Picks each stage's regions and remembers what was true of them, in `boxes[t]` and `masks[t]`."""
-
-    def __init__(self, batch: Batch, config: Cascade, num_classes: int) -> None:
-        self.batch, self.config, self.num_classes = batch, config, num_classes
-        self.boxes: dict[int, RoiSample] = {}
-        self.masks: dict[int, RoiSample] = {}
+    batch: Batch
+    config: Cascade
+    num_classes: int
 
     def for_boxes(self, rois: Rois, t: int) -> Rois:
-        """The balanced sample that box head t learns from."""
-        self.boxes[t] = self._sample(self._without_appended(rois, t - 1), t, BOX_DRAW)
-        return self.boxes[t].rois
+        """The balanced sample that box head t (from 0) is trained on."""
+        return self._sample(rois, t, BOX_DRAW)
 
     def for_masks(self, rois: Rois, t: int) -> Rois:
-        """The positives that mask head t learns from: of the box sample itself in parallel execution, matched anew
-        otherwise.
-        """
-        sample = self.boxes[t]
-        if rois is not sample.rois:
-            sample = self._sample(self._without_appended(rois, t), t, MASK_DRAW)
-        self.masks[t] = _positives(sample, [truth.masks is not None for truth in self.batch.truths])
-        return self.masks[t].rois
+        """The refined boxes of stage t, matched and sampled anew."""
+        return self._sample(rois, t, MASK_DRAW)
 
-    def _without_appended(self, rois: Rois, t: int) -> Rois:
-        if t < 0:
-            return rois
-        return Rois(rois.boxes, rois.valid & ~self.boxes[t].appended, rois.sizes)
-
-    def _sample(self, rois: Rois, t: int, draw: int) -> RoiSample:
+    def _sample(self, rois: Rois, t: int, purpose: int) -> Rois:
+        kept = rois.valid if rois.targets is None else rois.valid & ~rois.targets.appended
         rows = [
-            self._one(rois.boxes[i][rois.valid[i]], truth, t, generator(seed, draw, t))
+            self._of_image(rois.boxes[i][kept[i]], truth, t, generator(seed, purpose, t))
             for i, (truth, seed) in enumerate(zip(self.batch.truths, self.batch.seeds, strict=True))
         ]
         return _padded(rows, rois.sizes)
 
-    def _one(
+    def _of_image(
         self, boxes: Float[Tensor, "R 4"], truth: GroundTruth, t: int, numbers: torch.Generator
     ) -> tuple[Tensor, ...]:
-        """The sample of one picture: boxes, objects, labels, positive, appended; positives first."""
+        """The sample of one image: boxes, objects, labels, positive, appended; positives first."""
         threshold = self.config.ious[t]
         objects = len(truth.boxes)
-        matched = match(
-            iou(truth.boxes, boxes), threshold, threshold, threshold if self.config.low_quality_matches else None
-        )
-        # the objects' own boxes join after the matching, each with its own label
+        low_quality = threshold if self.config.low_quality_matches else None
+        matched = match(iou(truth.boxes, boxes), threshold, threshold, low_quality)
+        # the ground-truth boxes join after the matching, each with its own label
         own = torch.arange(objects, device=boxes.device)
         boxes, matched = torch.cat([truth.boxes, boxes]), torch.cat([own, matched])
         positive, negative = balanced(matched, self.config.samples, self.config.positive_fraction, numbers)
@@ -143,27 +115,26 @@ class TruthSampler:
         return boxes[chosen], served, labels, is_positive, chosen < objects
 
 
-def _positives(sample: RoiSample, has_masks: list[bool]) -> RoiSample:
-    """Only the positives, of pictures that have masks."""
-    keep = sample.positive & torch.tensor(has_masks, device=sample.positive.device)[:, None]
-    fields = (sample.rois.boxes, sample.objects, sample.labels, sample.positive, sample.appended)
+def positives(rois: Rois, batch: Batch) -> Rois:
+    """Of a sample, the positives of images that have masks: what a mask head is trained on."""
+    assert rois.targets is not None
+    targets = rois.targets
+    has_masks = torch.tensor([truth.masks is not None for truth in batch.truths], device=rois.valid.device)
+    keep = targets.positive & has_masks[:, None]
+    fields = (rois.boxes, targets.objects, targets.labels, targets.positive, targets.appended)
     rows = [tuple(field[i][keep[i]] for field in fields) for i in range(len(keep))]
-    return _padded(rows, sample.rois.sizes)
+    return _padded(rows, rois.sizes)
 
 
-def _padded(rows: list[tuple[Tensor, ...]], sizes: Int[Tensor, "B 2"]) -> RoiSample:
-    """One slot at least, valid or not."""
+def _padded(rows: list[tuple[Tensor, ...]], sizes: Int[Tensor, "B 2"]) -> Rois:
+    """The samples of all images at one length: one slot at least, valid or not."""
     length = max(1, *(len(row[0]) for row in rows))
 
     def padded(field: int) -> Tensor:
-        return torch.stack(
-            [
-                torch.cat([row[field], row[field].new_zeros((length - len(row[field]), *row[field].shape[1:]))])
-                for row in rows
-            ]
-        )
+        fields = [row[field] for row in rows]
+        return torch.stack([torch.cat([f, f.new_zeros((length - len(f), *f.shape[1:]))]) for f in fields])
 
     counts = torch.tensor([len(row[0]) for row in rows], device=sizes.device)
     valid = torch.arange(length, device=sizes.device) < counts[:, None]
     boxes, objects, labels, positive, appended = (padded(i) for i in range(5))
-    return RoiSample(Rois(boxes, valid, sizes, packed=True), objects, labels, positive, appended)
+    return Rois(boxes, valid, sizes, packed=True, targets=RoiTargets(objects, labels, positive, appended))

@@ -7,7 +7,7 @@ from torch import nn
 from htc.config import FishNet
 from htc.model.backbone import build_backbone, channels
 from htc.model.backbones.fishnet import Block, FishFeatures
-from htc.model.layers import FixedBatchNorm2d
+from htc.model.norms import FixedBatchNorm2d
 
 PUBLISHED = {99: 16_628_904, 150: 24_959_400}
 """With the 1000-class classifier: 16.62M and 24.96M in the authors' repository, to the digit in osmr/imgclsmob's

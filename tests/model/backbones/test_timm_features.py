@@ -11,8 +11,7 @@ from htc.config import Timm, ViT
 from htc.errors import ConfigError
 from htc.model.backbone import build_backbone, channels
 from htc.model.backbones.timm_features import convert_norms, map_indices
-from htc.model.batch_norm import BatchNorm2d, SyncBatchNorm2d
-from htc.model.layers import FixedBatchNorm2d, FrozenBatchNorm2d
+from htc.model.norms import BatchNorm2d, FixedBatchNorm2d, FrozenBatchNorm2d, SyncBatchNorm2d
 from htc.model.variants.deformable import DeformableConv2d
 
 SMALL = ("legacy_seresnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "regnety_002")

@@ -8,10 +8,17 @@ from torchvision.ops import roi_align
 from htc.config import Cascade, FineMask
 from htc.model.fusion import FusedPool
 from htc.model.heads import MaskHead
-from htc.model.variants.fine_mask import DetailPool, FineMaskHead, from_channels, to_channels
-from htc.model.variants.mask_flow import PackedFlow
+from htc.model.variants.adaptive_pool import PackedFlow
+from htc.model.variants.fine_mask import (
+    DetailedPyramid,
+    DetailPool,
+    FineMaskHead,
+    detail_pyramid,
+    from_channels,
+    to_channels,
+)
 from htc.ops.mask_targets import mask_targets
-from htc.ops.roi_pool import Pyramid, detail_pyramid, pyramid_level, roi_pool
+from htc.ops.roi_pool import pyramid_level, roi_pool
 from htc.types import Rois
 from small_detector import seeded_detector, small_batch, small_config, truth
 
@@ -44,7 +51,7 @@ def test_details_are_pooled_from_the_averaged_picture_feature() -> None:
     """
     feature = torch.randn(2, DETAIL, 128, 192)
     levels = tuple(torch.randn(2, C, 128 // s, 192 // s) for s in (4, 8, 16, 32))
-    x = Pyramid(levels, (4, 8, 16, 32), detail_pyramid(feature))
+    x = DetailedPyramid(levels, (4, 8, 16, 32), detail_pyramid(feature))
     pooled = DetailPool(FusedPool(14, fuse=False))(x, None, rois())
     torch.testing.assert_close(pooled[:, :C], roi_pool(x, rois().boxes, 14))
     details = from_channels(pooled[:, C:]).view(2, 4, DETAIL, 56, 56)

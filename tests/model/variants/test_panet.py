@@ -6,9 +6,8 @@ import torch
 from htc.config import Cascade
 from htc.model.fusion import FusedPool
 from htc.model.heads import BoxHead, MaskHead
-from htc.model.variants.adaptive_pool import AdaptivePool
+from htc.model.variants.adaptive_pool import AdaptivePool, PackedFlow, over_levels
 from htc.model.variants.fusion_mask import FusionMaskHead
-from htc.model.variants.mask_flow import PackedFlow
 from htc.ops.roi_pool import Pyramid, roi_pool
 from htc.types import Rois
 
@@ -38,7 +37,7 @@ def test_every_region_is_pooled_from_every_level(count: int, fuse: bool) -> None
 @pytest.mark.parametrize("count", [6, 1, 0])
 def test_the_box_head_takes_the_largest_after_its_first_layer(count: int) -> None:
     torch.manual_seed(0)
-    x, head = torch.randn(count, 4 * C, 7, 7), BoxHead(C, K, Cascade(box_channels=8), (0.1,) * 4, levels=4)
+    x, head = torch.randn(count, 4 * C, 7, 7), BoxHead(C, K, Cascade(box_channels=8), (0.1,) * 4, first=over_levels)
     layers = list(head.fc[0].layers)  # type: ignore[arg-type, union-attr]
     each = [
         layer(x[:, i * C : (i + 1) * C].permute(0, 2, 3, 1).reshape(count, 49 * C)) for i, layer in enumerate(layers)
@@ -48,7 +47,7 @@ def test_the_box_head_takes_the_largest_after_its_first_layer(count: int) -> Non
 
 
 def test_the_mask_head_fuses_between_its_first_and_second_convolution() -> None:
-    x, head = torch.randn(3, 4 * C, 14, 14), MaskHead(C, K, Cascade(mask_channels=8, mask_convs=2), levels=4)
+    x, head = torch.randn(3, 4 * C, 14, 14), MaskHead(C, K, Cascade(mask_channels=8, mask_convs=2), first=over_levels)
     layers = list(head.convs[0].layers)  # type: ignore[arg-type, union-attr]
     each = torch.stack([layer(part) for layer, part in zip(layers, x.chunk(4, 1), strict=True)])
     torch.testing.assert_close(head.features(x), head.convs[1](each.max(0).values))  # type: ignore[operator]

@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from htc.config import FishNet, RecursiveFPN, ResNet
 from htc.model.detector import Detector
-from htc.model.variants.recursive_pyramid import FeedbackContext, SecondLook
+from htc.model.variants.recursive_pyramid import FeedbackContext, RecursivePyramid
 from small_detector import CHANNELS, pictures, seeded_detector, small_config
 
 DEPTHS = (18, 50)
 
 
-def detector(depth: int) -> tuple[Detector, SecondLook]:
+def detector(depth: int) -> tuple[Detector, RecursivePyramid]:
     found = seeded_detector(small_config(1, backbone=ResNet(depth=depth), neck=RecursiveFPN(channels=CHANNELS))).eval()  # type: ignore[arg-type]
-    assert found.second_look is not None
+    assert isinstance(found.second_look, RecursivePyramid)
     return found, found.second_look
 
 
@@ -57,7 +57,7 @@ def test_a_weight_of_zero_leaves_fpn() -> None:
     close(found.features(pictures()).pyramid, first_pyramid(found))
 
 
-def definition(look: SecondLook, pyramid: tuple[Tensor, ...]) -> list[Tensor]:
+def definition(look: RecursivePyramid, pyramid: tuple[Tensor, ...]) -> list[Tensor]:
     """C2-C5 of the second look by hooks on timm's own blocks: the feedback joins what the last norm of a stage's
     first block says.
     """

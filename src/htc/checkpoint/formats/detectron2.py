@@ -15,7 +15,7 @@ from htc.checkpoint.formats.base import Colours, Upgraded, pixel_major, rename, 
 from htc.checkpoint.formats.mmdetection_config import ConfigFacts
 from htc.checkpoint.stored import Stored
 from htc.errors import CheckpointError
-from htc.model.layers import group_norm
+from htc.model.norms import group_norm
 from htc.ops.boxes import anchors_at
 
 CELLS = "proposal_generator.anchor_generator.cell_anchors."

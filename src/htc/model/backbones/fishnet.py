@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc.config import BackboneNorm, FishNet
-from htc.model.layers import initialise, norm
+from htc.model.layers import initialise
+from htc.model.norms import norm
 
 STEM = 64
 TAIL = (128, 256, 512)

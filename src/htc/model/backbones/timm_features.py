@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from htc.config import Timm
 from htc.errors import ConfigError
 from htc.model.backbones.swin import pad_before_shift
-from htc.model.layers import freeze_norms, norm
+from htc.model.norms import freeze_norms, norm
 from htc.model.variants.deformable import make_deformable
 
 BACKBONE_STRIDES = (4, 8, 16, 32)

@@ -8,6 +8,8 @@ head's first layer is one `MaxOverLevels`. The semantic feature (Eq. 6) joins ev
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from htc.model.fusion import FusedPool
@@ -56,6 +58,22 @@ class MaxOverLevels(nn.Module):
         )
 
 
-def over_levels(levels: int, layer: Callable[[], nn.Module], cells: int = 1) -> nn.Module:
-    """A first layer for features of that many levels; for one, the plain layer."""
-    return layer() if levels == 1 else MaxOverLevels([layer() for _ in range(levels)], cells)
+def over_levels(layer: Callable[[], nn.Module], cells: int) -> nn.Module:
+    """A head's first layer (`htc.model.heads.FirstLayer`) on features of all pooled levels."""
+    return MaxOverLevels([layer() for _ in range(POOLED_LEVELS)], cells)
+
+
+class PackedFlow(nn.Module):
+    """G_t where a mask path carries more than one feature: levels, details, a second branch's input.
+
+    It reads m^-, the first `width` channels; its output is added to every level alike and to no details.
+    """
+
+    def __init__(self, flow: nn.Module, width: int, levels: int, details: int) -> None:
+        super().__init__()
+        self.flow, self.width, self.levels, self.details = flow, width, levels, details
+
+    def forward(self, features: Float[Tensor, "N _ 14 14"]) -> Float[Tensor, "N _ 14 14"]:
+        """(N, at least width, 14, 14) -> (N, levels C + details, 14, 14)"""
+        flowed = self.flow(features[:, : self.width]).repeat(1, self.levels, 1, 1)
+        return F.pad(flowed, (0, 0, 0, 0, 0, self.details))

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from htc.config import ASPP, GCN, LayerNorm
 from htc.config.model import Context
-from htc.model.layers import ConvBlock, norm
+from htc.model.layers import ConvBlock
+from htc.model.norms import norm
 
 
 class DilatedConv(nn.Module):

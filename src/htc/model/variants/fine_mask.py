@@ -10,19 +10,47 @@ Through the cascade's mask path the fine grid travels as channels of the 14 x 14
 4 samples.
 """
 
+from dataclasses import dataclass, replace
+from functools import cached_property
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from htc.config import Cascade, FineMask, LayerNorm
 from htc.model.fusion import Pool
-from htc.model.heads import MASK_BINS, MaskHead
+from htc.model.heads import MASK_BINS, FirstLayer, MaskHead, own_class_logits, plain_layer
 from htc.model.layers import ConvBlock, initialise
 from htc.ops.roi_pool import Pyramid, roi_pool
-from htc.types import Rois
+from htc.types import Features, Rois
 
 FINER = 4
 """Fine cells along each side of a 14 x 14 cell."""
+
+
+@dataclass(frozen=True)
+class DetailedPyramid(Pyramid):
+    """P2-P5, and beside them a shallow feature at strides 1, 2, 4 and 8."""
+
+    detail: Pyramid
+
+    def float(self) -> "DetailedPyramid":
+        """The same maps in float32."""
+        return replace(self, maps=tuple(m.float() for m in self.maps), detail=self.detail.float())
+
+
+@dataclass(frozen=True)
+class DetailedFeatures(Features):
+    """The trunk's features with the detail feature at the input's own resolution."""
+
+    detail: Float[Tensor, "B D H W"]
+
+    @cached_property
+    def pooled(self) -> tuple[Pyramid, Pyramid | None]:
+        """x with details, and s."""
+        x, s = super().pooled
+        return DetailedPyramid(x.maps, x.strides, detail_pyramid(self.detail)), s
 
 
 class DetailBranch(nn.Module):
@@ -35,9 +63,24 @@ class DetailBranch(nn.Module):
         )
         initialise(self)
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D H W"]:
-        """The feature of the normalised picture."""
-        return self.convs(images)
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        features: Features,
+        neck: nn.Module,  # noqa: ARG002 - a TrunkExtension's signature
+    ) -> DetailedFeatures:
+        """The features with those of the normalized images' details."""
+        return DetailedFeatures(features.pyramid, features.semantic, features.semantic_logits, self.convs(images))
+
+
+def detail_pyramid(feature: Float[Tensor, "B C H W"]) -> Pyramid:
+    """A full-resolution feature averaged to strides 1, 2, 4 and 8, so that a RoI of any size is at most some hundred
+    pixels wide on its level.
+    """
+    maps = [feature]
+    for _ in range(3):
+        maps.append(F.avg_pool2d(maps[-1], 2))
+    return Pyramid(tuple(maps), (1, 2, 4, 8))
 
 
 class DetailPool(nn.Module):
@@ -49,7 +92,7 @@ class DetailPool(nn.Module):
 
     def forward(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Float[Tensor, "N C 14 14"]:
         """-> (B R, C + 16 D, 14, 14)"""
-        assert x.detail is not None
+        assert isinstance(x, DetailedPyramid)
         detail = roi_pool(x.detail, rois.boxes, FINER * MASK_BINS)
         return torch.cat([self.pool(x, s, rois), to_channels(detail)], 1)
 
@@ -59,8 +102,16 @@ class FineMaskHead(MaskHead):
     prediction.
     """
 
-    def __init__(self, channels_in: int, num_classes: int, config: Cascade, variant: FineMask, levels: int = 1) -> None:
-        super().__init__(channels_in, num_classes, config, levels)
+    def __init__(
+        self,
+        channels_in: int,
+        num_classes: int,
+        config: Cascade,
+        variant: FineMask,
+        levels: int = 1,
+        first: FirstLayer = plain_layer,
+    ) -> None:
+        super().__init__(channels_in, num_classes, config, first)
         detail, width = variant.detail_channels, config.mask_channels
         self.channels_in, self.width = channels_in * levels, width
         self.upsample_again = nn.ConvTranspose2d(width, detail, 2, stride=2)
@@ -73,14 +124,11 @@ class FineMaskHead(MaskHead):
         return torch.cat([super().features(x[:, : self.channels_in]), x[:, self.channels_in :]], 1)
 
     def forward(self, features: Float[Tensor, "N _ 14 14"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N 56 56"]:
-        """Logits of each region's own class, float32."""
+        """Logits of each RoI's own class, float32."""
         coarse = self.upsample_again(self.upsample(features[:, : self.width]).relu()).relu()
         x = self.join(torch.cat([coarse, from_channels(features[:, self.width :])], 1))
-        weight, bias = self.logits.weight.flatten(1)[labels], self.logits.bias
-        assert bias is not None
-        cells = x.permute(0, 2, 3, 1).flatten(1, 2)
-        logits = torch.baddbmm(bias[labels].view(-1, 1, 1), cells, weight[..., None])
-        return logits.float().view(len(x), x.shape[2], x.shape[3])
+        logits = own_class_logits(x.permute(0, 2, 3, 1).flatten(1, 2), self.logits, labels)
+        return logits.view(len(x), x.shape[2], x.shape[3])
 
 
 def to_channels(fine: Float[Tensor, "N D S S"]) -> Float[Tensor, "N _ s s"]:

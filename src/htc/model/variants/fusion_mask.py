@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from htc.config import Cascade
-from htc.model.heads import MASK_BINS, MaskHead
+from htc.model.heads import MASK_BINS, FirstLayer, MaskHead, plain_layer
 from htc.model.layers import ConvBlock, initialise, initialise_output
 
 FUSION_SIDE = 2 * MASK_BINS
@@ -25,8 +25,8 @@ class FusionMaskHead(MaskHead):
     of 0.01. Ours has no ReLU, so that it can lower a logit as well as raise it, and starts with 0.001.
     """
 
-    def __init__(self, channels_in: int, num_classes: int, config: Cascade, levels: int = 1) -> None:
-        super().__init__(channels_in, num_classes, config, levels)
+    def __init__(self, channels_in: int, num_classes: int, config: Cascade, first: FirstLayer = plain_layer) -> None:
+        super().__init__(channels_in, num_classes, config, first)
         width = config.mask_channels
         half = max(1, width // 2)
         self.fc_convs = nn.Sequential(

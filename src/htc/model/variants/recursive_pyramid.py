@@ -1,6 +1,7 @@
 """The recursive feature pyramid (Qiao et al. 2020, DetectoRS, arXiv 2006.02334, section 3), unrolled to two steps."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from htc.config import ResNet
 from htc.model.backbone import build_resnet, channels
 from htc.model.layers import initialise
-from htc.model.neck import FeaturePyramid
+from htc.types import Features
 
 RATES = (3, 6)
 FEEDBACK_STAGES = ("layer2", "layer3", "layer4")
@@ -37,8 +38,8 @@ class FeedbackContext(nn.Module):
         return torch.cat([*views, mean.expand_as(views[0])], 1).relu()
 
 
-class SecondLook(nn.Module):
-    """The picture through a second backbone that knows the first pyramid; then both pyramids, weighted pixel by pixel.
+class RecursivePyramid(nn.Module):
+    """The image through a second backbone that reads the first pyramid; then both pyramids, weighted pixel by pixel.
 
     Feedback is a 1x1 convolution that starts at zero, added in the first block of C3-C5 before its last activation. The
     same neck makes the second pyramid; its weight against the first is a sigmoid of a 1x1 convolution of it that starts
@@ -55,21 +56,23 @@ class SecondLook(nn.Module):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, images: Tensor, pyramid: tuple[Tensor, ...], neck: FeaturePyramid) -> tuple[Tensor, ...]:
-        """Pictures and their P2-P6 -> P2-P6 of both looks"""
-        told = {
+    def forward(self, images: Tensor, features: Features, neck: nn.Module) -> Features:
+        """Images and the features of the first step -> those of both steps"""
+        pyramid = features.pyramid
+        feedback = {
             stage: conv(self.context(level))
             for stage, conv, level in zip(FEEDBACK_STAGES, self.feedback, pyramid[1:4], strict=True)
         }
-        again = neck(list(self._features(images, told)))
+        again = neck(list(self._features(images, feedback)))
         weights = (self.weight(level).sigmoid() for level in again)
-        return tuple(w * new + (1 - w) * old for w, new, old in zip(weights, again, pyramid, strict=True))
+        both = tuple(w * new + (1 - w) * old for w, new, old in zip(weights, again, pyramid, strict=True))
+        return replace(features, pyramid=both)
 
-    def _features(self, x: Tensor, told: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    def _features(self, x: Tensor, feedback: Mapping[str, Tensor]) -> Iterator[Tensor]:
         for name, part in self.backbone.named_children():
-            if name in told:
+            if name in feedback:
                 first, *rest = part.children()
-                x = with_feedback(first, x, told[name])
+                x = with_feedback(first, x, feedback[name])
                 for block in rest:
                     x = block(x)
             else:

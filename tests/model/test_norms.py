@@ -5,9 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from htc.config import FPN, FishNet, ResNet, Timm
-from htc.model.batch_norm import SyncBatchNorm2d
 from htc.model.detector import Detector
-from htc.model.layers import FrozenBatchNorm2d, norm
+from htc.model.norms import FrozenBatchNorm2d, SyncBatchNorm2d, norm
 from small_detector import small_config
 from training.together import together
 
