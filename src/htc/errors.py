@@ -1,7 +1,7 @@
 """The errors a user can meet. Each message says what is wrong, where, and what to do.
 
 HTCError
-├── ConfigError       a configuration value, preset name or flag that cannot be used
+├── ConfigError       a configuration value, preset name or flag that cannot be used; also a ValueError
 ├── CheckpointError   a weights file that is missing, damaged, refused or of another architecture
 ├── DataError         an image, annotation file or folder that cannot be used
 ├── TrainingError     a training that cannot go on: a loss that is not finite
@@ -15,8 +15,8 @@ class HTCError(Exception):
     """Base of all errors meant for the user; the command line prints it without a traceback and exits with 2."""
 
 
-class ConfigError(HTCError):
-    """A configuration value, preset name or flag that cannot be used."""
+class ConfigError(HTCError, ValueError):
+    """A configuration value, preset name or flag that cannot be used; also a `ValueError`."""
 
 
 class CheckpointError(HTCError):

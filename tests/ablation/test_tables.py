@@ -92,10 +92,8 @@ def test_rows_that_learn_the_same_share_their_training():
     [
         preset("htc_without_semantic_r50_fpn_1x_coco"),
         preset("mask_rcnn_r50_fpn_1x_coco"),
-        tiny().model_copy(
-            update={
-                "cascade": Cascade(num_stages=2, delta_stds=((1.0,) * 4,) * 2, ious=(0.5, 0.6), loss_weights=(1.0, 1.0))
-            }
+        tiny().replace(
+            cascade=Cascade(num_stages=2, delta_stds=((1.0,) * 4,) * 2, ious=(0.5, 0.6), loss_weights=(1.0, 1.0))
         ),
     ],
 )
@@ -144,8 +142,8 @@ def test_table_7_reaches_the_presets_of_that_table():
 @pytest.mark.parametrize("other", [{"jitter": ScaleJitter()}, {"short_edge_choices": (640, 800)}])
 def test_multi_scale_training_replaces_another_way_to_resize(other):
     base = preset("htc_r50_fpn_20e_paper")
-    training = base.training.model_copy(update={"augmentation": Augmentation(vertical_flip=0.25, **other)})
-    rows = ablation_table(7, base.model_copy(update={"training": training})).rows
+    training = base.training.replace(augmentation=Augmentation(vertical_flip=0.25, **other))
+    rows = ablation_table(7, base.replace(training=training)).rows
     assert rows[3].config.training.augmentation == Augmentation(
         vertical_flip=0.25, short_edges=(400, 1400), long_edge=1600
     )
@@ -189,7 +187,7 @@ def test_table_8_adds_one_module_at_a_time():
 
 
 def test_table_8_leaves_out_what_is_made_of_residual_blocks():
-    base = preset("htc_r50_fpn_20e_paper").model_copy(update={"backbone": Timm(name="swin_tiny_patch4_window7_224")})
+    base = preset("htc_r50_fpn_20e_paper").replace(backbone=Timm(name="swin_tiny_patch4_window7_224"))
     assert len(ablation_table(8, base).rows) == 8
 
 

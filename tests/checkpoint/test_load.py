@@ -146,7 +146,7 @@ def test_a_native_model_trained_otherwise_than_the_preset(
 
 
 def test_category_ids_come_from_our_own_files_and_from_the_user(tiny: str, tmp_path: Path) -> None:
-    folder = save_pretrained(STATE, CONFIG.model_copy(update={"category_ids": (7, 9, 11)}), tmp_path)
+    folder = save_pretrained(STATE, CONFIG.replace(category_ids=(7, 9, 11)), tmp_path)
     for weights in (folder, folder / "model.safetensors"):
         assert load_model(weights).config.category_ids == (7, 9, 11)
         loaded = load_model(tiny, weights).config

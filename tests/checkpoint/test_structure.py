@@ -28,7 +28,7 @@ def test_every_preset_is_found_again(name: str) -> None:
     found = infer_config(shapes(config), {}, None, name)
     assert found == config
     nameless = infer_config(shapes(config), {}, None)
-    assert nameless.model_copy(update={"preset": name, "training": config.training}) == config
+    assert nameless.replace(preset=name, training=config.training) == config
     assert contradictions(read_structure(shapes(config)), config) == []
 
 
@@ -47,10 +47,10 @@ def test_every_preset_is_found_again(name: str) -> None:
     ],
 )
 def test_variants_are_read_from_shapes(change: dict[str, object]) -> None:
-    config = preset("htc_r50_fpn_1x_coco").model_copy(update=change)
+    config = preset("htc_r50_fpn_1x_coco").replace(**change)
     found = infer_config(shapes(config), {}, config.classes)
     assert found.preset == "custom"
-    assert found.model_copy(update={"preset": config.preset, "training": config.training}) == config
+    assert found.replace(preset=config.preset, training=config.training) == config
 
 
 @pytest.mark.parametrize("stages", [1, 2, 4])

@@ -292,7 +292,7 @@ def test_a_cache_that_is_a_file(behaviour: Behaviour, tmp_path: Path) -> None:
 
 
 def test_a_preset_loads_its_released_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    config = tiny_config().model_copy(update={"preset": NAME})
+    config = tiny_config().replace(preset=NAME)
     content = save_v2(tmp_path / "a.pth", as_v2(random_state(config))).read_bytes()
     monkeypatch.setitem(presets.PRESETS, NAME, lambda: config)
     release(monkeypatch, content)

@@ -18,7 +18,7 @@ Htc = Callable[..., Any]
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory, small_config: Config) -> Path:
     torch.manual_seed(1)
-    renamed = small_config.model_copy(update={"classes": small_config.classes[::-1]})
+    renamed = small_config.replace(classes=small_config.classes[::-1])
     return save_pretrained(Detector(renamed), renamed, tmp_path_factory.mktemp("native") / "other")
 
 

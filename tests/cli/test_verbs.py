@@ -290,9 +290,7 @@ def test_evaluate_the_bundled_nuclei(htc: Htc, data: Path, small_config: Config,
     truth["images"] = truth["images"][:2]
     truth["annotations"] = [annotation for annotation in truth["annotations"] if annotation["image_id"] in few]
     (tmp_path / "few.json").write_text(json.dumps(truth))
-    config = small_config.model_copy(
-        update={"classes": ("cell", "nucleus"), "category_ids": (5, 9)}
-    )  # other ids: matched by name
+    config = small_config.replace(classes=("cell", "nucleus"), category_ids=(5, 9))  # other ids: matched by name
     save_pretrained(Detector(config), config, tmp_path / "model")
     result = htc(
         "evaluate",

@@ -52,9 +52,7 @@ def crowded(folder: Path, encoding: str) -> Dataset:
 def config_of(**augmentation: object) -> Config:
     """The small model at the picture's own size, with the given augmentation."""
     training = Training(augmentation=Augmentation.model_validate({"resize": False, **augmentation}))
-    return preset("htc_r18_small").model_copy(
-        update={"input": Input(short_edge=SIDE, long_edge=SIDE), "training": training}
-    )
+    return preset("htc_r18_small").replace(input=Input(short_edge=SIDE, long_edge=SIDE), training=training)
 
 
 PASTE = {"copy_paste": {"probability": 1.0, "share": 1.0}}

@@ -60,14 +60,12 @@ def corners(x: float, y: float, w: float, h: float) -> list[float]:
 
 def settings(**augmentation: Any) -> Config:
     base = preset("htc_r18_small")
-    return base.model_copy(
-        update={
-            "classes": ("cat", "dog"),
-            "category_ids": (1, 2),
-            "semantic": Semantic(classes=3, channels=64),
-            "input": Input(short_edge=32, long_edge=64),
-            "training": Training(augmentation=Augmentation(**augmentation)),
-        }
+    return base.replace(
+        classes=("cat", "dog"),
+        category_ids=(1, 2),
+        semantic=Semantic(classes=3, channels=64),
+        input=Input(short_edge=32, long_edge=64),
+        training=Training(augmentation=Augmentation(**augmentation)),
     )
 
 
@@ -168,7 +166,7 @@ def test_repeats_and_groups_reach_the_batches(dataset: Dataset) -> None:
     """
     sampling = Sampling(repeat_threshold=0.9, group_by_shape=True)
     config = settings(**CROPPED)
-    config = config.model_copy(update={"training": config.training.model_copy(update={"sampling": sampling})})
+    config = config.replace(training={"sampling": sampling})
     batches = list(training_loader(dataset, config, 0, 0, 2))
     assert len(batches) == batches_per_epoch(dataset, sampling, 2) == 4
     ids = [id for batch in batches for id in batch.image_ids]
@@ -219,12 +217,12 @@ def test_derived_map_of_a_picture_with_a_crowd(dataset: Dataset) -> None:
 
 
 def test_no_semantic_branch_no_map(dataset: Dataset) -> None:
-    config = settings().model_copy(update={"semantic": None})
+    config = settings().replace(semantic=None, cascade={"semantic_fusion": "none"})
     assert all(batch.semantic is None for batch in training_loader(dataset, config, 0, 0, 2))
 
 
 def test_too_few_semantic_classes(dataset: Dataset) -> None:
-    config = settings().model_copy(update={"semantic": Semantic(classes=2, channels=64)})
+    config = settings().replace(semantic=Semantic(classes=2, channels=64))
     with pytest.raises(ConfigError, match=r"semantic\.classes is 2; .* needs 3"):
         training_loader(dataset, config, 0, 0, 2)
 

@@ -107,7 +107,7 @@ def test_instances_over_a_folder_of_stuff(data: Dataset, tmp_path: Path) -> None
     assert np.array_equal(map_of(found), expected)
     small = preset("htc_r18_small")
     assert small.semantic is not None
-    three = small.model_copy(update={"semantic": small.semantic.model_copy(update={"classes": 3})})
+    three = small.replace(semantic={"classes": 3})
     config = fit_to_data(three, found, MapSources(tmp_path / "stuff", instances=3))
     assert config.semantic is not None
     assert config.semantic.classes == 4

@@ -100,11 +100,7 @@ def test_each_pixel_brings_its_class(data: Dataset, maps: Path, kind: str) -> No
     augmentation = Augmentation(
         resize=False, vertical_flip=0.5, crop=(36, 34), copy_paste=CopyPaste(probability=1.0, share=0.7)
     )
-    update = {
-        "semantic": Semantic(classes=CLASSES, channels=64),
-        "training": small.training.model_copy(update={"augmentation": augmentation}),
-    }
-    config = small.model_copy(update=update)
+    config = small.replace(semantic=Semantic(classes=CLASSES, channels=64), training={"augmentation": augmentation})
     known = {record.id: annotated(record, CLASSES, data.semantic_maps).semantic for record in data.images}
     pasted = 0
     for epoch in range(4):

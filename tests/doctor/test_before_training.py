@@ -81,7 +81,7 @@ def test_notes_are_left_to_the_doctor(tmp_path):
 @pytest.mark.parametrize(("allowed", "told"), [(20, True), (200, False)])
 def test_detections_are_the_configurations(allowed, told, tmp_path):
     config = tiny()
-    config = config.model_copy(update={"inference": config.inference.model_copy(update={"max_detections": allowed})})
+    config = config.replace(inference={"max_detections": allowed})
     warnings = checked(faulty(tmp_path, "picture-crowded"), config)
     assert [f"{allowed} detections are allowed" in line for line in warnings] == [True] * told
 

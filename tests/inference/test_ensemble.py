@@ -94,7 +94,7 @@ def test_models_of_other_class_order_input_and_stages_say_the_same_things() -> N
     model = single(stages=1, cascade={"class_agnostic_boxes": False})
     order = [2, 0, 1]
     names = tuple(model.config.classes[label] for label in order)
-    other = model.config.model_copy(update={"classes": names})
+    other = model.config.replace(classes=names)
     detector = Detector(other)
     weights = {name: value.clone() for name, value in model.detector.state_dict().items()}
     for name in ("roi.box_heads.0.classify.weight", "roi.box_heads.0.classify.bias"):

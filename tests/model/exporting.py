@@ -23,7 +23,7 @@ OTHER_SIZES = ((96, 224), (192, 128))
 def small() -> Config:
     """The demo's HTC, two stages of its sizes."""
     config = preset("htc_r18_small")
-    return config.model_copy(update={"inference": config.inference.model_copy(update={"max_detections": 20})})
+    return config.replace(inference={"max_detections": 20})
 
 
 def compare(config: Config) -> None:

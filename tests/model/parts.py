@@ -25,7 +25,7 @@ def guided(config: Config) -> Config:
         name: getattr(config.rpn, name)
         for name in ("candidates_per_level", "training_candidates_per_level", "proposals", "training_proposals")
     }
-    return config.model_copy(update={"rpn": GuidedRPN(anchor_scale=4.0, **counts)})
+    return config.replace(rpn=GuidedRPN(anchor_scale=4.0, **counts))
 
 
 PANET = {"pooled_levels": "all", "mask_head": FusionMask(), "mask_convs": 2}

@@ -87,13 +87,7 @@ def without_sampling(config: Config) -> Config:
     """Every candidate is used, 500 proposals a picture, semantic loss over all pixels: the reference's settings."""
     rpn = {"samples": WITHOUT_SAMPLING, "training_proposals": 500}
     cascade = {"samples": WITHOUT_SAMPLING, "positive_fraction": 0.5}
-    semantic = config.semantic and config.semantic.model_copy(update={"loss_average": "all"})
-    update = {
-        "rpn": config.rpn.model_copy(update=rpn),
-        "cascade": config.cascade.model_copy(update=cascade),
-        "semantic": semantic,
-    }
-    return config.model_copy(update=update)
+    return config.replace(rpn=rpn, cascade=cascade, semantic=config.semantic and {"loss_average": "all"})
 
 
 def picture(index: int) -> Tensor:

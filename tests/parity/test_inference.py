@@ -143,9 +143,7 @@ class ParityOfInference(ParityOfDetections):
             else []
         )
         boxes, labels = case.arrays["det_boxes"], torch.from_numpy(case.arrays["det_labels"].astype(np.int64))[None]
-        dial = case.config.inference.model_copy(
-            update={"mask_stages": None if stages == "all" else (case.config.cascade.num_stages,)}
-        )
+        dial = case.config.inference.replace(mask_stages=None if stages == "all" else (case.config.cascade.num_stages,))
         probabilities = segment(case.detector.roi, *features.pooled, rois(boxes), labels, dial)
         ours = Masks(probabilities[0].numpy(), boxes, (HEIGHT, WIDTH), 0.5).rle()
         for mine, theirs in zip(ours, expected, strict=bool(expected)):

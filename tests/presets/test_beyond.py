@@ -36,8 +36,8 @@ def recipe(name: str, dataset: Dataset, **changed: object) -> Config:
     assert whole.long_edge is not None
     edges = {"short_edges": tuple(edge // SHRINK for edge in whole.short_edges), "long_edge": whole.long_edge // SHRINK}
     augmentation = Augmentation.model_validate(whole.model_dump() | edges | changed)
-    small = tiny(**training.model_copy(update={"augmentation": augmentation, "batch_size": 2}).model_dump())
-    return fit_to_data(small.model_copy(update={"backbone": ResNet(depth=18)}), dataset, "auto")
+    small = tiny(**training.replace(augmentation=augmentation, batch_size=2).model_dump())
+    return fit_to_data(small.replace(backbone=ResNet(depth=18)), dataset, "auto")
 
 
 def test_every_recipe_pastes_objects_into_half_of_the_pictures() -> None:

@@ -32,19 +32,17 @@ FULL = ("htc_senet154_table7", "htc_dpn107_table7", "htc_fishnet150_table7", "ht
 
 def smaller_backbone(backbone: Backbone) -> Backbone:
     """The same kind, norm and deformable stages, less of it; no ImageNet weights."""
-    plain = backbone.model_copy(update={"pretrained": False})
+    plain = backbone.replace(pretrained=False)
     match plain:
         case ResNet():
             depth = 18 if plain.deformable == "none" and plain.groups == 1 else 50
-            return plain.model_copy(update={"depth": depth})
+            return plain.replace(depth=depth)
         case Timm():
-            return plain.model_copy(
-                update={"name": next(small for large, small in SMALLER.items() if plain.name.startswith(large))}
-            )
+            return plain.replace(name=next((small for large, small in SMALLER.items() if plain.name.startswith(large))))
         case FishNet():
-            return plain.model_copy(update={"depth": 99})
+            return plain.replace(depth=99)
         case ViT():
-            return plain.model_copy(update={"name": "vit_tiny_patch16_224"})
+            return plain.replace(name="vit_tiny_patch16_224")
 
 
 def shrunk(config: Config) -> Config:
@@ -125,6 +123,4 @@ def test_a_training_step_a_prediction_and_the_native_format(name: str, tmp_path:
 @pytest.mark.parametrize("name", FULL)
 def test_the_large_networks_in_full(name: str) -> None:
     config = preset(name)
-    trains_and_predicts(
-        config.model_copy(update={"backbone": config.backbone.model_copy(update={"pretrained": False})}), 128
-    )
+    trains_and_predicts(config.replace(backbone={"pretrained": False}), 128)

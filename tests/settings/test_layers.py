@@ -58,14 +58,14 @@ def test_each_layer_wins_over_the_one_below(tmp_path: Path) -> None:
 def test_one_named_field_keeps_all_others(tmp_path: Path) -> None:
     before = preset("htc_r18_small")
     changed = resolved(tmp_path, "cascade: {mask_flow: false}", base="htc_r18_small")
-    assert changed == before.model_copy(update={"cascade": before.cascade.model_copy(update={"mask_flow": False})})
+    assert changed == before.replace(cascade={"mask_flow": False})
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_flags_never_reset_a_preset_to_python_defaults(name: str) -> None:
     before = preset(name)
     changed = resolve(from_flags([("input.short_edge", "123")]), name)
-    assert changed == before.model_copy(update={"input": before.input.model_copy(update={"short_edge": 123})})
+    assert changed == before.replace(input={"short_edge": 123})
 
 
 def test_no_setting_gives_the_preset_itself() -> None:
@@ -153,9 +153,7 @@ def test_overrides_stay_apart_from_a_checkpoints_own_configuration() -> None:
     own = preset("htc_r18_small")
     settings = from_flags([("inference.nms_iou", "0.4")])
     assert nested(settings) == {"inference": {"nms_iou": 0.4}}
-    assert overlay(own, settings) == own.model_copy(
-        update={"inference": own.inference.model_copy(update={"nms_iou": 0.4})}
-    )
+    assert overlay(own, settings) == own.replace(inference={"nms_iou": 0.4})
     assert overlay(own, []) is own
     with pytest.raises(
         ConfigError, match=r"--preset: the preset is htc_r50_fpn_1x_coco, but this model is htc_r18_small"

@@ -153,7 +153,7 @@ def test_the_real_learning_rate_is_stated(images, rate):
 def test_fewer_proposals_than_a_test_keeps_are_spoken_of():
     """Large boxes of background then are never a lesson, and score high."""
     config = preset("htc_r18_small")
-    few = config.model_copy(update={"rpn": config.rpn.model_copy(update={"training_proposals": 300})})
+    few = config.replace(rpn={"training_proposals": 300})
     _, found, _ = stated(few, "auto", 4)
     assert found.fields == {"rpn.training_proposals": 300}
     assert "the 1000 that a test keeps" in found.rule
@@ -168,7 +168,7 @@ def test_layers_that_stay_random_are_spoken_of():
     _, found, _ = stated(config, "auto", 2)
     assert found.fields == {"backbone.pretrained": False}
     assert "frozen layers and fixed statistics of norms of the backbone stay as drawn" in found.rule
-    pretrained = config.model_copy(update={"backbone": config.backbone.model_copy(update={"pretrained": True})})
+    pretrained = config.replace(backbone={"pretrained": True})
     assert len(stated(pretrained, "auto", 2)) == len(stated(config, "auto", 2, from_weights=True)) == 2
 
 

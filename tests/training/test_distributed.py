@@ -84,7 +84,7 @@ def test_a_training_of_two_processes_is_that_of_one(splits, tmp_path):
     options = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
     config = tiny(epochs=1, optimizer=SGD(lr=0.02), warmup_steps=0)
     alone = train(config, splits, tmp_path / "one", options)
-    half = config.model_copy(update={"training": config.training.model_copy(update={"batch_size": 1})})
+    half = config.replace(training={"batch_size": 1})
     first, second = together(lambda _rank: train(half, splits, tmp_path / "two", options))
     assert first == second
     assert {path.name for path in first.folder.iterdir()} == {path.name for path in alone.folder.iterdir()}

@@ -56,7 +56,7 @@ def two_steps(values: dict[str, Any], dataset: Dataset) -> list[Tensor]:
     """
     config = fit_to_data(Config.model_validate(values), dataset, "auto")
     updates = {"batch_size": 1, "accumulate": 1, "epochs": 1, "early_stop": None, "warmup_steps": 0}
-    config = config.model_copy(update={"training": config.training.model_copy(update=updates)})
+    config = config.replace(training=updates)
     torch.manual_seed(0)
     detector = Detector(config)
     fit(
@@ -107,7 +107,7 @@ def test_without_semantic_fusion_the_embedding_stays_as_it_is(tmp_path: Path) ->
     """As in one process: it has no gradient, hence no weight decay either."""
     splits = Splits(write_split(tmp_path, "train", 4, 0), tmp_path / "train", None, None)
     config = tiny(epochs=1, batch_size=1, warmup_steps=0)
-    config = config.model_copy(update={"cascade": config.cascade.model_copy(update={"semantic_fusion": "none"})})
+    config = config.replace(cascade={"semantic_fusion": "none"})
     options = Options(device="cpu", event_files=False, pictures=0, validation_losses=False, checkpoints=None)
     first, _ = together(lambda _rank: train(config, splits, tmp_path / "run", options))
     assert first.steps == 2

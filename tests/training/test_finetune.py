@@ -93,7 +93,7 @@ def test_a_map_that_was_not_derived_is_kept_only_by_one_as_large(ours, kept):
 
 def test_weights_of_another_architecture_are_refused():
     wide = with_classes("cat", "dog")
-    wide = wide.model_copy(update={"cascade": wide.cascade.model_copy(update={"box_channels": 8})})
+    wide = wide.replace(cascade={"box_channels": 8})
     with pytest.raises(CheckpointError, match=r"another architecture: .*roi\.box_heads\.0\.fc\.0\.weight"):
         start_from(Detector(wide), weights_of(with_classes("cat", "dog")), "old.pth")
 
@@ -102,7 +102,7 @@ def test_weights_of_another_architecture_are_refused():
 def test_a_trained_detector_is_finetuned_on_other_proposals(guided):
     """All but the layers that the two kinds of proposals do not share start from the weights, and that is said."""
     plain = with_classes("cat", "dog")
-    other = plain.model_copy(update={"rpn": GuidedRPN(anchor_scale=4.0)})
+    other = plain.replace(rpn=GuidedRPN(anchor_scale=4.0))
     ours, theirs = (other, plain) if guided else (plain, other)
     weights, detector = weights_of(theirs), Detector(ours)
     before = {key: value.clone() for key, value in detector.state_dict().items()}
@@ -120,7 +120,7 @@ def test_a_trained_detector_is_finetuned_on_other_proposals(guided):
 def test_proposals_of_one_kind_do_not_start_anew():
     """Another number of anchors is another architecture."""
     plain = with_classes("cat")
-    detector = Detector(plain.model_copy(update={"rpn": plain.rpn.model_copy(update={"anchor_ratios": (1.0,)})}))
+    detector = Detector(plain.replace(rpn={"anchor_ratios": (1.0,)}))
     with pytest.raises(CheckpointError, match=r"first rpn\.objectness\.weight"):
         start_from(detector, weights_of(plain), "old.pth")
 
@@ -136,7 +136,7 @@ def test_proposals_of_one_kind_do_not_start_anew():
     ],
 )
 def test_weights_of_other_colours_are_spoken_of_and_the_named_flags_set_them(backbone, flags):
-    config = tiny().model_copy(update={"backbone": backbone})
+    config = tiny().replace(backbone=backbone)
     assert other_colours(config) == f"its weights were trained with other colours: give {flags}"
     _, mean, _, std = flags.split()
     assert other_colours(overlay(config, from_flags([("input.mean", mean), ("input.std", std)]))) is None
@@ -149,8 +149,8 @@ def test_presets_have_the_colours_of_their_weights(name):
 
 def test_a_stride_in_another_convolution_is_another_architecture():
     """All shapes agree."""
-    plain = with_classes("cat").model_copy(update={"backbone": ResNet(depth=50)})
-    first = plain.model_copy(update={"backbone": ResNet(depth=50, stride_in="1x1")})
+    plain = with_classes("cat").replace(backbone=ResNet(depth=50))
+    first = plain.replace(backbone=ResNet(depth=50, stride_in="1x1"))
     detector = Detector(plain)
     with pytest.raises(CheckpointError, match=r"stride in the 1x1 .* add --backbone\.stride-in 1x1"):
         start_from(detector, LoadedWeights(first, detector.state_dict(), KeyReport(), "weights"), "old.pth")
@@ -176,7 +176,7 @@ def test_a_stride_in_another_convolution_is_another_architecture():
 )
 def test_another_input_of_the_weights_is_said(other, flags):
     plain = with_classes("cat")
-    theirs = plain.model_copy(update={"input": plain.input.model_copy(update=other)})
+    theirs = plain.replace(input=other)
     start = start_from(Detector(plain), weights_of(theirs), "old.pth")
     assert start.other_input == flags
     said = [line for line in start.lines() if "normalised otherwise" in line]

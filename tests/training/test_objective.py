@@ -100,8 +100,8 @@ VARIANTS = {
     ),
     "trained batch norm, frozen stages": small_config(1, backbone=ResNet(depth=18, norm="batch", frozen_stages=2)),
     "frozen norm": small_config(1, backbone=ResNet(depth=18, norm="frozen")),
-    "guided anchoring": small_config(2, semantic={}).model_copy(
-        update={"rpn": GuidedRPN(anchor_scale=4.0, proposals=40, training_proposals=40, samples=64)}
+    "guided anchoring": small_config(2, semantic={}).replace(
+        rpn=GuidedRPN(anchor_scale=4.0, proposals=40, training_proposals=40, samples=64)
     ),
     "one class": small_config(2, semantic={}, classes=("cell",), category_ids=(4,)),
     "low-quality matching off": small_config(2, cascade={"low_quality_matches": False}),

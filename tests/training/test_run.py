@@ -178,7 +178,7 @@ def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits
     assert torch.allclose(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
     rows = before["roi.box_heads.0.classify.weight"][[0, 2]]  # disc, not square, and the background
     assert torch.allclose(rows, after["roi.box_heads.0.classify.weight"])
-    larger = still.model_copy(update={"cascade": still.cascade.model_copy(update={"box_channels": 8})})
+    larger = still.replace(cascade={"box_channels": 8})
     with pytest.raises(CheckpointError, match="another architecture"):
         train(larger, data, tmp_path / "wrong", Options(device="cpu", weights=str(trained.model)))
 
@@ -207,7 +207,7 @@ def test_the_best_weights_are_kept_and_become_the_model(splits, tmp_path, monkey
 
 
 def test_mixed_precision_trains(splits, tmp_path):
-    config = tiny(epochs=4, optimizer=AdamW(lr=2e-3)).model_copy(update={"precision": "bf16"})
+    config = tiny(epochs=4, optimizer=AdamW(lr=2e-3)).replace(precision="bf16")
     train(
         config,
         replace(splits, val_annotations=None),
@@ -224,7 +224,7 @@ def test_both_looks_of_detectors_start_from_imagenet(splits, tmp_path):
     original = torchvision.models.resnet18().state_dict()
     torch.save(original, tmp_path / "resnet18.pth")
     backbone = ResNet(depth=18, norm="batch", frozen_stages=-1, pretrained=str(tmp_path / "resnet18.pth"))
-    config = tiny().model_copy(update={"backbone": backbone, "neck": RecursiveFPN(channels=16, norm="group")})
+    config = tiny().replace(backbone=backbone, neck=RecursiveFPN(channels=16, norm="group"))
     said = []
     dataset = read_coco(splits.train_annotations, splits.train_images)
     module = build_module(config, dataset, Options(device="cpu"), tmp_path, said.append)
@@ -238,7 +238,7 @@ def test_both_looks_of_detectors_start_from_imagenet(splits, tmp_path):
 def test_a_training_says_which_colours_its_weights_expect(splits, tmp_path, monkeypatch):
     """And changes nothing by itself."""
     monkeypatch.setattr("htc.training.run.start_from_imagenet", lambda _, config: config.name)
-    config = tiny().model_copy(update={"backbone": ViT(name="vit_tiny_patch16_224", pretrained=True)})
+    config = tiny().replace(backbone=ViT(name="vit_tiny_patch16_224", pretrained=True))
     dataset, said = read_coco(splits.train_annotations, splits.train_images), []
     module = build_module(config, dataset, Options(device="cpu"), tmp_path, said.append)
     expected = "other colours: give --input.mean 127.5,127.5,127.5 --input.std 127.5,127.5,127.5"

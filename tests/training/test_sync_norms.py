@@ -28,9 +28,9 @@ def synchronised(mask_norm: str, **training: object) -> Config:
     config = tiny(**training)
     heads = {"mask_norm": mask_norm, "box_norm": "sync", "box_convs": 1, "box_fcs": 1}
     parts = {"backbone": ResNet(depth=18, norm="sync", frozen_stages=-1), "neck": FPN(channels=16, norm="sync")}
-    changed = config.model_copy(update={**parts, "cascade": config.cascade.model_copy(update=heads)})
+    changed = config.replace(**parts, cascade=heads)
     assert changed.semantic is not None
-    return changed.model_copy(update={"semantic": changed.semantic.model_copy(update={"norm": "sync"})})
+    return changed.replace(semantic={"norm": "sync"})
 
 
 @pytest.fixture(scope="module")

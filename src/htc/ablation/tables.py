@@ -223,9 +223,7 @@ def _extensions(base: Config) -> tuple[Row, ...]:
     with_deformable = deformable(plain)
     with_norms = synchronised(with_deformable)
     with_scales = multi_scale(with_norms)
-    larger = with_scales.model_copy(
-        update={"backbone": SENET154.model_copy(update={"pretrained": bool(base.backbone.pretrained)})}
-    )
+    larger = with_scales.replace(backbone=SENET154.replace(pretrained=bool(base.backbone.pretrained)))
     shared = base.rpn.model_dump(
         include={
             "anchor_scale",
@@ -235,7 +233,7 @@ def _extensions(base: Config) -> tuple[Row, ...]:
             "training_proposals",
         }
     )
-    guided = larger.model_copy(update={"rpn": GuidedRPN(**shared)})
+    guided = larger.replace(rpn=GuidedRPN(**shared))
     rows = (
         ("Hybrid Task Cascade", plain, 38.4, None),
         ("+ deformable convolution", with_deformable, 39.5, None),

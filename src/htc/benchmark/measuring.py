@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+
+from htc.config import Precision
 
 Result = TypeVar("Result")
 PEAK_CHANNELS = 256
@@ -109,9 +111,6 @@ def thread_count(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)

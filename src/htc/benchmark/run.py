@@ -11,12 +11,12 @@ import torch
 import torchvision
 
 from htc.benchmark.components import Components, components
-from htc.benchmark.measuring import Conditions, Precision, thread_count
+from htc.benchmark.measuring import Conditions, thread_count
 from htc.benchmark.memory import Memory, memory
 from htc.benchmark.pairs import Pair, against_mask_rcnn, against_torchvision, pooling, run_lengths
 from htc.benchmark.training_step import TrainingStep, training_step
 from htc.benchmark.work import mask_rcnn_of
-from htc.config import Config
+from htc.config import Config, Precision
 from htc.errors import ConfigError
 from htc.presets import preset
 
@@ -130,7 +130,7 @@ def _measurements(
 
 
 def _with_proposals(config: Config, proposals: int) -> Config:
-    return config.model_copy(update={"rpn": config.rpn.model_copy(update={"proposals": proposals})})
+    return config.replace(rpn={"proposals": proposals})
 
 
 def _check(amounts: Amounts, threads: Sequence[int]) -> None:

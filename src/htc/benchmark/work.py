@@ -94,8 +94,7 @@ def random_detector(config: Config) -> Detector:
     region.
     """
     torch.manual_seed(0)
-    inference = config.inference.model_copy(update={"score_threshold": BENCHMARK_SCORE_THRESHOLD})
-    detector = Detector(config.model_copy(update={"inference": inference}))
+    detector = Detector(config.replace(inference={"score_threshold": BENCHMARK_SCORE_THRESHOLD}))
     for layer in (detector.rpn.deltas, *(head.regress for head in detector.roi.box_heads)):
         nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
     return detector

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from htc.checkpoint.structure import contradictions, read_structure
 from htc.config import Config, ResNet
+from htc.config.base import field_errors
 from htc.errors import CheckpointError
 from htc.presets import PRESETS, preset
 from htc.presets.coco import COCO_CLASSES, COCO_IDS, cascade_mask_rcnn, htc, htc_without_semantic, mask_rcnn
@@ -37,7 +38,7 @@ def infer_config(
         return _assemble(structure, facts, classes, experiment)
     except ValidationError as error:
         raise CheckpointError(
-            f"the configuration read from the file is not valid: {first_errors(error)}; give --config"
+            f"the configuration read from the file is not valid: {field_errors(error, Config)}; give --config"
         ) from error
 
 
@@ -67,7 +68,7 @@ def _assemble(
     _fit_stages(values["cascade"], structure["cascade.num_stages"])
     config = Config.model_validate(values)
     known = base.preset in PRESETS and not contradictions(structure, preset(base.preset))
-    return config if known else config.model_copy(update={"preset": "custom"})
+    return config if known else config.replace(preset="custom")
 
 
 def stored_class_names(count: int, classes: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -106,13 +107,11 @@ def _family(structure: Mapping[str, Any], experiment: str | None) -> Config:
     elif structure["semantic"]:
         family = htc("custom", backbone)
     elif structure["cascade.mask_flow"]:
-        family = htc_without_semantic("custom").model_copy(update={"backbone": backbone})
+        family = htc_without_semantic("custom").replace(backbone=backbone)
     else:
         family = cascade_mask_rcnn("custom", backbone)
     twins = (candidate() for candidate in PRESETS.values())
-    same = (
-        twin for twin in twins if twin.model_copy(update={"preset": "custom", "training": family.training}) == family
-    )
+    same = (twin for twin in twins if twin.replace(preset="custom", training=family.training) == family)
     return next(same, family)
 
 
@@ -138,11 +137,3 @@ def _fit_stages(cascade: dict[str, Any], stages: int) -> None:
     for name in ("delta_stds", "ious", "loss_weights"):
         known = tuple(cascade[name])
         cascade[name] = (known + known[-1:] * stages)[:stages]
-
-
-def first_errors(error: ValidationError) -> str:
-    """pydantic's complaints as `field: reason`, all of them."""
-    return "; ".join(
-        f"{'.'.join(map(str, each['loc'])) or 'configuration'}: {each['msg'].removeprefix('Value error, ')}"
-        for each in error.errors()
-    )

@@ -235,7 +235,7 @@ def _with_file_classes(config: Config, source: _Source, path: Path) -> Config:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     ids = source.config.category_ids if source.config else category_ids(names)
-    return config.model_copy(update={"classes": names, "category_ids": ids})
+    return config.replace(classes=names, category_ids=ids)
 
 
 def _load_file(path: Path, overrides: Overrides, told: UserFacts) -> LoadedWeights:
@@ -256,7 +256,7 @@ def _load_file(path: Path, overrides: Overrides, told: UserFacts) -> LoadedWeigh
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
         if source.another_project:
-            config = config.model_copy(update={"preset": "custom"})
+            config = config.replace(preset="custom")
     # A flow that the file's own text turns off is off on purpose.
     return fit_weights(
         source.weights,

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from htc.checkpoint.infer import first_errors
 from htc.config import Config
+from htc.config.base import field_errors
 from htc.errors import CheckpointError, OutputError
 
 CONFIG_FILE = "config.json"
@@ -121,7 +121,7 @@ def parse_config(text: str, source: str) -> Config:
         return Config.model_validate_json(text)
     except ValidationError as error:
         hint = "correct or remove them; a newer htc may have written this"
-        raise CheckpointError(f"{source}: not a valid configuration: {first_errors(error)}; {hint}") from error
+        raise CheckpointError(f"{source}: not a valid configuration: {field_errors(error, Config)}; {hint}") from error
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -16,12 +16,11 @@ from typing import Annotated, Literal
 
 from cyclopts import CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 
-from htc.config import Config
+from htc.config import Config, Precision
 from htc.errors import ConfigError
 from htc.settings.layers import Setting, check_alone, gather
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["fp32", "bf16"]
 Flags = Annotated[Sequence[tuple[str, str]], Parameter(parse=False)]
 """The configuration flags of the call; the command line hands them to each verb that has this parameter."""
 JsonTarget = Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True, metavar="FILE")]

@@ -5,7 +5,7 @@ over it before it is validated, so that every error is found at once.
 """
 
 from htc.config.backbone import Backbone, BackboneNorm, FishNet, ResNet, Timm, ViT
-from htc.config.base import Section
+from htc.config.base import Precision, Section
 from htc.config.inference import GaussianSoftNMS, Inference, Input, LinearSoftNMS, SoftNMS
 from htc.config.model import (
     ASPP,
@@ -61,6 +61,7 @@ __all__ = [
     "NoMask",
     "Photometric",
     "PlainMask",
+    "Precision",
     "Proposals",
     "RecursiveFPN",
     "ResNet",

@@ -1,11 +1,11 @@
 """Everything that defines a detector and its training."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from htc.config.backbone import Backbone, ResNet
-from htc.config.base import Section
+from htc.config.base import Precision, Section
 from htc.config.inference import Inference, Input
 from htc.config.model import FPN, PAFPN, RPN, Cascade, Proposals, RecursiveFPN, Semantic
 from htc.config.training import Training
@@ -25,7 +25,7 @@ class Config(Section):
     inference: Inference = Inference()
     input: Input = Input()
     training: Training = Training()
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
 
     @property
     def num_classes(self) -> int:

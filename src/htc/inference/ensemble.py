@@ -216,4 +216,4 @@ def join(predictors: Sequence[Predictor], views: Sequence[View] = SINGLE_VIEW) -
             raise ConfigError("views and ensembles compute in float64, which Apple's GPUs lack: use --device cpu")
         detectors.append(predictor.detector)
     first = predictors[0].config
-    return Predictor(JointDetector(detectors, views), first.model_copy(update={"input": AS_IT_IS}))
+    return Predictor(JointDetector(detectors, views), first.replace(input=AS_IT_IS))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from htc.checkpoint.load import load_model
+from htc.config import Precision
 from htc.errors import ConfigError
 from htc.inference.predictor import Predictor
 from htc.model.detector import Detector
@@ -20,7 +21,7 @@ def load(
     model: str | Path,
     weights: str | Path | None = None,
     device: str | torch.device = "auto",
-    precision: Literal["fp32", "bf16"] | None = None,
+    precision: Precision | None = None,
     *,
     settings: Sequence[Setting] = (),
     **overrides: Any,

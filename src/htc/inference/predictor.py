@@ -191,8 +191,13 @@ class Predictor:
             raise ConfigError(
                 f"short_edge {edges['short_edge']} is larger than long_edge {edges['long_edge']}: exchange them"
             )
-        # Edges that are asked for are meant: the model's limit on enlarging is for its own.
-        settings = self.config.input.model_copy(update={**edges, "max_scale": None}) if edges else self.config.input
+        settings = self.config.input
+        if edges:
+            # Where the long edge is the smaller one, it alone decides, so that the short edge can be lowered to it.
+            long = edges.get("long_edge", settings.long_edge)
+            short = min(edges.get("short_edge", settings.short_edge), long)
+            # Edges that are asked for are meant: the model's limit on enlarging is for its own.
+            settings = settings.replace(short_edge=short, long_edge=long, max_scale=None)
         return _Call(
             settings,
             score_threshold,

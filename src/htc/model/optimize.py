@@ -2,12 +2,12 @@
 
 from copy import deepcopy
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from htc.config import Precision
 from htc.model.backbones.timm_features import TimmFeatures
 from htc.model.detector import Detector
 from htc.model.layers import use_pointwise
@@ -15,7 +15,7 @@ from htc.model.variants.deformable import DeformableConv2d
 from htc.model.variants.switchable import StandardisedConv2d, SwitchableConv2d
 
 
-def for_inference(detector: Detector, precision: Literal["fp32", "bf16"] = "fp32") -> Detector:
+def for_inference(detector: Detector, precision: Precision = "fp32") -> Detector:
     """A copy in evaluation mode: batch norms folded into their convolutions, 1x1 convolutions as products, that
     precision, channels last.
 

@@ -254,9 +254,7 @@ def _catalogue() -> dict[str, Callable[[], Config]]:
             htc(name, b)
         )
     dconv = "htc_x101_64x4d_fpn_dconv_c3-c5_mstrain_400_1400_16x1_20e_coco"
-    multiscale = TWENTY_EPOCHS.model_copy(
-        update={"augmentation": Augmentation(short_edges=(400, 1400), long_edge=1600)}
-    )
+    multiscale = TWENTY_EPOCHS.replace(augmentation=Augmentation(short_edges=(400, 1400), long_edge=1600))
     presets[dconv] = lambda: htc(dconv, X101_64X4D_DCONV, multiscale)
     return presets
 

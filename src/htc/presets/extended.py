@@ -32,9 +32,8 @@ def panet(name: str) -> Config:
     layers would stay random without ImageNet weights:
     `htc train --preset panet_r50_fpn_1x_coco --backbone.pretrained true`.
     """
-    base = mask_rcnn(name, BACKBONES["r50"])
-    cascade = base.cascade.model_copy(update={"pooled_levels": "all", "mask_head": FusionMask()})
-    return base.model_copy(update={"neck": PAFPN(), "cascade": cascade})
+    cascade = {"pooled_levels": "all", "mask_head": FusionMask()}
+    return mask_rcnn(name, BACKBONES["r50"]).replace(neck=PAFPN(), cascade=cascade)
 
 
 PANET: dict[str, Callable[[], Config]] = {"panet_r50_fpn_1x_coco": lambda: panet("panet_r50_fpn_1x_coco")}
@@ -52,7 +51,7 @@ def htc_ga_rpn(name: str, training: Training) -> Config:
     or the frozen layers stay random: `htc train --preset htc_r50_fpn_ga_rpn_20e --backbone.pretrained true`. Nobody has
     published an AP of these presets with ResNet-50, and we have not trained them on COCO.
     """
-    return htc(name, BACKBONES["r50"], training).model_copy(update={"rpn": GuidedRPN()})
+    return htc(name, BACKBONES["r50"], training).replace(rpn=GuidedRPN())
 
 
 def htc_r18_small_ga_rpn(name: str) -> Config:
@@ -60,7 +59,7 @@ def htc_r18_small_ga_rpn(name: str) -> Config:
     rpn = GuidedRPN(
         anchor_scale=4.0, candidates_per_level=500, training_candidates_per_level=500, training_proposals=1000
     )
-    return htc_r18_small(name).model_copy(update={"rpn": rpn})
+    return htc_r18_small(name).replace(rpn=rpn)
 
 
 GA_RPN: dict[str, Callable[[], Config]] = {
@@ -82,7 +81,7 @@ def beyond(name: str, backbone: Backbone, *, layer_decay: float = 1.0) -> Config
             short_edges=(400, 1400), long_edge=1600, copy_paste=CopyPaste(probability=0.5, share=0.5)
         ),
     )
-    return htc(name, backbone, training).model_copy(update={"inference": Inference(soft_nms=LinearSoftNMS())})
+    return htc(name, backbone, training).replace(inference=Inference(soft_nms=LinearSoftNMS()))
 
 
 def swin(size: str, drop_path_rate: float) -> Timm:
@@ -121,7 +120,7 @@ def detectors(name: str, *, recursive: bool, switchable: bool) -> Config:
     """
     where = {"switchable": "deformable", "switchable_stages": (3, 4, 5)} if switchable else {}
     backbone = ResNet(depth=50, standardised=True, **where)
-    return htc(name, backbone, Training()).model_copy(update={"neck": RecursiveFPN() if recursive else FPN()})
+    return htc(name, backbone, Training()).replace(neck=RecursiveFPN() if recursive else FPN())
 
 
 DETECTORS: dict[str, Callable[[], Config]] = {

@@ -10,14 +10,12 @@ def paper(config: Config) -> Config:
     """The paper's own numbers where the released configurations differ: beta 1, score threshold 0.001, one matching
     rule.
     """
-    semantic = None if config.semantic is None else config.semantic.model_copy(update={"loss_weight": 1.0})
-    return config.model_copy(
-        update={
-            "semantic": semantic,
-            "cascade": config.cascade.model_copy(update={"low_quality_matches": True}),
-            "inference": config.inference.model_copy(update={"score_threshold": 0.001}),
-            "training": TWENTY_EPOCHS,
-        }
+    semantic = None if config.semantic is None else {"loss_weight": 1.0}
+    return config.replace(
+        semantic=semantic,
+        cascade={"low_quality_matches": True},
+        inference={"score_threshold": 0.001},
+        training=TWENTY_EPOCHS,
     )
 
 

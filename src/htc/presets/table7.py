@@ -13,7 +13,6 @@ starts, but FishNet: timm has none of it, so it starts from a file that you name
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from htc.config import Backbone, Config, FishNet, Input, ResNet, Timm
 from htc.presets.coco import htc
@@ -25,14 +24,13 @@ DPN_INPUT = Input(mean=(124.0, 117.0, 104.0), std=(59.88, 59.88, 59.88))
 
 def deformable(config: Config) -> Config:
     """+ DCN: deformable convolution in res5 (39.5)."""
-    return _changed(config, backbone={"deformable": "v1", "deformable_stages": (5,)})
+    return config.replace(backbone={"deformable": "v1", "deformable_stages": (5,)})
 
 
 def synchronised(config: Config) -> Config:
     """+ SyncBN in backbone and heads (40.7)."""
     heads = {"mask_norm": "sync", "box_convs": 4, "box_fcs": 1, "box_norm": "sync"}
-    return _changed(
-        config,
+    return config.replace(
         backbone={"norm": "sync", "frozen_stages": -1},
         neck={"norm": "sync"},
         semantic={"norm": "sync"},
@@ -47,15 +45,7 @@ def multi_scale(config: Config) -> Config:
     short = config.input.short_edge
     other_ways = {"short_edge_choices": None, "jitter": None, "resize": True}
     drawn = {"short_edges": (short // 2, short * 7 // 4), "long_edge": 2 * short}
-    return _changed(
-        config, training={"augmentation": {**config.training.augmentation.model_dump(), **other_ways, **drawn}}
-    )
-
-
-def _changed(config: Config, **sections: dict[str, Any]) -> Config:
-    """With other values in some sections; checked anew."""
-    values = config.model_dump()
-    return Config.model_validate(values | {section: values[section] | changes for section, changes in sections.items()})
+    return config.replace(training={"augmentation": {**other_ways, **drawn}})
 
 
 def _start(name: str) -> Config:
@@ -65,7 +55,7 @@ def _start(name: str) -> Config:
 def _member(name: str, backbone: Backbone, network_input: Input | None = None) -> Config:
     """Every component above, on a larger backbone."""
     config = multi_scale(synchronised(_start(name)))
-    return config.model_copy(update={"backbone": backbone, "input": network_input or config.input})
+    return config.replace(backbone=backbone, input=network_input or config.input)
 
 
 def resnext(base_width: int, groups: int) -> ResNet:

@@ -10,15 +10,9 @@ from typing import get_args
 from pydantic.fields import FieldInfo
 
 from htc.config import Config, Section
+from htc.config.base import sections_of
 
 Path = tuple[str, ...]
-
-
-def sections_of(annotation: object) -> list[type[Section]]:
-    """The sections a type allows: one, several variants of a union, or none for a plain value."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [section for part in get_args(annotation) for section in sections_of(part)]
 
 
 def fields_at(path: Path, model: type[Section] = Config) -> list[FieldInfo]:

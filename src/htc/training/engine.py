@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import DDPStrategy
 
+from htc.config import Precision
 from htc.ops.onednn import exact_onednn_matmul
 from htc.ranks import here
 from htc.training.checkpoints import WholeFiles
@@ -53,7 +54,7 @@ def fit(
     limits: Limits,
     *,
     device: str = "auto",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     clip_gradients: float | None = None,
     accumulate: int = 1,
     resume: Path | None = None,

@@ -83,9 +83,8 @@ def validation_batches(dataset: Dataset, config: Config, maps: MapSources | None
         ]
         found = [one for one in (_with_maps(dataset, place) for place in places) if one is not None]
         dataset = found[0] if found else dataset
-        config = config if found else config.model_copy(update={"semantic": None})
-    training = config.training.model_copy(update={"augmentation": NO_AUGMENTATION, "sampling": Sampling()})
-    config = config.model_copy(update={"training": training})
+        config = config if found else config.replace(semantic=None, cascade={"semantic_fusion": "none"})
+    config = config.replace(training={"augmentation": NO_AUGMENTATION, "sampling": Sampling()})
     check_semantic(dataset, config)
     images = TrainingPictures(dataset, config, seed=0, epoch=0)
     share = [[position] for position in range(rank(), len(images), count())]

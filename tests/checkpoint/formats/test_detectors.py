@@ -140,7 +140,7 @@ def test_every_tensor_of_a_file_finds_its_place(tmp_path: Path, name: str) -> No
         assert torch.equal(state["second_look.context.mean.bias"], weights["neck.rfp_aspp.aspp.3.bias"])
     # without the preset's name: the same network, from the shapes
     found = load_model(path).config
-    assert found.model_copy(update={"preset": name, "training": preset(name).training}) == preset(name)
+    assert found.replace(preset=name, training=preset(name).training) == preset(name)
 
 
 @pytest.mark.parametrize(

@@ -243,18 +243,9 @@ def test_a_backbone_of_group_norms_is_refused(tmp_path: Path) -> None:
 def rich(kind: Any, channels: int, stages: int) -> Config:
     """Norms in the neck and all heads, convolutions in the box heads, two before the proposals, deformable stages."""
     base = tiny(stages)
-    cascade = base.cascade.model_copy(
-        update={"box_norm": kind, "mask_norm": kind, "box_convs": 2, "box_fcs": 1, "mask_channels": channels}
-    )
+    cascade = base.cascade.replace(box_norm=kind, mask_norm=kind, box_convs=2, box_fcs=1, mask_channels=channels)
     backbone = ResNet(deformable="v2", deformable_stages=(3, 4, 5))
-    return base.model_copy(
-        update={
-            "cascade": cascade,
-            "neck": FPN(channels=channels, norm=kind),
-            "rpn": RPN(convs=2),
-            "backbone": backbone,
-        }
-    )
+    return base.replace(cascade=cascade, neck=FPN(channels=channels, norm=kind), rpn=RPN(convs=2), backbone=backbone)
 
 
 @pytest.mark.parametrize(("kind", "channels", "stages"), [("group", 128, 1), ("batch", 8, 3)])

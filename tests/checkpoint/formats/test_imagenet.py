@@ -61,7 +61,7 @@ def test_a_name_is_read_from_the_cache(config: Timm | ViT, tmp_path: Path, monke
     monkeypatch.setattr(
         imagenet, "hf_hub_download", lambda repository, file, **how: asked.append((repository, file, how)) or str(path)
     )
-    config = config.model_copy(update={"pretrained": True})
+    config = config.replace(pretrained=True)
     backbone = build_backbone(config).eval()
     before = {name: value.clone() for name, value in backbone.state_dict().items() if name.startswith(("up", "norms"))}
     assert start_from_imagenet(backbone, config) == config.name

@@ -186,7 +186,7 @@ CAFFE_TEXTS = {
 
 @pytest.mark.parametrize("version", CAFFE_TEXTS)
 def test_a_caffe_backbone_has_its_stride_and_reads_red_green_blue(tmp_path: Path, version: int) -> None:
-    config = tiny_config().model_copy(update={"backbone": ResNet(depth=50)})
+    config = tiny_config().replace(backbone=ResNet(depth=50))
     weights = as_v2(random_state(config))
     loaded = load_model((save_v2 if version == 2 else save_v3)(tmp_path / "a.pth", weights, CAFFE_TEXTS[version]))
     backbone = loaded.config.backbone
@@ -232,7 +232,7 @@ test_cfg = dict(rpn=dict(nms_pre=500, nms_post=500, max_per_img=300, nms=dict(ty
 @pytest.mark.parametrize("year", ["2019", "2020"])
 def test_guided_anchoring_of_either_generation(tmp_path: Path, year: str) -> None:
     """Its text is read besides; files since 2020 come with a note on how they were trained."""
-    config = CONFIG.model_copy(update={"rpn": GuidedRPN()})
+    config = CONFIG.replace(rpn=GuidedRPN())
     state = random_state(config)
     path = (
         save_v1(tmp_path / "a.pth", as_v1(state), GUIDED_TEXT)
