@@ -1,9 +1,11 @@
 """Our folders: what is saved comes back, what cannot be saved leaves nothing, what is damaged is named."""
 
 import json
+import os
 import resource
 import signal
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -59,10 +61,23 @@ def test_a_module_in_channels_last_with_shared_tensors(tmp_path: Path) -> None:
 def test_saving_again_replaces_both_files(tmp_path: Path) -> None:
     small = {"a": torch.ones(2)}
     save_pretrained(small, CONFIG, tmp_path)
-    save_pretrained({"a": torch.zeros(2)}, CONFIG.model_copy(update={"preset": "second"}), tmp_path)
+    save_pretrained({"a": torch.zeros(2)}, CONFIG.replace(preset="second"), tmp_path)
     config, state = from_pretrained(tmp_path)
     assert config.preset == "second"
     assert state["a"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        for _ in range(2):  # new files, and files that are replaced
+            save_pretrained({"a": torch.ones(2)}, CONFIG, tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
+    assert modes == {"config.json": mode, "model.safetensors": mode}
 
 
 def test_a_full_disk_leaves_the_old_model_whole(tmp_path: Path) -> None:

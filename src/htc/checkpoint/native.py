@@ -49,11 +49,18 @@ def save_pretrained(model: nn.Module | Mapping[str, Tensor], config: Config, fol
 
 
 def _write_all(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
-    """Write every file beside its place, flushed to the disk; only when all are whole do they take their names."""
+    """Write every file beside its place, flushed to the disk; only when all are whole do they take their names.
+
+    Permissions follow the umask, whatever a writer chooses: safetensors makes files that only their owner can read.
+    """
     temporaries = {name: folder / f".{name}.{os.getpid()}.tmp" for name in writers}
     try:
         for name, write in writers.items():
+            temporaries[name].touch()
+            mode = temporaries[name].stat().st_mode
             write(temporaries[name])
+            if temporaries[name].stat().st_mode != mode:
+                temporaries[name].chmod(mode)
             with temporaries[name].open("rb+") as file:
                 os.fsync(file.fileno())
         for name, temporary in temporaries.items():
