@@ -5,6 +5,8 @@ bin's value is the sum over its taps in y and x of (weight y) (weight x) (pixel)
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,18 @@ CAPACITIES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 24, 29, 34, 52, 80, 13
 """Taps an axis; boxes are processed in groups of like size, so that small boxes do not pay for large ones."""
 FEWEST_BOXES_A_GROUP = 24
 """A smaller group joins the next larger capacity: one call costs more than a few zero weights."""
+FEWEST_TAPS_SAVED = 50_000
+"""Thin boxes get bags of their own shape where that leaves out at least so many zero weights, which take several times
+as long as the calls of one more group (at 256 channels).
+"""
+
+
+class Shape(NamedTuple):
+    """Boxes, by index, whose bags have `rows` x `columns` taps."""
+
+    boxes: Tensor
+    rows: int
+    columns: int
 
 
 @dataclass(frozen=True)
@@ -46,8 +60,8 @@ def bags(boxes: Tensor, sizes: Tensor, first: Tensor, bins: int, subdivide: int)
     extent = (boxes[:, 2:] - boxes[:, :2]) / bins
     # from the first sample to the last, both with two neighbours: not the whole bin, which would cost twice the taps
     samples = (torch.ceil(extent.clamp(min=0) / subdivide) * subdivide).clamp(min=1)
-    needed = torch.ceil(extent * (samples - 1) / samples).amax(1) + 2
-    capacity = torch.bucketize(needed, torch.tensor(CAPACITIES, dtype=torch.float32))
+    needed = torch.ceil(extent * (samples - 1) / samples) + 2
+    capacity = torch.bucketize(needed.amax(1), torch.tensor(CAPACITIES, dtype=torch.float32))
     groups = []
     pending = torch.empty(0, dtype=torch.long)
     for c, members in _by_capacity(capacity):
@@ -56,7 +70,8 @@ def bags(boxes: Tensor, sizes: Tensor, first: Tensor, bins: int, subdivide: int)
         if len(members) < FEWEST_BOXES_A_GROUP and c < int(capacity.max()) and CAPACITIES[c] <= 14:
             pending = members
             continue
-        groups.append(_group(members, start, extent, sizes, first, bins, subdivide, CAPACITIES[c]))
+        shapes = by_shape(members, needed[members], CAPACITIES[c], bins)
+        groups += [_group(shape, start, extent, sizes, first, bins, subdivide) for shape in shapes]
     return Bags(len(boxes), bins, groups)
 
 
@@ -64,23 +79,57 @@ def _by_capacity(capacity: Tensor) -> list[tuple[int, Tensor]]:
     return [(c, (capacity == c).nonzero().squeeze(1)) for c in capacity.unique().tolist()]
 
 
+def by_shape(members: Tensor, needed: Tensor, capacity: int, bins: int) -> list[Shape]:
+    """Boxes that fit `capacity` x `capacity` taps, split by shape where that saves enough.
+
+    members (M,) indices of boxes; needed (M, 2) taps of each along (x, y). Split off are boxes that need at most half
+    the capacity along one axis: a box of 1333 x 9 pixels would otherwise have 50 rows of zero weights in every bin.
+    The others, nearly all of an ordinary image, stay together.
+    """
+    shapes = []
+    lengths = [length for length in CAPACITIES if 2 * length <= capacity]
+    for axis in (0, 1):
+        if len(members) * bins**2 * capacity**2 < FEWEST_TAPS_SAVED:
+            break
+        narrow = torch.bucketize(needed[:, axis].contiguous(), needed.new_tensor(lengths))
+        split = _worthwhile(narrow.bincount(minlength=len(lengths)).tolist(), lengths, capacity, bins)
+        for lower, upper in pairwise([-1, *split]):
+            inside = (narrow > lower) & (narrow <= upper)
+            long = (capacity, lengths[upper])
+            shapes.append(Shape(members[inside], long[axis], long[1 - axis]))
+        if split:
+            rest = narrow > split[-1]
+            members, needed = members[rest], needed[rest]
+    return [*shapes, Shape(members, capacity, capacity)] if len(members) else shapes
+
+
+def _worthwhile(counts: list[int], lengths: list[int], capacity: int, bins: int) -> list[int]:
+    """Positions in `lengths` up to which boxes form a group of their own; `counts` boxes need each length.
+
+    Boxes that are not worth a group join those of the next length.
+    """
+    split, pending = [], 0
+    present = [position for position in range(len(lengths)) if counts[position]]
+    for position, following in pairwise([*present, len(lengths)]):
+        pending += counts[position]
+        otherwise = [*lengths, capacity][following]
+        if pending * bins**2 * capacity * (otherwise - lengths[position]) >= FEWEST_TAPS_SAVED:
+            split.append(position)
+            pending = 0
+    return split
+
+
 def _group(
-    members: Tensor,
-    start: Tensor,
-    extent: Tensor,
-    sizes: Tensor,
-    first: Tensor,
-    bins: int,
-    subdivide: int,
-    capacity: int,
+    shape: Shape, start: Tensor, extent: Tensor, sizes: Tensor, first: Tensor, bins: int, subdivide: int
 ) -> Group:
+    members, rows, columns = shape
     height, width = sizes[members, 0], sizes[members, 1]
-    row, row_weight = axis_taps(start[members, 1], extent[members, 1], bins, height, capacity, subdivide)
-    column, column_weight = axis_taps(start[members, 0], extent[members, 0], bins, width, capacity, subdivide)
+    row, row_weight = axis_taps(start[members, 1], extent[members, 1], bins, height, rows, subdivide)
+    column, column_weight = axis_taps(start[members, 0], extent[members, 0], bins, width, columns, subdivide)
     base = (first[members, None, None] + row * width[:, None, None]).int()
     index = base[:, :, None, :, None] + column.int()[:, None, :, None, :]
     weight = row_weight[:, :, None, :, None] * column_weight[:, None, :, None, :]
-    return Group(members, index.view(-1, capacity * capacity), weight.view(-1, capacity * capacity))
+    return Group(members, index.view(-1, rows * columns), weight.view(-1, rows * columns))
 
 
 def axis_taps(

@@ -1,17 +1,16 @@
-"""Precise RoI pooling (Jiang et al., "Acquisition of Localization Confidence", ECCV 2018, section 3.2): bins are
-averages without samples.
+"""Two other ways to pool a box over a pyramid, for `cascade.pooling precise` and `torchvision`; see `roi_pool`.
 
-A feature map is a continuous surface: bilinear between pixel centres, falling to zero within one pixel outside the map.
-A bin is the integral of that surface over it, divided by its area (Eq. 4 there). The surface is a sum of products of
-hat functions, so a bin is weights_y^T F weights_x, where a weight is the integral of one pixel's hat over the bin's
-side: piecewise quadratic in the side's ends. Pooled features are therefore differentiable in the boxes, too, which
-RoIAlign's are only between its jumps.
+`precise_roi_pool` (Jiang et al., "Acquisition of Localization Confidence", ECCV 2018, section 3.2): a bin is an exact
+average instead of an average of samples. A feature map is a continuous surface: bilinear between pixel centers,
+falling to zero within one pixel outside the map. A bin is the integral of that surface over it, divided by its area
+(Eq. 4 there). The surface is a sum of products of hat functions, so a bin is weights_y^T F weights_x, where a weight is
+the integral of one pixel's hat over the bin's side: piecewise quadratic in the side's ends. Pooled features are
+therefore differentiable in the boxes, too, which RoIAlign's are only between its jumps. Differs from the authors' code
+by: pixel centers lie half a pixel inside, as in aligned RoIAlign, so that both pool the same region.
 
-Differs from the authors' code by: pixel centres lie half a pixel inside, as in aligned RoIAlign, so that both pool the
-same region.
-
-P(x, r) as torchvision's detectors compute it: RoIAlign as published (He et al. 2017), two samples an axis in
-every bin, not shifted by half a pixel.
+`sampled_roi_pool`, as torchvision's detectors compute it: RoIAlign as first published (He et al. 2017), with two
+samples along each axis of a bin and coordinates that are not shifted by half a pixel. Weights trained in torchvision
+expect it.
 """
 
 import torch
@@ -21,11 +20,15 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from htc.errors import ConfigError
-from htc.ops.pixel_gather import CAPACITIES, Bags, Group, PixelGather
+from htc.ops.pixel_gather import CAPACITIES, Bags, Group, PixelGather, by_shape
 from htc.ops.roi_pool import Pyramid, on_levels, pyramid_level
 
 SMALLEST_EXTENT = 1e-6
 """A bin narrower than this many pixels has no area to average over and pools zero, as in the authors' code."""
+SAMPLES = 2
+"""Samples per bin and axis of torchvision's pooling."""
+NOWHERE = -1e6
+"""Coordinate of a box that samples no pixel of any map."""
 
 
 def precise_roi_pool(
@@ -64,20 +67,21 @@ def _groups(
     start = boxes[:, :2] - 0.5
     extent = (boxes[:, 2:] - boxes[:, :2]) / bins
     # hats reach one pixel to either side of a bin, whose ends fall anywhere between pixels
-    touched = torch.ceil(extent.detach().clamp(min=0)).amax(1) + 2
-    capacity = torch.bucketize(
-        torch.minimum(touched, sizes.amax(1) + 2), torch.tensor(CAPACITIES, dtype=touched.dtype, device=boxes.device)
-    )
+    touched = torch.ceil(extent.detach().clamp(min=0)) + 2
+    limits = torch.tensor(CAPACITIES, dtype=touched.dtype, device=boxes.device)
+    capacity = torch.bucketize(torch.minimum(touched.amax(1), sizes.amax(1) + 2), limits)
+    needed = torch.minimum(touched, sizes.flip(1) + 2)
     groups = []
     for number in capacity.unique().tolist():
-        members = (capacity == number).nonzero().squeeze(1)
-        length, (height, width) = CAPACITIES[number], sizes[members].unbind(1)
-        row, down = axis_integrals(start[members, 1], extent[members, 1], bins, height, length)
-        column, across = axis_integrals(start[members, 0], extent[members, 0], bins, width, length)
-        base = first[members, None, None] + row * width[:, None, None]
-        index = base[:, :, None, :, None] + column[:, None, :, None, :]
-        weight = down[:, :, None, :, None] * across[:, None, :, None, :]
-        groups.append(Group(members, index.int().view(-1, length**2), weight.to(exact).view(-1, length**2)))
+        alike = (capacity == number).nonzero().squeeze(1)
+        for members, rows, columns in by_shape(alike, needed[alike], CAPACITIES[number], bins):
+            height, width = sizes[members].unbind(1)
+            row, down = axis_integrals(start[members, 1], extent[members, 1], bins, height, rows)
+            column, across = axis_integrals(start[members, 0], extent[members, 0], bins, width, columns)
+            base = first[members, None, None] + row * width[:, None, None]
+            index = (base[:, :, None, :, None] + column[:, None, :, None, :]).int()
+            weight = (down[:, :, None, :, None] * across[:, None, :, None, :]).to(exact)
+            groups.append(Group(members, index.view(-1, rows * columns), weight.view(-1, rows * columns)))
     return groups
 
 
@@ -115,12 +119,6 @@ def _differentiable_in_weights(table: Float[Tensor, "P C"], groups: list[Group],
         for g in groups
     ]
     return torch.cat(sums)[order].view(count * sums[0].shape[1], table.shape[1])
-
-
-SAMPLES = 2
-"""Per bin and axis."""
-NOWHERE = -1e6
-"""Coordinate of a box that samples no pixel of any map."""
 
 
 def sampled_roi_pool(
