@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from htc.checkpoint.facts import NO_FACTS, UserFacts
 from htc.checkpoint.fit import KeyReport, LoadedWeights, fit_weights, shapes_of
-from htc.checkpoint.formats.base import NO_FACTS, Upgraded, UserFacts
+from htc.checkpoint.formats.base import Upgraded
 from htc.checkpoint.formats.detectron2 import is_detectron2, read_detectron2
 from htc.checkpoint.formats.mmdetection import upgrade_mmdetection
 from htc.checkpoint.formats.paddle import is_paddle, read_paddle

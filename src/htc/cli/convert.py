@@ -7,14 +7,12 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from htc.checkpoint.formats.base import Colours, UserFacts
+from htc.checkpoint.facts import Colours, UserFacts
 from htc.cli.model import check_model, check_released, fetch_weights, print_config_of
-from htc.cli.options import Flags, JsonTarget, ModelOptions
+from htc.cli.options import MODEL_OPTIONS, Flags, JsonTarget, ModelOptions
 from htc.cli.output import STDOUT, check_json_target, require_writable, say, write_json_result
 from htc.errors import OutputError
 from htc.settings.layers import nested
-
-DEFAULTS = ModelOptions()
 
 
 def convert(
@@ -25,7 +23,7 @@ def convert(
     colours: Colours | None = None,
     norm_epsilon: Literal["0", "1e-5"] | None = None,
     json: JsonTarget = None,
-    options: ModelOptions = DEFAULTS,
+    options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
     """Turn a checkpoint into a folder of config.json and model.safetensors, or a data set into COCO annotation files.

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from htc.checkpoint.formats.base import NO_FACTS, UserFacts
+from htc.checkpoint.facts import NO_FACTS, UserFacts
 from htc.checkpoint.zoo import RELEASED, cached, fetch
 from htc.cli.options import ModelOptions
 from htc.cli.output import progress, say

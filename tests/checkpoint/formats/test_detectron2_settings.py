@@ -12,7 +12,7 @@ from torch import Tensor
 
 from checkpoint.formats.test_detectron2_and_paddle import STRIDE, as_detectron2, saved, tiny
 from checkpoint.historical import random_state
-from htc.checkpoint.formats.base import UserFacts
+from htc.checkpoint.facts import UserFacts
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import save_pretrained
 from htc.config import RPN

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from checkpoint.historical import CLASSES, as_v1, as_v2, random_state, save_v1, save_v2, save_v3, tiny_config
-from htc.checkpoint.formats.base import UserFacts
+from htc.checkpoint.facts import UserFacts
 from htc.checkpoint.formats.mmdetection import GUIDED_NOTE, V1_NOTE, read_mmdetection
 from htc.checkpoint.load import load_model
 from htc.config import Config, GaussianSoftNMS, GuidedRPN, LinearSoftNMS, ResNet

@@ -15,8 +15,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNN
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
+from htc.checkpoint.facts import UserFacts
 from htc.checkpoint.fit import expected_shapes, shapes_of
-from htc.checkpoint.formats.base import UserFacts
 from htc.checkpoint.formats.torchvision import COCO_OUTPUTS, read_torchvision
 from htc.checkpoint.infer import infer_config
 from htc.checkpoint.load import load_model

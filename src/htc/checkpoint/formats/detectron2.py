@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htc.checkpoint.formats.base import Colours, Upgraded, pixel_major, rename, rgb_stem
+from htc.checkpoint.facts import Colours
+from htc.checkpoint.formats.base import Upgraded, pixel_major, rename, rgb_stem
 from htc.checkpoint.formats.mmdetection_config import ConfigFacts
 from htc.checkpoint.stored import Stored
 from htc.errors import CheckpointError

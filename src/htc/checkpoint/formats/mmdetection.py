@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from htc.checkpoint.formats.base import Colours, Upgraded, background_last, pixel_major, rgb_stem
+from htc.checkpoint.facts import Colours
+from htc.checkpoint.formats.base import Upgraded, background_last, pixel_major, rgb_stem
 from htc.checkpoint.formats.mmdetection_config import read_config_facts, read_config_text
 from htc.checkpoint.stored import Stored, entries, read_stored
 from htc.checkpoint.structure import GUIDED
