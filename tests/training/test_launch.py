@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from htc.cli.launch import by_first, start_together
 from htc.errors import ConfigError
 from htc.ranks import Ranks, here
+from htc.training.launch import on_first_process, start_together
 from training.discs import write_split
 
 
@@ -99,7 +99,7 @@ def test_several_machines_need_a_place_to_meet(monkeypatch):
 
 
 def test_alone_the_first_is_the_only_one():
-    assert by_first("cpu", lambda: 3) == 3
+    assert on_first_process("cpu", lambda: 3) == 3
 
 
 SMALL = [

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from htc.cli.options import Above, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Natural
-from htc.cli.output import STDOUT, check_json_target, progress, say, write_json_result
-from htc.cli.output import print_table as print_table
-from htc.cli.splits import splits_of
+from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Natural
+from htc.cli.output import STDOUT, check_json_target, print_table, progress, say, write_json_result
 from htc.cli.train import steps_of
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from htc.ablation.run import RowResult
     from htc.ablation.tables import AblationTable
 
-DEFAULTS = ModelOptions()
 ABLATION_PRESET = "htc_r50_fpn_20e_paper"
 IntList = Annotated[list[int], Parameter(consume_multiple=True, negative="")]
 
@@ -41,7 +38,7 @@ def ablate(
     batch_size: Count | None = None,
     workers: Natural = 0,
     json: JsonTarget = None,
-    options: ModelOptions = DEFAULTS,
+    options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
     """Train the rows of the paper's ablation tables on any data set, and compare them.
@@ -105,7 +102,16 @@ def ablate(
     tables = [table_of(number, base) for number in dict.fromkeys(table)]
     if rows is not None:
         tables = [one.only(rows) for one in tables]
-    splits = splits_of(data, train_annotations, train_images, val_annotations, val_images)
+    from htc.data.formats.layouts import locate_splits
+
+    splits = locate_splits(
+        data=data,
+        train_annotations=train_annotations,
+        train_images=train_images,
+        val_annotations=val_annotations,
+        val_images=val_images,
+        say=say,
+    )
     check_torch()
     from htc.ablation.run import Budget, run_ablation, truth_of
 

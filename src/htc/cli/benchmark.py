@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from htc.cli.options import Count, Flags, JsonTarget, ModelOptions, Switch
+from htc.cli.options import MODEL_OPTIONS, Count, Flags, JsonTarget, ModelOptions, Switch
 from htc.cli.output import STDOUT, check_json_target, say, write_json_result
 from htc.errors import ConfigError
+from htc.presets import DEFAULT_PRESET
 from htc.settings.layers import resolve, to_yaml
 
-DEFAULT_PRESET, QUICK_PRESET = "htc_r50_fpn_1x_coco", "htc_r18_small"
+QUICK_PRESET = "htc_r18_small"
 THREADS = (1,)
-DEFAULTS = ModelOptions()
 Parts = Annotated[
     list[Literal["components", "pairs", "training", "memory"]], Parameter(consume_multiple=True, negative="")
 ]
@@ -29,7 +29,7 @@ def benchmark(
     repeats: Count | None = None,
     quick: Switch = False,
     json: JsonTarget = None,
-    options: ModelOptions = DEFAULTS,
+    options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> None:
     """Measure a model with random weights on this machine; the tables on standard output are Markdown.

@@ -8,13 +8,12 @@ from cyclopts import Parameter
 from htc.cli.maps import Maps, check_maps
 from htc.cli.measuring import Asked, of_model, of_results
 from htc.cli.model import print_config_of, settings_of
-from htc.cli.options import Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Words
+from htc.cli.options import MODEL_OPTIONS, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Words
 from htc.cli.output import STDOUT, check_json_target, print_table, write_json_result
 from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
 
-DEFAULTS = ModelOptions()
 KINDS = {"bbox": "boxes", "segm": "masks"}
 
 
@@ -40,7 +39,7 @@ def evaluate(
     diagnostics: Switch = False,
     html: File | None = None,
     json: JsonTarget = None,
-    options: ModelOptions = DEFAULTS,
+    options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
     """Measure box and mask average precision on annotated pictures.

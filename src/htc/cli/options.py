@@ -84,6 +84,10 @@ class ModelOptions:
         return found
 
 
+MODEL_OPTIONS = ModelOptions()
+"""The default of every command's `options`."""
+
+
 def split(arguments: Sequence[str], own: Collection[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """(the verb's arguments, the configuration's (name, text) pairs).
 

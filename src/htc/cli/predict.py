@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from cyclopts import Parameter
 
 from htc.cli.model import check_models, load_members, print_config_of, settings_of
-from htc.cli.options import Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Threshold, Words
+from htc.cli.options import (
+    MODEL_OPTIONS,
+    Count,
+    File,
+    Flags,
+    Folder,
+    JsonTarget,
+    ModelOptions,
+    Name,
+    Switch,
+    Threshold,
+    Words,
+)
 from htc.cli.output import STDOUT, check_json_target, filling, folder_for, progress, say, write_json_result
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, DataError
@@ -17,7 +29,6 @@ if TYPE_CHECKING:
     from htc.inference.sources import Failure, PictureFile
     from htc.results import Detections
 
-DEFAULTS = ModelOptions()
 DISPLAY_THRESHOLD = 0.5
 
 
@@ -41,7 +52,7 @@ def predict(
     draw: bool = True,
     batch_size: Count = 1,
     max_pixels: Count | None = None,
-    options: ModelOptions = DEFAULTS,
+    options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
     """Find the objects in pictures: drawings in a folder, and COCO results with --json.

@@ -3,31 +3,29 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from htc.cli.choosing import chosen, names_preset, resumed, show_choices
 from htc.cli.evaluate import print_metrics
-from htc.cli.launch import by_first, start_together
 from htc.cli.model import check_weights, fetch_weights, to_be_fetched
-from htc.cli.options import Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch
-from htc.cli.output import filling, folder_for, say
+from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch
+from htc.cli.output import filling, folder_for, messages, say
 from htc.cli.semantic import NO_MAPS, MapFlags
-from htc.cli.splits import splits_of
 from htc.cli.watch import watching
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
+from htc.presets import DEFAULT_PRESET
 from htc.ranks import here
-from htc.settings.layers import Setting, resolve, to_yaml
+from htc.settings.layers import Setting, names_preset, resolve, to_yaml
+from htc.training.launch import on_first_process, start_together
 
 if TYPE_CHECKING:
     from htc.data.coco import Splits
+    from htc.data.dataset import Dataset
+    from htc.training.auto_config import Choice
+    from htc.training.plan import TrainingPlan
     from htc.training.progress import Listener
-    from htc.training.run import Options
-
-DEFAULTS = ModelOptions()
-DEFAULT_PRESET = "htc_r50_fpn_1x_coco"
 
 
 def train(
@@ -54,7 +52,7 @@ def train(
     checkpoint_steps: Count | None = None,
     devices: Count = 1,
     nodes: Count = 1,
-    options: ModelOptions = DEFAULTS,
+    options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
     """Train a model on pictures with COCO annotations.
@@ -128,24 +126,28 @@ def train(
     name = given.preset if names_preset(settings) or no_data else _name_of(data or train_annotations)
 
     def prepare() -> "tuple[Path, Splits]":
+        from htc.data.formats.layouts import locate_splits
+
         folder = out if resume and out is not None else folder_for("train", name, out)
-        splits = splits_of(
-            data,
-            train_annotations,
-            train_images,
-            val_annotations,
-            val_images,
-            converted=folder / "data",
+        splits = locate_splits(
+            data=data,
+            train_annotations=train_annotations,
+            train_images=train_images,
+            val_annotations=val_annotations,
+            val_images=val_images,
             val_share=val_share,
+            converted=folder / "data",
+            say=say,
         )
         _fetch(weights, splits)
         return folder, splits
 
     if devices * nodes > 1 and here().ranks == 1:
         return start_together(devices, nodes)
-    folder, splits = by_first(options.device, prepare)
+    folder, splits = on_first_process(options.device, prepare)
     check_torch()
     from htc.training.checkpoints import Every
+    from htc.training.plan import plan_training
     from htc.training.run import Options
 
     how = Options(
@@ -158,51 +160,66 @@ def train(
         workers=workers,
         checkpoints=Every(steps=checkpoint_steps),
     )
-    return _train(splits, folder, settings, how, evaluate_every, print_config=options.print_config)
+    plan = plan_training(splits, folder, settings=settings, options=how, evaluate_every=evaluate_every)
+    if options.print_config:
+        print(to_yaml(plan.fitted), end="")
+        return 0
+    _train(splits, folder, plan)
+    return 0
 
 
-def _train(
-    splits: "Splits",
-    folder: Path,
-    settings: Sequence[Setting],
-    how: "Options",
-    evaluate_every: int | None,
-    *,
-    print_config: bool,
-) -> int:
-    """Chooses what is not given, trains, and says what is left behind."""
+def _train(splits: "Splits", folder: Path, plan: "TrainingPlan") -> None:
+    """Show the plan, train, and print the results."""
     from htc.inference.load import choose_device
-    from htc.training.auto_config import EVERY, Choice, peak_memory, recorded, stated
-    from htc.training.finetune import fit_to_data
-    from htc.training.run import read_dataset
+    from htc.training.auto_config import peak_memory
     from htc.training.run import train as run_training
 
-    dataset, targets = read_dataset(splits, how), how.semantic
-    every, choices, rule = evaluate_every or 1, [], "epochs, after which the validation pictures are measured"
-    if how.resume:
-        config, every = resumed(folder, settings, DEFAULT_PRESET), evaluate_every or recorded(folder, EVERY, 1)
-    elif names_preset(settings):
-        config = resolve(settings, DEFAULT_PRESET)
-    else:
-        found = chosen(dataset, settings, how.device, how.weights)
-        config, choices, every = found.config, list(found.choices), evaluate_every or found.evaluate_every
-        rule += "" if evaluate_every else "; about twenty times in all"
-    fitted = fit_to_data(config, dataset, targets)
-    if print_config:
-        print(to_yaml(fitted), end="")
-        return 0
-    images_per_step = config.training.batch_size * config.training.accumulate * here().ranks
-    choices += stated(fitted, targets, images_per_step, from_weights=how.weights is not None or how.resume)
-    choices += [Choice({EVERY: every}, rule)] if splits.val_annotations is not None else []
-    show_choices(dataset, choices)
-    device = choose_device(how.device)
-    with filling(folder), watching(how.minutes, lambda: peak_memory(device)) as watch:
-        result = run_training(config, splits, folder, replace(how, evaluate_every=every, choices=tuple(choices)), watch)
+    choices = plan.choices()
+    _show_choices(plan.dataset, choices)
+    device = choose_device(plan.options.device)
+    options = replace(plan.options, evaluate_every=plan.evaluate_every, choices=choices)
+    with filling(folder), watching(options.minutes, lambda: peak_memory(device)) as watch:
+        result = run_training(plan.config, splits, folder, options, watch)
     if result.metrics is not None and here().rank == 0:
         print_metrics(result.metrics)
     say(f"the model is in {result.model}, numbers, curves and pictures in {result.folder}")
     say(f"try it: htc predict PICTURE --model {result.folder}")
-    return 0
+
+
+def _show_choices(dataset: "Dataset", choices: "Sequence[Choice]") -> None:
+    """Print on stderr what was chosen and the rule of each choice: a table on a terminal, a line each elsewhere."""
+    from rich.table import Table
+
+    objects = sum(len(record.instances) for record in dataset.images)
+    made = any("preset" in choice.fields for choice in choices)
+    how = "Chosen for them (any flag or --preset decides otherwise):" if made else "The rest is as given, and so:"
+    say(f"{len(dataset)} pictures, {objects} objects, {len(dataset.classes)} classes. {how}")
+    rows = [
+        (name, _text(value), "" if number else choice.rule)
+        for choice in choices
+        for number, (name, value) in enumerate(choice.fields.items())
+    ]
+    console = messages()
+    if console.is_terminal and here().rank == 0:
+        grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        grid.add_column(overflow="fold", style="dim")
+        for row in rows:
+            grid.add_row(*row)
+        console.print(grid)
+        return
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, value, rule in rows:
+        say(f"  {name:{widths[0]}}  {value:{widths[1]}}  {rule}".rstrip())
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _name_of(data: Path | None) -> str:

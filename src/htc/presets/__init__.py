@@ -14,6 +14,8 @@ from htc.presets.paper import PAPER
 from htc.presets.small import SMALL
 from htc.presets.table7 import TABLE7
 
+DEFAULT_PRESET = "htc_r50_fpn_1x_coco"
+"""The preset where none is named and none is chosen for a dataset."""
 PRESETS: dict[str, Callable[[], Config]] = {
     **OFFICIAL,
     **PAPER,

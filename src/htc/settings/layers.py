@@ -211,3 +211,8 @@ def check_alone(settings: Sequence[Setting]) -> None:
     ]
     if faults:
         raise ConfigError(listed(faults))
+
+
+def names_preset(settings: Sequence[Setting]) -> bool:
+    """Whether any setting names the preset."""
+    return any(setting.path == ("preset",) for setting in settings)

@@ -1,4 +1,7 @@
-"""Several processes for one training: this very command once for each GPU, as torchrun would start it."""
+"""Start the processes of a training on several devices, as torchrun would, and do work on the first one only.
+
+Imports torch only where several processes meet: the process that starts the others never needs it.
+"""
 
 import os
 import signal
@@ -13,9 +16,9 @@ from typing import TypeVar
 from htc.errors import ConfigError
 from htc.ranks import here
 
-_T = TypeVar("Kind")
+_T = TypeVar("_T")
 POLL = 0.1
-"""Seconds between two looks at the processes."""
+"""Seconds between two polls of the processes."""
 
 
 def start_together(devices: int, nodes: int, command: Sequence[str] | None = None) -> int:
@@ -46,15 +49,19 @@ def start_together(devices: int, nodes: int, command: Sequence[str] | None = Non
         raise
 
 
-def by_first(device: str, work: Callable[[], _T]) -> _T:
-    """What `work`, done by the first of several processes alone, gives; on each. Alone, torch is not even imported."""
+def on_first_process(device: str, work: Callable[[], _T]) -> _T:
+    """The result of `work`, which the first process alone runs, on every process; a single process just runs it.
+
+    Several processes meet first, on `device` (`auto`, `cpu`, `cuda`). Raises what `htc.training.distributed.by_first`
+    raises.
+    """
     if here().ranks == 1:
         return work()
     from htc.inference.load import choose_device
-    from htc.training import distributed as processes
+    from htc.training.distributed import by_first, join_processes
 
-    processes.join_processes(choose_device(device).type)
-    return processes.by_first(work)
+    join_processes(choose_device(device).type)
+    return by_first(work)
 
 
 def _meeting_point(nodes: int) -> dict[str, str]:

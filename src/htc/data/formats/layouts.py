@@ -105,6 +105,37 @@ def prepare_splits(folder: Path, destination: Path, val_share: float | None = No
     return splits
 
 
+def locate_splits(
+    *,
+    data: Path | None = None,
+    train_annotations: Path | None = None,
+    train_images: Path | None = None,
+    val_annotations: Path | None = None,
+    val_images: Path | None = None,
+    val_share: float | None = None,
+    converted: Path | None = None,
+    say: Say | None = None,
+) -> Splits:
+    """The annotation files and image folders of a data set, from its folder or from the four paths.
+
+    Data of another format than COCO's is converted into the folder `converted` (None: one below `runs/data`); `say` is
+    called with a line for each thing done. Raises `DataError` that names what is missing, and `OutputError`.
+    """
+    if data is not None:
+        if any(path is not None for path in (train_annotations, train_images, val_annotations, val_images)):
+            raise DataError("give either --data DIR or --train-annotations with --train-images, not both")
+        return prepare_splits(data, converted or Path("runs", "data", data.absolute().name), val_share, say)
+    if val_share is not None:
+        raise DataError(
+            "--val-share divides the pictures of --data DIR; give that, or --val-annotations with --val-images"
+        )
+    if train_annotations is None or train_images is None:
+        raise DataError("nothing to train on: give --data DIR, or --train-annotations JSON with --train-images DIR")
+    if (val_annotations is None) != (val_images is None):
+        raise DataError("--val-annotations and --val-images go together: give both or neither")
+    return Splits(train_annotations, train_images, val_annotations, val_images)
+
+
 def _keep_quiet(_message: str) -> None:
     """Nobody is told."""
 
