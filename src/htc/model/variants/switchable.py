@@ -1,7 +1,5 @@
-"""Adaptive weight standardisation of DetectoRS' code (after Qiao et al. 2019, arXiv 1903.10520): what its released
-weights were trained with.
-
-Switchable atrous convolution (Qiao et al. 2020, DetectoRS, arXiv 2006.02334, section 4).
+"""Convolutions of DetectoRS (Qiao et al. 2020, arXiv 2006.02334): switchable atrous convolution (section 4), and the
+standardized weights (after Qiao et al. 2019, arXiv 1903.10520) that its released models were trained with.
 """
 
 from typing import Any
