@@ -15,8 +15,7 @@ from torchvision.ops import sigmoid_focal_loss
 from htc.config import PYRAMID_STRIDES, GuidedRPN
 from htc.model.variants.guided_anchoring import GuidedHead, GuidedScores
 from htc.ops.boxes import anchors_at, iou
-from htc.training.losses import Term
-from htc.training.rpn_loss import cells_inside, sampled_losses, wholly_inside
+from htc.training.losses import Term, cells_inside, sampled_losses, wholly_inside
 from htc.training.sampling import RPN_DRAW, balanced, generator, match
 from htc.types import Batch, GroundTruth
 

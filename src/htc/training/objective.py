@@ -13,8 +13,7 @@ from htc.model.variants.guided_anchoring import GuidedHead
 from htc.ops.boxes import encode
 from htc.ops.mask_targets import mask_targets
 from htc.training.guided_loss import guided_losses
-from htc.training.losses import Term, averages, box_loss, class_loss, mask_loss, semantic_loss
-from htc.training.rpn_loss import rpn_losses
+from htc.training.losses import Term, averages, box_loss, class_loss, mask_loss, rpn_losses, semantic_loss
 from htc.training.sampling import RoiSampler, positives
 from htc.types import Batch, BoxStage, Features, Rois, RoiTargets
 
@@ -41,7 +40,7 @@ class TrainingObjective(nn.Module):
         if self.config.semantic is not None and features.semantic_logits is not None and batch.semantic is not None:
             terms["semantic"] = semantic_loss(features.semantic_logits, batch.semantic, self.config.semantic)
         proposals, _ = rpn.propose_in_training(levels, batch.sizes)
-        sampler = RoiSampler(batch, self.config.cascade, self.config.num_classes)
+        sampler = RoiSampler(batch, self.config.cascade, len(self.config.classes))
         for t, stage in enumerate(self.detector.roi.refine(*features.pooled, proposals, sampler.for_boxes)):
             name, weight = f"stage{t + 1}", self.config.cascade.loss_weights[t]  # alpha_t
             terms |= {f"{name}.{part}": term for part, term in self._box_terms(stage, batch, t, weight).items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 from htc.config import RPN
 from htc.model.rpn import LevelScores, ProposalHead
 from htc.ops.boxes import encode, iou
-from htc.training.rpn_loss import anchors_inside, rpn_losses
+from htc.training.losses import anchors_inside, rpn_losses
 from htc.types import Batch, GroundTruth
 from small_detector import small_batch, small_config, truth
 
