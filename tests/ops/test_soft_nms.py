@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from htc.ops import soft_nms as module
-from htc.ops.nms import nms_per_class
+from htc.ops.boxes import nms_per_class
 from htc.ops.soft_nms import SOFT_NMS_PREFIX, Decay, gaussian_decay, linear_decay, soft_nms_per_class
-from ops.test_nms import candidates
+from ops.test_boxes_nms import candidates
 
 MIN_SCORE = 0.02
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from htc.config import Inference
 from htc.model.cascade import HybridTaskCascade
-from htc.ops.nms import nms_per_class
+from htc.ops.boxes import nms_per_class
 from htc.ops.roi_pool import Pyramid
 from htc.ops.soft_nms import gaussian_decay, linear_decay, soft_nms_per_class
 from htc.types import BoxStage, Rois

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from htc.config import PYRAMID_STRIDES, RPN
 from htc.model.layers import initialise_output
 from htc.ops import boxes as box_ops
-from htc.ops.nms import nms
+from htc.ops.boxes import nms
 from htc.types import Rois
 
 STDS = (1.0, 1.0, 1.0, 1.0)

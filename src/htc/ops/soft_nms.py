@@ -1,5 +1,5 @@
 """Soft-NMS (Bodla et al. 2017): a box near a better one loses score instead of being dropped. Results of fixed
-capacity, as in `htc.ops.nms`.
+capacity, as in `htc.ops.boxes`.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from htc.ops.nms import EXPORT_PREFIX, without_float64
+from htc.ops.boxes import EXPORT_PREFIX, without_float64
 
 SOFT_NMS_PREFIX = 1000
 """Candidates that enter the first attempt; the picks are exact while no candidate outside is better."""

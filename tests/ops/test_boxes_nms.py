@@ -6,8 +6,8 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 from torchvision.ops import nms as torchvision_nms
 
-from htc.ops import nms as module
-from htc.ops.nms import NMS_PREFIX, nms, nms_per_class
+from htc.ops import boxes as module
+from htc.ops.boxes import NMS_PREFIX, nms, nms_per_class
 
 
 def candidates(count: int, seed: int = 0, side: float = 200.0, offset: float = 0.0) -> tuple[Tensor, Tensor]:
