@@ -1,6 +1,6 @@
-"""What became of every tensor of a weights file.
+"""Fit weights under our names to a configuration: every tensor is used, dropped for a reason, or an error.
 
-Put weights (under our names) and a configuration together: every tensor finds its place, or it is an error.
+`KeyReport` records what happened to each tensor on the way from the file to the state dict.
 """
 
 from collections.abc import Mapping

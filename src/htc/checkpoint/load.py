@@ -11,20 +11,20 @@ from torch import Tensor
 
 from htc.checkpoint.facts import NO_FACTS, UserFacts
 from htc.checkpoint.fit import KeyReport, LoadedWeights, fit_weights, shapes_of
-from htc.checkpoint.formats.base import Upgraded
+from htc.checkpoint.formats.base import ConvertedWeights
 from htc.checkpoint.formats.detectron2 import is_detectron2, read_detectron2
 from htc.checkpoint.formats.mmdetection import upgrade_mmdetection
 from htc.checkpoint.formats.paddle import is_paddle, read_paddle
 from htc.checkpoint.formats.torchvision import is_torchvision, read_torchvision
 from htc.checkpoint.infer import category_ids, infer_config, stored_class_names
-from htc.checkpoint.native import from_pretrained, read_safetensors, stored_config
+from htc.checkpoint.native import embedded_config, from_pretrained, read_safetensors
 from htc.checkpoint.stored import Stored, read_stored
 from htc.checkpoint.structure import config_value, read_structure
 from htc.checkpoint.zoo import RELEASED, fetch
 from htc.config import Config, ResNet
 from htc.errors import CheckpointError, ConfigError
 from htc.presets import PRESETS, preset
-from htc.settings import layers as settings
+from htc.settings.layers import from_values, overlay
 
 Overrides = Mapping[str, Any]
 _MEANING = (
@@ -43,34 +43,37 @@ _LEAVE = "give the weights file as the model: its own configuration is then used
 
 
 def load_model(
-    model: str | Path, weights: str | Path | None = None, overrides: Overrides | None = None, told: UserFacts = NO_FACTS
+    model: str | Path,
+    weights: str | Path | None = None,
+    overrides: Overrides | None = None,
+    facts: UserFacts = NO_FACTS,
 ) -> LoadedWeights:
     """Configuration and weights of a model.
 
     `model`: a preset name (with its released weights, or `weights`), a native or run folder, or a `.pth` /
     `.safetensors` file. `weights`: a file, a folder, or the name of a preset with released weights. `overrides`: nested
     configuration values that the user set; what contradicts the weights is an error, what turns a part off drops its
-    weights. `told`: what the file of another project does not say of itself. Raises `ConfigError` for unknown names and
+    weights. `facts`: what the user adds to a file of another project. Raises `ConfigError` for unknown names and
     invalid values (before anything is fetched), `CheckpointError` for the weights.
     """
     overrides = overrides or {}
     if str(model) in PRESETS:
         config = overlay_file(preset(str(model)), overrides)
-        return _load_with(config, _weights_of(str(model), weights), overrides, told, from_preset=True)
+        return _load_with(config, _weights_of(str(model), weights), overrides, facts, from_preset=True)
     path = Path(model)
     if path.is_dir():
         config, state = from_pretrained(path)
         config = overlay_file(config, overrides)
         if weights is not None:
-            return _load_with(config, _located(weights), overrides, told, from_preset=False)
-        told.check(path)
+            return _load_with(config, _located(weights), overrides, facts, from_preset=False)
+        facts.check(path)
         return fit_weights(state, config, path, explicit_fields(overrides))
     if path.is_file():
         if weights is not None:
             raise ConfigError(
                 f"{path} is a weights file already; leave --weights out, or give a preset name or a folder as the model"
             )
-        return _load_file(path, overrides, told)
+        return _load_file(path, overrides, facts)
     if path.suffix or path.parent != Path():
         raise CheckpointError(f"{path}: no such file or folder")
     preset(str(model))  # unknown: raises with the nearest names
@@ -83,7 +86,7 @@ def overlay_file(config: Config, overrides: Overrides) -> Config:
     """
     if "classes" in overrides and "category_ids" not in overrides and isinstance(overrides["classes"], list | tuple):
         overrides = {**overrides, "category_ids": category_ids(tuple(overrides["classes"]))}
-    return settings.overlay(config, settings.from_values(overrides))
+    return overlay(config, from_values(overrides))
 
 
 def explicit_fields(overrides: Overrides, prefix: str = "") -> frozenset[str]:
@@ -141,18 +144,18 @@ class _Source:
         return self.facts.get(name) if self.config is None else config_value(self.config, name)
 
 
-def _read(path: Path, stride_in: str | None, told: UserFacts) -> _Source:
-    """`stride_in`: of the backbone, if that is known; some files need it, and some to be told more."""
+def _read(path: Path, stride_in: str | None, facts: UserFacts) -> _Source:
+    """`stride_in`: of the backbone, if that is known; some files need it, and some need more `facts`."""
     if path.is_dir():
-        told.check(path)
+        facts.check(path)
         config, weights = from_pretrained(path)
         return _Source(weights, KeyReport(), config, config.classes)
     if path.suffix == ".safetensors":
-        told.check(path)
-        config = stored_config(path)
+        facts.check(path)
+        config = embedded_config(path)
         return _Source(read_safetensors(path), KeyReport(), config, config.classes if config else None)
     stored = read_stored(path)
-    upgraded = _upgraded(stored, stride_in, told)
+    upgraded = _upgraded(stored, stride_in, facts)
     return _Source(
         upgraded.weights,
         report_of(upgraded),
@@ -164,22 +167,22 @@ def _read(path: Path, stride_in: str | None, told: UserFacts) -> _Source:
     )
 
 
-def _upgraded(stored: Stored, stride_in: str | None, told: UserFacts) -> Upgraded:
+def _upgraded(stored: Stored, stride_in: str | None, facts: UserFacts) -> ConvertedWeights:
     """By the names in it, whoever wrote it."""
     if is_torchvision(stored.tensors):
-        told.check(stored.path, "norm_epsilon")
-        return read_torchvision(stored, told.norm_epsilon)
+        facts.check(stored.path, "norm_epsilon")
+        return read_torchvision(stored, facts.norm_epsilon)
     if is_detectron2(stored.tensors):
-        told.check(stored.path, "colours")
-        return read_detectron2(stored, stride_in, told.colours)
+        facts.check(stored.path, "colours")
+        return read_detectron2(stored, stride_in, facts.colours)
     if is_paddle(stored.tensors):
-        told.check(stored.path)
+        facts.check(stored.path)
         return read_paddle(stored)
-    told.check(stored.path, "colours")
-    return upgrade_mmdetection(stored, told.colours)
+    facts.check(stored.path, "colours")
+    return upgrade_mmdetection(stored, facts.colours)
 
 
-def report_of(upgraded: Upgraded) -> KeyReport:
+def report_of(upgraded: ConvertedWeights) -> KeyReport:
     """What was renamed, reordered and dropped while reading a file of the original."""
     return KeyReport(
         renamed=tuple((theirs, ours) for ours, theirs in upgraded.renamed.items()),
@@ -191,7 +194,7 @@ def report_of(upgraded: Upgraded) -> KeyReport:
 
 
 def _load_with(
-    config: Config, path: Path, overrides: Overrides, told: UserFacts, *, from_preset: bool
+    config: Config, path: Path, overrides: Overrides, facts: UserFacts, *, from_preset: bool
 ) -> LoadedWeights:
     """Weights for a configuration that is known; class names may still come from the file if the configuration is a
     mere preset.
@@ -199,7 +202,7 @@ def _load_with(
     explicit = explicit_fields(overrides)
     # A preset's own stride was said by nobody about this file: it may not stand in for what the file does not say.
     said = isinstance(config.backbone, ResNet) and (not from_preset or "backbone.stride_in" in explicit)
-    source = _read(path, config_value(config, "backbone.stride_in") if said else None, told)
+    source = _read(path, config_value(config, "backbone.stride_in") if said else None, facts)
     if from_preset and not explicit & {"classes", "category_ids"}:
         config = _with_file_classes(config, source, path)
     lines = trained_otherwise(source, config, explicit)
@@ -239,11 +242,11 @@ def _with_file_classes(config: Config, source: _Source, path: Path) -> Config:
     return config.replace(classes=names, category_ids=ids)
 
 
-def _load_file(path: Path, overrides: Overrides, told: UserFacts) -> LoadedWeights:
+def _load_file(path: Path, overrides: Overrides, facts: UserFacts) -> LoadedWeights:
     """A file that brings its own configuration: ours in the metadata, the original's in shapes and text."""
     explicit = explicit_fields(overrides)
     backbone = overrides.get("backbone")
-    source = _read(path, backbone.get("stride_in") if isinstance(backbone, Mapping) else None, told)
+    source = _read(path, backbone.get("stride_in") if isinstance(backbone, Mapping) else None, facts)
     config = source.config
     if config is None:
         try:

@@ -145,7 +145,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     }
 
 
-def stored_config(path: Path) -> Config | None:
+def embedded_config(path: Path) -> Config | None:
     """The configuration inside a `.safetensors` file of ours; None in others."""
     with _opened(path) as file:
         text = (file.metadata() or {}).get(_METADATA_KEY)

@@ -1,7 +1,6 @@
-"""The original's released weights by preset name: where they are, how to recognise them, what was published for
-them.
+"""What is known of every preset: mmdetection's released weights, published and measured AP, size.
 
-What is known of every preset: its size, its published AP with the source, and what this library measured.
+`fetch` downloads released weights into the cache; `catalogue` lists the presets for `htc models`.
 """
 
 import json

@@ -46,11 +46,11 @@ def convert(
         Write the report of every tensor (used, renamed, reordered, dropped) to this file; - is standard output.
     """
     settings = options.settings(flags)
-    told = UserFacts(colours, None if norm_epsilon is None else float(norm_epsilon))
+    facts = UserFacts(colours, None if norm_epsilon is None else float(norm_epsilon))
     if options.print_config:
-        return print_config_of(source, None, settings, told)
+        return print_config_of(source, None, settings, facts)
     if is_data(source):
-        told.check(Path(source))
+        facts.check(Path(source))
         return _convert_data(Path(source), destination, json)
     check_model(source, None, settings)
     check_released(source, None)
@@ -60,7 +60,7 @@ def convert(
     from htc.checkpoint.load import load_model
     from htc.checkpoint.native import save_pretrained
 
-    loaded = load_model(source, overrides=nested(settings), told=told)
+    loaded = load_model(source, overrides=nested(settings), facts=facts)
     save_pretrained(loaded.state_dict, loaded.config, destination)
     if json != STDOUT:
         print("\n".join(loaded.report.lines()))

@@ -96,7 +96,7 @@ def check_released(model: str, weights: str | None) -> None:
         )
 
 
-def stored_config(model: str, weights: str | None, settings: Sequence[Setting], told: UserFacts = NO_FACTS) -> Config:
+def stored_config(model: str, weights: str | None, settings: Sequence[Setting], facts: UserFacts = NO_FACTS) -> Config:
     """The configuration that the model would have; only a weights file has to be read for it, and perhaps to be told
     more.
     """
@@ -106,12 +106,12 @@ def stored_config(model: str, weights: str | None, settings: Sequence[Setting], 
     check_torch()
     from htc.checkpoint.load import load_model
 
-    return load_model(model, weights, nested(settings), told).config
+    return load_model(model, weights, nested(settings), facts).config
 
 
-def print_config_of(model: str, weights: str | None, settings: Sequence[Setting], told: UserFacts = NO_FACTS) -> int:
+def print_config_of(model: str, weights: str | None, settings: Sequence[Setting], facts: UserFacts = NO_FACTS) -> int:
     """Print the configuration that the model would have, as YAML for --config."""
-    print(to_yaml(stored_config(model, weights, settings, told)), end="")
+    print(to_yaml(stored_config(model, weights, settings, facts)), end="")
     return 0
 
 

@@ -1,7 +1,9 @@
-"""The configuration of a model and of its training: frozen, typed, checked as a whole.
+"""The typed configuration of a model and of its training: frozen and validated as a whole.
 
-A configuration is a value. Presets (`htc.presets`) are functions that return one; files, environment and flags are laid
-over it before it is validated, so that every error is found at once.
+A configuration is a value. `whole` is its root, and each part has a module: `backbone`, `model` (neck, proposals,
+heads), `inference`, `training`; `base` is what they share, `Section.replace` included. Presets (`htc.presets`) are
+functions that return one; files, environment and flags (`htc.settings`) are laid over it before it is validated, so
+that every error is found at once.
 """
 
 from htc.config.backbone import Backbone, BackboneNorm, FishNet, ResNet, Timm, ViT

@@ -1,6 +1,8 @@
-"""Named configurations. Names follow the original's, so that its released weights map one to one.
+"""Named configurations, and what has been published or measured for them.
 
-Each preset is a function that returns a whole `Config`; nothing inherits from anything.
+Each preset is a function that returns a whole `Config`; nothing inherits from anything. Names follow mmdetection's, so
+that its released weights map one to one. A preset belongs to the module of its source: `coco`, `paper`, `table7`,
+`small` or `extended`; `published` holds AP with its sources.
 """
 
 from collections.abc import Callable

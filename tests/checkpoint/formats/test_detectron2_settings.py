@@ -59,7 +59,7 @@ def test_colours_and_input(
     """By the file's own numbers, then as told, then by the style of the ResNet; always given for red, green, blue."""
     given = {name: buffer(values) for name, values in (("pixel_mean", mean), ("pixel_std", std)) if values is not None}
     path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | given)
-    loaded = load_model(path, overrides={"backbone": {"stride_in": stride}}, told=UserFacts(told))
+    loaded = load_model(path, overrides={"backbone": {"stride_in": stride}}, facts=UserFacts(told))
     assert (loaded.config.input.mean, loaded.config.input.std) == expected
     assert reads_as_stored(loaded.state_dict) is not turned
     (note,) = loaded.report.notes
@@ -107,19 +107,19 @@ def test_colours_told_against_the_file_are_refused(
 ) -> None:
     path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | {"pixel_mean": buffer(mean)})
     with pytest.raises(CheckpointError, match="leave --colours out"):
-        load_model(path, overrides={"backbone": {"stride_in": stride}}, told=UserFacts(told))
+        load_model(path, overrides={"backbone": {"stride_in": stride}}, facts=UserFacts(told))
 
 
 def test_what_a_file_has_no_use_for_may_not_be_told(tmp_path: Path) -> None:
     state = random_state(tiny(1))
     path = saved(tmp_path / "model.pth", as_detectron2(state, 1))
     with pytest.raises(CheckpointError, match="--norm-epsilon says nothing"):
-        load_model(path, overrides=STRIDE, told=UserFacts(norm_epsilon=0))
+        load_model(path, overrides=STRIDE, facts=UserFacts(norm_epsilon=0))
     first = load_model(path, overrides=STRIDE)
     folder = save_pretrained(first.state_dict, first.config, tmp_path / "native")
     for ours in (folder, folder / "model.safetensors"):
         with pytest.raises(CheckpointError, match="--colours says nothing"):
-            load_model(ours, told=UserFacts("bgr"))
+            load_model(ours, facts=UserFacts("bgr"))
     with pytest.raises(ConfigError, match=r"epsilon is 0\.5"):
         UserFacts(norm_epsilon=0.5)
 

@@ -31,8 +31,8 @@ model = dict(
         bbox_head=[dict(reg_class_agnostic=True, bbox_coder=dict(target_stds=[0.1, 0.1, 0.2, 0.2])),
                    dict(reg_class_agnostic=True, bbox_coder=dict(target_stds=[0.05, 0.05, 0.1, 0.1])),
                    dict(reg_class_agnostic=True, bbox_coder=dict(target_stds=[0.03, 0.03, 0.06, 0.06]))]))
-test_cfg = dict(rpn=dict(nms_pre=500, max_num=300, nms_thr=0.6), rcnn=dict(score_thr=0.02, nms=dict(type='nms',
-        iou_thr=0.4), max_per_img=50))
+test_cfg = dict(rpn=dict(nms_pre=500, max_num=300, nms_thr=0.6), rcnn=dict(score_thr=0.02,
+        nms=dict(type='nms', iou_thr=0.4), max_per_img=50))
 img_norm_cfg = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb=True)
 test_pipeline = [dict(type='MultiScaleFlipAug', img_scale=(640, 320), transforms=[dict(type='Normalize',
         **img_norm_cfg)])]
@@ -212,12 +212,12 @@ def test_a_caffe_backbone_has_its_stride_and_reads_red_green_blue(tmp_path: Path
 
 def test_the_colours_of_a_file_without_text_are_told(tmp_path: Path) -> None:
     path = save_v2(tmp_path / "a.pth", as_v2(STATE))
-    plain, told = load_model(path), load_model(path, told=UserFacts(colours="bgr"))
+    plain, told = load_model(path), load_model(path, facts=UserFacts(colours="bgr"))
     assert torch.equal(told.state_dict["backbone.conv1.weight"], plain.state_dict["backbone.conv1.weight"].flip(1))
     with pytest.raises(CheckpointError, match=r"says otherwise than --colours rgb"):
-        load_model(save_v2(tmp_path / "b.pth", as_v2(STATE), CAFFE_TEXTS[2]), told=UserFacts(colours="rgb"))
+        load_model(save_v2(tmp_path / "b.pth", as_v2(STATE), CAFFE_TEXTS[2]), facts=UserFacts(colours="rgb"))
     with pytest.raises(CheckpointError, match=r"--norm-epsilon says nothing"):
-        load_model(path, told=UserFacts(norm_epsilon=0))
+        load_model(path, facts=UserFacts(norm_epsilon=0))
 
 
 GUIDED_TEXT = """

@@ -193,8 +193,8 @@ def test_colours_are_not_told_of_torchvisions_files(tmp_path: Path) -> None:
     }
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="--colours says nothing"):
-        load_model(tmp_path / "model.pth", told=UserFacts("bgr"))
-    noted = load_model(tmp_path / "model.pth", told=UserFacts(norm_epsilon=0))
+        load_model(tmp_path / "model.pth", facts=UserFacts("bgr"))
+    noted = load_model(tmp_path / "model.pth", facts=UserFacts(norm_epsilon=0))
     assert "backbone.bn1.weight" in dict(noted.report.reordered)
 
 

@@ -14,7 +14,7 @@ from htc.model.heads import BOX_BINS
 
 
 @dataclass
-class Upgraded:
+class ConvertedWeights:
     """A file's weights under our names, in our row order, with what was done on the way."""
 
     version: int | None
@@ -57,7 +57,7 @@ class Upgraded:
             self.reordered.append((name, what))
 
 
-def pixel_major(result: Upgraded) -> None:
+def pixel_major(result: ConvertedWeights) -> None:
     """Others flatten RoI features as (C, 7, 7); our box heads read them as they are pooled, (7, 7, C)."""
     for name in [name for name in result.weights if name.endswith(".fc.0.weight")]:
         if result.weights[name].dim() == 2 and result.weights[name].shape[1] % BOX_BINS**2 == 0:
@@ -68,7 +68,7 @@ def pixel_major(result: Upgraded) -> None:
             )
 
 
-def rgb_stem(result: Upgraded) -> None:
+def rgb_stem(result: ConvertedWeights) -> None:
     """The stems of a network that reads blue, green, red, for pictures in red, green, blue; exact."""
     for name in ("backbone.conv1.weight", "second_look.backbone.conv1.weight"):
         result.change(name, "input channels from BGR to RGB", lambda weight: weight.flip(1))

@@ -1,7 +1,7 @@
-"""What a file of detectron2 says of itself beside its weights, in our fields: colours, input, anchors; and what it
-leaves to be assumed.
+"""Checkpoints of detectron2's Mask R-CNN and Cascade Mask R-CNN with a ResNet-FPN, mapped to ours.
 
-detectron2's Mask R-CNN and Cascade Mask R-CNN with a ResNet-FPN, onto our names, colours and configuration.
+First the settings that lie beside the weights (channel order, mean and deviation of the input, anchors) and the
+defaults that are assumed where the file has none; then the parameter names.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from htc.checkpoint.facts import Colours
-from htc.checkpoint.formats.base import Upgraded, pixel_major, rename, rgb_stem
+from htc.checkpoint.formats.base import ConvertedWeights, pixel_major, rename, rgb_stem
 from htc.checkpoint.formats.mmdetection_config import ConfigFacts
 from htc.checkpoint.stored import Stored
 from htc.errors import CheckpointError
@@ -30,19 +30,19 @@ ANCHORS = {"rpn.anchor_scale": 8.0, "rpn.anchor_ratios": (0.5, 1.0, 2.0)}
 _STRIDES = (4, 8, 16, 32, 64)
 
 
-def read_colours(stored: Stored, stride_in: str, told: Colours | None) -> Colours:
+def read_colours(stored: Stored, stride_in: str, given: Colours | None) -> Colours:
     """The order of the channels that the network reads.
 
-    By the file's own mean where it has one that is no grey; else as told; else BGR for MSRA's ResNets, which come in no
-    other order. Raises `CheckpointError` where what was told contradicts the mean, and where nothing tells.
+    By the file's own mean where it has one that is no grey; else `given`; else BGR for MSRA's ResNets, which come in no
+    other order. Raises `CheckpointError` where what was given contradicts the mean, and where nothing tells.
     """
     mean = _pixels(stored, "pixel_mean")
     said: Colours | None = None if mean is None or mean[0] == mean[2] else "bgr" if mean[0] < mean[2] else "rgb"
-    if said is not None and told is not None and said != told:
+    if said is not None and given is not None and said != given:
         raise CheckpointError(
-            f"{stored.path}: its pixel_mean {mean} is in the order {said}, not {told}: leave --colours out"
+            f"{stored.path}: its pixel_mean {mean} is in the order {said}, not {given}: leave --colours out"
         )
-    known = said or told or ("bgr" if stride_in == "1x1" else None)
+    known = said or given or ("bgr" if stride_in == "1x1" else None)
     if known is None:
         raise CheckpointError(
             f"{stored.path}: the file does not say in which order its network reads the colours, and with "
@@ -200,17 +200,17 @@ def is_detectron2(names: Iterable[str]) -> bool:
     return any(name.startswith("proposal_generator.rpn_head.") for name in names)
 
 
-def read_detectron2(stored: Stored, stride_in: str | None, colours: Colours | None) -> Upgraded:
+def read_detectron2(stored: Stored, stride_in: str | None, colours: Colours | None) -> ConvertedWeights:
     """Its weights under our names.
 
-    `stride_in`: the field of our `ResNet`, which no shape shows. `colours`: as told by the user; the stem of a network
+    `stride_in`: the field of our `ResNet`, which no shape shows. `colours`: as given by the user; the stem of a network
     that reads BGR becomes one for RGB. Raises `CheckpointError` where either is not known, and for norms and anchors
     that ours cannot express.
     """
     if stride_in not in ("1x1", "3x3"):
         raise CheckpointError(f"{stored.path}: {_UNKNOWN.format(path=stored.path)}")
     order = read_colours(stored, stride_in, colours)
-    result = Upgraded(None, {}, None, ConfigFacts(), None)
+    result = ConvertedWeights(None, {}, None, ConfigFacts(), None)
     for theirs, tensor in stored.tensors.items():
         if theirs.startswith(CELLS) or theirs in PIXELS:
             where = "rpn.anchor_scale and rpn.anchor_ratios" if theirs.startswith(CELLS) else "input.mean and input.std"
@@ -245,7 +245,7 @@ def _meaning(stages: int, stride_in: str) -> dict[str, Any]:
     return fields if stages == 1 else {**fields, "inference.mask_stages": (1,)}
 
 
-def _check_norms(stored: Stored, result: Upgraded) -> None:
+def _check_norms(stored: Stored, result: ConvertedWeights) -> None:
     """Norms without statistics have groups, of which no shape tells: 32 there whatever the width, fewer here in
     narrow layers.
     """
@@ -271,7 +271,7 @@ def _check_norms(stored: Stored, result: Upgraded) -> None:
             )
 
 
-def _one_mask_of_all_classes(result: Upgraded) -> None:
+def _one_mask_of_all_classes(result: ConvertedWeights) -> None:
     """Masks that are the same for every class have one row there; here each class has its own, all equal."""
     classes = len(result.weights.get("roi.box_heads.0.classify.bias", ())) - 1
     for leaf in ("weight", "bias"):
@@ -284,7 +284,7 @@ def _one_mask_of_all_classes(result: Upgraded) -> None:
             )
 
 
-def _one_mask_head(result: Upgraded, stages: int) -> None:
+def _one_mask_head(result: ConvertedWeights, stages: int) -> None:
     """detectron2's cascade has one mask head, on the final boxes; ours has one a stage: copies, of which the first
     alone is used.
     """

@@ -1,7 +1,7 @@
-"""The names of the authors' FishNet weights (github.com/kevin-ssy/FishNet) and ours.
+"""ImageNet weights for a backbone: from a file, or by timm's name from the cache or the network.
 
-ImageNet weights for a backbone, by timm's name (from the cache, else fetched) or from a file; needed when a
-training starts, never after.
+Needed when a training starts, never after. Files of FishNet's authors (github.com/kevin-ssy/FishNet) have other names,
+which `our_names` maps to ours.
 """
 
 import re

@@ -1,7 +1,4 @@
-"""The original's parameter names, in all its versions, and ours.
-
-Checkpoints of the original implementation, mmdetection 1 (2019), 2 and 3, onto our names and row order.
-"""
+"""Checkpoints of mmdetection 1 (2019), 2 and 3: parameter names and row order, mapped to ours."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from htc.checkpoint.facts import Colours
-from htc.checkpoint.formats.base import Upgraded, background_last, pixel_major, rgb_stem
+from htc.checkpoint.formats.base import ConvertedWeights, background_last, pixel_major, rgb_stem
 from htc.checkpoint.formats.mmdetection_config import read_config_facts, read_config_text
 from htc.checkpoint.stored import Stored, entries, read_stored
 from htc.checkpoint.structure import GUIDED
@@ -119,14 +116,14 @@ GUIDED_NOTE = (
 )
 
 
-def read_mmdetection(path: Path) -> Upgraded:
+def read_mmdetection(path: Path) -> ConvertedWeights:
     """Load a `.pth` of the original without running any of it; raises `CheckpointError` as `read_stored` and
     `upgrade_mmdetection` do.
     """
     return upgrade_mmdetection(read_stored(path))
 
 
-def upgrade_mmdetection(stored: Stored, colours: Colours | None = None) -> Upgraded:
+def upgrade_mmdetection(stored: Stored, colours: Colours | None = None) -> ConvertedWeights:
     """A file of the original under our names. `colours`: the order that its network reads, as told by the user where no
     text inside says it.
 
@@ -157,12 +154,14 @@ def _classes(meta: Mapping[Any, Any]) -> tuple[str, ...] | None:
     return None
 
 
-def _upgrade(path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any], colours: Colours | None) -> Upgraded:
+def _upgrade(
+    path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any], colours: Colours | None
+) -> ConvertedWeights:
     version = _version(path, state, meta)
     text = next((value for key in ("config", "cfg") if isinstance(value := meta.get(key), str)), "")
     experiment = meta.get("exp_name") or meta.get("experiment_name")
     name = Path(experiment).name.removesuffix(".py") if isinstance(experiment, str) else None
-    result = Upgraded(version, {}, _classes(meta), read_config_facts(read_config_text(text)), name)
+    result = ConvertedWeights(version, {}, _classes(meta), read_config_facts(read_config_text(text)), name)
     for theirs, tensor in state.items():
         ours = our_name(theirs)
         result.put(path, theirs, ours, tensor)
@@ -193,7 +192,7 @@ def _version(path: Path, state: Mapping[str, Any], meta: Mapping[Any, Any]) -> i
     )
 
 
-def _reorder_2019(path: Path, result: Upgraded) -> None:
+def _reorder_2019(path: Path, result: ConvertedWeights) -> None:
     """mmdetection 1 had the background first: class rows roll by one, masks and class-specific boxes lose their
     unused first class.
     """

@@ -1,7 +1,7 @@
-"""The original's configuration text, as it lies in a checkpoint's `meta`: Python assignments, read as literals and
-never executed.
+"""The configuration text inside a checkpoint of mmdetection, translated to our fields.
 
-What the original's configuration says in our terms: dotted fields, and reasons why we cannot run such a model.
+The text is Python: `read_config_text` takes its assignments as literals and never executes it. `read_config_facts`
+turns them into dotted fields of our configuration, and into reasons why a model cannot be run here.
 """
 
 import ast

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from htc.checkpoint.formats.base import Upgraded, pixel_major, rename
+from htc.checkpoint.formats.base import ConvertedWeights, pixel_major, rename
 from htc.checkpoint.formats.mmdetection_config import ConfigFacts
 from htc.checkpoint.stored import Stored
 from htc.errors import CheckpointError
@@ -46,7 +46,7 @@ def is_paddle(names: Iterable[str]) -> bool:
     return any(name.startswith("rpn_head.rpn_rois_score.") for name in names)
 
 
-def read_paddle(stored: Stored) -> Upgraded:
+def read_paddle(stored: Stored) -> ConvertedWeights:
     """Its weights under our names; Paddle's linear layers are (in, out), so they are transposed. Background is last,
     as here.
     """
@@ -55,7 +55,7 @@ def read_paddle(stored: Stored) -> Upgraded:
             f"{stored.path}: of PaddleDetection's models only the reproduction of HTC is supported "
             f"(bbox_head.bbox_score_stage0, ...)"
         )
-    result = Upgraded(None, {}, None, ConfigFacts({"cascade.delta_stds": DELTA_STDS}), None)
+    result = ConvertedWeights(None, {}, None, ConfigFacts({"cascade.delta_stds": DELTA_STDS}), None)
     for theirs, tensor in stored.tensors.items():
         result.put(stored.path, theirs, our_paddle_name(theirs), tensor)
     for name in [name for name in result.weights if _LINEAR.match(name)]:
@@ -66,7 +66,7 @@ def read_paddle(stored: Stored) -> Upgraded:
     return result
 
 
-def _own_masks(result: Upgraded) -> None:
+def _own_masks(result: ConvertedWeights) -> None:
     """Its mask heads have 80 rows whatever the number of classes; those beyond were never used."""
     classes = len(result.weights.get("roi.box_heads.0.classify.bias", ())) - 1
     for name in [name for name in result.weights if _MASK_LOGITS.match(name)]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import torch
 
-from htc.checkpoint.formats.base import Upgraded, background_last, pixel_major, rename
+from htc.checkpoint.formats.base import ConvertedWeights, background_last, pixel_major, rename
 from htc.checkpoint.formats.mmdetection_config import ConfigFacts
 from htc.checkpoint.stored import Stored
 from htc.errors import CheckpointError
@@ -57,14 +57,14 @@ def is_torchvision(names: Iterable[str]) -> bool:
     return any(name.startswith("rpn.head.") for name in names)
 
 
-def read_torchvision(stored: Stored, norm_epsilon: float | None = None) -> Upgraded:
+def read_torchvision(stored: Stored, norm_epsilon: float | None = None) -> ConvertedWeights:
     """Its weights under our names; the background's rows, first there, are last for classes and gone for boxes and
     masks.
 
-    `norm_epsilon`: of the frozen norms, as told by the user, 0 or 1e-5. Raises `CheckpointError` where the file has no
+    `norm_epsilon`: of the frozen norms, as given by the user, 0 or 1e-5. Raises `CheckpointError` where the file has no
     frozen norms.
     """
-    result = Upgraded(None, {}, None, ConfigFacts(dict(MEANING)), None)
+    result = ConvertedWeights(None, {}, None, ConfigFacts(dict(MEANING)), None)
     for theirs, tensor in stored.tensors.items():
         plain = _OLD_MASK.sub(lambda found: f"roi_heads.mask_head.{int(found[1]) - 1}.0.", theirs)
         result.put(stored.path, theirs, rename(plain, _RULES), tensor)
@@ -90,24 +90,24 @@ def read_torchvision(stored: Stored, norm_epsilon: float | None = None) -> Upgra
     return result
 
 
-def _frozen_norms(stored: Stored, result: Upgraded, told: float | None) -> None:
+def _frozen_norms(stored: Stored, result: ConvertedWeights, given: float | None) -> None:
     """Frozen norms, which keep no counter. Their epsilon is 0 in torchvision's released ResNet-50 and what was
     trained from it, else 1e-5.
     """
     result.facts.fields["backbone.norm"] = "frozen"
     released = _is_resnet50(result)
-    if told is None and released:
+    if given is None and released:
         result.notes.append(
             "its frozen norms were taken to have epsilon 0, as torchvision runs its released ResNet-50 of COCO and "
             "all that is trained from it; if this "
             f"model began from ImageNet's weights alone, convert it again: htc convert {stored.path} DIR "
             f"--norm-epsilon 1e-5"
         )
-    if told == 0 or (told is None and released):
+    if given == 0 or (given is None and released):
         _without_epsilon(result)
 
 
-def _without_epsilon(result: Upgraded) -> None:
+def _without_epsilon(result: ConvertedWeights) -> None:
     """Norms that run without epsilon; ours is made good in the scale."""
     for name in [name for name in result.weights if name.startswith("backbone.") and name.endswith(".running_var")]:
         variance = result.weights[name].clamp(min=torch.finfo(torch.float32).tiny)
@@ -119,7 +119,7 @@ def _without_epsilon(result: Upgraded) -> None:
         )
 
 
-def _is_resnet50(result: Upgraded) -> bool:
+def _is_resnet50(result: ConvertedWeights) -> bool:
     """Whether it is the depth and width of the one backbone that torchvision has released with frozen norms."""
     widths = result.weights.get("backbone.layer1.0.conv2.weight")
     blocks = [f"backbone.layer3.{block}.conv3.weight" in result.weights for block in (5, 6)]

@@ -1,0 +1,5 @@
+"""A restricted reader of pickles: what `torch.save` and NumPy write, and nothing that can run.
+
+`values` lists the names that a pickle may use and the inert objects they become, `unpickle` interprets the opcodes,
+`torch_file` and `numpy_arrays` read the two kinds of files.
+"""

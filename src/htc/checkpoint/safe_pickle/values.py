@@ -1,10 +1,8 @@
-"""Which names of a pickle are known to be harmless.
+"""What a pickle may contain: the names it may use, and the inert values they become.
 
-Nothing here is ever imported on a pickle's behalf: a name only becomes an inert `Foreign` or selects one of our own
-rebuilding functions. The list exists so that a file that *asks* for anything else is refused aloud instead of being
-read around.
-
-The values a pickle may hold, and the few reconstructions it may ask for: all ours, none imported for it.
+Nothing is ever imported on a pickle's behalf: a name only becomes an inert `Foreign` or selects one of our own
+rebuilding functions. The list of names exists so that a file that asks for anything else is refused with an error
+instead of being read around.
 """
 
 from collections import OrderedDict
