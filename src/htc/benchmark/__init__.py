@@ -1,1 +1,1 @@
-"""How fast and how large: component times, paired comparisons, training steps, peak memory; see docs/performance.md."""
+"""Speed and memory of a model on this machine, by parts and in pairs on equal work, with the report."""

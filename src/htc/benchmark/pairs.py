@@ -27,13 +27,13 @@ from htc.benchmark.measuring import Conditions, in_turn, median_ratio
 from htc.benchmark.work import Work, mask_rcnn_of
 from htc.config import Config
 from htc.model.heads import BOX_BINS
+from htc.model.semantic import SEMANTIC_STRIDE
 from htc.ops.masks import mask_grid, paste
 from htc.ops.onednn import exact_onednn_matmul
 from htc.ops.roi_pool import Pyramid, pyramid_level, roi_pool
 from htc.ops.run_lengths import rle
 
 POOLED_STRIDES = (4, 8, 16, 32)
-SEMANTIC_STRIDE = 8
 SUBDIVIDE = 2
 """The semantic feature is pooled 14x14 and averaged to 7x7."""
 

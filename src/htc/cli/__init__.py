@@ -1,1 +1,3 @@
-"""The command line: thin verbs over the packages, which are imported only when their verb runs."""
+"""The command line: one thin module a command, which parses, calls the library and prints. A command imports the
+packages it needs when it runs, so that a wrong call is answered without torch.
+"""

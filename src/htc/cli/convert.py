@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from htc.checkpoint.check import check_model, check_released
 from htc.checkpoint.facts import Colours, UserFacts
-from htc.cli.model import check_model, check_released, fetch_weights, print_config_of
+from htc.cli.model import fetch_weights, print_config_of
 from htc.cli.options import MODEL_OPTIONS, Flags, JsonTarget, ModelOptions
 from htc.cli.output import STDOUT, check_json_target, require_writable, say, write_json_result
 from htc.errors import OutputError

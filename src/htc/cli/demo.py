@@ -1,6 +1,6 @@
 """`htc demo`: see it train, measure and predict on real pictures."""
 
-from htc.cli.evaluate import print_metrics
+from htc.cli.metrics import print_metrics
 from htc.cli.options import Device, Folder, Natural
 from htc.cli.output import filling, folder_for, progress, say
 from htc.cli.train import steps_of

@@ -1,20 +1,67 @@
 """`htc evaluate`: COCO numbers of a model, or of any tool's result file."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from htc.cli.maps import Maps, check_maps
-from htc.cli.measuring import Asked, of_model, of_results
-from htc.cli.model import print_config_of, settings_of
+from htc.cli.metrics import print_metrics
+from htc.cli.model import check_models, load_members, print_config_of, settings_of
 from htc.cli.options import MODEL_OPTIONS, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Words
-from htc.cli.output import STDOUT, check_json_target, print_table, write_json_result
+from htc.cli.output import STDOUT, check_json_target, folder_for, progress, say, write_json_result
 from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
+from htc.settings.layers import Setting
 
-KINDS = {"bbox": "boxes", "segm": "masks"}
+if TYPE_CHECKING:
+    from htc.data.semantic_maps import MapSources
+    from htc.evaluation.evaluate import Evaluation
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The flags of a call beside the model."""
+
+    annotations: Path
+    images: Path | None
+    stages: Sequence[tuple[int, ...]]
+    save: Path | None
+    batch_size: int
+    diagnostics: bool
+    html: Path | None
+    semantic: "Literal['auto'] | MapSources | None"
+    panoptic_json: Path | None
+    panoptic_dir: Path | None
+    save_panoptic: Path | None
+    augment: str | None
+    against: Path | None
+
+    @property
+    def maps(self) -> bool:
+        """Whether semantic or panoptic maps are measured or written."""
+        return (self.semantic, self.panoptic_json, self.save_panoptic) != (None, None, None)
+
+    def check(self, models: Sequence[str]) -> None:
+        """Raise `ConfigError` for flags that exclude each other."""
+        if self.panoptic_dir is not None and self.panoptic_json is None:
+            raise ConfigError("--panoptic-dir holds the maps of --panoptic-json FILE, which is missing")
+        if self.maps and not models:
+            raise ConfigError(
+                "--semantic, --panoptic-json and --save-panoptic need a MODEL: a result file has no semantic maps"
+            )
+        if self.maps and self.stages:
+            raise ConfigError(
+                "--stages measures masks of single stages alone: leave out --semantic, --panoptic-json and "
+                "--save-panoptic"
+            )
+        if (self.stages or self.maps) and (self.augment is not None or len(models) > 1):
+            raise ConfigError(
+                "--stages and maps are measured of one model as it is: leave them out, or --augment and the other "
+                "models"
+            )
 
 
 def evaluate(
@@ -98,20 +145,142 @@ def evaluate(
     for target, flag in ((save_results, "--save-results"), (html, "--html")):
         if target is not None:
             check_json_target(str(target.absolute()), flag)
-    maps = Maps(map_flags.measured(semantic), panoptic_json, panoptic_dir, save_panoptic)
-    check_maps(maps, model[0] if model else None, subsets)
-    asked = Asked(annotations, images, subsets, save_results, batch_size, diagnostics, html, maps, augment, against)
-    metrics = (
-        of_results(results, max_detections or 100, asked)
-        if results is not None
-        else of_model(model or [], weights, options, settings, asked)
+    asked = Asked(
+        annotations=annotations,
+        images=images,
+        stages=subsets,
+        save=save_results,
+        batch_size=batch_size,
+        diagnostics=diagnostics or html is not None,
+        html=html,
+        semantic=map_flags.measured(semantic),
+        panoptic_json=panoptic_json,
+        panoptic_dir=panoptic_dir,
+        save_panoptic=save_panoptic,
+        augment=augment,
+        against=against,
     )
-    if metrics is None:
+    asked.check(model or [])
+    evaluation = (
+        _evaluate_file(results, max_detections or 100, asked)
+        if results is not None
+        else _evaluate_models(model or [], weights, options, settings, asked)
+    )
+    if evaluation is None:
         return 0
+    metrics = evaluation.to_dict()
     if json != STDOUT:
         print_metrics(metrics)
     write_json_result(json, metrics)
     return 0
+
+
+def _evaluate_file(results: Path, max_detections: int, asked: Asked) -> "Evaluation":
+    """The metrics of a result file."""
+    from htc.data.coco import read_coco
+    from htc.evaluation.evaluate import images_folder, read_other_results, score_results
+    from htc.evaluation.files import read_annotations, read_results
+
+    truth = read_annotations(asked.annotations)
+    others = None if asked.against is None else read_other_results(truth, asked.against)
+    folder, pictures = asked.images or images_folder(asked.annotations), None
+    # A result file can be scored without its images; then the page has none.
+    if asked.html is not None and (asked.images is not None or folder != asked.annotations.parent):
+        pictures = {record.id: record.path for record in read_coco(asked.annotations, folder).images}
+    elif asked.html is not None:
+        say("the page will have no pictures: --images DIR adds them")
+    found = score_results(truth, read_results(results), max_detections=max_detections, diagnostics=asked.diagnostics)
+    return _finish(found, asked, results.name, pictures, others)
+
+
+def _evaluate_models(
+    models: Sequence[str],
+    weights: str | None,
+    options: ModelOptions,
+    settings: Sequence[Setting],
+    asked: Asked,
+) -> "Evaluation | None":
+    """The metrics of a model or an ensemble; None where the annotations have no objects and results are written."""
+    known = check_models(models, weights, asked.augment, settings)
+    check_torch()
+    from htc.evaluation import evaluate as library
+    from htc.evaluation.files import has_objects
+    from htc.evaluation.maps import MapRequest
+    from htc.evaluation.run import match_categories
+
+    if not has_objects(asked.annotations):
+        _save_alone(models, weights, options, settings, asked)
+        return None
+    data = library.read_evaluation_data(asked.annotations, asked.images)
+    others = None if asked.against is None else library.read_other_results(data.truth, asked.against)
+    if known is not None:
+        match_categories(known.classes, data.truth)
+    save = None if asked.save_panoptic is None else folder_for("evaluate", "panoptic", asked.save_panoptic)
+    predictor, members = load_members(models, weights, asked.augment, settings, options)
+    with progress("evaluate") as bar:
+        found = library.evaluate(
+            predictor,
+            data,
+            members=dict(zip(library.member_names(models), members, strict=True)) if len(members) > 1 else None,
+            stages=asked.stages,
+            maps=MapRequest(asked.semantic, asked.panoptic_json, asked.panoptic_dir, save),
+            diagnostics=asked.diagnostics,
+            save_results=asked.save,
+            batch_size=asked.batch_size,
+            progress=bar,
+        )
+    if save is not None:
+        say(f"panoptic maps in {save}")
+    if asked.save is not None:
+        say(f"{len(found.results)} results in {asked.save}")
+    name = " and ".join(Path(model).name for model in models)
+    return _finish(found, asked, name, {record.id: record.path for record in data.dataset.images}, others)
+
+
+def _finish(
+    found: "Evaluation",
+    asked: Asked,
+    name: str,
+    pictures: Mapping[int | str, Path] | None,
+    others: Sequence[Mapping[str, Any]] | None,
+) -> "Evaluation":
+    """Write the page and compare with other results, where wanted."""
+    if asked.html is not None:
+        found.write_page(asked.html, f"{name} on {asked.annotations.name}", pictures)
+        say(f"page in {asked.html}")
+    if others is None:
+        return found
+    from htc.evaluation.bootstrap import DRAWS
+
+    say(f"drawing the pictures anew, {DRAWS} times, for the interval of the difference")
+    return found.compared_with(others)
+
+
+def _save_alone(
+    models: Sequence[str], weights: str | None, options: ModelOptions, settings: Sequence[Setting], asked: Asked
+) -> None:
+    """Write the results of images without annotations: they are scored elsewhere."""
+    from htc.evaluation.evaluate import write_predictions
+
+    if asked.save is None:
+        raise ConfigError(
+            f"{asked.annotations} has no annotations, so nothing can be measured; --save-results FILE writes "
+            f"the results"
+        )
+    if asked.stages or asked.diagnostics or asked.maps or asked.against is not None:
+        raise ConfigError(
+            f"{asked.annotations} has no annotations, so nothing can be measured: leave out --stages, --against, "
+            f"--diagnostics, --html and maps"
+        )
+    predictor, _ = load_members(models, weights, asked.augment, settings, options)
+    with progress("evaluate") as bar:
+        count = write_predictions(
+            predictor, asked.annotations, asked.images, asked.save, batch_size=asked.batch_size, progress=bar
+        )
+    say(
+        f"{asked.annotations.name} has no annotations, so nothing was measured; {count} results in {asked.save}, "
+        f"for the server that has them"
+    )
 
 
 def _subsets(stages: list[str] | None, model: str | None) -> list[tuple[int, ...]]:
@@ -123,102 +292,3 @@ def _subsets(stages: list[str] | None, model: str | None) -> list[tuple[int, ...
     from htc.evaluation.run import parse_stages
 
     return list(dict.fromkeys(parse_stages(text) for text in stages))
-
-
-def print_metrics(metrics: dict[str, Any]) -> None:
-    """Box and mask numbers as a table in per cent, then each class."""
-    names = list(metrics["bbox"])
-    rows = [
-        [label, *(_percent(metrics[kind][name]) for name in names)] for kind, label in KINDS.items() if kind in metrics
-    ]
-    print_table(["", *names], rows)
-    if "members" in metrics:
-        print()
-        columns = [(kind, number) for kind in KINDS if kind in metrics for number in ("AP", "AP50", "AP75")]
-        named = [*metrics["members"].items(), ("together", metrics)]
-        rows = [
-            [name, *(_percent(one[kind][number]) if kind in one else "-" for kind, number in columns)]
-            for name, one in named
-        ]
-        print_table(["model", *(f"{KINDS[kind]} {number}" for kind, number in columns)], rows)
-    if "against" in metrics:
-        print()
-        rows = [[KINDS[kind], *_difference(metrics[kind]["AP"], other)] for kind, other in metrics["against"].items()]
-        print_table(["AP", "here", "there", "difference", "95 % of draws"], rows)
-    if "stages" in metrics:
-        print()
-        rows = [
-            [f"stage {name}" if name.isdecimal() else f"stages {name}", *_both(one)]
-            for name, one in metrics["stages"].items()
-        ]
-        print_table(
-            [
-                "masks of",
-                *(
-                    f"{label} {number}"
-                    for kind, label in KINDS.items()
-                    if kind in metrics
-                    for number in ("AP", "AP50", "AP75")
-                ),
-            ],
-            rows,
-        )
-    if "semantic" in metrics:
-        print(
-            f"\nsemantic map: mean IoU {_percent(metrics['semantic']['mIoU'])}, pixels right "
-            f"{_percent(metrics['semantic']['pixel_accuracy'])}"
-        )
-    if "panoptic" in metrics:
-        print()
-        parts = {
-            "all": metrics["panoptic"],
-            "things": metrics["panoptic"]["things"],
-            "stuff": metrics["panoptic"]["stuff"],
-        }
-        print_table(
-            ["panoptic", "PQ", "SQ", "RQ"],
-            [[name, *(_percent(part[key]) for key in ("PQ", "SQ", "RQ"))] for name, part in parts.items()],
-        )
-    if "diagnostics" in metrics:
-        print()
-        _print_diagnostics(metrics["diagnostics"])
-    classes = metrics.get("per_class", {})
-    if len(classes) > 1:
-        print()
-        print_table(
-            ["class", *(f"{KINDS[kind]} AP" for kind in KINDS if kind in metrics)],
-            [[name, *map(_percent, ap.values())] for name, ap in classes.items()],
-        )
-
-
-def _print_diagnostics(found: dict[str, Any]) -> None:
-    """Boundary AP, the best threshold and calibration in one line each, then the errors by kind."""
-    best = found["best_f1"]["all"]
-    if found["boundary"] is not None:
-        print(
-            f"boundary AP {_percent(found['boundary']['AP'])}, AP50 {_percent(found['boundary']['AP50'])}, AP75 "
-            f"{_percent(found['boundary']['AP75'])}"
-        )
-    if best["threshold"] >= 0:
-        parts = f"precision {_percent(best['precision'])}, recall {_percent(best['recall'])}"
-        print(f"best F1 {_percent(best['f1'])} at scores from {best['threshold']:.2f} ({parts})")
-    print(f"calibration error {_percent(found['calibration']['error'])}")
-    print()
-    rows = [
-        [name, str(kind["count"]), _percent(kind["cost"])]
-        for name, kind in sorted(found["errors"].items(), key=lambda item: -item[1]["cost"])
-    ]
-    print_table(["errors", "number", "AP50 points they cost"], rows)
-
-
-def _both(metrics: dict[str, Any]) -> list[str]:
-    return [_percent(metrics[kind][number]) for kind in KINDS if kind in metrics for number in ("AP", "AP50", "AP75")]
-
-
-def _difference(ap: float, other: Mapping[str, float]) -> list[str]:
-    gain, low, high = (f"{100 * other[key]:+.1f}" for key in ("difference", "low", "high"))
-    return [_percent(ap), _percent(other["AP"]), gain, f"{low} to {high}"]
-
-
-def _percent(value: float) -> str:
-    return "-" if value < 0 else f"{100 * value:.1f}"

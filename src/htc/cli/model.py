@@ -1,21 +1,17 @@
-"""From the call's flags to a loaded model: everything that needs no weights is checked before anything is fetched or
-built.
-"""
+"""The model flags of a command: settings, checks, downloads with a progress bar, and the loaded predictor."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from htc.checkpoint.check import check_model, check_released, to_be_fetched
 from htc.checkpoint.facts import NO_FACTS, UserFacts
-from htc.checkpoint.zoo import RELEASED, cached, fetch
+from htc.checkpoint.zoo import cached, fetch
 from htc.cli.options import ModelOptions
 from htc.cli.output import progress, say
 from htc.compatibility import check_torch
 from htc.config import Config
-from htc.errors import CheckpointError, ConfigError
-from htc.presets import PRESETS, preset
-from htc.settings.layers import Setting, nested, overlay, to_yaml
+from htc.errors import ConfigError
+from htc.settings.layers import Setting, nested, to_yaml
 
 if TYPE_CHECKING:
     from htc.inference.predictor import Predictor
@@ -42,61 +38,7 @@ def settings_of(
     ]
 
 
-def check_model(model: str, weights: str | None, settings: Sequence[Setting]) -> Config | None:
-    """Refuse an unknown model, missing weights or unusable settings, before anything is fetched or built.
-
-    Returns the configuration where it is known without reading weights: of a preset with its own weights, and of a
-    folder.
-    """
-    if weights is not None:
-        check_weights(weights)
-    if model in PRESETS:
-        config = overlay(preset(model), settings)
-        return config if weights is None else None
-    path = Path(model)
-    if not model or not path.exists():
-        if path.suffix or path.parent != Path():
-            raise CheckpointError(
-                f"{model}: no such file or folder; give a preset (`htc models` lists them), a folder or a weights file"
-            )
-        preset(model)
-    if path.is_file() and weights is not None:
-        raise ConfigError(
-            f"{model} is a weights file already: leave --weights out, or give a preset or a folder as the model"
-        )
-    return _folder_config(path, settings) if path.is_dir() else None
-
-
-def _folder_config(path: Path, settings: Sequence[Setting]) -> Config:
-    check_torch()
-    from htc.checkpoint.native import CONFIG_FILE, model_folder, read_config
-
-    return overlay(read_config(model_folder(path) / CONFIG_FILE), settings)
-
-
-def check_weights(weights: str) -> None:
-    """Refuse `--weights` that are neither there nor released."""
-    if weights in RELEASED or (weights and Path(weights).exists()):
-        return
-    if weights in PRESETS:
-        raise CheckpointError(
-            f"--weights {weights}: this preset has no released weights; `htc models` shows which have some"
-        )
-    near = get_close_matches(weights, RELEASED, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ", and no preset with released weights"
-    raise CheckpointError(f"--weights {weights}: no such file{hint}")
-
-
-def check_released(model: str, weights: str | None) -> None:
-    """Refuse a preset without weights, if nothing else gives them."""
-    if model in PRESETS and weights is None and model not in RELEASED:
-        raise CheckpointError(
-            f"{model}: there are no released weights for this preset; give --weights FILE, or train it: htc train "
-            f"--preset {model}"
-        )
-
-
-def stored_config(model: str, weights: str | None, settings: Sequence[Setting], facts: UserFacts = NO_FACTS) -> Config:
+def config_of(model: str, weights: str | None, settings: Sequence[Setting], facts: UserFacts = NO_FACTS) -> Config:
     """The configuration that the model would have; only a weights file has to be read for it, and perhaps to be told
     more.
     """
@@ -111,7 +53,7 @@ def stored_config(model: str, weights: str | None, settings: Sequence[Setting], 
 
 def print_config_of(model: str, weights: str | None, settings: Sequence[Setting], facts: UserFacts = NO_FACTS) -> int:
     """Print the configuration that the model would have, as YAML for --config."""
-    print(to_yaml(stored_config(model, weights, settings, facts)), end="")
+    print(to_yaml(config_of(model, weights, settings, facts)), end="")
     return 0
 
 
@@ -161,11 +103,6 @@ def load_members(
 
     views = SINGLE_VIEW if augment is None else parse_views(augment)
     return join(alone, views), [join([one], views) for one in alone]
-
-
-def to_be_fetched(name: str) -> bool:
-    """Whether that name stands for released weights that are not in the cache."""
-    return name in RELEASED and not Path(name).exists() and not cached(name).exists()
 
 
 def fetch_weights(name: str) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from htc.cli.evaluate import print_metrics
-from htc.cli.model import check_weights, fetch_weights, to_be_fetched
+from htc.checkpoint.check import check_weights, to_be_fetched
+from htc.cli.metrics import print_metrics
+from htc.cli.model import fetch_weights
 from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch
 from htc.cli.output import filling, folder_for, messages, say
 from htc.cli.semantic import NO_MAPS, MapFlags

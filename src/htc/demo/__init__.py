@@ -1,0 +1,1 @@
+"""The bundled demonstration: train on cell nuclei, evaluate and draw."""

@@ -1,11 +1,9 @@
-"""Mean IoU of semantic maps.
+"""Evaluate semantic maps (mean IoU) and panoptic maps (PQ) image by image, beside the instances of the same pass."""
 
-Semantic and panoptic maps of a model, measured picture by picture beside its instances; nothing is kept of a
-picture.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,10 +12,10 @@ from jaxtyping import UInt8
 from htc.config import Config
 from htc.data.dataset import Dataset, ImageRecord
 from htc.data.ground_truth import annotated
-from htc.data.panoptic import Category, PanopticFile
+from htc.data.panoptic import Category, PanopticFile, read_panoptic
 from htc.data.semantic_maps import IGNORE, MapSources, least_classes, semantic_class_names, with_semantic_maps
 from htc.errors import ConfigError
-from htc.evaluation.panoptic import PanopticQuality, PanopticWriter
+from htc.evaluation.panoptic import PanopticQuality, PanopticWriter, panoptic_writer
 from htc.inference.panoptic import merge, stuff_labels
 from htc.inference.predictor import Predictor
 from htc.results import Detections
@@ -153,3 +151,80 @@ def panoptic_categories(dataset: Dataset, truth: PanopticFile | None) -> Sequenc
     if truth is not None:
         return list(truth.categories.values())
     return [Category(id, name, True) for id, name in zip(dataset.category_ids, dataset.classes, strict=True)]
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """Which semantic and panoptic maps an evaluation measures or writes."""
+
+    semantic: Literal["auto"] | MapSources | None = None
+    panoptic_json: Path | None = None
+    panoptic_dir: Path | None = None
+    """PNGs of `panoptic_json`; None: beside it, with its stem as the name."""
+    save: Path | None = None
+    """Folder for the merged maps."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is measured or written."""
+        return (self.semantic, self.panoptic_json, self.save) != (None, None, None)
+
+
+@dataclass
+class MeasuredMaps:
+    """The measures of one run, by the name of their numbers."""
+
+    dataset: Dataset
+    measures: dict[str, SemanticMeasure | PanopticMeasure]
+    panoptic_truth: bool
+
+    @property
+    def look(self) -> Callable[[int | str, Detections], None] | None:
+        """Shows every picture to all measures; None where there are none."""
+        if not self.measures:
+            return None
+        records = {record.id: record for record in self.dataset.images}
+
+        def look(image_id: int | str, found: Detections) -> None:
+            for measure in self.measures.values():
+                measure.look(records[image_id], found)
+
+        return look
+
+    def numbers(self) -> dict[str, Any]:
+        """`semantic` and `panoptic`, as far as they were measured."""
+        return {
+            name: measure.numbers()
+            for name, measure in self.measures.items()
+            if name != "panoptic" or self.panoptic_truth
+        }
+
+
+@contextmanager
+def measured_maps(maps: MapRequest, predictor: Predictor, dataset: Dataset) -> Iterator[MeasuredMaps]:
+    """Measures for the pictures of `dataset`; panoptic maps are complete when the block ends well. Raises
+    `ConfigError`, `DataError`.
+    """
+    if not maps.wanted:
+        yield MeasuredMaps(dataset, {}, panoptic_truth=False)
+        return
+    with ExitStack() as stack:
+        yield MeasuredMaps(dataset, _measures(maps, predictor, dataset, stack), maps.panoptic_json is not None)
+
+
+def _measures(
+    maps: MapRequest, predictor: Predictor, dataset: Dataset, stack: ExitStack
+) -> dict[str, SemanticMeasure | PanopticMeasure]:
+    measures: dict[str, SemanticMeasure | PanopticMeasure] = {}
+    if maps.semantic is not None:
+        measures["semantic"] = SemanticMeasure(predictor, dataset, maps.semantic)
+    truth = (
+        None
+        if maps.panoptic_json is None
+        else read_panoptic(maps.panoptic_json, maps.panoptic_dir or maps.panoptic_json.with_suffix(""), dataset)
+    )
+    if truth is not None or maps.save is not None:
+        categories = panoptic_categories(dataset, truth)
+        writer = None if maps.save is None else stack.enter_context(panoptic_writer(maps.save, categories))
+        measures["panoptic"] = PanopticMeasure(predictor, dataset, truth, writer)
+    return measures

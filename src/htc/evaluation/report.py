@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from htc.evaluation import KIND_NAMES
 from htc.evaluation.coco import Metrics
 from htc.evaluation.comparison import Comparison
 from htc.evaluation.diagnostics import CURVES, Diagnostics
@@ -28,7 +29,6 @@ from htc.visual.page import (
     vector,
 )
 
-KIND_NAMES = {"bbox": "boxes", "segm": "masks"}
 MAX_CLASS_ROWS = 20
 """More make no readable matrix: then the most frequent confusions are listed."""
 MOST_CONFUSIONS = 40
