@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from htc.cli.watch import Watch, clock
-from htc.training.progress import EvaluationDone, EvaluationStep, Message, StepDone
+from htc.training.record import EvaluationDone, EvaluationStep, Message, StepDone
 
 
 class Shown:

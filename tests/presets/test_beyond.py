@@ -12,9 +12,8 @@ from htc.data.loader import TrainingPictures, training_loader
 from htc.model.detector import Detector
 from htc.presets.extended import BEYOND
 from htc.training.finetune import fit_to_data
-from htc.training.module import build_optimizer
 from htc.training.objective import TrainingObjective
-from htc.training.optimizer import groups_of
+from htc.training.optimizer import build_optimizer, groups_of
 from training.discs import write_split
 from training.tiny import tiny
 

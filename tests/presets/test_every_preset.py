@@ -15,9 +15,8 @@ from htc.config.backbone import Backbone
 from htc.model.detector import Detector
 from htc.presets import PRESETS, preset
 from htc.settings.layers import from_file, resolve, to_yaml
-from htc.training.module import build_optimizer
 from htc.training.objective import TrainingObjective
-from htc.training.optimizer import groups_of
+from htc.training.optimizer import build_optimizer, groups_of
 from small_detector import CHANNELS, pictures, small_batch
 
 SMALLER = {

@@ -13,10 +13,10 @@ from lightning import Callback
 from htc.config import AdamW, Training
 from htc.errors import OutputError
 from htc.training.checkpoints import Checkpoints, Every
-from htc.training.engine import Limits, fit
-from htc.training.module import TrainingModule
+from htc.training.history import read_history
+from htc.training.module import Limits, TrainingModule, fit
 from htc.training.record import LossRecord
-from htc.training.validation import Validation, read_history
+from htc.training.validation import Validation
 from training.point import Distance, Point, batch
 
 EPOCHS, BATCHES = 2, 5

@@ -17,13 +17,13 @@ from htc.errors import DataError, ReportedElsewhereError, TrainingError
 from htc.model.detector import Detector
 from htc.training.checkpoints import Checkpoints, Every
 from htc.training.distributed import any_of, by_first, gathered, summed
-from htc.training.engine import Limits, fit
 from htc.training.finetune import fit_to_data
-from htc.training.module import TrainingModule
+from htc.training.history import read_history
+from htc.training.module import Limits, TrainingModule, fit
 from htc.training.objective import TrainingObjective
 from htc.training.record import LossRecord, read_losses
 from htc.training.run import Options, train
-from htc.training.validation import Validation, read_history
+from htc.training.validation import Validation
 from training.discs import write_split
 from training.point import Distance, Point, batch
 from training.tiny import tiny

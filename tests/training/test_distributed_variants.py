@@ -15,9 +15,8 @@ from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
 from htc.model.detector import Detector
 from htc.training.distributed import leaves_parameters_unused, rank
-from htc.training.engine import Limits, fit
 from htc.training.finetune import fit_to_data
-from htc.training.module import TrainingModule
+from htc.training.module import Limits, TrainingModule, fit
 from htc.training.objective import TrainingObjective
 from htc.training.run import DEFAULT_OPTIONS, Options, batches_of, train
 from training.discs import write_split

@@ -5,8 +5,8 @@ import torch
 
 from htc.config import SGD, AdamW, Training
 from htc.errors import TrainingError
-from htc.training.module import TrainingModule, build_optimizer
-from htc.training.optimizer import base_learning_rate, learning_rate_factor
+from htc.training.module import TrainingModule
+from htc.training.optimizer import base_learning_rate, build_optimizer, learning_rate_factor
 from training.point import Distance, Point, batch
 
 

@@ -8,8 +8,7 @@ from htc.config import SGD, AdamW, FishNet, RecursiveFPN, ResNet, Timm, Training
 from htc.errors import ConfigError
 from htc.model.backbone import build_backbone
 from htc.model.detector import Detector
-from htc.training.module import build_optimizer
-from htc.training.optimizer import block_names, groups_of, rate_factors
+from htc.training.optimizer import block_names, build_optimizer, groups_of, rate_factors
 from small_detector import CHANNELS, small_config
 
 

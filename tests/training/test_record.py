@@ -6,10 +6,10 @@ import pytest
 
 from htc.config import SGD, Training
 from htc.errors import DataError
-from htc.training.engine import Limits, fit
-from htc.training.module import TrainingModule
+from htc.training.history import read_history
+from htc.training.module import Limits, TrainingModule, fit
 from htc.training.record import LossRecord, read_losses
-from htc.training.validation import Validation, read_history
+from htc.training.validation import Validation
 from training.point import Batches, Distance, Point
 
 

@@ -13,10 +13,9 @@ from htc.data.coco import Splits, read_coco
 from htc.errors import CheckpointError, DataError, OutputError, TrainingError
 from htc.inference.load import load
 from htc.settings.layers import from_file, overlay
-from htc.training.progress import Message
-from htc.training.record import read_losses
+from htc.training.history import read_history
+from htc.training.record import Message, read_losses
 from htc.training.run import Options, build_module, train
-from htc.training.validation import read_history
 from training.discs import write_split
 from training.tiny import tiny
 
@@ -196,7 +195,8 @@ def test_validation_classes_are_checked_before_the_first_step(splits, tmp_path):
 def test_the_best_weights_are_kept_and_become_the_model(splits, tmp_path, monkeypatch):
     numbers = iter([0.2, 0.5, 0.4])
     monkeypatch.setattr(
-        "htc.training.run.measure", lambda *_: {"bbox": {"AP": 0.9}, "segm": {"AP": next(numbers)}, "per_class": {}}
+        "htc.training.run.evaluate_on_all_ranks",
+        lambda *_: {"bbox": {"AP": 0.9}, "segm": {"AP": next(numbers)}, "per_class": {}},
     )
     plain = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
     kept = train(tiny(epochs=3), splits, tmp_path / "kept", plain)

@@ -13,16 +13,11 @@ from htc.data.loader import collate
 from htc.data.semantic_maps import MapSources
 from htc.model.detector import Detector
 from htc.training.finetune import fit_to_data
+from htc.training.history import evaluations_since_best, precision, read_history
 from htc.training.objective import TrainingObjective
-from htc.training.progress import EvaluationDone, EvaluationStep, StepDone
+from htc.training.record import EvaluationDone, EvaluationStep, StepDone
 from htc.training.run import Options, train
-from htc.training.validation import (
-    evaluations_since_best,
-    precision,
-    read_history,
-    validation_batches,
-    validation_losses,
-)
+from htc.training.validation import validation_batches, validation_losses
 from training.discs import write_split
 from training.tiny import tiny
 from training.together import together

@@ -29,7 +29,7 @@ from htc.inference.outputs import results_file
 from htc.inference.stages import StageSubset
 from htc.settings.layers import Setting
 from htc.training.finetune import fit_to_data
-from htc.training.progress import Listener
+from htc.training.record import Listener
 from htc.training.run import CHECKPOINTS, MODEL, Options, train
 
 SETTING, TRAININGS = "ablation.json", "trainings"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from htc.data.dataset import Dataset
     from htc.training.auto_config import Choice
     from htc.training.plan import TrainingPlan
-    from htc.training.progress import Listener
+    from htc.training.record import Listener
 
 
 def train(
@@ -231,7 +231,7 @@ def _name_of(data: Path | None) -> str:
 
 def steps_of(bar: Callable[[int, int, str], None]) -> "Listener":
     """A training's steps and the sum of its losses on a progress bar."""
-    from htc.training.progress import Event, StepDone
+    from htc.training.record import Event, StepDone
 
     def show(event: Event) -> None:
         if isinstance(event, StepDone):

@@ -13,7 +13,7 @@ from htc.cli.output import messages
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from htc.training.progress import EvaluationDone, EvaluationStep, Event, StepDone
+    from htc.training.record import EvaluationDone, EvaluationStep, Event, StepDone
 
 SMOOTHED = 20
 """Steps over which the shown losses are averaged."""
@@ -44,7 +44,7 @@ class Watch:
 
     def __call__(self, event: "Event") -> None:
         """Takes an event in, and writes a line where one is due."""
-        from htc.training.progress import EvaluationDone, EvaluationStep, StepDone
+        from htc.training.record import EvaluationDone, EvaluationStep, StepDone
 
         if isinstance(event, StepDone):
             self._epoch_over(event.epoch)

@@ -13,7 +13,7 @@ from htc.evaluation.coco import Metrics
 from htc.evaluation.drawings import draw_comparisons
 from htc.inference.load import load
 from htc.presets import preset
-from htc.training.progress import Listener
+from htc.training.record import Listener
 from htc.training.run import Options, train
 
 DEMO_PRESET = "htc_r18_small"

@@ -1,9 +1,7 @@
-"""How much memory there is, and how much was used.
+"""Default hyperparameters derived from the dataset, each with the rule that set it.
 
-What a training takes where the user does not say: each choice with the rule it followed.
-
-A preset that is named decides everything. Otherwise the preset, the input size, the anchors, the detections and the
-length of the training come from the data; whatever is given one by one is left alone.
+A named preset decides everything. Without one, the preset, the input size, the anchors, the detections and the length
+of the training come from the data, and the batch size from the device's memory; a value that the user gave stays.
 """
 
 import json
@@ -57,7 +55,7 @@ def peak_memory(device: torch.device) -> float | None:
 
 CHOICES = "choices.json"
 EVERY = "evaluate every"
-FROM_SCRATCH, LARGE_FROM_SCRATCH, RELEASED = "htc_r18_small", "htc_r50_scratch", "htc_r50_fpn_20e_coco"
+FROM_SCRATCH, LARGE_FROM_SCRATCH, SUGGESTED_WEIGHTS = "htc_r18_small", "htc_r50_scratch", "htc_r50_fpn_20e_coco"
 ENOUGH_PICTURES = 10_000
 """From about so many on, a large network learns as much from scratch as from ImageNet weights (He, Girshick, Dollar
 2019).
@@ -169,7 +167,9 @@ def _base(pictures: int, memory: float | None, weights: tuple[str, Config] | Non
             config,
             f"the weights {name} are of this architecture; its anchors stay, since the weights have learned them",
         )
-    advice = f"; for a better model on few pictures start from released weights (--weights {RELEASED}) or your own"
+    advice = (
+        f"; for a better model on few pictures start from released weights (--weights {SUGGESTED_WEIGHTS}) or your own"
+    )
     if pictures < ENOUGH_PICTURES:
         return (
             preset(FROM_SCRATCH),

@@ -1,6 +1,7 @@
-"""Ctrl-C and SIGTERM that wait for the end of a training step, so that what they leave behind is whole.
+"""Checkpoints of a running training: `last.ckpt`, complete at any moment and exact in the middle of an epoch.
 
-The checkpoint a training goes on from: whole at any moment, exact in the middle of an epoch.
+Ctrl-C and SIGTERM wait for the end of the running step and its checkpoint (`HeldSignals`); a file is replaced only by a
+complete one (`WholeFiles`). What Lightning does not document is in `htc.training.resume`.
 """
 
 import os
@@ -21,6 +22,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from htc.errors import OutputError, TrainingError
 from htc.files import whole_file
 from htc.training.distributed import any_of
+from htc.training.resume import complete_last_batch, is_end_of_epoch
 
 HELD = (signal.SIGINT, signal.SIGTERM)
 
@@ -156,7 +158,7 @@ class Checkpoints(Checkpoint):
             self._save(trainer)
         if stop:
             self._deliver()
-        self.signals.waiting = not (_epoch_is_done(trainer) or trainer.should_stop)
+        self.signals.waiting = not (is_end_of_epoch(trainer) or trainer.should_stop)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Steps begin."""
@@ -166,7 +168,7 @@ class Checkpoints(Checkpoint):
         """The epoch's checkpoint, with its evaluation done. An epoch cut short keeps the checkpoint of its last
         step.
         """
-        if _epoch_is_done(trainer):
+        if is_end_of_epoch(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -178,15 +180,12 @@ class Checkpoints(Checkpoint):
         self.signals.remove()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Counts the step just done as completed: Lightning does so only after this hook, and would do it again."""
-        loop = checkpoint["loops"]["fit_loop"]
-        for count in (loop["epoch_loop.batch_progress"]["total"], loop["epoch_loop.batch_progress"]["current"]):
-            if count["completed"] < count["processed"]:
-                count["completed"] = count["processed"]
+        """Counts the step just done as completed."""
+        complete_last_batch(checkpoint)
 
     def _is_due(self, trainer: Trainer) -> bool:
         by_step = self.every.steps is not None and trainer.global_step % self.every.steps == 0
-        pause = self._pause * (BEFORE_EVALUATION if _epoch_is_done(trainer) else 1)
+        pause = self._pause * (BEFORE_EVALUATION if is_end_of_epoch(trainer) else 1)
         return by_step or time.monotonic() - self._saved_at >= pause
 
     def _save(self, trainer: Trainer) -> None:
@@ -223,8 +222,3 @@ class Checkpoints(Checkpoint):
         if received is None:
             raise KeyboardInterrupt  # another process received it
         self.signals.deliver(received)
-
-
-def _epoch_is_done(trainer: Trainer) -> bool:
-    """Whether the step just done is the last of the epoch."""
-    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch

@@ -1,5 +1,6 @@
-"""Several processes that train one model together: how they meet and what they tell each other. Alone, nothing of it
-costs anything.
+"""Processes that train one model: how they meet, and the collective operations that training needs.
+
+With one process, every function returns at once.
 """
 
 import os
@@ -111,14 +112,14 @@ def by_first(work: Callable[[], _T]) -> _T:
     if count() == 1:
         return work()
     error: HTCError | None = None
-    told: list[tuple[bool, _T | str | None]] = [(True, None)]
+    answer: list[tuple[bool, _T | str | None]] = [(True, None)]
     if rank() == 0:
         try:
-            told = [(True, work())]
+            answer = [(True, work())]
         except HTCError as failure:
-            error, told = failure, [(False, str(failure))]
-    dist.broadcast_object_list(told, src=0)
-    done, value = told[0]
+            error, answer = failure, [(False, str(failure))]
+    dist.broadcast_object_list(answer, src=0)
+    done, value = answer[0]
     if error is not None:
         raise error
     if not done:

@@ -1,6 +1,7 @@
-"""Layers of a backbone that a training leaves as they were drawn: a fault where it starts from no weights.
+"""The start of a training: the configuration fitted to the data, and the weights it starts from.
 
-Where a training starts: the configuration fitted to the data, the weights it begins with.
+Class layers keep the rows of classes that the weights know, by name; other rows, and frozen layers of a backbone
+without weights, are random. All of it is reported.
 """
 
 from dataclasses import dataclass

@@ -1,22 +1,39 @@
-"""The training step as Lightning runs it: losses, optimiser, schedule, moving average of the weights."""
+"""Training as Lightning runs it: the step (losses, optimizer, schedule, EMA of the weights) and the trainer.
 
-from collections.abc import Iterable
-from dataclasses import replace
+The trainer is quiet, interruptible and, with `htc.training.resume`, exact also where it continues within an epoch.
+"""
+
+import contextlib
+import logging
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from htc.config import AdamW, Training
+from htc.config import Precision, Training
 from htc.data.loader import pure_seed
 from htc.errors import ReportedElsewhereError, TrainingError
+from htc.ops.onednn import exact_onednn_matmul
+from htc.ranks import here
+from htc.training.checkpoints import WholeFiles
 from htc.training.distributed import count, gathered, rank, summed
-from htc.training.optimizer import base_learning_rate, groups_of, learning_rate_factor
+from htc.training.optimizer import build_optimizer, groups_of, learning_rate_factor
+from htc.training.resume import Batches, epochs_of
 from htc.types import Batch
 
+LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 REMEDY = (
     "Lower the learning rate (--lr), lengthen training.warmup_steps or set training.clip_gradients; look "
     "at these "
@@ -91,19 +108,6 @@ class TrainingModule(LightningModule):
         return self.detector if self.average is None else self.average.module
 
 
-def build_optimizer(
-    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], training: Training, images_per_step: int
-) -> torch.optim.Optimizer:
-    """SGD or AdamW at its base learning rate; weight decay on every parameter, as the original has it, where groups
-    do not say otherwise.
-    """
-    rate = base_learning_rate(training, images_per_step)
-    chosen = training.optimizer
-    if isinstance(chosen, AdamW):
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=chosen.weight_decay)
-    return torch.optim.SGD(parameters, lr=rate, momentum=chosen.momentum, weight_decay=chosen.weight_decay)
-
-
 def mean_of_processes(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Every term's mean over all processes: what the gradients, which are averaged too, belong to."""
     if count() == 1:
@@ -135,3 +139,102 @@ def _moving_average(decay: float) -> Any:
         get_ema_multi_avg_fn(keep)(averaged, current, seen)
 
     return update
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a training ends: after so many epochs, or after so many minutes if that comes first."""
+
+    epochs: int
+    minutes: float | None = None
+
+
+def fit(
+    module: LightningModule,
+    batches: Batches,
+    callbacks: Sequence[Callback],
+    limits: Limits,
+    *,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    clip_gradients: float | None = None,
+    accumulate: int = 1,
+    resume: Path | None = None,
+    unused_parameters: bool = False,
+) -> None:
+    """Trains `module` on the batches of epoch 0, 1, ...; `resume` is a checkpoint of an earlier call, also of
+    mid-epoch.
+
+    `device` is auto, cpu, cuda or mps; an optimiser step takes `accumulate` batches; `unused_parameters`: the losses do
+    not depend on every parameter. Raises what a callback or a step raises, and KeyboardInterrupt when interrupted.
+    """
+    with _quiet(), _interruptible(), exact_onednn_matmul(), torch.random.fork_rng():
+        trainer = Trainer(
+            accelerator=device,
+            **_processes(device, unused_parameters),
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            max_epochs=limits.epochs,
+            max_time=None if limits.minutes is None else timedelta(minutes=limits.minutes),
+            gradient_clip_val=clip_gradients,
+            accumulate_grad_batches=accumulate,
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,
+            plugins=[WholeFiles(), *([TorchElasticEnvironment()] if count() > 1 else [])],
+        )
+        trainer.fit(module, datamodule=epochs_of(batches), ckpt_path=resume, weights_only=True)
+
+
+def _processes(device: str, unused_parameters: bool) -> dict[str, Any]:
+    """The Trainer's arguments for the processes that have met (`htc.training.distributed`): data-parallel training.
+
+    Without `unused_parameters` every parameter takes part in every step: a process that waits for a gradient that never
+    comes is an error at the next step. With it, each step searches the graph for the parameters that have none, which
+    costs time, so it is not the default.
+    """
+    if count() == 1:
+        return {"devices": 1}
+    ranks = here()
+    strategy = DDPStrategy(
+        process_group_backend="nccl" if device == "cuda" else "gloo",
+        gradient_as_bucket_view=True,
+        find_unused_parameters=unused_parameters,
+    )
+    return {"devices": ranks.local_ranks, "num_nodes": ranks.nodes, "strategy": strategy}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Lightning's notes on hardware and its advertising out of the user's terminal."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lightning answers Ctrl+C by leaving the process with code 1 and Ctrl+C disabled: here it stays
+    KeyboardInterrupt.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)

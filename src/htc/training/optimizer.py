@@ -1,8 +1,10 @@
-"""Learning rate at every step, and the rates and weight decay that differ from parameter to parameter."""
+"""The optimizer, its learning rate at every step, and parameter groups with their own rates and weight decay."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 from htc.config import SGD, AdamW, Training
@@ -10,7 +12,7 @@ from htc.errors import ConfigError
 from htc.model.backbones.fishnet import FishFeatures
 
 IMAGES_PER_STEP = 16
-"""The batch that the original's SGD learning rate is meant for."""
+"""The batch size that mmdetection's SGD learning rate is meant for."""
 
 
 def base_learning_rate(training: Training, images_per_step: int) -> float:
@@ -31,6 +33,19 @@ def learning_rate_factor(training: Training, step: int, steps_per_epoch: int, ep
         return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps_per_epoch * epochs))))
     passed = sum(step // max(1, steps_per_epoch) >= milestone for milestone in training.milestones)
     return warm * training.lr_factor**passed
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], training: Training, images_per_step: int
+) -> torch.optim.Optimizer:
+    """SGD or AdamW at its base learning rate; weight decay on every parameter, as mmdetection has it, unless groups
+    set their own.
+    """
+    rate = base_learning_rate(training, images_per_step)
+    chosen = training.optimizer
+    if isinstance(chosen, AdamW):
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=chosen.weight_decay)
+    return torch.optim.SGD(parameters, lr=rate, momentum=chosen.momentum, weight_decay=chosen.weight_decay)
 
 
 BACKBONE_PREFIXES = ("backbone", "second_look.backbone")

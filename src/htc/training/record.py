@@ -1,10 +1,9 @@
-"""What a training run writes down while it runs: every loss term and the pictures of every step, and who is told
-about it.
-"""
+"""What a training reports while it runs: events for a listener; every step's loss terms and image ids as CSV files."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,7 +14,55 @@ from torch.optim import Optimizer
 from htc.errors import DataError, OutputError
 from htc.files import REMEDIES, whole_file
 from htc.training.distributed import gathered
-from htc.training.progress import Listener, StepDone
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """An optimiser step is done."""
+
+    step: int
+    """Steps done, this one included."""
+    steps: int
+    """Steps of the whole training, unless it stops earlier."""
+    epoch: int
+    """The running epoch, from 1."""
+    epochs: int
+    learning_rate: float
+    losses: Mapping[str, float]
+    """Every term, as weighted in the sum."""
+
+
+@dataclass(frozen=True)
+class EvaluationStep:
+    """Validation pictures are being measured."""
+
+    done: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class EvaluationDone:
+    """An evaluation is over."""
+
+    entry: Mapping[str, Any]
+    """What the history holds of it: `epoch`, `step`, the metrics and, where they are computed, the validation
+    `losses`.
+    """
+    best: bool
+    """Better than every one before."""
+    stops: bool
+    """The training ends here, since the precision has not grown for `training.early_stop` evaluations."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """Something to know before the first step."""
+
+    line: str
+
+
+Event = StepDone | EvaluationStep | EvaluationDone | Message
+Listener = Callable[[Event], None]
 
 LEADING = ("step", "epoch", "learning_rate", "total")
 IMAGES_FILE = "pictures.csv"

@@ -1,6 +1,7 @@
-"""How a training is carried out.
+"""A whole training: data and configuration in; a folder with the model, its metrics, records and curves out.
 
-A whole training: data and configuration in; a folder with the model, its numbers, records and curves out.
+What is learned, and how, is the configuration; how a training is carried out (seed, device, resume, checkpoints,
+evaluations) is `Options`.
 """
 
 from dataclasses import asdict, dataclass
@@ -36,25 +37,12 @@ from htc.settings.layers import to_yaml
 from htc.training.auto_config import Choice, write_choices
 from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
 from htc.training.distributed import by_first, count, joined, leaves_parameters_unused, rank
-from htc.training.engine import Limits, fit
-from htc.training.event_files import EventFiles
 from htc.training.finetune import fit_to_data, other_colours, start_from
-from htc.training.module import TrainingModule
+from htc.training.history import LOSSES, EventFiles, best_of, draw_curves, read_history, row_metrics
+from htc.training.module import Limits, TrainingModule, fit
 from htc.training.objective import TrainingObjective
-from htc.training.progress import EvaluationStep, Listener, Message
-from htc.training.record import LossRecord
-from htc.training.validation import (
-    BEST,
-    LOSSES,
-    Validation,
-    best_of,
-    draw_curves,
-    evaluate_on_all_ranks,
-    read_history,
-    row_metrics,
-    validation_batches,
-    validation_losses,
-)
+from htc.training.record import EvaluationStep, Listener, LossRecord, Message
+from htc.training.validation import BEST, Validation, evaluate_on_all_ranks, validation_batches, validation_losses
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,10 @@
-"""Measuring a model in the middle of a training, the pictures divided over its processes.
+"""Evaluation of the model between epochs, its images divided over the processes of the training.
 
-The losses of Eq. 7 on validation pictures: the same objective, no gradient, the same draws every time.
-
-Evaluation between epochs: numbers into a history file, curves and pictures beside it, and an end when nothing
-improves.
+Metrics as `htc evaluate` computes them, and the losses of Eq. 7 on the validation images: the same objective, no
+gradient, the same sampling every time. `Validation` records both, keeps the best weights, and ends a training that no
+longer improves.
 """
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,19 +25,18 @@ from htc.errors import DataError
 from htc.evaluation.coco import Metrics, coco_metrics
 from htc.evaluation.files import read_annotations
 from htc.evaluation.run import detections_that_count, evaluate_model, match_categories, results_of
-from htc.files import write_json, write_text
+from htc.files import write_json
 from htc.inference.predictor import Predictor
 from htc.ops.onednn import exact_onednn_matmul
 from htc.progress import Progress
 from htc.results import Detections
 from htc.training.distributed import by_first, count, gathered, rank
+from htc.training.history import HISTORY, TABLE, draw_curves, evaluations_since_best, read_history, write_table
 from htc.training.losses import Term
 from htc.training.module import TrainingModule
 from htc.training.objective import TrainingObjective
-from htc.training.progress import EvaluationDone, Listener
-from htc.training.record import read_losses
+from htc.training.record import EvaluationDone, Listener
 from htc.types import Batch
-from htc.visual.curves import draw_average_precision, draw_losses
 
 
 def evaluate_on_all_ranks(
@@ -143,16 +138,7 @@ DrawImages = Callable[[nn.Module, Path], object]
 Keep = Callable[[nn.Module], object]
 """Keeps a detector that is better than all before it."""
 
-HISTORY, LOSSES, CURVES, TABLE, PICTURES = "history.json", "losses.csv", "curves", "validation.csv", "pictures"
-BEST, LAST = "best", "last"
-CURVES_SHOWN = {
-    "mask AP": ("segm", "AP"),
-    "mask AP50": ("segm", "AP50"),
-    "box AP": ("bbox", "AP"),
-    "box AP50": ("bbox", "AP50"),
-}
-NO_METRICS = ("epoch", "step", "losses")
-"""What a history entry holds beside its metrics."""
+PICTURES, BEST, FINAL = "pictures", "best", "last"
 
 
 class Validation(Callback):
@@ -232,85 +218,7 @@ class Validation(Callback):
         if self.draw is not None and best:
             self.draw(detector, self.folder / PICTURES / BEST)
         if self.draw is not None and (trainer.should_stop or stops or epoch == self.epochs):
-            self.draw(detector, self.folder / PICTURES / LAST)
+            self.draw(detector, self.folder / PICTURES / FINAL)
         if self.progress is not None:
             self.progress(EvaluationDone(entry, best, stops))
         return stops
-
-
-def precision(entry: dict[str, Any]) -> float:
-    """The number that a training is judged by: mask AP, or box AP where there are no masks; 0..1, -1 undefined."""
-    return entry.get("segm", entry["bbox"])["AP"]
-
-
-def evaluations_since_best(history: Sequence[dict[str, Any]]) -> int:
-    """How many evaluations have not been better than the best before them; 0 while nothing can be measured."""
-    values = [precision(entry) for entry in history]
-    return 0 if max(values) < 0 else len(values) - 1 - values.index(max(values))
-
-
-def best_of(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The entry of the best evaluation: the one that was kept."""
-    return history[-1 - evaluations_since_best(history)]
-
-
-def row_metrics(entry: dict[str, Any]) -> Metrics:
-    """The metrics alone of a history entry."""
-    return {kind: values for kind, values in entry.items() if kind not in NO_METRICS}
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """What `Validation` wrote; empty before the first evaluation."""
-    path = folder / HISTORY
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-
-
-def flat(entry: dict[str, Any]) -> dict[str, float]:
-    """A history entry as one row: `segm.AP`, `per_class.cat.segm`, `losses.stage1.mask`, `losses.total`, ..."""
-    row: dict[str, float] = {"epoch": entry["epoch"], "step": entry["step"]}
-    for kind, values in row_metrics(entry).items():
-        for name, value in values.items():
-            row |= (
-                {f"{kind}.{name}.{one}": number for one, number in value.items()}
-                if isinstance(value, dict)
-                else {f"{kind}.{name}": value}
-            )
-    if "losses" in entry:
-        row |= {f"losses.{name}": value for name, value in entry["losses"].items()}
-        row["losses.total"] = sum(entry["losses"].values())
-    return row
-
-
-def write_table(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    """The history as CSV, a row an evaluation."""
-    rows = [flat(entry) for entry in history]
-    names = dict.fromkeys(name for row in rows for name in row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def draw_curves(folder: Path) -> None:
-    """`curves/losses.png` and `curves/average_precision.png` from the record and history of a run's folder."""
-    steps, losses = read_losses(folder / LOSSES)
-    history = read_history(folder)
-    measured = [entry for entry in history if "losses" in entry]
-    validation = {
-        name: [entry["losses"].get(name, 0.0) for entry in measured]
-        for name in (measured[-1]["losses"] if measured else ())
-    }
-    draw_losses(folder / CURVES / "losses.png", steps, losses, [entry["step"] - 1 for entry in measured], validation)
-    draw_average_precision(
-        folder / CURVES / "average_precision.png", [entry["epoch"] for entry in history], _series(history)
-    )
-
-
-def _series(history: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    kinds = {kind for entry in history for kind in entry}
-    return {
-        name: [entry.get(kind, {}).get(number, -1.0) for entry in history]
-        for name, (kind, number) in CURVES_SHOWN.items()
-        if kind in kinds
-    }

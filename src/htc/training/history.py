@@ -1,0 +1,177 @@
+"""The evaluations of a run: `history.json`, `validation.csv`, curves, and TensorBoard's event files.
+
+`tensorboard --logdir RUN` shows losses, learning rate and precision of one run or of many.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+from htc.evaluation.coco import Metrics
+from htc.files import write_text
+from htc.training.record import StepTerms, read_losses
+from htc.visual.curves import draw_average_precision, draw_losses
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+HISTORY, LOSSES, CURVES_FOLDER, TABLE = "history.json", "losses.csv", "curves", "validation.csv"
+CURVES_SHOWN = {
+    "mask AP": ("segm", "AP"),
+    "mask AP50": ("segm", "AP50"),
+    "box AP": ("bbox", "AP"),
+    "box AP50": ("bbox", "AP50"),
+}
+NO_METRICS = ("epoch", "step", "losses")
+"""What a history entry holds beside its metrics."""
+EVENT_FILES = "tensorboard"
+
+
+def precision(entry: dict[str, Any]) -> float:
+    """The number that a training is judged by: mask AP, or box AP where there are no masks; 0..1, -1 undefined."""
+    return entry.get("segm", entry["bbox"])["AP"]
+
+
+def evaluations_since_best(history: Sequence[dict[str, Any]]) -> int:
+    """How many evaluations have not been better than the best before them; 0 while nothing can be measured."""
+    values = [precision(entry) for entry in history]
+    return 0 if max(values) < 0 else len(values) - 1 - values.index(max(values))
+
+
+def best_of(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The entry of the best evaluation: the one that was kept."""
+    return history[-1 - evaluations_since_best(history)]
+
+
+def row_metrics(entry: dict[str, Any]) -> Metrics:
+    """The metrics alone of a history entry."""
+    return {kind: values for kind, values in entry.items() if kind not in NO_METRICS}
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """What `Validation` wrote; empty before the first evaluation."""
+    path = folder / HISTORY
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def flat(entry: dict[str, Any]) -> dict[str, float]:
+    """A history entry as one row: `segm.AP`, `per_class.cat.segm`, `losses.stage1.mask`, `losses.total`, ..."""
+    row: dict[str, float] = {"epoch": entry["epoch"], "step": entry["step"]}
+    for kind, values in row_metrics(entry).items():
+        for name, value in values.items():
+            row |= (
+                {f"{kind}.{name}.{one}": number for one, number in value.items()}
+                if isinstance(value, dict)
+                else {f"{kind}.{name}": value}
+            )
+    if "losses" in entry:
+        row |= {f"losses.{name}": value for name, value in entry["losses"].items()}
+        row["losses.total"] = sum(entry["losses"].values())
+    return row
+
+
+def write_table(path: Path, history: Sequence[dict[str, Any]]) -> None:
+    """The history as CSV, a row an evaluation."""
+    rows = [flat(entry) for entry in history]
+    names = dict.fromkeys(name for row in rows for name in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def draw_curves(folder: Path) -> None:
+    """`curves/losses.png` and `curves/average_precision.png` from the record and history of a run's folder."""
+    steps, losses = read_losses(folder / LOSSES)
+    history = read_history(folder)
+    measured = [entry for entry in history if "losses" in entry]
+    validation = {
+        name: [entry["losses"].get(name, 0.0) for entry in measured]
+        for name in (measured[-1]["losses"] if measured else ())
+    }
+    curves = folder / CURVES_FOLDER
+    draw_losses(curves / "losses.png", steps, losses, [entry["step"] - 1 for entry in measured], validation)
+    draw_average_precision(curves / "average_precision.png", [entry["epoch"] for entry in history], _series(history))
+
+
+def _series(history: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    kinds = {kind for entry in history for kind in entry}
+    return {
+        name: [entry.get(kind, {}).get(number, -1.0) for entry in history]
+        for name, (kind, number) in CURVES_SHOWN.items()
+        if kind in kinds
+    }
+
+
+class EventFiles(Callback):
+    """Writes what `LossRecord` and `Validation` record into `folder/tensorboard`: place it behind them.
+
+    Training losses are `train/...`, the rest as in `validation.csv`. A resumed run covers what an interrupted one left
+    behind.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+        self._terms = StepTerms()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens a new file."""
+        self._terms.start(trainer)
+        if not trainer.is_global_zero:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(self.folder / EVENT_FILES), purge_step=trainer.global_step or None)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Notes the learning rate of the step."""
+        self._rate = optimizer.param_groups[0]["lr"]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes the losses of the step just done."""
+        terms = self._terms.add(trainer, outputs["terms"])
+        if terms is None:
+            return  # more batches make this step
+        values = {f"train/{name}": value for name, value in terms.items()}
+        self._write(
+            {**values, "train/total": sum(terms.values()), "learning_rate": self._rate}, trainer.global_step - 1
+        )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the evaluation, if there was one."""
+        history = read_history(self.folder)
+        if history and history[-1]["step"] == trainer.global_step:
+            values = {
+                name.replace(".", "/", 1): value
+                for name, value in flat(history[-1]).items()
+                if name not in ("epoch", "step")
+            }
+            self._write(values, trainer.global_step - 1)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes the file."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Closes the file."""
+        self._close()
+
+    def _write(self, values: dict[str, float], step: int) -> None:
+        if self._writer is None:
+            return  # the first process writes
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
