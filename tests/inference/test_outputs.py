@@ -12,6 +12,8 @@ from pycocotools import mask as coco_mask
 
 from htc.errors import OutputError
 from htc.inference.outputs import (
+    PredictionWriter,
+    ResultsList,
     Writer,
     results_file,
     whole_file,
@@ -171,3 +173,18 @@ def test_files_that_cannot_be_read_are_told_and_the_rest_done(pictures: list[Pic
     assert told == [failure.source for failure in failures] == [str(pictures[2].path), str(pictures[4].path)]
     assert "empty" in failures[0].message
     assert "no such file" in failures[1].message
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+def test_a_writer_writes_what_is_asked_for(tmp_path: Path, polygons: bool) -> None:
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    file = PictureFile(tmp_path / "a.png", "a.png")
+    PredictionWriter().write(file, 7, detections())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    results = ResultsList()
+    folder = tmp_path / "out"
+    writer = PredictionWriter(results=results, polygons=polygons, drawings=folder, labelme=folder)
+    writer.write(file, 7, detections())
+    assert sorted(path.name for path in folder.iterdir()) == ["a.json", "a.png"]
+    assert [one["image_id"] for one in results.results] == [7, 7]
+    assert all(isinstance(one["segmentation"], list if polygons else dict) for one in results.results)

@@ -1,9 +1,9 @@
-"""`htc predict`: pictures in, drawings and result files out."""
+"""`htc predict`: predict on images, write drawings and result files."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -26,8 +26,8 @@ from htc.compatibility import check_torch
 from htc.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from htc.inference.outputs import ResultsSink
     from htc.inference.sources import Failure, PictureFile
-    from htc.results import Detections
 
 DISPLAY_THRESHOLD = 0.5
 
@@ -120,6 +120,8 @@ def predict(
 
         check_classes(classes, known)
     predictor, _ = load_members(model, weights, augment, settings, options)
+    from htc.data.images import MAX_PIXELS
+    from htc.inference.outputs import PredictionWriter
     from htc.inference.sources import predict_files
 
     asked = {
@@ -136,11 +138,15 @@ def predict(
         if folder is not None:
             stack.enter_context(filling(folder))
         bar = stack.enter_context(progress("predict"))
-        results = stack.enter_context(_results(json))
-        for file, found in predict_files(predictor, files, failures, batch_size, threshold, _report, **how):
-            results.add(_as_coco(found, ids[file], polygons=polygons))
-            if folder is not None:
-                _write(folder, file, found, draw=draw, labelme=labelme, max_pixels=max_pixels)
+        writer = PredictionWriter(
+            results=stack.enter_context(_results(json)),
+            polygons=polygons,
+            drawings=folder if draw else None,
+            labelme=folder if labelme else None,
+            max_pixels=max_pixels or MAX_PIXELS,
+        )
+        for file, detections in predict_files(predictor, files, failures, batch_size, threshold, _report, **how):
+            writer.write(file, ids[file], detections)
             done += 1
             bar(done, len(files), "")
         if not done:
@@ -168,30 +174,16 @@ def _report(failure: "Failure") -> None:
 def _pictures(
     sources: Sequence[str], annotations: Path | None, max_pixels: int | None
 ) -> tuple[list["PictureFile"], dict["PictureFile", int | str], list["Failure"]]:
-    """The pictures whose headers can be read, their ids, and what cannot be used; `DataError` if nothing is left."""
+    """The images whose headers can be read, their ids, and the failures, reported; `DataError` if no image is left."""
     check_torch()
-    from htc.data.images import MAX_PIXELS, picture_size
-    from htc.evaluation.files import read_pictures
-    from htc.inference.sources import Failure, expand, image_ids
+    from htc.data.images import MAX_PIXELS
+    from htc.evaluation.files import image_ids_by_name
+    from htc.inference.sources import expand, image_ids, readable
 
-    known = (
-        {}
-        if annotations is None
-        else {image["file_name"]: image["id"] for image in read_pictures(annotations)["images"]}
-    )
+    known = {} if annotations is None else image_ids_by_name(annotations)
     files, failures = expand(sources)
-    usable = []
-    for file in files:
-        try:
-            height, width = picture_size(file.path)
-            if height * width > (max_pixels or MAX_PIXELS):
-                raise DataError(
-                    f"{file.path} has {height * width} pixels ({width}x{height}); if this is no mistake: --max-pixels "
-                    f"{height * width}"
-                )
-            usable.append(file)
-        except DataError as error:
-            failures.append(Failure(str(file.path), str(error)))
+    usable, unreadable = readable(files, max_pixels or MAX_PIXELS)
+    failures += unreadable
     if not usable:
         raise DataError("\nhtc: ".join(failure.message for failure in failures) or "no picture was named")
     for failure in failures:
@@ -199,53 +191,17 @@ def _pictures(
     return usable, dict(zip(files, image_ids(files, known), strict=True)), failures
 
 
-class _Results(Protocol):
-    def add(self, results: Sequence[dict[str, Any]]) -> None: ...
-
-
-class _Collected:
-    """Results that are kept, for standard output, or not wanted."""
-
-    def __init__(self, *, keep: bool) -> None:
-        self.kept: list[dict[str, Any]] | None = [] if keep else None
-
-    def add(self, results: Sequence[dict[str, Any]]) -> None:
-        if self.kept is not None:
-            self.kept += results
-
-
 @contextmanager
-def _results(target: str | None) -> Iterator[_Results]:
-    """Where results go: a file that grows picture by picture, standard output at the end, or nowhere."""
-    if target is None or target == STDOUT:
-        collected = _Collected(keep=target == STDOUT)
+def _results(target: str | None) -> "Iterator[ResultsSink | None]":
+    """The destination of COCO results: a file that grows with each image, standard output at the end, or none."""
+    from htc.inference.outputs import ResultsList, results_file
+
+    if target is None:
+        yield None
+    elif target == STDOUT:
+        collected = ResultsList()
         yield collected
-        write_json_result(target, collected.kept)
-        return
-    from htc.inference.outputs import results_file
-
-    with results_file(Path(target)) as file:
-        yield file
-
-
-def _as_coco(found: "Detections", image_id: int | str, *, polygons: bool) -> list[dict[str, Any]]:
-    results = found.to_coco(image_id)
-    if not polygons or not found.masks.exist:
-        return results
-    outlines = found.masks.polygons()
-    return [
-        {**result, "segmentation": [part.ravel().tolist() for part in parts]}
-        for result, parts in zip(results, outlines, strict=True)
-    ]
-
-
-def _write(
-    folder: Path, file: "PictureFile", found: "Detections", *, draw: bool, labelme: bool, max_pixels: int | None
-) -> None:
-    from htc.data.images import MAX_PIXELS, read_picture
-    from htc.inference.outputs import write_drawing, write_labelme
-
-    if draw:
-        write_drawing(folder, file.name, found, read_picture(file.path, max_pixels or MAX_PIXELS))
-    if labelme:
-        write_labelme(folder, file.name, found)
+        write_json_result(target, collected.results)
+    else:
+        with results_file(Path(target)) as file:
+            yield file

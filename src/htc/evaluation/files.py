@@ -46,6 +46,11 @@ def read_pictures(path: str | Path) -> Mapping[str, Any]:
     return read_annotations({**content, "annotations": []} if without else path)
 
 
+def image_ids_by_name(path: str | Path) -> dict[str, int | str]:
+    """The image ids of a COCO annotation file by file name; it needs no annotations; raises `DataError`."""
+    return {image["file_name"]: image["id"] for image in read_pictures(path)["images"]}
+
+
 def has_objects(path: str | Path) -> bool:
     """Whether a file says anything of objects: COCO's test pictures come with images and categories alone; raises
     `DataError`.

@@ -5,20 +5,42 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from htc.data.images import MAX_PIXELS, read_picture
 from htc.files import Writer, whole_file, write_json
+from htc.inference.sources import PictureFile
 from htc.results import Detections
 from htc.visual.drawing import enlargement
 
 JPEG = (".jpg", ".jpeg")
 JPEG_SIDE = 65_500
 """Pixels: the longest side that the format can hold."""
+
+
+class ResultsSink(Protocol):
+    """Takes the COCO results of one image after the other."""
+
+    def add(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Append results."""
+        ...
+
+
+@dataclass
+class ResultsList:
+    """COCO results in memory."""
+
+    results: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def add(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Append results."""
+        self.results += results
 
 
 class ResultsFile:
@@ -49,6 +71,42 @@ def results_file(path: Path) -> Iterator[ResultsFile]:
         results = ResultsFile(writer)
         yield results
         results.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionWriter:
+    """Writes the predictions of one image after the other: COCO results, drawings and labelme files."""
+
+    results: ResultsSink | None = None
+    """Where COCO results go; None: nowhere."""
+    polygons: bool = False
+    """Segmentations as polygons, which lose holes, in place of RLE."""
+    drawings: Path | None = None
+    """The folder of the drawings; None: no drawings."""
+    labelme: Path | None = None
+    """The folder of the labelme files; None: no such files."""
+    max_pixels: int = MAX_PIXELS
+    """`DataError` for larger images, which a drawing reads once more."""
+
+    def write(self, file: PictureFile, image_id: int | str, detections: Detections) -> None:
+        """Write the detections of one image; raises `OutputError`, and `DataError` if it can no longer be read."""
+        if self.results is not None:
+            self.results.add((polygon_results if self.polygons else Detections.to_coco)(detections, image_id))
+        if self.drawings is not None:
+            write_drawing(self.drawings, file.name, detections, read_picture(file.path, self.max_pixels))
+        if self.labelme is not None:
+            write_labelme(self.labelme, file.name, detections)
+
+
+def polygon_results(detections: Detections, image_id: int | str) -> list[dict[str, Any]]:
+    """COCO results whose segmentations are polygons instead of RLE; holes are lost."""
+    results = detections.to_coco(image_id)
+    if not detections.masks.exist:
+        return results
+    return [
+        {**result, "segmentation": [polygon.ravel().tolist() for polygon in polygons]}
+        for result, polygons in zip(results, detections.masks.polygons(), strict=True)
+    ]
 
 
 def write_labelme(folder: Path, name: str, found: Detections, tolerance: float = 0.75) -> Path:

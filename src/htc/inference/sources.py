@@ -7,6 +7,7 @@ from glob import has_magic
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
+from htc.data.images import MAX_PIXELS, picture_size
 from htc.errors import DataError
 from htc.inference.predictor import PredictOptions, Predictor
 from htc.results import Detections
@@ -49,6 +50,23 @@ def expand(sources: Sequence[str | Path]) -> tuple[list[PictureFile], list[Failu
         for path in paths:
             found.setdefault(path.absolute(), (PictureFile(path, path.relative_to(root).as_posix()), root))
     return _distinct(list(found.values())), failures
+
+
+def readable(files: Iterable[PictureFile], max_pixels: int = MAX_PIXELS) -> tuple[list[PictureFile], list[Failure]]:
+    """Split images into those whose header can be read and that have at most `max_pixels`, and the others."""
+    usable, failures = [], []
+    for file in files:
+        try:
+            height, width = picture_size(file.path)
+            if height * width > max_pixels:
+                raise DataError(
+                    f"{file.path} has {height * width} pixels ({width}x{height}); if this is no mistake: --max-pixels "
+                    f"{height * width}"
+                )
+            usable.append(file)
+        except DataError as error:
+            failures.append(Failure(str(file.path), str(error)))
+    return usable, failures
 
 
 def _pictures(source: str | Path) -> tuple[Path, list[Path]]:
