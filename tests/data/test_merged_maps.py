@@ -275,3 +275,23 @@ def test_real_coco_in_both_forms_is_one_map() -> None:
     )
     for row, record in enumerate(found.images, start=1):
         assert np.array_equal(map_of(found, row), np.array(Image.open(folder / f"{record.path.stem}.png")))
+
+
+@pytest.mark.parametrize(
+    ("panoptic", "expected"),
+    [
+        ((None, None), (Path("maps"), None, None)),
+        ((Path("p.json"), None), (None, Path("p.json"), Path("maps"))),
+        ((Path("p.json"), Path("png")), (Path("maps"), Path("p.json"), Path("png"))),
+    ],
+)
+def test_a_folder_holds_class_numbers_or_panoptic_pngs(
+    panoptic: tuple[Path | None, Path | None], expected: tuple[Path | None, ...]
+) -> None:
+    sources = MapSources.from_folder(Path("maps"), *panoptic, instances="ids")
+    assert (sources.folder, sources.panoptic_json, sources.panoptic_folder, sources.instances) == (*expected, "ids")
+
+
+def test_panoptic_pngs_need_their_json() -> None:
+    with pytest.raises(ConfigError, match="--semantic-json FILE, which is missing"):
+        MapSources.from_folder(Path("maps"), panoptic_folder=Path("png"))

@@ -17,7 +17,7 @@ from htc.checkpoint.formats.mmdetection import upgrade_mmdetection
 from htc.checkpoint.formats.paddle import is_paddle, read_paddle
 from htc.checkpoint.formats.torchvision import is_torchvision, read_torchvision
 from htc.checkpoint.infer import category_ids, infer_config, stored_class_names
-from htc.checkpoint.native import embedded_config, from_pretrained, read_safetensors
+from htc.checkpoint.native import embedded_config, from_pretrained, read_safetensors, save_pretrained
 from htc.checkpoint.stored import Stored, read_stored
 from htc.checkpoint.structure import config_value, read_structure
 from htc.checkpoint.zoo import RELEASED, fetch
@@ -78,6 +78,17 @@ def load_model(
         raise CheckpointError(f"{path}: no such file or folder")
     preset(str(model))  # unknown: raises with the nearest names
     raise AssertionError("an unknown name is no preset")
+
+
+def convert_checkpoint(
+    source: str | Path, destination: Path, overrides: Overrides | None = None, facts: UserFacts = NO_FACTS
+) -> LoadedWeights:
+    """Write any supported checkpoint as a native folder (`config.json`, `model.safetensors`) and return its content
+    with the report of every key. Takes the arguments of `load_model`, raises its errors and `OutputError`.
+    """
+    loaded = load_model(source, overrides=overrides, facts=facts)
+    save_pretrained(loaded.state_dict, loaded.config, destination)
+    return loaded
 
 
 def overlay_file(config: Config, overrides: Overrides) -> Config:

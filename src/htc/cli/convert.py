@@ -58,11 +58,9 @@ def convert(
     check_json_target(json)
     _check_destination(destination)
     fetch_weights(source)
-    from htc.checkpoint.load import load_model
-    from htc.checkpoint.native import save_pretrained
+    from htc.checkpoint.load import convert_checkpoint
 
-    loaded = load_model(source, overrides=nested(settings), facts=facts)
-    save_pretrained(loaded.state_dict, loaded.config, destination)
+    loaded = convert_checkpoint(source, destination, nested(settings), facts)
     if json != STDOUT:
         print("\n".join(loaded.report.lines()))
     write_json_result(json, loaded.report.to_json())
@@ -95,20 +93,8 @@ def _convert_data(folder: Path, destination: Path, json: str | None) -> int:
     from htc.data.formats.layouts import conversion_summary, convert_data
 
     converted = convert_data(folder, destination)
-    files = {part: str(file) for part, file in converted.files.items()}
     if json != STDOUT:
         print("\n".join(conversion_summary(converted)))
-    write_json_result(
-        json,
-        {
-            "images": str(folder),
-            "annotations": files,
-            "classes": list(converted.data.classes),
-            "notes": list(converted.data.notes),
-        },
-    )
-    flags = " ".join(
-        f"--{part}-annotations {files[part]} --{part}-images {folder}" for part in ("train", "val") if part in files
-    )
-    say(f"train on it: htc train {flags}")
+    write_json_result(json, converted.to_json())
+    say(f"train on it: htc train {converted.training_flags}")
     return 0

@@ -48,20 +48,14 @@ class MapFlags:
         return self._sources(semantic, "auto or")
 
     def _sources(self, semantic: str, others: str) -> "MapSources":
-        from htc.data.semantic_maps import MapSources
-
         if not semantic or not Path(semantic).is_dir():
             raise ConfigError(
                 f"--semantic {semantic}: no such folder; give {others} a folder of PNG maps named like the pictures"
             )
         instances = _instances(self.semantic_instances)
-        if self.semantic_json is None:
-            if self.semantic_panoptic is not None:
-                raise ConfigError("--semantic-panoptic holds the PNGs of --semantic-json FILE, which is missing")
-            return MapSources(Path(semantic), instances=instances)
-        if self.semantic_panoptic is None:
-            return MapSources(None, self.semantic_json, Path(semantic), instances)
-        return MapSources(Path(semantic), self.semantic_json, self.semantic_panoptic, instances)
+        from htc.data.semantic_maps import MapSources
+
+        return MapSources.from_folder(Path(semantic), self.semantic_json, self.semantic_panoptic, instances)
 
 
 NO_MAPS = MapFlags()

@@ -108,6 +108,27 @@ class MapSources:
                 "from the instances"
             )
 
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        panoptic_json: Path | None = None,
+        panoptic_folder: Path | None = None,
+        instances: int | Literal["ids"] | None = None,
+    ) -> "MapSources":
+        """The sources that a folder of PNGs stands for: maps of class numbers; with `panoptic_json` alone its panoptic
+        PNGs; with `panoptic_folder` too, class numbers below the panoptic PNGs of that second folder.
+
+        Raises `ConfigError` for `panoptic_folder` without `panoptic_json`.
+        """
+        if panoptic_json is None:
+            if panoptic_folder is not None:
+                raise ConfigError("--semantic-panoptic holds the PNGs of --semantic-json FILE, which is missing")
+            return cls(folder, instances=instances)
+        if panoptic_folder is None:
+            return cls(None, panoptic_json, folder, instances)
+        return cls(folder, panoptic_json, panoptic_folder, instances)
+
     @property
     def by_id(self) -> bool:
         """Whether a panoptic category's class is its id - 1, as COCO-Stuff's maps have it, and not its place in the

@@ -15,9 +15,9 @@ from htc.doctor.images import IMAGE_CHECKS, Content, copies, damaged, leaks, rea
 from htc.doctor.kinds import FINDING_KINDS
 from htc.doctor.maps import map_files, map_values
 from htc.doctor.outlines import OUTLINE_CHECKS
-from htc.doctor.part import Part
+from htc.doctor.part import Part, read_part
 from htc.doctor.records import RECORD_CHECKS, SPLIT_CHECKS
-from htc.errors import DataError
+from htc.errors import ConfigError, DataError
 from htc.progress import Progress
 
 UNKNOWN_SIZE = ("picture-size", "picture-turned", "picture-orientation")
@@ -100,6 +100,37 @@ class Request:
     max_detections: int = Inference().max_detections
     found_before: tuple[Finding, ...] = ()
     """Of the folder as a whole."""
+
+
+def read_request(
+    annotations: Path,
+    images: Path | None = None,
+    *,
+    val_annotations: Path | None = None,
+    val_images: Path | None = None,
+    semantic: Path | None = None,
+    semantic_classes: int = COCO_STUFF,
+    max_detections: int = Inference().max_detections,
+) -> Request:
+    """Read the annotation files of an examination. Without `images`, `annotations` is the folder of a dataset, whose
+    validation part and semantic maps are included unless others are given.
+
+    Raises `ConfigError` for paths that do not go together and `DataError` for files and folders that cannot be used.
+    """
+    if (val_annotations is None) != (val_images is None):
+        raise ConfigError("--val-annotations and --val-images go together: give both or neither")
+    findings = ()
+    if images is None:
+        if annotations.is_file():
+            raise ConfigError(f"IMAGES is missing: name the folder of the pictures that {annotations} lists")
+        root = examine_root(annotations)
+        annotations, images, findings = root.splits.train_annotations, root.splits.train_images, root.findings
+        if val_annotations is None:
+            val_annotations, val_images = root.splits.val_annotations, root.splits.val_images
+        semantic = semantic or root.maps
+    train = read_part(annotations, images, "train" if val_annotations else "")
+    val = None if val_annotations is None or val_images is None else read_part(val_annotations, val_images, "val")
+    return Request(train, val, semantic, semantic_classes, max_detections, findings)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,6 +14,7 @@ from htc.data.images import read_picture
 from htc.doctor.examine import Examination, advised_input
 from htc.doctor.findings import SEVERITIES, Box, Finding, Severity
 from htc.doctor.kinds import FINDING_KINDS
+from htc.doctor.repair import RepairedFile
 from htc.doctor.report import flags, verdict
 from htc.errors import DataError
 from htc.visual.charts import bar_chart
@@ -31,6 +33,7 @@ from htc.visual.page import (
     Tone,
     pixels,
     vector,
+    write_page,
 )
 
 WIDTH, HEIGHT = 440, 330
@@ -125,7 +128,12 @@ TONES: dict[Severity, Tone] = {"error": "bad", "warning": "warning", "note": "pl
 TITLES: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 
-def page_of(examination: Examination, fixed: dict[str, Any] | None = None) -> Page:
+def write_examination(path: Path, examination: Examination, fixed: RepairedFile | None = None) -> None:
+    """Write the page of an examination; raises `OutputError`."""
+    write_page(path, page_of(examination, fixed))
+
+
+def page_of(examination: Examination, fixed: RepairedFile | None = None) -> Page:
     """The page; `fixed` is what `--fix` corrected."""
     files = " and ".join(part.file.name for part in examination.parts)
     sections = [_summary(examination, fixed)]
@@ -139,7 +147,7 @@ def page_of(examination: Examination, fixed: dict[str, Any] | None = None) -> Pa
     )
 
 
-def _summary(examination: Examination, fixed: dict[str, Any] | None) -> PageSection:
+def _summary(examination: Examination, fixed: RepairedFile | None) -> PageSection:
     facts = [
         Fact(
             f"pictures{' in ' + part.name if part.name else ''}",
@@ -167,10 +175,9 @@ def _summary(examination: Examination, fixed: dict[str, Any] | None) -> PageSect
         parts.append(PageTable(("severity", "code", "places", "what is wrong", "--fix"), rows))
     else:
         parts.append(Notice("Every check passed.", "good"))
-    if fixed is not None and fixed["file"] is not None:
-        listed = ", ".join(f"{count} x {code}" for code, count in fixed["corrected"].items())
+    if fixed is not None and fixed.file is not None:
         parts.append(
-            Notice(f"{listed}. The file that was examined is as it was.", "good", f"Corrected in {fixed['file']}")
+            Notice(f"{fixed.summary}. The file that was examined is as it was.", "good", f"Corrected in {fixed.file}")
         )
     return PageSection("Summary", parts)
 

@@ -2,11 +2,12 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from htc.doctor.examine import Request, repairable
 from htc.doctor.findings import Edit, Finding
 from htc.doctor.part import Part, part_of
 from htc.files import whole_file
@@ -21,6 +22,34 @@ class Repaired:
 
     content: dict[str, Any]
     corrected: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RepairedFile:
+    """The result of `write_repaired`."""
+
+    file: Path | None
+    """The corrected annotation file; None: nothing can be corrected, and no file was written."""
+    corrected: Mapping[str, int]
+    """Corrections by the code of the fault."""
+
+    @property
+    def summary(self) -> str:
+        """The corrections in one line: `2 x box-empty, 1 x ...`."""
+        return ", ".join(f"{count} x {code}" for code, count in self.corrected.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the JSON of `htc doctor`."""
+        return {"file": None if self.file is None else str(self.file), "corrected": dict(self.corrected)}
+
+
+def write_repaired(request: Request, target: Path) -> RepairedFile:
+    """Write the corrected training annotations, if anything can be corrected. Raises `OutputError`."""
+    repaired = repair(request.train, repairable(request))
+    if not repaired.corrected:
+        return RepairedFile(None, {})
+    write_annotations(target, repaired.content)
+    return RepairedFile(target, repaired.corrected)
 
 
 def repair(part: Part, check: Callable[[Part], Iterable[Finding]]) -> Repaired:

@@ -7,6 +7,7 @@ from htc.data.advice import Advice
 from htc.doctor.examine import Examination
 from htc.doctor.findings import SEVERITIES, Finding
 from htc.doctor.kinds import FINDING_KINDS
+from htc.doctor.repair import RepairedFile
 
 EXAMPLES = 3
 """Findings of each kind that are shown to a reader; JSON and page hold more."""
@@ -59,7 +60,7 @@ def _fixes(findings: list[Finding]) -> str:
     return f" (--fix corrects {fixable} of {len(findings)}: {'; '.join(how[:2])}{'; ...' if len(how) > 2 else ''})"
 
 
-def to_json(examination: Examination, fixed: dict[str, Any] | None = None) -> dict[str, Any]:
+def to_json(examination: Examination, fixed: RepairedFile | None = None) -> dict[str, Any]:
     """Everything, for programs; see docs/doctor.md for the fields."""
     return {
         "ok": not examination.faulty,
@@ -78,7 +79,7 @@ def to_json(examination: Examination, fixed: dict[str, Any] | None = None) -> di
         "codes": {code: _kind(code) for code in examination.by_code},
         "findings": [_finding(finding) for finding in examination.findings],
         "advice": [{"settings": advice.settings, "reason": advice.reason} for advice in examination.advice],
-        "fixed": fixed,
+        "fixed": None if fixed is None else fixed.to_json(),
     }
 
 

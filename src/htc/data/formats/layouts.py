@@ -38,6 +38,24 @@ class ConvertedFiles:
         val = self.files.get("val")
         return Splits(self.files["train"], self.data.pictures, val, None if val is None else self.data.pictures)
 
+    @property
+    def training_flags(self) -> str:
+        """The flags with which `htc train` takes the converted files."""
+        return " ".join(
+            f"--{part}-annotations {self.files[part]} --{part}-images {self.data.pictures}"
+            for part in ("train", "val")
+            if part in self.files
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the JSON of `htc convert`."""
+        return {
+            "images": str(self.data.pictures),
+            "annotations": {part: str(file) for part, file in self.files.items()},
+            "classes": list(self.data.classes),
+            "notes": list(self.data.notes),
+        }
+
 
 def is_coco(folder: Path) -> bool:
     """Whether a folder has one of `LAYOUTS`."""
