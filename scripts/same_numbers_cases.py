@@ -1,7 +1,8 @@
 """The configurations that `scripts/same_numbers` compares, enumerated from the types of `htc.Config`.
 
-Every alternative of every field gives a case: each value of a `Literal`, each member of a union, both values of a bool, null where it
-is allowed; the numbers of a section change together in one case. A case that the configuration refuses needs an entry in `FITS`.
+Every alternative of every field gives a case: each value of a `Literal`, each member of a union, both values of a bool,
+null where it is allowed; the numbers of a section change together in one case. A case that the configuration refuses
+needs an entry in `FITS`.
 
 Usage: PYTHONPATH=TREE/src python same_numbers_cases.py ANSWER
 """
@@ -210,7 +211,7 @@ COMPOSED: dict[str, Values] = {
         "training.augmentation.crop": [48, 64],
     },
 }
-"""Combinations that no single field gives; a name that begins with a section and a point is compared as that section is."""
+"""Combinations that no single field gives; `training.NAME` is compared as the section `training` is."""
 
 
 def cases(config: Any) -> tuple[dict[str, Values], dict[str, str]]:
@@ -234,7 +235,7 @@ def cases(config: Any) -> tuple[dict[str, Values], dict[str, str]]:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a pattern with * and ? is part of the name; square brackets stand for themselves, as in backbone[resnet]."""
+    """Whether a pattern with * and ? is part of the name; square brackets stand for themselves."""
     return fnmatchcase(name, f"*{pattern.replace('[', '[[]')}*")
 
 

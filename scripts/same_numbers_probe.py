@@ -2,8 +2,9 @@
 
 Usage: PYTHONPATH=TREE/src python same_numbers_probe.py compute REQUEST ANSWER, or htc STEPS ARGUMENT...
 
-Nothing here imports a module of the package by its path: `htc`'s public names and the command line come first, and whatever is not public
-is located by its name in the sources (`located`). Where trees may differ in how something is called, the difference is in `Adaptors`.
+Nothing here imports a module of the package by its path: `htc`'s public names and the command line come first, and
+whatever is not public is located by its name in the sources (`located`). Where trees may differ in how something is
+called, the difference is in `Adaptors`.
 """
 
 import ast
@@ -24,7 +25,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
@@ -35,16 +36,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from same_numbers_cases import matches
+from same_numbers_cases import COMPOSED, matches
 
 Entries = dict[str, Any]
+Request = dict[str, Any]
 SIZE = (64, 96)
 """(height, width) of the training images."""
-LONG_STEPS, SHORT_STEPS = 20, 2
+LONG_STEPS, MEDIUM_STEPS, SHORT_STEPS = 20, 6, 2
+LARGE = 5_000_000
+"""Parameters; a larger model that is not among the composed cases takes MEDIUM_STEPS."""
 VIEWS = "0.75,1.25:flip"
-
-
-# ---------------------------------------------------------------------------------------------------------------- the tree's own names
 
 
 @cache
@@ -73,7 +74,7 @@ def located(*names: str) -> Any:
 class Adaptors:
     """Calls that may differ between two trees: the present form first, then the other one."""
 
-    ALIASES = {
+    ALIASES: ClassVar = {
         "truths": ("truths", "ground_truths", "ground_truth", "targets"),
         "seeds": ("seeds", "seed"),
         "sizes": ("sizes", "input_sizes"),
@@ -179,9 +180,6 @@ def numbered_batch(config: Any, number: int) -> Any:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------------------- digests
-
-
 def digest(value: Any) -> Any:
     """A tensor or array as hash, shape, sums and samples; other values as they are."""
     if isinstance(value, np.ndarray):
@@ -190,14 +188,14 @@ def digest(value: Any) -> Any:
         return value
     flat = value.detach().cpu().contiguous().flatten()
     raw = flat.view(torch.uint8).numpy() if flat.numel() else np.zeros(0, np.uint8)
-    wide = flat.double() if flat.dtype != torch.bool else flat.float()
-    samples = wide[:: max(1, len(flat) // 8)][:8].tolist()
+    total = float(flat.sum(dtype=torch.float64))
+    samples = flat[:: max(1, len(flat) // 8)][:8].double().tolist()
     dtype = str(value.dtype).removeprefix("torch.")
     return {
-        "hash": hashlib.blake2b(raw, digest_size=12).hexdigest(),
+        "hash": hashlib.sha1(raw).hexdigest(),
         "shape": [*value.shape],
         "dtype": dtype,
-        "sum": float(wide.sum()),
+        "sum": total,
         "samples": samples,
     }
 
@@ -218,11 +216,8 @@ def flattened(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, digest(value) if isinstance(value, Tensor | np.ndarray) else repr(value)
 
 
-# -------------------------------------------------------------------------------------------------------------------------- the parts
-
-
 def with_spread_weights(model: nn.Module) -> None:
-    """Weights whose outputs differ from each other, a function of each tensor's name: scores spread, boxes move, no norm is the identity."""
+    """Weights by each tensor's name: scores spread, boxes move, no norm is the identity."""
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             numbers = torch.Generator().manual_seed(
@@ -243,9 +238,10 @@ def with_spread_weights(model: nn.Module) -> None:
 class Case:
     """One configuration and what its parts share: the detector with spread weights, its folder."""
 
-    def __init__(self, values: Mapping[str, Any], work: Path) -> None:
+    def __init__(self, values: Mapping[str, Any], work: Path, *, composed: bool) -> None:
         import htc
 
+        self.composed = composed
         self.config = htc.Config.model_validate(values)
         self.work = work
         torch.manual_seed(0)
@@ -260,6 +256,12 @@ class Case:
             self.spread = True
         return self.detector
 
+    def predictor(self) -> Any:
+        """A predictor of the detector as it is."""
+        import htc
+
+        return htc.Predictor(self.spread_detector(), self.config)
+
     def folder(self) -> Path:
         """The native folder of the spread weights."""
         if self._folder is None:
@@ -267,7 +269,7 @@ class Case:
         return self._folder
 
 
-def names_part(case: Case, request: Any) -> Entries:
+def names_part(case: Case, request: Request) -> Entries:
     """State-dict keys and shapes, parameters and which of them are trained, in order."""
     state = {name: [*tensor.shape] for name, tensor in case.detector.state_dict().items()}
     parameters = [(name, parameter.requires_grad) for name, parameter in case.detector.named_parameters()]
@@ -278,18 +280,22 @@ def names_part(case: Case, request: Any) -> Entries:
     }
 
 
-def initial_part(case: Case, request: Any) -> Entries:
+def initial_part(case: Case, request: Request) -> Entries:
     """Values after construction with a seed."""
     assert not case.spread
     return {name: digest(tensor) for name, tensor in case.detector.state_dict().items()}
 
 
-def predict_part(case: Case, request: Any) -> Entries:
-    """Detections through `htc.load` and `predict`, in float32 and bfloat16; the semantic map where there is one."""
+def predict_part(case: Case, request: Request) -> Entries:
+    """Detections through `htc.load` and `predict`, in float32 and bfloat16; the semantic map where there is one.
+
+    Quick: from the detector itself, in float32, but for the composed cases.
+    """
     entries: Entries = {}
-    for precision in ("fp32", "bf16"):
-        predictor = Adaptors.loaded(case.folder(), precision)
-        for number, (height, width) in enumerate(((60, 90), (96, 64))):
+    through_files = not request["quick"] or case.composed
+    for precision in ("fp32", "bf16") if through_files else ("fp32",):
+        predictor = Adaptors.loaded(case.folder(), precision) if through_files else case.predictor()
+        for number, (height, width) in enumerate(((60, 90), (96, 64)) if through_files else ((60, 90),)):
             image = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
             options = (
                 {"semantic": True} if case.config.semantic is not None and precision == "fp32" and number == 0 else {}
@@ -317,15 +323,22 @@ def detection_entries(found: Any) -> Entries:
     return entries
 
 
-def steps_part(case: Case, request: Any) -> Entries:
-    """Losses of each step, gradients at the first and the last, weights and optimizer state at the end."""
+def steps_part(case: Case, request: Request) -> Entries:
+    """Losses of each step, gradients at the first and the last, weights and optimizer state at the end.
+
+    Quick: losses, gradients at the first step, running statistics at the end.
+    """
     import htc
 
-    steps = SHORT_STEPS if request["quick"] else LONG_STEPS
+    large = sum(parameter.numel() for parameter in case.detector.parameters()) > LARGE
+    steps = SHORT_STEPS if request["quick"] else MEDIUM_STEPS if large and not case.composed else LONG_STEPS
     detector = case.spread_detector().train()
     objective = htc.TrainingObjective(detector, case.config)
     trained = [(name, parameter) for name, parameter in detector.named_parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW([parameter for _, parameter in trained], lr=1e-4)
+    parameters = [parameter for _, parameter in trained]
+    optimizer: torch.optim.Optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    if request["quick"]:
+        optimizer = torch.optim.SGD(parameters, lr=1e-4)
     batches = [numbered_batch(case.config, number) for number in range(min(steps, 4))]
     entries: Entries = {}
     for step in range(steps):
@@ -333,13 +346,14 @@ def steps_part(case: Case, request: Any) -> Entries:
         losses = objective(batches[step % len(batches)])
         entries |= {f"step {step}/{name}": digest(value) for name, value in losses.items()}
         torch.stack([value.float() for value in losses.values()]).sum().backward()
-        if step in (0, steps - 1):
+        if step == 0 or (step == steps - 1 and not request["quick"]):
             entries |= {f"step {step}/gradient {name}": digest(parameter.grad) for name, parameter in trained}
         nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
         optimizer.step()
         optimizer.zero_grad()
-    entries |= {f"end/{name}": digest(tensor) for name, tensor in detector.state_dict().items()}
+    entries |= {f"end/{name}": digest(tensor) for name, tensor in detector.named_buffers()}
     if not request["quick"]:
+        entries |= {f"end/{name}": digest(parameter) for name, parameter in detector.named_parameters()}
         state = optimizer.state_dict()["state"]
         entries |= {
             f"end/optimizer {trained[row][0]}/{key}": digest(value)
@@ -350,7 +364,7 @@ def steps_part(case: Case, request: Any) -> Entries:
     return entries
 
 
-def export_part(case: Case, request: Any) -> Entries:
+def export_part(case: Case, request: Request) -> Entries:
     """Outputs of the exported program on an image of another size than the example's; of a failure, its kind."""
     detector = case.spread_detector().eval()
     sides = {2: 32 * torch.export.Dim("rows", min=2, max=48), 3: 32 * torch.export.Dim("columns", min=2, max=48)}
@@ -361,7 +375,7 @@ def export_part(case: Case, request: Any) -> Entries:
             program = torch.export.export(
                 detector, example, dynamic_shapes={"images": sides, "sizes": None}, strict=False
             )
-        except Exception as error:
+        except Exception as error:  # a model that cannot be exported: it must stay so in both trees
             return {"not exported": type(error).__name__}
         found = program.module()(torch.randn(1, 3, 96, 224, generator=numbers), torch.tensor([[93, 219]]))
     valid = found.valid
@@ -370,7 +384,7 @@ def export_part(case: Case, request: Any) -> Entries:
     }
 
 
-def views_part(case: Case, request: Any) -> Entries:
+def views_part(case: Case, request: Request) -> Entries:
     """`htc predict --json` of one model in several views, and of two models."""
     folder = case.folder()
     other = case.work / "other"
@@ -408,7 +422,7 @@ def views_part(case: Case, request: Any) -> Entries:
     return entries
 
 
-def evaluate_part(case: Case, request: Any) -> Entries:
+def evaluate_part(case: Case, request: Request) -> Entries:
     """Metrics of `htc evaluate --json`."""
     data, target = request_data(request), case.work / "metrics.json"
     words = ["--annotations", data / "val.json", "--images", data / "val", "--json", target, "--device", "cpu"]
@@ -416,14 +430,14 @@ def evaluate_part(case: Case, request: Any) -> Entries:
     return json_entries(target, code, text)
 
 
-def train_part(case: Case, request: Any) -> Entries:
+def train_part(case: Case, request: Request) -> Entries:
     """`htc train` to its end: losses and images of every step, metrics, weights, checkpoint."""
     out = case.work / "run"
     code, text = command_line("train", *training_words(case, request, out))
     return {"exit": code if code == 0 else f"{code} {text[-300:]}"} | run_entries(out)
 
 
-def resume_part(case: Case, request: Any) -> Entries:
+def resume_part(case: Case, request: Request) -> Entries:
     """`htc train` stopped in the middle of an epoch, then resumed: the folder after each."""
     out = case.work / "stopped"
     words = training_words(case, request, out)
@@ -431,14 +445,11 @@ def resume_part(case: Case, request: Any) -> Entries:
     entries: Entries = {"stopped/exit": code if code == 130 else f"{code} {text[-300:]}"}
     entries |= {f"stopped/{name}": value for name, value in run_entries(out).items()}
     code, text = command_line("train", *words, "--resume")
-    return (
-        entries
-        | {"resumed/exit": code if code == 0 else f"{code} {text[-300:]}"}
-        | {f"resumed/{name}": value for name, value in run_entries(out).items()}
-    )
+    entries["resumed/exit"] = code if code == 0 else f"{code} {text[-300:]}"
+    return entries | {f"resumed/{name}": value for name, value in run_entries(out).items()}
 
 
-def fixtures_part(folder: Path, request: Any, work: Path) -> Entries:
+def fixtures_part(folder: Path, request: Request, work: Path) -> Entries:
     """A committed run of an older version, resumed to its end."""
     fixture = located_fixtures()
     run = fixture.unpacked(folder, work)
@@ -446,12 +457,9 @@ def fixtures_part(folder: Path, request: Any, work: Path) -> Entries:
     return {"exit": code if code == 0 else f"{code} {text[-300:]}"} | run_entries(run)
 
 
-# ------------------------------------------------------------------------------------------------------------- the command line and files
-
-
 @contextlib.contextmanager
 def without_drawings() -> Iterator[None]:
-    """Saves empty files in place of charts and drawings, which are not compared and take most of the time of a small training."""
+    """Saves empty files in place of charts and drawings, which are not compared and take most of a training's time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -472,7 +480,7 @@ def without_drawings() -> Iterator[None]:
 
 def command_line(*words: Any) -> tuple[int, str]:
     """Exit code and messages of `htc WORDS`, run in this process."""
-    arguments, before = sys.argv, os.getcwd()
+    arguments, before = sys.argv, Path.cwd()
     output = io.StringIO()
     sys.argv = ["htc", *(str(word) for word in words)]
     for name in [name for name in sys.modules if name == "htc.__main__"]:
@@ -499,7 +507,7 @@ def interrupted(steps: int, *words: Any) -> tuple[int, str]:
 
 
 def interrupt_after(steps: int, words: list[str]) -> None:
-    """Runs `htc WORDS` and sends SIGINT after that many optimizer steps; torch's own hook, so that no module of the tree is named."""
+    """Runs `htc WORDS` and sends SIGINT after that many optimizer steps, through a hook of torch."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     done = 0
@@ -515,7 +523,7 @@ def interrupt_after(steps: int, words: list[str]) -> None:
     runpy.run_module("htc", run_name="__main__")
 
 
-def training_words(case: Case, request: Any, out: Path) -> list[Any]:
+def training_words(case: Case, request: Request, out: Path) -> list[Any]:
     """Arguments of `htc train` for a case."""
     data, file = request_data(request), case.work / "config.json"
     file.write_text(case.config.model_dump_json())
@@ -567,8 +575,8 @@ def json_entries(path: Path, code: int, text: str) -> Entries:
     return {"exit": 0} | dict(flattened(json.loads(path.read_text())))
 
 
-def request_data(request: Any) -> Path:
-    """A small data set: 9 training images (an epoch of 5 steps; quick: 4), 4 to validate, discs and squares on noise."""
+def request_data(request: Request) -> Path:
+    """A small data set: 9 training images (quick: 4) for epochs of 5 steps, 4 to validate."""
     data = Path(request["work"]) / "data"
     if not data.exists():
         write_split(data, "train", 4 if request["quick"] else 9, 1)
@@ -589,7 +597,7 @@ def write_split(folder: Path, name: str, images: int, seed: int) -> None:
         height, width = (72, 80) if number % 3 else (80, 64)
         rows, columns = np.mgrid[:height, :width]
         pixels = numbers.integers(0, 60, (height, width, 3), dtype=np.uint8)
-        for index in range(0 if number == 1 else 3):
+        for _ in range(0 if number == 1 else 3):
             y, x, radius = *(int(v) for v in numbers.integers(14, 50, 2)), int(numbers.integers(6, 13))
             category = int(numbers.choice([4, 9]))
             inside = (
@@ -616,44 +624,23 @@ def write_split(folder: Path, name: str, images: int, seed: int) -> None:
     (folder / f"{name}.json").write_text(json.dumps(content))
 
 
-# ------------------------------------------------------------------------------------------------------------------------------- running
-
 Part = Callable[[Case, Any], Entries]
-EVERY: dict[str, Part] = {"names": names_part, "initial": initial_part, "predict": predict_part, "steps": steps_part}
 WHOLE_MODEL = (
     "base",
     "Mask R-CNN",
     "class-specific boxes, linear Soft-NMS",
     "PANet, guided anchoring, GCN, Gaussian Soft-NMS",
     "DetectoRS",
-)
-WHOLE_MODEL += (
     "fine masks, all levels, precise pooling",
     "cascade.mask_head=none",
     "backbone=vit",
     "probabilities, own stages",
-    "input.numbers",
 )
-
-
-def parts_of(name: str, *, quick: bool) -> dict[str, Part]:
-    """The parts that a case is compared in."""
-    if name.startswith(("training.", "input.")):
-        return (
-            {"train": train_part}
-            | ({"predict": predict_part} if name.startswith("input.") else {})
-            | ({"resume": resume_part} if not quick and name in RESUMED else {})
-        )
-    if name.startswith("inference."):
-        return {"predict": predict_part}
-    parts = dict(EVERY)
-    if not quick:
-        structural = not re.search(r"numbers|norm=|loss|matches|kernel=|frozen_stages|depth=", name)
-        parts |= {"export": export_part} if structural else {}
-        parts |= {"views": views_part, "evaluate": evaluate_part} if name in WHOLE_MODEL else {}
-    return parts
-
-
+"""Cases that are evaluated, and predict in several views and in an ensemble."""
+EXPORTED = (
+    r"^(neck|rpn|backbone|cascade.mask_head|cascade.pooling|cascade.pooled_levels|semantic.context)=|deformable=v2"
+)
+"""Cases beside the composed ones whose graph is exported."""
 RESUMED = (
     "training.average_decay=0.9",
     "training.SGD, steps, accumulate",
@@ -661,9 +648,29 @@ RESUMED = (
     "training.layer decay",
     "training.boxes alone",
 )
+"""Cases whose training is stopped and resumed."""
 
 
-def compute(request: Any) -> dict[str, Any]:
+def parts_of(name: str, *, quick: bool) -> dict[str, Part]:
+    """The parts that a case is compared in."""
+    if name.startswith(("training.", "input.")):
+        parts: dict[str, Part] = {"train": train_part}
+        if name.startswith("input."):
+            parts["predict"] = predict_part
+        if not quick and name in RESUMED:
+            parts["resume"] = resume_part
+        return parts
+    if name.startswith("inference."):
+        return {"predict": predict_part}
+    parts = {"names": names_part, "initial": initial_part, "predict": predict_part}
+    if not quick and name in WHOLE_MODEL:
+        parts |= {"views": views_part, "evaluate": evaluate_part}
+    if not quick and (name in COMPOSED or re.search(EXPORTED, name)):
+        parts["export"] = export_part
+    return parts | {"steps": steps_part}  # last: it changes the weights
+
+
+def compute(request: Request) -> dict[str, Any]:
     """Part -> case -> entries, or the error that prevented them."""
     answer: dict[str, Any] = {}
     seconds: dict[str, float] = {}
@@ -679,14 +686,14 @@ def compute(request: Any) -> dict[str, Any]:
         folder.mkdir()
         case: Case | None = None
         for part, work in parts.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             try:
-                case = case or Case(values, folder)
+                case = case or Case(values, folder, composed=name in COMPOSED)
                 answer.setdefault(part, {})[name] = work(case, request)
-            except Exception as error:
+            except Exception as error:  # reported as this case's result
                 where = "".join(traceback.format_tb(error.__traceback__)[-3:])
                 answer.setdefault(part, {})[name] = {"error": f"{type(error).__name__}: {error}", "where": where}
-            seconds[f"{part}/{name}"] = time.perf_counter() - begin
+            seconds[f"{part}/{name}"] = time.process_time() - begin
         shutil.rmtree(folder)
         print(f"{number + 1}/{len(request['cases'])} {name}", file=sys.stderr, flush=True)
     return {"parts": answer, "seconds": seconds}
