@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,8 +35,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+SCRIPTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(SCRIPTS)]
+sys.path.append(str(SCRIPTS.parent / "tests"))
 from same_numbers_cases import COMPOSED, matches
+
+from compatibility.fixtures import FIXTURES, predictions, resume_words, unpacked
 
 Entries = dict[str, Any]
 Request = dict[str, Any]
@@ -239,15 +243,25 @@ class Case:
     """One configuration and what its parts share: the detector with spread weights, its folder."""
 
     def __init__(self, values: Mapping[str, Any], work: Path, *, composed: bool) -> None:
-        import htc
-
-        self.composed = composed
-        self.config = htc.Config.model_validate(values)
-        self.work = work
-        torch.manual_seed(0)
-        self.detector = htc.Detector(self.config)
+        self.values, self.work, self.composed = values, work, composed
         self._folder: Path | None = None
         self.spread = False
+
+    @cached_property
+    def config(self) -> Any:
+        """The configuration; a folder of its own is made for what is computed with it."""
+        import htc
+
+        self.work.mkdir(exist_ok=True)
+        return htc.Config.model_validate(self.values)
+
+    @cached_property
+    def detector(self) -> nn.Module:
+        """The detector as a seed makes it."""
+        import htc
+
+        torch.manual_seed(0)
+        return htc.Detector(self.config)
 
     def spread_detector(self) -> nn.Module:
         """The detector, from then on with spread weights."""
@@ -449,12 +463,16 @@ def resume_part(case: Case, request: Request) -> Entries:
     return entries | {f"resumed/{name}": value for name, value in run_entries(out).items()}
 
 
-def fixtures_part(folder: Path, request: Request, work: Path) -> Entries:
-    """A committed run of an older version, resumed to its end."""
-    fixture = located_fixtures()
-    run = fixture.unpacked(folder, work)
-    code, text = command_line("train", *fixture.resume_words(run, work))
-    return {"exit": code if code == 0 else f"{code} {text[-300:]}"} | run_entries(run)
+def fixtures_part(name: str, work: Path) -> Entries:
+    """A committed run of an older version, resumed to its end; what its models predict."""
+    unpacked(name, work)
+    entries: Entries = {}
+    for model in ("model", "finished"):
+        if (work / model).exists():
+            entries |= {f"{model}{key}": value for key, value in flattened(predictions(work / model))}
+    validated = json.loads((FIXTURES / f"{name}.json").read_text())["validated"]
+    code, text = command_line("train", *resume_words(work / "run", validated=validated))
+    return entries | {"exit": code if code == 0 else f"{code} {text[-300:]}"} | run_entries(work / "run")
 
 
 @contextlib.contextmanager
@@ -674,38 +692,42 @@ def compute(request: Request) -> dict[str, Any]:
     """Part -> case -> entries, or the error that prevented them."""
     answer: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    for number, (name, values) in enumerate(request["cases"].items()):
-        parts = {
-            part: work
-            for part, work in parts_of(name, quick=request["quick"]).items()
-            if wanted(f"{part}/{name}", request["only"])
-        }
-        if not parts:
-            continue
-        folder = Path(request["work"]) / f"case{number}"
-        folder.mkdir()
-        case: Case | None = None
-        for part, work in parts.items():
-            begin = time.process_time()
-            known = kept_answer(request, part, name)
-            if known is not None and known.is_file():
-                answer.setdefault(part, {})[name] = json.loads(known.read_text())
-                continue
+
+    def run(part: str, name: str, work: Callable[[], Entries]) -> None:
+        begin = time.process_time()
+        known = kept_answer(request, part, name)
+        entries: Entries
+        if known is not None and known.is_file():
+            entries = json.loads(known.read_text())
+        else:
             try:
-                case = case or Case(values, folder, composed=name in COMPOSED)
-                answer.setdefault(part, {})[name] = work(case, request)
+                entries = work()
             except Exception as error:  # reported as this case's result
                 where = "".join(traceback.format_tb(error.__traceback__)[-3:])
-                answer.setdefault(part, {})[name] = {"error": f"{type(error).__name__}: {error}", "where": where}
-            else:
-                if known is not None:
-                    known.parent.mkdir(parents=True, exist_ok=True)
-                    partial = known.with_suffix(f".{os.getpid()}")
-                    partial.write_text(json.dumps(answer[part][name]))
-                    partial.replace(known)
-            seconds[f"{part}/{name}"] = time.process_time() - begin
-        shutil.rmtree(folder)
-        print(f"{number + 1}/{len(request['cases'])} {name}", file=sys.stderr, flush=True)
+                entries, known = {"error": f"{type(error).__name__}: {error}", "where": where}, None
+        if known is not None and not known.is_file():
+            known.parent.mkdir(parents=True, exist_ok=True)
+            beside = known.with_suffix(f".{os.getpid()}")
+            beside.write_text(json.dumps(entries))
+            beside.replace(known)
+        answer.setdefault(part, {})[name] = entries
+        seconds[f"{part}/{name}"] = time.process_time() - begin
+
+    for number, (name, values) in enumerate(request["cases"].items()):
+        parts = parts_of(name, quick=request["quick"])
+        chosen = {part: work for part, work in parts.items() if wanted(f"{part}/{name}", request["only"])}
+        if chosen:
+            case = Case(values, Path(request["work"]) / f"case{number}", composed=name in COMPOSED)
+            for part, work in chosen.items():
+                run(part, name, partial(work, case, request))
+            shutil.rmtree(case.work, ignore_errors=True)
+            print(f"{number + 1}/{len(request['cases'])} {name}", file=sys.stderr, flush=True)
+    for name in sorted(path.stem for path in FIXTURES.glob("*.json")):
+        if not request["quick"] and wanted(f"fixtures/{name}", request["only"]):
+            folder = Path(request["work"]) / name
+            run("fixtures", name, partial(fixtures_part, name, folder))
+            shutil.rmtree(folder, ignore_errors=True)
+            print(f"fixtures {name}", file=sys.stderr, flush=True)
     return {"parts": answer, "seconds": seconds}
 
 
@@ -713,7 +735,7 @@ def kept_answer(request: Request, part: str, name: str) -> Path | None:
     """The file of a case's entries from an earlier run of the same tree; None where they are not reused."""
     if "reused" not in request:
         return None
-    key = json.dumps([part, name, request["cases"][name]], sort_keys=True)
+    key = json.dumps([part, name, request["cases"].get(name)], sort_keys=True)
     return Path(request["reused"]) / f"{hashlib.sha1(key.encode()).hexdigest()}.json"
 
 
