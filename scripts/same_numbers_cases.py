@@ -163,6 +163,7 @@ COMPOSED: dict[str, Values] = {
         "semantic.norm": "batch",
         "neck.norm": "batch",
     },
+    "ResNet, two stages frozen": {"backbone": {**RESNET, "frozen_stages": 2}},
     "DetectoRS": {"backbone": DETECTORS, "neck.kind": "rfp"},
     "recursive pyramid, semantic, 1 stage": {"backbone": RESNET, "neck.kind": "rfp", **stages(1)},
     "convolutional box head": {"cascade.box_convs": 2, "cascade.box_fcs": 1, "cascade.box_norm": "group"},
