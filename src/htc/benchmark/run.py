@@ -137,8 +137,8 @@ def _check(amounts: Amounts, threads: Sequence[int]) -> None:
     for name, size in (("size", amounts.size), ("training size", amounts.training_size)):
         if any(edge % MULTIPLE or edge < SMALLEST_SIDE for edge in size):
             raise ConfigError(
-                f"{name} {size[0]}x{size[1]}: height and width must be multiples of {MULTIPLE}, at least {SMALLEST_SIDE}, "
-                f"as in 800x1344"
+                f"{name} {size[0]}x{size[1]}: height and width must be multiples of {MULTIPLE}, at least "
+                f"{SMALLEST_SIDE}, as in 800x1344"
             )
     if amounts.repeats < 1:
         raise ConfigError(f"{amounts.repeats} repeats: give 1 or more (5 for a figure to be quoted)")
