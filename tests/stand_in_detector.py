@@ -1,9 +1,12 @@
 """A stand-in for the network, for tests of what happens before and after it."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from htc.config import Cascade, Config, Inference, Input
+from htc.model.postprocess import NO_LIMITS, Limits
 from htc.types import RawDetections
 
 CLASSES = ("cat", "dog", "bird")
@@ -30,8 +33,10 @@ class Corners(nn.Module):
         self.batches: list[tuple[int, ...]] = []
         self.images: list[Tensor] = []
         self.valid = valid
+        self.limits: list[Limits] = []
 
-    def forward(self, images: Tensor, sizes: Tensor) -> RawDetections:
+    def forward(self, images: Tensor, sizes: Tensor, limits: Limits = NO_LIMITS) -> RawDetections:
+        self.limits.append(limits)
         self.batches.append(tuple(images.shape))
         self.images.append(images)
         count = len(images)
@@ -42,6 +47,17 @@ class Corners(nn.Module):
         boxes = torch.stack((half, whole, half / 2, half), 1)
         scores = torch.tensor([0.9, 0.6, 0.3, 0.8]).expand(count, 4)
         labels = torch.tensor([1, 0, 1, 2]).expand(count, 4)
-        return RawDetections(
-            boxes, scores, labels, torch.tensor(self.valid).expand(count, 4), torch.ones(count, 4, 28, 28)
-        )
+        valid = torch.tensor(self.valid).expand(count, 4)
+        return limited(RawDetections(boxes, scores, labels, valid, torch.ones(count, 4, 28, 28)), limits)
+
+
+def limited(raw: RawDetections, limits: Limits) -> RawDetections:
+    """The detections that a call asks for."""
+    valid = raw.valid
+    if limits.score_threshold is not None:
+        valid = valid & (raw.scores >= limits.score_threshold)
+    if limits.labels is not None:
+        valid = valid & torch.isin(raw.labels, torch.tensor(limits.labels, dtype=torch.long))
+    if limits.max_detections is not None:
+        valid = valid & (valid.cumsum(1) <= limits.max_detections)
+    return replace(raw, valid=valid)

@@ -36,23 +36,32 @@ class Rois:
     sizes: Int[Tensor, "B 2"]
     """Each picture's own (height, width) in the network input, without padding: boxes are clipped to it."""
     packed: bool = False
-    """In training only valid rows go through the heads, whose norms must not see empty slots; at test time all do,
-    so that shapes are static.
+    """Whether only valid slots are pooled and go through the heads: in training, whose norms must not see empty slots,
+    and for the masks of eager inference, where an empty slot costs as much as a detection. Otherwise all slots do, so
+    that shapes are static.
     """
 
     targets: RoiTargets | None = None
     """Set by the sampler of training, which `with_boxes` keeps; None at test time."""
 
+    @cached_property
+    def rows(self) -> Int[Tensor, " N"] | None:
+        """Indices, among all B R slots, of those that go through the heads; None: all of them.
+
+        Its length depends on `valid`, so the first use waits for the device; later ones do not.
+        """
+        return self.valid.flatten().nonzero().squeeze(1) if self.packed else None
+
     def pack(self, values: Tensor) -> Tensor:
-        """Of one value a slot (B R, ...), those that go through the heads; none at all where no row is valid."""
-        return values[self.valid.flatten()] if self.packed else values
+        """Of one value a slot (B R, ...), those that go through the heads; none at all where no slot is valid."""
+        return values if self.rows is None else values[self.rows]
 
     def unpack(self, values: Tensor) -> Tensor:
-        """What the heads said, each in its slot (B, R, ...); zero in the others."""
-        if not self.packed:
+        """The outputs of the heads, each in its slot (B, R, ...); zero in the others."""
+        if self.rows is None:
             return values.unflatten(0, self.valid.shape)
         slots = values.new_zeros((self.valid.numel(), *values.shape[1:]))
-        slots[self.valid.flatten()] = values
+        slots[self.rows] = values
         return slots.unflatten(0, self.valid.shape)
 
     def with_boxes(self, boxes: Tensor) -> "Rois":

@@ -16,7 +16,7 @@ from htc.evaluation.coco import coco_metrics
 from htc.evaluation.files import read_results
 from htc.evaluation.run import evaluate_model
 from htc.inference.augmentation import parse_views
-from htc.inference.ensemble import join
+from htc.inference.ensemble import EnsemblePredictor
 from htc.inference.load import load
 from training.discs import write_split
 from training.tiny import tiny
@@ -156,7 +156,7 @@ def test_a_row_of_several_views_shares_a_training_and_is_measured_apart(splits, 
     assert flipped != alone
     model = measured[0].results.parent / "model"
     settings = {"score_threshold": 0.001, "max_detections": 20}
-    view = join([load(model, device="cpu", inference=settings)], parse_views("1:flip"))
+    view = EnsemblePredictor([load(model, device="cpu", inference=settings)], parse_views("1:flip"))
     assert flipped == evaluate_model(view, splits.val_annotations, splits.val_images)[1]
 
 

@@ -18,6 +18,7 @@ from htc.data.epochs import batches_per_epoch, epoch_length, epoch_order, pure_s
 from htc.data.ground_truth import annotated, check_pictures
 from htc.data.loader import TrainingPictures, picture_batches, training_loader
 from htc.data.semantic_maps import MapSources, check_maps, read_map, with_semantic_maps
+from htc.data.transforms import OriginalPixels, ResizedInput
 from htc.errors import ConfigError, DataError
 from htc.ops.mask_targets import mask_targets
 from htc.presets import preset
@@ -90,7 +91,7 @@ def test_every_picture_once_in_valid_batches(dataset: Dataset, batch_size: int, 
     ids: list[int | str] = []
     for batch in training_loader(dataset, settings(**augmentation), 0, 0, batch_size):
         ids += batch.image_ids
-        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.prepared.images.is_contiguous(memory_format=torch.channels_last)
         assert batch.images.shape[2] % 32 == 0
         assert batch.images.shape[3] % 32 == 0
         assert batch.semantic is not None
@@ -285,10 +286,10 @@ def test_pictures_are_checked_by_their_headers(dataset: Dataset) -> None:
 
 def test_evaluation_sees_every_picture_unchanged(dataset: Dataset) -> None:
     seen = {}
-    for batch in picture_batches(dataset, settings(), batch_size=2):
-        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    for batch in picture_batches(dataset, ResizedInput(settings().input), batch_size=2):
+        assert batch.prepared.images.is_contiguous(memory_format=torch.channels_last)
         for number, image_id in enumerate(batch.image_ids):
-            seen[image_id] = (batch.original_sizes[number], tuple(batch.sizes[number].tolist()))
+            seen[image_id] = (batch.original_sizes[number], tuple(batch.prepared.sizes[number].tolist()))
     assert seen == {
         0: ((40, 50), (32, 40)),
         1: ((64, 30), (64, 30)),
@@ -296,6 +297,16 @@ def test_evaluation_sees_every_picture_unchanged(dataset: Dataset) -> None:
         3: ((90, 90), (32, 32)),
         4: ((33, 64), (32, 62)),
     }
+
+
+def test_a_predictor_of_several_views_gets_the_original_pixels(dataset: Dataset) -> None:
+    seen = {}
+    for batch in picture_batches(dataset, OriginalPixels(), batch_size=2):
+        for image_id, size, pixels in zip(batch.image_ids, batch.original_sizes, batch.prepared, strict=True):
+            assert pixels.dtype == np.uint8
+            assert pixels.shape == (*size, 3)
+            seen[image_id] = size
+    assert seen == {0: (40, 50), 1: (64, 30), 2: (5, 7), 3: (90, 90), 4: (33, 64)}
 
 
 def test_the_bundled_nuclei() -> None:

@@ -26,7 +26,7 @@ class Knows(nn.Module):
         super().__init__()
         self.labels, self.scale, self.seen = torch.tensor(labels), scale, []
 
-    def forward(self, images, _sizes):
+    def forward(self, images, _sizes, _limits):
         count = len(images)
         self.seen.append(count)
         masks = torch.full((count, 3, 28, 28), 1.0)

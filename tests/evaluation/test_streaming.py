@@ -12,6 +12,7 @@ from PIL import Image
 from htc.data.coco import read_coco
 from htc.evaluation.run import stream_results
 from htc.inference.predictor import Predictor
+from htc.model.postprocess import NO_LIMITS
 from stand_in_detector import CLASSES, Corners, config
 
 SIDE = 800
@@ -22,8 +23,8 @@ PICTURE = SIDE * SIDE * 3
 class Forgetful(Corners):
     """The stand-in network without its memory of what it saw."""
 
-    def forward(self, images, sizes):
-        found = super().forward(images, sizes)
+    def forward(self, images, sizes, limits=NO_LIMITS):
+        found = super().forward(images, sizes, limits)
         self.images.clear()
         return found
 
@@ -71,16 +72,19 @@ def test_memory_does_not_grow_with_the_pictures(dataset):
     assert many_used < 24 * 10_000
 
 
-def test_results_written_as_they_come_leave_nothing(dataset):
+def test_results_written_as_they_come_leave_nothing(dataset, monkeypatch):
     seen = []
 
-    class Watching(Predictor):
-        def detect(self, *arguments, **options):
-            found = super().detect(*arguments, **options)
-            seen.extend(weakref.ref(one) for one in found)
-            return found
+    predictor = Predictor(Forgetful(), config())
+    detect = predictor.detect
 
-    for count, _ in enumerate(stream_results(Watching(Forgetful(), config()), dataset(4), truth(), 4)):
+    def watched(*arguments, **options):
+        found = detect(*arguments, **options)
+        seen.extend(weakref.ref(one) for one in found)
+        return found
+
+    monkeypatch.setattr(predictor, "detect", watched)
+    for count, _ in enumerate(stream_results(predictor, dataset(4), truth(), 4)):
         gc.collect()
         assert sum(reference() is not None for reference in seen) <= 2, count
     assert len(seen) == 4

@@ -12,6 +12,7 @@ from PIL import Image
 
 from htc.errors import ConfigError, DataError
 from htc.inference.predictor import Predictor
+from htc.model.postprocess import Limits
 from htc.ops import onednn
 from htc.results import Detections
 from small_detector import seeded_detector, small_config
@@ -73,6 +74,14 @@ def test_thresholds_classes_and_count() -> None:
     assert predictor.predict(picture(9, 9), 0.0, classes=["dog"]).class_names == ("dog", "dog")
     assert predictor.predict(picture(9, 9), 0.0, max_detections=1).class_names == ("dog",)
     assert len(predictor.predict(picture(9, 9), 0.0, classes=[])) == 0
+
+
+def test_what_a_call_asks_for_reaches_the_detector() -> None:
+    """Before masks are computed, and in the model's own labels."""
+    detector = Corners()
+    Predictor(detector, config()).predict(picture(9, 9), 0.25, classes=["bird", "cat"], max_detections=3)
+    Predictor(detector, config()).predict(picture(9, 9))
+    assert detector.limits == [Limits(0.25, (0, 2), 3), Limits(0.5, None, 4)]
 
 
 def test_nothing_found() -> None:

@@ -55,6 +55,8 @@ def compare(config: Config) -> None:
             )
             expected, found = detector(images, sizes), graph(images, sizes)
             assert isinstance(found, RawDetections)
+            capacity = config.inference.max_detections  # fixed, with empty slots
+            assert found.valid.shape == found.masks.shape[:2] == (1, capacity)
             assert expected.valid.sum() > 5, "nothing to compare"
             assert torch.equal(found.valid, expected.valid)
             torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)

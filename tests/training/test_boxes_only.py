@@ -10,6 +10,7 @@ from pydantic import ValidationError
 import htc
 from htc.config import NoMask
 from htc.data.coco import Splits, read_coco
+from htc.data.transforms import NetworkInput
 from htc.errors import ConfigError
 from htc.evaluation.run import evaluate_model
 from htc.inference.stages import detect_stages
@@ -95,7 +96,7 @@ def test_one_object_with_a_mask_keeps_the_mask_heads(splits, tmp_path):
 def test_stages_of_masks_are_refused(result):
     predictor = htc.load(str(result.model), device="cpu")
     with pytest.raises(ConfigError, match="boxes alone"):
-        detect_stages(predictor, torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]]), [(64, 64)], [(1,)])
+        detect_stages(predictor, NetworkInput(torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]])), [(64, 64)], [(1,)])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from htc.evaluation.files import read_annotations, read_results
 from htc.evaluation.run import evaluate_model, measure_stages
 from htc.files import write_json
 from htc.inference.augmentation import parse_views
-from htc.inference.ensemble import join
+from htc.inference.ensemble import EnsemblePredictor
 from htc.inference.load import load
 from htc.inference.outputs import results_file
 from htc.inference.stages import StageSubset
@@ -193,9 +193,8 @@ def _measure(one: _Planned, subsets: Sequence[StageSubset], splits: Splits, fold
     settings = [Setting(("inference", name), value, "the ablation") for name, value in chosen.items()]
     predictor = load(folder / MODEL, device=budget.device, settings=settings)
     if one.augment is not None:
-        _, found = evaluate_model(
-            join([predictor], parse_views(one.augment)), splits.val_annotations, splits.val_images
-        )
+        augmented = EnsemblePredictor([predictor], parse_views(one.augment))
+        _, found = evaluate_model(augmented, splits.val_annotations, splits.val_images)
         results = {one.stages: found}
     else:
         _, results = measure_stages(predictor, splits.val_annotations, splits.val_images, subsets)

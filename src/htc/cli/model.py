@@ -1,7 +1,7 @@
 """The model flags of a command: settings, checks, downloads with a progress bar, and the loaded predictor."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from htc.checkpoint.check import check_model, check_released, to_be_fetched
 from htc.checkpoint.facts import NO_FACTS, UserFacts
@@ -14,7 +14,7 @@ from htc.errors import ConfigError
 from htc.settings.layers import Setting, nested, to_yaml
 
 if TYPE_CHECKING:
-    from htc.inference.predictor import Predictor
+    from htc.inference.predictor import ImagePredictor, Predictor
 
 MEBI = 1 << 20
 
@@ -91,7 +91,7 @@ def check_models(
 
 def load_members(
     models: Sequence[str], weights: str | None, augment: str | None, settings: Sequence[Setting], options: ModelOptions
-) -> "tuple[Predictor, list[Predictor]]":
+) -> "tuple[ImagePredictor[Any], Sequence[ImagePredictor[Any]]]":
     """What several models say together, and each of them alone, in the views of `--augment`. The call has passed
     `check_models`.
     """
@@ -99,10 +99,10 @@ def load_members(
     if augment is None and len(alone) == 1:
         return alone[0], alone
     from htc.inference.augmentation import SINGLE_VIEW, parse_views
-    from htc.inference.ensemble import join
+    from htc.inference.ensemble import EnsemblePredictor
 
     views = SINGLE_VIEW if augment is None else parse_views(augment)
-    return join(alone, views), [join([one], views) for one in alone]
+    return EnsemblePredictor(alone, views), [EnsemblePredictor([one], views) for one in alone]
 
 
 def fetch_weights(name: str) -> None:

@@ -5,13 +5,12 @@ So an epoch can be entered anywhere, on any number of workers and processes, and
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -22,7 +21,7 @@ from htc.data.epochs import pictures_of_epoch, pure_generator, pure_seed, rank_p
 from htc.data.ground_truth import AnnotatedView, annotated_picture, view_of
 from htc.data.photometric import distorted, draw_distortion
 from htc.data.semantic_maps import MAX_SEMANTIC_CLASSES, least_classes
-from htc.data.transforms import draw_placement, pad_pictures, pad_semantic, place_picture, plain_placement
+from htc.data.transforms import Preparation, Prepared, draw_placement, pad_pictures, pad_semantic
 from htc.errors import ConfigError, DataError
 from htc.types import Batch, GroundTruth
 
@@ -39,12 +38,11 @@ class TrainingSample:
 
 
 @dataclass(frozen=True)
-class PictureBatch:
-    """Pictures to predict on."""
+class PictureBatch(Generic[Prepared]):
+    """Images to predict on."""
 
-    images: Float[Tensor, "B 3 H W"]
-    """As in `Batch`."""
-    sizes: Int[Tensor, "B 2"]
+    prepared: Prepared
+    """As the predictor's `Preparation` returns them."""
     original_sizes: tuple[tuple[int, int], ...]
     """(height, width) of each picture file."""
     image_ids: tuple[int | str, ...]
@@ -153,28 +151,28 @@ def check_semantic(dataset: Dataset, config: Config) -> None:
 
 
 class EvaluationPictures(TorchDataset[tuple[UInt8[np.ndarray, "h w 3"], int]]):
-    """Item i is picture i, resized, and its number."""
+    """Item i is image i, prepared for a predictor, and its index."""
 
-    def __init__(self, dataset: Dataset, settings: Input):
+    def __init__(self, dataset: Dataset, preparation: Preparation[Any]):
         self.dataset = dataset
-        self.settings = settings
+        self.preparation = preparation
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-        picture = annotated_picture(self.dataset.images[index])
-        return place_picture(picture, plain_placement((picture.shape[0], picture.shape[1]), self.settings)), index
+        return self.preparation.image(annotated_picture(self.dataset.images[index])), index
 
 
-def picture_batches(dataset: Dataset, config: Config, batch_size: int = 1, workers: int = 0) -> "PictureLoader":
-    """Batches (`PictureBatch`) of all pictures, not augmented, those of like size together."""
-    sizes = [plain_placement((record.height, record.width), config.input).size for record in dataset.images]
+def picture_batches(
+    dataset: Dataset, preparation: Preparation[Any], batch_size: int = 1, workers: int = 0
+) -> "PictureLoader":
+    """Batches (`PictureBatch`) of all images, prepared for a predictor, those of like size together."""
+    sizes = [preparation.size((record.height, record.width)) for record in dataset.images]
     order = sorted(range(len(sizes)), key=lambda index: sizes[index])
     steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return PictureLoader(
-        EvaluationPictures(dataset, config.input), _CollatePictures(dataset, config.input), steps, workers
-    )
+    pictures = EvaluationPictures(dataset, preparation)
+    return PictureLoader(pictures, _CollatePictures(dataset, preparation), steps, workers)
 
 
 class PictureLoader(DataLoader[Any]):
@@ -217,13 +215,12 @@ class _Collate:
 @dataclass(frozen=True)
 class _CollatePictures:
     dataset: Dataset
-    settings: Input
+    preparation: Preparation[Any]
 
-    def __call__(self, items: list[tuple[UInt8[np.ndarray, "_ _ 3"], int]]) -> PictureBatch:
+    def __call__(self, items: list[tuple[UInt8[np.ndarray, "_ _ 3"], int]]) -> PictureBatch[Any]:
         records = [self.dataset.images[index] for _, index in items]
         return PictureBatch(
-            images=pad_pictures([picture for picture, _ in items], self.settings),
-            sizes=torch.tensor([picture.shape[:2] for picture, _ in items]),
+            prepared=self.preparation.batch([picture for picture, _ in items]),
             original_sizes=tuple((record.height, record.width) for record in records),
             image_ids=tuple(record.id for record in records),
         )

@@ -4,12 +4,14 @@ A placement is drawn first and then applied to each of them, so nothing can move
 pixel centres at + 0.5.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar, final
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from htc.config import Augmentation, Input
@@ -207,3 +209,84 @@ def padded_size(sizes: list[tuple[int, int]], divisor: int) -> tuple[int, int]:
     """The smallest (height, width) that holds all sizes and is a multiple of `divisor`."""
     height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
     return height, width
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """Images as a detector takes them."""
+
+    images: Float[Tensor, "B 3 H W"]
+    """RGB, normalized, padded at the right and bottom."""
+    sizes: Int[Tensor, "B 2"]
+    """(height, width) of each image, without padding."""
+
+
+Prepared = TypeVar("Prepared")
+"""What a predictor takes: `NetworkInput`, or the images' own pixels."""
+
+
+class Preparation(ABC, Generic[Prepared]):
+    """How a predictor wants its images: each one by itself, then a batch of them. Can be sent to worker processes."""
+
+    @abstractmethod
+    def size(self, original: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) that an image of the `original` size is given, without padding."""
+
+    @abstractmethod
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of a batch of images of this size; images that agree in it may share one."""
+
+    @abstractmethod
+    def image(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """One RGB image, resized."""
+
+    @abstractmethod
+    def batch(self, images: list[UInt8[np.ndarray, "_ _ 3"]]) -> Prepared:
+        """Images that `image` has returned, together."""
+
+
+@final
+@dataclass(frozen=True)
+class ResizedInput(Preparation[NetworkInput]):
+    """For one detector: resized, normalized and padded as its configuration says."""
+
+    settings: Input
+
+    def size(self, original: tuple[int, int]) -> tuple[int, int]:
+        """See `Preparation`."""
+        return plain_placement(original, self.settings).size
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """See `Preparation`."""
+        return padded_size([size], self.settings.divisor)
+
+    def image(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """See `Preparation`."""
+        return place_picture(pixels, plain_placement((pixels.shape[0], pixels.shape[1]), self.settings))
+
+    def batch(self, images: list[UInt8[np.ndarray, "_ _ 3"]]) -> NetworkInput:
+        """See `Preparation`."""
+        sizes = torch.tensor([image.shape[:2] for image in images])
+        return NetworkInput(pad_pictures(images, self.settings), sizes)
+
+
+@final
+@dataclass(frozen=True)
+class OriginalPixels(Preparation[tuple[UInt8[np.ndarray, "_ _ 3"], ...]]):
+    """For a predictor that prepares several views of each image by itself: the image as it is."""
+
+    def size(self, original: tuple[int, int]) -> tuple[int, int]:
+        """See `Preparation`."""
+        return original
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """See `Preparation`."""
+        return size
+
+    def image(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+        """See `Preparation`."""
+        return pixels
+
+    def batch(self, images: list[UInt8[np.ndarray, "_ _ 3"]]) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:
+        """See `Preparation`."""
+        return tuple(images)

@@ -18,7 +18,7 @@ from htc.evaluation.maps import MapRequest, measured_maps
 from htc.evaluation.report import report_page
 from htc.evaluation.run import detections_that_count, measure_stages, stages_name, stream_results
 from htc.inference.outputs import results_file
-from htc.inference.predictor import Predictor
+from htc.inference.predictor import ImagePredictor
 from htc.inference.stages import StageSubset, mask_stages_of
 from htc.visual.page import write_page
 
@@ -114,10 +114,10 @@ def score_results(
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: ImagePredictor[Any],
     data: EvaluationData,
     *,
-    members: Mapping[str, Predictor] | None = None,
+    members: Mapping[str, ImagePredictor[Any]] | None = None,
     stages: Sequence[StageSubset] = (),
     maps: MapRequest = NO_MAPS_WANTED,
     diagnostics: bool = False,
@@ -157,7 +157,7 @@ def evaluate(
 
 
 def write_predictions(
-    predictor: Predictor,
+    predictor: ImagePredictor[Any],
     annotations: Path,
     images: Path | None,
     path: Path,
@@ -186,7 +186,7 @@ def member_names(models: Sequence[str]) -> list[str]:
 
 
 def _metrics_alone(
-    member: Predictor, data: EvaluationData, batch_size: int, progress: Callable[[int, int], None]
+    member: ImagePredictor[Any], data: EvaluationData, batch_size: int, progress: Callable[[int, int], None]
 ) -> Metrics:
     """The metrics of one member, in the views of the ensemble."""
     most = detections_that_count(member, None)

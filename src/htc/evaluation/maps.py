@@ -17,7 +17,7 @@ from htc.data.semantic_maps import IGNORE, MapSources, least_classes, semantic_c
 from htc.errors import ConfigError
 from htc.evaluation.panoptic import PanopticQuality, PanopticWriter, panoptic_writer
 from htc.inference.panoptic import merge, stuff_labels
-from htc.inference.predictor import Predictor
+from htc.inference.predictor import ImagePredictor
 from htc.results import Detections
 
 
@@ -61,7 +61,7 @@ class SemanticMeasure:
     (`auto`).
     """
 
-    predictor: Predictor
+    predictor: ImagePredictor[Any]
     dataset: Dataset
     maps: MapSources | Literal["auto"]
     counts: SemanticCounts = field(init=False)
@@ -119,7 +119,7 @@ def _check_classes(branch: int, needed: int, *, exact: bool) -> None:
 class PanopticMeasure:
     """PQ against COCO's panoptic annotations where there are some, and the maps on the disk where they are wanted."""
 
-    predictor: Predictor
+    predictor: ImagePredictor[Any]
     dataset: Dataset
     truth: PanopticFile | None
     writer: PanopticWriter | None
@@ -201,7 +201,7 @@ class MeasuredMaps:
 
 
 @contextmanager
-def measured_maps(maps: MapRequest, predictor: Predictor, dataset: Dataset) -> Iterator[MeasuredMaps]:
+def measured_maps(maps: MapRequest, predictor: ImagePredictor[Any], dataset: Dataset) -> Iterator[MeasuredMaps]:
     """Measures for the pictures of `dataset`; panoptic maps are complete when the block ends well. Raises
     `ConfigError`, `DataError`.
     """
@@ -213,7 +213,7 @@ def measured_maps(maps: MapRequest, predictor: Predictor, dataset: Dataset) -> I
 
 
 def _measures(
-    maps: MapRequest, predictor: Predictor, dataset: Dataset, stack: ExitStack
+    maps: MapRequest, predictor: ImagePredictor[Any], dataset: Dataset, stack: ExitStack
 ) -> dict[str, SemanticMeasure | PanopticMeasure]:
     measures: dict[str, SemanticMeasure | PanopticMeasure] = {}
     if maps.semantic is not None:

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from htc.data.coco import read_coco
 from htc.data.dataset import Dataset
 from htc.data.loader import PictureBatch, picture_batches
+from htc.data.transforms import NetworkInput
 from htc.errors import ConfigError, DataError
 from htc.evaluation.coco import Metrics, coco_metrics
 from htc.evaluation.files import read_annotations, read_results
-from htc.inference.predictor import Predictor
+from htc.inference.predictor import ImagePredictor
 from htc.inference.stages import StageSubset, check_subsets, detect_stages
 from htc.progress import Progress
 from htc.results import Detections
@@ -26,7 +27,7 @@ OnDetections = Callable[[int | str, Detections], None]
 
 
 def evaluate_model(
-    predictor: Predictor,
+    predictor: ImagePredictor[Any],
     annotations: str | Path,
     images: str | Path,
     max_detections: int | None = None,
@@ -53,7 +54,7 @@ def evaluate_model(
 
 
 def stream_results(
-    predictor: Predictor,
+    predictor: ImagePredictor[Any],
     dataset: Dataset,
     truth: Mapping[str, Any],
     max_detections: int,
@@ -69,8 +70,8 @@ def stream_results(
     `look` is shown the detections of every picture, with its semantic map; then the model needs a semantic branch.
     """
 
-    def detect(batch: PictureBatch) -> dict[None, list[Detections]]:
-        found = predictor.detect(batch.images, batch.sizes, batch.original_sizes, semantic=look is not None)
+    def detect(batch: PictureBatch[Any]) -> dict[None, list[Detections]]:
+        found = predictor.detect(batch.prepared, batch.original_sizes, semantic=look is not None)
         for image_id, one in zip(batch.image_ids, found, strict=True):
             if look is not None:
                 look(image_id, one)
@@ -110,7 +111,7 @@ def match_categories(classes: Sequence[str], truth: Mapping[str, Any]) -> list[i
     return [ids.get(name) for name in classes]
 
 
-def detections_that_count(predictor: Predictor, asked: int | None) -> int:
+def detections_that_count(predictor: ImagePredictor[Any], asked: int | None) -> int:
     """How many objects of a picture count; raises `ConfigError` if the model does not give so many."""
     capacity = predictor.config.inference.max_detections
     most = capacity if asked is None else asked
@@ -122,9 +123,9 @@ def detections_that_count(predictor: Predictor, asked: int | None) -> int:
 
 
 def results_of(
-    predictor: Predictor,
+    predictor: ImagePredictor[Any],
     dataset: Dataset,
-    detect: Callable[[PictureBatch], dict[_T, list[Detections]]],
+    detect: Callable[[PictureBatch[Any]], dict[_T, list[Detections]]],
     category_ids: Sequence[int | None],
     max_detections: int,
     progress: Progress | None = None,
@@ -136,7 +137,7 @@ def results_of(
     """
     by_name = dict(zip(predictor.config.classes, category_ids, strict=True))
     done = 0
-    for batch in picture_batches(dataset, predictor.config, batch_size, workers):
+    for batch in picture_batches(dataset, predictor.preparation(), batch_size, workers):
         for kind, found in detect(batch).items():
             for image_id, objects in zip(batch.image_ids, found, strict=True):
                 for result in objects[:max_detections].to_coco(image_id):
@@ -149,7 +150,7 @@ def results_of(
 
 
 def evaluate_stages(
-    predictor: Predictor,
+    predictor: ImagePredictor[Any],
     annotations: str | Path,
     images: str | Path,
     subsets: Collection[StageSubset],
@@ -168,7 +169,7 @@ def evaluate_stages(
 
 
 def measure_stages(
-    predictor: Predictor,
+    predictor: ImagePredictor[Any],
     annotations: str | Path,
     images: str | Path,
     subsets: Collection[StageSubset],
@@ -184,8 +185,8 @@ def measure_stages(
     category_ids = match_categories(predictor.config.classes, truth)
     dataset = read_coco(Path(annotations), Path(images))
 
-    def detect(batch: PictureBatch) -> dict[StageSubset, list[Detections]]:
-        return detect_stages(predictor, batch.images, batch.sizes, batch.original_sizes, subsets)
+    def detect(batch: PictureBatch[NetworkInput]) -> dict[StageSubset, list[Detections]]:
+        return detect_stages(predictor, batch.prepared, batch.original_sizes, subsets)
 
     results: dict[StageSubset, list[dict[str, Any]]] = {subset: [] for subset in subsets}
     for subset, result in results_of(predictor, dataset, detect, category_ids, most, progress, batch_size, workers):

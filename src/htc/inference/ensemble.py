@@ -1,4 +1,4 @@
-"""Several views of a picture and several trained models as one detector (paper, Table 7: multi-scale test and
+"""Several views of an image and several trained models as one predictor (paper, Table 7: multi-scale test and
 ensemble).
 
 In each view the models' proposals are fused, and every model refines and scores all of them; scores and boxes of a
@@ -8,7 +8,8 @@ is averaged after a threshold.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import final
 
 import numpy as np
 import torch
@@ -16,14 +17,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int, UInt8
 from torch import Tensor, nn
 
-from htc.config import Config, Input
-from htc.data.transforms import Placement, pad_pictures, place_picture
+from htc.config import Config
+from htc.data.transforms import OriginalPixels, Placement, pad_pictures, place_picture
 from htc.errors import ConfigError
 from htc.inference.augmentation import SINGLE_VIEW, View, boxes_in_original, boxes_in_view, masks_in_original
-from htc.inference.predictor import Predictor
+from htc.inference.predictor import NO_SEMANTIC_BRANCH, ImagePredictor, Predictor, original_pixels
 from htc.model.detector import Detector
-from htc.model.postprocess import Selected, class_scores, final_boxes, select
+from htc.model.postprocess import NO_LIMITS, Limits, Selected, class_scores, final_boxes, select
 from htc.ops.boxes import iou
+from htc.ops.onednn import exact_onednn_matmul
+from htc.results import Detections
 from htc.types import Features, RawDetections, Rois
 
 PAPER_ENSEMBLE = (
@@ -36,10 +39,6 @@ PAPER_ENSEMBLE = (
 """The presets of the paper's five networks (49.0 mask AP on test-dev with guided anchoring and its multi-scale
 test).
 """
-AS_IT_IS = Input(
-    short_edge=1 << 30, long_edge=1 << 30, max_scale=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), divisor=1
-)
-"""The picture's own pixels: each model then resizes and normalises them as it was trained."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class Proposed:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One picture as one detector sees it in one view."""
+class SeenImage:
+    """One image as one detector sees it in one view."""
 
     detector: Detector
     own_labels: Int[Tensor, " K"]
@@ -77,7 +76,7 @@ class Look:
 
     def segment(self, selected: Selected) -> Float[Tensor, "1 D h w"]:
         """Mask probabilities of boxes from anywhere."""
-        rois = self._rois(selected.rois.boxes[0], selected.rois.valid[0])
+        rois = replace(self._rois(selected.rois.boxes[0], selected.rois.valid[0]), packed=selected.rois.packed)
         return masks_in_original(
             self.detector.segment(self.features, rois, self.own_labels[selected.labels]), self.placement
         )
@@ -87,42 +86,65 @@ class Look:
         return Rois(inside[None], valid[None], self.sizes)
 
 
-class JointDetector(nn.Module):
-    """Detectors of the same classes, by name, in any order, and the views in which each sees a picture.
+@final
+class EnsemblePredictor(ImagePredictor[tuple[UInt8[np.ndarray, "_ _ 3"], ...]]):
+    """Several predictors of the same classes, by name, in any order, and the views in which each sees an image.
 
-    Labels, thresholds, suppression and numbers of detections are those of the first detector's configuration.
+    Labels, thresholds, suppression and numbers of detections are those of the first one's configuration. It keeps the
+    trunk's features of every model and view of an image until its masks are done. Raises `ConfigError` for models of
+    different classes or without stages, or that are on a device without float64 (Apple's).
     """
 
-    def __init__(self, detectors: Sequence[Detector], views: Sequence[View] = SINGLE_VIEW) -> None:
-        super().__init__()
-        self.detectors: Sequence[Detector] = nn.ModuleList(detectors)  # type: ignore[assignment]
+    def __init__(self, predictors: Sequence[Predictor], views: Sequence[View] = SINGLE_VIEW) -> None:
+        if not predictors or not views:
+            raise ConfigError("an ensemble needs at least one model, and one view of the picture")
+        self.detectors = tuple(_member(predictor) for predictor in predictors)
         self.views = tuple(views)
-        self.config = detectors[0].config
-        self.own_labels = [own_labels(self.config, detector.config) for detector in detectors]
+        super().__init__(nn.ModuleList(self.detectors), predictors[0].config)
+        self.own_labels = [own_labels(self.config, detector.config) for detector in self.detectors]
 
-    def forward(self, images: Float[Tensor, "B 3 H W"], sizes: Int[Tensor, "B 2"]) -> RawDetections:
-        """Padded pictures with values 0..255 and their own (height, width) -> detections in pixels of these
-        pictures.
-        """
-        found = [
-            self._detect(image[:, :height, :width], size)
-            for image, size, (height, width) in zip(images, sizes, sizes.tolist(), strict=True)
-        ]
-        parts = zip(*((one.boxes, one.scores, one.labels, one.valid, one.masks) for one in found), strict=True)
-        return RawDetections(*(torch.cat(part) for part in parts))
+    def preparation(self, short_edge: int | None = None, long_edge: int | None = None) -> OriginalPixels:
+        """See `ImagePredictor`; the sizes are the views'."""
+        if short_edge is not None or long_edge is not None:
+            raise ConfigError(
+                "short_edge and long_edge are for one view of one model: give sizes in the views, as in "
+                "View(scale=(600, 900))"
+            )
+        return OriginalPixels()
 
-    def _detect(self, image: Float[Tensor, "3 H W"], size: Int[Tensor, " 2"]) -> RawDetections:
-        pixels = image.permute(1, 2, 0).to("cpu", torch.uint8).numpy()
-        views = [self._look(pixels, view, image.device) for view in self.views]
-        candidates = [self._candidates(looks) for looks in views]
+    @torch.inference_mode()
+    def detect(
+        self,
+        prepared: tuple[UInt8[np.ndarray, "_ _ 3"], ...],
+        original_sizes: Sequence[tuple[int, int]],
+        sources: Sequence[str | None] | None = None,
+        *,
+        limits: Limits = NO_LIMITS,
+        semantic: bool = False,
+    ) -> list[Detections]:
+        """See `ImagePredictor`; one image after the other."""
+        if semantic:
+            raise ConfigError(NO_SEMANTIC_BRANCH)
+        names = sources or [None] * len(original_sizes)
+        with exact_onednn_matmul():
+            return [
+                original_pixels(self._detect(pixels, limits), 0, size, size, self.config, name)
+                for pixels, size, name in zip(prepared, original_sizes, names, strict=True)
+            ]
+
+    def _detect(self, pixels: UInt8[np.ndarray, "H W 3"], limits: Limits) -> RawDetections:
+        """The detections of one image, in its own pixels."""
+        views = [self._seen(pixels, view) for view in self.views]
+        candidates = [self._candidates(seen) for seen in views]
         scores, boxes, valid = (torch.cat(parts)[None] for parts in zip(*candidates, strict=True))
-        selected = select(scores, boxes, valid, size[None], self.config.inference)
-        masks = mean_of_grids([look.segment(selected) for looks in views for look in looks])
+        sizes = torch.tensor([pixels.shape[:2]], device=self.device)
+        selected = select(scores, boxes, valid, sizes, self.config.inference, limits)
+        masks = mean_of_grids([seen.segment(selected) for view in views for seen in view])
         return RawDetections(selected.rois.boxes, selected.scores, selected.labels, selected.rois.valid, masks)
 
-    def _look(self, pixels: UInt8[np.ndarray, "H W 3"], view: View, device: torch.device) -> list[Look]:
-        """The picture in one view, as each detector sees it."""
-        looks = []
+    def _seen(self, pixels: UInt8[np.ndarray, "H W 3"], view: View) -> list[SeenImage]:
+        """The image in one view, as each detector sees it."""
+        seen, device = [], self.device
         for detector, labels in zip(self.detectors, self.own_labels, strict=True):
             settings = detector.config.input
             placement = view.placement(pixels.shape[:2], settings)
@@ -132,18 +154,28 @@ class JointDetector(nn.Module):
                 .contiguous(memory_format=torch.channels_last)
             )
             sizes = torch.tensor([placement.resized], device=device)
-            looks.append(Look(detector, labels.to(device), placement, detector.features(images), sizes))
-        return looks
+            seen.append(SeenImage(detector, labels.to(device), placement, detector.features(images), sizes))
+        return seen
 
     def _candidates(
-        self, looks: list[Look]
+        self, seen: list[SeenImage]
     ) -> tuple[Float[Tensor, "R K"], Float64[Tensor, "R K 4"], Bool[Tensor, " R"]]:
-        """What the detectors say together of one view: scores, boxes and validity of the regions."""
-        regions = fuse_proposals([look.propose() for look in looks], self.config.rpn.nms_iou)
+        """Scores, boxes and validity of the regions of one view: the means over the detectors."""
+        regions = fuse_proposals([one.propose() for one in seen], self.config.rpn.nms_iou)
         scores, boxes = (
-            torch.stack(parts).mean(0) for parts in zip(*(look.refine(regions) for look in looks), strict=True)
+            torch.stack(parts).mean(0) for parts in zip(*(one.refine(regions) for one in seen), strict=True)
         )
         return scores, boxes, regions.valid
+
+
+def _member(predictor: Predictor) -> Detector:
+    """The detector of a predictor that can be part of an ensemble."""
+    detector = predictor.detector
+    if not isinstance(detector, Detector):
+        raise ConfigError(f"a {type(detector).__name__} cannot be part of an ensemble: give models of htc.load")
+    if predictor.device.type == "mps":
+        raise ConfigError("views and ensembles compute in float64, which Apple's GPUs lack: use --device cpu")
+    return detector
 
 
 def own_labels(first: Config, other: Config) -> Int[Tensor, " K"]:
@@ -196,24 +228,3 @@ def fuse_proposals(members: Sequence[Proposed], threshold: float) -> Proposed:
         kept, before = valid & ~(suppresses & kept[:, None]).any(0), kept
     best = kept.long().argsort(descending=True, stable=True)[: max(len(one.valid) for one in members)]
     return Proposed(boxes[best], objectness[best], kept[best])
-
-
-def join(predictors: Sequence[Predictor], views: Sequence[View] = SINGLE_VIEW) -> Predictor:
-    """One predictor that looks at pictures with all these models in all these views; used like any other.
-
-    It keeps the trunk's features of every model and view of a picture until its masks are done. Raises `ConfigError`
-    for models of different classes or without stages, or that lie on a device without float64 (Apple's).
-    """
-    if not predictors or not views:
-        raise ConfigError("an ensemble needs at least one model, and one view of the picture")
-    detectors = []
-    for predictor in predictors:
-        if not isinstance(predictor.detector, Detector):
-            raise ConfigError(
-                f"a {type(predictor.detector).__name__} cannot be part of an ensemble: give models of htc.load"
-            )
-        if next(predictor.detector.parameters()).device.type == "mps":
-            raise ConfigError("views and ensembles compute in float64, which Apple's GPUs lack: use --device cpu")
-        detectors.append(predictor.detector)
-    first = predictors[0].config
-    return Predictor(JointDetector(detectors, views), first.replace(input=AS_IT_IS))

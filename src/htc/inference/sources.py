@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from glob import has_magic
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from htc.data.images import MAX_PIXELS, picture_size
 from htc.errors import DataError
-from htc.inference.predictor import PredictOptions, Predictor
+from htc.inference.predictor import ImagePredictor, PredictOptions
 from htc.results import Detections
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -131,7 +131,7 @@ def image_ids(files: Sequence[PictureFile], annotations: Mapping[str, int | str]
 
 
 def predict_files(
-    predictor: Predictor,
+    predictor: ImagePredictor[Any],
     files: Iterable[PictureFile],
     failures: list[Failure],
     batch_size: int = 1,

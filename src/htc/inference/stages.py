@@ -4,14 +4,14 @@ network.
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from htc.config import NoMask
+from htc.data.transforms import NetworkInput
 from htc.errors import ConfigError
-from htc.inference.predictor import Predictor, original_pixels
+from htc.inference.predictor import ImagePredictor, Predictor, original_pixels
 from htc.model.detector import Detector
 from htc.ops.onednn import exact_onednn_matmul
 from htc.results import Detections
@@ -21,12 +21,12 @@ StageSubset = tuple[int, ...]
 """Mask stages, from 1, whose probabilities are averaged."""
 
 
-def mask_stages_of(predictor: Predictor) -> StageSubset:
+def mask_stages_of(predictor: ImagePredictor[Any]) -> StageSubset:
     """The subset that the model's own configuration takes."""
     return predictor.config.inference.mask_stages or tuple(range(1, predictor.config.cascade.num_stages + 1))
 
 
-def check_subsets(predictor: Predictor, subsets: Collection[StageSubset]) -> None:
+def check_subsets(predictor: ImagePredictor[Any], subsets: Collection[StageSubset]) -> None:
     """Raises `ConfigError` for a subset that is empty, repeats a stage or names one the model does not have."""
     if isinstance(predictor.config.cascade.mask_head, NoMask):
         raise ConfigError("this model finds boxes alone (cascade.mask_head none): it has no mask stages to look at")
@@ -41,23 +41,24 @@ def check_subsets(predictor: Predictor, subsets: Collection[StageSubset]) -> Non
 
 @torch.inference_mode()
 def detect_stages(
-    predictor: Predictor,
-    images: Float[Tensor, "B 3 H W"],
-    sizes: Int[Tensor, "B 2"],
+    predictor: ImagePredictor[Any],
+    prepared: NetworkInput,
     original_sizes: Sequence[tuple[int, int]],
     subsets: Collection[StageSubset],
 ) -> dict[StageSubset, list[Detections]]:
-    """For each subset, the detections of normalised, padded pictures whose masks are the mean over its stages alone.
+    """For each subset, the detections of prepared images whose masks are the mean over its stages alone.
 
     Boxes, scores and order are the same in all subsets: those of the model's configuration. Trunk, box cascade and
     every mask head run once. Raises `ConfigError` for subsets the model does not have, or a network without stages.
     """
     check_subsets(predictor, subsets)
+    if not isinstance(predictor, Predictor):
+        raise ConfigError(f"a {type(predictor).__name__} has no stages to look at: give a model of htc.load")
     detector = predictor.detector
     if not isinstance(detector, Detector):
         raise ConfigError(f"a {type(detector).__name__} has no stages to look at: give a model of htc.load")
-    images = images.to(predictor.device).contiguous(memory_format=torch.channels_last)
-    sizes = sizes.to(predictor.device)
+    images = prepared.images.to(predictor.device).contiguous(memory_format=torch.channels_last)
+    sizes = prepared.sizes.to(predictor.device)
     used = tuple(sorted({stage for subset in subsets for stage in subset}))
     with exact_onednn_matmul():
         features = detector.features(images)

@@ -8,7 +8,7 @@ from torch import nn
 
 from htc.config import RPN, Config, FineMask, FusionMask, GuidedRPN, NoMask, Proposals, ResNet
 from htc.model.cascade import HybridTaskCascade
-from htc.model.fusion import FusedPool, PackedPool, Pool, RegionPooling
+from htc.model.fusion import FusedPool, Pool, RegionPooling
 from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, FirstLayer, MaskHead, plain_layer
 from htc.model.layers import ConvBlock, initialise
 from htc.model.rpn import ProposalHead
@@ -56,9 +56,7 @@ def build_cascade(config: Config) -> HybridTaskCascade:
     for flow in flows:
         initialise(flow)
     flows = [_flow(flow, config) for flow in flows]
-    return HybridTaskCascade(
-        PackedPool(_box_pool(config)), PackedPool(_mask_pool(config)), box_heads, mask_heads, flows, cascade.interleaved
-    )
+    return HybridTaskCascade(_box_pool(config), _mask_pool(config), box_heads, mask_heads, flows, cascade.interleaved)
 
 
 def _levels(config: Config) -> int:

@@ -10,7 +10,16 @@ from htc.config import Config
 from htc.model.backbone import build_backbone, channels
 from htc.model.build import build_cascade, build_extensions, build_rpn
 from htc.model.neck import build_neck
-from htc.model.postprocess import Selected, class_scores, final_boxes, segment, segment_stages, select
+from htc.model.postprocess import (
+    NO_LIMITS,
+    Limits,
+    Selected,
+    class_scores,
+    final_boxes,
+    segment,
+    segment_stages,
+    select,
+)
 from htc.model.semantic import SemanticBranch
 from htc.types import BoxStage, Features, RawDetections, Rois
 
@@ -42,14 +51,16 @@ class Detector(nn.Module):
             self.add_module(name, extension)
         self.fuses_semantic = config.cascade.semantic_fusion != "none"
 
-    def forward(self, images: Float[Tensor, "B 3 H W"], sizes: Int[Tensor, "B 2"]) -> RawDetections:
-        """Normalised, padded pictures and their own (height, width) -> detections in pixels of the network input."""
-        return self.detect(self.features(images), sizes)
+    def forward(
+        self, images: Float[Tensor, "B 3 H W"], sizes: Int[Tensor, "B 2"], limits: Limits = NO_LIMITS
+    ) -> RawDetections:
+        """Normalised, padded images and their own (height, width) -> detections in pixels of the network input."""
+        return self.detect(self.features(images), sizes, limits)
 
-    def detect(self, features: Features, sizes: Int[Tensor, "B 2"]) -> RawDetections:
+    def detect(self, features: Features, sizes: Int[Tensor, "B 2"], limits: Limits = NO_LIMITS) -> RawDetections:
         """The region part: what `forward` makes of the trunk's features."""
         proposals, _ = self.propose(features, sizes)
-        selected = self.select(self.refine(features, proposals))
+        selected = self.select(self.refine(features, proposals), limits)
         masks = self.segment(features, selected.rois, selected.labels)
         return RawDetections(selected.rois.boxes, selected.scores, selected.labels, selected.rois.valid, masks)
 
@@ -80,12 +91,11 @@ class Detector(nn.Module):
         """r_1 .. r_T with each stage's class logits."""
         return self.roi.refine(*features.pooled, rois)
 
-    def select(self, stages: list[BoxStage]) -> Selected:
+    def select(self, stages: list[BoxStage], limits: Limits = NO_LIMITS) -> Selected:
         """The best boxes over all stages' scores."""
         rois, inference = stages[0].rois, self.config.inference
-        return select(
-            class_scores(stages, inference), final_boxes(self.roi, stages, inference), rois.valid, rois.sizes, inference
-        )
+        scores, boxes = class_scores(stages, inference), final_boxes(self.roi, stages, inference)
+        return select(scores, boxes, rois.valid, rois.sizes, inference, limits)
 
     def segment(self, features: Features, rois: Rois, labels: Int[Tensor, "B D"]) -> Float[Tensor, "B D S S"]:
         """Mask probabilities of any boxes."""

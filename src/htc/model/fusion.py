@@ -1,6 +1,5 @@
 """Eq. 6: x^box = P(x, r) + P(S(x), r), and likewise x^mask."""
 
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -8,8 +7,16 @@ from torch import Tensor, nn
 from htc.ops.roi_pool import Pyramid, roi_pool
 from htc.types import Rois
 
-RegionPooling = Callable[[Pyramid, Tensor, int, int], Tensor]
-"""P: features, boxes (B, R, 4), bins, subdivide -> (B R, C, bins, bins); see `roi_pool`."""
+
+@runtime_checkable
+class RegionPooling(Protocol):
+    """P; see `roi_pool`."""
+
+    def __call__(
+        self, pyramid: Pyramid, boxes: Tensor, bins: int, subdivide: int = 1, *, rows: Tensor | None = None
+    ) -> Tensor:
+        """Features, boxes (B, R, 4) and which rows of them -> (N, C, bins, bins)."""
+        ...
 
 
 @runtime_checkable
@@ -17,20 +24,8 @@ class Pool(Protocol):
     """From the features and the regions to what the heads read: `FusedPool`, or what is built around one."""
 
     def __call__(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Tensor:
-        """-> (N, C, bins, bins), N the rows of `rois` that go through the heads: B R at test time."""
+        """-> (N, C, bins, bins), N the slots of `rois` that go through the heads."""
         ...
-
-
-class PackedPool(nn.Module):
-    """A pool's features of the rows that go through the heads."""
-
-    def __init__(self, pool: Pool) -> None:
-        super().__init__()
-        self.pool = pool
-
-    def forward(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Tensor:
-        """-> (N, C, bins, bins)"""
-        return rois.pack(self.pool(x, s, rois))
 
 
 class FusedPool(nn.Module):
@@ -47,14 +42,14 @@ class FusedPool(nn.Module):
         self.pooling = pooling
 
     def forward(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Tensor:
-        """-> (B R, C, bins, bins)"""
+        """-> (N, C, bins, bins)"""
         pooled = self.of_pyramid(x, rois)
         return pooled + self.of_semantic(s, rois) if self.fuse and s is not None else pooled
 
     def of_pyramid(self, x: Pyramid, rois: Rois) -> Tensor:
         """P(x, r)"""
-        return self.pooling(x, rois.boxes, self.bins, 1)
+        return self.pooling(x, rois.boxes, self.bins, 1, rows=rois.rows)
 
     def of_semantic(self, s: Pyramid, rois: Rois) -> Tensor:
         """P(S(x), r)"""
-        return self.pooling(s, rois.boxes, self.bins, self.semantic_subdivide)
+        return self.pooling(s, rois.boxes, self.bins, self.semantic_subdivide, rows=rois.rows)

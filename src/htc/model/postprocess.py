@@ -17,6 +17,22 @@ from htc.types import BoxStage, Rois
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Which detections a call asks for; they are applied before masks are computed. None: as configured."""
+
+    score_threshold: float | None = None
+    """Detections with a lower score are left out (0..1), whatever the configuration's own threshold."""
+    labels: tuple[int, ...] | None = None
+    """Only these classes (0 .. K-1); None: all."""
+    max_detections: int | None = None
+    """At most this many detections an image, best first, counted among the classes above."""
+
+
+NO_LIMITS = Limits()
+"""The detections that the configuration describes."""
+
+
+@dataclass(frozen=True)
 class Selected:
     """The boxes that are kept, best first, before they have masks."""
 
@@ -46,22 +62,43 @@ def select(
     valid: Bool[Tensor, "B R"],
     sizes: Int[Tensor, "B 2"],
     config: Inference,
+    limits: Limits = NO_LIMITS,
 ) -> Selected:
     """Every (region, class) pair over the score threshold is a candidate; NMS or Soft-NMS per class; the best are
     kept.
+
+    `limits` give the detections that would be left of all those without them: a box is suppressed by better ones of its
+    own class alone. In eager execution the result is packed, so that no mask is computed for an empty slot; an exported
+    or compiled graph has static shapes and computes all.
     """
-    classes = scores.shape[2]
+    classes, capacity = scores.shape[2], limits.max_detections or config.max_detections
     if scores.shape[1] == 0:  # no region: an invalid one fills the slots
         scores, boxes, valid = (t.new_zeros(t.shape[0], 1, *t.shape[2:]) for t in (scores, boxes, valid))
     labels = torch.arange(classes, device=scores.device).repeat(scores.shape[1])
     picked = []
     for s, b, v in zip(scores.unbind(), boxes.unbind(), valid.unbind(), strict=True):
         flat = b.expand(-1, classes, -1).reshape(-1, 4)
-        candidate = ((s > config.score_threshold) & v[:, None]).flatten()
-        slots, left, filled = thin(flat, s.flatten(), labels, candidate, config)
+        candidate = (_wanted(s, config, limits) & v[:, None]).flatten()
+        slots, left, filled = thin(flat, s.flatten(), labels, candidate, config, capacity)
+        if limits.score_threshold is not None:  # Soft-NMS has lowered scores
+            filled = filled & (left >= limits.score_threshold)
         picked.append((flat[slots] * filled[:, None], left * filled, labels[slots] * filled, filled))
     kept_boxes, kept_scores, kept_labels, kept = (torch.stack(parts) for parts in zip(*picked, strict=True))
-    return Selected(Rois(kept_boxes, kept, sizes), kept_scores, kept_labels)
+    static = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    return Selected(Rois(kept_boxes, kept, sizes, packed=not static), kept_scores, kept_labels)
+
+
+def _wanted(scores: Float[Tensor, "R K"], config: Inference, limits: Limits) -> Bool[Tensor, "R K"]:
+    """The pairs of region and class that a call asks for."""
+    if limits.score_threshold is None:
+        wanted = scores > config.score_threshold
+    else:
+        wanted = scores >= limits.score_threshold
+    if limits.labels is None:
+        return wanted
+    chosen = torch.zeros(scores.shape[1], dtype=torch.bool)
+    chosen[list(limits.labels)] = True
+    return wanted & chosen.to(scores.device)
 
 
 def thin(
@@ -70,16 +107,17 @@ def thin(
     labels: Int[Tensor, " N"],
     candidate: Bool[Tensor, " N"],
     config: Inference,
+    capacity: int,
 ) -> tuple[Int[Tensor, " D"], Float[Tensor, " D"], Bool[Tensor, " D"]]:
     """Which boxes survive their better neighbours of the same class, best first; the scores they end with; which
     slots are filled.
     """
     soft = config.soft_nms
     if soft is None:
-        slots, filled = nms_per_class(boxes, scores, labels, candidate, config.nms_iou, config.max_detections)
+        slots, filled = nms_per_class(boxes, scores, labels, candidate, config.nms_iou, capacity)
         return slots, scores[slots], filled
     decay = linear_decay(soft.iou) if soft.kind == "linear" else gaussian_decay(soft.sigma)
-    return soft_nms_per_class(boxes, scores, labels, candidate, decay, soft.min_score, config.max_detections)
+    return soft_nms_per_class(boxes, scores, labels, candidate, decay, soft.min_score, capacity)
 
 
 def segment(
@@ -88,15 +126,15 @@ def segment(
     """Probability of each box's own class on a grid of S x S cells (28 x 28, or the mask heads' own size): the mean
     over the mask stages of their sigmoids.
 
-    All stages look at the same, final boxes. Averaging probabilities, not thresholded masks, lets callers average
+    All stages see the same, final boxes; of packed RoIs only the valid ones, and the grids of empty slots are zero.
+    Averaging probabilities, not thresholded masks, lets callers average
     further (over augmentations, over models) before they decide. A model of boxes alone gives grids without cells (S =
     0).
     """
     if not roi.mask_heads:
         return rois.boxes.new_zeros((*labels.shape, 0, 0))
-    return segment_stages(roi, x, s, rois, labels, config.mask_stages or tuple(range(1, len(roi.mask_heads) + 1))).mean(
-        0
-    )
+    stages = config.mask_stages or tuple(range(1, len(roi.mask_heads) + 1))
+    return segment_stages(roi, x, s, rois, labels, stages).mean(0)
 
 
 def segment_stages(
@@ -109,7 +147,5 @@ def segment_stages(
 ) -> Float[Tensor, "T B D S S"]:
     """Each of these mask stages' (from 1) own probabilities; every head runs once."""
     features = roi.mask_features(x, s, rois, max(stages))
-    flat = labels.flatten()
-    return torch.stack([roi.mask_heads[t - 1](features[t - 1], flat).sigmoid() for t in stages]).unflatten(
-        1, labels.shape
-    )
+    of_rows = rois.pack(labels.flatten())
+    return torch.stack([rois.unpack(roi.mask_heads[t - 1](features[t - 1], of_rows).sigmoid()) for t in stages])

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from htc.ops.pixel_gather import Bags, PixelGather, bags
+from htc.ops.pixel_gather import PixelGather, bags
 
 Backend = Literal["auto", "gather", "torchvision"]
 FINEST_SCALE = 56
@@ -53,9 +53,14 @@ def pyramid_level(boxes: Float[Tensor, "*N 4"], levels: int) -> Int[Tensor, "*N"
 
 
 def roi_pool(
-    pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int, subdivide: int = 1, backend: Backend = "auto"
+    pyramid: Pyramid,
+    boxes: Float[Tensor, "B R 4"],
+    bins: int,
+    subdivide: int = 1,
+    backend: Backend = "auto",
+    rows: Int[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "N C bins bins"]:
-    """RoIAlign each box on its level. -> (B R, C, bins, bins), channels last.
+    """RoIAlign each box on its level. -> (N, C, bins, bins), channels last: of all B R boxes, or of those at `rows`.
 
     `subdivide` = 2 computes 2 bins x 2 bins and averages each 2 x 2 block (the semantic feature of the box branch),
     without ever holding the larger grid where the backend can avoid it.
@@ -65,41 +70,50 @@ def roi_pool(
     # a diverging network may say NaN: such a box pools nothing instead of failing inside a kernel
     boxes = boxes.detach().float().nan_to_num(0, 0, 0)
     if backend == "torchvision":
-        return _by_torchvision(pyramid, boxes, bins, subdivide)
-    count = boxes.shape[0] * boxes.shape[1]
+        return _by_torchvision(pyramid, boxes, bins, subdivide, rows)
+    on_maps = on_levels(pyramid, boxes, rows)
+    count = len(on_maps[0])
     if count == 0:
-        return pyramid.maps[0].new_zeros((0, pyramid.maps[0].shape[1], bins, bins))
-    pooled = PixelGather.apply(pyramid.table, _bags(pyramid, boxes, bins, subdivide))
+        return no_features(pyramid, bins)
+    pooled = PixelGather.apply(pyramid.table, bags(*on_maps, bins, subdivide))
     return pooled.view(count, bins, bins, -1).permute(0, 3, 1, 2)
 
 
-def _bags(pyramid: Pyramid, boxes: Tensor, bins: int, subdivide: int) -> Bags:
-    """Which table rows, with which weights, make each bin of each box."""
-    return bags(*on_levels(pyramid, boxes), bins, subdivide)
+def no_features(pyramid: Pyramid, bins: int) -> Float[Tensor, "0 C bins bins"]:
+    """What no box pools; part of the graph, so that what made the features still gets a gradient."""
+    return pyramid.maps[0][:0, :, :1, :1].expand(0, -1, bins, bins)
+
+
+def selected_boxes(
+    boxes: Float[Tensor, "B R 4"], rows: Int[Tensor, " N"] | None
+) -> tuple[Float[Tensor, "N 4"], Int[Tensor, " N"]]:
+    """All B R boxes, or those at `rows`, and the index of each one's image."""
+    image = torch.arange(boxes.shape[0], device=boxes.device).repeat_interleave(boxes.shape[1])
+    flat = boxes.flatten(0, 1)
+    return (flat, image) if rows is None else (flat[rows], image[rows])
 
 
 def on_levels(
-    pyramid: Pyramid, boxes: Float[Tensor, "B R 4"]
+    pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], rows: Int[Tensor, " N"] | None = None
 ) -> tuple[Float[Tensor, "N 4"], Int[Tensor, "N 2"], Int[Tensor, " N"]]:
     """Each box in pixels of its own map, that map's (height, width), and the map's first row in the pixel table."""
-    images, regions = boxes.shape[:2]
-    level = pyramid_level(boxes.detach(), len(pyramid.maps)).flatten()
+    images = boxes.shape[0]
+    boxes, image = selected_boxes(boxes, rows)
+    level = pyramid_level(boxes.detach(), len(pyramid.maps))
     sizes = torch.tensor([m.shape[-2:] for m in pyramid.maps], device=boxes.device)
     pixels = sizes.prod(1)
     first = (pixels * images).cumsum(0) - pixels * images
-    image = torch.arange(images, device=boxes.device).repeat_interleave(regions)
     stride = torch.tensor(pyramid.strides, dtype=boxes.dtype, device=boxes.device)[level]
-    return boxes.reshape(-1, 4) / stride[:, None], sizes[level], first[level] + image * pixels[level]
+    return boxes / stride[:, None], sizes[level], first[level] + image * pixels[level]
 
 
-def _by_torchvision(pyramid: Pyramid, boxes: Tensor, bins: int, subdivide: int) -> Tensor:
-    images, regions = boxes.shape[:2]
-    image = torch.arange(images, device=boxes.device, dtype=torch.float32)[:, None, None].expand(images, regions, 1)
+def _by_torchvision(pyramid: Pyramid, boxes: Tensor, bins: int, subdivide: int, rows: Tensor | None) -> Tensor:
+    boxes, image = selected_boxes(boxes, rows)
     level = pyramid_level(boxes, len(pyramid.maps))
     total: Tensor | None = None
     for index, (features, stride) in enumerate(zip(pyramid.maps, pyramid.strides, strict=True)):
         here = boxes if len(pyramid.maps) == 1 else torch.where((level == index)[..., None], boxes, 0.0)
-        rois = torch.cat([image, here], -1).reshape(-1, 5)
+        rois = torch.cat([image[:, None].to(here.dtype), here], 1)
         pooled = roi_align(features.float(), rois, bins * subdivide, 1 / stride, -1, aligned=True)
         total = pooled if total is None else total + pooled
     assert total is not None

@@ -21,7 +21,7 @@ from torchvision.ops import roi_align
 
 from htc.errors import ConfigError
 from htc.ops.pixel_gather import CAPACITIES, Bags, Group, PixelGather, by_shape
-from htc.ops.roi_pool import Pyramid, on_levels, pyramid_level
+from htc.ops.roi_pool import Pyramid, no_features, on_levels, pyramid_level, selected_boxes
 
 SMALLEST_EXTENT = 1e-6
 """A bin narrower than this many pixels has no area to average over and pools zero, as in the authors' code."""
@@ -32,9 +32,14 @@ NOWHERE = -1e6
 
 
 def precise_roi_pool(
-    pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int, subdivide: int = 1
+    pyramid: Pyramid,
+    boxes: Float[Tensor, "B R 4"],
+    bins: int,
+    subdivide: int = 1,
+    rows: Int[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "N C bins bins"]:
-    """The exact mean of each bin of each box on its level. -> (B R, C, bins, bins), channels last.
+    """The exact mean of each bin of each box on its level. -> (N, C, bins, bins), channels last: of all B R boxes, or
+    of those at `rows`.
 
     Differentiable in the features, and in the boxes if they require it. A box without extent, or that is no number,
     pools zero. `subdivide` is RoIAlign's: the mean of exact means over parts of a bin is the exact mean of the bin,
@@ -45,11 +50,12 @@ def precise_roi_pool(
             "cascade.pooling precise cannot be exported: how many pixels a bin covers is no static shape; export a "
             "model of pooling align"
         )
-    count = boxes.shape[0] * boxes.shape[1]
+    on_maps = on_levels(pyramid, boxes.double().nan_to_num(0, 0, 0), rows)
+    count = len(on_maps[0])
     if count == 0:
-        return pyramid.maps[0].new_zeros((0, pyramid.maps[0].shape[1], bins, bins))
+        return no_features(pyramid, bins)
     exact = torch.promote_types(pyramid.maps[0].dtype, torch.float32)
-    groups = _groups(*on_levels(pyramid, boxes.double().nan_to_num(0, 0, 0)), bins, exact)
+    groups = _groups(*on_maps, bins, exact)
     if boxes.requires_grad:
         pooled = _differentiable_in_weights(pyramid.table, groups, count)
     else:
@@ -122,23 +128,23 @@ def _differentiable_in_weights(table: Float[Tensor, "P C"], groups: list[Group],
 
 
 def sampled_roi_pool(
-    pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], bins: int, subdivide: int = 1
+    pyramid: Pyramid,
+    boxes: Float[Tensor, "B R 4"],
+    bins: int,
+    subdivide: int = 1,
+    rows: Int[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "N C bins bins"]:
     """As `roi_pool`, with torchvision's samples; a box is at least one pixel of its map wide and high.
 
     Shapes are static: on the levels a box does not belong to it lies outside the map, where the kernel adds nothing.
     """
-    boxes = boxes.detach().float().nan_to_num(NOWHERE, NOWHERE, NOWHERE)
-    images, regions = boxes.shape[:2]
-    image = torch.arange(images, device=boxes.device, dtype=torch.float32)[:, None, None].expand(images, regions, 1)
+    boxes, image = selected_boxes(boxes.detach().float().nan_to_num(NOWHERE, NOWHERE, NOWHERE), rows)
     level = pyramid_level(boxes, len(pyramid.maps))
     features = pyramid.maps[0]
-    total = features.new_zeros(
-        (images * regions, features.shape[1], bins * subdivide, bins * subdivide), dtype=torch.float32
-    )
+    total = features.new_zeros((len(boxes), features.shape[1], bins * subdivide, bins * subdivide), dtype=torch.float32)
     for index, (features, stride) in enumerate(zip(pyramid.maps, pyramid.strides, strict=True)):
         here = torch.where((level == index)[..., None], boxes, NOWHERE)
-        rois = torch.cat([image, here], -1).reshape(-1, 5)
+        rois = torch.cat([image[:, None].to(here.dtype), here], 1)
         total = total + roi_align(features.float(), rois, bins * subdivide, 1 / stride, SAMPLES, aligned=False)
     pooled = F.avg_pool2d(total, subdivide) if subdivide > 1 else total
     return pooled.to(features.dtype).contiguous(memory_format=torch.channels_last)

@@ -51,8 +51,8 @@ def evaluate_on_all_ranks(
     dataset = read_coco(annotations, images)
     mine = replace(dataset, images=dataset.images[rank() :: count()])
 
-    def detect(batch: PictureBatch) -> dict[None, list[Detections]]:
-        return {None: predictor.detect(batch.images, batch.sizes, batch.original_sizes)}
+    def detect(batch: PictureBatch[Any]) -> dict[None, list[Detections]]:
+        return {None: predictor.detect(batch.prepared, batch.original_sizes)}
 
     ids = match_categories(predictor.config.classes, truth)
     results = [result for _, result in results_of(predictor, mine, detect, ids, most, progress, workers=workers)]

@@ -28,7 +28,7 @@ class AdaptivePool(nn.Module):
         self.pool = pool
 
     def forward(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Tensor:
-        """-> (B R, levels C, bins, bins)"""
+        """-> (N, levels C, bins, bins)"""
         levels = [self.pool.of_pyramid(level, rois) for level in x.single]
         if self.pool.fuse and s is not None:
             semantic = self.pool.of_semantic(s, rois)

@@ -91,9 +91,9 @@ class DetailPool(nn.Module):
         self.pool = pool
 
     def forward(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Float[Tensor, "N C 14 14"]:
-        """-> (B R, C + 16 D, 14, 14)"""
+        """-> (N, C + 16 D, 14, 14)"""
         assert isinstance(x, DetailedPyramid)
-        detail = roi_pool(x.detail, rois.boxes, FINER * MASK_BINS)
+        detail = roi_pool(x.detail, rois.boxes, FINER * MASK_BINS, rows=rois.rows)
         return torch.cat([self.pool(x, s, rois), to_channels(detail)], 1)
 
 
