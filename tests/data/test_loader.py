@@ -91,7 +91,7 @@ def test_every_picture_once_in_valid_batches(dataset: Dataset, batch_size: int, 
     ids: list[int | str] = []
     for batch in training_loader(dataset, settings(**augmentation), 0, 0, batch_size):
         ids += batch.image_ids
-        assert batch.prepared.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
         assert batch.images.shape[2] % 32 == 0
         assert batch.images.shape[3] % 32 == 0
         assert batch.semantic is not None

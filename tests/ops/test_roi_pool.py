@@ -1,5 +1,7 @@
 """RoI pooling: the gather backend against torchvision's RoIAlign, and both against what they must ignore."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from htc.ops.roi_pool import Backend, Pyramid, pyramid_level, roi_pool
+from htc.ops.roi_pool_variants import precise_roi_pool, sampled_roi_pool
 
 STRIDES = (4, 8, 16, 32)
 BACKENDS: tuple[Backend, ...] = ("gather", "torchvision")
@@ -210,3 +213,33 @@ def test_level_of_a_box(side: float, level: int) -> None:
 def test_level_of_broken_boxes_exists() -> None:
     boxes = torch.tensor([[10.0, 0, 0, 10], [5.0, 5, 5, 5]])
     assert pyramid_level(boxes, 4).tolist() == [0, 0]
+
+
+POOLINGS = {
+    "gather": partial(roi_pool, backend="gather"),
+    "torchvision": partial(roi_pool, backend="torchvision"),
+    "precise": precise_roi_pool,
+    "sampled": sampled_roi_pool,
+}
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("rows", [[], [0], [3, 29, 30, 31, 58], list(range(60))])
+def test_some_rows_are_pooled_as_all_are(pooling: str, rows: list[int]) -> None:
+    pool, maps, boxes = POOLINGS[pooling], pyramid(2), random_boxes(2, 30, 4)
+    chosen = torch.tensor(rows, dtype=torch.long)
+    torch.testing.assert_close(pool(maps, boxes, 7, rows=chosen), pool(maps, boxes, 7)[chosen], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("rows", [[], [3, 29, 30, 31, 58]])
+def test_the_gradient_of_some_rows_is_bit_for_bit_that_of_all(pooling: str, rows: list[int]) -> None:
+    pool, boxes, chosen = POOLINGS[pooling], random_boxes(2, 30, 4), torch.tensor(rows, dtype=torch.long)
+    gradients = []
+    for pooled in (lambda maps: pool(maps, boxes, 7, rows=chosen), lambda maps: pool(maps, boxes, 7)[chosen]):
+        levels = tuple(level.requires_grad_() for level in pyramid(2).maps)
+        pooled(Pyramid(levels, STRIDES)).square().sum().backward()
+        gradients.append([level.grad for level in levels])
+    for some, whole in zip(*gradients, strict=True):
+        assert some is not None
+        assert torch.equal(some, whole)

@@ -71,17 +71,15 @@ def roi_pool(
     boxes = boxes.detach().float().nan_to_num(0, 0, 0)
     if backend == "torchvision":
         return _by_torchvision(pyramid, boxes, bins, subdivide, rows)
+    if rows is not None and pyramid.maps[0].requires_grad:
+        # The order in which a pixel's gradients are added up depends on all boxes: leaving some out would change sums.
+        return roi_pool(pyramid, boxes, bins, subdivide, backend)[rows]
     on_maps = on_levels(pyramid, boxes, rows)
     count = len(on_maps[0])
     if count == 0:
-        return no_features(pyramid, bins)
+        return pyramid.maps[0].new_zeros((0, pyramid.maps[0].shape[1], bins, bins))
     pooled = PixelGather.apply(pyramid.table, bags(*on_maps, bins, subdivide))
     return pooled.view(count, bins, bins, -1).permute(0, 3, 1, 2)
-
-
-def no_features(pyramid: Pyramid, bins: int) -> Float[Tensor, "0 C bins bins"]:
-    """What no box pools; part of the graph, so that what made the features still gets a gradient."""
-    return pyramid.maps[0][:0, :, :1, :1].expand(0, -1, bins, bins)
 
 
 def selected_boxes(

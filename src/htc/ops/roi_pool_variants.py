@@ -21,7 +21,7 @@ from torchvision.ops import roi_align
 
 from htc.errors import ConfigError
 from htc.ops.pixel_gather import CAPACITIES, Bags, Group, PixelGather, by_shape
-from htc.ops.roi_pool import Pyramid, no_features, on_levels, pyramid_level, selected_boxes
+from htc.ops.roi_pool import Pyramid, on_levels, pyramid_level, selected_boxes
 
 SMALLEST_EXTENT = 1e-6
 """A bin narrower than this many pixels has no area to average over and pools zero, as in the authors' code."""
@@ -50,10 +50,12 @@ def precise_roi_pool(
             "cascade.pooling precise cannot be exported: how many pixels a bin covers is no static shape; export a "
             "model of pooling align"
         )
+    if rows is not None and pyramid.maps[0].requires_grad:
+        return precise_roi_pool(pyramid, boxes, bins, subdivide)[rows]  # as in `roi_pool`
     on_maps = on_levels(pyramid, boxes.double().nan_to_num(0, 0, 0), rows)
     count = len(on_maps[0])
     if count == 0:
-        return no_features(pyramid, bins)
+        return pyramid.maps[0].new_zeros((0, pyramid.maps[0].shape[1], bins, bins))
     exact = torch.promote_types(pyramid.maps[0].dtype, torch.float32)
     groups = _groups(*on_maps, bins, exact)
     if boxes.requires_grad:
