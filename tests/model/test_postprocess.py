@@ -197,7 +197,7 @@ def test_a_threshold_of_the_call_replaces_the_configured_one(threshold: float | 
     valid = torch.ones(1, 2, dtype=torch.bool)
     limits = Limits(score_threshold=threshold)
     found = select(scores[..., :3], boxes, valid, SIZES[:1], Inference(score_threshold=0.5), limits)
-    assert int((found.scores[found.rois.valid] > 0).sum()) == count
+    assert int(found.rois.valid.sum()) == count
 
 
 @pytest.mark.parametrize("parts", PARTS)

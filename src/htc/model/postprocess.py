@@ -21,7 +21,9 @@ class Limits:
     """Which detections a call asks for; they are applied before masks are computed. None: as configured."""
 
     score_threshold: float | None = None
-    """Detections with a lower score are left out (0..1), whatever the configuration's own threshold."""
+    """Detections with a lower score are left out (0..1), whatever the configuration's own threshold; so are those with
+    a score of 0.
+    """
     labels: tuple[int, ...] | None = None
     """Only these classes (0 .. K-1); None: all."""
     max_detections: int | None = None
@@ -93,7 +95,7 @@ def _wanted(scores: Float[Tensor, "R K"], config: Inference, limits: Limits) -> 
     if limits.score_threshold is None:
         wanted = scores > config.score_threshold
     else:
-        wanted = scores >= limits.score_threshold
+        wanted = scores >= limits.score_threshold if limits.score_threshold > 0 else scores > 0
     if limits.labels is None:
         return wanted
     chosen = torch.zeros(scores.shape[1], dtype=torch.bool)
