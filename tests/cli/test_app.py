@@ -217,6 +217,27 @@ def test_the_real_command_answers_without_torch() -> None:
     assert len(json.loads(done.stdout)) == len(PRESETS)
 
 
+WRONG_CALLS = (
+    ("predict", "a.jpg", "--model", "no_preset"),
+    ("predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--no-draw"),
+    ("predict", "a.jpg", "--model", "htc_r50_fpn_1x_coco", "--model", "b", "--weights", "htc_r50_fpn_1x_coco"),
+    ("evaluate", "no_preset", "--annotations", "a.json"),
+    ("convert", "no.pth", "out"),
+    ("doctor", "a.json", "images", "--json", "/"),
+    ("train", "--semantic", "nowhere", "--data", "."),
+)
+
+
+def test_wrong_calls_are_answered_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from htc.cli.app import run\n"
+        f"for call in {WRONG_CALLS!r}:\n"
+        "    assert (run(call), 'torch' in sys.modules) == (2, False), call"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_torch_and_torchvision_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(

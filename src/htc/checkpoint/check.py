@@ -1,18 +1,19 @@
-"""Check the model and weights of a call before anything is downloaded or built.
+"""Check the models and weights of a call before anything is downloaded or built; the configuration they would have.
 
-Needs no torch, except for the configuration of a folder.
+Needs no torch, except for the configuration of a folder or of a weights file.
 """
 
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from htc.checkpoint.facts import NO_FACTS, UserFacts
 from htc.checkpoint.zoo import RELEASED, cached
 from htc.compatibility import check_torch
 from htc.config import Config
 from htc.errors import CheckpointError, ConfigError
 from htc.presets import PRESETS, preset
-from htc.settings.layers import Setting, overlay
+from htc.settings.layers import Setting, nested, overlay
 
 
 def check_model(model: str, weights: str | None, settings: Sequence[Setting]) -> Config | None:
@@ -38,6 +39,30 @@ def check_model(model: str, weights: str | None, settings: Sequence[Setting]) ->
             f"{model} is a weights file already: leave --weights out, or give a preset or a folder as the model"
         )
     return _folder_config(path, settings) if path.is_dir() else None
+
+
+def check_models(models: Sequence[str], weights: str | None, settings: Sequence[Setting]) -> Config | None:
+    """`check_model` and `check_released` for each of several models; `weights` are for a single one.
+
+    Returns the configuration of the first model of which it is known without reading weights.
+    """
+    if len(models) > 1 and weights is not None:
+        raise ConfigError("--weights is of one model: with several, give folders or weights files as models")
+    known = [check_model(model, weights, settings) for model in models]
+    for model in models:
+        check_released(model, weights)
+    return next((config for config in known if config is not None), None)
+
+
+def config_of(model: str, weights: str | None, settings: Sequence[Setting], facts: UserFacts = NO_FACTS) -> Config:
+    """The configuration that a model would have; only a weights file is read for it."""
+    known = check_model(model, weights, settings)
+    if known is not None:
+        return known
+    check_torch()
+    from htc.checkpoint.load import load_model
+
+    return load_model(model, weights, nested(settings), facts).config
 
 
 def _folder_config(path: Path, settings: Sequence[Setting]) -> Config:

@@ -1,4 +1,4 @@
-"""From a name, a folder or a weights file to a `Predictor`."""
+"""From names, folders or weights files to a `Predictor`, of one model or of several."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,9 @@ import torch
 from htc.checkpoint.load import load_model
 from htc.config import Precision
 from htc.errors import ConfigError
-from htc.inference.predictor import Predictor
+from htc.inference.augmentation import SINGLE_VIEW, View
+from htc.inference.ensemble import EnsemblePredictor
+from htc.inference.predictor import ImagePredictor, Predictor
 from htc.model.detector import Detector
 from htc.model.optimize import for_inference
 from htc.settings.layers import Setting, from_values, nested
@@ -39,6 +41,25 @@ def load(
     detector = Detector(loaded.config)
     detector.load_state_dict(loaded.state_dict)
     return Predictor(for_inference(detector, loaded.config.precision).to(place), loaded.config)
+
+
+def load_members(
+    models: Sequence[str | Path],
+    weights: str | Path | None = None,
+    views: Sequence[View] | None = None,
+    device: str | torch.device = "auto",
+    *,
+    settings: Sequence[Setting] = (),
+) -> tuple[ImagePredictor[Any], Sequence[ImagePredictor[Any]]]:
+    """The predictor of one model or of an ensemble, and the predictor of each model alone in the same `views`.
+
+    `weights` are for a single model. Raises the errors of `load` and `EnsemblePredictor`.
+    """
+    members = [load(model, weights, device, settings=settings) for model in models]
+    if views is None and len(members) == 1:
+        return members[0], members
+    seen = SINGLE_VIEW if views is None else views
+    return EnsemblePredictor(members, seen), [EnsemblePredictor([member], seen) for member in members]
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
