@@ -1,9 +1,8 @@
-"""The test path of a detector, from a picture to run-length encoded masks, part by part over fixed work.
+"""Time, operations and share of the machine's peak for each part of prediction, from an image to RLE masks.
 
-A path yields a part's name when that part is done; who runs it takes the time, or counts, in between. Every part does
-its own work in full, and its successor gets what `Work` fixes in place of what random weights said.
-
-Where the time goes: seconds, operations and share of the machine's peak of every part of the test path.
+A path is a generator that yields the name of each part when the part has run; the caller takes the time, or counts
+operations, in between. Each part computes in full, and the next one gets the fixed inputs of `Work` instead of the
+outputs of random weights. Torchvision's Mask R-CNN is divided into the same parts.
 """
 
 from collections.abc import Iterator

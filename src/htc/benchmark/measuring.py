@@ -1,6 +1,7 @@
-"""Clocks, repetitions and the machine's peak: how every number of the benchmark is taken.
+"""Time, operations and peak throughput: how the benchmark measures, and the conditions under which it does.
 
-Under what a number is measured.
+Tasks that are compared run alternately with repetitions, and the ratio is the median over the pairs, so that other load
+on the machine affects both sides alike.
 """
 
 import time

@@ -1,6 +1,6 @@
-"""RoI pooling both ways on the same maps and boxes.
+"""Comparisons of two implementations on equal work: whole models, RoI pooling, and the encoding of masks as RLE.
 
-Comparisons on equal work, taken alternately: A B A B ..., the ratio being the median over the pairs.
+The two run alternately; a comparison reports the median of the ratios of their times.
 """
 
 from abc import ABC, abstractmethod

@@ -1,10 +1,7 @@
-"""What every verb that builds or runs a model takes: `--config`, `--device`, `--precision`, and settings of the
-configuration.
+"""Flags that commands share, settings of the configuration as flags, and messages for calls that cannot be parsed.
 
-Configuration flags such as `--cascade.interleaved false`: taken out of the arguments before the verb's own flags
-are read.
-
-What the parser found wrong with a call, said in the words of the help.
+Every command that builds or runs a model takes `ModelOptions`. Settings such as `--cascade.interleaved false` are split
+off the arguments before the command's own flags are parsed.
 """
 
 import math

@@ -1,13 +1,12 @@
-"""COCO's average precision and recall of boxes and masks, by faster-coco-eval; the numbers are pycocotools' own.
+"""COCO's average precision and recall of boxes, masks and mask boundaries, computed by faster-coco-eval.
 
-Two habits of the COCO tools are not followed. Their summary always takes average precision over 100 detections a
-picture, whatever was asked for: here it is over `max_detections`. And a result that carries a box gets the *box's*
-area, which moves mask AP_S/M/L: here the mask evaluation sees masks alone.
+The values are pycocotools' own, with two differences. AP counts the `max_detections` best results of an image and
+class; COCO's summary always counts 100. And masks are evaluated without boxes, since the COCO tools take the area of a
+result from its box if it has one, which changes the AP of small, medium and large masks.
 
-Boundary AP (Cheng et al., CVPR 2021): outlines count, where mask IoU of large objects forgives them.
-
-A mask's boundary are its pixels within 2 % of the picture's diagonal of its outline; the IoU of two objects is the
-smaller one of mask IoU and the IoU of their boundaries.
+Boundary AP (Cheng et al., CVPR 2021) is sensitive to errors of the outline that the mask IoU of a large instance hides.
+The boundary of a mask is the band of its pixels within 2 % of the image's diagonal of its outline; the IoU of two
+instances is the smaller of their mask IoU and the IoU of their boundaries.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,6 +1,7 @@
-"""Ground truth beside prediction, as pictures to look at.
+"""Drawings of ground truth beside prediction.
 
-The pictures that went worst, drawn: what was annotated beside what was found, mistakes in a colour of their own.
+`draw_comparisons` predicts on a few annotated images and writes them; `draw_errors` draws one image of an evaluation
+and marks its errors by color.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
-"""Which result found which object, picture by picture: what score thresholds, confusion and errors are worked out
-from.
+"""Matching of results to ground truth, image by image.
 
-Which class was taken for which: the confusion matrix of detections, with a row and column for the background.
+By COCO's rule, in the order of the scores and within a class (`matched_pictures`), and by overlap alone, whatever the
+classes (`pair_by_overlap`): the latter gives the confusion matrix, which has a row and a column for the background.
+Score thresholds and the kinds of errors are computed from the same matches.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

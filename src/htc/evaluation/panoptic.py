@@ -1,7 +1,7 @@
-"""Panoptic quality (Kirillov et al., CVPR 2019): PQ = sum of IoU of matched segments / (TP + FP / 2 + FN / 2), class
-by class.
+"""Panoptic quality (Kirillov et al., CVPR 2019), and COCO panoptic files of predictions.
 
-Writes COCO's panoptic format; `htc.data.panoptic` reads it.
+PQ = sum of the IoU of matched segments / (TP + FP / 2 + FN / 2), class by class. Panoptic annotations are read by
+`htc.data.panoptic`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

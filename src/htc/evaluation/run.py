@@ -1,7 +1,7 @@
-"""Measuring a model, or a file of its results, on annotated pictures.
+"""Run a predictor on annotated images and compute the COCO metrics of its results.
 
-Average precision of single mask stages and of subsets of them: the paper's Table 4 for any model, in one pass
-over the pictures.
+Results are encoded as RLE image by image, so that memory grows with the detections and not with the images. The metrics
+of single mask stages and of averages of several stages (the paper's Table 4) come from one pass over the images.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
