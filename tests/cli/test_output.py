@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from htc.cli.output import check_json_target, filling, folder_for, print_table, write_json_result
+from htc.cli.output import check_json_target, filling, folder_for, print_or_write_json, print_table
 from htc.errors import OutputError
 
 
@@ -72,11 +72,11 @@ def test_a_run_that_fails_at_once_leaves_no_empty_folder(tmp_path: Path) -> None
 def test_json_goes_to_a_file_or_to_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new" / "found.json"
     check_json_target(str(path))
-    write_json_result(str(path), [{"score": 0.5}])
+    print_or_write_json(str(path), [{"score": 0.5}])
     assert json.loads(path.read_text()) == [{"score": 0.5}]
-    write_json_result("-", {"AP": 1})
+    print_or_write_json("-", {"AP": 1})
     assert json.loads(capsys.readouterr().out) == {"AP": 1}
-    write_json_result(None, {"AP": 1})
+    print_or_write_json(None, {"AP": 1})
     assert capsys.readouterr().out == ""
 
 
@@ -102,7 +102,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(
             OutputError, match=r"found.json: the file would be larger than this system or session allows"
         ):
-            write_json_result(str(tmp_path / "found.json"), ["x" * 5000])
+            print_or_write_json(str(tmp_path / "found.json"), ["x" * 5000])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Natural
-from htc.cli.output import STDOUT, check_json_target, print_table, progress, say, write_json_result
+from htc.cli.output import STDOUT, check_json_target, print_or_write_json, print_table, progress, say
 from htc.cli.train import steps_of
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
@@ -120,7 +120,7 @@ def ablate(
     with progress("ablate") as bar:
         measured = run_ablation(tables, splits, folder, budget, say, steps_of(bar))
     found = [_report(one, measured[one.number], truth_of(splits), folder, quiet=json == STDOUT) for one in tables]
-    write_json_result(json, found)
+    print_or_write_json(json, found)
     missing = sum(len(one.rows) * len(budget.seeds) - len(measured[one.number]) for one in tables)
     if missing:
         say(f"{missing} rows x seeds are still to be trained: give the same command again to go on")

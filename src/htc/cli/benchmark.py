@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from htc.cli.options import MODEL_OPTIONS, Count, Flags, JsonTarget, ModelOptions, Switch
-from htc.cli.output import STDOUT, check_json_target, say, write_json_result
+from htc.cli.output import STDOUT, check_json_target, print_or_write_json, say
 from htc.errors import ConfigError
 from htc.presets import DEFAULT_PRESET
 from htc.settings.layers import resolve, to_yaml
@@ -77,7 +77,7 @@ def benchmark(
         device=device,
         progress=say,
     )
-    write_json_result(json, as_json(report))
+    print_or_write_json(json, as_json(report))
     if json != STDOUT:
         print(as_markdown(report))
 

@@ -11,7 +11,7 @@ from htc.checkpoint.check import check_model, check_released
 from htc.checkpoint.facts import Colours, UserFacts
 from htc.cli.model import fetch_weights, print_config_of
 from htc.cli.options import MODEL_OPTIONS, Flags, JsonTarget, ModelOptions
-from htc.cli.output import STDOUT, check_json_target, require_writable, say, write_json_result
+from htc.cli.output import STDOUT, check_json_target, print_or_write_json, require_writable, say
 from htc.errors import OutputError
 from htc.settings.layers import nested
 
@@ -63,7 +63,7 @@ def convert(
     loaded = convert_checkpoint(source, destination, nested(settings), facts)
     if json != STDOUT:
         print("\n".join(loaded.report.lines()))
-    write_json_result(json, loaded.report.to_json())
+    print_or_write_json(json, loaded.report.to_json())
     say(f"the model is in {destination}; try: htc predict PICTURE --model {destination}")
     return 0
 
@@ -95,6 +95,6 @@ def _convert_data(folder: Path, destination: Path, json: str | None) -> int:
     converted = convert_data(folder, destination)
     if json != STDOUT:
         print("\n".join(conversion_summary(converted)))
-    write_json_result(json, converted.to_json())
+    print_or_write_json(json, converted.to_json())
     say(f"train on it: htc train {converted.training_flags}")
     return 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from htc.cli.options import Count, File, Folder, JsonTarget
-from htc.cli.output import STDOUT, check_json_target, progress, say, write_json_result
+from htc.cli.output import STDOUT, check_json_target, print_or_write_json, progress, say
 from htc.compatibility import check_torch
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def doctor(
     fixed = None if fix is None else _fix(request, fix)
     if json != STDOUT:
         print("\n".join(report_lines(examination)))
-    write_json_result(json, to_json(examination, fixed))
+    print_or_write_json(json, to_json(examination, fixed))
     if html is not None:
         from htc.doctor.page import write_examination
 

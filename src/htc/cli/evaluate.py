@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from htc.cli.metrics import print_metrics
 from htc.cli.model import check_models, load_members, print_config_of, settings_of
 from htc.cli.options import MODEL_OPTIONS, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Words
-from htc.cli.output import STDOUT, check_json_target, folder_for, progress, say, write_json_result
+from htc.cli.output import STDOUT, check_json_target, folder_for, print_or_write_json, progress, say
 from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
@@ -171,7 +171,7 @@ def evaluate(
     metrics = evaluation.to_dict()
     if json != STDOUT:
         print_metrics(metrics)
-    write_json_result(json, metrics)
+    print_or_write_json(json, metrics)
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from htc.checkpoint.zoo import RELEASED, Entry, cache_folder, cached, catalogue, weights_url
 from htc.cli.options import JsonTarget, Name, Switch
-from htc.cli.output import check_json_target, print_table, say, write_json_result
+from htc.cli.output import check_json_target, print_or_write_json, print_table, say
 from htc.config import Config
 from htc.presets import preset
 from htc.settings.layers import to_yaml
@@ -36,7 +36,7 @@ def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Swit
         return 0
     entries = catalogue()
     if json is not None:
-        write_json_result(json, [_row(entry) for entry in entries])
+        print_or_write_json(json, [_row(entry) for entry in entries])
         return 0
     print_table((*COLUMNS, "weights"), [(*table_cells(entry), _place(entry)) for entry in entries])
     say(

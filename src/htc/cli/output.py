@@ -107,9 +107,10 @@ def require_writable(path: Path, flag: str) -> None:
         raise OutputError(f"{flag} {path}: cannot write in {existing.absolute()}: {reason}") from error
 
 
-def write_json_result(target: str | None, content: Any) -> None:
-    """To standard output (`-`) or, whole or not at all, to a file; raises `OutputError` if the disk is full or
-    refuses.
+def print_or_write_json(target: str | None, content: Any) -> None:
+    """Print `content` as JSON if `target` is `-`, write it to the file of that name, or do nothing for None.
+
+    A file is complete or absent; raises `OutputError`.
     """
     if target == STDOUT:
         print(json.dumps(content, indent=None if isinstance(content, list) else 1))

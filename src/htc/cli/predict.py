@@ -21,7 +21,7 @@ from htc.cli.options import (
     Threshold,
     Words,
 )
-from htc.cli.output import STDOUT, check_json_target, filling, folder_for, progress, say, write_json_result
+from htc.cli.output import STDOUT, check_json_target, filling, folder_for, print_or_write_json, progress, say
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, DataError
 
@@ -201,7 +201,7 @@ def _results(target: str | None) -> "Iterator[ResultsSink | None]":
     elif target == STDOUT:
         collected = ResultsList()
         yield collected
-        write_json_result(target, collected.results)
+        print_or_write_json(target, collected.results)
     else:
         with results_file(Path(target)) as file:
             yield file
