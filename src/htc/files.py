@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all, and what to do where they cannot be written."""
+"""JSON files that somebody else wrote, and files of our own that appear whole or not at all."""
 
 import errno
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from htc.errors import OutputError
+from htc.errors import DataError, OutputError
 
 REMEDIES = {
     errno.ENOSPC: "the disk is full: make room, or name a place on another disk",
@@ -92,3 +93,32 @@ def write_text(path: Path, content: str) -> None:
     """Writes UTF-8 text; raises `OutputError`."""
     with whole_file(path) as writer:
         writer.write(content.encode())
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Pauses the garbage collection: of the many small objects that a large file becomes none is garbage, yet each
+    round would visit them all.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
+
+
+@uncollected()
+def read_json(path: Path, kind: str) -> Any:
+    """The content; `kind` names the expected file in the error. Raises `DataError` if the file is missing, damaged or
+    cannot be read.
+    """
+    if path.is_dir() or not path.exists():  # a pipe is neither a folder nor a regular file, and can be read
+        raise DataError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}; give {kind}")
+    try:
+        return json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not valid JSON ({error}); export or download it again") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check its permissions") from error

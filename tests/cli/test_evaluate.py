@@ -108,7 +108,7 @@ def test_results_of_pictures_without_annotations_cannot_be_scored(htc: Htc, test
     (tmp_path / "found.json").write_text("[]")
     result = htc("evaluate", "--results", "found.json", "--annotations", test_dev)
     assert result.code == 2
-    assert "annotations are missing" in result.err
+    assert "it has no list of annotations" in result.err
 
 
 def test_predict_takes_ids_from_pictures_without_annotations(htc: Htc, model: Path, data: Path, test_dev: Path) -> None:

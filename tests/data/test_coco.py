@@ -144,7 +144,7 @@ FIRST = ("annotations", 0)
         (change("categories", 1, "id", to="3"), "needs a whole number as id"),
         (change(*FIRST, to=17), r"annotations\[0\] is not an object"),
         (change(*FIRST, "id", to=9), "annotation id 9 occurs twice"),
-        (change(*FIRST, "image_id", to=3), "annotation 5 belongs to image 3"),
+        (change(*FIRST, "image_id", to=3), r"annotation 5 \(image 3\): its image_id 3 is not among the images"),
         (change(*FIRST, "category_id", to=4), "category_id 4 is not among"),
         (change(*FIRST, "iscrowd", to=2), "iscrowd is 2"),
         (change(*FIRST, "bbox", to=[2, 3, -4, 5]), "negative size"),
@@ -160,7 +160,7 @@ FIRST = ("annotations", 0)
         (change(*FIRST, "segmentation", to={"size": [30, 20], "counts": [600]}), r"\[height, width\] is \[20, 30\]"),
         (
             change(*FIRST, "segmentation", to={"size": [20, 30], "counts": [5, 6]}),
-            "cover 11 pixels, the picture has 600",
+            "cover 11 pixels, the image has 600",
         ),
         (change(*FIRST, "segmentation", to={"size": [20, 30], "counts": [700, -100]}), "encode the mask again"),
         (change(*FIRST, "segmentation", to={"size": [20, 30], "counts": "~~~ü"}), "text is damaged"),

@@ -9,10 +9,10 @@ import pytest
 from doctor.data_sets import DataSet, clean
 from doctor.faults import FIXED, KEPT
 from htc.cli.app import run
+from htc.data.annotation_file import read_annotation_file
 from htc.data.coco import read_coco
 from htc.doctor.examine import Request, examine, repairable
 from htc.doctor.kinds import FINDING_KINDS
-from htc.doctor.part import read_part
 from htc.doctor.repair import repair
 from htc.doctor.report import to_json
 
@@ -37,8 +37,8 @@ def pristine(tmp_path_factory) -> DataSet:
 def request(data: DataSet) -> Request:
     """All parts of a data set."""
     return Request(
-        read_part(data.annotations, data.images, "train"),
-        read_part(data.val_annotations, data.val_images, "val"),
+        read_annotation_file(data.annotations, data.images, "train"),
+        read_annotation_file(data.val_annotations, data.val_images, "val"),
         data.maps,
     )
 

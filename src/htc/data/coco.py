@@ -1,17 +1,28 @@
-"""COCO instance files to typed records, and the folder layouts they come in.
+"""COCO instance files to datasets and to the ground truth of an evaluation, and the folder layouts they come in.
 
 Format: https://cocodataset.org/#format-data. `info` and `licenses` are not needed; ids may have gaps and begin at 0.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from htc.data.annotations import AnnotationError, parse_instance
-from htc.data.dataset import Dataset, ImageRecord, Instance
-from htc.data.faults import Faults
-from htc.data.json_file import read_json
+from htc.data.annotation_file import (
+    AnnotationEntry,
+    AnnotationFile,
+    ImageEntry,
+    box_fault,
+    category_fault,
+    crowd_fault,
+    read_annotation_file,
+)
+from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
+from htc.data.faults import Faults, RecordFault
+from htc.data.instance_masks import decode_mask
+from htc.data.segmentation import parse_segmentation
 from htc.errors import DataError
+from htc.files import uncollected
 
 LAYOUTS = (
     ("annotations/instances_train.json", "train", "annotations/instances_val.json", "val"),
@@ -19,6 +30,8 @@ LAYOUTS = (
     ("train/_annotations.coco.json", "train", "valid/_annotations.coco.json", "valid"),
 )
 """(training annotations, their pictures, validation annotations, their pictures): plain, COCO's own, Roboflow's."""
+HARMLESS = frozenset(("list-empty", "annotation-id-twice", "category-name-twice"))
+"""Faults that do not matter to an evaluation, which numbers annotations anew and tells categories apart by id."""
 
 
 @dataclass(frozen=True)
@@ -59,162 +72,161 @@ def find_splits(folder: Path) -> Splits:
 
 
 def read_coco(annotations: Path, images: Path | None) -> Dataset:
-    """Reads an instance file; pictures lie in the folder `images` (None: their presence is not checked).
+    """Reads an instance file; the images are in the folder `images` (None: their presence is not checked).
 
-    Classes are ordered by category id. Crowd regions are what `iscrowd` says, whatever their encoding. Raises
-    `DataError` that names the file, the record, what is wrong and what to do; objects nothing can be learned from go to
-    `dropped`.
+    Raises `DataError` that names the file, the record, what is wrong and what to do; objects nothing can be learned
+    from go to `dropped`.
     """
-    content = _load(annotations)
-    faults = Faults(annotations)
-    classes = _categories(content["categories"], faults)
-    records = _images(content["images"], faults)
+    return dataset_of(read_annotation_file(annotations, images))
+
+
+def read_picture_list(annotations: Path, images: Path | None) -> Dataset:
+    """Images and classes alone, of a file that need not have annotations: COCO's `image_info_test-dev2017.json`.
+
+    The rest is as in `read_coco`.
+    """
+    file = read_annotation_file(annotations, images, lists=("images", "categories"))
+    return dataset_of(replace(file, content={**file.content, "annotations": []}))
+
+
+@uncollected()
+def dataset_of(file: AnnotationFile) -> Dataset:
+    """The dataset of a file without faults; else raises `DataError` with all of them. Classes are ordered by id."""
+    faults = Faults(file.file)
+    for fault in (*file.category_faults, *file.image_faults):
+        faults.add(fault.message)
     faults.check()
-    paths = _paths(records, images, faults)
-    labels = {category: label for label, category in enumerate(classes)}
-    instances, dropped = _instances(content["annotations"], labels, records, faults)
+    if file.folder is not None:
+        _check_presence(file, file.folder, faults)
+    instances, dropped = _instances(file, faults)
     faults.check()
     return Dataset(
-        annotations=annotations,
-        classes=tuple(classes.values()),
-        category_ids=tuple(classes),
+        annotations=file.file,
+        classes=tuple(file.classes.values()),
+        category_ids=tuple(file.classes),
         images=tuple(
-            ImageRecord(id, paths[id], record["height"], record["width"], tuple(instances.get(id, ())))
-            for id, record in records.items()
+            ImageRecord(image.id, image.path, *_size(image), tuple(instances.get(image.position, ())))
+            for image in file.images
         ),
         dropped=tuple(dropped),
     )
 
 
-def read_picture_list(annotations: Path, images: Path | None) -> Dataset:
-    """Pictures and classes alone, of a file that need not have annotations: COCO's `image_info_test-dev2017.json`.
-
-    The rest is as in `read_coco`.
-    """
-    content = _load(annotations, ("images", "categories"))
-    faults = Faults(annotations)
-    classes = _categories(content["categories"], faults)
-    records = _images(content["images"], faults)
-    faults.check()
-    paths = _paths(records, images, faults)
-    faults.check()
-    pictures = tuple(
-        ImageRecord(id, paths[id], record["height"], record["width"], ()) for id, record in records.items()
-    )
-    return Dataset(
-        annotations=annotations, classes=tuple(classes.values()), category_ids=tuple(classes), images=pictures
-    )
+def _size(image: ImageEntry) -> tuple[int, int]:
+    assert image.size is not None
+    return image.size
 
 
-def _load(annotations: Path, lists: tuple[str, ...] = ("images", "annotations", "categories")) -> dict[str, Any]:
-    content = read_json(annotations, "the COCO instance file (.json)")
-    if isinstance(content, list):
-        raise DataError(
-            f"{annotations} is a list, as result files are; give the annotation file, with images, annotations and "
-            f"categories"
-        )
-    missing = [key for key in lists if not isinstance(content, dict) or not isinstance(content.get(key), list)]
-    if missing:
-        raise DataError(
-            f"{annotations} is not a COCO instance file: it has no list of {' and '.join(missing)}; export it as COCO "
-            f"instance segmentation"
-        )
-    return content
-
-
-def _categories(categories: list[Any], faults: Faults) -> dict[int, str]:
-    """Names by id, in order of the ids."""
-    names: dict[int, str] = {}
-    for category in categories:
-        id, name = (category.get("id"), category.get("name")) if isinstance(category, dict) else (None, None)
-        if not isinstance(id, int) or not isinstance(name, str) or not name:
-            faults.add(f"category {id!r} needs a whole number as id and a name; correct it")
-        elif id in names:
-            faults.add(f"category id {id} occurs twice; give every category its own id")
-        elif name in names.values():
-            faults.add(f"category name {name!r} occurs twice; give every category its own name")
-        else:
-            names[id] = name
-    if not categories:
-        faults.add("it has no categories; name at least one")
-    return dict(sorted(names.items()))
-
-
-def _images(images: list[Any], faults: Faults) -> dict[int | str, dict[str, Any]]:
-    records: dict[int | str, dict[str, Any]] = {}
-    for image in images:
-        id = image.get("id") if isinstance(image, dict) else None
-        if not isinstance(id, int | str):
-            faults.add(f"image {id!r} needs a whole number or a text as id; correct it")
-        elif id in records:
-            faults.add(f"image id {id!r} occurs twice; give every picture its own id")
-        elif not isinstance(image.get("file_name"), str) or not image["file_name"]:
-            faults.add(f"image {id!r} has no file_name; add it")
-        elif not all(isinstance(image.get(side), int) and image[side] > 0 for side in ("height", "width")):
-            faults.add(f"image {id!r} ({image['file_name']}) needs height and width in whole pixels; add them")
-        else:
-            records[id] = image
-    if not images:
-        faults.add("it has no images; a data set needs at least one")
-    return records
-
-
-def _paths(records: dict[int | str, dict[str, Any]], images: Path | None, faults: Faults) -> dict[int | str, Path]:
-    """Every picture's file, directly in the folder, or below it as file_name says."""
-    if images is not None and not images.is_dir():
-        raise DataError(f"{images}: no such folder; give the folder of the pictures that {faults.file} names")
-    present = set() if images is None else {entry.name for entry in images.iterdir()}
-    paths: dict[int | str, Path] = {}
-    missing = []
-    for id, record in records.items():
-        name = record["file_name"]
-        paths[id] = Path(name) if images is None else images / name
-        if images is None or name in present or ("/" in name and paths[id].is_file()):
-            continue
-        # Some exports write the folder into file_name as well.
-        paths[id] = images / Path(name).name
-        if paths[id].name not in present:
-            missing.append(name)
+def _check_presence(file: AnnotationFile, folder: Path, faults: Faults) -> None:
+    missing = [
+        image.name
+        for image in file.images
+        if image.path.name not in file.present and not ("/" in image.name and image.path.is_file())
+    ]
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         faults.add(
-            f"picture {missing[0]}{others} of {len(records)} not found in {images}; give the right folder or remove "
-            f"those images"
+            f"picture {missing[0]}{others} of {len(file.images)} not found in {folder}; give the right folder or "
+            f"remove those images"
         )
-    return paths
 
 
-def _instances(
-    annotations: list[Any], labels: dict[int, int], records: dict[int | str, dict[str, Any]], faults: Faults
-) -> tuple[dict[int | str, list[Instance]], list[str]]:
-    """Objects by image id, and why others were left out."""
-    instances: dict[int | str, list[Instance]] = {}
+def _instances(file: AnnotationFile, faults: Faults) -> tuple[dict[int, list[Instance]], list[str]]:
+    """Instances by the position of their image, and why others were left out."""
+    instances: dict[int, list[Instance]] = {}
     dropped: list[str] = []
-    seen: set[int | str] = set()
-    for position, annotation in enumerate(annotations):
-        if not isinstance(annotation, dict):
-            faults.add(f"annotations[{position}] is not an object with fields; remove it")
-            continue
-        id = annotation.get("id", f"[{position}]")
-        image = annotation.get("image_id")
-        if id in seen:
-            faults.add(f"annotation id {id} occurs twice; give every annotation its own id")
-        elif not isinstance(image, int | str) or image not in records:
-            faults.add(
-                f"annotation {id} belongs to image {image!r}, which is not among the images; add the image or remove "
-                f"the annotation"
-            )
+    refused = list(file.annotation_faults)
+    labels = {category: label for label, category in enumerate(file.classes)}
+    for entry in file.annotations:
+        one = _instance(entry, labels)
+        if isinstance(one, Instance):
+            instances.setdefault(entry.image.position, []).append(one)
+        elif isinstance(one, RecordFault):
+            refused.append(one)
         else:
-            seen.add(id)
-            try:
-                found = parse_instance(
-                    {**annotation, "id": id}, labels, records[image]["height"], records[image]["width"]
-                )
-            except AnnotationError as fault:
-                faults.add(f"annotation {id} (image {image}): {fault}")
-                continue
-            if isinstance(found, str):
-                dropped.append(f"annotation {id} (image {image}): {found}")
-            else:
-                instances.setdefault(image, []).append(found)
+            dropped.append(f"annotation {entry.id} (image {entry.image.id}): {one}")
+    for fault in sorted(refused, key=lambda fault: fault.position or 0):
+        faults.add(fault.message)
     return instances, dropped
+
+
+def _instance(entry: AnnotationEntry, labels: Mapping[int, int]) -> Instance | RecordFault | str:
+    """The object of an annotation; its fault; or a sentence why nothing can be learned from it."""
+    height, width = _size(entry.image)
+    segmentation, faults = parse_segmentation(entry.record.get("segmentation"), height, width)
+    if faults:
+        return category_fault(entry, labels) or entry.fault(faults[0].code, faults[0].what)
+    fault = category_fault(entry, labels) or box_fault(entry) or crowd_fault(entry)
+    if fault is not None:
+        return fault
+    category = entry.category
+    assert category is not None
+    x, y, w, h = _box(entry, segmentation, height, width)
+    box = (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height)))
+    # mmdetection leaves these out as well; COCO's own train2017 holds some.
+    if w < 1 or h < 1:
+        return f"its box is {w:g} x {h:g} pixels, less than one"
+    if box[0] >= box[2] or box[1] >= box[3]:
+        return "its box lies outside the picture"
+    return Instance(entry.id, labels[category], box, entry.crowd, segmentation)
+
+
+def _box(
+    entry: AnnotationEntry, segmentation: Polygons | RunLengths | None, height: int, width: int
+) -> tuple[float, float, float, float]:
+    """x, y, width, height; the mask's where the annotation has none."""
+    box = entry.box
+    if box is not None:
+        return box
+    assert segmentation is not None
+    crop = decode_mask(segmentation, height, width)
+    return float(crop.x), float(crop.y), float(crop.bitmap.shape[1]), float(crop.bitmap.shape[0])
+
+
+@uncollected()
+def ground_truth_of(file: AnnotationFile) -> Mapping[str, Any]:
+    """The content as the COCO evaluation takes it; a missing id, box or `iscrowd` is filled in.
+
+    Nothing else is changed or left out: ids and names that occur twice do not matter here. Raises `DataError` for
+    images without id or size, and for annotations without image, category or usable box.
+    """
+    faults = Faults(file.file)
+    for fault in (*file.category_faults, *file.image_faults, *file.annotation_faults):
+        if fault.code not in HARMLESS:
+            faults.add(fault.message)
+    faults.check()
+    filled: dict[int, dict[str, Any]] = {}
+    classes = file.classes
+    for entry in file.annotations:
+        box = entry.box
+        crowd = entry.record.get("iscrowd", 0)
+        if box is not None and crowd in (0, 1) and entry.category in classes and entry.record.get("id") == entry.id:
+            continue
+        fault = category_fault(entry, classes) or box_fault(entry) or crowd_fault(entry)
+        if fault is None and box is None:
+            fault = _segmentation_fault(entry)
+        if fault is not None:
+            faults.add(fault.message)
+        else:
+            own = {"id": entry.id, "bbox": _ground_truth_box(entry), "iscrowd": int(entry.crowd)}
+            filled[entry.position] = {**entry.record, **own}
+    faults.check()
+    if not filled:
+        return file.content
+    records = [filled.get(position, record) for position, record in enumerate(file.content["annotations"])]
+    return {**file.content, "annotations": records}
+
+
+def _segmentation_fault(entry: AnnotationEntry) -> RecordFault | None:
+    """The first fault for which the segmentation cannot be used."""
+    faults = parse_segmentation(entry.record.get("segmentation"), *_size(entry.image)).faults
+    return entry.fault(faults[0].code, faults[0].what) if faults else None
+
+
+def _ground_truth_box(entry: AnnotationEntry) -> list[float]:
+    if entry.box is not None:
+        return entry.record["bbox"]
+    height, width = _size(entry.image)
+    return list(
+        _box(entry, parse_segmentation(entry.record["segmentation"], height, width).segmentation, height, width)
+    )

@@ -1,10 +1,61 @@
-"""Faults of an annotation file, collected so that the user sees them together."""
+"""Faults of annotation files: one value each, and all of a file in one message."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from htc.errors import DataError
 
 FAULTS_SHOWN = 5
+FAULT_REMEDIES = {
+    "list-empty": "export the data set again",
+    "image-record": "give it an id and a file_name",
+    "image-size-missing": "add the picture's size",
+    "image-id-twice": "give every picture its own id",
+    "annotation-record": "remove it",
+    "annotation-id-twice": "give every annotation its own id",
+    "annotation-without-image": "add the image or remove the annotation",
+    "category-record": "correct it",
+    "category-id-twice": "give every category its own id",
+    "category-name-twice": "merge them, or give each its own name",
+    "category-unknown": "add the category, or correct category_id",
+    "crowd-value": "write 0 or 1",
+    "object-empty": "give it one, or remove it",
+    "box-wrong": "write four finite numbers, sizes not negative",
+    "outline-unknown": "export it as COCO instances, or leave it empty for a box without mask",
+    "polygon-flat": "put it in another pair of brackets",
+    "polygon-not-numbers": "correct it, or remove the polygon",
+    "polygon-odd": "correct it",
+    "polygon-short": "outline the object, or remove the polygon",
+    "polygon-taken-for-box": "outline the object with at least three points",
+    "polygon-far": "correct its coordinates, or its image_id",
+    "rle-size": "encode the mask again at the picture's size",
+    "rle-length": "encode the mask again",
+    "rle-damaged": "encode the mask again, for example with pycocotools",
+}
+"""What to do about each fault for which a COCO file cannot be used, by its code."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFault:
+    """Why one record of a COCO file cannot be used."""
+
+    code: str
+    """A key of `FAULT_REMEDIES`."""
+    what: str
+    part: Literal["images", "annotations", "categories"]
+    position: int | None = None
+    """In that list; None: the list as a whole."""
+    image: int | str | None = None
+    annotation: int | str | None = None
+
+    @property
+    def message(self) -> str:
+        """Which record, what is wrong, what to do."""
+        place = "" if self.image is None else f"image {self.image}: "
+        if self.annotation is not None:
+            place = f"annotation {self.annotation} (image {self.image}): "
+        return f"{place}{self.what}; {FAULT_REMEDIES[self.code]}"
 
 
 class Faults:

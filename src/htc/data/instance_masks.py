@@ -6,7 +6,7 @@ their outline, so nothing as large as the picture is ever made.
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from htc.types import MaskCrops
 
 CHARACTERS = 13
 """Most characters of one run in COCO's text: 64 bits in groups of 5."""
+Rings = list[list[float]]
+"""Polygons as COCO's JSON has them, each x, y, x, y, ..."""
 
 
 class Crop(NamedTuple):
@@ -49,12 +51,17 @@ def read_counts(text: bytes) -> Int[np.ndarray, " R"]:
     return counts
 
 
+def polygon_runs(rings: Rings, height: int, width: int) -> Any:
+    """pycocotools' run lengths of each ring; its stubs know other types than it takes."""
+    outlines: Any = rings
+    return coco_masks.frPyObjects(outlines, height, width)
+
+
 def counts_of(segmentation: Polygons | RunLengths, height: int, width: int) -> Int[np.ndarray, " R"]:
     """The runs of any encoding on a picture of that size."""
     if isinstance(segmentation, RunLengths):
         return read_counts(segmentation.counts) if isinstance(segmentation.counts, bytes) else segmentation.counts
-    parts = coco_masks.frPyObjects([ring.tolist() for ring in segmentation.rings], height, width)
-    counts = coco_masks.merge(parts)["counts"]
+    counts = coco_masks.merge(polygon_runs([ring.tolist() for ring in segmentation.rings], height, width))["counts"]
     return read_counts(counts if isinstance(counts, bytes) else counts.encode("ascii"))
 
 

@@ -14,8 +14,8 @@ from jaxtyping import Int32
 from htc.data.dataset import Dataset
 from htc.data.faults import Faults
 from htc.data.images import read_segment_ids
-from htc.data.json_file import read_json
 from htc.errors import DataError
+from htc.files import read_json
 
 KIND = "COCO's panoptic annotation file, as panoptic_train2017.json"
 

@@ -7,20 +7,20 @@ import numpy as np
 
 from htc.config import PYRAMID_STRIDES, Input
 from htc.data.advice import Statistics, class_repeats, repeat_threshold
+from htc.data.annotation_file import AnnotationEntry, AnnotationFile
 from htc.data.transforms import resized_size
-from htc.doctor.findings import Finding
-from htc.doctor.part import Object, Part
+from htc.doctor.findings import Finding, annotation_finding
 
 
-def counted(part: Part) -> list[tuple[Object, tuple[float, float, float, float]]]:
+def counted(part: AnnotationFile) -> list[tuple[AnnotationEntry, tuple[float, float, float, float]]]:
     """Objects that count (no crowds, of a known category, no unusable outline) and their boxes, xyxy, cut to the
     picture.
     """
     found = []
-    for one in part.objects:
-        where, size = one.where, one.picture.size
+    for one in part.annotations:
+        where, size = one.where, one.image.size
         unusable = one.outline.segmentation is None and bool(one.record.get("segmentation"))
-        if one.crowd or unusable or where is None or size is None or one.record.get("category_id") not in part.classes:
+        if one.crowd or unusable or where is None or size is None or one.category not in part.classes:
             continue
         box = (max(where[0], 0.0), max(where[1], 0.0), min(where[2], float(size[1])), min(where[3], float(size[0])))
         if box[2] > box[0] and box[3] > box[1]:
@@ -28,9 +28,9 @@ def counted(part: Part) -> list[tuple[Object, tuple[float, float, float, float]]
     return found
 
 
-def statistics(part: Part) -> Statistics:
+def statistics(part: AnnotationFile) -> Statistics:
     """What the rules of `htc.data.advice` look at."""
-    sized = [picture for picture in part.pictures if picture.size is not None]
+    sized = [picture for picture in part.images if picture.size is not None]
     place = {picture.position: number for number, picture in enumerate(sized)}
     labels = {id: number for number, id in enumerate(part.classes)}
     found = counted(part)
@@ -38,23 +38,23 @@ def statistics(part: Part) -> Statistics:
         classes=tuple(part.classes.values()),
         sizes=np.array([picture.size for picture in sized], np.int64).reshape(-1, 2),
         boxes=np.array([box for _, box in found], np.float64).reshape(-1, 4),
-        labels=np.array([labels[one.record["category_id"]] for one, _ in found], np.int64),
-        pictures=np.array([place[one.picture.position] for one, _ in found], np.int64),
+        labels=np.array([labels[one.category or 0] for one, _ in found], np.int64),
+        pictures=np.array([place[one.image.position] for one, _ in found], np.int64),
     )
 
 
-def absent_classes(part: Part) -> Iterator[Finding]:
+def absent_classes(part: AnnotationFile) -> Iterator[Finding]:
     """Categories without any object."""
-    counts = Counter(one.record.get("category_id") for one in part.objects if not one.crowd)
+    counts = Counter(one.category for one in part.annotations if not one.crowd)
     absent = [name for id, name in part.classes.items() if not counts[id]]
-    if absent and part.objects:
+    if absent and part.annotations:
         shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
         yield Finding(
             "class-absent", f"{len(absent)} of {len(part.classes)} classes have no object here: {shown}", part.file
         )
 
 
-def rare_classes(part: Part) -> Iterator[Finding]:
+def rare_classes(part: AnnotationFile) -> Iterator[Finding]:
     """Classes in less than a tenth of the pictures in which the median class is."""
     data = statistics(part)
     threshold = repeat_threshold(data)
@@ -71,10 +71,10 @@ def rare_classes(part: Part) -> Iterator[Finding]:
     )
 
 
-def crowded_pictures(part: Part, most: int) -> Iterator[Finding]:
+def crowded_pictures(part: AnnotationFile, most: int) -> Iterator[Finding]:
     """Pictures with more objects than `most` detections."""
-    for picture in part.pictures:
-        count = part.crowded[picture.position]
+    for picture in part.images:
+        count = part.object_counts[picture.position]
         if count > most:
             yield Finding(
                 "picture-crowded",
@@ -85,16 +85,16 @@ def crowded_pictures(part: Part, most: int) -> Iterator[Finding]:
             )
 
 
-def tiny_objects(part: Part, size: Input) -> Iterator[Finding]:
+def tiny_objects(part: AnnotationFile, size: Input) -> Iterator[Finding]:
     """Objects whose box is less than one cell of the finest level (4 px) wide or high in the network's input."""
     for one, box in counted(part):
-        assert one.picture.size is not None
-        height, width = one.picture.size
+        assert one.image.size is not None
+        height, width = one.image.size
         shown = resized_size((height, width), size.short_edge, size.long_edge, size.max_scale)
         w, h = (box[2] - box[0]) * shown[1] / width, (box[3] - box[1]) * shown[0] / height
         if min(w, h) < PYRAMID_STRIDES[0]:
             what = f"it is {w:.1f} x {h:.1f} px in an input of {shown[1]}x{shown[0]}"
-            yield part.finding(one, "object-tiny", what, where=box)
+            yield annotation_finding(part, one, "object-tiny", what, where=box)
 
 
 BALANCE_CHECKS = (absent_classes, rare_classes)

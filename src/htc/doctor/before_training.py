@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from htc.config import Config
+from htc.data.annotation_file import read_annotation_file
 from htc.data.coco import Splits
 from htc.data.semantic_maps import MapSources
 from htc.doctor.examine import fast_findings, fast_findings_between
 from htc.doctor.findings import Finding
 from htc.doctor.kinds import FINDING_KINDS
 from htc.doctor.maps import map_files
-from htc.doctor.part import read_part
 from htc.errors import DataError
 
 FINDINGS_SHOWN = 5
@@ -22,14 +22,14 @@ def check_data(config: Config, splits: Splits, maps: MapSources | None = None) -
     `maps`: of their folder the headers are read; what it may lack are pictures with panoptic maps. Raises `DataError`
     that names the errors, their files and ids.
     """
-    train = read_part(splits.train_annotations, splits.train_images, "train")
+    train = read_annotation_file(splits.train_annotations, splits.train_images, "train")
     found = list(fast_findings(train, config.input, config.inference.max_detections))
     if maps is not None and maps.folder is not None:
         found += [
             one for one in map_files(train, maps.folder) if maps.panoptic_json is None or one.code != "semantic-missing"
         ]
     if splits.val_annotations is not None and splits.val_images is not None:
-        val = read_part(splits.val_annotations, splits.val_images, "val")
+        val = read_annotation_file(splits.val_annotations, splits.val_images, "val")
         found += fast_findings(val, config.input, config.inference.max_detections)
         found += fast_findings_between(train, val)
     errors = [finding for finding in found if FINDING_KINDS[finding.code].severity == "error"]

@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Float
 from pycocotools import mask as coco_masks
 
+from htc.data.annotation_file import AnnotationEntry, AnnotationFile, box_fault
 from htc.data.dataset import RunLengths
-from htc.data.formats.converted import polygon_runs
-from htc.doctor.findings import Edit, Finding
-from htc.doctor.outline import exact_area, is_number, short
+from htc.data.instance_masks import polygon_runs
+from htc.data.segmentation import exact_area, is_number, short
+from htc.doctor.findings import Edit, Finding, annotation_finding
 from htc.doctor.outlines import without_mask
-from htc.doctor.part import Object, Part
 
 XYXY = tuple[float, float, float, float]
 EDGE, EDGE_SHARE = 2.5, 0.05
@@ -33,36 +33,31 @@ SAME = 0.95
 """Intersection over union above which two masks (or boxes, where either has no mask) are one object."""
 
 
-def boxes(part: Part) -> Iterator[Finding]:
+def boxes(part: AnnotationFile) -> Iterator[Finding]:
     """Missing, no box at all, too small, outside, unlike the mask."""
     whole = _whole_numbers(part)
-    for one in part.objects:
-        if one.picture.size is None:
+    for one in part.annotations:
+        if one.image.size is None:
             continue
-        found = _box_finding(part, one, *one.picture.size)
+        found = _box_finding(part, one, *one.image.size)
         if found is not None:
             yield found
     if whole is not None:
         yield whole
 
 
-def _box_finding(part: Part, one: Object, height: int, width: int) -> Finding | None:
-    stated, box, mask = (
-        one.record.get("bbox"),
-        one.box,
-        one.outline.box if one.outline.segmentation is not None else None,
-    )
+def _box_finding(part: AnnotationFile, one: AnnotationEntry, height: int, width: int) -> Finding | None:
+    box, mask = one.box, one.outline.box if one.outline.segmentation is not None else None
     from_mask = () if mask is None else (Edit("annotations", one.position, {"bbox": _xywh(mask)}),)
-    if stated is None:
-        if not one.record.get("segmentation"):
-            return _finding(part, one, "object-empty", "it has neither bbox nor segmentation", ())
+    fault = box_fault(one)
+    if fault is not None:
+        return _finding(part, one, fault.code, fault.what, from_mask, "the mask's box written" if from_mask else "")
+    if box is None:
         return (
             None
             if mask is None
             else _finding(part, one, "box-missing", "it has no bbox", from_mask, "the mask's box written")
         )
-    if box is None:
-        return _finding(part, one, "box-wrong", f"its bbox is {short(stated)}", from_mask, "the mask's box written")
     x, y, w, h = box
     corners = (x, y, x + w, y + h)
     if mask is not None:
@@ -89,7 +84,9 @@ def _box_finding(part: Part, one: Object, height: int, width: int) -> Finding | 
     )
 
 
-def _unlike(part: Part, one: Object, box: XYXY, mask: XYXY, from_mask: tuple[Edit, ...]) -> Finding | None:
+def _unlike(
+    part: AnnotationFile, one: AnnotationEntry, box: XYXY, mask: XYXY, from_mask: tuple[Edit, ...]
+) -> Finding | None:
     """The stated box (xyxy) against the mask's."""
     extent = (mask[2] - mask[0], mask[3] - mask[1])
     apart = [abs(a - b) for a, b in zip(box, mask, strict=True)]
@@ -133,11 +130,11 @@ def _overlap(first: XYXY, second: XYXY) -> float:
     return shared / max(areas - shared, 1e-9)
 
 
-def _whole_numbers(part: Part) -> Finding | None:
+def _whole_numbers(part: AnnotationFile) -> Finding | None:
     """All boxes whole numbers although the outlines are finer."""
     pairs = [
         (one.box, one.outline.box)
-        for one in part.objects
+        for one in part.annotations
         if one.box is not None and isinstance(one.record.get("segmentation"), list)
     ]
     finer = [
@@ -148,7 +145,7 @@ def _whole_numbers(part: Part) -> Finding | None:
     if not finer or any(value % 1 for box, _ in pairs for value in box):
         return None
     edits = []
-    for one in part.objects:
+    for one in part.annotations:
         box, mask = one.box, one.outline.box
         if (
             one.outline.segmentation is not None
@@ -169,23 +166,25 @@ def _near_edges(box: XYXY, mask: XYXY) -> bool:
     return max(abs(a - b) for a, b in zip((x, y, x + w, y + h), mask, strict=True)) <= EDGE
 
 
-def areas(part: Part) -> Iterator[Finding]:
+def areas(part: AnnotationFile) -> Iterator[Finding]:
     """Stated areas against the masks'; those that are missing told once."""
     without = []
-    for one in part.objects:
-        if one.outline.segmentation is None or one.picture.size is None or one.crowd:
+    for one in part.annotations:
+        if one.outline.segmentation is None or one.image.size is None or one.crowd:
             continue  # COCO's own crowds have rough areas, which nothing goes by
         stated = one.record.get("area")
         if stated is None:
-            without.append(Edit("annotations", one.position, {"area": exact_area(one.outline, *one.picture.size)}))
+            without.append(Edit("annotations", one.position, {"area": exact_area(one.outline, *one.image.size)}))
         else:
-            yield from _area_finding(part, one, stated, *one.picture.size)
+            yield from _area_finding(part, one, stated, *one.image.size)
     if without:
-        what = f"{len(without)} of {len(part.objects)} annotations have no area"
+        what = f"{len(without)} of {len(part.annotations)} annotations have no area"
         yield Finding("area-missing", what, part.file, edits=tuple(without), fixed_by="the masks' areas written")
 
 
-def _area_finding(part: Part, one: Object, stated: Any, height: int, width: int) -> Iterator[Finding]:
+def _area_finding(
+    part: AnnotationFile, one: AnnotationEntry, stated: Any, height: int, width: int
+) -> Iterator[Finding]:
     box, about = one.outline.box, one.outline.area
     if box is not None and is_number(stated) and _near(stated, about, box):
         return
@@ -216,12 +215,13 @@ def _near(stated: float, area: float, box: XYXY) -> bool:
     return abs(stated - area) <= max(AREA_SHARE * area, box[2] - box[0] + box[3] - box[1])
 
 
-def _finding(part: Part, one: Object, code: str, what: str, edits: tuple[Edit, ...], fixed_by: str = "") -> Finding:
+def _finding(
+    part: AnnotationFile, one: AnnotationEntry, code: str, what: str, edits: tuple[Edit, ...], fixed_by: str = ""
+) -> Finding:
     """At the stated box where there is one: it is what is doubtful."""
     box = one.box
-    return part.finding(
-        one, code, what, edits, fixed_by, None if box is None else (box[0], box[1], box[0] + box[2], box[1] + box[3])
-    )
+    where = None if box is None else (box[0], box[1], box[0] + box[2], box[1] + box[3])
+    return annotation_finding(part, one, code, what, edits, fixed_by, where)
 
 
 def _xywh(box: XYXY) -> list[float]:
@@ -232,9 +232,9 @@ def _shown(box: XYXY) -> str:
     return f"[{', '.join(f'{value:g}' for value in (round(value, 1) for value in box))}]"
 
 
-def doubles(part: Part) -> Iterator[Finding]:
+def doubles(part: AnnotationFile) -> Iterator[Finding]:
     """Pairs of one picture with nearly the same mask: one class, or two."""
-    for objects in part.of_picture.values():
+    for objects in part.by_image.values():
         candidates = [one for one in objects if not one.crowd and one.where is not None]
         if len(candidates) < 2:
             continue
@@ -242,9 +242,10 @@ def doubles(part: Part) -> Iterator[Finding]:
         for first, second in _alike(candidates):
             if first.position in removed or second.position in removed:
                 continue
-            if first.record.get("category_id") != second.record.get("category_id"):
-                names = [repr(part.classes.get(one.record.get("category_id", -1), "?")) for one in (first, second)]
-                yield part.finding(
+            if first.category != second.category:
+                names = [repr(part.classes.get(one.category or 0, "?")) for one in (first, second)]
+                yield annotation_finding(
+                    part,
                     second,
                     "object-two-classes",
                     f"it is {names[1]}, and annotation {first.id} in the same place {names[0]}",
@@ -258,10 +259,10 @@ def doubles(part: Part) -> Iterator[Finding]:
                 if equal
                 else f"it covers nearly the same pixels as annotation {first.id}"
             )
-            yield part.finding(second, "object-twice", what, edits, "the second one removed")
+            yield annotation_finding(part, second, "object-twice", what, edits, "the second one removed")
 
 
-def _alike(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
+def _alike(objects: list[AnnotationEntry]) -> Iterator[tuple[AnnotationEntry, AnnotationEntry]]:
     boxes = np.array([one.where for one in objects], np.float64)
     for first in range(len(objects) - 1):
         for offset in np.flatnonzero(_overlaps(boxes[first], boxes[first + 1 :]) >= SAME):
@@ -277,7 +278,7 @@ def _overlaps(box: Float[np.ndarray, " 4"], others: Float[np.ndarray, "N 4"]) ->
     return shared / np.maximum(union, 1e-9)
 
 
-def _mask_overlap(first: Object, second: Object) -> float:
+def _mask_overlap(first: AnnotationEntry, second: AnnotationEntry) -> float:
     """1 where either has no mask: then the boxes decide."""
     if first.outline.segmentation is None or second.outline.segmentation is None:
         return 1.0
@@ -286,11 +287,11 @@ def _mask_overlap(first: Object, second: Object) -> float:
     return float(shared[0, 0])
 
 
-def _encoded(one: Object) -> Any:
-    assert one.picture.size is not None
+def _encoded(one: AnnotationEntry) -> Any:
+    assert one.image.size is not None
     segmentation = one.outline.segmentation
     assert segmentation is not None
-    height, width = one.picture.size
+    height, width = one.image.size
     if not isinstance(segmentation, RunLengths):
         return coco_masks.merge(polygon_runs([ring.tolist() for ring in segmentation.rings], height, width))
     if isinstance(segmentation.counts, bytes):
@@ -299,8 +300,8 @@ def _encoded(one: Object) -> Any:
     return coco_masks.frPyObjects(runs, height, width)
 
 
-def _content(one: Object) -> tuple[Any, Any, Any]:
-    return one.record.get("category_id"), one.record.get("segmentation"), one.record.get("bbox")
+def _content(one: AnnotationEntry) -> tuple[Any, Any, Any]:
+    return one.category, one.record.get("segmentation"), one.record.get("bbox")
 
 
 BOX_CHECKS = (boxes, areas, doubles)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from htc.config import Inference, Input
 from htc.data.advice import Advice, Statistics, anchor_scale, input_size, max_detections, sampling
+from htc.data.annotation_file import AnnotationFile, read_annotation_file
 from htc.data.coco import Splits, find_splits
 from htc.data.formats.layouts import is_coco, is_known
 from htc.doctor.balance import BALANCE_CHECKS, crowded_pictures, statistics, tiny_objects
@@ -15,7 +16,6 @@ from htc.doctor.images import IMAGE_CHECKS, Content, copies, damaged, leaks, rea
 from htc.doctor.kinds import FINDING_KINDS
 from htc.doctor.maps import map_files, map_values
 from htc.doctor.outlines import OUTLINE_CHECKS
-from htc.doctor.part import Part, read_part
 from htc.doctor.records import RECORD_CHECKS, SPLIT_CHECKS
 from htc.errors import ConfigError, DataError
 from htc.progress import Progress
@@ -93,8 +93,8 @@ def _missing_parts(root: Path, missing: list[str]) -> Iterator[Finding]:
 class Request:
     """What is to be examined, and for which model."""
 
-    train: Part
-    val: Part | None = None
+    train: AnnotationFile
+    val: AnnotationFile | None = None
     semantic: Path | None = None
     semantic_classes: int = COCO_STUFF
     max_detections: int = Inference().max_detections
@@ -128,8 +128,12 @@ def read_request(
         if val_annotations is None:
             val_annotations, val_images = root.splits.val_annotations, root.splits.val_images
         semantic = semantic or root.maps
-    train = read_part(annotations, images, "train" if val_annotations else "")
-    val = None if val_annotations is None or val_images is None else read_part(val_annotations, val_images, "val")
+    train = read_annotation_file(annotations, images, "train" if val_annotations else "")
+    val = (
+        None
+        if val_annotations is None or val_images is None
+        else read_annotation_file(val_annotations, val_images, "val")
+    )
     return Request(train, val, semantic, semantic_classes, max_detections, findings)
 
 
@@ -137,7 +141,7 @@ def read_request(
 class Examination:
     """What was found, worst first."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[AnnotationFile, ...]
     findings: tuple[Finding, ...]
     data: Statistics
     """Of the training part."""
@@ -161,7 +165,7 @@ class Examination:
         return found
 
 
-def fast_findings(part: Part, size: Input, max_detections: int) -> Iterator[Finding]:
+def fast_findings(part: AnnotationFile, size: Input, max_detections: int) -> Iterator[Finding]:
     """Findings of one part that need no pixels, for a network with that input and as many detections per image."""
     found = [finding for check in PART_CHECKS for finding in check(part)]
     doubtful = {finding.image for finding in found if finding.code in UNKNOWN_SIZE}
@@ -172,7 +176,7 @@ def fast_findings(part: Part, size: Input, max_detections: int) -> Iterator[Find
     yield from tiny_objects(part, size)
 
 
-def fast_findings_between(train: Part, val: Part) -> Iterator[Finding]:
+def fast_findings_between(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
     """Findings between two parts that need no decoded pixels."""
     for check in SPLIT_CHECKS:
         yield from check(train, val)
@@ -200,7 +204,7 @@ def examine(request: Request, progress: Progress | None = None) -> Examination:
     return Examination(parts, tuple(_sorted(findings)), data, advice(data))
 
 
-def repairable(request: Request) -> Callable[[Part], Iterable[Finding]]:
+def repairable(request: Request) -> Callable[[AnnotationFile], Iterable[Finding]]:
     """The checks whose findings can be corrected in the file: those of one part that need no pixels."""
     size = advised_input(statistics(request.train))
     return lambda part: fast_findings(part, size, request.max_detections)

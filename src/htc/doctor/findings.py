@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from htc.data.annotation_file import AnnotationEntry, AnnotationFile
+from htc.data.faults import RecordFault
+
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 Box = tuple[float, float, float, float]
@@ -49,3 +52,29 @@ class Finding:
         if self.annotation is not None:
             return f"annotation {self.annotation} (image {self.image})"
         return f"image {self.image}" if self.image is not None else self.file.name
+
+
+def annotation_finding(
+    part: AnnotationFile,
+    one: AnnotationEntry,
+    code: str,
+    what: str,
+    edits: tuple[Edit, ...] = (),
+    fixed_by: str = "",
+    where: Box | None = None,
+) -> Finding:
+    """A finding about one annotation, to be seen at `where` (or else where the annotation is)."""
+    rings = tuple(tuple(ring) for ring in one.outline.drawn or ())
+    box = where or one.where
+    return Finding(code, what, part.file, one.image.id, one.image.path, one.id, box, rings, edits, fixed_by)
+
+
+def record_finding(
+    part: AnnotationFile, fault: RecordFault, edits: tuple[Edit, ...] = (), fixed_by: str = ""
+) -> Finding:
+    """A fault of the reader as a finding."""
+    image = None if fault.image is None else part.by_id.get(fault.image)
+    path = None if image is None else image.path
+    return Finding(
+        fault.code, fault.what, part.file, fault.image, path, fault.annotation, edits=edits, fixed_by=fixed_by
+    )

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from htc.data.annotation_file import AnnotationFile, ImageEntry
 from htc.data.formats.converted import PICTURE_ENDINGS
 from htc.data.images import TURNED, picture_header, read_picture
 from htc.doctor.findings import Edit, Finding
-from htc.doctor.part import Part, Picture
 from htc.doctor.records import file_digest, leaked
 from htc.errors import DataError
 from htc.progress import Progress
@@ -35,19 +35,19 @@ FLAT = 2.0
 """Grey levels (standard deviation) below which a picture shows nothing that could be compared."""
 
 
-def check_image_files(part: Part) -> Iterator[Finding]:
+def check_image_files(part: AnnotationFile) -> Iterator[Finding]:
     """What is wrong with the file of each record."""
-    missing = [picture for picture in part.pictures if not picture.path.is_file()]
-    removable = len(missing) <= MOSTLY_IMAGES * len(part.pictures)
+    missing = [picture for picture in part.images if not picture.path.is_file()]
+    removable = len(missing) <= MOSTLY_IMAGES * len(part.images)
     lower = {name.lower(): name for name in part.present}
     for picture in missing:
         yield _missing(part, picture, lower.get(Path(picture.name).name.lower()), removable)
-    for picture in part.pictures:
+    for picture in part.images:
         if picture.path.is_file():
             yield from _header(picture)
 
 
-def _missing(part: Part, picture: Picture, alike: str | None, removable: bool) -> Finding:
+def _missing(part: AnnotationFile, picture: ImageEntry, alike: str | None, removable: bool) -> Finding:
     what = f"{picture.name} is not in {part.folder}"
     if alike is not None:
         edits = (Edit("images", picture.position, {"file_name": alike}),)
@@ -64,7 +64,7 @@ def _missing(part: Part, picture: Picture, alike: str | None, removable: bool) -
     return Finding("picture-missing", what, part.file, picture.id, edits=edits, fixed_by="record and objects removed")
 
 
-def _header(picture: Picture) -> Iterator[Finding]:
+def _header(picture: ImageEntry) -> Iterator[Finding]:
     try:
         height, width, orientation = picture_header(picture.path)
     except DataError as error:
@@ -98,10 +98,10 @@ def _header(picture: Picture) -> Iterator[Finding]:
         )
 
 
-def listed_twice(part: Part) -> Iterator[Finding]:
+def listed_twice(part: AnnotationFile) -> Iterator[Finding]:
     """One file in several records with different ids."""
-    records: dict[Path, list[Picture]] = defaultdict(list)
-    for picture in part.pictures:
+    records: dict[Path, list[ImageEntry]] = defaultdict(list)
+    for picture in part.images:
         records[picture.path].append(picture)
     for path, several in records.items():
         first = several[0]
@@ -109,7 +109,7 @@ def listed_twice(part: Part) -> Iterator[Finding]:
             if other.id == first.id:
                 continue  # a repeated id, which has its own finding
             moved = tuple(
-                Edit("annotations", one.position, {"image_id": first.id}) for one in part.of_picture[other.position]
+                Edit("annotations", one.position, {"image_id": first.id}) for one in part.by_image[other.position]
             )
             edits = (Edit("images", other.position, None), *moved) if other.size == first.size else ()
             what = f"{path.name} is image {first.id} and image {other.id}"
@@ -124,9 +124,9 @@ def listed_twice(part: Part) -> Iterator[Finding]:
             )
 
 
-def unlisted(part: Part) -> Iterator[Finding]:
+def unlisted(part: AnnotationFile) -> Iterator[Finding]:
     """Pictures of the folder that no record names."""
-    listed = {picture.path.name for picture in part.pictures}
+    listed = {picture.path.name for picture in part.images}
     others = sorted(
         name
         for name in part.present - listed
@@ -140,13 +140,11 @@ def unlisted(part: Part) -> Iterator[Finding]:
         )
 
 
-def without_objects(part: Part) -> Iterator[Finding]:
+def without_objects(part: AnnotationFile) -> Iterator[Finding]:
     """Pictures that no annotation belongs to."""
-    empty = [
-        picture for picture in part.pictures if not part.of_picture.get(picture.position) and picture.path.is_file()
-    ]
+    empty = [picture for picture in part.images if not part.by_image.get(picture.position) and picture.path.is_file()]
     if empty:
-        what = f"{len(empty)} of {len(part.pictures)} pictures, the first is {empty[0].name}"
+        what = f"{len(empty)} of {len(part.images)} pictures, the first is {empty[0].name}"
         yield Finding("picture-empty", what, part.file, empty[0].id, empty[0].path)
 
 
@@ -157,16 +155,16 @@ IMAGE_CHECKS = (check_image_files, listed_twice, unlisted, without_objects)
 class Content:
     """What is compared of one picture file."""
 
-    picture: Picture
+    picture: ImageEntry
     digest: str
     print: Bool[np.ndarray, " B"] | None
     """None of a damaged or flat picture."""
     fault: str | None
 
 
-def read_contents(part: Part, progress: Progress | None = None) -> list[Content]:
+def read_contents(part: AnnotationFile, progress: Progress | None = None) -> list[Content]:
     """Decodes every picture of the part once."""
-    files = list({picture.path: picture for picture in part.pictures if picture.path.is_file()}.values())
+    files = list({picture.path: picture for picture in part.images if picture.path.is_file()}.values())
     found = []
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
         for content in pool.map(_read, files):
@@ -176,7 +174,7 @@ def read_contents(part: Part, progress: Progress | None = None) -> list[Content]
     return found
 
 
-def _read(picture: Picture) -> Content:
+def _read(picture: ImageEntry) -> Content:
     try:
         pixels = read_picture(picture.path)
         return Content(picture, file_digest(picture.path), brightness_print(pixels), None)
@@ -206,9 +204,9 @@ def damaged(contents: Iterable[Content], known: set[Path | None]) -> Iterator[Fi
             yield Finding("picture-damaged", content.fault, picture.path, picture.id, picture.path)
 
 
-def copies(part: Part, contents: Iterable[Content]) -> Iterator[Finding]:
+def copies(part: AnnotationFile, contents: Iterable[Content]) -> Iterator[Finding]:
     """Equal files under several names of one part."""
-    of: dict[str, list[Picture]] = defaultdict(list)
+    of: dict[str, list[ImageEntry]] = defaultdict(list)
     for content in contents:
         if content.digest:
             of[content.digest].append(content.picture)
@@ -223,7 +221,7 @@ def copies(part: Part, contents: Iterable[Content]) -> Iterator[Finding]:
             )
 
 
-def leaks(val: Part, ours: list[Content], theirs: list[Content]) -> Iterator[Finding]:
+def leaks(val: AnnotationFile, ours: list[Content], theirs: list[Content]) -> Iterator[Finding]:
     """Validation pictures (`theirs`) that are, or nearly are, training pictures (`ours`)."""
     of = {content.digest: content.picture for content in ours if content.digest}
     known = [(content.picture, content.print) for content in ours if content.print is not None]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from htc.data.faults import FAULT_REMEDIES
 from htc.doctor.findings import Severity
 
 
@@ -34,43 +35,45 @@ RECORD_KINDS = {
     "list-empty": _error(
         "A list of the file is empty",
         "without pictures or categories there is nothing to train on",
-        "export the data set again",
+        FAULT_REMEDIES["list-empty"],
     ),
     "image-record": _error(
         "An image record cannot be used",
         "the picture and its objects cannot be found by it",
-        "give it an id and a file_name",
+        FAULT_REMEDIES["image-record"],
     ),
     "image-size-missing": _error(
         "An image record has no height and width",
         "outlines and run lengths have no meaning without it",
-        "add the picture's size",
+        FAULT_REMEDIES["image-size-missing"],
     ),
     "image-id-twice": _error(
         "Two image records have one id",
         "objects of one picture would be learned on the other",
-        "give every picture its own id",
+        FAULT_REMEDIES["image-id-twice"],
     ),
-    "annotation-record": _error("An annotation cannot be read", "it is no object with fields", "remove it"),
+    "annotation-record": _error(
+        "An annotation cannot be read", "it is no object with fields", FAULT_REMEDIES["annotation-record"]
+    ),
     "annotation-id-missing": _warning(
         "An annotation has no id", "the COCO tools find annotations by it", "give it an id of its own"
     ),
     "annotation-id-twice": _error(
-        "Two annotations have one id", "the COCO tools keep the last one only", "give every annotation its own id"
+        "Two annotations have one id", "the COCO tools keep the last one only", FAULT_REMEDIES["annotation-id-twice"]
     ),
     "annotation-without-image": _error(
         "An annotation belongs to no picture",
         "its image_id is not among the images",
-        "add the image or remove the annotation",
+        FAULT_REMEDIES["annotation-without-image"],
     ),
     "category-record": _error(
-        "A category cannot be used", "a class needs a whole number as id and a name", "correct it"
+        "A category cannot be used", "a class needs a whole number as id and a name", FAULT_REMEDIES["category-record"]
     ),
     "category-id-twice": _error(
-        "Two categories have one id", "objects cannot be told apart by it", "give every category its own id"
+        "Two categories have one id", "objects cannot be told apart by it", FAULT_REMEDIES["category-id-twice"]
     ),
     "category-name-twice": _error(
-        "Two categories have one name", "results are matched by name", "merge them, or give each its own name"
+        "Two categories have one name", "results are matched by name", FAULT_REMEDIES["category-name-twice"]
     ),
     "category-names-alike": _warning(
         "Category names differ in case or spaces only",
@@ -80,7 +83,7 @@ RECORD_KINDS = {
     "category-unknown": _error(
         "An object has a label that is no category",
         "there is no class to learn",
-        "add the category, or correct category_id",
+        FAULT_REMEDIES["category-unknown"],
     ),
 }
 IMAGE_KINDS = {
@@ -135,30 +138,30 @@ OUTLINE_KINDS = {
     "outline-unknown": _error(
         "A segmentation is neither polygons nor run lengths",
         "there is no mask to learn",
-        "export it as COCO instances, or leave it empty for a box without mask",
+        FAULT_REMEDIES["outline-unknown"],
     ),
     "polygon-flat": _error(
         "A polygon is not within a list of polygons",
         "COCO's segmentation is a list of polygons",
-        "put it in another pair of brackets",
+        FAULT_REMEDIES["polygon-flat"],
     ),
     "polygon-not-numbers": _error(
         "A polygon holds something else than finite numbers",
         "its outline is not known",
-        "correct it, or remove the polygon",
+        FAULT_REMEDIES["polygon-not-numbers"],
     ),
     "polygon-odd": _error(
         "A polygon has an odd number of coordinates",
         "an x or a y is missing, and all after it are exchanged",
-        "correct it",
+        FAULT_REMEDIES["polygon-odd"],
     ),
     "polygon-short": _error(
-        "A polygon has fewer than three points", "it encloses nothing", "outline the object, or remove the polygon"
+        "A polygon has fewer than three points", "it encloses nothing", FAULT_REMEDIES["polygon-short"]
     ),
     "polygon-taken-for-box": _error(
         "A polygon of four numbers is taken for a box",
         "the COCO tools read it as x, y, width, height",
-        "outline the object with at least three points",
+        FAULT_REMEDIES["polygon-taken-for-box"],
     ),
     "polygon-no-area": _warning(
         "A polygon encloses no area", "it covers no pixel", "outline the object, or remove the polygon"
@@ -171,7 +174,7 @@ OUTLINE_KINDS = {
     "polygon-far": _error(
         "A polygon lies far outside the picture",
         "it cannot be an outline in this picture",
-        "correct its coordinates, or its image_id",
+        FAULT_REMEDIES["polygon-far"],
     ),
     "polygon-outside": _warning(
         "A polygon reaches outside the picture", "its outer part is cut off, its box may not be", "cut it at the border"
@@ -179,15 +182,15 @@ OUTLINE_KINDS = {
     "rle-size": _error(
         "Run lengths are of another picture size",
         "their pixels would fall elsewhere",
-        "encode the mask again at the picture's size",
+        FAULT_REMEDIES["rle-size"],
     ),
     "rle-length": _error(
-        "Run lengths do not fill the picture", "their pixels would fall elsewhere", "encode the mask again"
+        "Run lengths do not fill the picture", "their pixels would fall elsewhere", FAULT_REMEDIES["rle-length"]
     ),
     "rle-damaged": _error(
         "Run lengths cannot be decoded",
         "there is no mask to learn",
-        "encode the mask again, for example with pycocotools",
+        FAULT_REMEDIES["rle-damaged"],
     ),
     "mask-empty": _warning(
         "A mask covers no pixel", "there is nothing to learn from it", "outline the object, or remove the annotation"
@@ -197,7 +200,9 @@ OUTLINE_KINDS = {
         "on their pictures boxes are learned, masks are not",
         "outline them, or train boxes only",
     ),
-    "crowd-value": _error("iscrowd is neither 0 nor 1", "whether it is an object is not known", "write 0 or 1"),
+    "crowd-value": _error(
+        "iscrowd is neither 0 nor 1", "whether it is an object is not known", FAULT_REMEDIES["crowd-value"]
+    ),
     "crowd-unsaid": _warning(
         "A run-length mask does not say iscrowd",
         "some tools take run lengths for crowds; here it is an object",
@@ -211,12 +216,12 @@ OUTLINE_KINDS = {
 }
 BOX_KINDS = {
     "object-empty": _error(
-        "An annotation has neither box nor mask", "there is nothing to learn from it", "give it one, or remove it"
+        "An annotation has neither box nor mask", "there is nothing to learn from it", FAULT_REMEDIES["object-empty"]
     ),
     "box-wrong": _error(
         "A box is not x, y, width, height",
         "the object cannot be found",
-        "write four finite numbers, sizes not negative",
+        FAULT_REMEDIES["box-wrong"],
     ),
     "box-missing": _note(
         "An annotation has no box", "here the mask's is taken; other tools need one", "write the mask's box"
@@ -335,12 +340,6 @@ LAYOUT_KINDS = {
     ),
 }
 FINDING_KINDS: dict[str, FindingKind] = {
-    **RECORD_KINDS,
-    **IMAGE_KINDS,
-    **OUTLINE_KINDS,
-    **BOX_KINDS,
-    **DATASET_KINDS,
-    **SPLIT_KINDS,
-    **SEMANTIC_KINDS,
-    **LAYOUT_KINDS,
+    **{**RECORD_KINDS, **IMAGE_KINDS, **OUTLINE_KINDS, **BOX_KINDS},
+    **{**DATASET_KINDS, **SPLIT_KINDS, **SEMANTIC_KINDS, **LAYOUT_KINDS},
 }

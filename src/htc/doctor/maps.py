@@ -7,23 +7,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from htc.data.annotation_file import AnnotationFile, ImageEntry
 from htc.data.images import BROKEN
 from htc.data.semantic_maps import IGNORE, map_path
 from htc.doctor.findings import Finding
-from htc.doctor.part import Part, Picture
 from htc.errors import DataError
 
 CHANNEL = ("L", "P")
 """Pillow's modes of one 8-bit channel: grey, palette."""
 
 
-def map_files(part: Part, folder: Path) -> Iterator[Finding]:
+def map_files(part: AnnotationFile, folder: Path) -> Iterator[Finding]:
     """What the maps' headers tell: missing, unreadable, of another mode or size. Raises `DataError` if the folder is
     missing.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of semantic maps; give the right one, or leave out --semantic")
-    for picture in part.pictures:
+    for picture in part.images:
         path = map_path(folder, picture.path)
         if not path.is_file():
             other = next((one for one in sorted(folder.glob(f"{escape(picture.path.stem)}.*"))), None)
@@ -43,15 +43,15 @@ def map_files(part: Part, folder: Path) -> Iterator[Finding]:
             yield Finding("semantic-size", what, path, picture.id, picture.path)
 
 
-def map_values(part: Part, folder: Path, classes: int) -> Iterator[Finding]:
+def map_values(part: AnnotationFile, folder: Path, classes: int) -> Iterator[Finding]:
     """What the pixels tell of maps whose headers are right: values that are neither 0 .. classes-1 nor 255, or
     nothing but 255.
     """
-    for picture in part.pictures:
+    for picture in part.images:
         yield from _values(map_path(folder, picture.path), picture, classes)
 
 
-def _values(path: Path, picture: Picture, classes: int) -> Iterator[Finding]:
+def _values(path: Path, picture: ImageEntry, classes: int) -> Iterator[Finding]:
     try:
         with Image.open(path) as image:
             if image.mode not in CHANNEL:

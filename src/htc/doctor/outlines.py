@@ -3,23 +3,23 @@
 from collections.abc import Iterator
 from typing import Any
 
-from htc.doctor.findings import Edit, Finding
-from htc.doctor.outline import Fault, is_number, read_outline
-from htc.doctor.part import Object, Part
+from htc.data.annotation_file import AnnotationEntry, AnnotationFile, crowd_fault
+from htc.data.segmentation import SegmentationFault, is_number, read_outline
+from htc.doctor.findings import Edit, Finding, annotation_finding
 
 CONFIRMED = 1.0
 """Pixels by which the box of a repaired outline may miss the stated box, for the repair to be safe."""
 
 
-def segmentations(part: Part) -> Iterator[Finding]:
+def segmentations(part: AnnotationFile) -> Iterator[Finding]:
     """Every fault of every segmentation, with the safe repair."""
-    for one in part.objects:
+    for one in part.annotations:
         for fault in one.outline.faults:
             yield _finding(part, one, fault)
 
 
-def _finding(part: Part, one: Object, fault: Fault) -> Finding:
-    kept, said = fault.kept, fault.said
+def _finding(part: AnnotationFile, one: AnnotationEntry, fault: SegmentationFault) -> Finding:
+    kept, said = fault.kept, fault.fixed_by
     if fault.code == "polygon-odd" and kept is None:
         kept, said = _without_last(one), "the lone last number left out, as the stated box confirms"
     edits: tuple[Edit, ...] = ()
@@ -27,10 +27,10 @@ def _finding(part: Part, one: Object, fault: Fault) -> Finding:
         edits = (Edit("annotations", one.position, {"segmentation": kept}),)
     elif kept is not None:
         edits, said = without_mask(one)
-    return part.finding(one, fault.code, fault.what, edits, said)
+    return annotation_finding(part, one, fault.code, fault.what, edits, said)
 
 
-def without_mask(one: Object) -> tuple[tuple[Edit, ...], str]:
+def without_mask(one: AnnotationEntry) -> tuple[tuple[Edit, ...], str]:
     """What remains of an object whose outline covers nothing: its box, if that is one; else nothing."""
     box = one.box
     if box is not None and box[2] >= 1 and box[3] >= 1:
@@ -38,9 +38,9 @@ def without_mask(one: Object) -> tuple[tuple[Edit, ...], str]:
     return (Edit("annotations", one.position, None),), "the annotation removed"
 
 
-def _without_last(one: Object) -> list[Any] | None:
+def _without_last(one: AnnotationEntry) -> list[Any] | None:
     """The polygons without the last number of odd ones, if their box is the stated one."""
-    box, size = one.box, one.picture.size
+    box, size = one.box, one.image.size
     rings = one.record["segmentation"]
     if (
         box is None
@@ -56,27 +56,30 @@ def _without_last(one: Object) -> list[Any] | None:
     return even if max(abs(a - b) for a, b in zip(outline.box, stated, strict=True)) <= CONFIRMED else None
 
 
-def missing_masks(part: Part) -> Iterator[Finding]:
+def missing_masks(part: AnnotationFile) -> Iterator[Finding]:
     """Objects with a box only, told once."""
-    bare = [one for one in part.objects if not one.record.get("segmentation") and one.box is not None and not one.crowd]
+    bare = [
+        one for one in part.annotations if not one.record.get("segmentation") and one.box is not None and not one.crowd
+    ]
     if bare:
-        pictures = len({one.picture.position for one in bare})
-        objects = sum(not one.crowd for one in part.objects)
-        what = f"{len(bare)} of {objects} objects have a box only, on {pictures} of {len(part.pictures)} pictures"
+        pictures = len({one.image.position for one in bare})
+        objects = sum(not one.crowd for one in part.annotations)
+        what = f"{len(bare)} of {objects} objects have a box only, on {pictures} of {len(part.images)} pictures"
         first = bare[0]
-        yield Finding("mask-missing", what, part.file, first.picture.id, first.picture.path, first.id, first.where)
+        yield Finding("mask-missing", what, part.file, first.image.id, first.image.path, first.id, first.where)
 
 
-def crowds(part: Part) -> Iterator[Finding]:
+def crowds(part: AnnotationFile) -> Iterator[Finding]:
     """`iscrowd` that is no 0 or 1, that is not said, or that stands beside polygons."""
     outlined = any(
-        isinstance(one.record.get("segmentation"), list) and one.record["segmentation"] for one in part.objects
+        isinstance(one.record.get("segmentation"), list) and one.record["segmentation"] for one in part.annotations
     )
-    for one in part.objects:
+    for one in part.annotations:
         said, segmentation = one.record.get("iscrowd"), one.record.get("segmentation")
         found = None
-        if said is not None and said not in (0, 1):
-            found = ("crowd-value", f"its iscrowd is {said!r}")
+        fault = crowd_fault(one)
+        if fault is not None:
+            found = (fault.code, fault.what)
         elif said == 1 and isinstance(segmentation, list) and segmentation:
             found = (
                 "crowd-polygon",
@@ -85,7 +88,7 @@ def crowds(part: Part) -> Iterator[Finding]:
         elif said is None and isinstance(segmentation, dict) and outlined:
             found = ("crowd-unsaid", "it has run lengths, where other objects have polygons, and no iscrowd")
         if found is not None:
-            yield part.finding(one, *found)
+            yield annotation_finding(part, one, *found)
 
 
 OUTLINE_CHECKS = (segmentations, missing_masks, crowds)

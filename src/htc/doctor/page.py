@@ -151,8 +151,8 @@ def _summary(examination: Examination, fixed: RepairedFile | None) -> PageSectio
     facts = [
         Fact(
             f"pictures{' in ' + part.name if part.name else ''}",
-            f"{len(part.pictures):,}",
-            f"{len(part.objects):,} objects, {len(part.classes)} classes",
+            f"{len(part.images):,}",
+            f"{len(part.annotations):,} objects, {len(part.classes)} classes",
         )
         for part in examination.parts
     ]
@@ -310,8 +310,8 @@ def _classes(examination: Examination) -> list[PagePart]:
 
 def _class_counts(part: Any) -> dict[str, int]:
     found: dict[str, int] = {}
-    for one in part.objects:
-        name = part.classes.get(one.record.get("category_id"))
+    for one in part.annotations:
+        name = part.classes.get(one.category)
         if name is not None and not one.crowd:
             found[name] = found.get(name, 0) + 1
     return found

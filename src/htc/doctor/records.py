@@ -1,192 +1,110 @@
 """Checks of the records: ids, references and categories of one part, and the same image or group in both parts."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from htc.data.annotation_file import AnnotationFile, ImageEntry, category_fault, is_id, is_whole
+from htc.data.faults import RecordFault
 from htc.data.images import picture_size
-from htc.doctor.findings import Edit, Finding
-from htc.doctor.outline import short
-from htc.doctor.part import Part, Picture, is_id
+from htc.doctor.findings import Edit, Finding, annotation_finding, record_finding
 from htc.errors import DataError
 
 MOSTLY = 0.5
 """The share of the annotations that must belong to a picture for the others to be removed."""
 
 
-def empty_lists(part: Part) -> Iterator[Finding]:
-    """No pictures, no categories."""
-    for name in ("images", "categories"):
-        if not part.content[name]:
-            yield Finding("list-empty", f"it has no {name}", part.file)
+def image_records(part: AnnotationFile) -> Iterator[Finding]:
+    """What the reader cannot use of the images; equal records of one id are removed, missing sizes written."""
+    for fault in part.image_faults:
+        edits, fixed_by = (), ""
+        if fault.code == "image-id-twice":
+            assert fault.image is not None
+            assert fault.position is not None
+            if part.content["images"][fault.position] == part.by_id[fault.image].record:
+                edits, fixed_by = (Edit("images", fault.position, None),), "the second record removed"
+        elif fault.code == "image-size-missing":
+            edits, fixed_by = _size_edit(part, fault), "the size of the picture written"
+        yield record_finding(part, fault, edits, fixed_by)
 
 
-def image_records(part: Part) -> Iterator[Finding]:
-    """Without id or file name, without size, ids that occur twice."""
-    seen: dict[int | str, Any] = {}
-    for position, record in enumerate(part.content["images"]):
-        id = record.get("id") if isinstance(record, dict) else None
-        if not isinstance(record, dict) or not is_id(id):
-            yield Finding(
-                "image-record", f"images[{position}] has the id {id!r}; it must be a whole number or a text", part.file
-            )
-        elif not isinstance(record.get("file_name"), str) or not record["file_name"]:
-            yield Finding("image-record", f"it has the file_name {record.get('file_name')!r}", part.file, id)
-        elif id in seen:
-            same = record == seen[id]
-            what = "its id occurs twice, " + (
-                "in equal records" if same else f"for {seen[id]['file_name']} and {record['file_name']}"
-            )
-            edits = (Edit("images", position, None),) if same else ()
-            yield Finding(
-                "image-id-twice",
-                what,
-                part.file,
-                id,
-                part.path_of(record["file_name"]),
-                edits=edits,
-                fixed_by="the second record removed",
-            )
-        else:
-            seen[id] = record
-    yield from _sizes(part)
+def _size_edit(part: AnnotationFile, fault: RecordFault) -> tuple[Edit, ...]:
+    entry = next(image for image in part.images if image.position == fault.position)
+    try:
+        height, width = picture_size(entry.path)
+    except DataError:  # the image has a finding of its own
+        return ()
+    return (Edit("images", entry.position, {"height": height, "width": width}),)
 
 
-def _sizes(part: Part) -> Iterator[Finding]:
-    for picture in part.pictures:
-        if picture.size is not None:
-            continue
-        stated = f"its height is {picture.record.get('height')!r}, its width {picture.record.get('width')!r}"
-        edits: tuple[Edit, ...] = ()
-        try:
-            height, width = picture_size(picture.path)
-            edits = (Edit("images", picture.position, {"height": height, "width": width}),)
-        except DataError:
-            pass  # the picture has a finding of its own
-        yield Finding(
-            "image-size-missing",
-            stated,
-            part.file,
-            picture.id,
-            picture.path,
-            edits=edits,
-            fixed_by="the size of the picture written",
-        )
-
-
-def annotation_records(part: Part) -> Iterator[Finding]:
-    """Without picture, without id, ids that occur twice."""
+def annotation_records(part: AnnotationFile) -> Iterator[Finding]:
+    """What the reader cannot use of the annotations, and those without id: they get a new one."""
     records = part.content["annotations"]
-    used = Counter(record["id"] for record in records if isinstance(record, dict) and is_id(record.get("id")))
-    free = max((id for id in used if isinstance(id, int)), default=0) + 1
-    seen: set[int | str] = set()
-    # Where many belong to no picture, the images are what is wrong.
-    removable = len(part.objects) > MOSTLY * len(records)
-    for position, record in enumerate(records):
-        if not isinstance(record, dict):
-            edits = (Edit("annotations", position, None),)
-            yield Finding(
-                "annotation-record",
-                f"annotations[{position}] is {short(record)}",
-                part.file,
-                edits=edits,
-                fixed_by="removed",
-            )
-            continue
-        id, image = record.get("id"), record.get("image_id")
-        known = part.by_id.get(image) if is_id(image) else None
-        place = _Place(
-            part.file,
-            image if is_id(image) else None,
-            known.path if known else None,
-            id if is_id(id) else f"[{position}]",
-        )
-        if known is None:
-            edits = (Edit("annotations", position, None),) if removable else ()
-            what = f"its image_id {image!r} is not among the images"
-            yield Finding("annotation-without-image", what, *place, edits=edits, fixed_by="the annotation removed")
-        elif not is_id(id):
-            yield Finding(
-                "annotation-id-missing",
-                f"its id is {id!r}",
-                *place,
-                edits=_new_id(position, free),
-                fixed_by="a new id given",
-            )
+    used = (record.get("id") for record in records if isinstance(record, dict))
+    free = max((id for id in used if is_whole(id)), default=0) + 1
+    nameless = [
+        RecordFault("annotation-id-missing", f"its id is {own!r}", "annotations", one.position, one.image.id, one.id)
+        for one in part.annotations
+        if not is_id(own := one.record.get("id"))
+    ]
+    # Where many belong to no image, the images are what is wrong.
+    removable = len(part.annotations) > MOSTLY * len(records)
+    for fault in sorted((*part.annotation_faults, *nameless), key=lambda fault: fault.position or 0):
+        assert fault.position is not None
+        if fault.code in ("annotation-id-missing", "annotation-id-twice"):
+            edits, fixed_by = (Edit("annotations", fault.position, {"id": free}),), "a new id given"
             free += 1
-        elif id in seen:
-            what = f"its id occurs {used[id]} times"
-            yield Finding("annotation-id-twice", what, *place, edits=_new_id(position, free), fixed_by="a new id given")
-            free += 1
+        elif fault.code == "annotation-record" or removable:
+            edits, fixed_by = (Edit("annotations", fault.position, None),), "the annotation removed"
         else:
-            seen.add(id)
+            edits, fixed_by = (), ""
+        yield record_finding(part, fault, edits, fixed_by)
 
 
-class _Place(NamedTuple):
-    file: Path
-    image: int | str | None
-    picture: Path | None
-    annotation: int | str
-
-
-def _new_id(position: int, id: int) -> tuple[Edit, ...]:
-    return (Edit("annotations", position, {"id": id}),)
-
-
-def check_categories(part: Part) -> Iterator[Finding]:
-    """Categories without id or name, ids and names that occur twice, names that look alike."""
-    ids: dict[int, Any] = {}
+def check_categories(part: AnnotationFile) -> Iterator[Finding]:
+    """What the reader cannot use of the categories, and names that look alike."""
+    records = part.content["categories"]
+    for fault in part.category_faults:
+        edits, fixed_by = (), ""
+        if fault.code == "category-id-twice":
+            assert fault.position is not None
+            record = records[fault.position]
+            first = next(one for one in records if isinstance(one, dict) and one.get("id") == record["id"])
+            if first == record:
+                edits, fixed_by = (Edit("categories", fault.position, None),), "the second of two equal records removed"
+        yield record_finding(part, fault, edits, fixed_by)
     names: dict[str, str] = {}
-    for position, record in enumerate(part.content["categories"]):
-        id, name = (record.get("id"), record.get("name")) if isinstance(record, dict) else (None, None)
-        if not isinstance(id, int) or isinstance(id, bool) or not isinstance(name, str) or not name:
-            yield Finding(
-                "category-record", f"categories[{position}] has the id {id!r} and the name {name!r}", part.file
-            )
-            continue
+    for name in part.classes.values():
         plain = " ".join(name.lower().replace("_", " ").split())
-        if id in ids:
-            same = ids[id] == record
-            edits = (Edit("categories", position, None),) if same else ()
-            what = f"category id {id} occurs twice, for {ids[id]['name']!r} and {name!r}"
-            yield Finding(
-                "category-id-twice", what, part.file, edits=edits, fixed_by="the second of two equal records removed"
-            )
-        elif name in names.values():
-            yield Finding("category-name-twice", f"the name {name!r} occurs twice", part.file)
-        elif plain in names:
+        if names.setdefault(plain, name) != name:
             yield Finding("category-names-alike", f"{names[plain]!r} and {name!r}", part.file)
-        ids.setdefault(id, record)
-        names.setdefault(plain, name)
 
 
-def labels(part: Part) -> Iterator[Finding]:
-    """Objects of no known category."""
+def labels(part: AnnotationFile) -> Iterator[Finding]:
+    """Annotations of no known category."""
     known = set(part.classes)
-    used = {id for one in part.objects if isinstance(id := one.record.get("category_id"), int)}
+    used = {id for one in part.annotations if is_whole(id := one.record.get("category_id"))}
     shifted = next((by for by in (1, -1) if used - known and {id + by for id in used} <= known), None)
     hint = (
         f"; all ids would fit if they were {'one larger' if shifted == 1 else 'one smaller'}"
         if shifted is not None
         else ""
     )
-    for one in part.objects:
-        category = one.record.get("category_id")
-        if not isinstance(category, int) or isinstance(category, bool) or category not in known:
-            what = f"its category_id {category!r} is not among the {len(known)} categories ({_span(known)}){hint}"
-            yield part.finding(one, "category-unknown", what)
+    for one in part.annotations:
+        fault = category_fault(one, known)
+        if fault is not None:
+            what = f"{fault.what}, {len(known)} of ids {_span(known)}{hint}"
+            yield annotation_finding(part, one, fault.code, what)
 
 
 def _span(ids: set[int]) -> str:
     return f"{min(ids)} to {max(ids)}" if ids else "none"
 
 
-RECORD_CHECKS = (empty_lists, image_records, annotation_records, check_categories, labels)
+RECORD_CHECKS = (image_records, annotation_records, check_categories, labels)
 
 
-def compare_categories(train: Part, val: Part) -> Iterator[Finding]:
+def compare_categories(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
     """Classes go by name: one that only the validation file has cannot be found."""
     ids = {name: id for id, name in train.classes.items()}
     for id, name in val.classes.items():
@@ -198,40 +116,40 @@ def compare_categories(train: Part, val: Part) -> Iterator[Finding]:
             )
 
 
-def groups(train: Part, val: Part) -> Iterator[Finding]:
+def groups(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
     """Values of `group` that records of both parts have."""
     ours = {
         picture.record["group"]: picture
-        for picture in train.pictures
+        for picture in train.images
         if isinstance(picture.record.get("group"), int | str)
     }
-    for picture in val.pictures:
+    for picture in val.images:
         group = picture.record.get("group")
         if isinstance(group, int | str) and group in ours:
             what = f"{picture.name} has the group {group!r}, as {ours[group].name} in training"
             yield Finding("group-leaked", what, val.file, picture.id, picture.path)
 
 
-def compare_files(train: Part, val: Part) -> Iterator[Finding]:
+def compare_files(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
     """Files of the validation part that are training pictures, whatever their name; only files of equal length are
     read.
     """
-    ours: dict[int, list[Picture]] = {}
-    for picture in train.pictures:
+    ours: dict[int, list[ImageEntry]] = {}
+    for picture in train.images:
         if picture.path.is_file():
             ours.setdefault(picture.path.stat().st_size, []).append(picture)
     digests: dict[Path, str] = {}
-    for picture in val.pictures:
+    for picture in val.images:
         for other in ours.get(picture.path.stat().st_size, []) if picture.path.is_file() else []:
             if picture.path == other.path or _digest(picture.path, digests) == _digest(other.path, digests):
                 yield leaked(val, picture, other)
                 break
 
 
-def names(train: Part, val: Part) -> Iterator[Finding]:
+def names(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
     """Pictures of one name with different content."""
-    ours = {Path(picture.name).name: picture for picture in train.pictures}
-    for picture in val.pictures:
+    ours = {Path(picture.name).name: picture for picture in train.images}
+    for picture in val.images:
         other = ours.get(Path(picture.name).name)
         if (
             other is not None
@@ -248,7 +166,7 @@ def names(train: Part, val: Part) -> Iterator[Finding]:
             )
 
 
-def leaked(val: Part, picture: Picture, other: Picture) -> Finding:
+def leaked(val: AnnotationFile, picture: ImageEntry, other: ImageEntry) -> Finding:
     """One picture in both parts."""
     what = f"{picture.name} is {other.path}, image {other.id} of training"
     return Finding("picture-leaked", what, val.file, picture.id, picture.path)

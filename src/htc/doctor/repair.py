@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from htc.data.annotation_file import AnnotationFile, annotation_file
 from htc.doctor.examine import Request, repairable
 from htc.doctor.findings import Edit, Finding
-from htc.doctor.part import Part, part_of
 from htc.files import whole_file
 
 ROUNDS = 8
@@ -52,12 +52,14 @@ def write_repaired(request: Request, target: Path) -> RepairedFile:
     return RepairedFile(target, repaired.corrected)
 
 
-def repair(part: Part, check: Callable[[Part], Iterable[Finding]]) -> Repaired:
+def repair(part: AnnotationFile, check: Callable[[AnnotationFile], Iterable[Finding]]) -> Repaired:
     """Applies the edits of all findings, and again, until none is left. `part` is not changed."""
-    result = Repaired(copy.deepcopy(part.content))
+    result = Repaired(copy.deepcopy(dict(part.content)))
     for _ in range(ROUNDS):
         findings = [
-            finding for finding in check(part_of(result.content, part.file, part.folder, part.name)) if finding.edits
+            finding
+            for finding in check(annotation_file(result.content, part.file, part.folder, part.name))
+            if finding.edits
         ]
         if not findings:
             break

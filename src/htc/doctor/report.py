@@ -18,7 +18,7 @@ def report_lines(examination: Examination) -> Iterator[str]:
     for part in examination.parts:
         named = f"{part.name}: " if part.name else ""
         classes = "1 class" if len(part.classes) == 1 else f"{len(part.classes)} classes"
-        yield f"{named}{len(part.pictures)} pictures, {len(part.objects)} objects, {classes} ({part.file})"
+        yield f"{named}{len(part.images)} pictures, {len(part.annotations)} objects, {classes} ({part.file})"
     yield verdict(examination)
     for code, findings in examination.by_code.items():
         kind = FINDING_KINDS[code]
@@ -70,8 +70,8 @@ def to_json(examination: Examination, fixed: RepairedFile | None = None) -> dict
                 "name": part.name,
                 "annotations": str(part.file),
                 "images": str(part.folder),
-                "pictures": len(part.pictures),
-                "objects": len(part.objects),
+                "pictures": len(part.images),
+                "objects": len(part.annotations),
                 "classes": list(part.classes.values()),
             }
             for part in examination.parts

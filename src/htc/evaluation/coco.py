@@ -17,8 +17,9 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools import mask as rle_codec
 
-from htc.evaluation.comparison import Annotation, Comparison, EncodedMask, compare, uncollected
+from htc.evaluation.comparison import Annotation, Comparison, EncodedMask, compare
 from htc.evaluation.matching import IOU, Matched
+from htc.files import uncollected
 
 Metrics = dict[str, dict[str, Any]]
 IouType = Literal["bbox", "segm", "boundary"]

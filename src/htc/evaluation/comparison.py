@@ -3,10 +3,8 @@
 Everything that measures results begins here, so that a file is taken apart once, whatever is measured afterwards.
 """
 
-import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ from pycocotools import mask as rle_codec
 
 from htc.errors import DataError
 from htc.evaluation.files import read_annotations
+from htc.files import uncollected
 
 Annotation = dict[str, Any]
 EncodedMask = Any
@@ -68,20 +67,6 @@ class Comparison:
             found[item["image_id"] - 1].append(item)
         for ours, theirs in zip(objects, found, strict=True):
             yield ours, sorted(theirs, key=lambda item: -item["score"])
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: of the many dicts that results are none is garbage, yet each round would walk
-    them all.
-    """
-    collected = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collected:
-            gc.enable()
 
 
 @uncollected()

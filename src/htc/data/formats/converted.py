@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_masks
 
+from htc.data.instance_masks import Rings, polygon_runs
 from htc.files import write_json
 
 ANNOTATIONS_FOLDER = "annotations"
 PICTURE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif"))
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folder names of the parts of a data set, as the usual tools write them, and what we call them."""
-
-Rings = list[list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +127,6 @@ def _box_and_area(found: ConvertedInstance, picture: ConvertedImage) -> tuple[li
     low, high = points.min(0).clip(0), np.minimum(points.max(0), (picture.width, picture.height))
     encoded = coco_masks.merge(polygon_runs(found.segmentation, picture.height, picture.width))
     return [round(float(value), 3) for value in (*low, *(high - low))], float(coco_masks.area(encoded))
-
-
-def polygon_runs(rings: Rings, height: int, width: int) -> Any:
-    """pycocotools' run lengths of each ring; its stubs know other types than it takes."""
-    outlines: Any = rings
-    return coco_masks.frPyObjects(outlines, height, width)
 
 
 def text_of(runs: Any) -> str:

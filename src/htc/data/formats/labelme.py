@@ -25,10 +25,10 @@ from htc.data.formats.converted import (
     ConvertedInstance,
     Notes,
     pictures_in,
-    polygon_runs,
     text_of,
 )
 from htc.data.images import picture_size
+from htc.data.instance_masks import polygon_runs
 from htc.errors import DataError
 
 NO_OBJECTS = ("__ignore__", "_background_")

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from matplotlib.path import Path
 from pycocotools import mask as coco_masks
 
-from htc.doctor.outline import cut_ring, exact_area, read_outline, signed_area
+from htc.data.segmentation import cut_ring, exact_area, read_outline, signed_area
 
 H, W = 60, 80
 
@@ -13,7 +12,12 @@ H, W = 60, 80
 def pixels(ring: list[float]) -> np.ndarray:
     """Which pixel centres of the picture lie in a polygon."""
     x, y = np.meshgrid(np.arange(W) + 0.5, np.arange(H) + 0.5)
-    return Path(np.array(ring).reshape(-1, 2)).contains_points(np.stack([x.ravel(), y.ravel()], 1))
+    inside = np.zeros((H, W), bool)
+    points = np.array(ring).reshape(-1, 2)
+    for (x1, y1), (x2, y2) in zip(points, np.roll(points, -1, 0), strict=True):
+        if y1 != y2:
+            inside ^= ((y1 > y) != (y2 > y)) & (x < (x2 - x1) * (y - y1) / (y2 - y1) + x1)
+    return inside
 
 
 @pytest.mark.parametrize("seed", range(12))
