@@ -1,6 +1,8 @@
 """Detections: indexing, filtering, and every form they can be handed on in."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,17 +58,72 @@ def test_masks_agree_in_all_their_forms(count: int) -> None:
     dense = masks.bitmaps()
     assert dense.shape == (count, *SIZE)
     assert dense.dtype == bool
-    assert len(masks.rle()) == len(masks.polygons()) == len(masks) == count
-    for number, (bitmap, run_lengths, outlines, crop) in enumerate(
+    assert len(masks.rle()) == len(masks.polygons()) == len(masks.outlines()) == len(masks) == count
+    for number, (bitmap, run_lengths, parts, crop) in enumerate(
         zip(dense, masks.rle(), masks.polygons(), masks.crops(), strict=True)
     ):
         assert np.array_equal(coco_mask.decode(run_lengths).astype(bool), bitmap)
         assert crop.bitmap.sum() == bitmap.sum()
-        filled = coco_mask.decode(
-            coco_mask.merge(coco_mask.frPyObjects([outline.ravel().tolist() for outline in outlines], *SIZE))
-        ).astype(bool)
-        assert np.array_equal(filled, bitmap) == (number != 1)  # the second one has a hole, which polygons cannot have
-        assert filled[bitmap].all()
+        exteriors, holes = filled(masks.outlines()[number]), filled([hole for part in parts for hole in part.holes])
+        assert np.array_equal(exteriors & ~holes, bitmap)
+        assert holes.any() == (number == 1)
+
+
+def filled(outlines: list[np.ndarray]) -> np.ndarray:
+    if not outlines:
+        return np.zeros(SIZE, bool)
+    parts = coco_mask.frPyObjects([outline.ravel().tolist() for outline in outlines], *SIZE)
+    return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
+
+
+def test_equality_compares_every_field() -> None:
+    one = detections()
+    assert one == detections()
+    assert one == replace(detections(), image=np.zeros((*SIZE, 3), np.uint8))
+    assert one != detections(2)
+    assert one != "detections"
+    changed = replace(one, masks=Masks(one.masks.probabilities, one.boxes, SIZE, 0.4))
+    assert one != changed
+    for name in ("boxes", "scores", "labels", "category_ids"):
+        assert one != replace(one, **{name: getattr(one, name) + 1})
+    assert one != replace(one, class_names=("cat", "cat", "dog"))
+    assert one != replace(one, source="a.png")
+    assert one != replace(one, index=3)
+    with pytest.raises(TypeError):
+        hash(one)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_repr_is_one_line(count: int) -> None:
+    text = repr(replace(detections(count), source="street.jpg"))
+    assert "\n" not in text
+    assert len(text) < 200
+    assert f"{count} instances" in text
+    assert "street.jpg" in text
+    assert "60x40" in text
+    assert ("dog 0.90" in text) == (count > 0)
+    assert len(repr(detections(count).masks)) < 100
+
+
+def test_drawing_without_an_argument_takes_the_image_it_remembers(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+    known = replace(detections(), image=pixels)
+    assert np.array_equal(np.asarray(known.draw()), np.asarray(detections().draw(pixels)))
+    assert np.array_equal(np.asarray(known[1:].draw()), np.asarray(detections()[1:].draw(pixels)))
+    known.save(tmp_path / "out.png", labels=False)
+    assert Image.open(tmp_path / "out.png").size == (60, 40)
+    assert known._repr_png_()[:4] == b"\x89PNG"
+    assert detections()._repr_png_() is None
+    with pytest.raises(ValueError, match="draw\\(image\\)"):
+        detections().draw()
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_dict_is_json(count: int) -> None:
+    content = json.loads(json.dumps(replace(detections(count), source="a.png", index=2).to_dict()))
+    assert (content["source"], content["index"], content["height"], content["width"]) == ("a.png", 2, 40, 60)
+    assert [one["class_name"] for one in content["instances"]] == list(detections(count).class_names)
+    assert [one["mask"] for one in content["instances"]] == detections(count).masks.rle()
 
 
 def test_threshold_of_the_masks() -> None:

@@ -2,8 +2,10 @@
 asked for.
 """
 
+import io
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -13,11 +15,11 @@ from PIL import Image
 
 from htc.data.images import ImageSource, read_picture
 from htc.errors import ConfigError
-from htc.model.semantic import SEMANTIC_STRIDE
 from htc.ops import masks as mask_ops
 from htc.ops.masks import MaskCrop, MaskGrid, mask_grid
-from htc.ops.polygons import polygons
+from htc.ops.polygons import Polygon, polygons
 from htc.ops.run_lengths import rle
+from htc.semantic_map import SemanticMap
 from htc.visual.drawing import draw_objects, enlarge
 
 if TYPE_CHECKING:
@@ -71,9 +73,29 @@ class Masks:
         """One bitmap after the other, cropped to its box: (x, y, bitmap)."""
         return mask_ops.crops(self._grid())
 
-    def polygons(self, tolerance: float = 0.0) -> list[list[Float[np.ndarray, "V 2"]]]:
-        """Outer contours of each object, largest first, as (x, y) in pixels; no holes. See `htc.ops.polygons`."""
+    def polygons(self, tolerance: float = 0.0) -> list[list[Polygon]]:
+        """For each instance its connected parts, largest first, each with its holes; (x, y) in pixels.
+
+        `tolerance` 0 follows the edges of the pixels; above it, corners are left out as long as the outline moves by no
+        more than that many pixels.
+        """
         return [polygons(crop, tolerance) for crop in self.crops()]
+
+    def outlines(self, tolerance: float = 0.0) -> list[list[Float32[np.ndarray, "V 2"]]]:
+        """The exteriors of `polygons` alone, for formats without holes."""
+        return [[part.exterior for part in parts] for parts in self.polygons(tolerance)]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether probabilities, boxes, size and threshold are equal."""
+        if not isinstance(other, Masks):
+            return NotImplemented
+        same = self.size == other.size and self.threshold == other.threshold
+        return same and all(map(np.array_equal, (self.probabilities, self.boxes), (other.probabilities, other.boxes)))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} of {self.size[1]}x{self.size[0]} pixels, threshold {self.threshold})"
 
     def windows(self) -> Float[np.ndarray, "N 4"]:
         """First and last pixel (xyxy) that each mask may touch; the last before the first where it has none."""
@@ -84,48 +106,6 @@ class Masks:
         if not self.exist:
             raise ConfigError("this model finds boxes alone (cascade.mask_head none): there are no masks")
         return mask_grid(torch.from_numpy(self.probabilities), torch.from_numpy(self.boxes), self.size, self.threshold)
-
-
-class SemanticMap:
-    """What every pixel of one picture is, kept as the semantic branch's logits (C, h, w) until the map is asked for.
-
-    Logit (i, j) speaks for the pixel (8 i, 8 j) of the network input, as it was trained to; `input_size` is the
-    picture's own (height, width) there, `size` that of the original.
-    """
-
-    def __init__(
-        self, logits: Float32[np.ndarray, "C h w"], input_size: tuple[int, int], size: tuple[int, int]
-    ) -> None:
-        self.logits = logits
-        self.input_size = input_size
-        self.size = size
-
-    def labels(self) -> UInt8[np.ndarray, "H W"]:
-        """The likeliest class of each pixel of the original picture: logits between two places are mixed by
-        distance.
-        """
-        top, bottom, down = self._places(0)
-        left, right, along = self._places(1)
-        labels = np.empty(self.size, np.uint8)
-        step = max(1, mask_ops.WORK_ELEMENTS // (len(self.logits) * self.size[1]))
-        for start in range(0, self.size[0], step):
-            strip = slice(start, start + step)
-            rows = (
-                self.logits[:, top[strip]]
-                + (self.logits[:, bottom[strip]] - self.logits[:, top[strip]]) * down[strip, None]
-            )
-            labels[strip] = (rows[:, :, left] + (rows[:, :, right] - rows[:, :, left]) * along).argmax(0)
-        return labels
-
-    def _places(self, axis: int) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"], Float32[np.ndarray, " L"]]:
-        """For each row (or column) of the original, the logits before and after its centre, and how far it lies
-        between them.
-        """
-        centres = (np.arange(self.size[axis]) + 0.5) * self.input_size[axis] / self.size[axis] - 0.5
-        last = self.logits.shape[1 + axis] - 1
-        place = np.clip(centres / SEMANTIC_STRIDE, 0, last)
-        before = np.floor(place).astype(np.int64)
-        return before, np.minimum(before + 1, last), (place - before).astype(np.float32)
 
 
 class Detection(NamedTuple):
@@ -142,10 +122,16 @@ class Detection(NamedTuple):
     """Of this object alone (length 1)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
-    """The objects found in one picture, best first. Indexing with a number gives one `Detection`, with anything else
-    `Detections`.
+    """The instances predicted in one image, best first.
+
+    Indexing with a number gives one `Detection`; a slice, a list, or a mask gives `Detections`. Two are equal if every
+    field is (`image` excepted).
+
+    Example:
+        >>> people = detections[detections.scores > 0.8].filter(classes=["person"])
+        >>> people.draw().save("people.png")
     """
 
     boxes: Float32[np.ndarray, "N 4"]
@@ -162,9 +148,36 @@ class Detections:
     size: tuple[int, int]
     """(height, width) of the original picture."""
     source: str | None = None
-    """The picture's path, where it came from a file."""
+    """The image's path, if it came from a file."""
     semantic: SemanticMap | None = None
-    """Of the whole picture, where it was asked for (`semantic=True`)."""
+    """Of the whole image, if it was asked for (`semantic=True`)."""
+    index: int | None = None
+    """Position of the image among those given to `predict_many`."""
+    image: ImageSource | None = None
+    """What `draw()` draws on: the image's path, or its pixels."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        names = [field.name for field in fields(self) if field.name != "image"]
+        return all(_equal(getattr(self, name), getattr(other, name)) for name in names)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        """One line: how many instances, of which image, and the best of them."""
+        shown = [f"{name} {score:.2f}" for name, score in zip(self.class_names[:5], self.scores, strict=False)]
+        best = f": {', '.join(shown)}{', ...' if len(self) > len(shown) else ''}" if shown else ""
+        where = f" in {self.source}" if self.source else ""
+        return f"Detections({len(self)} instances{where}, {self.size[1]}x{self.size[0]} pixels{best})"
+
+    def _repr_png_(self) -> bytes | None:
+        """The drawing, for notebooks."""
+        if self.image is None:
+            return None
+        stream = io.BytesIO()
+        self.draw().save(stream, "PNG")
+        return stream.getvalue()
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -184,7 +197,7 @@ class Detections:
         rows = np.arange(len(self))[index] if len(self) or isinstance(index, slice) else np.arange(0)
         names = tuple(self.class_names[row] for row in rows)
         own = (self.boxes[rows], self.scores[rows], self.labels[rows], names, self.category_ids[rows], self.masks[rows])
-        return Detections(*own, self.size, self.source, self.semantic)
+        return Detections(*own, self.size, self.source, self.semantic, self.index, self.image)
 
     def filter(self, score_threshold: float = 0.0, classes: Collection[str] | None = None) -> "Detections":
         """Those with at least this score and, where given, of one of these class names."""
@@ -192,25 +205,49 @@ class Detections:
         return self[np.flatnonzero((self.scores >= score_threshold) & wanted)]
 
     def draw(
-        self, image: ImageSource, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1
+        self,
+        image: ImageSource | None = None,
+        *,
+        masks: bool = True,
+        boxes: bool = False,
+        labels: bool = True,
+        scale: int = 1,
     ) -> Image.Image:
-        """The objects drawn over a copy of `image`, the original picture: a path, PIL, or (H, W, 3) uint8 RGB array.
+        """The instances drawn over a copy of the image.
 
-        `scale` enlarges the picture first, so that captions and outlines on a small one are legible. Raises
-        `ValueError` for a picture of another size than the detections'.
+        `image` is needed only where the detections do not remember theirs: a path, a PIL image or an (H, W, 3) uint8
+        RGB array. `scale` enlarges the image first, so that captions and outlines on a small one are legible. Raises
+        `ValueError` without an image, and for one of another size than the detections'.
         """
         return Image.fromarray(self.drawing(image, masks=masks, boxes=boxes, labels=labels, scale=scale))
 
+    def save(self, path: str | Path, **drawing: Any) -> None:
+        """Writes `draw(**drawing)` to an image file; the suffix sets the format."""
+        self.draw(**drawing).save(path)
+
+    def show(self, **drawing: Any) -> None:
+        """Opens `draw(**drawing)` in the system's viewer."""
+        self.draw(**drawing).show()
+
     def drawing(
-        self, image: ImageSource, *, masks: bool = True, boxes: bool = False, labels: bool = True, scale: int = 1
+        self,
+        image: ImageSource | None = None,
+        *,
+        masks: bool = True,
+        boxes: bool = False,
+        labels: bool = True,
+        scale: int = 1,
     ) -> UInt8[np.ndarray, "H W 3"]:
         """What `draw` shows, as an array."""
         masks = masks and self.masks.exist
+        image = self.image if image is None else image
+        if image is None:
+            raise ValueError("these detections do not remember their image: pass it, as in draw(image)")
         pixels = read_picture(image)
         if pixels.shape[:2] != self.size:
             raise ValueError(
-                f"these detections are of a picture of {self.size} (height, width), this one has {pixels.shape[:2]}: "
-                f"give the original"
+                f"the detections are of an image of {self.size} (height, width), this one has {pixels.shape[:2]}: "
+                f"pass the original"
             )
         larger = Masks(
             self.masks.probabilities,
@@ -242,6 +279,17 @@ class Detections:
             return found
         return [{**one, "segmentation": mask} for one, mask in zip(found, self.masks.rle(), strict=True)]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the image as values that JSON can hold; masks as run lengths."""
+        masks = self.masks.rle() if self.masks.exist else [None] * len(self)
+        rows = zip(_shortest(self.boxes), _shortest(self.scores), self.labels.tolist(), self.class_names, strict=True)
+        instances = [
+            {"box": box, "score": score, "label": label, "class_name": name, "category_id": category, "mask": mask}
+            for (box, score, label, name), category, mask in zip(rows, self.category_ids.tolist(), masks, strict=True)
+        ]
+        height, width = self.size
+        return {"source": self.source, "index": self.index, "height": height, "width": width, "instances": instances}
+
     def to_labelme(self, image_path: str, tolerance: float = 0.75) -> dict[str, Any]:
         """The content of a labelme file: one polygon shape a part, the parts of one object sharing a `group_id`;
         rectangles of boxes alone.
@@ -250,7 +298,7 @@ class Detections:
         to the file.
         """
         kind, outlines = (
-            ("polygon", self.masks.polygons(tolerance))
+            ("polygon", self.masks.outlines(tolerance))
             if self.masks.exist
             else ("rectangle", [[box.reshape(2, 2)] for box in self.boxes])
         )
@@ -295,3 +343,7 @@ def _shortest(values: Float32[np.ndarray, "*shape"]) -> Any:
     0.10000000149011612.
     """
     return values.astype(str).astype(np.float64).tolist()
+
+
+def _equal(one: object, other: object) -> bool:
+    return np.array_equal(one, other) if isinstance(one, np.ndarray) and isinstance(other, np.ndarray) else one == other

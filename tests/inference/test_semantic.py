@@ -8,7 +8,8 @@ from scipy.ndimage import map_coordinates
 from htc.errors import ConfigError
 from htc.inference.panoptic import merge, stuff_labels
 from htc.inference.predictor import Predictor
-from htc.results import Detections, Masks, SemanticMap
+from htc.results import Detections, Masks
+from htc.semantic_map import SemanticMap
 from small_detector import seeded_detector, small_config
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)

@@ -105,7 +105,7 @@ def polygon_results(detections: Detections, image_id: int | str) -> list[dict[st
         return results
     return [
         {**result, "segmentation": [polygon.ravel().tolist() for polygon in polygons]}
-        for result, polygons in zip(results, detections.masks.polygons(), strict=True)
+        for result, polygons in zip(results, detections.masks.outlines(), strict=True)
     ]
 
 

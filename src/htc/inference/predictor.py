@@ -21,7 +21,8 @@ from htc.model.detector import Detector
 from htc.model.postprocess import NO_LIMITS, Limits
 from htc.model.semantic import SEMANTIC_STRIDE
 from htc.ops.onednn import exact_onednn_matmul
-from htc.results import Detections, Masks, SemanticMap
+from htc.results import Detections, Masks
+from htc.semantic_map import SemanticMap
 from htc.types import RawDetections
 
 WINDOW = 4

@@ -1,33 +1,52 @@
-"""Outlines of mask crops as polygons in picture coordinates, where pixel (column, row) covers [column, column + 1) x
+"""Outlines of mask crops as polygons in image coordinates, where pixel (column, row) covers [column, column + 1) x
 [row, row + 1).
-
-COCO's and labelme's polygons have no holes: only outer contours are returned. Run lengths keep holes.
 """
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int32, UInt8
+from jaxtyping import Bool, Float, Float32, Int32, UInt8
 
 from htc.ops.masks import MaskCrop
 
 
-def polygons(crop: MaskCrop, tolerance: float = 0.0) -> list[Float[np.ndarray, "V 2"]]:
-    """Outer contours of one object, largest first: float32 (x, y) corners in pixels of the picture.
+@dataclass(frozen=True)
+class Polygon:
+    """One connected part of a mask: what lies inside `exterior` and in none of the `holes`."""
 
-    With `tolerance` 0 a contour runs exactly along the edges of the pixels; above it, corners are left out as long as
-    the outline moves by no more than `tolerance` pixels. Every contour has at least four corners (three after
+    exterior: Float32[np.ndarray, "V 2"]
+    """(x, y) corners in pixels of the image; the last one is joined to the first."""
+    holes: tuple[Float32[np.ndarray, "_ 2"], ...] = ()
+    """Likewise; an island inside a hole is a polygon of its own."""
+
+
+def polygons(crop: MaskCrop, tolerance: float = 0.0) -> list[Polygon]:
+    """The connected parts of one instance, largest exterior first, with their holes.
+
+    With `tolerance` 0 an outline runs exactly along the edges of the pixels; above it, corners are left out as long as
+    the outline moves by no more than `tolerance` pixels. Every outline has at least four corners (three after
     simplification).
     """
     if not crop.bitmap.any():
         return []
-    contours, _ = cv2.findContours(_corner_grid(crop.bitmap), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    contours = sorted(
-        (_with_corners(contour.reshape(-1, 2)) for contour in contours), key=cv2.contourArea, reverse=True
-    )
-    if tolerance > 0:
-        contours = [_simplified(contour, 2 * tolerance) for contour in contours]
+    found, hierarchy = cv2.findContours(_corner_grid(crop.bitmap), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    contours = [_with_corners(contour.reshape(-1, 2)) for contour in found]
+    parents: list[int] = hierarchy[0, :, 3].tolist()
+    exteriors = [number for number, parent in enumerate(parents) if parent < 0]
+    exteriors.sort(key=lambda number: cv2.contourArea(contours[number]), reverse=True)
     offset = np.array([crop.x, crop.y], np.float32)
-    return [contour.reshape(-1, 2).astype(np.float32) / 2 - 0.5 + offset for contour in contours]
+
+    def outline(number: int) -> Float[np.ndarray, "V 2"]:
+        contour = contours[number]
+        if tolerance > 0:
+            contour = _simplified(contour, 2 * tolerance)
+        return contour.reshape(-1, 2).astype(np.float32) / 2 - 0.5 + offset
+
+    return [
+        Polygon(outline(number), tuple(outline(hole) for hole, parent in enumerate(parents) if parent == number))
+        for number in exteriors
+    ]
 
 
 def _corner_grid(bitmap: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W"]:
