@@ -44,7 +44,10 @@ def assert_same(found: Detections, expected: Detections, tolerance: float = 1e-5
 @pytest.mark.parametrize("copies", [1, 2])
 def test_the_identity_and_two_copies_are_the_single_model(size: tuple[int, int], copies: int) -> None:
     model = single()
-    assert_same(EnsemblePredictor([model] * copies).predict(picture(*size), 0.0), model.predict(picture(*size), 0.0))
+    assert_same(
+        EnsemblePredictor([model] * copies).predict(picture(*size), score_threshold=0.0),
+        model.predict(picture(*size), score_threshold=0.0),
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,19 +61,27 @@ def test_the_identity_and_two_copies_are_the_single_model(size: tuple[int, int],
 )
 def test_copies_are_the_single_model_with_other_settings(inference: dict) -> None:
     model = single(inference=inference)
-    assert_same(EnsemblePredictor([model, model]).predict(picture(), 0.0), model.predict(picture(), 0.0))
+    assert_same(
+        EnsemblePredictor([model, model]).predict(picture(), score_threshold=0.0),
+        model.predict(picture(), score_threshold=0.0),
+    )
 
 
 def test_copies_are_the_single_model_with_boxes_of_their_own_for_each_class() -> None:
     model = single(stages=1, cascade={"class_agnostic_boxes": False})
-    assert_same(EnsemblePredictor([model, model]).predict(picture(), 0.0), model.predict(picture(), 0.0))
+    assert_same(
+        EnsemblePredictor([model, model]).predict(picture(), score_threshold=0.0),
+        model.predict(picture(), score_threshold=0.0),
+    )
 
 
 def test_batches_and_single_pictures_agree() -> None:
     joint = EnsemblePredictor([single(), single(1)], parse_views("0.75:flip"))
     pictures = [picture(40, 60), picture(60, 40), picture(40, 60, 1)]
     for alone, together in zip(
-        [joint.predict(one, 0.0) for one in pictures], joint.predict_many(pictures, 3, 0.0), strict=True
+        [joint.predict(one, score_threshold=0.0) for one in pictures],
+        joint.predict_many(pictures, batch_size=3, score_threshold=0.0),
+        strict=True,
     ):
         assert_same(together, alone)
 
@@ -78,7 +89,10 @@ def test_batches_and_single_pictures_agree() -> None:
 @pytest.mark.parametrize(("views", "axis"), [("0.75,1:flip", 1), ("1:flip,vflip", 0)])
 def test_flips_are_equivariant(views: str, axis: int) -> None:
     joint, seen = EnsemblePredictor([single(), single(1)], parse_views(views)), picture()
-    found, mirrored = joint.predict(seen, 0.0), joint.predict(np.flip(seen, axis).copy(), 0.0)
+    found, mirrored = (
+        joint.predict(seen, score_threshold=0.0),
+        joint.predict(np.flip(seen, axis).copy(), score_threshold=0.0),
+    )
     boxes, (height, width) = mirrored.boxes.copy(), mirrored.size
     if axis == 1:
         boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
@@ -105,10 +119,11 @@ def test_models_of_other_class_order_input_and_stages_say_the_same_things() -> N
         weights[name] = weights[name][order]
     detector.load_state_dict(weights)
     assert_same(
-        EnsemblePredictor([model, Predictor(detector, other)]).predict(picture(), 0.0), model.predict(picture(), 0.0)
+        EnsemblePredictor([model, Predictor(detector, other)]).predict(picture(), score_threshold=0.0),
+        model.predict(picture(), score_threshold=0.0),
     )
     mixed = [model, single(1, 3, input=Input(short_edge=32, long_edge=96, mean=(1.0, 2.0, 3.0)))]
-    assert len(EnsemblePredictor(mixed, parse_views("1,48x96:flip")).predict(picture(), 0.0)) > 0
+    assert len(EnsemblePredictor(mixed, parse_views("1,48x96:flip")).predict(picture(), score_threshold=0.0)) > 0
 
 
 def test_masks_are_means_of_probabilities_in_every_box_grid() -> None:
@@ -117,7 +132,7 @@ def test_masks_are_means_of_probabilities_in_every_box_grid() -> None:
     """
     models, size = [single(0), single(1)], torch.tensor([[64, 96]])
     pixels = picture(64, 96)
-    found = EnsemblePredictor(models, parse_views("1:flip")).predict(pixels, 0.0)
+    found = EnsemblePredictor(models, parse_views("1:flip")).predict(pixels, score_threshold=0.0)
     settings = models[0].config.input
     image = (
         (torch.from_numpy(pixels).permute(2, 0, 1).float() - torch.tensor(settings.mean).view(3, 1, 1))
@@ -172,10 +187,10 @@ def test_grids_of_several_sizes_are_averaged_on_the_finest() -> None:
 def test_models_with_and_without_masks() -> None:
     boxes = single(cascade={"mask_head": NoMask(), "mask_flow": False, "semantic_fusion": "box"})
     masks = single(1)
-    alone = EnsemblePredictor([boxes, boxes]).predict(picture(), 0.0)
+    alone = EnsemblePredictor([boxes, boxes]).predict(picture(), score_threshold=0.0)
     assert not alone.masks.exist
-    np.testing.assert_allclose(alone.boxes, boxes.predict(picture(), 0.0).boxes, atol=1e-3)
-    assert EnsemblePredictor([boxes, masks]).predict(picture(), 0.0).masks.exist
+    np.testing.assert_allclose(alone.boxes, boxes.predict(picture(), score_threshold=0.0).boxes, atol=1e-3)
+    assert EnsemblePredictor([boxes, masks]).predict(picture(), score_threshold=0.0).masks.exist
 
 
 def brute_force(members: list[Proposed], threshold: float) -> list[tuple[float, ...]]:
@@ -218,7 +233,7 @@ def test_fused_proposals_are_those_of_the_loop(counts: tuple[int, ...]) -> None:
 
 def test_nothing_found_by_anyone() -> None:
     model = single(inference={"score_threshold": 1.0})
-    found = EnsemblePredictor([model, model], parse_views("0.75,1:flip")).predict(picture(), 1.0)
+    found = EnsemblePredictor([model, model], parse_views("0.75,1:flip")).predict(picture(), score_threshold=1.0)
     assert len(found) == 0
     assert found.masks.rle() == []
 
@@ -228,8 +243,8 @@ def test_no_proposals() -> None:
     model = single()
     with torch.no_grad():
         model.detector.rpn.deltas.bias.fill_(-1e6)  # type: ignore[union-attr]
-    assert len(EnsemblePredictor([model, model], parse_views("1:flip")).predict(picture(), 0.0)) == len(
-        model.predict(picture(), 0.0)
+    assert len(EnsemblePredictor([model, model], parse_views("1:flip")).predict(picture(), score_threshold=0.0)) == len(
+        model.predict(picture(), score_threshold=0.0)
     )
 
 
@@ -258,7 +273,7 @@ def test_options_of_a_single_model_are_refused(options: dict[str, Any]) -> None:
 def test_what_a_call_asks_for_is_chosen_before_the_masks(limits: dict[str, Any]) -> None:
     """The same detections as of all, and no mask head sees more than them."""
     joint = EnsemblePredictor([single(inference={"max_detections": 200}), single(1)])
-    everything = joint.predict(picture(), 0.0)
+    everything = joint.predict(picture(), score_threshold=0.0)
     assert len(everything) < 200
     expected = everything.filter(limits.get("score_threshold", 0.0), limits.get("classes"))
     expected = expected[: limits.get("max_detections")]

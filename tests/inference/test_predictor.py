@@ -69,17 +69,19 @@ def test_extreme_shapes(size: tuple[int, int]) -> None:
 
 def test_thresholds_classes_and_count() -> None:
     predictor = Predictor(Corners((True, True, True, True)), config())
-    assert len(predictor.predict(picture(9, 9), 0.0)) == 4
-    assert len(predictor.predict(picture(9, 9), 0.7)) == 2
-    assert predictor.predict(picture(9, 9), 0.0, classes=["dog"]).class_names == ("dog", "dog")
-    assert predictor.predict(picture(9, 9), 0.0, max_detections=1).class_names == ("dog",)
-    assert len(predictor.predict(picture(9, 9), 0.0, classes=[])) == 0
+    assert len(predictor.predict(picture(9, 9), score_threshold=0.0)) == 4
+    assert len(predictor.predict(picture(9, 9), score_threshold=0.7)) == 2
+    assert predictor.predict(picture(9, 9), score_threshold=0.0, classes=["dog"]).class_names == ("dog", "dog")
+    assert predictor.predict(picture(9, 9), score_threshold=0.0, max_detections=1).class_names == ("dog",)
+    assert len(predictor.predict(picture(9, 9), score_threshold=0.0, classes=[])) == 0
 
 
 def test_what_a_call_asks_for_reaches_the_detector() -> None:
     """Before masks are computed, and in the model's own labels."""
     detector = Corners()
-    Predictor(detector, config()).predict(picture(9, 9), 0.25, classes=["bird", "cat"], max_detections=3)
+    Predictor(detector, config()).predict(
+        picture(9, 9), score_threshold=0.25, classes=["bird", "cat"], max_detections=3
+    )
     Predictor(detector, config()).predict(picture(9, 9))
     assert detector.limits == [Limits(0.25, (0, 2), 3), Limits(0.5, None, 4)]
 
@@ -117,7 +119,7 @@ def test_a_mask_threshold_of_zero_is_refused() -> None:
 def test_order_is_kept_and_batches_hold_one_shape(batch_size: int) -> None:
     sizes = [(30, 40), (40, 30), (31, 41), (60, 60), (30, 40), (40, 30), (30, 40)]
     detector = Corners()
-    found = list(Predictor(detector, config()).predict_many([picture(*size) for size in sizes], batch_size))
+    found = list(Predictor(detector, config()).predict_many([picture(*size) for size in sizes], batch_size=batch_size))
     assert [one.size for one in found] == sizes
     assert sum(shape[0] for shape in detector.batches) == len(sizes)
     assert max(shape[0] for shape in detector.batches) == min(batch_size, 4)
@@ -156,7 +158,7 @@ def test_an_unreadable_file_is_reported_and_the_rest_done(tmp_path: Path) -> Non
     predictor = Predictor(Corners(), config())
     found = list(
         predictor.predict_many(
-            [picture(8, 8), bad, picture(9, 9)], 2, on_error=lambda source, _: reported.append(str(source))
+            [picture(8, 8), bad, picture(9, 9)], batch_size=2, on_error=lambda source, _: reported.append(str(source))
         )
     )
     assert [one.size for one in found] == [(8, 8), (9, 9)]
@@ -187,20 +189,20 @@ def test_predictors_in_two_threads_predict_what_each_predicts_alone(monkeypatch:
     detectors = [seeded_detector(settings, seed) for seed in (0, 1)]
     first, second = (Predictor(detector, settings) for detector in detectors)
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
-    alone = [predictor.predict(image, 0.0) for predictor in (first, second)]
+    alone = [predictor.predict(image, score_threshold=0.0) for predictor in (first, second)]
     before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
     first_begun, second_halfway, first_ended = (Barrier(2) for _ in range(3))
     detectors[0].backbone.register_forward_pre_hook(wait_for(first_begun, second_halfway))
     detectors[1].backbone.register_forward_pre_hook(wait_for(second_halfway, first_ended))
 
     def run_first() -> Detections:
-        detections = first.predict(image, 0.0)
+        detections = first.predict(image, score_threshold=0.0)
         first_ended.wait(60)
         return detections
 
     def run_second() -> Detections:
         first_begun.wait(60)
-        return second.predict(image, 0.0)
+        return second.predict(image, score_threshold=0.0)
 
     with ThreadPoolExecutor(2) as threads:
         running = [threads.submit(run) for run in (run_first, run_second)]

@@ -26,7 +26,10 @@ def test_without_asking_there_is_no_map():
 
 def test_the_map_is_asked_for_and_changes_nothing_else():
     model = predictor()
-    found, plain = model.predict(PICTURE, 0.0, semantic=True), model.predict(PICTURE, 0.0)
+    found, plain = (
+        model.predict(PICTURE, score_threshold=0.0, semantic=True),
+        model.predict(PICTURE, score_threshold=0.0),
+    )
     assert np.array_equal(found.boxes, plain.boxes)
     assert np.array_equal(found.masks.probabilities, plain.masks.probabilities)
     assert found.semantic is not None
@@ -39,7 +42,7 @@ def test_the_map_is_asked_for_and_changes_nothing_else():
 def test_a_batch_gives_each_picture_its_own_map():
     model = predictor()
     other = PICTURE[::-1].copy()
-    together = [found.semantic.labels() for found in model.predict_many([PICTURE, other], 2, semantic=True)]
+    together = [found.semantic.labels() for found in model.predict_many([PICTURE, other], batch_size=2, semantic=True)]
     for picture, labels in zip((PICTURE, other), together, strict=True):
         assert (labels == model.predict(picture, semantic=True).semantic.labels()).mean() > 0.999
 

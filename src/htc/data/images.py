@@ -7,10 +7,12 @@ pictures the smallest camera depth (8, 10, 12, 14, 16 bits) that holds their bri
 """
 
 import io
+import re
 import struct
 import zlib
+from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import cv2
 import numpy as np
@@ -41,28 +43,77 @@ ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that exchange height and width."""
 
-ImageSource = str | Path | Image.Image | np.ndarray
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    ImageSource = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | Tensor
+else:
+    ImageSource = object  # torch is imported only where a tensor is given
+ACCEPTED = (
+    "give a path, an open binary file, a PIL image, a (height, width, 3) uint8 array (channels='bgr' for OpenCV's), or "
+    "a (3, height, width) tensor, uint8 or float from 0 to 1"
+)
+Channels = Literal["rgb", "bgr"]
 
 
-def read_picture(source: ImageSource, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB, 0..255, of a file, a PIL image or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of 8 or 16 bits.
+def read_picture(
+    source: ImageSource, max_pixels: int = MAX_PIXELS, channels: Channels = "rgb"
+) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB, 0..255, of an image of any kind.
 
-    Raises `DataError` that names the picture and the remedy. No setting of Pillow is touched, so threads may call it.
+    `source` is a path, an open binary file, a PIL image, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of 8 or 16
+    bits, or a tensor (3, H, W), uint8 or float 0..1. `channels` is the order of the colors in an array or a tensor;
+    files and PIL images know theirs. Raises `DataError` that names the image and the remedy. No setting of Pillow is
+    touched, so threads may call it.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _in_rgb(_from_array(source), channels)
     if isinstance(source, Image.Image):
         return _from_image(source, "the PIL image")
+    if type(source).__module__.split(".")[0] == "torch":
+        return _in_rgb(_from_tensor(source), channels)
+    if callable(getattr(source, "read", None)) and callable(getattr(source, "seek", None)):
+        return _from_stream(source, "the open file", max_pixels)  # type: ignore[arg-type]
+    if not isinstance(source, str | PathLike):
+        hint = ", or predict_many for several images" if isinstance(source, list | tuple | set) else ""
+        raise DataError(f"an image cannot be a {type(source).__name__}: {ACCEPTED}{hint}")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(source)):
+        raise DataError(f"{source}: addresses are not read; download the image and give its path")
     path = Path(source)
     with _stream(path) as stream:
-        image = _open(stream, path)
-        pixels = image.width * image.height
-        if pixels > max_pixels:
+        return _from_stream(stream, str(path), max_pixels)
+
+
+def _from_stream(stream: BinaryIO | io.BufferedIOBase, name: str, max_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
+    image = _open(stream, name)
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        raise DataError(
+            f"{name} has {pixels} pixels ({image.width}x{image.height}), more than {max_pixels}; raise max_pixels if "
+            f"this is no mistake"
+        )
+    return _from_image(_deep_colour(image, stream, name) or image, name)
+
+
+def _in_rgb(pixels: UInt8[np.ndarray, "H W 3"], channels: Channels) -> UInt8[np.ndarray, "H W 3"]:
+    return pixels if channels == "rgb" else np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+def _from_tensor(tensor: "Tensor") -> UInt8[np.ndarray, "H W 3"]:
+    values = tensor.detach().cpu()
+    if values.ndim != 3 or values.shape[0] != 3 or not values.numel():
+        raise DataError(f"a tensor of shape {tuple(values.shape)} is no image: {ACCEPTED}")
+    if values.is_floating_point():
+        values = values.float()
+        if not bool(((values >= 0) & (values <= 1)).all()):
             raise DataError(
-                f"{path} has {pixels} pixels ({image.width}x{image.height}), more than {max_pixels}; raise max_pixels "
-                f"if this is no mistake"
+                f"a float tensor of values {float(values.min()):.3g} to {float(values.max()):.3g} is no image: values "
+                f"are from 0 to 1, neither normalized nor 0..255 (give these as uint8)"
             )
-        return _from_image(_deep_colour(image, stream, path) or image, str(path))
+        values = (values * 255).round()
+    elif str(values.dtype) != "torch.uint8":
+        raise DataError(f"a tensor of type {values.dtype} is no image: {ACCEPTED}")
+    return np.ascontiguousarray(values.byte().permute(1, 2, 0).numpy())
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -76,7 +127,7 @@ def picture_header(path: Path) -> tuple[int, int, int]:
     `DataError`.
     """
     with _stream(path) as stream:
-        image = _open(stream, path)
+        image = _open(stream, str(path))
         try:
             orientation = image.getexif().get(ORIENTATION, 1)
         except BROKEN:
@@ -100,14 +151,14 @@ def _stream(path: Path) -> BinaryIO:
     return stream
 
 
-def _open(stream: BinaryIO, path: Path) -> Image.Image:
+def _open(stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image:
     """The picture with its header read. `Image.open` would apply a process-wide limit, so the decoder is chosen
     here.
     """
     Image.init()
     prefix = stream.read(16)
-    for name in FORMATS:
-        decoder, accept = Image.OPEN.get(name, (None, None))
+    for kind in FORMATS:
+        decoder, accept = Image.OPEN.get(kind, (None, None))
         if decoder is None:
             continue
         accepted = accept is None or accept(prefix)
@@ -115,15 +166,15 @@ def _open(stream: BinaryIO, path: Path) -> Image.Image:
             continue
         stream.seek(0)
         try:
-            return decoder(stream, str(path))
+            return decoder(stream, name)
         except BROKEN:
             continue
     raise DataError(
-        f"{path} is not a picture that can be read, or its header is damaged; give a JPEG, PNG, WebP or TIFF file"
+        f"{name} is not a picture that can be read, or its header is damaged; give a JPEG, PNG, WebP or TIFF file"
     )
 
 
-def _deep_colour(image: Image.Image, stream: BinaryIO, path: Path) -> Image.Image | None:
+def _deep_colour(image: Image.Image, stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image | None:
     """A colour picture of 16 bits a channel in 8 bits; None for others. Pillow would keep the upper byte, black in a
     12-bit one.
     """
@@ -134,7 +185,7 @@ def _deep_colour(image: Image.Image, stream: BinaryIO, path: Path) -> Image.Imag
     values = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         raise DataError(
-            f"{path} is damaged, incomplete, or of a 16-bit kind that cannot be read; save it again as a 16-bit PNG"
+            f"{name} is damaged, incomplete, or of a 16-bit kind that cannot be read; save it again as a 16-bit PNG"
         )
     picture = Image.fromarray(_to_bytes(values[:, :, 2::-1]))
     picture.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)

@@ -1,12 +1,15 @@
 """Images of any kind in, detections in original pixels out."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import islice
+from os import PathLike
 from pathlib import Path
-from typing import Generic, NamedTuple, TypedDict, Unpack, final
+from typing import Generic, Literal, NamedTuple, Never, final
 
 import numpy as np
 import torch
@@ -14,9 +17,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from htc.config import Config
-from htc.data.images import MAX_PIXELS, ImageSource, read_picture
+from htc.data.images import MAX_PIXELS, Channels, ImageSource, read_picture
 from htc.data.transforms import NetworkInput, Preparation, Prepared, ResizedInput
 from htc.errors import ConfigError, DataError
+from htc.keywords import unknown_option
 from htc.model.detector import Detector
 from htc.model.postprocess import NO_LIMITS, Limits
 from htc.model.semantic import SEMANTIC_STRIDE
@@ -27,25 +31,10 @@ from htc.types import RawDetections
 
 WINDOW = 4
 """Batches' worth of images that are read together, so that those of like shape can share a batch."""
+OnError = Literal["raise", "skip"] | Callable[[ImageSource, DataError], object]
 NO_SEMANTIC_BRANCH = (
     "this model has no semantic branch, so it gives no semantic map: leave semantic out, or load a model of HTC"
 )
-
-
-class PredictOptions(TypedDict, total=False):
-    """What may differ from call to call; what is left out is the model's own configuration."""
-
-    max_detections: int | None
-    """At most this many detections an image, best first; no more than the model's `inference.max_detections`."""
-    short_edge: int | None
-    """Network input: the short edge in pixels, unless the long one would pass `long_edge`."""
-    long_edge: int | None
-    classes: Collection[str] | None
-    """Only detections of these class names; the others neither count nor cost anything."""
-    max_pixels: int
-    """Larger images are refused."""
-    semantic: bool
-    """Keep the semantic branch's logits, so that `Detections.semantic` gives the map of the whole image."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +43,20 @@ class _Call(Generic[Prepared]):
 
     preparation: Preparation[Prepared]
     limits: Limits
+    channels: Channels
     max_pixels: int
     semantic: bool
 
 
 class _Image(NamedTuple):
+    """An image that was read and prepared."""
+
     pixels: UInt8[np.ndarray, "h w 3"]
     original: tuple[int, int]
     source: str | None
+    index: int
+    shown: ImageSource
+    """What the detections draw on: the path, or the pixels of what is no file."""
 
 
 class ImagePredictor(ABC, Generic[Prepared]):
@@ -105,72 +100,140 @@ class ImagePredictor(ABC, Generic[Prepared]):
         """
 
     def predict(
-        self, source: ImageSource, score_threshold: float = 0.5, **options: Unpack[PredictOptions]
+        self,
+        source: ImageSource,
+        *,
+        score_threshold: float = 0.5,
+        max_detections: int | None = None,
+        classes: Collection[str] | None = None,
+        short_edge: int | None = None,
+        long_edge: int | None = None,
+        channels: Channels = "rgb",
+        max_pixels: int = MAX_PIXELS,
+        semantic: bool = False,
+        **unknown: Never,
     ) -> Detections:
-        """The detections of one image: a path, a PIL image or an (H, W, 3) uint8 RGB array.
+        """The detections of one image.
 
-        Raises `DataError` for an image that cannot be read, `ConfigError` for options outside their range.
+        Args:
+            source: a path, an open binary file, a PIL image (rotated by its EXIF orientation), an (H, W, 3) uint8
+                array, or a (3, H, W) tensor, uint8 or float 0..1.
+            score_threshold: only detections of at least this score, 0..1, whatever the model's configuration.
+            max_detections: at most so many, best first; no more than `inference.max_detections`.
+            classes: only detections of these class names; the others neither count nor cost anything.
+            short_edge: size of the network input in pixels, unless the long edge would pass `long_edge`.
+            long_edge: likewise; `None`: the model's own.
+            channels: order of the colors in an array or a tensor, "bgr" for OpenCV's.
+            max_pixels: larger files are refused.
+            semantic: keep the semantic branch's logits, so that `Detections.semantic` gives the map of the image.
+
+        Raises:
+            DataError: the image cannot be read or is of no accepted kind.
+            ConfigError: an option is outside its range.
+            TypeError: an option does not exist; the message names the nearest.
+
+        Example:
+            >>> detections = model.predict("street.jpg", score_threshold=0.6, classes=["person"])
         """
-        return next(self.predict_many([source], 1, score_threshold, **options))
+        if unknown:
+            raise unknown_option(ImagePredictor.predict, unknown)
+        options = (score_threshold, max_detections, classes, short_edge, long_edge, channels, max_pixels, semantic)
+        return next(self._stream([source], 1, 0, self._checked(*options), "raise"))
 
     def predict_many(
         self,
         sources: Iterable[ImageSource],
+        *,
         batch_size: int = 1,
+        workers: int = 0,
+        on_error: OnError = "raise",
         score_threshold: float = 0.5,
-        on_error: Callable[[ImageSource, DataError], None] | None = None,
-        **options: Unpack[PredictOptions],
+        max_detections: int | None = None,
+        classes: Collection[str] | None = None,
+        short_edge: int | None = None,
+        long_edge: int | None = None,
+        channels: Channels = "rgb",
+        max_pixels: int = MAX_PIXELS,
+        semantic: bool = False,
+        **unknown: Never,
     ) -> Iterator[Detections]:
         """The detections of each image, in the order of `sources`, which is read as the results are asked for.
 
-        A batch holds only images that need the same padded size, so results do not depend on `batch_size`. An image
-        that cannot be read raises `DataError`; with `on_error` it is reported there and left out of the results.
+        A batch holds only images that need the same padded size, so results do not depend on `batch_size`. Each
+        result's `index` is the position of its image in `sources` and `source` its path. `sources` may be endless:
+        only `batch_size` x 4 images (`workers` x 2, if these are more) are held at a time.
+
+        Args:
+            sources: images as for `predict`.
+            batch_size: images that the network takes at once.
+            workers: threads that read and resize the next images meanwhile; 0: none.
+            on_error: what to do with an image that cannot be read: "raise" its `DataError`, "skip" it, or call this
+                function with the source and the error, and skip it.
+
+        The other options are those of `predict`.
+
+        Example:
+            >>> for detections in model.predict_many(paths, batch_size=8, workers=4, on_error="skip"):
+            ...     print(paths[detections.index], len(detections))
         """
-        call = self._checked(score_threshold, options)
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}: give 1 or more")
-        return self._stream(iter(sources), batch_size, call, on_error)
+        if unknown:
+            raise unknown_option(ImagePredictor.predict_many, unknown)
+        for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+            if value < least:
+                raise ConfigError(f"{name} is {value}: give {least} or more")
+        if on_error not in ("raise", "skip") and not callable(on_error):
+            raise ConfigError(f"on_error is {on_error!r}: give 'raise', 'skip' or a function of source and error")
+        if isinstance(sources, str | bytes | Path | np.ndarray):
+            raise DataError(f"predict_many takes several images, not one {type(sources).__name__}: give a list")
+        options = (score_threshold, max_detections, classes, short_edge, long_edge, channels, max_pixels, semantic)
+        return self._stream(sources, batch_size, workers, self._checked(*options), on_error)
 
     def _stream(
-        self,
-        sources: Iterator[ImageSource],
-        batch_size: int,
-        call: _Call[Prepared],
-        on_error: Callable[[ImageSource, DataError], None] | None,
+        self, sources: Iterable[ImageSource], batch_size: int, workers: int, call: _Call[Prepared], on_error: OnError
     ) -> Iterator[Detections]:
-        while window := list(islice(sources, batch_size * WINDOW if batch_size > 1 else 1)):
-            images = list(_read(window, call, on_error))
+        images = _read_all(sources, workers, call, on_error)
+        while window := list(islice(images, batch_size * WINDOW if batch_size > 1 else 1)):
             results: dict[int, Detections] = {}
-            for rows in _alike(images, batch_size, call.preparation):
-                results.update(zip(rows, self._batch([images[row] for row in rows], call), strict=True))
-            yield from (results[row] for row in range(len(images)))
+            for rows in _alike(window, batch_size, call.preparation):
+                results.update(zip(rows, self._batch([window[row] for row in rows], call), strict=True))
+            yield from (results[row] for row in range(len(window)))
 
     def _batch(self, images: list[_Image], call: _Call[Prepared]) -> list[Detections]:
-        return self.detect(
+        results = self.detect(
             call.preparation.batch([image.pixels for image in images]),
             [image.original for image in images],
             [image.source for image in images],
             limits=call.limits,
             semantic=call.semantic,
         )
+        return [
+            replace(result, index=image.index, image=image.shown) for result, image in zip(results, images, strict=True)
+        ]
 
-    def _checked(self, score_threshold: float, options: PredictOptions) -> _Call[Prepared]:
+    def _checked(
+        self,
+        score_threshold: float,
+        max_detections: int | None,
+        classes: Collection[str] | None,
+        short_edge: int | None,
+        long_edge: int | None,
+        channels: Channels,
+        max_pixels: int,
+        semantic: bool,
+    ) -> _Call[Prepared]:
         if not 0 <= score_threshold <= 1:
             raise ConfigError(f"score_threshold is {score_threshold}: give a value from 0 to 1")
+        if channels not in ("rgb", "bgr"):
+            raise ConfigError(f"channels is {channels!r}: give 'rgb', or 'bgr' for OpenCV's arrays")
         capacity = self.config.inference.max_detections
-        given = options.get("max_detections")
-        most = capacity if given is None else given
+        most = capacity if max_detections is None else max_detections
         if not 1 <= most <= capacity:
             raise ConfigError(
                 f"max_detections is {most}: give 1 to {capacity}, or load the model with a larger "
                 f"inference.max_detections"
             )
-        return _Call(
-            self.preparation(options.get("short_edge"), options.get("long_edge")),
-            Limits(score_threshold, self._labels(options.get("classes")), most),
-            options.get("max_pixels", MAX_PIXELS),
-            options.get("semantic", False),
-        )
+        limits = Limits(score_threshold, self._labels(classes), most)
+        return _Call(self.preparation(short_edge, long_edge), limits, channels, max_pixels, semantic)
 
     def _labels(self, classes: Collection[str] | None) -> tuple[int, ...] | None:
         if classes is None:
@@ -295,19 +358,45 @@ def original_pixels(
     )
 
 
-def _read(
-    sources: Sequence[ImageSource], call: _Call[Prepared], on_error: Callable[[ImageSource, DataError], None] | None
+def _read_all(
+    sources: Iterable[ImageSource], workers: int, call: _Call[Prepared], on_error: OnError
 ) -> Iterator[_Image]:
-    for source in sources:
-        try:
-            pixels = read_picture(source, call.max_pixels)
-        except DataError as error:
-            if on_error is None:
-                raise
+    """The images in their order, `2 workers` of them read ahead; those that cannot be read go to `on_error`."""
+    numbered = enumerate(sources)
+    if workers == 0:
+        for index, source in numbered:
+            yield from _handled(lambda index=index, source=source: _read(index, source, call), source, on_error)
+        return
+    pool = ThreadPoolExecutor(workers, "htc-read")
+    try:
+        ahead: deque[tuple[ImageSource, Future[_Image]]] = deque()
+        for index, source in numbered:
+            ahead.append((source, pool.submit(_read, index, source, call)))
+            if len(ahead) >= 2 * workers:
+                first, future = ahead.popleft()
+                yield from _handled(future.result, first, on_error)
+        for source, future in ahead:
+            yield from _handled(future.result, source, on_error)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(index: int, source: ImageSource, call: _Call[Prepared]) -> _Image:
+    pixels = read_picture(source, call.max_pixels, call.channels)
+    name = str(source) if isinstance(source, str | PathLike) else None
+    prepared = call.preparation.image(pixels)
+    return _Image(prepared, (pixels.shape[0], pixels.shape[1]), name, index, name or pixels)
+
+
+def _handled(read: Callable[[], _Image], source: ImageSource, on_error: OnError) -> Iterator[_Image]:
+    """The image; none if it cannot be read and `on_error` lets that pass."""
+    try:
+        yield read()
+    except DataError as error:
+        if on_error == "raise":
+            raise
+        if callable(on_error):
             on_error(source, error)
-            continue
-        name = str(source) if isinstance(source, str | Path) else None
-        yield _Image(call.preparation.image(pixels), (pixels.shape[0], pixels.shape[1]), name)
 
 
 def _alike(images: Sequence[_Image], batch_size: int, preparation: Preparation[Prepared]) -> Iterator[list[int]]:

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from glob import has_magic
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 from htc.data.images import MAX_PIXELS, picture_size
 from htc.errors import DataError
-from htc.inference.predictor import ImagePredictor, PredictOptions
+from htc.inference.predictor import ImagePredictor
 from htc.results import Detections
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -137,24 +137,27 @@ def predict_files(
     batch_size: int = 1,
     score_threshold: float = 0.5,
     on_failure: Callable[[Failure], None] | None = None,
-    **options: Unpack[PredictOptions],
+    **options: Any,
 ) -> Iterator[tuple[PictureFile, Detections]]:
-    """Each readable picture with what is in it, in order; the others are appended to `failures` and told to
-    `on_failure` at once.
+    """Each readable image with its detections, in order; the others are appended to `failures` and passed to
+    `on_failure` at once. `options` are those of `predict_many`.
     """
-    waiting: dict[str, PictureFile] = {}
+    waiting: dict[int, PictureFile] = {}
 
     def paths() -> Iterator[Path]:
-        for file in files:
-            waiting[str(file.path)] = file
+        for index, file in enumerate(files):
+            waiting[index] = file
             yield file.path
 
     def report(source: object, error: DataError) -> None:
         failure = Failure(str(source), str(error))
-        waiting.pop(failure.source)
         failures.append(failure)
         if on_failure is not None:
             on_failure(failure)
 
-    for found in predictor.predict_many(paths(), batch_size, score_threshold, report, **options):
-        yield waiting.pop(str(found.source)), found
+    options |= {"batch_size": batch_size, "score_threshold": score_threshold, "on_error": report}
+    for detections in predictor.predict_many(paths(), **options):
+        assert detections.index is not None
+        for passed in [index for index in waiting if index < detections.index]:
+            del waiting[passed]
+        yield waiting.pop(detections.index), detections

@@ -1,0 +1,42 @@
+"""Keyword options of the public functions: a misspelt one is a `TypeError` that names the nearest."""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from inspect import Parameter, signature
+from typing import Any
+
+ELSEWHERE = {
+    "conf": "score_threshold",
+    "confidence": "score_threshold",
+    "confidence_threshold": "score_threshold",
+    "threshold": "score_threshold",
+    "score_thr": "score_threshold",
+    "max_det": "max_detections",
+    "max_per_img": "max_detections",
+    "imgsz": "short_edge",
+    "batch": "batch_size",
+    "num_workers": "workers",
+    "data_root": "data",
+    "lr0": "lr",
+    "learning_rate": "lr",
+    "max_epochs": "epochs",
+    "model": "preset",
+    "pretrained": "weights",
+    "project": "out",
+    "time": "max_time",
+}
+"""Names of options in other libraries, and ours."""
+
+
+def unknown_option(function: Callable[..., Any], unknown: Mapping[str, Any]) -> TypeError:
+    """The error for an option that `function` does not have; it names the nearest of those it has.
+
+    A public function ends its parameters with `**unknown: Never` and raises this if anything arrives there: type
+    checkers refuse an unknown option, and at run time the message helps.
+    """
+    options = [name for name, one in signature(function).parameters.items() if one.kind is Parameter.KEYWORD_ONLY]
+    name = next(iter(unknown))
+    meant = ELSEWHERE.get(name.lower())
+    near = [meant] if meant in options else get_close_matches(name, options, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"its options are {', '.join(options)}"
+    return TypeError(f"{function.__name__}() has no option {name!r}: {hint}")
