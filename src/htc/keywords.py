@@ -1,9 +1,11 @@
-"""Keyword options of the public functions: a misspelt one is a `TypeError` that names the nearest."""
+"""Names that a caller may misspell, options and classes: the error names the nearest ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
+
+from htc.errors import ConfigError
 
 ELSEWHERE = {
     "conf": "score_threshold",
@@ -40,3 +42,13 @@ def unknown_option(function: Callable[..., Any], unknown: Mapping[str, Any]) -> 
     near = [meant] if meant in options else get_close_matches(name, options, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"its options are {', '.join(options)}"
     return TypeError(f"{function.__name__}() has no option {name!r}: {hint}")
+
+
+def check_classes(wanted: Iterable[str], known: Sequence[str]) -> None:
+    """Raises `ConfigError` with near names for the first class name that a model does not have."""
+    for name in wanted:
+        if name not in known:
+            near = get_close_matches(name, known, n=3, cutoff=0.5)
+            all_names = f"its classes are {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
+            hint = f"did you mean {' or '.join(near)}?" if near else all_names
+            raise ConfigError(f"classes: this model has no class {name!r}; {hint}")

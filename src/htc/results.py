@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64, UInt8
 from PIL import Image
 
-from htc.data.images import ImageSource, read_picture
+from htc import result_formats
+from htc.data.images import ImageSource
 from htc.errors import ConfigError
 from htc.ops import masks as mask_ops
 from htc.ops.masks import MaskCrop, MaskGrid, mask_grid
 from htc.ops.polygons import Polygon, polygons
 from htc.ops.run_lengths import rle
 from htc.semantic_map import SemanticMap
-from htc.visual.drawing import draw_objects, enlarge
 
 if TYPE_CHECKING:
     import supervision
@@ -96,6 +96,11 @@ class Masks:
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} of {self.size[1]}x{self.size[0]} pixels, threshold {self.threshold})"
+
+    def scaled(self, factor: int) -> "Masks":
+        """The masks of the image enlarged by a factor."""
+        size = (self.size[0] * factor, self.size[1] * factor)
+        return Masks(self.probabilities, self.boxes * np.float32(factor), size, self.threshold)
 
     def windows(self) -> Float[np.ndarray, "N 4"]:
         """First and last pixel (xyxy) that each mask may touch; the last before the first where it has none."""
@@ -239,56 +244,20 @@ class Detections:
         scale: int = 1,
     ) -> UInt8[np.ndarray, "H W 3"]:
         """What `draw` shows, as an array."""
-        masks = masks and self.masks.exist
         image = self.image if image is None else image
         if image is None:
             raise ValueError("these detections do not remember their image: pass it, as in draw(image)")
-        pixels = read_picture(image)
-        if pixels.shape[:2] != self.size:
-            raise ValueError(
-                f"the detections are of an image of {self.size} (height, width), this one has {pixels.shape[:2]}: "
-                f"pass the original"
-            )
-        larger = Masks(
-            self.masks.probabilities,
-            self.boxes * np.float32(scale),
-            (self.size[0] * scale, self.size[1] * scale),
-            self.masks.threshold,
-        )
-        captions = (
-            [f"{name} {score:.2f}" for name, score in zip(self.class_names, self.scores, strict=True)]
-            if labels
-            else None
-        )
-        crops = (lambda order: larger[order].crops()) if masks else None
-        return draw_objects(
-            enlarge(pixels, scale), larger.boxes, self.labels, crops, captions, outline_boxes=boxes or not masks
-        )
+        return result_formats.drawing(self, image, masks=masks, boxes=boxes, labels=labels, scale=scale)
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """COCO results: image_id, category_id, category_name, bbox (xywh, original pixels), score, segmentation (run
         lengths; none of boxes alone).
         """
-        sides = np.concatenate((self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]), axis=1)
-        rows = zip(self.category_ids.tolist(), self.class_names, _shortest(sides), _shortest(self.scores), strict=True)
-        found = [
-            {"image_id": image_id, "category_id": category, "category_name": name, "bbox": box, "score": score}
-            for category, name, box, score in rows
-        ]
-        if not self.masks.exist:
-            return found
-        return [{**one, "segmentation": mask} for one, mask in zip(found, self.masks.rle(), strict=True)]
+        return result_formats.coco_results(self, image_id)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the image as values that JSON can hold; masks as run lengths."""
-        masks = self.masks.rle() if self.masks.exist else [None] * len(self)
-        rows = zip(_shortest(self.boxes), _shortest(self.scores), self.labels.tolist(), self.class_names, strict=True)
-        instances = [
-            {"box": box, "score": score, "label": label, "class_name": name, "category_id": category, "mask": mask}
-            for (box, score, label, name), category, mask in zip(rows, self.category_ids.tolist(), masks, strict=True)
-        ]
-        height, width = self.size
-        return {"source": self.source, "index": self.index, "height": height, "width": width, "instances": instances}
+        return result_formats.plain_values(self)
 
     def to_labelme(self, image_path: str, tolerance: float = 0.75) -> dict[str, Any]:
         """The content of a labelme file: one polygon shape a part, the parts of one object sharing a `group_id`;
@@ -297,52 +266,11 @@ class Detections:
         `tolerance`: pixels by which the outline may move so that it has few corners to edit. `image_path` is relative
         to the file.
         """
-        kind, outlines = (
-            ("polygon", self.masks.outlines(tolerance))
-            if self.masks.exist
-            else ("rectangle", [[box.reshape(2, 2)] for box in self.boxes])
-        )
-        shapes = []
-        for number, (one, parts) in enumerate(zip(self, outlines, strict=True)):
-            group = number if len(parts) > 1 else None
-            for part in parts:
-                shape = {
-                    "label": one.class_name,
-                    "points": part.tolist(),
-                    "group_id": group,
-                    "description": f"score {one.score:.3f}",
-                }
-                shapes.append({**shape, "shape_type": kind, "flags": {}, "mask": None})
-        height, width = self.size
-        return {
-            "version": "5.5.0",
-            "flags": {},
-            "shapes": shapes,
-            "imagePath": image_path,
-            "imageData": None,
-            "imageHeight": height,
-            "imageWidth": width,
-        }
+        return result_formats.labelme_content(self, image_path, tolerance)
 
     def to_supervision(self) -> "supervision.Detections":
         """For roboflow's supervision. Masks become its `CompactMask` (call `.to_dense()` on it for an array)."""
-        import supervision
-
-        exist = self.masks.exist
-        compact = (
-            supervision.CompactMask.from_coco_rle(self.masks.rle(), self.masks.windows(), self.size) if exist else None
-        )
-        found = supervision.Detections(xyxy=self.boxes, mask=compact, confidence=self.scores, class_id=self.labels)
-        found.data["class_name"] = np.array(self.class_names, dtype=str)
-        found.data["category_id"] = self.category_ids
-        return found
-
-
-def _shortest(values: Float32[np.ndarray, "*shape"]) -> Any:
-    """float32 values as the shortest decimals that stand for them, as (nested) lists: 0.1 rather than
-    0.10000000149011612.
-    """
-    return values.astype(str).astype(np.float64).tolist()
+        return result_formats.supervision_detections(self)
 
 
 def _equal(one: object, other: object) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from htc.data.images import read_segment_ids
+from htc.data.map_files import read_segment_ids
 from htc.data.panoptic import Category, Panoptic, Segment, read_panoptic
 from htc.data.semantic_maps import IGNORE
 from htc.errors import DataError

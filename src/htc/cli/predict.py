@@ -24,6 +24,7 @@ from htc.cli.options import (
 from htc.cli.output import STDOUT, check_json_target, filling, folder_for, print_or_write_json, progress, say
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, DataError
+from htc.keywords import check_classes
 
 if TYPE_CHECKING:
     from htc.inference.outputs import ResultsSink
@@ -116,9 +117,7 @@ def predict(
     folder = folder_for("predict", _name(source[0]), out) if draw or labelme else None
     files, ids, failures = _pictures(source, annotations, max_pixels)
     if classes is not None and known is not None:
-        from htc.inference.predictor import check_classes
-
-        check_classes(classes, known)
+        check_classes(classes, known.classes)
     predictor, _ = load_members(model, weights, augment, settings, options)
     from htc.data.images import MAX_PIXELS
     from htc.inference.outputs import PredictionWriter

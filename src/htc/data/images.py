@@ -1,4 +1,4 @@
-"""Image files to pixels: RGB for training and prediction, and the stored numbers of label and panoptic maps.
+"""Images of every kind to RGB bytes: the one reader of training and prediction.
 
 Grey becomes three equal channels, palettes are looked up, transparency is dropped (the colours below it stay, as OpenCV
 and so the original read them), the first frame of several is taken, and the EXIF orientation is applied. Of 16-bit
@@ -12,11 +12,11 @@ import struct
 import zlib
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 import cv2
 import numpy as np
-from jaxtyping import Int32, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps
 
 from htc.errors import DataError
@@ -71,7 +71,7 @@ def read_picture(
     if isinstance(source, Image.Image):
         return _from_image(source, "the PIL image")
     if type(source).__module__.split(".")[0] == "torch":
-        return _in_rgb(_from_tensor(source), channels)
+        return _in_rgb(_from_tensor(cast("Tensor", source)), channels)
     if callable(getattr(source, "read", None)) and callable(getattr(source, "seek", None)):
         return _from_stream(source, "the open file", max_pixels)  # type: ignore[arg-type]
     if not isinstance(source, str | PathLike):
@@ -166,7 +166,7 @@ def _open(stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image:
             continue
         stream.seek(0)
         try:
-            return decoder(stream, name)
+            return decoder(cast(BinaryIO, stream), name)
         except BROKEN:
             continue
     raise DataError(
@@ -243,38 +243,3 @@ def _to_bytes(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     brightest = int(values.max())
     top = next(2**depth - 1 for depth in BIT_DEPTHS if brightest < 2**depth)
     return (values.astype(np.float32) * (255 / top) + 0.5).astype(np.uint8)
-
-
-def read_pixels(path: Path) -> tuple[str, np.ndarray]:
-    """Pillow's mode and the values as they are stored, (H, W) or (H, W, C); raises `DataError` for what Pillow
-    cannot read.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.mode, np.array(image)
-    except BROKEN as error:
-        raise DataError(f"{path} is not a readable picture ({error}); export it again") from error
-
-
-def read_segment_ids(path: Path, size: tuple[int, int]) -> Int32[np.ndarray, "H W"]:
-    """The segment of each pixel of a panoptic PNG, R + 256 G + 65536 B; transparency does not count.
-
-    Raises `DataError` if it is damaged, no colour picture, or not `size` (height, width).
-    """
-    mode, colours = read_pixels(path)
-    if mode not in ("RGB", "RGBA"):
-        raise DataError(
-            f"{path} has mode {mode}; a panoptic PNG has segment ids as colours, R + 256 G + 65536 B: for class "
-            f"numbers leave out its JSON"
-        )
-    check_size(path, colours, size)
-    return colours[:, :, 0] + 256 * colours[:, :, 1].astype(np.int32) + 65536 * colours[:, :, 2].astype(np.int32)
-
-
-def check_size(path: Path, values: np.ndarray, size: tuple[int, int]) -> None:
-    """Raises `DataError` for a map that is not as large as its picture, (height, width)."""
-    if values.shape[:2] != size:
-        raise DataError(
-            f"{path} is {values.shape[1]}x{values.shape[0]}, its picture {size[1]}x{size[0]}; maps must have their "
-            f"picture's size"
-        )

@@ -13,7 +13,7 @@ from jaxtyping import Int32
 
 from htc.data.dataset import Dataset
 from htc.data.faults import Faults
-from htc.data.images import read_segment_ids
+from htc.data.map_files import read_segment_ids
 from htc.errors import DataError
 from htc.files import read_json
 

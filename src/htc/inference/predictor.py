@@ -5,11 +5,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Generic, Literal, NamedTuple, Never, final
+from typing import Generic, Literal, Never, final
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from htc.config import Config
 from htc.data.images import MAX_PIXELS, Channels, ImageSource, read_picture
 from htc.data.transforms import NetworkInput, Preparation, Prepared, ResizedInput
 from htc.errors import ConfigError, DataError
-from htc.keywords import unknown_option
+from htc.keywords import check_classes, unknown_option
 from htc.model.detector import Detector
 from htc.model.postprocess import NO_LIMITS, Limits
 from htc.model.semantic import SEMANTIC_STRIDE
@@ -48,7 +47,8 @@ class _Call(Generic[Prepared]):
     semantic: bool
 
 
-class _Image(NamedTuple):
+@dataclass(frozen=True)
+class _Image:
     """An image that was read and prepared."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -238,7 +238,7 @@ class ImagePredictor(ABC, Generic[Prepared]):
     def _labels(self, classes: Collection[str] | None) -> tuple[int, ...] | None:
         if classes is None:
             return None
-        check_classes(classes, self.config)
+        check_classes(classes, self.config.classes)
         return tuple(sorted({self.config.classes.index(name) for name in classes}))
 
 
@@ -307,19 +307,6 @@ class Predictor(ImagePredictor[NetworkInput]):
             raise ConfigError(NO_SEMANTIC_BRANCH)
         features = self.detector.features(images, semantic_logits=True)
         return self.detector.detect(features, sizes, limits), features.semantic_logits
-
-
-def check_classes(wanted: Collection[str], config: Config) -> None:
-    """Raises `ConfigError` with near names for the first class that the model does not know."""
-    for name in wanted:
-        if name not in config.classes:
-            near = get_close_matches(name, config.classes, n=3, cutoff=0.5)
-            hint = (
-                f"did you mean {' or '.join(near)}?"
-                if near
-                else f"it knows {', '.join(config.classes[:10])}{', ...' if len(config.classes) > 10 else ''}"
-            )
-            raise ConfigError(f"classes: this model has no class {name!r}; {hint}")
 
 
 def original_pixels(

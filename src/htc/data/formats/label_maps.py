@@ -24,7 +24,8 @@ from htc.data.formats.converted import (
     pictures_in,
     text_of,
 )
-from htc.data.images import picture_size, read_pixels
+from htc.data.images import picture_size
+from htc.data.map_files import read_pixels
 from htc.errors import DataError
 
 IMAGE_FOLDERS = ("images", "image", "imgs")

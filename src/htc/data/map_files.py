@@ -1,0 +1,45 @@
+"""Images whose pixels are numbers: class maps, label maps, COCO's panoptic maps."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32
+from PIL import Image
+
+from htc.data.images import BROKEN
+from htc.errors import DataError
+
+
+def read_pixels(path: Path) -> tuple[str, np.ndarray]:
+    """Pillow's mode and the values as they are stored, (H, W) or (H, W, C); raises `DataError` for what Pillow
+    cannot read.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.mode, np.array(image)
+    except BROKEN as error:
+        raise DataError(f"{path} is not a readable picture ({error}); export it again") from error
+
+
+def read_segment_ids(path: Path, size: tuple[int, int]) -> Int32[np.ndarray, "H W"]:
+    """The segment of each pixel of a panoptic PNG, R + 256 G + 65536 B; transparency does not count.
+
+    Raises `DataError` if it is damaged, no colour picture, or not `size` (height, width).
+    """
+    mode, colours = read_pixels(path)
+    if mode not in ("RGB", "RGBA"):
+        raise DataError(
+            f"{path} has mode {mode}; a panoptic PNG has segment ids as colours, R + 256 G + 65536 B: for class "
+            f"numbers leave out its JSON"
+        )
+    check_size(path, colours, size)
+    return colours[:, :, 0] + 256 * colours[:, :, 1].astype(np.int32) + 65536 * colours[:, :, 2].astype(np.int32)
+
+
+def check_size(path: Path, values: np.ndarray, size: tuple[int, int]) -> None:
+    """Raises `DataError` for a map that is not as large as its picture, (height, width)."""
+    if values.shape[:2] != size:
+        raise DataError(
+            f"{path} is {values.shape[1]}x{values.shape[0]}, its picture {size[1]}x{size[0]}; maps must have their "
+            f"picture's size"
+        )
