@@ -1,5 +1,7 @@
 """The few layers every part is made of."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,9 +32,10 @@ def use_pointwise(module: nn.Module) -> None:
     for parent in list(module.modules()):
         for name, conv in list(parent.named_children()):
             if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0):
+                stride: Any = conv.stride
                 pointwise = PointwiseConv2d(
-                    conv.in_channels, conv.out_channels, 1, conv.stride, bias=conv.bias is not None, device="meta"
-                )  # type: ignore[arg-type]
+                    conv.in_channels, conv.out_channels, 1, stride, bias=conv.bias is not None, device="meta"
+                )
                 pointwise.weight, pointwise.bias = conv.weight, conv.bias
                 setattr(parent, name, pointwise)
 

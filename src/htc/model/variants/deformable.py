@@ -17,19 +17,9 @@ class DeformableConv2d(nn.Conv2d):
     """
 
     def __init__(self, plain: nn.Conv2d, *, modulated: bool) -> None:
-        super().__init__(
-            plain.in_channels,
-            plain.out_channels,
-            3,
-            plain.stride,
-            plain.padding,
-            plain.dilation,
-            plain.groups,
-            bias=False,
-        )  # type: ignore[arg-type]
-        self.conv_offset = nn.Conv2d(
-            plain.in_channels, 27 if modulated else 18, 3, plain.stride, plain.padding, plain.dilation
-        )  # type: ignore[arg-type]
+        geometry: Any = (plain.stride, plain.padding, plain.dilation)
+        super().__init__(plain.in_channels, plain.out_channels, 3, *geometry, groups=plain.groups, bias=False)
+        self.conv_offset = nn.Conv2d(plain.in_channels, 27 if modulated else 18, 3, *geometry)
         nn.init.zeros_(self.conv_offset.weight)
         assert self.conv_offset.bias is not None
         nn.init.zeros_(self.conv_offset.bias)
