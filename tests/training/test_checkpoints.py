@@ -14,7 +14,7 @@ from htc.config import AdamW, Training
 from htc.errors import OutputError
 from htc.training.checkpoints import Checkpoints, Every
 from htc.training.history import read_history
-from htc.training.module import Limits, TrainingModule, fit
+from htc.training.module import TrainingLimits, TrainingModule, fit
 from htc.training.record import LossRecord
 from htc.training.validation import Validation
 from training.point import Distance, Point, batch
@@ -73,7 +73,16 @@ def run(folder, *, accumulate=1, callbacks=(), every=EACH_STEP, resume=False, ep
         Checkpoints(folder / "checkpoints", every),
     ]
     last = folder / "checkpoints" / "last.ckpt" if resume else None
-    fit(module, batches, own, Limits(epochs), device="cpu", accumulate=accumulate, clip_gradients=1.0, resume=last)
+    fit(
+        module,
+        batches,
+        own,
+        TrainingLimits(epochs),
+        device="cpu",
+        accumulate=accumulate,
+        clip_gradients=1.0,
+        resume=last,
+    )
     return module
 
 

@@ -19,7 +19,7 @@ from htc.training.checkpoints import Checkpoints, Every
 from htc.training.distributed import any_of, by_first, gathered, summed
 from htc.training.finetune import fit_to_data
 from htc.training.history import read_history
-from htc.training.module import Limits, TrainingModule, fit
+from htc.training.module import TrainingLimits, TrainingModule, fit
 from htc.training.objective import TrainingObjective
 from htc.training.record import LossRecord, read_losses
 from htc.training.run import Options, train
@@ -125,7 +125,7 @@ def point_run(folder, rank, values, *, resume=False, act=None):
         module,
         lambda _epoch, done: [batch(step[rank]) for step in values[done:]],
         callbacks,
-        Limits(1),
+        TrainingLimits(1),
         device="cpu",
         resume=last,
     )
@@ -180,7 +180,7 @@ def test_all_processes_compute_the_validation_losses(tmp_path):
             TrainingModule(point, Distance(point), Training(), 1, 1, 2),
             lambda _epoch, _done: [batch(float(rank))],
             [LossRecord(tmp_path / "losses.csv"), Validation(tmp_path, evaluate, 1, 1, losses=losses)],
-            Limits(1),
+            TrainingLimits(1),
             device="cpu",
         )
 

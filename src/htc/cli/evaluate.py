@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from htc.cli.metrics import print_metrics
-from htc.cli.model import check_models, load_members, print_config_of, settings_of
+from htc.cli.model import check_named_models, load_named_models, print_config_of, settings_of
 from htc.cli.options import MODEL_OPTIONS, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Words
 from htc.cli.output import STDOUT, check_json_target, folder_for, print_or_write_json, progress, say
 from htc.cli.semantic import NO_MAPS, MapFlags
@@ -201,7 +201,7 @@ def _evaluate_models(
     asked: Asked,
 ) -> "Evaluation | None":
     """The metrics of a model or an ensemble; None where the annotations have no objects and results are written."""
-    known = check_models(models, weights, asked.augment, settings)
+    known = check_named_models(models, weights, asked.augment, settings)
     check_torch()
     from htc.evaluation import evaluate as library
     from htc.evaluation.files import has_objects
@@ -216,7 +216,7 @@ def _evaluate_models(
     if known is not None:
         match_categories(known.classes, data.truth)
     save = None if asked.save_panoptic is None else folder_for("evaluate", "panoptic", asked.save_panoptic)
-    predictor, members = load_members(models, weights, asked.augment, settings, options)
+    predictor, members = load_named_models(models, weights, asked.augment, settings, options)
     with progress("evaluate") as bar:
         found = library.evaluate(
             predictor,
@@ -272,7 +272,7 @@ def _save_alone(
             f"{asked.annotations} has no annotations, so nothing can be measured: leave out --stages, --against, "
             f"--diagnostics, --html and maps"
         )
-    predictor, _ = load_members(models, weights, asked.augment, settings, options)
+    predictor, _ = load_named_models(models, weights, asked.augment, settings, options)
     with progress("evaluate") as bar:
         count = write_predictions(
             predictor, asked.annotations, asked.images, asked.save, batch_size=asked.batch_size, progress=bar

@@ -43,7 +43,7 @@ def print_config_of(model: str, weights: str | None, settings: Sequence[Setting]
     return 0
 
 
-def check_models(
+def check_named_models(
     models: Sequence[str], weights: str | None, augment: str | None, settings: Sequence[Setting]
 ) -> Config | None:
     """Check the models and the words of `--augment`; returns the configuration where it is known without weights."""
@@ -56,11 +56,11 @@ def check_models(
     return known
 
 
-def load_members(
+def load_named_models(
     models: Sequence[str], weights: str | None, augment: str | None, settings: Sequence[Setting], options: ModelOptions
 ) -> "tuple[ImagePredictor[Any], Sequence[ImagePredictor[Any]]]":
     """The predictor of the call and that of each model alone, in the views of `--augment`; released weights are
-    fetched first. The call has passed `check_models`.
+    fetched first. The call has passed `check_named_models`.
     """
     check_torch()
     from htc.inference import load

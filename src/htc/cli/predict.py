@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from htc.cli.model import check_models, load_members, print_config_of, settings_of
+from htc.cli.model import check_named_models, load_named_models, print_config_of, settings_of
 from htc.cli.options import (
     MODEL_OPTIONS,
     Count,
@@ -112,13 +112,13 @@ def predict(
         )
     if not (draw or labelme or json):
         raise ConfigError("--no-draw: nothing would be written; add --json FILE or --labelme")
-    known = check_models(model, weights, augment, settings)
+    known = check_named_models(model, weights, augment, settings)
     check_json_target(json)
     folder = folder_for("predict", _name(source[0]), out) if draw or labelme else None
     files, ids, failures = _pictures(source, annotations, max_pixels)
     if classes is not None and known is not None:
         check_classes(classes, known.classes)
-    predictor, _ = load_members(model, weights, augment, settings, options)
+    predictor, _ = load_named_models(model, weights, augment, settings, options)
     from htc.data.images import MAX_PIXELS
     from htc.inference.outputs import PredictionWriter
     from htc.inference.sources import predict_files

@@ -17,7 +17,7 @@ from htc.data.map_files import read_segment_ids
 from htc.errors import DataError
 from htc.files import read_json
 
-KIND = "COCO's panoptic annotation file, as panoptic_train2017.json"
+PANOPTIC_KIND = "COCO's panoptic annotation file, as panoptic_train2017.json"
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def read_panoptic(
 
 
 def _load(file: Path) -> dict[str, Any]:
-    content = read_json(file, KIND)
+    content = read_json(file, PANOPTIC_KIND)
     missing = [
         key
         for key in ("annotations", "categories")
@@ -131,12 +131,14 @@ def _load(file: Path) -> dict[str, Any]:
     ]
     if missing:
         raise DataError(
-            f"{file} is not a panoptic annotation file: it has no list of {' and '.join(missing)}; give {KIND}"
+            f"{file} is not a panoptic annotation file: it has no list of {' and '.join(missing)}; give {PANOPTIC_KIND}"
         )
     if content["annotations"] and not any(
         isinstance(entry, dict) and "segments_info" in entry for entry in content["annotations"]
     ):
-        raise DataError(f"{file} is not a panoptic annotation file: no annotation has segments_info; give {KIND}")
+        raise DataError(
+            f"{file} is not a panoptic annotation file: no annotation has segments_info; give {PANOPTIC_KIND}"
+        )
     return content
 
 

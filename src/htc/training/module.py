@@ -142,7 +142,7 @@ def _moving_average(decay: float) -> Any:
 
 
 @dataclass(frozen=True)
-class Limits:
+class TrainingLimits:
     """When a training ends: after so many epochs, or after so many minutes if that comes first."""
 
     epochs: int
@@ -153,7 +153,7 @@ def fit(
     module: LightningModule,
     batches: Batches,
     callbacks: Sequence[Callback],
-    limits: Limits,
+    limits: TrainingLimits,
     *,
     device: str = "auto",
     precision: Precision = "fp32",

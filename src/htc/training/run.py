@@ -39,7 +39,7 @@ from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
 from htc.training.distributed import by_first, count, joined, leaves_parameters_unused, rank
 from htc.training.finetune import fit_to_data, other_colours, start_from
 from htc.training.history import LOSSES, EventFiles, best_of, draw_curves, read_history, row_metrics
-from htc.training.module import Limits, TrainingModule, fit
+from htc.training.module import TrainingLimits, TrainingModule, fit
 from htc.training.objective import TrainingObjective
 from htc.training.record import EvaluationStep, Listener, LossRecord, Message
 from htc.training.validation import BEST, Validation, evaluate_on_all_ranks, validation_batches, validation_losses
@@ -123,7 +123,7 @@ def _train(
         module,
         lambda epoch, done: batches_of(dataset, config, options, epoch, done),
         callbacks_of(out, options, validation, progress),
-        Limits(config.training.epochs, options.minutes),
+        TrainingLimits(config.training.epochs, options.minutes),
         device=device,
         precision=config.precision,
         clip_gradients=config.training.clip_gradients,
