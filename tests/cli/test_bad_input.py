@@ -154,7 +154,7 @@ def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_
         (("predict", "PICTURE", "--model", PRESET, "--classes", "persn"), "did you mean person?"),
         (
             ("predict", "PICTURE", "--model", PRESET, "--classes", "x", "--max-detections", "3"),
-            "it knows person, bicycle",
+            "its classes are person, bicycle",
         ),
         (
             ("predict", "PICTURE", "--model", PRESET, "--annotations", "gone.json"),
