@@ -17,6 +17,7 @@ import re
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -49,6 +50,8 @@ SIZE = (64, 96)
 LONG_STEPS, MEDIUM_STEPS, SHORT_STEPS = 20, 6, 2
 LARGE = 5_000_000
 """Parameters; a larger model that is not among the composed cases takes MEDIUM_STEPS."""
+INTERRUPTED = 130
+"""Exit code of the command line after SIGINT."""
 VIEWS = "0.75,1.25:flip"
 
 
@@ -400,66 +403,47 @@ def export_part(case: Case, request: Request) -> Entries:
 
 def views_part(case: Case, request: Request) -> Entries:
     """`htc predict --json` of one model in several views, and of two models."""
-    folder = case.folder()
-    other = case.work / "other"
-    if not other.exists():
-        state = {
-            name: tensor * 1.01 if tensor.is_floating_point() else tensor
-            for name, tensor in case.detector.state_dict().items()
-        }
-        Adaptors.folder(state, case.config, other)
-    images = case.work / "images"
-    if not images.exists():
-        write_split(case.work, "images", 2, 5)
-    entries: Entries = {}
+    folder, other = case.folder(), case.work / "other"
+    state = case.detector.state_dict()
+    slightly_larger = {name: value * 1.01 if value.is_floating_point() else value for name, value in state.items()}
+    Adaptors.folder(slightly_larger, case.config, other)
+    write_split(case.work, "images", 2, 5)
     calls = {
         "views": [folder, "--augment", VIEWS],
         "ensemble": [folder, "--model", other],
         "both": [folder, "--model", other, "--augment", "1:flip"],
     }
-    for name, words in calls.items():
+    entries: Entries = {}
+    for name, models in calls.items():
         target = case.work / f"{name}.json"
-        code, text = command_line(
-            "predict",
-            images,
-            "--model",
-            *words,
-            "--json",
-            target,
-            "--no-draw",
-            "--score-threshold",
-            0.0,
-            "--device",
-            "cpu",
-        )
-        entries |= {f"{name}/{key}": value for key, value in json_entries(target, code, text).items()}
+        words = ["--json", target, "--no-draw", "--score-threshold", 0.0, "--device", "cpu"]
+        command_line("predict", case.work / "images", "--model", *models, *words)
+        entries |= {f"{name}/{key}": value for key, value in json_entries(target).items()}
     return entries
 
 
 def evaluate_part(case: Case, request: Request) -> Entries:
-    """Metrics of `htc evaluate --json`."""
+    """Metrics of `htc evaluate --json --diagnostics`."""
     data, target = request_data(request), case.work / "metrics.json"
     words = ["--annotations", data / "val.json", "--images", data / "val", "--json", target, "--device", "cpu"]
-    code, text = command_line("evaluate", case.folder(), *words, *(["--diagnostics"] if not request["quick"] else []))
-    return json_entries(target, code, text)
+    command_line("evaluate", case.folder(), *words, "--diagnostics")
+    return json_entries(target)
 
 
 def train_part(case: Case, request: Request) -> Entries:
     """`htc train` to its end: losses and images of every step, metrics, weights, checkpoint."""
     out = case.work / "run"
-    code, text = command_line("train", *training_words(case, request, out))
-    return {"exit": code if code == 0 else f"{code} {text[-300:]}"} | run_entries(out)
+    command_line("train", *training_words(case, request, out))
+    return run_entries(out)
 
 
 def resume_part(case: Case, request: Request) -> Entries:
     """`htc train` stopped in the middle of an epoch, then resumed: the folder after each."""
     out = case.work / "stopped"
     words = training_words(case, request, out)
-    code, text = interrupted(3, "train", *words)
-    entries: Entries = {"stopped/exit": code if code == 130 else f"{code} {text[-300:]}"}
-    entries |= {f"stopped/{name}": value for name, value in run_entries(out).items()}
-    code, text = command_line("train", *words, "--resume")
-    entries["resumed/exit"] = code if code == 0 else f"{code} {text[-300:]}"
+    interrupted(3, "train", *words)
+    entries = {f"stopped/{name}": value for name, value in run_entries(out).items()}
+    command_line("train", *words, "--resume")
     return entries | {f"resumed/{name}": value for name, value in run_entries(out).items()}
 
 
@@ -471,8 +455,8 @@ def fixtures_part(name: str, work: Path) -> Entries:
         if (work / model).exists():
             entries |= {f"{model}{key}": value for key, value in flattened(predictions(work / model))}
     validated = json.loads((FIXTURES / f"{name}.json").read_text())["validated"]
-    code, text = command_line("train", *resume_words(work / "run", validated=validated))
-    return entries | {"exit": code if code == 0 else f"{code} {text[-300:]}"} | run_entries(work / "run")
+    command_line("train", *resume_words(work / "run", validated=validated))
+    return entries | run_entries(work / "run")
 
 
 @contextlib.contextmanager
@@ -496,32 +480,31 @@ def without_drawings() -> Iterator[None]:
             setattr(owner, name, saver)
 
 
-def command_line(*words: Any) -> tuple[int, str]:
-    """Exit code and messages of `htc WORDS`, run in this process."""
+def command_line(*words: Any) -> None:
+    """Runs `htc WORDS` in this process; raises with its last messages unless it succeeds."""
     arguments, before = sys.argv, Path.cwd()
     output = io.StringIO()
     sys.argv = ["htc", *(str(word) for word in words)]
-    for name in [name for name in sys.modules if name == "htc.__main__"]:
-        del sys.modules[name]
+    sys.modules.pop("htc.__main__", None)
+    code: Any = 0
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), without_drawings():
             runpy.run_module("htc", run_name="__main__")
-        code: Any = 0
     except SystemExit as end:
         code = end.code or 0
     finally:
         sys.argv = arguments
         os.chdir(before)
-    return code, output.getvalue()
+    if code != 0:
+        raise RuntimeError(f"htc {words[0]} exits with {code}: {output.getvalue()[-1000:]}")
 
 
-def interrupted(steps: int, *words: Any) -> tuple[int, str]:
-    """The same in a process of its own that receives SIGINT right after that many optimizer steps."""
-    import subprocess
-
+def interrupted(steps: int, *words: Any) -> None:
+    """Runs `htc WORDS` in a process of its own that receives SIGINT right after that many optimizer steps."""
     call = [sys.executable, __file__, "htc", str(steps), *(str(word) for word in words)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+    if done.returncode != INTERRUPTED:
+        raise RuntimeError(f"htc {words[0]}, interrupted, exits with {done.returncode}: {done.stderr[-1000:]}")
 
 
 def interrupt_after(steps: int, words: list[str]) -> None:
@@ -537,6 +520,7 @@ def interrupt_after(steps: int, words: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     register_optimizer_step_post_hook(count)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     sys.argv = ["htc", *words]
     runpy.run_module("htc", run_name="__main__")
 
@@ -586,11 +570,9 @@ def run_entries(out: Path) -> Entries:
     return entries
 
 
-def json_entries(path: Path, code: int, text: str) -> Entries:
+def json_entries(path: Path) -> Entries:
     """A JSON file's values by their path."""
-    if code != 0:
-        return {"exit": f"{code} {text[-300:]}"}
-    return {"exit": 0} | dict(flattened(json.loads(path.read_text())))
+    return dict(flattened(json.loads(path.read_text())))
 
 
 def request_data(request: Request) -> Path:
@@ -654,11 +636,11 @@ WHOLE_MODEL = (
     "backbone=vit",
     "probabilities, own stages",
 )
-"""Cases that are evaluated, and predict in several views and in an ensemble."""
+"""Cases that are evaluated and exported, and predict in several views and in an ensemble."""
 EXPORTED = (
     r"^(neck|rpn|backbone|cascade.mask_head|cascade.pooling|cascade.pooled_levels|semantic.context)=|deformable=v2"
 )
-"""Cases beside the composed ones whose graph is exported."""
+"""Cases beside these whose graph is exported: every kind of part."""
 RESUMED = (
     "training.average_decay=0.9",
     "training.SGD, steps, accumulate",
@@ -683,7 +665,7 @@ def parts_of(name: str, *, quick: bool) -> dict[str, Part]:
     parts = {"names": names_part, "initial": initial_part, "predict": predict_part}
     if not quick and name in WHOLE_MODEL:
         parts |= {"views": views_part, "evaluate": evaluate_part}
-    if not quick and (name in COMPOSED or re.search(EXPORTED, name)):
+    if not quick and (name in WHOLE_MODEL or re.search(EXPORTED, name)):
         parts["export"] = export_part
     return parts | {"steps": steps_part}  # last: it changes the weights
 
