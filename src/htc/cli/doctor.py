@@ -10,8 +10,8 @@ from htc.cli.output import STDOUT, check_json_target, print_or_write_json, progr
 from htc.compatibility import check_torch
 
 if TYPE_CHECKING:
-    from htc.doctor.examine import Request
-    from htc.doctor.repair import RepairedFile
+    from htc.checks.examine import Request
+    from htc.checks.repair import RepairedFile
 
 
 def doctor(
@@ -62,8 +62,8 @@ def doctor(
         if target is not None:
             check_json_target(str(target.absolute()), flag)
     check_torch()
-    from htc.doctor.examine import examine, read_request
-    from htc.doctor.report import report_lines, to_json
+    from htc.checks.examine import examine, read_request
+    from htc.checks.report import report_lines, to_json
 
     request = read_request(
         annotations,
@@ -81,7 +81,7 @@ def doctor(
         print("\n".join(report_lines(examination)))
     print_or_write_json(json, to_json(examination, fixed))
     if html is not None:
-        from htc.doctor.page import write_examination
+        from htc.checks.page import write_examination
 
         write_examination(html, examination, fixed)
         say(f"the page is {html}")
@@ -90,7 +90,7 @@ def doctor(
 
 def _fix(request: "Request", target: Path) -> "RepairedFile":
     """Write the corrected annotations and report it."""
-    from htc.doctor.repair import write_repaired
+    from htc.checks.repair import write_repaired
 
     fixed, examined = write_repaired(request, target), request.train.file
     if fixed.file is None:

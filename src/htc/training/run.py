@@ -16,13 +16,13 @@ from torch import nn
 from htc.checkpoint.formats.imagenet import start_from_imagenet
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import from_pretrained, save_pretrained
+from htc.checks.before_training import check_data
 from htc.config import Config
 from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
 from htc.data.epochs import batches_per_epoch
 from htc.data.loader import PictureLoader, training_loader
 from htc.data.semantic_maps import MapSources, with_semantic_maps
-from htc.doctor.before_training import check_data
 from htc.errors import DataError, OutputError
 from htc.evaluation.coco import Metrics
 from htc.evaluation.drawings import draw_comparisons

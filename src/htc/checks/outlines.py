@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from htc.checks.findings import Edit, Finding, annotation_finding
 from htc.data.annotation_file import AnnotationEntry, AnnotationFile, crowd_fault
 from htc.data.segmentation import SegmentationFault, is_number, read_outline
-from htc.doctor.findings import Edit, Finding, annotation_finding
 
 CONFIRMED = 1.0
 """Pixels by which the box of a repaired outline may miss the stated box, for the repair to be safe."""

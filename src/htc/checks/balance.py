@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from htc.checks.findings import Finding, annotation_finding
 from htc.config import PYRAMID_STRIDES, Input
 from htc.data.advice import Statistics, class_repeats, repeat_threshold
 from htc.data.annotation_file import AnnotationEntry, AnnotationFile
 from htc.data.transforms import resized_size
-from htc.doctor.findings import Finding, annotation_finding
 
 
 def counted(part: AnnotationFile) -> list[tuple[AnnotationEntry, tuple[float, float, float, float]]]:

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+from htc.checks.examine import Examination
+from htc.checks.findings import SEVERITIES, Finding
+from htc.checks.kinds import FINDING_KINDS
+from htc.checks.repair import RepairedFile
 from htc.data.advice import Advice
-from htc.doctor.examine import Examination
-from htc.doctor.findings import SEVERITIES, Finding
-from htc.doctor.kinds import FINDING_KINDS
-from htc.doctor.repair import RepairedFile
 
 EXAMPLES = 3
 """Findings of each kind that are shown to a reader; JSON and page hold more."""

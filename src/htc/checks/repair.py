@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from htc.checks.examine import Request, repairable
+from htc.checks.findings import Edit, Finding
 from htc.data.annotation_file import AnnotationFile, annotation_file
-from htc.doctor.examine import Request, repairable
-from htc.doctor.findings import Edit, Finding
 from htc.files import whole_file
 
 ROUNDS = 8

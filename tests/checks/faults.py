@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from doctor.data_sets import HEIGHT, WIDTH, DataSet, Fault, bar, both, change, disc, scene
+from checks.data_sets import HEIGHT, WIDTH, DataSet, Fault, bar, both, change, disc, scene
 
 RING = disc(1, 1)["segmentation"][0]
 EMPTY = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from htc.checks.findings import Severity
 from htc.data.faults import FAULT_REMEDIES
-from htc.doctor.findings import Severity
 
 
 @dataclass(frozen=True)

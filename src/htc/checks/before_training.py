@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+from htc.checks.examine import fast_findings, fast_findings_between
+from htc.checks.findings import Finding
+from htc.checks.kinds import FINDING_KINDS
+from htc.checks.maps import map_files
 from htc.config import Config
 from htc.data.annotation_file import read_annotation_file
 from htc.data.coco import Splits
 from htc.data.semantic_maps import MapSources
-from htc.doctor.examine import fast_findings, fast_findings_between
-from htc.doctor.findings import Finding
-from htc.doctor.kinds import FINDING_KINDS
-from htc.doctor.maps import map_files
 from htc.errors import DataError
 
 FINDINGS_SHOWN = 5

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from htc.checks.examine import Examination, advised_input
+from htc.checks.findings import SEVERITIES, Box, Finding, Severity
+from htc.checks.kinds import FINDING_KINDS
+from htc.checks.repair import RepairedFile
+from htc.checks.report import flags, verdict
 from htc.data.advice import ANCHOR_SCALES, anchor_coverage
 from htc.data.images import read_picture
-from htc.doctor.examine import Examination, advised_input
-from htc.doctor.findings import SEVERITIES, Box, Finding, Severity
-from htc.doctor.kinds import FINDING_KINDS
-from htc.doctor.repair import RepairedFile
-from htc.doctor.report import flags, verdict
 from htc.errors import DataError
 from htc.visual.charts import bar_chart
 from htc.visual.page import (

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from htc.checks.findings import Edit, Finding
+from htc.checks.records import file_digest, leaked
 from htc.data.annotation_file import AnnotationFile, ImageEntry
 from htc.data.formats.converted import PICTURE_ENDINGS
 from htc.data.images import TURNED, picture_header, read_picture
-from htc.doctor.findings import Edit, Finding
-from htc.doctor.records import file_digest, leaked
 from htc.errors import DataError
 from htc.progress import Progress
 

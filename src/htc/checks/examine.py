@@ -4,19 +4,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from htc.checks.balance import BALANCE_CHECKS, crowded_pictures, statistics, tiny_objects
+from htc.checks.boxes import BOX_CHECKS
+from htc.checks.findings import SEVERITIES, Finding, Severity
+from htc.checks.images import IMAGE_CHECKS, Content, copies, damaged, leaks, read_contents
+from htc.checks.kinds import FINDING_KINDS
+from htc.checks.maps import map_files, map_values
+from htc.checks.outlines import OUTLINE_CHECKS
+from htc.checks.records import RECORD_CHECKS, SPLIT_CHECKS
 from htc.config import Inference, Input
 from htc.data.advice import Advice, Statistics, anchor_scale, input_size, max_detections, sampling
 from htc.data.annotation_file import AnnotationFile, read_annotation_file
 from htc.data.coco import Splits, find_splits
 from htc.data.formats.layouts import is_coco, is_known
-from htc.doctor.balance import BALANCE_CHECKS, crowded_pictures, statistics, tiny_objects
-from htc.doctor.boxes import BOX_CHECKS
-from htc.doctor.findings import SEVERITIES, Finding, Severity
-from htc.doctor.images import IMAGE_CHECKS, Content, copies, damaged, leaks, read_contents
-from htc.doctor.kinds import FINDING_KINDS
-from htc.doctor.maps import map_files, map_values
-from htc.doctor.outlines import OUTLINE_CHECKS
-from htc.doctor.records import RECORD_CHECKS, SPLIT_CHECKS
 from htc.errors import ConfigError, DataError
 from htc.progress import Progress
 

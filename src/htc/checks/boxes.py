@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Float
 from pycocotools import mask as coco_masks
 
+from htc.checks.findings import Edit, Finding, annotation_finding
+from htc.checks.outlines import without_mask
 from htc.data.annotation_file import AnnotationEntry, AnnotationFile, box_fault
 from htc.data.dataset import RunLengths
 from htc.data.instance_masks import polygon_runs
 from htc.data.segmentation import exact_area, is_number, short
-from htc.doctor.findings import Edit, Finding, annotation_finding
-from htc.doctor.outlines import without_mask
 
 XYXY = tuple[float, float, float, float]
 EDGE, EDGE_SHARE = 2.5, 0.05

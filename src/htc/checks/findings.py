@@ -26,7 +26,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault at one place; why it matters and what to do stands in `htc.doctor.kinds.FINDING_KINDS[code]`."""
+    """One fault at one place; why it matters and what to do stands in `htc.checks.kinds.FINDING_KINDS[code]`."""
 
     code: str
     what: str

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from doctor.data_sets import DataSet, clean
-from doctor.faults import FIXED, KEPT
+from checks.data_sets import DataSet, clean
+from checks.faults import FIXED, KEPT
+from htc.checks.examine import Request, examine, repairable
+from htc.checks.kinds import FINDING_KINDS
+from htc.checks.repair import repair
+from htc.checks.report import to_json
 from htc.cli.app import run
 from htc.data.annotation_file import read_annotation_file
 from htc.data.coco import read_coco
-from htc.doctor.examine import Request, examine, repairable
-from htc.doctor.kinds import FINDING_KINDS
-from htc.doctor.repair import repair
-from htc.doctor.report import to_json
 
 CONSEQUENCES = {
     "list-empty": {"categories-differ", "class-absent", "picture-unlisted"},

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from doctor.data_sets import DataSet, clean
+from checks.data_sets import DataSet, clean
+from htc.checks.examine import fast_findings
+from htc.checks.kinds import FINDING_KINDS
 from htc.config import Input
 from htc.data.annotation_file import read_annotation_file
 from htc.data.coco import read_coco
 from htc.data.faults import FAULT_REMEDIES
-from htc.doctor.examine import fast_findings
-from htc.doctor.kinds import FINDING_KINDS
 from htc.errors import DataError
 from htc.evaluation.coco import coco_metrics
 

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from htc.checks.findings import Edit, Finding, annotation_finding, record_finding
 from htc.data.annotation_file import AnnotationFile, ImageEntry, category_fault, is_id, is_whole
 from htc.data.faults import RecordFault
 from htc.data.images import picture_size
-from htc.doctor.findings import Edit, Finding, annotation_finding, record_finding
 from htc.errors import DataError
 
 MOSTLY = 0.5

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from htc.checks.findings import Finding
 from htc.data.annotation_file import AnnotationFile, ImageEntry
 from htc.data.images import BROKEN
 from htc.data.semantic_maps import IGNORE, map_path
-from htc.doctor.findings import Finding
 from htc.errors import DataError
 
 CHANNEL = ("L", "P")

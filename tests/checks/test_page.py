@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from doctor.data_sets import clean
-from doctor.faults import FIXED, KEPT
+from checks.data_sets import clean
+from checks.faults import FIXED, KEPT
+from htc.checks.examine import examine_root
+from htc.checks.findings import Finding
+from htc.checks.page import BOX, HEIGHT, OUTLINE, WIDTH, thumbnail
 from htc.cli.app import run
-from htc.doctor.examine import examine_root
-from htc.doctor.findings import Finding
-from htc.doctor.page import BOX, HEIGHT, OUTLINE, WIDTH, thumbnail
 from htc.errors import DataError
 
 

@@ -3,12 +3,12 @@
 import pytest
 from PIL import Image
 
-from doctor.data_sets import DataSet, clean
-from doctor.faults import FIXED, KEPT
+from checks.data_sets import DataSet, clean
+from checks.faults import FIXED, KEPT
+from htc.checks.before_training import check_data
 from htc.config import Config
 from htc.data.coco import Splits
 from htc.data.semantic_maps import MapSources
-from htc.doctor.before_training import check_data
 from htc.errors import DataError
 from training.tiny import tiny
 
