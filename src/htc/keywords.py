@@ -30,13 +30,15 @@ ELSEWHERE = {
 """Names of options in other libraries, and ours."""
 
 
-def unknown_option(function: Callable[..., Any], unknown: Mapping[str, Any]) -> TypeError:
-    """The error for an option that `function` does not have; it names the nearest of those it has.
+def unknown_option(function: Callable[..., Any], unknown: Mapping[str, Any], further: Sequence[str] = ()) -> TypeError:
+    """The error for an option that `function` does not have; it names the nearest of those it has, `further` included.
 
     A public function ends its parameters with `**unknown: Never` and raises this if anything arrives there: type
     checkers refuse an unknown option, and at run time the message helps.
     """
-    options = [name for name, one in signature(function).parameters.items() if one.kind is Parameter.KEYWORD_ONLY]
+    kinds = (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    options = [name for name, one in signature(function).parameters.items() if one.kind in kinds and name != "self"]
+    options += further
     name = next(iter(unknown))
     meant = ELSEWHERE.get(name.lower())
     near = [meant] if meant in options else get_close_matches(name, options, n=2, cutoff=0.5)

@@ -1,6 +1,109 @@
-"""The type of the progress callbacks that long computations take."""
+"""Progress of long work: the callbacks that functions take, and how a person sees them.
 
-from collections.abc import Callable
+`progress=True` shows a bar on a terminal, a widget in a notebook that has ipywidgets, and elsewhere (a log file) a line
+now and then; `False` shows nothing; a function is called instead. Everything goes to standard error.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from htc.ranks import here
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each item."""
+NamedProgress = Callable[[int, int, str], None]
+"""Called with (done, total, what is being done) after each item."""
+ProgressOption = bool | NamedProgress
+"""The public option `progress`."""
+LINE_SECONDS = 30.0
+"""Between two lines where nothing can be animated."""
+
+
+def message_console() -> "Console":
+    """A console on standard error (in a notebook, below the cell); of several processes only the first writes."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, quiet=here().rank > 0)
+
+
+def animated(console: "Console") -> bool:
+    """Whether the console can redraw what it shows."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+
+
+@contextmanager
+def reporting(progress: ProgressOption, task: str) -> Iterator[NamedProgress]:
+    """The function to call with (done, total, note) while `task` runs."""
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    console = message_console()
+    if not progress:
+        yield lambda _done, _total, _note="": None
+    elif animated(console):
+        with _bar(console, task) as update:
+            yield update
+    else:
+        yield Lines(console, task)
+
+
+class Lines:
+    """A line now and then for work that takes longer than `LINE_SECONDS`; `now` gives seconds."""
+
+    def __init__(self, console: "Console", task: str, now: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.task, self.now = console, task, now
+        self.start = self.last = now()
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Prints if it is time, with what is left at the pace so far."""
+        passed = self.now() - self.start
+        if self.now() - self.last < LINE_SECONDS or not done:
+            return
+        self.last = self.now()
+        left = f", {clock(passed / done * (total - done))} left" if total else ""
+        share = f" of {total} ({100 * done // total} %)" if total else ""
+        named = f" {note}" if note else ""
+        self.console.print(f"{self.task}{named}: {done}{share}, {clock(passed)} passed{left}", soft_wrap=True)
+
+
+def clock(seconds: float) -> str:
+    """3:07, 1:02:03, 2 d 3:04:05."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    short = f"{hours}:{minutes:02d}:{rest:02d}" if hours or days else f"{minutes}:{rest:02d}"
+    return f"{days} d {short}" if days else short
+
+
+@contextmanager
+def _bar(console: "Console", task: str) -> Iterator[NamedProgress]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        row = bar.add_task(task, total=None, note="")
+
+        def update(done: int, total: int, note: str = "") -> None:
+            bar.update(row, completed=done, total=total or None, note=note)
+
+        yield update

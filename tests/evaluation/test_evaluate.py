@@ -6,7 +6,7 @@ import pytest
 
 from evaluation.test_run import pictures as pictures
 from evaluation.test_run import predictor
-from htc.evaluation.evaluate import evaluate, images_folder, member_names, read_evaluation_data
+from htc.evaluation.evaluation import evaluate, images_folder, member_names, read_evaluation_data
 from htc.evaluation.run import evaluate_model
 
 

@@ -28,9 +28,10 @@ from htc.inference.load import load
 from htc.inference.outputs import results_file
 from htc.inference.stages import StageSubset
 from htc.settings.layers import Setting
+from htc.training.events import Listener
 from htc.training.finetune import fit_to_data
-from htc.training.record import Listener
-from htc.training.run import CHECKPOINTS, MODEL, Options, train
+from htc.training.result import MODEL
+from htc.training.run import CHECKPOINTS, Options, run_training
 
 SETTING, TRAININGS = "ablation.json", "trainings"
 
@@ -172,7 +173,7 @@ def _train(config: Config, splits: Splits, folder: Path, budget: Budget, seed: i
         shutil.rmtree(folder)  # it was interrupted before its first checkpoint
     plain = Splits(splits.train_annotations, splits.train_images, None, None)
     semantic = "none" if config.semantic is None else "auto"
-    train(
+    run_training(
         config,
         plain,
         folder,

@@ -11,8 +11,9 @@ from htc.checkpoint.check import check_model, check_released
 from htc.checkpoint.facts import Colours, UserFacts
 from htc.cli.model import fetch_weights, print_config_of
 from htc.cli.options import MODEL_OPTIONS, Flags, JsonTarget, ModelOptions
-from htc.cli.output import STDOUT, check_json_target, print_or_write_json, require_writable, say
+from htc.cli.output import STDOUT, check_json_target, print_or_write_json, say
 from htc.errors import OutputError
+from htc.run_folders import require_writable
 from htc.settings.layers import nested
 
 

@@ -2,8 +2,9 @@
 
 from htc.cli.metrics import print_metrics
 from htc.cli.options import Device, Folder, Natural
-from htc.cli.output import filling, folder_for, progress, say
+from htc.cli.output import progress, say
 from htc.cli.train import steps_of
+from htc.run_folders import filling, folder_for
 
 
 def demo(*, out: Folder | None = None, seed: Natural = 0, device: Device = "auto") -> int:

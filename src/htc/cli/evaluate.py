@@ -10,15 +10,16 @@ from cyclopts import Parameter
 from htc.cli.metrics import print_metrics
 from htc.cli.model import check_named_models, load_named_models, print_config_of, settings_of
 from htc.cli.options import MODEL_OPTIONS, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Words
-from htc.cli.output import STDOUT, check_json_target, folder_for, print_or_write_json, progress, say
+from htc.cli.output import STDOUT, check_json_target, print_or_write_json, progress, say
 from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
+from htc.run_folders import folder_for
 from htc.settings.layers import Setting
 
 if TYPE_CHECKING:
     from htc.data.semantic_maps import MapSources
-    from htc.evaluation.evaluate import Evaluation
+    from htc.evaluation.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def evaluate(
 def _evaluate_file(results: Path, max_detections: int, asked: Asked) -> "Evaluation":
     """The metrics of a result file."""
     from htc.data.coco import read_coco
-    from htc.evaluation.evaluate import images_folder, read_other_results, score_results
+    from htc.evaluation.evaluation import images_folder, read_other_results, score_results
     from htc.evaluation.files import read_annotations, read_results
 
     truth = read_annotations(asked.annotations)
@@ -260,7 +261,7 @@ def _save_alone(
     models: Sequence[str], weights: str | None, options: ModelOptions, settings: Sequence[Setting], asked: Asked
 ) -> None:
     """Write the results of images without annotations: they are scored elsewhere."""
-    from htc.evaluation.evaluate import write_predictions
+    from htc.evaluation.evaluation import write_predictions
 
     if asked.save is None:
         raise ConfigError(

@@ -21,10 +21,11 @@ from htc.cli.options import (
     Threshold,
     Words,
 )
-from htc.cli.output import STDOUT, check_json_target, filling, folder_for, print_or_write_json, progress, say
+from htc.cli.output import STDOUT, check_json_target, print_or_write_json, progress, say
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, DataError
 from htc.keywords import check_classes
+from htc.run_folders import filling, folder_for
 
 if TYPE_CHECKING:
     from htc.inference.outputs import ResultsSink

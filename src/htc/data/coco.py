@@ -71,6 +71,14 @@ def find_splits(folder: Path) -> Splits:
     )
 
 
+def read_splits(splits: Splits) -> tuple[Dataset, Dataset | None]:
+    """The training part and the validation part, if there is one; raises `DataError` like `read_coco`."""
+    train = read_coco(splits.train_annotations, splits.train_images)
+    if splits.val_annotations is None or splits.val_images is None:
+        return train, None
+    return train, read_coco(splits.val_annotations, splits.val_images)
+
+
 def read_coco(annotations: Path, images: Path | None) -> Dataset:
     """Reads an instance file; the images are in the folder `images` (None: their presence is not checked).
 

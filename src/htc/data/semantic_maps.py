@@ -7,7 +7,7 @@ segments and unlabeled pixels become 255), or from both, with the instances draw
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -316,3 +316,31 @@ def read_semantic(record: ImageRecord, maps: SemanticMaps, classes: int) -> UInt
         return below
     above = read_panoptic_map(record, maps.panoptic)
     return above if below is None else np.where(above == IGNORE, below, above)
+
+
+def semantic_sources(
+    semantic: str | Path | MapSources | None,
+    panoptic_json: str | Path | None = None,
+    panoptic_folder: str | Path | None = None,
+    instances: int | Literal["ids"] | None = None,
+    words: Sequence[str] = ("auto",),
+) -> Any:
+    """What the option `semantic` and the three beside it stand for: one of `words`, None, or the sources of maps.
+
+    Raises `ConfigError` for a folder that is missing and for options that need one.
+    """
+    beside = (panoptic_json, panoptic_folder, instances)
+    if semantic is None or isinstance(semantic, MapSources) or semantic in words:
+        if beside != (None, None, None):
+            raise ConfigError(
+                "semantic_json, semantic_panoptic and semantic_instances say how to read a folder of maps: give it as "
+                "semantic (--semantic DIR)"
+            )
+        return semantic
+    if not str(semantic) or not Path(semantic).is_dir():
+        raise ConfigError(
+            f"semantic {semantic}: no such folder; give {', '.join(words)}, or a folder of PNG maps named like the "
+            f"images"
+        )
+    paths = [None if path is None else Path(path) for path in beside[:2]]
+    return MapSources.from_folder(Path(semantic), *paths, instances)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from htc.config import Config
 from htc.data.coco import Splits, find_splits
-from htc.evaluation.coco import Metrics
+from htc.evaluation.coco import MetricValues
 from htc.evaluation.drawings import draw_comparisons
-from htc.inference.load import load
 from htc.presets import preset
-from htc.training.record import Listener
-from htc.training.run import Options, train
+from htc.training.events import Listener
+from htc.training.run import Options, run_training
 
 DEMO_PRESET = "htc_r18_small"
 NUCLEI = Path(__file__).parent / "nuclei"
@@ -29,7 +28,7 @@ class DemoResult:
     folder: Path
     model: Path
     """Native folder: `htc.load(model)`."""
-    metrics: Metrics
+    metrics: MetricValues
     """Of the bundled validation pictures, up to 400 detections each."""
     pictures: tuple[Path, ...]
     """Ground truth beside prediction."""
@@ -62,23 +61,20 @@ def run_demo(
         evaluate_every=EVALUATE_EVERY,
         validation_losses=False,
         pictures=0,
-        event_files=False,
         checkpoints=None,
     )
-    trained = train(config or preset(DEMO_PRESET), splits, out, options, progress)
+    trained = run_training(config or preset(DEMO_PRESET), splits, out, options, progress)
     assert trained.metrics is not None
     assert splits.val_annotations is not None
     assert splits.val_images is not None
-    pictures = draw_comparisons(
-        load(trained.model, device=device), splits.val_annotations, splits.val_images, out / IMAGES_FOLDER
-    )
+    pictures = draw_comparisons(trained.model, splits.val_annotations, splits.val_images, out / IMAGES_FOLDER)
     return DemoResult(
         folder=out,
-        model=trained.model,
-        metrics=trained.metrics,
+        model=trained.model_folder,
+        metrics=trained.metrics.to_dict(),
         pictures=pictures,
         curves=tuple(sorted((out / "curves").glob("*.png"))),
-        next_commands=next_commands(trained.model, splits),
+        next_commands=next_commands(trained.model_folder, splits),
         seconds=time.monotonic() - start,
     )
 

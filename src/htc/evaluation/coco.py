@@ -21,7 +21,7 @@ from htc.evaluation.comparison import Annotation, Comparison, EncodedMask, compa
 from htc.evaluation.matching import IOU, Matched
 from htc.files import uncollected
 
-Metrics = dict[str, dict[str, Any]]
+MetricValues = dict[str, dict[str, Any]]
 IouType = Literal["bbox", "segm", "boundary"]
 
 AREAS = {"APs": "small", "APm": "medium", "APl": "large"}
@@ -31,7 +31,7 @@ DILATION_RATIO = 0.02
 
 def coco_metrics(
     annotations: str | Path | Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int = 100
-) -> Metrics:
+) -> MetricValues:
     """COCO numbers of `results`, a list of COCO result dicts in original pixels, against an annotation file or its
     content.
 
@@ -45,7 +45,7 @@ def coco_metrics(
     return metrics_of(compare(annotations, results), max_detections)
 
 
-def metrics_of(comparison: Comparison, max_detections: int = 100) -> Metrics:
+def metrics_of(comparison: Comparison, max_detections: int = 100) -> MetricValues:
     """The numbers of `coco_metrics`."""
     kinds: tuple[IouType, ...] = ("bbox", "segm") if comparison.with_masks else ("bbox",)
     return metrics_from(
@@ -55,7 +55,7 @@ def metrics_of(comparison: Comparison, max_detections: int = 100) -> Metrics:
 
 def metrics_from(
     evaluations: Mapping[IouType, COCOeval_faster], comparison: Comparison, max_detections: int
-) -> Metrics:
+) -> MetricValues:
     """The numbers of `coco_metrics` from evaluations of each kind that have run."""
     per_class = {
         name: {

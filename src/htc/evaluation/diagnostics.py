@@ -10,7 +10,15 @@ import numpy as np
 from faster_coco_eval import COCOeval_faster
 from jaxtyping import Float, Int
 
-from htc.evaluation.coco import IouType, Metrics, boundary_metrics, evaluated, mean_of_defined, metrics_from, recalls
+from htc.evaluation.coco import (
+    IouType,
+    MetricValues,
+    boundary_metrics,
+    evaluated,
+    mean_of_defined,
+    metrics_from,
+    recalls,
+)
 from htc.evaluation.comparison import Comparison
 from htc.evaluation.errors import ErrorKind, at_least, errors_by_kind
 from htc.evaluation.matching import Matched, confusion_matrix, matched_pictures
@@ -97,7 +105,7 @@ class Diagnostics:
         }
 
 
-def diagnose(comparison: Comparison, max_detections: int = 100) -> tuple[Metrics, Diagnostics]:
+def diagnose(comparison: Comparison, max_detections: int = 100) -> tuple[MetricValues, Diagnostics]:
     """The contract's numbers and what lies behind them, at most `max_detections` results a picture and class."""
     kinds: tuple[IouType, ...] = ("bbox", "segm") if comparison.with_masks else ("bbox",)
     evaluations: dict[IouType, COCOeval_faster] = {kind: evaluated(kind, comparison, max_detections) for kind in kinds}

@@ -1,201 +1,329 @@
-"""Evaluate a model, an ensemble or a result file: metrics and whatever is measured beside them, in one object."""
+"""`htc.evaluate`: the metrics of a model, of several models and their ensemble, or of a result file."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from htc.data.coco import read_coco, read_picture_list
-from htc.data.dataset import Dataset
-from htc.errors import DataError
-from htc.evaluation.bootstrap import gains
-from htc.evaluation.coco import Metrics, coco_metrics, metrics_of
-from htc.evaluation.comparison import Comparison, check_results, compare
-from htc.evaluation.diagnostics import Diagnostics, diagnose
-from htc.evaluation.files import read_annotations, read_pictures, read_results
-from htc.evaluation.maps import MapRequest, measured_maps
-from htc.evaluation.report import report_page
-from htc.evaluation.run import detections_that_count, measure_stages, stages_name, stream_results
-from htc.inference.outputs import results_file
-from htc.inference.predictor import ImagePredictor
-from htc.inference.stages import StageSubset, mask_stages_of
-from htc.visual.page import write_page
+from htc.config import Config
+from htc.data.coco import read_coco
+from htc.data.formats.layouts import locate_split
+from htc.data.semantic_maps import MapSources, semantic_sources
+from htc.errors import ConfigError, DataError
+from htc.evaluation.bootstrap import DRAWS
+from htc.evaluation.evaluation import (
+    Evaluation,
+    evaluate_predictor,
+    images_folder,
+    member_names,
+    read_evaluation_data,
+    read_other_results,
+    score_results,
+)
+from htc.evaluation.files import has_objects, read_annotations, read_results
+from htc.evaluation.maps import MapRequest
+from htc.evaluation.run import parse_stages
+from htc.inference.load import Models, load_members, named_models
+from htc.inference.views import View, parse_views
+from htc.metrics import Metrics
+from htc.progress import NamedProgress, ProgressOption, reporting
+from htc.run_folders import folder_for, require_new_file
+from htc.settings.layers import Setting
+from htc.settings.python import Overrides, check_overrides, python_settings
 
-Results = Sequence[Mapping[str, Any]]
-NamedProgress = Callable[[int, int, str], None]
-"""Called with (images done, images in all, the member being evaluated or an empty text)."""
-NO_MAPS_WANTED = MapRequest()
+if TYPE_CHECKING:
+    import torch
 
+    from htc.data.dataset import Dataset
+    from htc.inference.precision import PrecisionChoice
+    from htc.inference.predictor import ImagePredictor
 
-@dataclass(frozen=True)
-class EvaluationData:
-    """Annotated images, checked before a model is loaded."""
-
-    annotations: Path
-    folder: Path
-    truth: Mapping[str, Any]
-    dataset: Dataset
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All metrics of one set of predictions, 0..1 (-1: undefined)."""
-
-    truth: Mapping[str, Any]
-    results: Results
-    max_detections: int
-    """Detections of an image and class that count."""
-    comparison: Comparison
-    metrics: Metrics
-    diagnostics: Diagnostics | None = None
-    against: Mapping[str, Mapping[str, float]] | None = None
-    """By kind: AP of other results, the difference, and its 95 % interval."""
-    beside: Mapping[str, Any] = field(default_factory=dict)
-    """`members` or `stages` by name; `semantic`, `panoptic`."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The metrics JSON of `htc evaluate --json`."""
-        found: dict[str, Any] = dict(self.metrics)
-        if self.diagnostics is not None:
-            found["diagnostics"] = self.diagnostics.content()
-        if self.against is not None:
-            found["against"] = self.against
-        return found | dict(self.beside)
-
-    def compared_with(self, others: Results) -> "Evaluation":
-        """With the difference in AP to other results of the same images; raises `DataError` as `compare` does."""
-        found = gains(self.truth, self.results, others, self.max_detections)
-        against = {
-            kind: {"AP": gain.other, "difference": gain.difference, "low": gain.low, "high": gain.high}
-            for kind, gain in found.items()
-        }
-        return replace(self, against=against)
-
-    def write_page(self, path: Path, title: str, images: Mapping[int | str, Path] | None = None) -> None:
-        """Write the diagnostics as one HTML page; without `images` (paths by id) it draws none."""
-        assert self.diagnostics is not None, "evaluate with diagnostics=True"
-        write_page(path, report_page(title, self.metrics, self.diagnostics, self.comparison, images))
+LOG = logging.getLogger("htc")
+DETECTIONS_OF_A_FILE = 100
+"""Detections of an image that count where a result file is evaluated, as in COCO's own evaluation."""
 
 
-def images_folder(annotations: Path) -> Path:
-    """The folder of the images by COCO's layout: annotations/instances_val2017.json -> val2017; else the annotations'
-    own folder.
-    """
-    sibling = annotations.parent.parent / annotations.stem.rsplit("_", 1)[-1]
-    return sibling if sibling.is_dir() else annotations.parent
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """The options of `htc.evaluate`, which documents them, beside the model and its configuration."""
 
+    data: "str | Path | Dataset | Mapping[str, Dataset] | None" = None
+    split: str = "val"
+    annotations: str | Path | None = None
+    images: str | Path | None = None
+    results: str | Path | None = None
+    views: str | Sequence[View] | None = None
+    against: str | Path | None = None
+    stages: Sequence[str] = ()
+    save_results: str | Path | None = None
+    max_detections: int | None = None
+    batch_size: int = 1
+    workers: int = 0
+    semantic: Literal["auto"] | MapSources | None = None
+    panoptic_json: str | Path | None = None
+    panoptic_dir: str | Path | None = None
+    save_panoptic: str | Path | None = None
+    diagnostics: bool = False
+    html: str | Path | None = None
 
-def read_evaluation_data(annotations: Path, images: Path | None = None) -> EvaluationData:
-    """Read the annotations and the list of images; raises `DataError`."""
-    folder = images or images_folder(annotations)
-    return EvaluationData(annotations, folder, read_annotations(annotations), read_coco(annotations, folder))
+    @property
+    def maps(self) -> bool:
+        """Whether semantic or panoptic maps are evaluated or written."""
+        return (self.semantic, self.panoptic_json, self.save_panoptic) != (None, None, None)
 
+    @property
+    def with_diagnostics(self) -> bool:
+        """Whether diagnostics are computed; the page shows them."""
+        return self.diagnostics or self.html is not None
 
-def read_other_results(truth: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
-    """A result file to compare with; raises `DataError` if it is not of these images and categories."""
-    others = read_results(path)
-    try:
-        check_results(truth, others)
-    except DataError as error:
-        raise DataError(f"--against {path}: {error}") from error
-    return others
-
-
-def score_results(
-    truth: Mapping[str, Any], results: Results, *, max_detections: int = 100, diagnostics: bool = False
-) -> Evaluation:
-    """Evaluate COCO results against annotations, with diagnostics where wanted; raises `DataError`."""
-    comparison = compare(truth, results)
-    if not diagnostics:
-        return Evaluation(truth, results, max_detections, comparison, metrics_of(comparison, max_detections))
-    metrics, found = diagnose(comparison, max_detections)
-    return Evaluation(truth, results, max_detections, comparison, metrics, found)
+    def check(self, models: int) -> None:
+        """Raise `ConfigError` for options that exclude each other or are missing, given the number of models."""
+        if bool(models) == (self.results is not None):
+            raise ConfigError("give either a model or results, a COCO result file (MODEL or --results FILE)")
+        if self.results is not None and (self.views is not None or self.stages or self.maps):
+            raise ConfigError(
+                "views, stages, semantic and panoptic maps need a model: a result file holds one set of detections"
+            )
+        if self.data is None and self.annotations is None:
+            raise ConfigError(
+                "nothing to evaluate on: give data, or annotations (--data DIR or --annotations FILE)"
+            )
+        if self.data is not None and (self.annotations is not None or self.images is not None):
+            raise ConfigError("give either data, or annotations with images, not both")
+        if self.panoptic_dir is not None and self.panoptic_json is None:
+            raise ConfigError("panoptic_dir holds the PNGs of panoptic_json, which is missing (--panoptic-json FILE)")
+        if self.maps and self.stages:
+            raise ConfigError("stages evaluates instance masks alone: leave out semantic and panoptic maps")
+        if (self.stages or self.maps) and (self.views is not None or models > 1):
+            raise ConfigError("stages and maps are evaluated for one model in one view: leave out views or the others")
 
 
 def evaluate(
-    predictor: ImagePredictor[Any],
-    data: EvaluationData,
+    model: Models | None = None,
+    data: "str | Path | Dataset | Mapping[str, Dataset] | None" = None,
     *,
-    members: Mapping[str, ImagePredictor[Any]] | None = None,
-    stages: Sequence[StageSubset] = (),
-    maps: MapRequest = NO_MAPS_WANTED,
+    split: str = "val",
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    results: str | Path | None = None,
+    weights: str | Path | None = None,
+    views: str | Sequence[View] | None = None,
+    against: str | Path | None = None,
+    stages: Sequence[str] = (),
+    save_results: str | Path | None = None,
+    max_detections: int | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+    semantic: Literal["auto"] | str | Path | MapSources | None = None,
+    semantic_json: str | Path | None = None,
+    semantic_panoptic: str | Path | None = None,
+    semantic_instances: int | Literal["ids"] | None = None,
+    panoptic_json: str | Path | None = None,
+    panoptic_dir: str | Path | None = None,
+    save_panoptic: str | Path | None = None,
     diagnostics: bool = False,
-    save_results: Path | None = None,
-    batch_size: int = 1,
-    progress: NamedProgress | None = None,
-) -> Evaluation:
-    """Evaluate a model on annotated images, in one pass.
-
-    `members` (by name) are evaluated each by itself too, and so are the mask `stages`; stages and `maps` exclude each
-    other. Results are written to `save_results` before any metric is computed. Raises `DataError`, `ConfigError` and
-    `OutputError`.
-    """
-    most = detections_that_count(predictor, None)
-    beside: dict[str, Any] = {}
-    if members:
-        beside["members"] = {
-            name: _metrics_alone(member, data, batch_size, _named(progress, name)) for name, member in members.items()
-        }
-    tell = _named(progress, "")
-    with measured_maps(maps, predictor, data.dataset) as measured:
-        if stages:
-            own = mask_stages_of(predictor)
-            wanted = list(dict.fromkeys([*stages, own]))
-            each, by_stage = measure_stages(predictor, data.annotations, data.folder, wanted, None, tell, batch_size)
-            results = by_stage[own]
-            beside["stages"] = {stages_name(subset): each[subset] for subset in stages}
-        else:
-            results = list(
-                stream_results(predictor, data.dataset, data.truth, most, tell, batch_size, look=measured.look)
-            )
-    if save_results is not None:
-        with results_file(save_results) as file:
-            file.add(results)
-    scored = score_results(data.truth, results, max_detections=most, diagnostics=diagnostics)
-    return replace(scored, beside=beside | measured.numbers())
-
-
-def write_predictions(
-    predictor: ImagePredictor[Any],
-    annotations: Path,
-    images: Path | None,
-    path: Path,
-    *,
-    batch_size: int = 1,
-    progress: NamedProgress | None = None,
-) -> int:
-    """Write the COCO results of images without annotations, as they come; returns how many. Raises `DataError` and
-    `OutputError`.
-    """
-    dataset = read_picture_list(annotations, images or images_folder(annotations))
-    truth = {**read_pictures(annotations), "annotations": []}
-    most = detections_that_count(predictor, None)
-    with results_file(path) as file:
-        for result in stream_results(predictor, dataset, truth, most, _named(progress, ""), batch_size):
-            file.add([{key: value for key, value in result.items() if key != "category_name"}])
-    return file.count
-
-
-def member_names(models: Sequence[str]) -> list[str]:
-    """Folder names, or whole paths where those are ambiguous; a model that is named twice is numbered."""
-    names = [Path(model).name for model in models]
-    if len(set(names)) < len(names):
-        names = list(models)
-    return [name if names.count(name) == 1 else f"{name} ({row + 1})" for row, name in enumerate(names)]
-
-
-def _metrics_alone(
-    member: ImagePredictor[Any], data: EvaluationData, batch_size: int, progress: Callable[[int, int], None]
+    html: str | Path | None = None,
+    device: "str | int | torch.device" = "auto",
+    precision: "PrecisionChoice | None" = None,
+    config: Config | str | Path | None = None,
+    progress: ProgressOption = True,
+    **overrides: Unpack[Overrides],
 ) -> Metrics:
-    """The metrics of one member, in the views of the ensemble."""
-    most = detections_that_count(member, None)
-    results = list(stream_results(member, data.dataset, data.truth, most, progress, batch_size))
-    return coco_metrics(data.truth, results, most)
+    """Compute COCO's average precision of boxes and masks on annotated images, and more where asked for.
+
+    Args:
+        model: a predictor, or what `htc.load` takes; a list evaluates the ensemble and each of its members.
+        data: a folder (COCO, YOLO, labelme or label maps), an `htc.Dataset`, or a dictionary of datasets by split.
+        split: the part of `data` to evaluate on: "val", "train" or "test".
+        annotations: a COCO annotation file, in place of `data`.
+        images: the folder of its images. `None`: by COCO's layout, else the folder of the annotations.
+        results: a COCO result file of any tool, in place of a model.
+        weights: a weights file, or a preset with released weights, for a preset as model.
+        views: views for test-time augmentation: scales, then flips, as in "0.75,1,1.25:flip"; "paper" for the
+            paper's ten.
+        against: another COCO result file of the same images: the difference in AP with its 95 % interval over images.
+        stages: also evaluate these mask stages, each alone or averaged: ("1", "2", "1-3").
+        save_results: write the COCO results to this new file.
+        max_detections: detections of an image that count. `None`: the model's own, or 100 for a result file.
+        batch_size: images that the network takes at once.
+        workers: processes that load images; 0 loads them in this process.
+        semantic: also evaluate the semantic map: "auto" against maps derived from the instances, or a folder of PNG
+            maps.
+        semantic_json: COCO panoptic annotations that say how to read the maps.
+        semantic_panoptic: the folder of their PNGs, which are laid over the maps of `semantic`.
+        semantic_instances: draw the instances over the maps, class k (from 0) as this value + k, or "ids" for category
+            id - 1.
+        panoptic_json: also evaluate instances and semantic map merged: COCO panoptic annotations of the same images.
+        panoptic_dir: the folder of their PNGs. `None`: beside the JSON, with its name.
+        save_panoptic: write the merged maps to this new folder.
+        diagnostics: also boundary AP, score thresholds, calibration, confusion and errors by kind.
+        html: write the diagnostics as one page with images to this new file.
+        device: where a model that is loaded here predicts.
+        precision: its arithmetic; `None` and "auto": the model's own, which evaluation does not change.
+        config: settings of a model that is loaded here: a YAML or JSON file, or a whole configuration.
+        progress: `True` shows a bar, `False` nothing; a function is called with (done, total, member).
+        **overrides: sections of the configuration of a model that is loaded here.
+
+    Raises:
+        DataError: annotations, images or results cannot be used, or the model does not know a category.
+        ConfigError: an option cannot be used, or does not go with another.
+        CheckpointError: the model cannot be loaded.
+        OutputError: a file cannot be written, or exists already.
+        TypeError: an option does not exist; the message names the nearest.
+
+    Example:
+        >>> metrics = htc.evaluate("runs/train/my_data", "my_data")
+        >>> metrics.mask.ap, metrics.box.ap50
+        (0.383, 0.702)
+        >>> htc.evaluate([model_a, model_b], "my_data").members["model_b"].mask.ap
+        0.379
+    """
+    check_overrides(evaluate, overrides)
+    models = named_models(model)
+    given = {"weights": weights, "config": config, "precision": precision, **overrides}
+    given["device"] = None if device == "auto" else device
+    own = [name for name, value in given.items() if value is not None]
+    if own and not any(isinstance(one, str | Path) for one in models):
+        raise ConfigError(f"{', '.join(own)}: for a model that is loaded here; this one is loaded already")
+    request = EvaluationRequest(
+        data=data,
+        split=split,
+        annotations=annotations,
+        images=images,
+        results=results,
+        views=views,
+        against=against,
+        stages=(stages,) if isinstance(stages, str) else tuple(map(str, stages)),
+        save_results=save_results,
+        max_detections=max_detections,
+        batch_size=batch_size,
+        workers=workers,
+        semantic=semantic_sources(semantic, semantic_json, semantic_panoptic, semantic_instances),
+        panoptic_json=panoptic_json,
+        panoptic_dir=panoptic_dir,
+        save_panoptic=save_panoptic,
+        diagnostics=diagnostics,
+        html=html,
+    )
+    request.check(len(models))
+    settings = python_settings(config, overrides, "htc.evaluate") if own else []
+    with reporting(progress, "evaluate") as tell:
+        return run_evaluation(
+            models, request, tell, weights=weights, device=device, precision=precision, settings=settings
+        )
 
 
-def _named(progress: NamedProgress | None, name: str) -> Callable[[int, int], None]:
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total, name)
+def run_evaluation(
+    models: "Sequence[str | Path | ImagePredictor[Any]]",
+    request: EvaluationRequest,
+    tell: NamedProgress,
+    *,
+    weights: str | Path | None = None,
+    device: "str | int | torch.device" = "auto",
+    precision: "PrecisionChoice | None" = None,
+    settings: Sequence[Setting] = (),
+) -> Metrics:
+    """Evaluate as `htc.evaluate` does; names are loaded with `weights`, `device`, `precision` and `settings`.
 
-    return tell
+    What is written is logged to the logger "htc". `request.check` has passed.
+    """
+    for name in ("save_results", "html"):
+        target = getattr(request, name)
+        if target is not None:
+            require_new_file(Path(target), name)
+    with ExitStack() as stack:
+        annotations, images = _located(request, stack)
+        found, name, paths = (
+            _of_results(request, annotations, images)
+            if request.results is not None
+            else _of_models(models, request, annotations, images, tell, (weights, device, precision, settings))
+        )
+        if request.html is not None:
+            found.write_page(Path(request.html), f"{name} on {annotations.name}", paths)
+            LOG.info("page: %s", request.html)
+        if request.against is not None:
+            others = read_other_results(found.truth, Path(request.against))
+            LOG.info("resampling the images %d times for the interval of the difference", DRAWS)
+            found = found.compared_with(others)
+        return Metrics(found.to_dict())
+
+
+def _located(request: EvaluationRequest, stack: ExitStack) -> tuple[Path, Path]:
+    """The annotation file and the folder of the images; data of other formats are converted into a folder that `stack`
+    removes.
+    """
+    if request.annotations is not None:
+        annotations = Path(request.annotations)
+        return annotations, images_folder(annotations) if request.images is None else Path(request.images)
+    assert request.data is not None  # `request.check` has passed
+    converted = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="htc-evaluate-")))
+    return locate_split(request.data, request.split, converted)
+
+
+def _of_results(
+    request: EvaluationRequest, annotations: Path, images: Path
+) -> tuple[Evaluation, str, Mapping[int | str, Path] | None]:
+    """A result file, which is scored without its images; then the page has none."""
+    assert request.results is not None
+    truth, paths = read_annotations(annotations), None
+    if request.html is not None and (request.images is not None or images != annotations.parent):
+        paths = {record.id: record.path for record in read_coco(annotations, images).images}
+    elif request.html is not None:
+        LOG.info("the page will have no images: give images (--images DIR)")
+    results = Path(request.results)
+    most = request.max_detections or DETECTIONS_OF_A_FILE
+    found = score_results(truth, read_results(results), max_detections=most, diagnostics=request.with_diagnostics)
+    return found, results.name, paths
+
+
+def _of_models(
+    models: "Sequence[str | Path | ImagePredictor[Any]]",
+    request: EvaluationRequest,
+    annotations: Path,
+    images: Path,
+    tell: NamedProgress,
+    loading: tuple[Any, Any, Any, Sequence[Setting]],
+) -> tuple[Evaluation, str, Mapping[int | str, Path]]:
+    """A model, or an ensemble and each of its members."""
+    if not has_objects(annotations):
+        raise DataError(
+            f"{annotations} has no annotations, so nothing can be evaluated; to write results for images without "
+            f"annotations: htc evaluate --save-results FILE, or predict_many and Detections.to_coco"
+        )
+    data = read_evaluation_data(annotations, images)
+    if request.against is not None:
+        read_other_results(data.truth, Path(request.against))  # its faults are reported before the evaluation
+    save = None if request.save_panoptic is None else folder_for("evaluate", "panoptic", Path(request.save_panoptic))
+    weights, device, precision, settings = loading
+    if request.max_detections is not None:
+        limit = Setting(("inference", "max_detections"), request.max_detections, "max_detections")
+        settings = [*settings, limit]
+    views = parse_views(request.views) if isinstance(request.views, str) else request.views
+    own = None if precision == "auto" else precision  # an evaluation does not change the model's arithmetic
+    predictor, members = load_members(models, weights, views, device, own, settings=settings)
+    found = evaluate_predictor(
+        predictor,
+        data,
+        members=dict(zip(member_names(models), members, strict=True)) if len(members) > 1 else None,
+        stages=list(dict.fromkeys(parse_stages(text) for text in request.stages)),
+        maps=MapRequest(request.semantic, _path(request.panoptic_json), _path(request.panoptic_dir), save),
+        diagnostics=request.with_diagnostics,
+        save_results=_path(request.save_results),
+        max_detections=request.max_detections,
+        batch_size=request.batch_size,
+        workers=request.workers,
+        progress=tell,
+    )
+    if save is not None:
+        LOG.info("panoptic maps: %s", save)
+    if request.save_results is not None:
+        LOG.info("%d results: %s", len(found.results), request.save_results)
+    name = " and ".join(Path(model).name if isinstance(model, str | Path) else "model" for model in models)
+    return found, name, {record.id: record.path for record in data.dataset.images}
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from htc.evaluation import KIND_NAMES
-from htc.evaluation.coco import Metrics
+from htc.evaluation.coco import MetricValues
 from htc.evaluation.comparison import Comparison
 from htc.evaluation.diagnostics import CURVES, Diagnostics
 from htc.evaluation.drawings import draw_errors
@@ -44,7 +44,7 @@ EXPLAINED = {
 
 def report_page(
     title: str,
-    metrics: Metrics,
+    metrics: MetricValues,
     found: Diagnostics,
     comparison: Comparison,
     pictures: Mapping[int | str, Path] | None = None,
@@ -93,7 +93,7 @@ def report_page(
     return Page(title, sections, subtitle, "AP, IoU and F1: see docs/evaluation.md of hybrid-task-cascade.")
 
 
-def _numbers(metrics: Metrics, found: Diagnostics) -> list[PagePart]:
+def _numbers(metrics: MetricValues, found: Diagnostics) -> list[PagePart]:
     main = "segm" if "segm" in metrics else "bbox"
     calibrated = found.calibration.error
     facts = [
@@ -184,7 +184,7 @@ def _errors(found: Diagnostics) -> list[PagePart]:
     return [Gallery([Figure(vector(chart), "Cost of each kind of error")], 420), table, Text(note)]
 
 
-def _classes(metrics: Metrics, found: Diagnostics, comparison: Comparison) -> PageTable:
+def _classes(metrics: MetricValues, found: Diagnostics, comparison: Comparison) -> PageTable:
     kinds = [kind for kind in KIND_NAMES if kind in metrics]
     labels = [item["category_id"] for item in comparison.objects if not item["iscrowd"]]
     rows = []

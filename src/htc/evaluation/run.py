@@ -14,7 +14,7 @@ from htc.data.dataset import Dataset
 from htc.data.loader import PictureBatch, picture_batches
 from htc.data.transforms import NetworkInput
 from htc.errors import ConfigError, DataError
-from htc.evaluation.coco import Metrics, coco_metrics
+from htc.evaluation.coco import MetricValues, coco_metrics
 from htc.evaluation.files import read_annotations, read_results
 from htc.inference.predictor import ImagePredictor
 from htc.inference.stages import StageSubset, check_subsets, detect_stages
@@ -34,7 +34,7 @@ def evaluate_model(
     progress: Progress | None = None,
     batch_size: int = 1,
     workers: int = 0,
-) -> tuple[Metrics, list[dict[str, Any]]]:
+) -> tuple[MetricValues, list[dict[str, Any]]]:
     """COCO numbers of a model on the pictures of an annotation file, and its results as COCO result dicts with the
     file's category ids.
 
@@ -84,7 +84,7 @@ def stream_results(
         yield result
 
 
-def evaluate_results(results: str | Path, annotations: str | Path, max_detections: int = 100) -> Metrics:
+def evaluate_results(results: str | Path, annotations: str | Path, max_detections: int = 100) -> MetricValues:
     """COCO numbers of a COCO result file, its image and category ids taken as they are; raises `DataError`."""
     return coco_metrics(annotations, read_results(results), max_detections)
 
@@ -158,7 +158,7 @@ def evaluate_stages(
     progress: Progress | None = None,
     batch_size: int = 1,
     workers: int = 0,
-) -> dict[StageSubset, Metrics]:
+) -> dict[StageSubset, MetricValues]:
     """COCO numbers for each subset of the mask stages (from 1): boxes are the final ones, masks the mean over the
     subset.
 
@@ -177,7 +177,7 @@ def measure_stages(
     progress: Progress | None = None,
     batch_size: int = 1,
     workers: int = 0,
-) -> tuple[dict[StageSubset, Metrics], dict[StageSubset, list[dict[str, Any]]]]:
+) -> tuple[dict[StageSubset, MetricValues], dict[StageSubset, list[dict[str, Any]]]]:
     """The numbers of `evaluate_stages` and the COCO results behind them, with the annotations' category ids."""
     check_subsets(predictor, subsets)
     most = detections_that_count(predictor, max_detections)

@@ -6,7 +6,6 @@ of the training come from the data, and the batch size from the device's memory;
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -23,6 +22,7 @@ from htc.data.semantic_maps import MapSources
 from htc.files import write_json
 from htc.presets import preset
 from htc.settings.layers import Setting, overlay
+from htc.training.events import Choice
 from htc.training.finetune import kept_random
 from htc.training.optimizer import IMAGES_PER_STEP, base_learning_rate
 
@@ -37,20 +37,6 @@ def total_memory(device: torch.device) -> float | None:
     if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
-
-
-def peak_memory(device: torch.device) -> float | None:
-    """GiB in use at the most since the process began: on the GPU, else resident in the machine; None where the
-    system does not tell.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / GIB
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / GIB if sys.platform == "darwin" else most * 1024 / GIB
 
 
 CHOICES = "choices.json"
@@ -79,14 +65,6 @@ SIZED_DEPTH = 50
 """Networks below this depth are taken to fit anywhere."""
 USABLE = 0.8
 """Part of a device's memory that a training may fill."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Values of some fields (dotted names), and how they came about."""
-
-    fields: Mapping[str, Any]
-    rule: str
 
 
 @dataclass(frozen=True)

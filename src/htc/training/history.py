@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from htc.evaluation.coco import Metrics
+from htc.evaluation.coco import MetricValues
 from htc.files import write_text
 from htc.training.record import StepTerms, read_losses
 from htc.visual.curves import draw_average_precision, draw_losses
@@ -49,7 +49,7 @@ def best_of(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return history[-1 - evaluations_since_best(history)]
 
 
-def row_metrics(entry: dict[str, Any]) -> Metrics:
+def row_metrics(entry: dict[str, Any]) -> MetricValues:
     """The metrics alone of a history entry."""
     return {kind: values for kind, values in entry.items() if kind not in NO_METRICS}
 

@@ -1,56 +1,95 @@
-"""Start the processes of a training on several devices, as torchrun would, and do work on the first one only.
+"""Train in several processes on this machine, and do work in the first process only.
 
-Imports torch only where several processes meet: the process that starts the others never needs it.
+`train_in_processes` starts one process a device and passes their events and errors on to the process that called; under
+torchrun and srun the processes exist already. Imports torch only where the processes meet: the process that starts the
+others does not need it.
 """
 
+import multiprocessing
 import os
+import pickle
 import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from htc.errors import ConfigError
+from htc.errors import ConfigError, HTCError, ReportedElsewhereError, TrainingError
 from htc.ranks import here
+from htc.training.events import Listener
+
+if TYPE_CHECKING:
+    from htc.training.result import TrainingResult
+    from htc.training.train import TrainingRequest
 
 _T = TypeVar("_T")
-POLL = 0.1
-"""Seconds between two polls of the processes."""
+RANK = "htc rank"
+"""The names of the processes begin so."""
+PATIENCE = 30.0
+"""Seconds for a process to report its own error, after another one only reported that there is one."""
 
 
-def start_together(devices: int, nodes: int, command: Sequence[str] | None = None) -> int:
-    """Runs `command` (None: this one) `devices` times here, as part of `nodes` machines; the exit code of the first
-    that fails.
+def train_in_processes(request: "TrainingRequest", devices: int, nodes: int, listener: Listener) -> "TrainingResult":
+    """Train in `devices` processes here, as part of `nodes` machines.
 
-    When one fails, the others are terminated. An interruption or SIGTERM is passed on to all and then raised here, when
-    they have ended. Raises `ConfigError` if there are several machines and the environment does not say which this is.
+    When one process fails, the others are terminated and its error is raised. An interruption or SIGTERM is passed on
+    to all, which write their checkpoint, and is then raised here. Raises `ConfigError` if there are several machines
+    and the environment does not tell which one this is, and `TrainingError` for a process that ended without an error.
     """
-    words = {**_meeting_point(nodes), "WORLD_SIZE": str(devices * nodes), "LOCAL_WORLD_SIZE": str(devices)}
-    node = int(os.environ.get("NODE_RANK", "0"))
-    # a session of their own: Ctrl-C comes to this process alone and reaches each of them once
-    processes = [
-        subprocess.Popen(
-            command or [sys.executable, "-m", "htc", *sys.argv[1:]],
-            env={**os.environ, **words, "RANK": str(node * devices + i), "LOCAL_RANK": str(i), "GROUP_RANK": str(node)},
-            start_new_session=True,
-        )
-        for i in range(devices)
-    ]
+    check_not_imported_by_rank()
+    group = _Group(request, devices, nodes, listener)
     try:
-        return _first_failure(processes)
+        group.follow()
     except KeyboardInterrupt:
-        _pass_on(processes, signal.SIGINT)
+        group.pass_on(signal.SIGINT)
         raise
     except BaseException:
-        _pass_on(processes, signal.SIGTERM)
+        group.pass_on(signal.SIGTERM)
         raise
+    return group.result()
+
+
+def check_can_be_sent(options: Mapping[str, Any], callbacks: Sequence[Any], loggers: Sequence[Any]) -> None:
+    """Raise `ConfigError` that names every object which cannot be sent to another process."""
+    named = {
+        **options,
+        **{f"callback {type(one).__name__}": one for one in callbacks},
+        **{f"logger {type(one).__name__}": one for one in loggers},
+    }
+    refused = {name: reason for name, value in named.items() if (reason := _not_sent(value)) is not None}
+    if refused:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise ConfigError(f"several processes need picklable objects, and these are not: {listed}. Or use devices=1")
+
+
+def _not_sent(value: Any) -> str | None:
+    """Why a value cannot be sent to another process; None if it can."""
+    try:
+        content = pickle.dumps(value)
+    except Exception as error:
+        return str(error)
+    interactive = getattr(sys.modules["__main__"], "__file__", None) is None
+    if interactive and b"__main__" in content:
+        return "it is defined in a notebook or an interactive session: define it in a module and import it"
+    return None
+
+
+def check_not_imported_by_rank() -> None:
+    """Raise `ConfigError` where a process of a training runs the script that started it, as it imports its classes."""
+    if multiprocessing.current_process().name.startswith(RANK):
+        raise ConfigError(
+            "each process of a training with several devices imports this script: put the call of htc.train under "
+            "`if __name__ == '__main__':`"
+        )
 
 
 def on_first_process(device: str, work: Callable[[], _T]) -> _T:
-    """The result of `work`, which the first process alone runs, on every process; a single process just runs it.
+    """The result of `work`, which the first process alone runs, in every process; a single process just runs it.
 
     Several processes meet first, on `device` (`auto`, `cpu`, `cuda`). Raises what `htc.training.distributed.by_first`
     raises.
@@ -64,6 +103,144 @@ def on_first_process(device: str, work: Callable[[], _T]) -> _T:
     return by_first(work)
 
 
+@dataclass
+class _Rank:
+    """One process as its parent sees it."""
+
+    process: BaseProcess
+    messages: Connection
+    result: Any = None
+    error: BaseException | None = None
+    ended: bool = False
+
+
+@dataclass
+class _Group:
+    """The processes of a training on this machine."""
+
+    request: "TrainingRequest"
+    devices: int
+    nodes: int
+    listener: Listener
+    ranks: list[_Rank] = field(default_factory=list)
+    terminated: bool = False
+
+    def __post_init__(self) -> None:
+        words = {
+            **_meeting_point(self.nodes),
+            "WORLD_SIZE": str(self.devices * self.nodes),
+            "LOCAL_WORLD_SIZE": str(self.devices),
+        }
+        node = int(os.environ.get("NODE_RANK", "0"))
+        context = multiprocessing.get_context("spawn")
+        for local in range(self.devices):
+            rank = node * self.devices + local
+            own = {**words, "RANK": str(rank), "LOCAL_RANK": str(local), "GROUP_RANK": str(node)}
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_run_rank, args=(self.request, own, sender), name=f"{RANK} {rank}")
+            process.start()
+            sender.close()  # this copy; the process has its own, whose end tells that it has ended
+            self.ranks.append(_Rank(process, receiver))
+
+    def follow(self) -> None:
+        """Pass events on until all have ended; terminates the others when one fails."""
+        while running := [rank for rank in self.ranks if not rank.ended]:
+            failed = [rank for rank in self.ranks if rank.error is not None]
+            elsewhere = bool(failed) and all(isinstance(rank.error, ReportedElsewhereError) for rank in failed)
+            ready = wait([rank.messages for rank in running], PATIENCE if elsewhere else None)
+            for rank in running:
+                if rank.messages in ready:
+                    self._receive(rank)
+            failed = [rank for rank in self.ranks if rank.error is not None]
+            reported = any(not isinstance(rank.error, ReportedElsewhereError) for rank in failed)
+            if failed and not self.terminated and (reported or not ready):
+                self.terminated = True
+                self._send(signal.SIGTERM)
+
+    def pass_on(self, number: signal.Signals) -> None:
+        """Send a signal to all and wait: each writes its checkpoint. A second Ctrl-C is passed on too."""
+        self._send(number)
+        while any(not rank.ended for rank in self.ranks):
+            try:
+                for rank in self.ranks:
+                    if not rank.ended:
+                        self._receive(rank)
+            except KeyboardInterrupt:
+                self._send(signal.SIGINT)
+
+    def result(self) -> "TrainingResult":
+        """That of the first process; raises the error of the first that failed."""
+        errors = [rank.error for rank in self.ranks if rank.error is not None]
+        own = [error for error in errors if not isinstance(error, ReportedElsewhereError)]
+        if errors:
+            raise (own or errors)[0]
+        return self.ranks[0].result
+
+    def _receive(self, rank: _Rank) -> None:
+        """One message of a process, or its end."""
+        try:
+            kind, value = rank.messages.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):  # the last if an interruption cut a message in two
+            rank.ended = True
+            rank.process.join()
+            if rank.result is None and rank.error is None:
+                known = any(other.error is not None for other in self.ranks)
+                rank.error = ReportedElsewhereError("terminated") if known else _sudden_end(rank.process)
+            return
+        if kind == "event":
+            self.listener(value)
+        elif kind == "result":
+            rank.result = value
+        else:
+            rank.error = value
+
+    def _send(self, number: signal.Signals) -> None:
+        for rank in self.ranks:
+            if not rank.ended and rank.process.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(rank.process.pid, number)
+
+
+def _sudden_end(process: BaseProcess) -> BaseException:
+    code = process.exitcode or 0
+    if code < 0:
+        cause = f"was ended by {signal.Signals(-code).name}"
+        cause += ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+    else:
+        cause = f"ended with exit code {code}; its own message is above"
+    return TrainingError(f"{process.name.removeprefix('htc ')} of the training {cause}. To continue: resume")
+
+
+def _run_rank(request: "TrainingRequest", environment: Mapping[str, str], messages: Connection) -> None:
+    """The whole life of one process: train, and send events, the result or the error to the parent."""
+    if os.name == "posix":
+        os.setsid()  # Ctrl-C comes to the parent alone, which passes it on: each process gets it once
+    os.environ |= environment
+    multiprocessing.current_process().name = f"rank {environment['RANK']}"
+    signal.signal(signal.SIGTERM, _terminated)
+    first = environment["RANK"] == "0"
+    with _reported(messages):
+        from htc.training.train import run_request
+
+        result = run_request(request, lambda event: messages.send(("event", event)) if first else None)
+        messages.send(("result", result if first else True))
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+@contextmanager
+def _reported(messages: Connection) -> Iterator[None]:
+    """Send an error of the block to the parent; what is no error of ours keeps its traceback on standard error."""
+    try:
+        yield
+    except HTCError as error:
+        messages.send(("error", error))
+    except KeyboardInterrupt:
+        messages.send(("error", KeyboardInterrupt()))
+
+
 def _meeting_point(nodes: int) -> dict[str, str]:
     if nodes == 1:
         with closing(socket.socket()) as free:
@@ -73,32 +250,6 @@ def _meeting_point(nodes: int) -> dict[str, str]:
     if missing:
         raise ConfigError(
             f"--nodes {nodes} needs {', '.join(missing)} in the environment: the first machine's address, a free port "
-            f"there, and which machine this is "
-            "(0, 1, ...); or start `htc train` by torchrun or srun, which say all that"
+            f"there, and which machine this is (0, 1, ...); or start `htc train` by torchrun or srun, which set them"
         )
     return {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT")}
-
-
-def _first_failure(processes: Sequence["subprocess.Popen[bytes]"]) -> int:
-    """Waits for all; 0, or the exit code of the first that failed (128 + the signal that ended it)."""
-    failed = 0
-    while any(process.poll() is None for process in processes):
-        codes = [code for process in processes if (code := process.poll())]
-        if codes and not failed:
-            failed = codes[0]
-            _pass_on([process for process in processes if process.poll() is None], signal.SIGTERM)
-        time.sleep(POLL)
-    failed = failed or next((process.returncode for process in processes if process.returncode), 0)
-    return failed if failed >= 0 else 128 - failed
-
-
-def _pass_on(processes: Sequence["subprocess.Popen[bytes]"], sent: signal.Signals) -> None:
-    """Sends the signal and waits: each writes what it has to write. A second Ctrl-C while waiting is passed on too."""
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(sent)
-    try:
-        for process in processes:
-            process.wait()
-    except KeyboardInterrupt:
-        _pass_on(processes, signal.SIGINT)

@@ -155,7 +155,7 @@ def fit(
     callbacks: Sequence[Callback],
     limits: TrainingLimits,
     *,
-    device: str = "auto",
+    device: torch.device | str = "auto",
     precision: Precision = "fp32",
     clip_gradients: float | None = None,
     accumulate: int = 1,
@@ -165,13 +165,13 @@ def fit(
     """Trains `module` on the batches of epoch 0, 1, ...; `resume` is a checkpoint of an earlier call, also of
     mid-epoch.
 
-    `device` is auto, cpu, cuda or mps; an optimiser step takes `accumulate` batches; `unused_parameters`: the losses do
-    not depend on every parameter. Raises what a callback or a step raises, and KeyboardInterrupt when interrupted.
+    `device` is auto, cpu, cuda, cuda:N or mps; an optimizer step takes `accumulate` batches; `unused_parameters`: the
+    losses do not depend on every parameter. Raises what a callback or a step raises, and KeyboardInterrupt when
+    interrupted.
     """
     with _quiet(), _interruptible(), exact_onednn_matmul(), torch.random.fork_rng():
         trainer = Trainer(
-            accelerator=device,
-            **_processes(device, unused_parameters),
+            **_placement(device, unused_parameters),
             precision="bf16-mixed" if precision == "bf16" else "32-true",
             max_epochs=limits.epochs,
             max_time=None if limits.minutes is None else timedelta(minutes=limits.minutes),
@@ -189,22 +189,23 @@ def fit(
         trainer.fit(module, datamodule=epochs_of(batches), ckpt_path=resume, weights_only=True)
 
 
-def _processes(device: str, unused_parameters: bool) -> dict[str, Any]:
-    """The Trainer's arguments for the processes that have met (`htc.training.distributed`): data-parallel training.
+def _placement(device: torch.device | str, unused_parameters: bool) -> dict[str, Any]:
+    """The Trainer's arguments for the device, and for the processes that have met (`htc.training.distributed`).
 
     Without `unused_parameters` every parameter takes part in every step: a process that waits for a gradient that never
     comes is an error at the next step. With it, each step searches the graph for the parameters that have none, which
     costs time, so it is not the default.
     """
+    kind, _, index = str(device).partition(":")
     if count() == 1:
-        return {"devices": 1}
+        return {"accelerator": kind, "devices": [int(index)] if index and kind == "cuda" else 1}
     ranks = here()
     strategy = DDPStrategy(
-        process_group_backend="nccl" if device == "cuda" else "gloo",
+        process_group_backend="nccl" if kind == "cuda" else "gloo",
         gradient_as_bucket_view=True,
         find_unused_parameters=unused_parameters,
     )
-    return {"devices": ranks.local_ranks, "num_nodes": ranks.nodes, "strategy": strategy}
+    return {"accelerator": kind, "devices": ranks.local_ranks, "num_nodes": ranks.nodes, "strategy": strategy}
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from htc.inference.load import choose_device
 from htc.presets import DEFAULT_PRESET, PRESETS, preset
 from htc.ranks import here
 from htc.settings.layers import Setting, from_file, names_preset, overlay, resolve
-from htc.training.auto_config import EVERY, Choice, Chosen, choose_config, recorded, stated, total_memory
+from htc.training.auto_config import EVERY, Chosen, choose_config, recorded, stated, total_memory
+from htc.training.events import Choice
 from htc.training.finetune import fit_to_data
 from htc.training.run import CONFIG, Options, read_dataset
 

@@ -1,12 +1,13 @@
 """What a training reports while it runs: events for a listener; every step's loss terms and image ids as CSV files."""
 
 import csv
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
@@ -14,56 +15,9 @@ from torch.optim import Optimizer
 from htc.errors import DataError, OutputError
 from htc.files import REMEDIES, whole_file
 from htc.training.distributed import gathered
+from htc.training.events import Listener, StepDone
 
-
-@dataclass(frozen=True)
-class StepDone:
-    """An optimiser step is done."""
-
-    step: int
-    """Steps done, this one included."""
-    steps: int
-    """Steps of the whole training, unless it stops earlier."""
-    epoch: int
-    """The running epoch, from 1."""
-    epochs: int
-    learning_rate: float
-    losses: Mapping[str, float]
-    """Every term, as weighted in the sum."""
-
-
-@dataclass(frozen=True)
-class EvaluationStep:
-    """Validation pictures are being measured."""
-
-    done: int
-    pictures: int
-
-
-@dataclass(frozen=True)
-class EvaluationDone:
-    """An evaluation is over."""
-
-    entry: Mapping[str, Any]
-    """What the history holds of it: `epoch`, `step`, the metrics and, where they are computed, the validation
-    `losses`.
-    """
-    best: bool
-    """Better than every one before."""
-    stops: bool
-    """The training ends here, since the precision has not grown for `training.early_stop` evaluations."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """Something to know before the first step."""
-
-    line: str
-
-
-Event = StepDone | EvaluationStep | EvaluationDone | Message
-Listener = Callable[[Event], None]
-
+GIB = 2**30
 LEADING = ("step", "epoch", "learning_rate", "total")
 IMAGES_FILE = "pictures.csv"
 
@@ -109,7 +63,8 @@ class LossRecord(Callback):
             self._pictures.add(["step", "pictures"], [step - 1, *self._seen])
             if self.progress is not None:
                 steps, epochs = int(trainer.estimated_stepping_batches), trainer.max_epochs or 1
-                self.progress(StepDone(step, steps, trainer.current_epoch + 1, epochs, self._rate, terms))
+                memory = peak_memory(pl_module.device)
+                self.progress(StepDone(step, steps, trainer.current_epoch + 1, epochs, self._rate, terms, memory))
         self._seen = []
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,6 +78,20 @@ class LossRecord(Callback):
     def _close(self) -> None:
         self._losses.close()
         self._pictures.close()
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """GiB in use at the most since the process began: on the GPU, else resident in the machine; None where the
+    system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / GIB if sys.platform == "darwin" else most * 1024 / GIB
 
 
 class StepTerms:

@@ -7,7 +7,7 @@ evaluations) is `Options`.
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning import Callback
@@ -24,24 +24,27 @@ from htc.data.epochs import batches_per_epoch
 from htc.data.loader import PictureLoader, training_loader
 from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.errors import DataError, OutputError
-from htc.evaluation.coco import Metrics
+from htc.evaluation.coco import MetricValues
 from htc.evaluation.drawings import draw_comparisons
 from htc.evaluation.files import read_annotations
 from htc.evaluation.run import match_categories
 from htc.files import write_json, write_text
 from htc.inference.load import choose_device
 from htc.inference.predictor import Predictor
+from htc.metrics import Metrics
 from htc.model.detector import Detector
 from htc.model.variants.recursive_pyramid import RecursivePyramid
 from htc.settings.layers import to_yaml
-from htc.training.auto_config import Choice, write_choices
+from htc.training.auto_config import write_choices
 from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
 from htc.training.distributed import by_first, count, joined, leaves_parameters_unused, rank
+from htc.training.events import Choice, EvaluationStep, Event, Listener, Message, Phase
 from htc.training.finetune import fit_to_data, other_colours, start_from
 from htc.training.history import LOSSES, EventFiles, best_of, draw_curves, read_history, row_metrics
 from htc.training.module import TrainingLimits, TrainingModule, fit
 from htc.training.objective import TrainingObjective
-from htc.training.record import EvaluationStep, Listener, LossRecord, Message
+from htc.training.record import LossRecord
+from htc.training.result import MODEL, TrainingResult
 from htc.training.validation import BEST, Validation, evaluate_on_all_ranks, validation_batches, validation_losses
 
 
@@ -73,52 +76,53 @@ class Options:
     """When what `resume` needs is written, besides the end of every epoch; None: never."""
     workers: int = 0
     """Processes that prepare batches."""
+    backbone: nn.Module | None = None
+    """The user's own backbone, in place of the configured one."""
+    transforms: Any = None
+    """The user's own transform of each training image and its ground truth."""
+    callbacks: tuple[Callback, ...] = ()
+    """The user's own Lightning callbacks."""
+    loggers: tuple[Any, ...] = ()
 
 
-MODEL, METRICS, CHECKPOINTS, CONFIG, START = "model", "metrics.json", "checkpoints", "config.yaml", "start.json"
+METRICS, CHECKPOINTS, CONFIG, START = "metrics.json", "checkpoints", "config.yaml", "start.json"
 DEFAULT_OPTIONS = Options()
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training left behind."""
-
-    folder: Path
-    model: Path
-    """Native folder: `htc.load(model)`."""
-    config: Config
-    metrics: Metrics | None
-    """Of the trained model on the validation pictures; None without them."""
-    steps: int
-
-
-def train(
+def run_training(
     config: Config, splits: Splits, out: Path, options: Options = DEFAULT_OPTIONS, progress: Listener | None = None
 ) -> TrainingResult:
-    """Trains on `splits` and leaves in `out`: `model/`, `metrics.json`, `config.yaml`, `losses.csv`, `history.json`,
-    `validation.csv`, `curves/`, `pictures/`, `tensorboard/`, `checkpoints/`, and `start.json` if it began with weights.
+    """Train on `splits` and leave in `out`: `model/`, `metrics.json`, `config.yaml`, `losses.csv`, `history.json`,
+    `validation.csv`, `curves/`, `pictures/`, `checkpoints/`, and `start.json` if it started from weights.
 
     The configuration takes the data's classes and ids. The same seed on the same machine gives the same numbers.
     Everything that can be checked is checked before the first step. Raises `DataError`, `ConfigError`,
     `CheckpointError`, `OutputError`, and `TrainingError` when a loss is not finite.
     """
-    device = choose_device(options.device).type
-    with joined(device):
-        return _train(config, splits, out, options, progress if rank() == 0 else None, device)
+    device = choose_device(options.device)
+    with joined(device.type):
+        return _train(config, splits, out, options, progress if rank() == 0 and progress else _ignore, device)
+
+
+def _ignore(_event: Event) -> None:
+    """The listener where nobody listens."""
 
 
 def _train(
-    config: Config, splits: Splits, out: Path, options: Options, progress: Listener | None, device: str
+    config: Config, splits: Splits, out: Path, options: Options, progress: Listener, device: torch.device
 ) -> TrainingResult:
     resume = by_first(lambda: prepare_folder(out, options.resume))
+    progress(Phase("reading the annotations"))
     dataset = read_dataset(splits, options)
     config = fit_to_data(config, dataset, options.semantic)
     validation = validation_of(out, config, splits, options, progress)
+    progress(Phase("checking the dataset"))
     for warning in check_data(config, splits, options.semantic if isinstance(options.semantic, MapSources) else None):
-        if progress is not None:
-            progress(Message(warning))
+        progress(Message(warning))
+    progress(Phase("building the model"))
     module = build_module(config, dataset, options, out, progress)
     by_first(lambda: record_setting(out, config, options))
+    progress(Phase("preparing the first step"))
     fit(
         module,
         lambda epoch, done: batches_of(dataset, config, options, epoch, done),
@@ -131,7 +135,8 @@ def _train(
         resume=resume,
         unused_parameters=leaves_parameters_unused(config),
     )
-    return by_first(lambda: _finish(module.trained, config, out, validation))
+    progress(Phase("saving the model"))
+    return by_first(lambda: _finish(module.trained, config, out, validation, options))
 
 
 def record_setting(out: Path, config: Config, options: Options) -> None:
@@ -173,7 +178,7 @@ def prepare_folder(out: Path, resume: bool) -> Path | None:
     return None
 
 
-def validation_of(out: Path, config: Config, splits: Splits, options: Options, progress: Listener | None) -> Validation:
+def validation_of(out: Path, config: Config, splits: Splits, options: Options, progress: Listener) -> Validation:
     """What is measured and drawn between epochs; the validation files and categories are checked now. Nothing
     without them.
     """
@@ -186,10 +191,9 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
     batches = validation_batches(dataset, config, sources, options.workers) if options.validation_losses else None
 
     def tell(done: int, pictures: int) -> None:
-        if progress is not None:
-            progress(EvaluationStep(done, pictures))
+        progress(EvaluationStep(done, pictures))
 
-    def evaluate(detector: nn.Module) -> Metrics:
+    def evaluate(detector: nn.Module) -> MetricValues:
         return evaluate_on_all_ranks(Predictor(detector, config), annotations, images, tell, options.workers)
 
     def draw(detector: nn.Module, folder: Path) -> None:
@@ -210,9 +214,7 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
     )
 
 
-def build_module(
-    config: Config, dataset: Dataset, options: Options, out: Path, progress: Listener | None
-) -> TrainingModule:
+def build_module(config: Config, dataset: Dataset, options: Options, out: Path, progress: Listener) -> TrainingModule:
     """The detector with its first weights, a pure function of the seed (or the given ones), and all that trains it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -222,15 +224,14 @@ def build_module(
         for part in detector.children():
             if isinstance(part, RecursivePyramid):
                 start_from_imagenet(part.backbone, config.backbone)
-        if imagenet is not None and progress is not None:
+        if imagenet is not None:
             colours = other_colours(config)
             progress(Message(f"the backbone starts from {imagenet}" + (f"; {colours}" if colours else "")))
     if options.weights is not None:
         start = start_from(detector, load_model(options.weights), options.weights)
         by_first(lambda: write_json(out / START, asdict(start)))
-        if progress is not None:
-            for line in start.lines():
-                progress(Message(line))
+        for line in start.lines():
+            progress(Message(line))
     detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     training = config.training
     together = training.batch_size * count()
@@ -251,7 +252,7 @@ def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, d
     )
 
 
-def callbacks_of(out: Path, options: Options, validation: Validation, progress: Listener | None) -> list[Callback]:
+def callbacks_of(out: Path, options: Options, validation: Validation, progress: Listener) -> list[Callback]:
     """Record, evaluation and, where wanted, TensorBoard's files and checkpoints."""
     callbacks: list[Callback] = [LossRecord(out / LOSSES, progress), validation]
     if options.event_files:
@@ -261,28 +262,23 @@ def callbacks_of(out: Path, options: Options, validation: Validation, progress: 
     return callbacks
 
 
-def _finish(detector: nn.Module, config: Config, out: Path, validation: Validation) -> TrainingResult:
-    """Writes the model, the best where one was kept, else the last, and the numbers of its evaluation."""
+def _finish(detector: nn.Module, config: Config, out: Path, validation: Validation, options: Options) -> TrainingResult:
+    """Write the model, the best where one was kept, else the last, and the metrics of its evaluation."""
     history = read_history(out) if validation.evaluate is not None else []
     best = validation.keep is not None and bool(history)
     if best:
         config, weights = from_pretrained(out / CHECKPOINTS / BEST)
-        model = save_pretrained(weights, config, out / MODEL)
+        save_pretrained(weights, config, out / MODEL)
     else:
-        model = save_pretrained(detector, config, out / MODEL)
+        save_pretrained(detector, config, out / MODEL)
     draw_curves(out)
     metrics = None
     if history:
         entry = best_of(history) if best else history[-1]
         metrics = row_metrics(entry)
-        write_json(
-            out / METRICS,
-            {
-                **metrics,
-                "model": {"epoch": entry["epoch"], "step": entry["step"], "is": "the best" if best else "the last"},
-            },
-        )
-    return TrainingResult(out, model, config, metrics, steps=_steps(out))
+        which = {"epoch": entry["epoch"], "step": entry["step"], "is": "the best" if best else "the last"}
+        write_json(out / METRICS, {**metrics, "model": which})
+    return TrainingResult(out, config, None if metrics is None else Metrics(metrics), _steps(out), options.device)
 
 
 def _steps(out: Path) -> int:

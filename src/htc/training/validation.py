@@ -22,7 +22,7 @@ from htc.data.dataset import Dataset
 from htc.data.loader import PictureBatch, PictureLoader, TrainingPictures, check_semantic, collate
 from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.errors import DataError
-from htc.evaluation.coco import Metrics, coco_metrics
+from htc.evaluation.coco import MetricValues, coco_metrics
 from htc.evaluation.files import read_annotations
 from htc.evaluation.run import detections_that_count, evaluate_model, match_categories, results_of
 from htc.files import write_json
@@ -31,17 +31,17 @@ from htc.ops.onednn import exact_onednn_matmul
 from htc.progress import Progress
 from htc.results import Detections
 from htc.training.distributed import by_first, count, gathered, rank
+from htc.training.events import EvaluationDone, Listener
 from htc.training.history import HISTORY, TABLE, draw_curves, evaluations_since_best, read_history, write_table
 from htc.training.losses import Term
 from htc.training.module import TrainingModule
 from htc.training.objective import TrainingObjective
-from htc.training.record import EvaluationDone, Listener
 from htc.types import Batch
 
 
 def evaluate_on_all_ranks(
     predictor: Predictor, annotations: Path, images: Path, progress: Progress | None = None, workers: int = 0
-) -> Metrics:
+) -> MetricValues:
     """`evaluate_model`'s numbers, on every process. Each takes every n-th picture, whatever their number; the first
     counts.
     """
@@ -129,7 +129,7 @@ def _interleaved(shares: Sequence[Sequence[dict[str, Term]]]) -> Iterator[dict[s
         yield from (terms for terms in row if terms is not None)
 
 
-Evaluate = Callable[[nn.Module], Metrics]
+Evaluate = Callable[[nn.Module], MetricValues]
 """Measures a detector, which is in evaluation mode."""
 Losses = Callable[[nn.Module], dict[str, float]]
 """The loss terms of a detector on the validation pictures."""
@@ -201,7 +201,7 @@ class Validation(Callback):
             draw_curves(self.folder)
 
     def _note(
-        self, trainer: Trainer, detector: nn.Module, metrics: Metrics, losses: dict[str, float] | None, epoch: int
+        self, trainer: Trainer, detector: nn.Module, metrics: MetricValues, losses: dict[str, float] | None, epoch: int
     ) -> bool:
         """Records, keeps, draws and reports; whether the training is to end."""
         entry: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **metrics}

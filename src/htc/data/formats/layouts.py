@@ -22,7 +22,7 @@ OTHERS = (
     "images/ and masks/ (or labels/) with a PNG for each picture: label maps; with train/ and val/ above or below",
     "JSON files of labelme beside the pictures; in train/ and val/ where there are parts",
 )
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,272 @@
+"""A running training as a person sees it: a live display on a terminal and in a notebook with ipywidgets; elsewhere,
+such as in a log file, a line for each phase and evaluation, and one now and then between them.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from htc.progress import LINE_SECONDS, animated, clock, message_console
+from htc.training.events import (
+    Downloading,
+    EvaluationDone,
+    EvaluationStep,
+    Event,
+    Listener,
+    Message,
+    Phase,
+    Planned,
+    StepDone,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+SMOOTHED = 20
+"""Steps over which the shown losses are averaged."""
+LOSS_PARTS = ("class", "box", "mask")
+
+
+class Display:
+    """Shows the events of a training; `now` gives seconds."""
+
+    def __init__(self, console: "Console", now: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.now = console, now
+        self.start = self.printed = now()
+        self.minutes: float | None = None
+        self.phase = "starting"
+        self.first_step: int | None = None
+        self.first_step_start = self.start
+        self.step: StepDone | None = None
+        self.evaluating: EvaluationStep | None = None
+        self.evaluated: EvaluationDone | None = None
+        self.best: EvaluationDone | None = None
+        self.recent: deque[Mapping[str, float]] = deque(maxlen=SMOOTHED)
+        self.shown_step = 0
+
+    def __call__(self, event: Event) -> None:
+        """Takes an event in, and prints a line where one is due."""
+        match event:
+            case Phase(name):
+                self.phase = name
+                if not animated(self.console):
+                    self._print(name)
+            case Downloading():
+                size = "" if event.total is None else f" of {event.total >> 20}"
+                self.phase = f"downloading {event.name}: {event.done >> 20}{size} MiB"
+                if self._due():
+                    self._print(self.phase)
+            case Message(line):
+                self._print(line)
+            case Planned():
+                self.minutes = event.minutes
+                self._print_plan(event)
+            case StepDone():
+                self._step(event)
+            case EvaluationStep():
+                self.evaluating = event
+                if self._due():
+                    self._print(f"evaluating: {event.done} of {event.images} images")
+            case EvaluationDone():
+                self._evaluation(event)
+
+    def close(self) -> None:
+        """The training is over: its last step has a line."""
+        if self.step is not None and self.shown_step < self.step.step:
+            self._print_step()
+
+    def _step(self, event: StepDone) -> None:
+        if self.first_step is None:
+            self.first_step, self.first_step_start = event.step - 1, self.now()
+        self.step, self.evaluating = event, None
+        self.recent.append(event.losses)
+        if self._due():
+            self._print_step()
+
+    def _evaluation(self, event: EvaluationDone) -> None:
+        self.evaluated, self.evaluating = event, None
+        if event.best:
+            self.best = event
+        self._print_step()
+        if event.stops:
+            self._print("AP has not grown for as many evaluations as training.early_stop allows: the training ends")
+
+    def _due(self) -> bool:
+        """Whether it is time for a line between two evaluations; a live display has none."""
+        return not animated(self.console) and self.now() - self.printed >= LINE_SECONDS
+
+    def _print_step(self) -> None:
+        if self.step is not None:
+            self.shown_step = self.step.step
+            self._print(self.line())
+
+    def _print(self, line: str) -> None:
+        self.printed = self.now()
+        self.console.print(line, soft_wrap=True, markup=False)
+
+    def _print_plan(self, plan: Planned) -> None:
+        """What was chosen and the rule of each choice: a table on a terminal, a line each elsewhere."""
+        from rich.table import Table
+
+        chosen = any("preset" in choice.fields for choice in plan.choices)
+        how = "Chosen for them (any flag or --preset decides otherwise):" if chosen else "Settings that follow:"
+        classes = "1 class" if plan.classes == 1 else f"{plan.classes} classes"
+        self._print(f"{plan.images} images, {plan.instances} instances, {classes}. {how}")
+        rows = [
+            (name, _text(value), "" if number else choice.rule)
+            for choice in plan.choices
+            for number, (name, value) in enumerate(choice.fields.items())
+        ]
+        if animated(self.console):
+            grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+            grid.add_column(no_wrap=True)
+            grid.add_column(overflow="fold")
+            grid.add_column(overflow="fold", style="dim")
+            for row in rows:
+                grid.add_row(*row)
+            self.console.print(grid)
+            return
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        for name, value, rule in rows:
+            self._print(f"  {name:{widths[0]}}  {value:{widths[1]}}  {rule}".rstrip())
+
+    def losses(self) -> dict[str, float]:
+        """Every term, averaged over the last steps."""
+        return {
+            name: sum(terms.get(name, 0.0) for terms in self.recent) / len(self.recent)
+            for name in (self.recent[-1] if self.recent else ())
+        }
+
+    def seconds_left(self) -> float | None:
+        """What is left at the pace so far, evaluations included, and no more than the time limit leaves; None before
+        the first step.
+        """
+        if self.step is None or self.first_step is None:
+            return None
+        steps = self.step.step - self.first_step
+        if steps > 1:  # the first step is not timed: it also starts the workers and fills the caches
+            pace = (self.now() - self.first_step_start) / (steps - 1)
+        else:
+            pace = self.now() - self.start
+        left = pace * (self.step.steps - self.step.step)
+        return left if self.minutes is None else max(0.0, min(left, 60 * self.minutes - (self.now() - self.start)))
+
+    def line(self) -> str:
+        """One line about where the training stands."""
+        assert self.step is not None
+        parts = [
+            f"epoch {self.step.epoch}/{self.step.epochs}",
+            f"step {self.step.step}/{self.step.steps}",
+            f"loss {sum(self.losses().values()):.3f}",
+        ]
+        if self.evaluated is not None and self.evaluated.entry["epoch"] == self.step.epoch:
+            entry = self.evaluated.entry
+            if "losses" in entry:
+                parts.append(f"validation loss {sum(entry['losses'].values()):.3f}")
+            parts.append(precisions(entry) + (" (best so far)" if self.evaluated.best else ""))
+        return ", ".join([*parts, *self._tail()])
+
+    def _tail(self) -> list[str]:
+        assert self.step is not None
+        used, left = self.step.memory, self.seconds_left()
+        memory = [] if used is None else [f"memory {used:.1f} GiB"]
+        return [
+            f"lr {self.step.learning_rate:.2g}",
+            *memory,
+            f"{clock(self.now() - self.start)} passed",
+            *([] if left is None else [f"{clock(left)} left"]),
+        ]
+
+    def __rich__(self) -> "RenderableType":
+        """The live display."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        if self.step is None:
+            return f"{self.phase} ... {clock(self.now() - self.start)}"
+        head = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=self.step.steps, completed=self.step.step, width=30)
+        doing = "training" if self.evaluating is None else f"evaluating {self.evaluating.done}/{self.evaluating.images}"
+        head.add_row(
+            f"epoch {self.step.epoch}/{self.step.epochs}", f"step {self.step.step}/{self.step.steps}", bar, doing
+        )
+        rows: list[RenderableType] = [head, "  ".join(self._tail())]
+        if self.evaluated is not None and self.best is not None:
+            best = self.best.entry
+            rows.append(
+                f"last evaluation (epoch {self.evaluated.entry['epoch']}): {precisions(self.evaluated.entry)}; best: "
+                f"epoch {best['epoch']}, {precisions(best)}"
+            )
+        return Group("", *rows, self._terms())
+
+    def _terms(self) -> "RenderableType":
+        """The losses, a row a part of the network; of the last evaluation beside those of the last steps."""
+        from rich.table import Table
+
+        losses = self.losses()
+        validation: Mapping[str, float] = {} if self.evaluated is None else self.evaluated.entry.get("losses", {})
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        grid.add_column(f"loss, mean of {len(self.recent)} steps")
+        for title in (*LOSS_PARTS, "sum"):
+            grid.add_column(title, justify="right")
+        if validation:
+            for title in ("validation:", *LOSS_PARTS[1:], "sum"):
+                grid.add_column(
+                    f"{title} {LOSS_PARTS[0]}" if title.endswith(":") else title, justify="right", style="dim"
+                )
+        for name in dict.fromkeys(term.split(".")[0] for term in losses):
+            grid.add_row(name, *_row(name, losses), *(_row(name, validation) if validation else ()))
+        total = ["", "", "", f"{sum(losses.values()):.3f}"]
+        grid.add_row("all", *total, *(["", "", "", f"{sum(validation.values()):.3f}"] if validation else ()))
+        return grid
+
+
+def _row(name: str, losses: Mapping[str, float]) -> list[str]:
+    """The parts of one row and their sum, as text."""
+    own = {term: value for term, value in losses.items() if term.split(".")[0] == name}
+    return [f"{own[f'{name}.{part}']:.3f}" if f"{name}.{part}" in own else "" for part in LOSS_PARTS] + [
+        f"{sum(own.values()):.3f}" if own else ""
+    ]
+
+
+def precisions(entry: Mapping[str, Any]) -> str:
+    """Mask and box AP of an evaluation, in per cent."""
+    kinds = {"segm": "mask AP", "bbox": "box AP"}
+    return ", ".join(
+        f"{label} {'-' if entry[kind]['AP'] < 0 else format(100 * entry[kind]['AP'], '.1f')}"
+        for kind, label in kinds.items()
+        if kind in entry
+    )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def displaying(progress: bool | Listener) -> Iterator[Listener]:
+    """The listener of a training: `True` shows it, `False` shows nothing, a function is the listener itself."""
+    from rich.live import Live
+
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    if not progress:
+        yield lambda _event: None
+        return
+    console = message_console()
+    display = Display(console)
+    if not animated(console):
+        yield display
+        display.close()
+        return
+    with Live(console=console, transient=True, refresh_per_second=4, get_renderable=display.__rich__):
+        yield display
+        display.close()
