@@ -40,7 +40,7 @@ def result(splits, tmp_path_factory):
         tiny(epochs=1),
         splits,
         tmp_path_factory.mktemp("run") / "out",
-        Options(device="cpu", pictures=1, event_files=False),
+        Options(device="cpu", pictures=1),
     )
 
 

@@ -81,7 +81,7 @@ def test_gradients_of_two_processes(splits, average):
 
 
 def test_a_training_of_two_processes_is_that_of_one(splits, tmp_path):
-    options = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
+    options = Options(device="cpu", pictures=0, validation_losses=False)
     config = tiny(epochs=1, optimizer=SGD(lr=0.02), warmup_steps=0)
     alone = train(config, splits, tmp_path / "one", options)
     half = config.replace(training={"batch_size": 1})
@@ -101,7 +101,7 @@ def test_a_training_of_two_processes_is_that_of_one(splits, tmp_path):
 def test_pictures_without_any_object(tmp_path):
     annotations = write_split(tmp_path, "train", 3, 0, objects=0)
     split = Splits(annotations, tmp_path / "train", annotations, tmp_path / "train")
-    options = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
+    options = Options(device="cpu", pictures=0, validation_losses=False)
     results = together(lambda _rank: train(tiny(epochs=1, batch_size=1), split, tmp_path / "run", options))
     assert results[0].steps == 2
     assert set(results[0].metrics["segm"].values()) == {-1.0}

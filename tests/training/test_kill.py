@@ -19,7 +19,7 @@ from htc.training.run import Options, train
 from training.discs import write_split
 from training.tiny import tiny
 
-OPTIONS = Options(device="cpu", checkpoints=Every(steps=1), event_files=False)
+OPTIONS = Options(device="cpu", checkpoints=Every(steps=1))
 
 
 def config(epochs):

@@ -198,7 +198,7 @@ def test_the_best_weights_are_kept_and_become_the_model(splits, tmp_path, monkey
         "htc.training.run.evaluate_on_all_ranks",
         lambda *_: {"bbox": {"AP": 0.9}, "segm": {"AP": next(numbers)}, "per_class": {}},
     )
-    plain = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
+    plain = Options(device="cpu", pictures=0, validation_losses=False)
     kept = train(tiny(epochs=3), splits, tmp_path / "kept", plain)
     assert json.loads((kept.folder / "metrics.json").read_text())["model"] == {"epoch": 2, "step": 6, "is": "the best"}
     second = train(tiny(epochs=2), replace(splits, val_annotations=None), tmp_path / "second", plain)
@@ -212,7 +212,7 @@ def test_mixed_precision_trains(splits, tmp_path):
         config,
         replace(splits, val_annotations=None),
         tmp_path / "run",
-        Options(device="cpu", event_files=False, checkpoints=None),
+        Options(device="cpu", checkpoints=None),
     )
     _, losses = read_losses(tmp_path / "run" / "losses.csv")
     total = [sum(values) for values in zip(*losses.values(), strict=True)]

@@ -76,7 +76,7 @@ def test_a_training_of_two_processes_ends_without_any_object(tmp_path: Path) -> 
     """No process waits for a norm that the other does not reach."""
     annotations = write_split(tmp_path, "train", 2, 0, objects=0)
     split = Splits(annotations, tmp_path / "train", annotations, tmp_path / "train")
-    options = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
+    options = Options(device="cpu", pictures=0, validation_losses=False)
     results = together(
         lambda _rank: train(synchronised("sync", epochs=1, batch_size=1), split, tmp_path / "run", options)
     )

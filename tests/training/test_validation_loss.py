@@ -77,7 +77,7 @@ def test_two_processes_share_the_images_and_have_the_losses_of_one(setting):
 def test_the_history_of_two_processes_has_the_losses_of_one(splits, tmp_path):
     """The learning rate is too small to change a weight: both evaluate the first weights."""
     still = tiny(epochs=1, batch_size=1, optimizer=SGD(lr=1e-30))
-    options = Options(device="cpu", event_files=False, pictures=0, checkpoints=None)
+    options = Options(device="cpu", pictures=0, checkpoints=None)
     train(still, splits, tmp_path / "one", options)
     together(lambda _rank: train(still, splits, tmp_path / "two", options))
     one, two = (read_history(tmp_path / name)[-1]["losses"] for name in ("one", "two"))

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from htc.checkpoint.check import check_weights, to_be_fetched
 from htc.cli.metrics import print_metrics
 from htc.cli.model import fetch_weights
-from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch
+from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch, Words
 from htc.cli.output import filling, folder_for, messages, say
 from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.cli.watch import watching
@@ -20,6 +20,7 @@ from htc.presets import DEFAULT_PRESET
 from htc.ranks import here
 from htc.settings.layers import Setting, names_preset, resolve, to_yaml
 from htc.training.launch import on_first_process, start_together
+from htc.training.loggers import check_loggers
 
 if TYPE_CHECKING:
     from htc.data.coco import Splits
@@ -53,6 +54,7 @@ def train(
     checkpoint_steps: Count | None = None,
     devices: Count = 1,
     nodes: Count = 1,
+    logger: Annotated[Words | None, Parameter(metavar="tensorboard|wandb|mlflow")] = None,
     options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
@@ -110,7 +112,10 @@ def train(
     nodes
         Machines that do so; each then needs MASTER_ADDR, MASTER_PORT and NODE_RANK in its environment
         (docs/many_gpus.md).
+    logger
+        Also log losses, metrics and hyperparameters to one or several of these.
     """
+    check_loggers(logger or ())
     settings = [*options.settings(flags), *_shortcuts(epochs, batch_size, lr)]
     if preset is not None:
         settings.append(Setting(("preset",), preset, "--preset"))
@@ -160,6 +165,7 @@ def train(
         semantic=targets,
         workers=workers,
         checkpoints=Every(steps=checkpoint_steps),
+        loggers=tuple(logger or ()),
     )
     plan = plan_training(splits, folder, settings=settings, options=how, evaluate_every=evaluate_every)
     if options.print_config:

@@ -62,7 +62,6 @@ def run_demo(
         evaluate_every=EVALUATE_EVERY,
         validation_losses=False,
         pictures=0,
-        event_files=False,
         checkpoints=None,
     )
     trained = train(config or preset(DEMO_PRESET), splits, out, options, progress)
