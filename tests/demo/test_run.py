@@ -19,7 +19,7 @@ from htc.errors import OutputError
 from htc.evaluation.coco import coco_metrics
 from htc.inference.load import load
 from htc.presets import preset
-from htc.training.record import StepDone
+from htc.training.events import StepDone
 from training.tiny import tiny
 
 

@@ -17,7 +17,7 @@ from htc.inference.stages import detect_stages
 from htc.model.detector import Detector
 from htc.training.auto_config import stated
 from htc.training.finetune import fit_to_data
-from htc.training.run import Options, train
+from htc.training.run import Options, run_training
 from training.discs import write_split
 from training.tiny import tiny
 
@@ -36,11 +36,11 @@ def splits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(splits, tmp_path_factory):
-    return train(
+    return run_training(
         tiny(epochs=1),
         splits,
         tmp_path_factory.mktemp("run") / "out",
-        Options(device="cpu", pictures=1, event_files=False),
+        Options(device="cpu", pictures=1),
     )
 
 

@@ -3,10 +3,10 @@
 import io
 
 import pytest
+from htc.cli.watch import Watch, clock
 from rich.console import Console
 
-from htc.cli.watch import Watch, clock
-from htc.training.record import EvaluationDone, EvaluationStep, Message, StepDone
+from htc.training.events import EvaluationDone, EvaluationStep, Message, StepDone
 
 
 class Shown:

@@ -22,7 +22,7 @@ from htc.training.history import read_history
 from htc.training.module import TrainingLimits, TrainingModule, fit
 from htc.training.objective import TrainingObjective
 from htc.training.record import LossRecord, read_losses
-from htc.training.run import Options, train
+from htc.training.run import Options, run_training
 from htc.training.validation import Validation
 from training.discs import write_split
 from training.point import Distance, Point, batch
@@ -81,11 +81,11 @@ def test_gradients_of_two_processes(splits, average):
 
 
 def test_a_training_of_two_processes_is_that_of_one(splits, tmp_path):
-    options = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
+    options = Options(device="cpu", pictures=0, validation_losses=False)
     config = tiny(epochs=1, optimizer=SGD(lr=0.02), warmup_steps=0)
-    alone = train(config, splits, tmp_path / "one", options)
+    alone = run_training(config, splits, tmp_path / "one", options)
     half = config.replace(training={"batch_size": 1})
-    first, second = together(lambda _rank: train(half, splits, tmp_path / "two", options))
+    first, second = together(lambda _rank: run_training(half, splits, tmp_path / "two", options))
     assert first == second
     assert {path.name for path in first.folder.iterdir()} == {path.name for path in alone.folder.iterdir()}
     (_, one), (_, two) = (read_losses(folder / "losses.csv") for folder in (alone.folder, first.folder))
@@ -101,8 +101,8 @@ def test_a_training_of_two_processes_is_that_of_one(splits, tmp_path):
 def test_pictures_without_any_object(tmp_path):
     annotations = write_split(tmp_path, "train", 3, 0, objects=0)
     split = Splits(annotations, tmp_path / "train", annotations, tmp_path / "train")
-    options = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
-    results = together(lambda _rank: train(tiny(epochs=1, batch_size=1), split, tmp_path / "run", options))
+    options = Options(device="cpu", pictures=0, validation_losses=False)
+    results = together(lambda _rank: run_training(tiny(epochs=1, batch_size=1), split, tmp_path / "run", options))
     assert results[0].steps == 2
     assert set(results[0].metrics["segm"].values()) == {-1.0}
 

@@ -18,7 +18,7 @@ from htc.training.distributed import leaves_parameters_unused, rank
 from htc.training.finetune import fit_to_data
 from htc.training.module import TrainingLimits, TrainingModule, fit
 from htc.training.objective import TrainingObjective
-from htc.training.run import DEFAULT_OPTIONS, Options, batches_of, train
+from htc.training.run import DEFAULT_OPTIONS, Options, batches_of, run_training
 from training.discs import write_split
 from training.tiny import tiny
 from training.together import together
@@ -107,8 +107,8 @@ def test_without_semantic_fusion_the_embedding_stays_as_it_is(tmp_path: Path) ->
     splits = Splits(write_split(tmp_path, "train", 4, 0), tmp_path / "train", None, None)
     config = tiny(epochs=1, batch_size=1, warmup_steps=0)
     config = config.replace(cascade={"semantic_fusion": "none"})
-    options = Options(device="cpu", event_files=False, pictures=0, validation_losses=False, checkpoints=None)
-    first, _ = together(lambda _rank: train(config, splits, tmp_path / "run", options))
+    options = Options(device="cpu", pictures=0, validation_losses=False, checkpoints=None)
+    first, _ = together(lambda _rank: run_training(config, splits, tmp_path / "run", options))
     assert first.steps == 2
     torch.manual_seed(options.seed)
     before, after = Detector(first.config).state_dict(), load_file(first.model / "model.safetensors")

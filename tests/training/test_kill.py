@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from htc.data.coco import Splits
 from htc.training.checkpoints import Every
-from htc.training.run import Options, train
+from htc.training.run import Options, run_training
 from training.discs import write_split
 from training.tiny import tiny
 
-OPTIONS = Options(device="cpu", checkpoints=Every(steps=1), event_files=False)
+OPTIONS = Options(device="cpu", checkpoints=Every(steps=1))
 
 
 def config(epochs):
@@ -36,7 +36,7 @@ def splits(tmp_path_factory):
 def uninterrupted(splits, out, epochs):
     """The folder of a training that nothing interrupts, and the seconds a step of it takes."""
     start = time.monotonic()
-    train(config(epochs), splits, out, replace(OPTIONS, checkpoints=None))
+    run_training(config(epochs), splits, out, replace(OPTIONS, checkpoints=None))
     return out, (time.monotonic() - start) / (3 * epochs)
 
 

@@ -13,9 +13,10 @@ from htc.data.coco import Splits, read_coco
 from htc.errors import CheckpointError, DataError, OutputError, TrainingError
 from htc.inference.load import load
 from htc.settings.layers import from_file, overlay
+from htc.training.events import Message
 from htc.training.history import read_history
-from htc.training.record import Message, read_losses
-from htc.training.run import Options, build_module, train
+from htc.training.record import read_losses
+from htc.training.run import Options, build_module, run_training
 from training.discs import write_split
 from training.tiny import tiny
 
@@ -31,7 +32,7 @@ def splits(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(splits, tmp_path_factory):
     """One training of two epochs, three steps each, the last with one picture."""
-    return train(tiny(average_decay=0.9), splits, tmp_path_factory.mktemp("run") / "new", Options(device="cpu"))
+    return run_training(tiny(average_decay=0.9), splits, tmp_path_factory.mktemp("run") / "new", Options(device="cpu"))
 
 
 def test_a_training_leaves_everything(trained):
@@ -85,10 +86,10 @@ def test_the_model_takes_the_data_s_classes(trained, splits):
 
 
 def test_same_seed_same_numbers_other_seed_others(trained, splits, tmp_path):
-    again = train(tiny(average_decay=0.9), splits, tmp_path / "again", Options(device="cpu"))
+    again = run_training(tiny(average_decay=0.9), splits, tmp_path / "again", Options(device="cpu"))
     for name in ("losses.csv", "history.json", "model/config.json"):
         assert (again.folder / name).read_bytes() == (trained.folder / name).read_bytes(), name
-    other = train(
+    other = run_training(
         tiny(epochs=1), replace(splits, val_annotations=None), tmp_path / "other", Options(device="cpu", seed=1)
     )
     assert other.metrics is None
@@ -100,19 +101,19 @@ def test_same_seed_same_numbers_other_seed_others(trained, splits, tmp_path):
 
 def test_resume_goes_on_as_if_nothing_had_happened(trained, splits, tmp_path):
     options = Options(device="cpu")
-    train(tiny(average_decay=0.9, epochs=1), splits, tmp_path / "run", options)
+    run_training(tiny(average_decay=0.9, epochs=1), splits, tmp_path / "run", options)
     with pytest.raises(OutputError, match="holds a training already"):
-        train(tiny(), splits, tmp_path / "run", options)
-    resumed = train(tiny(average_decay=0.9), splits, tmp_path / "run", replace(options, resume=True))
+        run_training(tiny(), splits, tmp_path / "run", options)
+    resumed = run_training(tiny(average_decay=0.9), splits, tmp_path / "run", replace(options, resume=True))
     for name in ("losses.csv", "history.json"):
         assert (resumed.folder / name).read_bytes() == (trained.folder / name).read_bytes(), name
     with pytest.raises(OutputError, match="no training to resume"):
-        train(tiny(), splits, tmp_path / "nothing", replace(options, resume=True))
+        run_training(tiny(), splits, tmp_path / "nothing", replace(options, resume=True))
 
 
 def test_pictures_without_objects_alone(tmp_path):
     annotations = write_split(tmp_path, "train", 2, 0, objects=0)
-    result = train(
+    result = run_training(
         tiny(epochs=1),
         Splits(annotations, tmp_path / "train", annotations, tmp_path / "train"),
         tmp_path / "run",
@@ -125,7 +126,7 @@ def test_pictures_without_objects_alone(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_training(splits, tmp_path):
     with pytest.raises(TrainingError, match=r"not finite at step [0-5]: .*pictures \d"):
-        train(
+        run_training(
             tiny(optimizer=AdamW(lr=1e18), warmup_steps=0, clip_gradients=None),
             splits,
             tmp_path / "run",
@@ -135,14 +136,14 @@ def test_a_loss_that_is_not_finite_stops_the_training(splits, tmp_path):
 
 
 def test_a_time_limit_ends_it_with_a_model(splits, tmp_path):
-    result = train(tiny(epochs=500), splits, tmp_path / "run", Options(device="cpu", minutes=1e-4))
+    result = run_training(tiny(epochs=500), splits, tmp_path / "run", Options(device="cpu", minutes=1e-4))
     assert result.steps < 6
     assert result.metrics is not None
     assert (result.model / "model.safetensors").is_file()
 
 
 def test_without_semantic_branch(splits, tmp_path):
-    result = train(
+    result = run_training(
         tiny(epochs=1),
         replace(splits, val_annotations=None),
         tmp_path / "run",
@@ -165,7 +166,7 @@ def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits
     data = Splits(path, splits.train_images, None, None)
     still = tiny(epochs=1, optimizer=AdamW(lr=1e-12, weight_decay=0.0))
     said = []
-    result = train(still, data, tmp_path / "run", Options(device="cpu", weights=str(trained.model)), said.append)
+    result = run_training(still, data, tmp_path / "run", Options(device="cpu", weights=str(trained.model)), said.append)
     lines = [one.line for one in said if isinstance(one, Message)]
     assert lines == [f"all layers start from {trained.model}: it knows class disc"]
     start = json.loads((tmp_path / "run/start.json").read_text())
@@ -179,7 +180,7 @@ def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits
     assert torch.allclose(rows, after["roi.box_heads.0.classify.weight"])
     larger = still.replace(cascade={"box_channels": 8})
     with pytest.raises(CheckpointError, match="another architecture"):
-        train(larger, data, tmp_path / "wrong", Options(device="cpu", weights=str(trained.model)))
+        run_training(larger, data, tmp_path / "wrong", Options(device="cpu", weights=str(trained.model)))
 
 
 def test_validation_classes_are_checked_before_the_first_step(splits, tmp_path):
@@ -188,7 +189,7 @@ def test_validation_classes_are_checked_before_the_first_step(splits, tmp_path):
     path = tmp_path / "val.json"
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="'disk', which the model does not know"):
-        train(tiny(), replace(splits, val_annotations=path), tmp_path / "run", Options(device="cpu"))
+        run_training(tiny(), replace(splits, val_annotations=path), tmp_path / "run", Options(device="cpu"))
     assert not (tmp_path / "run" / "losses.csv").exists()
 
 
@@ -198,21 +199,21 @@ def test_the_best_weights_are_kept_and_become_the_model(splits, tmp_path, monkey
         "htc.training.run.evaluate_on_all_ranks",
         lambda *_: {"bbox": {"AP": 0.9}, "segm": {"AP": next(numbers)}, "per_class": {}},
     )
-    plain = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
-    kept = train(tiny(epochs=3), splits, tmp_path / "kept", plain)
+    plain = Options(device="cpu", pictures=0, validation_losses=False)
+    kept = run_training(tiny(epochs=3), splits, tmp_path / "kept", plain)
     assert json.loads((kept.folder / "metrics.json").read_text())["model"] == {"epoch": 2, "step": 6, "is": "the best"}
-    second = train(tiny(epochs=2), replace(splits, val_annotations=None), tmp_path / "second", plain)
+    second = run_training(tiny(epochs=2), replace(splits, val_annotations=None), tmp_path / "second", plain)
     ours, theirs = (load_file(one.model / "model.safetensors") for one in (kept, second))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_mixed_precision_trains(splits, tmp_path):
     config = tiny(epochs=4, optimizer=AdamW(lr=2e-3)).replace(precision="bf16")
-    train(
+    run_training(
         config,
         replace(splits, val_annotations=None),
         tmp_path / "run",
-        Options(device="cpu", event_files=False, checkpoints=None),
+        Options(device="cpu", checkpoints=None),
     )
     _, losses = read_losses(tmp_path / "run" / "losses.csv")
     total = [sum(values) for values in zip(*losses.values(), strict=True)]

@@ -17,7 +17,7 @@ from htc.data.loader import training_loader
 from htc.model.detector import Detector
 from htc.training.finetune import fit_to_data
 from htc.training.objective import TrainingObjective
-from htc.training.run import Options, train
+from htc.training.run import Options, run_training
 from training.discs import write_split
 from training.tiny import tiny
 from training.together import together
@@ -76,8 +76,8 @@ def test_a_training_of_two_processes_ends_without_any_object(tmp_path: Path) -> 
     """No process waits for a norm that the other does not reach."""
     annotations = write_split(tmp_path, "train", 2, 0, objects=0)
     split = Splits(annotations, tmp_path / "train", annotations, tmp_path / "train")
-    options = Options(device="cpu", event_files=False, pictures=0, validation_losses=False)
+    options = Options(device="cpu", pictures=0, validation_losses=False)
     results = together(
-        lambda _rank: train(synchronised("sync", epochs=1, batch_size=1), split, tmp_path / "run", options)
+        lambda _rank: run_training(synchronised("sync", epochs=1, batch_size=1), split, tmp_path / "run", options)
     )
     assert results[0].steps == 1

@@ -12,11 +12,11 @@ from htc.data.coco import Splits, read_coco
 from htc.data.loader import collate
 from htc.data.semantic_maps import MapSources
 from htc.model.detector import Detector
+from htc.training.events import EvaluationDone, EvaluationStep, StepDone
 from htc.training.finetune import fit_to_data
 from htc.training.history import evaluations_since_best, precision, read_history
 from htc.training.objective import TrainingObjective
-from htc.training.record import EvaluationDone, EvaluationStep, StepDone
-from htc.training.run import Options, train
+from htc.training.run import Options, run_training
 from htc.training.validation import validation_batches, validation_losses
 from training.discs import write_split
 from training.tiny import tiny
@@ -77,9 +77,9 @@ def test_two_processes_share_the_images_and_have_the_losses_of_one(setting):
 def test_the_history_of_two_processes_has_the_losses_of_one(splits, tmp_path):
     """The learning rate is too small to change a weight: both evaluate the first weights."""
     still = tiny(epochs=1, batch_size=1, optimizer=SGD(lr=1e-30))
-    options = Options(device="cpu", event_files=False, pictures=0, checkpoints=None)
-    train(still, splits, tmp_path / "one", options)
-    together(lambda _rank: train(still, splits, tmp_path / "two", options))
+    options = Options(device="cpu", pictures=0, checkpoints=None)
+    run_training(still, splits, tmp_path / "one", options)
+    together(lambda _rank: run_training(still, splits, tmp_path / "two", options))
     one, two = (read_history(tmp_path / name)[-1]["losses"] for name in ("one", "two"))
     assert one == two
 
@@ -130,7 +130,9 @@ def test_a_run_records_shows_and_stops_early(splits, tmp_path):
     """A learning rate of nothing: the first evaluation stays the best, and patience ends the training."""
     still = tiny(epochs=9, optimizer={"kind": "adamw", "lr": 1e-12, "weight_decay": 0.0}, early_stop=1)
     events = []
-    result = train(still, splits, tmp_path / "run", Options(device="cpu", checkpoints=None, pictures=2), events.append)
+    result = run_training(
+        still, splits, tmp_path / "run", Options(device="cpu", checkpoints=None, pictures=2), events.append
+    )
     history = read_history(result.folder)
     assert [one["epoch"] for one in history] == [1, 2]
     assert [(one.entry["epoch"], one.best, one.stops) for one in events if isinstance(one, EvaluationDone)] == [

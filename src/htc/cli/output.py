@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from htc import files
-from htc.errors import OutputError
 from htc.progress import NamedProgress, reporting
 from htc.ranks import here
 from htc.run_folders import require_new_file

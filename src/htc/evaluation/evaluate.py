@@ -88,9 +88,7 @@ class EvaluationRequest:
                 "views, stages, semantic and panoptic maps need a model: a result file holds one set of detections"
             )
         if self.data is None and self.annotations is None:
-            raise ConfigError(
-                "nothing to evaluate on: give data, or annotations (--data DIR or --annotations FILE)"
-            )
+            raise ConfigError("nothing to evaluate on: give data, or annotations (--data DIR or --annotations FILE)")
         if self.data is not None and (self.annotations is not None or self.images is not None):
             raise ConfigError("give either data, or annotations with images, not both")
         if self.panoptic_dir is not None and self.panoptic_json is None:

@@ -18,8 +18,8 @@ from htc.evaluation.report import report_page
 from htc.evaluation.run import detections_that_count, measure_stages, stages_name, stream_results
 from htc.inference.outputs import results_file
 from htc.inference.predictor import ImagePredictor
-from htc.progress import NamedProgress
 from htc.inference.stages import StageSubset, mask_stages_of
+from htc.progress import NamedProgress
 from htc.visual.page import write_page
 
 Results = Sequence[Mapping[str, Any]]
@@ -135,7 +135,8 @@ def evaluate_predictor(
     beside: dict[str, Any] = {}
     if members:
         beside["members"] = {
-            name: _metrics_alone(member, data, most, batch_size, workers, _named(progress, name)) for name, member in members.items()
+            name: _metrics_alone(member, data, most, batch_size, workers, _named(progress, name))
+            for name, member in members.items()
         }
     tell = _named(progress, "")
     with measured_maps(maps, predictor, data.dataset) as measured:
@@ -192,7 +193,12 @@ def member_names(models: Sequence[str | Path | ImagePredictor[Any]]) -> list[str
 
 
 def _metrics_alone(
-    member: ImagePredictor[Any], data: EvaluationData, most: int, batch_size: int, workers: int, progress: Callable[[int, int], None]
+    member: ImagePredictor[Any],
+    data: EvaluationData,
+    most: int,
+    batch_size: int,
+    workers: int,
+    progress: Callable[[int, int], None],
 ) -> MetricValues:
     """The metrics of one member, in the views of the ensemble."""
     results = list(stream_results(member, data.dataset, data.truth, most, progress, batch_size, workers))

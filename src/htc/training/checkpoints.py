@@ -114,6 +114,11 @@ class WholeFiles(TorchCheckpointIO):
                 os.close(folder)
 
 
+def steps_done(checkpoint: Path) -> int:
+    """Optimizer steps done in a checkpoint, read without its tensors."""
+    return torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["global_step"]
+
+
 class Checkpoints(Checkpoint):
     """Writes `folder/last.ckpt` before the first step, from time to time, at the end of every epoch, and when stopped.
 

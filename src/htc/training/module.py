@@ -17,6 +17,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -161,6 +162,7 @@ def fit(
     accumulate: int = 1,
     resume: Path | None = None,
     unused_parameters: bool = False,
+    loggers: Sequence[Logger] = (),
 ) -> None:
     """Trains `module` on the batches of epoch 0, 1, ...; `resume` is a checkpoint of an earlier call, also of
     mid-epoch.
@@ -178,7 +180,7 @@ def fit(
             gradient_clip_val=clip_gradients,
             accumulate_grad_batches=accumulate,
             callbacks=list(callbacks),
-            logger=False,
+            logger=list(loggers) or False,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -164,6 +164,13 @@ def _rows_before(path: Path, step: int) -> list[bytes]:
     ]
 
 
+def steps_recorded(path: Path) -> int:
+    """Steps up to the last whole row of a file that `LossRecord` wrote; 0 without the file."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    numbers = [line.partition(b",")[0] for line in lines if line.endswith(b"\n")]
+    return max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
+
+
 def read_losses(path: Path) -> tuple[list[int], dict[str, list[float]]]:
     """Steps and values by term of a file that `LossRecord` wrote; raises `DataError` when it is damaged."""
     try:

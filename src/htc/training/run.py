@@ -4,6 +4,7 @@ What is learned, and how, is the configuration; how a training is carried out (s
 evaluations) is `Options`.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import Callback
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from htc.checkpoint.formats.imagenet import start_from_imagenet
@@ -23,7 +25,7 @@ from htc.data.dataset import Dataset
 from htc.data.epochs import batches_per_epoch
 from htc.data.loader import PictureLoader, training_loader
 from htc.data.semantic_maps import MapSources, with_semantic_maps
-from htc.errors import DataError, OutputError
+from htc.errors import ConfigError, DataError, OutputError
 from htc.evaluation.coco import MetricValues
 from htc.evaluation.drawings import draw_comparisons
 from htc.evaluation.files import read_annotations
@@ -40,7 +42,9 @@ from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
 from htc.training.distributed import by_first, count, joined, leaves_parameters_unused, rank
 from htc.training.events import Choice, EvaluationStep, Event, Listener, Message, Phase
 from htc.training.finetune import fit_to_data, other_colours, start_from
-from htc.training.history import LOSSES, EventFiles, best_of, draw_curves, read_history, row_metrics
+from htc.training.history import LOSSES, best_of, draw_curves, read_history, row_metrics
+from htc.training.loggers import check_loggers
+from htc.training.metric_log import logging_to
 from htc.training.module import TrainingLimits, TrainingModule, fit
 from htc.training.objective import TrainingObjective
 from htc.training.record import LossRecord
@@ -68,8 +72,14 @@ class Options:
     """Compute every loss term on the validation pictures at each evaluation."""
     pictures: int = 6
     """Validation pictures to draw, ground truth beside prediction, at each best evaluation and at the last."""
-    event_files: bool = True
-    """Write TensorBoard's event files."""
+    loggers: tuple[str | Logger, ...] = ()
+    """Where to log losses, metrics and hyperparameters, besides the files of the run folder: `tensorboard`, `wandb`,
+    `mlflow`, or Lightning loggers.
+    """
+    callbacks: tuple[Callback, ...] = ()
+    """The user's Lightning callbacks, called after ours. Resuming restores their state where it consists of numbers,
+    strings, tensors and containers of them.
+    """
     choices: tuple[Choice, ...] = ()
     """What was chosen for this data and by which rule, for the record."""
     checkpoints: Every | None = EVERY_MINUTE
@@ -80,9 +90,6 @@ class Options:
     """The user's own backbone, in place of the configured one."""
     transforms: Any = None
     """The user's own transform of each training image and its ground truth."""
-    callbacks: tuple[Callback, ...] = ()
-    """The user's own Lightning callbacks."""
-    loggers: tuple[Any, ...] = ()
 
 
 METRICS, CHECKPOINTS, CONFIG, START = "metrics.json", "checkpoints", "config.yaml", "start.json"
@@ -93,7 +100,8 @@ def run_training(
     config: Config, splits: Splits, out: Path, options: Options = DEFAULT_OPTIONS, progress: Listener | None = None
 ) -> TrainingResult:
     """Train on `splits` and leave in `out`: `model/`, `metrics.json`, `config.yaml`, `losses.csv`, `history.json`,
-    `validation.csv`, `curves/`, `pictures/`, `checkpoints/`, and `start.json` if it started from weights.
+    `validation.csv`, `curves/`, `pictures/`, `checkpoints/`, `start.json` if it started from weights, and what
+    the loggers write.
 
     The configuration takes the data's classes and ids. The same seed on the same machine gives the same numbers.
     Everything that can be checked is checked before the first step. Raises `DataError`, `ConfigError`,
@@ -111,6 +119,7 @@ def _ignore(_event: Event) -> None:
 def _train(
     config: Config, splits: Splits, out: Path, options: Options, progress: Listener, device: torch.device
 ) -> TrainingResult:
+    check_loggers(options.loggers)
     resume = by_first(lambda: prepare_folder(out, options.resume))
     progress(Phase("reading the annotations"))
     dataset = read_dataset(splits, options)
@@ -123,18 +132,21 @@ def _train(
     module = build_module(config, dataset, options, out, progress)
     by_first(lambda: record_setting(out, config, options))
     progress(Phase("preparing the first step"))
-    fit(
-        module,
-        lambda epoch, done: batches_of(dataset, config, options, epoch, done),
-        callbacks_of(out, options, validation, progress),
-        TrainingLimits(config.training.epochs, options.minutes),
-        device=device,
-        precision=config.precision,
-        clip_gradients=config.training.clip_gradients,
-        accumulate=config.training.accumulate,
-        resume=resume,
-        unused_parameters=leaves_parameters_unused(config),
-    )
+    hyperparameters = {"seed": options.seed, **config.model_dump(mode="json")}
+    with logging_to(options.loggers, out, hyperparameters, resume, progress) as (loggers, log):
+        fit(
+            module,
+            lambda epoch, done: batches_of(dataset, config, options, epoch, done),
+            callbacks_of(out, options, validation, progress, log),
+            TrainingLimits(config.training.epochs, options.minutes),
+            device=device,
+            precision=config.precision,
+            clip_gradients=config.training.clip_gradients,
+            accumulate=config.training.accumulate,
+            resume=resume,
+            unused_parameters=leaves_parameters_unused(config),
+            loggers=loggers,
+        )
     progress(Phase("saving the model"))
     return by_first(lambda: _finish(module.trained, config, out, validation, options))
 
@@ -252,14 +264,19 @@ def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, d
     )
 
 
-def callbacks_of(out: Path, options: Options, validation: Validation, progress: Listener) -> list[Callback]:
-    """Record, evaluation and, where wanted, TensorBoard's files and checkpoints."""
-    callbacks: list[Callback] = [LossRecord(out / LOSSES, progress), validation]
-    if options.event_files:
-        callbacks.append(EventFiles(out))
+def callbacks_of(
+    out: Path, options: Options, validation: Validation, progress: Listener, log: Sequence[Callback] = ()
+) -> list[Callback]:
+    """Record, evaluation, `log` and, where wanted, checkpoints; then the user's own. Raises `ConfigError` for one that
+    is no callback.
+    """
+    for one in options.callbacks:
+        if not isinstance(one, Callback):
+            raise ConfigError(f"callbacks: {one!r} is not a lightning.Callback")
+    callbacks: list[Callback] = [LossRecord(out / LOSSES, progress), validation, *log]
     if options.checkpoints is not None:
         callbacks.append(Checkpoints(out / CHECKPOINTS, options.checkpoints))
-    return callbacks
+    return [*callbacks, *options.callbacks]
 
 
 def _finish(detector: nn.Module, config: Config, out: Path, validation: Validation, options: Options) -> TrainingResult:

@@ -22,6 +22,7 @@ from htc.settings.python import Overrides, check_overrides, python_settings
 from htc.training.display import displaying
 from htc.training.events import Downloading, Listener, Message, Phase, Planned
 from htc.training.launch import check_can_be_sent, on_first_process, train_in_processes
+from htc.training.loggers import check_loggers
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +96,7 @@ class TrainingRequest:
             )
         if self.weights is not None:
             check_weights(str(self.weights))
+        check_loggers(self.loggers)
         if self.ranks > 1:
             check_can_be_sent({"transforms": self.transforms, "backbone": self.backbone}, self.callbacks, self.loggers)
         return given
@@ -229,9 +231,7 @@ def train(
         val_annotations=val_annotations,
         val_images=val_images,
         weights=weights,
-        semantic=semantic_sources(
-            semantic, semantic_json, semantic_panoptic, semantic_instances, ("auto", "none")
-        ),
+        semantic=semantic_sources(semantic, semantic_json, semantic_panoptic, semantic_instances, ("auto", "none")),
         out=out,
         evaluate_every=evaluate_every,
         max_time=max_time,

@@ -1,0 +1,285 @@
+"""The loggers of a training by name (TensorBoard, Weights & Biases, MLflow), or Lightning's own objects.
+
+A resumed training continues their runs: `loggers.json` in the run folder holds the id of each logger's run and how many
+steps and evaluations it has received. Importing this module imports neither torch, Lightning nor any of the loggers.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from htc.errors import ConfigError, DataError, OutputError
+from htc.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+PROJECT = "htc"
+"""W&B's project, MLflow's experiment."""
+RECORD, TENSORBOARD, DATABASE = "loggers.json", "tensorboard", "mlflow.db"
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """A logger's run and what it has received: an entry of `loggers.json`."""
+
+    run: str
+    """Its id there."""
+    steps: int = 0
+    """The optimizer steps before this one are logged."""
+    evaluated: int = 0
+    """The evaluations after up to so many steps are logged."""
+    active: bool = True
+    """Whether the latest process of the training logged to it."""
+
+
+@dataclass(frozen=True)
+class OpenLogger:
+    """A logger whose run has been started or continued."""
+
+    name: str
+    logger: "Logger"
+    logged: LoggedRun
+    is_new: bool
+    """Whether the run folder did not know its run: hyperparameters are logged then."""
+    note: str | None = None
+    """Where to see what is logged."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was given by name."""
+        return self.name in LOGGERS
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far the record and the history of a run folder reach, and the checkpoint from which the run is resumed."""
+
+    steps: int = 0
+    """Steps in `losses.csv`, those after the checkpoint included."""
+    evaluated: int = 0
+    """Steps before the last evaluation in `history.json`; 0 without any."""
+    resumed: int | None = None
+    """Steps done in the checkpoint; None for a new training."""
+
+
+def check_loggers(loggers: Sequence["str | Logger"]) -> None:
+    """Check the names and that their packages are installed.
+
+    Raises:
+        ConfigError: for an unknown name, with the known ones, or a missing package, with the command that installs it.
+
+    Example:
+        >>> check_loggers(("tensorboard",))
+    """
+    for name in loggers:
+        if not isinstance(name, str):
+            continue
+        if name not in LOGGERS:
+            near = get_close_matches(name, LOGGERS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(f"there is no logger {name!r}; {hint}The loggers are {', '.join(LOGGERS)}")
+        missing = [package for package in _packages(name) if not _is_installed(package)]
+        if missing:
+            raise ConfigError(
+                f"the logger {name} needs {' and '.join(missing)}: pip install 'hybrid-task-cascade[{name}]'"
+            )
+
+
+def _packages(name: str) -> tuple[str, ...]:
+    if name == "mlflow" and not os.environ.get(TRACKING_URI):
+        return ("mlflow", "sqlalchemy", "alembic")  # a tracking server needs the first alone
+    return (name,)
+
+
+def _is_installed(package: str) -> bool:
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None  # W&B leaves folders called wandb, which are no package
+
+
+@contextmanager
+def opened_loggers(loggers: Sequence["str | Logger"], folder: Path, reached: Reached) -> Iterator[list[OpenLogger]]:
+    """Open the loggers of the training in `folder`, continue their runs where it is resumed, and end them afterwards.
+
+    Only the first process of a training may call it. TensorBoard writes into `folder/tensorboard`; W&B into
+    `folder/wandb`; MLflow to `MLFLOW_TRACKING_URI`, else into `folder/mlflow.db`.
+
+    Raises:
+        ConfigError: for what `check_loggers` refuses, something that is no logger, or a service that refuses the run.
+        DataError: for a damaged `loggers.json`.
+        OutputError: for a folder or database that cannot be written to.
+    """
+    from lightning.pytorch.loggers import Logger
+
+    check_loggers(loggers)
+    known = {} if reached.resumed is None else _as_of(reached, read_record(folder))
+    opened: list[OpenLogger] = []
+    with ExitStack() as stack:
+        for one in dict.fromkeys(loggers):
+            if isinstance(one, str):
+                opened.append(stack.enter_context(_opened(one, folder, known.get(one), reached)))
+            elif isinstance(one, Logger):
+                opened.append(_own(one, known))
+            else:
+                raise ConfigError(f"loggers: {one!r} is neither one of {', '.join(LOGGERS)} nor a Lightning Logger")
+        inactive = {name: LoggedRun(one.run, one.steps, one.evaluated, active=False) for name, one in known.items()}
+        entries = {**inactive, **{one.name: one.logged for one in opened if one.name}}
+        if entries:
+            write_json(folder / RECORD, {name: asdict(entry) for name, entry in entries.items()})
+        yield opened
+
+
+def read_record(folder: Path) -> dict[str, LoggedRun]:
+    """The entries of `loggers.json` by name; none without the file. Raises `DataError` if it is damaged."""
+    path = folder / RECORD
+    if not path.exists():
+        return {}
+    remedy = "Delete it to start new runs in the loggers"
+    try:
+        content = read_json(path, "a record of loggers")
+    except DataError as error:
+        raise DataError(f"{error}. {remedy}") from error
+    try:
+        entries = {name: LoggedRun(**entry) for name, entry in content.items()}
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not a record of loggers ({error}). {remedy}") from error
+    for name, entry in entries.items():
+        kinds = {"run": str, "steps": int, "evaluated": int, "active": bool}
+        wrong = [field for field, kind in kinds.items() if not isinstance(getattr(entry, field), kind)]
+        if wrong:
+            raise DataError(f"{path}: {', '.join(wrong)} of {name} cannot be read. {remedy}")
+    return entries
+
+
+def _as_of(reached: Reached, known: Mapping[str, LoggedRun]) -> dict[str, LoggedRun]:
+    """The entries with what the latest process logged before it ended."""
+    return {
+        name: LoggedRun(one.run, max(one.steps, reached.steps), max(one.evaluated, reached.evaluated))
+        if one.active
+        else one
+        for name, one in known.items()
+    }
+
+
+def _own(logger: "Logger", known: Mapping[str, LoggedRun]) -> OpenLogger:
+    """A user's own logger: the same name and version are the same run."""
+    if logger.version is None:
+        return OpenLogger("", logger, LoggedRun(""), is_new=True)
+    run = f"{logger.name}/{logger.version}"
+    name = f"{type(logger).__module__}.{type(logger).__qualname__} {run}"
+    return OpenLogger(name, logger, known.get(name, LoggedRun(run)), is_new=name not in known)
+
+
+@contextmanager
+def _opened(name: str, folder: Path, known: LoggedRun | None, reached: Reached) -> Iterator[OpenLogger]:
+    """One of our loggers; what its library raises on the way becomes an error of ours."""
+    with ExitStack() as stack:
+        try:
+            with _quiet():
+                run = known.run if known is not None else None
+                logger, run, note = stack.enter_context(LOGGERS[name](folder, run, reached.resumed))
+        except ConfigError:
+            raise
+        except Exception as error:
+            stored = f" (its run {known.run} is named in {folder / RECORD})" if known is not None else ""
+            raise OutputError(f"the logger {name} cannot be opened{stored}: {' '.join(str(error).split())}") from error
+        logged = known if known is not None else LoggedRun(run)
+        if name == TENSORBOARD and reached.resumed is not None:  # which dropped everything behind the checkpoint
+            logged = LoggedRun(run, 0, min(logged.evaluated, reached.evaluated, reached.resumed))
+        yield OpenLogger(name, logger, logged, known is None, note)
+
+
+Opened = tuple["Logger", str, str]
+"""A logger, the id of its run, and where to see it."""
+
+
+@contextmanager
+def _tensorboard(folder: Path, _run: str | None, resumed: int | None) -> Iterator[Opened]:
+    """Event files in the run folder; of a resumed run, points behind the checkpoint are purged."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    logger = TensorBoardLogger(folder, name=TENSORBOARD, version="", default_hp_metric=False, purge_step=resumed)
+    writer = logger.experiment
+    try:
+        yield logger, TENSORBOARD, f"TensorBoard: tensorboard --logdir {folder / TENSORBOARD}"
+    finally:
+        writer.close()
+
+
+@contextmanager
+def _wandb(folder: Path, run: str | None, _resumed: int | None) -> Iterator[Opened]:
+    """A run of W&B; one that the user has started in this process, such as a sweep's, is taken and left open."""
+    import wandb
+    from lightning.pytorch.loggers import WandbLogger
+
+    if wandb.run is not None:
+        yield WandbLogger(experiment=wandb.run), wandb.run.id, f"W&B: the open run {wandb.run.id}"
+        return
+    # W&B would print a banner, and ask a question at a terminal that a training must not wait for.
+    settings = wandb.Settings(silent=True, console="off")
+    if wandb.setup(settings=settings).settings.mode == "online" and not wandb.login(prompt=False, verify=False):
+        raise ConfigError("W&B has no account here: run `wandb login`, or set WANDB_MODE=offline to upload later")
+    # Not by Lightning, which passes `anonymous`: W&B warns of it whatever its value.
+    opened = wandb.init(
+        project=PROJECT, name=folder.absolute().name, dir=folder, id=run, resume="allow", settings=settings
+    )
+    try:
+        opened.define_metric("trainer/global_step")
+        opened.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        where = f"wandb sync {Path(opened.dir).parent}" if opened.offline else str(opened.url)
+        yield WandbLogger(project=PROJECT, save_dir=folder, experiment=opened), opened.id, f"W&B: {where}"
+    except BaseException:
+        opened.finish(exit_code=1)
+        raise
+    opened.finish(exit_code=0)
+
+
+@contextmanager
+def _mlflow(folder: Path, run: str | None, _resumed: int | None) -> Iterator[Opened]:
+    """A run of MLflow's experiment `htc`. MLflow is left with the tracking URI it had."""
+    import mlflow
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    before = os.environ.get(TRACKING_URI)
+    own = f"sqlite:///{folder.absolute() / DATABASE}"
+    artifacts = None if before else (folder.absolute() / "mlartifacts").as_uri()
+    try:
+        logger = MLFlowLogger(
+            PROJECT, folder.absolute().name, before or own, artifact_location=artifacts, run_id=run
+        )  # its `experiment` sets the tracking URI of the process, and of those it starts
+        opened = logger.run_id
+        assert opened is not None
+        if run is not None:
+            logger.experiment.update_run(run, status="RUNNING")
+        yield logger, opened, f"MLflow: run {opened} of experiment {PROJECT} in {before or own}"
+    finally:
+        mlflow.set_tracking_uri(before)  # pyright: ignore[reportArgumentType] - None unsets it
+
+
+LOGGERS: Mapping[str, Callable[[Path, str | None, int | None], AbstractContextManager[Opened]]] = {
+    TENSORBOARD: _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}
+"""By name: (run folder, id of the run to continue, steps done in the checkpoint of a resumed training) -> logger."""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps notes on databases and experiments that are made out of the user's terminal."""
+    chatty = [logging.getLogger(name) for name in ("mlflow", "alembic", "lightning.pytorch")]
+    levels = [one.level for one in chatty]
+    for one in chatty:
+        one.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for one, level in zip(chatty, levels, strict=True):
+            one.setLevel(level)

@@ -1,0 +1,193 @@
+"""What a training logs to TensorBoard, W&B and MLflow, all offline: each step once, also after an interruption."""
+
+import csv
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from lightning import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from htc.data.coco import Splits
+from htc.training.checkpoints import Every
+from htc.training.events import Message
+from htc.training.loggers import read_record
+from htc.training.run import Options, run_training
+from training.discs import write_split
+from training.tiny import tiny
+
+STEPS = 6
+OPTIONS = Options(device="cpu", pictures=0, validation_losses=False)
+
+
+class Interruption(Callback):
+    """Ends the training like a failure, after some steps and before the next checkpoint."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return Splits(
+        write_split(folder, "train", 5, 0), folder / "train", write_split(folder, "val", 2, 1), folder / "val"
+    )
+
+
+@pytest.fixture(scope="module")
+def logged(splits, tmp_path_factory):
+    """The folder of a training of two epochs of three steps with every logger. It is interrupted after two steps and
+    again after five, and resumed from the start and from the end of the first epoch.
+    """
+    folder = tmp_path_factory.mktemp("runs") / "fruit"
+    notes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_ERROR_REPORTING", "false")
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        three = replace(OPTIONS, loggers=("tensorboard", "wandb", "mlflow"), checkpoints=Every(seconds=1e6))
+        for resume, interrupted in ((False, 2), (True, 5), (True, None)):
+            callbacks = () if interrupted is None else (Interruption(interrupted),)
+            options = replace(three, resume=resume, callbacks=callbacks)
+            if interrupted is None:
+                run_training(tiny(), splits, folder, options, notes.append)
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    run_training(tiny(), splits, folder, options)
+        assert not list(Path().iterdir()), "something was written outside the run folder"
+    return folder, [one.line for one in notes if isinstance(one, Message)]
+
+
+def losses(folder):
+    """Rows of losses.csv by step, with the names of the loggers."""
+    with (folder / "losses.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return {
+        int(row.pop("step")): {
+            name if name == "learning_rate" else f"train/{name}": float(value)
+            for name, value in row.items()
+            if name != "epoch"
+        }
+        for row in rows
+    }
+
+
+def evaluations(folder):
+    """Rows of validation.csv by the last step before the evaluation, with the names of the loggers."""
+    with (folder / "validation.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return {
+        int(row["step"]) - 1: {
+            name.replace(".", "/", 1): float(value) for name, value in row.items() if name not in ("step", "epoch")
+        }
+        for row in rows
+    }
+
+
+def points(folder):
+    """(name, step) -> value of everything that is to be logged."""
+    return {
+        (name, step): value
+        for rows in (losses(folder), evaluations(folder))
+        for step, row in rows.items()
+        for name, value in row.items()
+    }
+
+
+def test_the_run_was_interrupted_where_it_should(logged):
+    folder, _ = logged
+    assert sorted(losses(folder)) == list(range(STEPS))
+    assert sorted(evaluations(folder)) == [2, 5]
+
+
+def test_tensorboard_shows_each_step_once(logged):
+    folder, notes = logged
+    events = EventAccumulator(str(folder / "tensorboard"), purge_orphaned_data=True).Reload()
+    found = [(name, one.step, one.value) for name in events.Tags()["scalars"] for one in events.Scalars(name)]
+    assert len(found) == len(points(folder))
+    assert {(name, step): value for name, step, value in found} == pytest.approx(points(folder), rel=1e-6)
+    assert len(list((folder / "tensorboard").glob("events.*"))) == 3
+    assert f"TensorBoard: tensorboard --logdir {folder / 'tensorboard'}" in notes
+
+
+def test_tensorboard_has_the_hyperparameters(logged):
+    events = EventAccumulator(str(logged[0] / "tensorboard")).Reload()
+    assert events.PluginTagToContent("hparams").keys() >= {"_hparams_/session_start_info", "_hparams_/experiment"}
+    text = (logged[0] / "tensorboard/hparams.yaml").read_text()
+    assert "training.epochs: 2" in text
+    assert "seed: 0" in text
+
+
+def offline_records(folder):
+    """The records of W&B's offline files, in order of time: a LevelDB log of protocol buffers."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
+        content, position, parts = path.read_bytes(), 7, b""
+        while position + 7 <= len(content):
+            if 32768 - position % 32768 < 7:
+                position += 32768 - position % 32768
+                continue
+            _, length, kind = struct.unpack_from("<IHB", content, position)
+            parts += content[position + 7 : position + 7 + length]
+            position += 7 + length
+            if kind in (1, 4):  # full, last
+                yield Record.FromString(parts)
+                parts = b""
+
+
+def test_wandb_has_each_step_once_in_one_run(logged):
+    folder, notes = logged
+    stored = read_record(folder)["wandb"]
+    files = sorted((folder / "wandb").glob("offline-run-*"))
+    assert [path.name.rpartition("-")[2] for path in files] == [stored.run] * 3
+    assert f"W&B: wandb sync {files[-1]}" in notes
+    found, config, named = [], {}, set()
+    for record in offline_records(folder):
+        row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        found += [
+            (name, row["trainer/global_step"], value)
+            for name, value in row.items()
+            if not name.startswith(("_", "trainer/"))
+        ]
+        config |= {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.config.update}
+        config |= {
+            item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.run.config.update
+        }
+        if record.run.run_id:
+            named.add((record.run.project, record.run.display_name, record.run.run_id))
+    assert len(found) == len(points(folder))
+    assert {(name, step): value for name, step, value in found} == points(folder)
+    assert (config["training.epochs"], config["seed"]) == (2, 0)
+    assert named == {("htc", "fruit", stored.run)}
+
+
+def test_mlflow_has_each_step_once_in_one_run(logged):
+    from mlflow import MlflowClient
+
+    folder, notes = logged
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("htc").experiment_id])
+    assert (run.info.run_id, run.info.run_name) == (read_record(folder)["mlflow"].run, "fruit")
+    assert run.info.status == "FINISHED"
+    assert run.info.artifact_uri.startswith(f"file://{folder}/")
+    found = [
+        (name, one.step, one.value)
+        for name in run.data.metrics
+        for one in client.get_metric_history(run.info.run_id, name)
+    ]
+    assert len(found) == len(points(folder))
+    renamed = {(name.replace("@", "_at_"), step): value for (name, step), value in points(folder).items()}
+    assert {(name, step): value for name, step, value in found} == renamed
+    assert (run.data.params["training.epochs"], run.data.params["seed"]) == ("2", "0")
+    assert f"MLflow: run {run.info.run_id} of experiment htc in {uri}" in notes
