@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from htc.checkpoint.structure import contradictions, read_structure
-from htc.config import Config
+from htc.config import Config, CustomBackbone
 from htc.errors import CheckpointError
+from htc.model.backbones.custom import stand_in
 from htc.model.detector import Detector
 
 _SHOWN = 8
@@ -98,6 +99,7 @@ def shapes_of(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 _FLOW_OFF = "mask flow is off (cascade.mask_flow)"
 _SEMANTIC_OFF = "the semantic branch is off (semantic)"
 _COUNTER = "a batch counter the model does not use"
+OF_BACKBONE = "backbone."
 _NONE: frozenset[str] = frozenset()
 
 
@@ -114,9 +116,32 @@ class LoadedWeights:
 
 
 def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of everything a `Detector` of this configuration holds, without allocating it."""
+    """Name -> shape of everything a `Detector` of this configuration holds, without allocating it; but for a user's own
+    backbone, whose tensors only the module knows.
+    """
     with torch.device("meta"):
-        return shapes_of(Detector(config).state_dict())
+        module = stand_in(config.backbone) if isinstance(config.backbone, CustomBackbone) else None
+        return shapes_of(Detector(config, module).state_dict())
+
+
+def load_weights(detector: Detector, weights: LoadedWeights) -> None:
+    """Copy loaded weights into a detector; raises `CheckpointError` if they do not fit, naming the tensors.
+
+    Only a user's own backbone may still misfit: `fit_weights` has compared everything else.
+    """
+    own, theirs = shapes_of(detector.state_dict()), shapes_of(weights.state_dict)
+    report = replace(
+        weights.report,
+        missing=tuple(name for name in own if name not in theirs),
+        unexpected=tuple(name for name in theirs if name not in own),
+        mismatched=tuple(
+            f"{name} (file {theirs[name]}, model {shape})"
+            for name, shape in own.items()
+            if theirs.get(name, shape) != shape
+        ),
+    )
+    report.require_fit(str(weights.source))
+    detector.load_state_dict(weights.state_dict)
 
 
 def fit_weights(
@@ -146,6 +171,8 @@ def fit_weights(
             "\n  ".join([f"{source}: the weights contradict the configuration ({config.preset})", *lines, remedy])
         )
     expected = expected_shapes(config)
+    if isinstance(config.backbone, CustomBackbone):  # `load_weights` compares them with the module
+        expected |= shapes_of({name: tensor for name, tensor in weights.items() if name.startswith(OF_BACKBONE)})
     unused |= {name: _COUNTER for name in weights if name.endswith(".num_batches_tracked") and name not in expected}
     found = {name: tensor for name, tensor in weights.items() if name not in unused}
     filled = {

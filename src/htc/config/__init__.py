@@ -6,7 +6,7 @@ functions that return one; files, environment and flags (`htc.settings`) are lai
 that every error is found at once.
 """
 
-from htc.config.backbone import Backbone, BackboneNorm, FishNet, ResNet, Timm, ViT
+from htc.config.backbone import Backbone, BackboneNorm, CustomBackbone, FishNet, ResNet, Timm, ViT
 from htc.config.base import Precision, Section
 from htc.config.inference import GaussianSoftNMS, Inference, Input, LinearSoftNMS, SoftNMS
 from htc.config.model import (
@@ -49,6 +49,7 @@ __all__ = [
     "Cascade",
     "Config",
     "CopyPaste",
+    "CustomBackbone",
     "FineMask",
     "FishNet",
     "Fusion",

@@ -142,4 +142,18 @@ class ViT(Section):
     pretrained: Pretrained = False
 
 
-Backbone = Annotated[ResNet | Timm | FishNet | ViT, Field(discriminator="kind")]
+class CustomBackbone(Section):
+    """A user's own module, passed beside the configuration: `htc.Detector(config, backbone=module)`.
+
+    Its code is not part of the configuration. `name` is its module and class, for messages and for the reader;
+    `channels` are those of C2-C5. `htc.Detector` fills in both.
+    """
+
+    kind: Literal["custom"] = "custom"
+    name: str
+    channels: tuple[Positive, Positive, Positive, Positive]
+    pretrained: Literal[False] = False
+    """The module brings its own weights."""
+
+
+Backbone = Annotated[ResNet | Timm | FishNet | ViT | CustomBackbone, Field(discriminator="kind")]

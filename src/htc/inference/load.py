@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
+from htc.checkpoint.fit import load_weights
 from htc.checkpoint.load import load_model
 from htc.config import Precision
 from htc.errors import ConfigError
@@ -25,22 +27,24 @@ def load(
     device: str | torch.device = "auto",
     precision: Precision | None = None,
     *,
+    backbone: nn.Module | None = None,
     settings: Sequence[Setting] = (),
     **overrides: Any,
 ) -> Predictor:
     """A model ready to predict.
 
     `model` is a preset name (then with `weights`, or with its released weights), a native or run folder, or a `.pth` or
-    `.safetensors` file. `overrides` change its configuration: `inference={"max_detections": 300}`; `settings` come
-    below them. Raises `ConfigError` for unknown names and values that contradict the weights, `CheckpointError` for
+    `.safetensors` file. `backbone` is the module of a model that was trained with a backbone of your own (see
+    `htc.Detector`); its weights come from `model`. `overrides` change the configuration:
+    `inference={"max_detections": 300}`; `settings` come below them. Raises `ConfigError` for unknown names and values that contradict the weights, `CheckpointError` for
     weights that do not fit.
     """
     values = {**overrides, **({} if precision is None else {"precision": precision})}
     place = choose_device(device)
     loaded = load_model(model, weights, nested([*settings, *from_values(values, "htc.load")]))
-    detector = Detector(loaded.config)
-    detector.load_state_dict(loaded.state_dict)
-    return Predictor(for_inference(detector, loaded.config.precision).to(place), loaded.config)
+    detector = Detector(loaded.config, backbone)
+    load_weights(detector, loaded)
+    return Predictor(for_inference(detector, loaded.config.precision).to(place), detector.config)
 
 
 def load_members(

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from htc.config import Backbone, BackboneNorm, FishNet, ResNet, Timm, ViT
+from htc.config import Backbone, BackboneNorm, Config, CustomBackbone, FishNet, ResNet, Timm, ViT
+from htc.errors import ConfigError
+from htc.model.backbones.custom import CustomFeatures, with_custom
 from htc.model.backbones.fishnet import FishFeatures
 from htc.model.backbones.timm_features import TimmFeatures, create
 from htc.model.backbones.vit import PlainViT
@@ -17,6 +19,14 @@ from htc.model.variants.deformable import make_deformable
 from htc.model.variants.switchable import make_switchable, standardise
 
 C2_TO_C5 = (1, 2, 3, 4)
+
+
+def chosen_backbone(config: Config, module: nn.Module | None) -> tuple[Config, nn.Module]:
+    """The user's `module`, and the configuration that names it; without one, the backbone of the configuration.
+
+    Raises `ConfigError` if `module` cannot be a backbone, or is missing where the configuration names one.
+    """
+    return (config, build_backbone(config.backbone)) if module is None else with_custom(config, module)
 
 
 def build_backbone(config: Backbone, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -37,6 +47,11 @@ def build_backbone(config: Backbone, weights: Mapping[str, Tensor] | None = None
             if weights is not None:
                 fish.load_state_dict(dict(weights))
             return fish
+        case CustomBackbone():
+            raise ConfigError(
+                f"backbone.kind is custom: the code of {config.name} is not part of the configuration; pass it: "
+                f"htc.load(folder, backbone=MyBackbone()) or htc.Detector(config, backbone=MyBackbone())"
+            )
 
 
 def build_resnet(config: ResNet, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -91,6 +106,6 @@ def freeze(backbone: nn.Module, stages: int) -> None:
 
 def channels(backbone: nn.Module) -> Sequence[int]:
     """Channels of C2-C5."""
-    if isinstance(backbone, TimmFeatures | PlainViT | FishFeatures):
+    if isinstance(backbone, TimmFeatures | PlainViT | FishFeatures | CustomFeatures):
         return backbone.channels
     return backbone.feature_info.channels()  # type: ignore[union-attr, operator]

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from htc.config import Config
-from htc.model.backbone import build_backbone, channels
+from htc.model.backbone import channels, chosen_backbone
 from htc.model.build import build_cascade, build_extensions, build_rpn
 from htc.model.neck import build_neck
 from htc.model.postprocess import (
@@ -35,12 +35,24 @@ class Detector(nn.Module):
 
     `features` (trunk) -> `propose` -> `refine` -> `select` -> `segment`; `forward` chains them. Boxes from anywhere can
     be merged between `select` and `segment`.
+
+    Args:
+        config: All that defines the model.
+        backbone: A module of your own in the place of `config.backbone`: (B, 3, H, W) -> list, tuple or dict of four
+            maps (B, C, H / s, W / s) of strides s = 4, 8, 16, 32. `self.config.backbone` then has the kind `custom`.
+
+    Raises:
+        ConfigError: `backbone` gives other maps, or the configuration is of kind `custom` and there is no `backbone`.
+
+    Example:
+        >>> config = htc.load("run").config
+        >>> detector = htc.Detector(config, backbone=MyBackbone())
+        >>> losses = htc.TrainingObjective(detector, config)(batch)
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, backbone: nn.Module | None = None) -> None:
         super().__init__()
-        self.config = config
-        self.backbone = build_backbone(config.backbone)
+        self.config, self.backbone = chosen_backbone(config, backbone)
         self.neck = build_neck(channels(self.backbone), config.neck)
         self.rpn = build_rpn(config.neck.channels, config.rpn)
         self.semantic = SemanticBranch(config.neck.channels, config.semantic) if config.semantic else None

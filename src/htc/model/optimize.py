@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from htc.config import Precision
+from htc.model.backbones.custom import CustomFeatures
 from htc.model.backbones.timm_features import TimmFeatures
 from htc.model.detector import Detector
 from htc.model.layers import use_pointwise
@@ -23,9 +24,11 @@ def for_inference(detector: Detector, precision: Precision = "fp32") -> Detector
     in either precision.
     """
     ready = deepcopy(detector).requires_grad_(False)
-    bake(ready)
-    fold_batch_norms(ready)
-    use_pointwise(ready)
+    for part in ready.children():
+        if not isinstance(part, CustomFeatures):  # what a user's module does with its layers is not known
+            bake(part)
+            fold_batch_norms(part)
+            use_pointwise(part)
     return (
         ready.eval().to(torch.bfloat16 if precision == "bf16" else torch.float32).to(memory_format=torch.channels_last)
     )

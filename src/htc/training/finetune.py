@@ -11,7 +11,7 @@ import torch
 
 from htc.checkpoint.fit import LoadedWeights
 from htc.checkpoint.formats.imagenet import expected_colours
-from htc.config import Backbone, Config, FishNet, Input, ResNet, ViT
+from htc.config import Backbone, Config, CustomBackbone, FishNet, Input, ResNet, ViT
 from htc.data.dataset import Dataset
 from htc.data.semantic_maps import MapSources, least_classes
 from htc.errors import CheckpointError
@@ -25,7 +25,9 @@ def kept_random(config: Backbone) -> str | None:
 
     Raises `ConfigError` for a network that cannot be built.
     """
-    if isinstance(config, ViT):  # never frozen; position tables that do not learn are drawn by rule, not at random
+    # A ViT is never frozen, and its position tables that do not learn are drawn by rule, not at random; a user's module
+    # brings its own weights.
+    if isinstance(config, ViT | CustomBackbone):
         return None
     with torch.device("meta"):
         backbone = build_backbone(config)

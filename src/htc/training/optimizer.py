@@ -9,6 +9,7 @@ from torch import nn
 
 from htc.config import SGD, AdamW, Training
 from htc.errors import ConfigError
+from htc.model.backbones.custom import CustomFeatures
 from htc.model.backbones.fishnet import FishFeatures
 
 IMAGES_PER_STEP = 16
@@ -88,10 +89,10 @@ def rate_factors(backbone: nn.Module, decay: float) -> dict[str, float]:
     """Parameter name -> factor of the learning rate: `decay` to the power of the blocks that follow, and once more.
 
     N blocks: what precedes the first one learns at decay^(N + 1), block k at decay^(N + 1 - k), what follows the last
-    one at 1. Raises `ConfigError` for networks without blocks in sequence: timm's DPN, and FishNet, whose transfer
-    blocks run between the others and beside them, not where they are listed.
+    one at 1. Raises `ConfigError` for networks without blocks in sequence: timm's DPN, FishNet, whose transfer blocks
+    run between the others and beside them, not where they are listed, and a user's own module, whose order is unknown.
     """
-    blocks = [] if isinstance(backbone, FishFeatures) else block_names(backbone)
+    blocks = [] if isinstance(backbone, FishFeatures | CustomFeatures) else block_names(backbone)
     if not blocks:
         raise ConfigError("training.optimizer.layer_decay: this backbone has no sequence of blocks; set it to 1")
     factors, seen = {}, 0
