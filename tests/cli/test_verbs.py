@@ -11,7 +11,8 @@ from pycocotools import mask as coco_mask
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from cli.conftest import Result
-from htc.checkpoint.native import read_config, save_pretrained
+from htc.checkpoint.folder import read_config
+from htc.checkpoint.native import save_pretrained
 from htc.config import Config
 from htc.demo.run import NUCLEI
 from htc.model.detector import Detector

@@ -7,14 +7,8 @@ import torch
 
 from htc.config import Input
 from htc.errors import ConfigError
-from htc.inference.augmentation import (
-    PAPER_SCALES,
-    View,
-    boxes_in_original,
-    boxes_in_view,
-    masks_in_original,
-    parse_views,
-)
+from htc.inference.augmentation import boxes_in_original, boxes_in_view, masks_in_original
+from htc.inference.views import PAPER_SCALES, View, parse_views
 
 
 @pytest.mark.parametrize(
