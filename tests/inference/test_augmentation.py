@@ -49,7 +49,7 @@ def test_the_paper_test_has_ten_views() -> None:
     "text", ["", "0", "-1", "nan", "inf", "big", "1,", "900x600", "0x10", "1:", "1:flop", "1:flip:vflip", "flip"]
 )
 def test_what_is_no_specification_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="--augment"):
+    with pytest.raises(ConfigError, match="views"):
         parse_views(text)
 
 

@@ -4,7 +4,8 @@ Each typed union (`Proposals`, `Context`, `MaskHeadVariant`, the necks) lists th
 one.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -133,7 +134,7 @@ class GuidedRPN(Section):
     least `location_threshold` count. Fields of the same name mean what they mean in `RPN`.
     """
 
-    renamed_fields = {"centre_fraction": "center_fraction"}
+    renamed_fields: ClassVar[Mapping[str, str]] = {"centre_fraction": "center_fraction"}
     kind: Literal["guided_rpn"] = "guided_rpn"
     anchor_scale: PositiveFloat = 8.0
     scales_per_octave: Positive = 3
