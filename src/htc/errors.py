@@ -39,6 +39,10 @@ class InstallationError(HTCError):
     """Installed packages that do not fit together, such as a torchvision built for another torch."""
 
 
+class RenamedWarning(FutureWarning):
+    """An old name of an option or configuration field, which is accepted for one release."""
+
+
 class ReportedElsewhereError(HTCError):
     """An error that ends all of several processes and that the first of them reports: the others have nothing to
     say.

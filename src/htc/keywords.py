@@ -1,33 +1,57 @@
 """Names that a caller may misspell, options and classes: the error names the nearest ones."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
 
 from htc.errors import ConfigError
 
-ELSEWHERE = {
-    "conf": "score_threshold",
-    "confidence": "score_threshold",
-    "confidence_threshold": "score_threshold",
-    "threshold": "score_threshold",
-    "score_thr": "score_threshold",
-    "max_det": "max_detections",
-    "max_per_img": "max_detections",
-    "imgsz": "short_edge",
-    "batch": "batch_size",
-    "num_workers": "workers",
-    "data_root": "data",
-    "lr0": "lr",
-    "learning_rate": "lr",
-    "max_epochs": "epochs",
-    "model": "preset",
-    "pretrained": "weights",
-    "project": "out",
-    "time": "max_time",
+_SCORE, _MOST, _OUT, _SHORT = "score_threshold", "max_detections", "out", "short_edge"
+ELSEWHERE: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("conf", "confidence", "confidence_threshold", "conf_thres", "threshold", "score_thr", "score_thres", "thr"),
+        (_SCORE,),
+    ),
+    **dict.fromkeys(("max_det", "max_per_img", "max_dets", "topk", "detections_per_img"), (_MOST,)),
+    **dict.fromkeys(("imgsz", "img_size", "img_scale", "image_size"), (_SHORT, "input.short_edge")),
+    **dict.fromkeys(("iou", "iou_thres", "iou_thr", "nms", "nms_thr"), ("inference.nms_iou",)),
+    **dict.fromkeys(("batch", "bs", "ims_per_batch", "samples_per_gpu"), ("batch_size",)),
+    **dict.fromkeys(("num_workers", "workers_per_gpu", "threads"), ("workers",)),
+    **dict.fromkeys(("lr0", "learning_rate", "base_lr"), ("lr",)),
+    **dict.fromkeys(("max_epochs", "num_epochs"), ("epochs",)),
+    **dict.fromkeys(("project", "name", "save", "save_dir", "work_dir", "output", "output_dir", "out_dir"), (_OUT,)),
+    **dict.fromkeys(("half", "amp", "fp16", "bf16", "mixed_precision"), ("precision bf16",)),
+    **dict.fromkeys(("gpus", "num_gpus", "gpu", "gpu_id", "gpu_ids"), ("devices", "device")),
+    **dict.fromkeys(("tta", "augment", "test_time_augmentation"), ("views",)),
+    **dict.fromkeys(("source", "input", "image", "images", "img"), ("SOURCE",)),
+    **dict.fromkeys(("pretrained", "checkpoint", "ckpt", "load_from"), ("weights", "model", "MODEL")),
+    **dict.fromkeys(("cfg", "config_file"), ("config",)),
+    **dict.fromkeys(("save_txt", "save_json"), ("json",)),
+    **dict.fromkeys(("val_interval", "eval_interval", "eval_period"), ("evaluate_every",)),
+    "cuda": ("device cuda",),
+    "data": ("annotations", "ANNOTATIONS"),
+    "data_root": ("data", "annotations", "ANNOTATIONS"),
+    "model": ("preset", "MODEL"),
+    "patience": ("training.early_stop",),
+    "resume_from": ("resume",),
+    "save_period": ("checkpoint_steps",),
+    "time": ("max_time",),
+    "weights": ("model", "MODEL", "SRC"),
 }
-"""Names of options in other libraries, and ours."""
+"""Names of options in other libraries, and ours, the first that a function or command has.
+
+Ours may bring a value ("precision bf16"), be a field of the configuration ("inference.nms_iou"), or an argument without
+a flag ("SOURCE").
+"""
+
+
+def near_names(word: str, options: Collection[str], cutoff: float = 0.5) -> list[str]:
+    """Of `options`, the name of what another library calls `word`, else those at least `cutoff` (0..1) like it."""
+    for ours in ELSEWHERE.get(word.lower().replace("-", "_"), ()):
+        if ours.split()[0] in options:
+            return [ours]
+    return get_close_matches(word, [name for name in options if "." not in name], n=2, cutoff=cutoff)
 
 
 def unknown_option(function: Callable[..., Any], unknown: Mapping[str, Any], further: Sequence[str] = ()) -> TypeError:
@@ -40,10 +64,15 @@ def unknown_option(function: Callable[..., Any], unknown: Mapping[str, Any], fur
     options = [name for name, one in signature(function).parameters.items() if one.kind in kinds and name != "self"]
     options += further
     name = next(iter(unknown))
-    meant = ELSEWHERE.get(name.lower())
-    near = [meant] if meant in options else get_close_matches(name, options, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"its options are {', '.join(options)}"
+    near = near_names(name, options)
+    hint = f"did you mean {' or '.join(map(_as_keyword, near))}?" if near else f"its options are {', '.join(options)}"
     return TypeError(f"{function.__name__}() has no option {name!r}: {hint}")
+
+
+def _as_keyword(option: str) -> str:
+    """`precision bf16` -> `precision='bf16'`."""
+    name, _, value = option.partition(" ")
+    return f"{name}={value!r}" if value else name
 
 
 def check_classes(wanted: Iterable[str], known: Sequence[str]) -> None:

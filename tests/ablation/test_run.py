@@ -15,9 +15,9 @@ from htc.errors import DataError, OutputError
 from htc.evaluation.coco import coco_metrics
 from htc.evaluation.files import read_results
 from htc.evaluation.run import evaluate_model
-from htc.inference.augmentation import parse_views
 from htc.inference.ensemble import EnsemblePredictor
 from htc.inference.load import load
+from htc.inference.views import parse_views
 from training.discs import write_split
 from training.tiny import tiny
 

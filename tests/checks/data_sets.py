@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from htc.data.instance_masks import read_counts
+from htc.data.mask_encodings import read_counts
 
 HEIGHT, WIDTH = 96, 128
 CATEGORIES = [{"id": 1, "name": "disc"}, {"id": 5, "name": "bar"}]

@@ -26,7 +26,7 @@ def test_predict_with_the_identity_and_copies_writes_the_results_of_the_model(
     htc: Htc, model: Path, data: Path
 ) -> None:
     call = ("predict", data / "val", "--no-draw", "--json", "-", "--score-threshold", "0.05", "--model", model)
-    alone, identity, copies = (htc(*call, *more) for more in ((), ("--augment", "1"), ("--model", model)))
+    alone, identity, copies = (htc(*call, *more) for more in ((), ("--views", "1"), ("--model", model)))
     assert (alone.code, identity.code, copies.code) == (0, 0, 0), copies.err
     expected = json.loads(alone.out)
     assert expected
@@ -50,7 +50,7 @@ def test_predict_with_views_and_models_of_another_class_order(
         model,
         "--model",
         other,
-        "--augment",
+        "--views",
         "0.5,48x64:flip",
         "--out",
         "found",
@@ -72,7 +72,7 @@ def test_evaluate_reports_every_member_and_all_together(
         other,
         "--annotations",
         annotations,
-        "--augment",
+        "--views",
         "1:flip",
         "--json",
         "joint.json",
@@ -86,7 +86,7 @@ def test_evaluate_reports_every_member_and_all_together(
     assert [line.split()[0] for line in result.out.splitlines()[-3:]] == ["class", "disc", "square"]
     rows = [line.split()[0] for line in result.out.splitlines() if line.strip()]
     assert rows[3:7] == ["model", "model", "other", "together"]
-    alone = htc("evaluate", model, "--annotations", annotations, "--augment", "1:flip", "--json", "-")
+    alone = htc("evaluate", model, "--annotations", annotations, "--views", "1:flip", "--json", "-")
     assert json.loads(alone.out) == numbers["members"]["model"]
     again = htc(
         "evaluate", "--results", "found.json", "--annotations", annotations, "--max-detections", "20", "--json", "-"
@@ -105,8 +105,8 @@ def test_a_model_named_twice_has_two_rows(htc: Htc, model: Path, data: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--augment", "big"), "'big' is no scale"),
-        (("--augment", "1", "--short-edge", "64"), "--input.short_edge"),
+        (("--views", "big"), "'big' is no scale"),
+        (("--views", "1", "--short-edge", "64"), "--input.short_edge"),
         (("--model", "htc_r50_fpn_20e_coco", "--weights", "htc_r50_fpn_20e_coco"), "--weights is of one model"),
         (("--model", "nothing/here"), "nothing/here: no such file"),
     ],
@@ -122,7 +122,7 @@ def test_predict_refuses_before_anything_is_built(
 @pytest.mark.parametrize("more", [("--stages", "1"), ("--semantic", "auto")])
 def test_stages_and_maps_are_of_one_model(htc: Htc, model: Path, data: Path, more: tuple[str, str]) -> None:
     result = htc(
-        "evaluate", model, "--annotations", data / "annotations" / "instances_val.json", "--augment", "1:flip", *more
+        "evaluate", model, "--annotations", data / "annotations" / "instances_val.json", "--views", "1:flip", *more
     )
     assert result.code == 2
     assert "of one model as it is" in result.err
@@ -135,8 +135,8 @@ def test_a_result_file_has_no_views(htc: Htc, data: Path) -> None:
         "found.json",
         "--annotations",
         data / "annotations" / "instances_val.json",
-        "--augment",
+        "--views",
         "1:flip",
     )
     assert result.code == 2
-    assert "--augment needs a MODEL" in result.err
+    assert "--views needs a MODEL" in result.err

@@ -11,7 +11,8 @@ from pycocotools import mask as coco_mask
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from cli.conftest import Result
-from htc.checkpoint.native import read_config, save_pretrained
+from htc.checkpoint.folder import read_config
+from htc.checkpoint.native import save_pretrained
 from htc.config import Config
 from htc.demo.run import NUCLEI
 from htc.model.detector import Detector
@@ -277,11 +278,11 @@ def test_convert_is_told_what_a_file_does_not_say(htc: Htc, small_config: Config
         counts[epsilon] = sum("no epsilon" in what for _, what in json.loads(result.out)["reordered"])
     assert counts == {"0": 53, "1e-5": 0}
     assert "--norm-epsilon 1e-5" in htc("convert", "model.pth", "native").out
-    refused = htc("convert", "native", "again", "--colours", "bgr")
+    refused = htc("convert", "native", "again", "--colors", "bgr")
     assert refused.code == 2
-    assert "--colours says nothing of a file of this kind" in refused.err
-    assert "rgb" in htc("convert", "model.pth", "again", "--colours", "blue").err
-    assert "--colours says nothing" in htc("convert", "model.pth", "again", "--colours", "bgr", "--print-config").err
+    assert "--colors says nothing of a file of this kind" in refused.err
+    assert "rgb" in htc("convert", "model.pth", "again", "--colors", "blue").err
+    assert "--colors says nothing" in htc("convert", "model.pth", "again", "--colors", "bgr", "--print-config").err
 
 
 def test_evaluate_the_bundled_nuclei(htc: Htc, data: Path, small_config: Config, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import torch
 from hypothesis import strategies as st
 
 from htc.data.ground_truth import AnnotatedView
-from htc.data.instance_masks import Crop, boxes_from_masks, crop_bitmaps, mask_crops
+from htc.data.instance_masks import boxes_from_masks, crop_bitmaps, mask_crops
+from htc.data.mask_encodings import Crop
 from htc.data.semantic_maps import derived_map
 from htc.data.transforms import Placement, place_picture, place_semantic, place_truth
 from htc.types import GroundTruth, MaskCrops

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_masks
 
 from htc.data.coco import find_splits, read_coco
 from htc.data.dataset import Polygons, RunLengths
-from htc.data.instance_masks import decode_mask, read_counts
+from htc.data.mask_encodings import decode_mask, read_counts
 from htc.errors import DataError
 
 SQUARE = [[2.0, 3.0, 12.0, 3.0, 12.0, 9.0, 2.0, 9.0]]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from data.blobs import box_of, placements, seen_bitmaps, view_of_blobs
 from htc.data.copy_paste import corner_of, draw_paste, pasted
 from htc.data.ground_truth import AnnotatedView
-from htc.data.instance_masks import Crop, boxes_from_masks, mask_crops
+from htc.data.instance_masks import boxes_from_masks, mask_crops
+from htc.data.mask_encodings import Crop
 from htc.data.transforms import Placement
 from htc.types import GroundTruth
 

@@ -17,7 +17,7 @@ from htc.data.coco import read_coco
 from htc.data.dataset import Dataset, ImageRecord, Polygons, RunLengths
 from htc.data.formats.label_maps import runs_by_value
 from htc.data.formats.layouts import convert_data, prepare_splits, split_off
-from htc.data.instance_masks import decode_mask
+from htc.data.mask_encodings import decode_mask
 from htc.errors import DataError
 
 SIZE = (40, 60)

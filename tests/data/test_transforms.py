@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from data.blobs import placements, seen_bitmaps, truth_of
 from htc.config import Augmentation, Input, ScaleJitter
-from htc.data.instance_masks import Crop, boxes_from_masks
+from htc.data.instance_masks import boxes_from_masks
+from htc.data.mask_encodings import Crop
 from htc.data.semantic_maps import derived_map
 from htc.data.transforms import (
     Placement,

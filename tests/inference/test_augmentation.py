@@ -7,14 +7,8 @@ import torch
 
 from htc.config import Input
 from htc.errors import ConfigError
-from htc.inference.augmentation import (
-    PAPER_SCALES,
-    View,
-    boxes_in_original,
-    boxes_in_view,
-    masks_in_original,
-    parse_views,
-)
+from htc.inference.augmentation import boxes_in_original, boxes_in_view, masks_in_original
+from htc.inference.views import PAPER_SCALES, View, parse_views
 
 
 @pytest.mark.parametrize(
@@ -55,7 +49,7 @@ def test_the_paper_test_has_ten_views() -> None:
     "text", ["", "0", "-1", "nan", "inf", "big", "1,", "900x600", "0x10", "1:", "1:flop", "1:flip:vflip", "flip"]
 )
 def test_what_is_no_specification_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="--augment"):
+    with pytest.raises(ConfigError, match="views"):
         parse_views(text)
 
 

@@ -9,9 +9,9 @@ import torch
 
 from htc.config import Input, NoMask
 from htc.errors import ConfigError
-from htc.inference.augmentation import View, parse_views
 from htc.inference.ensemble import PAPER_ENSEMBLE, EnsemblePredictor, Proposed, fuse_proposals, mean_of_grids
 from htc.inference.predictor import Predictor
+from htc.inference.views import View, parse_views
 from htc.model.detector import Detector
 from htc.model.postprocess import class_scores, final_boxes
 from htc.presets import preset

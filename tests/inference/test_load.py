@@ -54,7 +54,7 @@ def test_unknown_settings_and_models(folder: Path) -> None:
 def test_devices() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(ConfigError, match="auto, cpu, cuda or mps"):
+    with pytest.raises(ConfigError, match="auto, cpu, cuda, cuda:N, N "):
         choose_device("gpu")
-    with pytest.raises(ConfigError, match="is not there"):
+    with pytest.raises(ConfigError, match="is not available"):
         choose_device("cuda:77")

@@ -37,7 +37,7 @@ PARTS = {
     "plain ViT": small_config(1, backbone=ViT(name="vit_tiny_patch16_224")),
     "recursive pyramid, switchable convolution, standardised weights": small_config(
         1,
-        backbone=ResNet(depth=18, switchable="deformable", switchable_stages=(4, 5), standardised=True),
+        backbone=ResNet(depth=18, switchable="deformable", switchable_stages=(4, 5), standardized=True),
         neck=RecursiveFPN(channels=CHANNELS),
     ),
     "precise RoI pooling": small_config(1, cascade={"pooling": "precise"}),

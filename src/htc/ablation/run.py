@@ -22,11 +22,11 @@ from htc.errors import DataError, OutputError
 from htc.evaluation.files import read_annotations, read_results
 from htc.evaluation.run import evaluate_model, measure_stages
 from htc.files import write_json
-from htc.inference.augmentation import parse_views
 from htc.inference.ensemble import EnsemblePredictor
 from htc.inference.load import load
 from htc.inference.outputs import results_file
 from htc.inference.stages import StageSubset
+from htc.inference.views import parse_views
 from htc.settings.layers import Setting
 from htc.training.events import Listener
 from htc.training.finetune import fit_to_data

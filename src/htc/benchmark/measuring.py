@@ -36,7 +36,7 @@ class Clock:
     def __call__(self) -> float:
         """Now, in seconds, after the device has done what it was given."""
         if self._device.type != "cpu":
-            torch.accelerator.synchronize()
+            torch.accelerator.synchronize(self._device)
         return time.process_time() if self.kind == "cpu" else time.perf_counter()
 
     def parts(self, path: Iterator[str]) -> dict[str, float]:

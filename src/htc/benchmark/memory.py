@@ -74,14 +74,15 @@ def measured(what: What, config: Config, setting: Conditions, count: int) -> tup
 def _reset(setting: Conditions) -> float:
     """Forget the peak so far; -> MiB in use."""
     if setting.torch_device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / MEGA
+        torch.cuda.reset_peak_memory_stats(setting.torch_device)
+        return torch.cuda.memory_allocated(setting.torch_device) / MEGA
     Path("/proc/self/clear_refs").write_text(RESET_PEAK)
     return _status("VmRSS")
 
 
 def _peak(setting: Conditions) -> float:
-    return torch.cuda.max_memory_allocated() / MEGA if setting.torch_device.type == "cuda" else _status("VmHWM")
+    device = setting.torch_device
+    return torch.cuda.max_memory_allocated(device) / MEGA if device.type == "cuda" else _status("VmHWM")
 
 
 def _status(name: str) -> float:

@@ -155,7 +155,7 @@ def describe_machine(device: str) -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
     }
     if hasattr(os, "getloadavg"):
         described["load before"] = round(os.getloadavg()[0], 2)

@@ -1,6 +1,6 @@
 """Check the models and weights of a call before anything is downloaded or built; the configuration they would have.
 
-Needs no torch, except for the configuration of a folder or of a weights file.
+Needs no torch, except for the configuration of a weights file.
 """
 
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from htc.checkpoint.facts import NO_FACTS, UserFacts
+from htc.checkpoint.folder import CONFIG_FILE, model_folder, read_config
 from htc.checkpoint.zoo import RELEASED, cached
 from htc.compatibility import check_torch
 from htc.config import Config
@@ -38,7 +39,7 @@ def check_model(model: str, weights: str | None, settings: Sequence[Setting]) ->
         raise ConfigError(
             f"{model} is a weights file already: leave --weights out, or give a preset or a folder as the model"
         )
-    return _folder_config(path, settings) if path.is_dir() else None
+    return overlay(read_config(model_folder(path) / CONFIG_FILE), settings) if path.is_dir() else None
 
 
 def check_models(models: Sequence[str], weights: str | None, settings: Sequence[Setting]) -> Config | None:
@@ -63,13 +64,6 @@ def config_of(model: str, weights: str | None, settings: Sequence[Setting], fact
     from htc.checkpoint.load import load_model
 
     return load_model(model, weights, nested(settings), facts).config
-
-
-def _folder_config(path: Path, settings: Sequence[Setting]) -> Config:
-    check_torch()
-    from htc.checkpoint.native import CONFIG_FILE, model_folder, read_config
-
-    return overlay(read_config(model_folder(path) / CONFIG_FILE), settings)
 
 
 def check_weights(weights: str) -> None:

@@ -9,14 +9,14 @@ from typing import Literal
 
 from htc.errors import CheckpointError, ConfigError
 
-Colours = Literal["bgr", "rgb"]
+Colors = Literal["bgr", "rgb"]
 
 
 @dataclass(frozen=True)
 class UserFacts:
     """User-supplied facts about a checkpoint; `None` means "read it from the file, else use the default"."""
 
-    colours: Colours | None = None
+    colors: Colors | None = None
     """Channel order of the network's input (detectron2; mmdetection without its configuration)."""
     norm_epsilon: float | None = None
     """Epsilon of the backbone's frozen norms, 0 or 1e-5 (torchvision)."""
@@ -37,6 +37,6 @@ class UserFacts:
 
 NO_FACTS = UserFacts()
 _OF = {
-    "colours": "it is for detectron2's and the original's",
+    "colors": "it is for detectron2's and the original's",
     "norm_epsilon": "it is for the frozen norms of torchvision's",
 }

@@ -184,13 +184,13 @@ def _upgraded(stored: Stored, stride_in: str | None, facts: UserFacts) -> Conver
         facts.check(stored.path, "norm_epsilon")
         return read_torchvision(stored, facts.norm_epsilon)
     if is_detectron2(stored.tensors):
-        facts.check(stored.path, "colours")
-        return read_detectron2(stored, stride_in, facts.colours)
+        facts.check(stored.path, "colors")
+        return read_detectron2(stored, stride_in, facts.colors)
     if is_paddle(stored.tensors):
         facts.check(stored.path)
         return read_paddle(stored)
-    facts.check(stored.path, "colours")
-    return upgrade_mmdetection(stored, facts.colours)
+    facts.check(stored.path, "colors")
+    return upgrade_mmdetection(stored, facts.colors)
 
 
 def report_of(upgraded: ConvertedWeights) -> KeyReport:

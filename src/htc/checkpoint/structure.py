@@ -102,11 +102,11 @@ def _switchable(shapes: Shapes) -> dict[str, Any]:
     kind = (
         "none" if not switches else "deformable" if any(_SWITCH_OFFSETS.fullmatch(name) for name in shapes) else "plain"
     )
-    standardised = "backbone.layer1.0.conv1.standard.gamma" in shapes
+    standardized = "backbone.layer1.0.conv1.standard.gamma" in shapes
     return {
         "backbone.switchable": kind,
         "backbone.switchable_stages": tuple(sorted(switches)),
-        "backbone.standardised": standardised,
+        "backbone.standardized": standardized,
     }
 
 

@@ -11,7 +11,7 @@ from htc.checks.findings import Edit, Finding, annotation_finding
 from htc.checks.outlines import without_mask
 from htc.data.annotation_file import AnnotationEntry, AnnotationFile, box_fault
 from htc.data.dataset import RunLengths
-from htc.data.instance_masks import polygon_runs
+from htc.data.mask_encodings import polygon_runs
 from htc.data.segmentation import exact_area, is_number, short
 
 XYXY = tuple[float, float, float, float]

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from htc.cli.model import measured_precision
 from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Natural
 from htc.cli.output import STDOUT, check_json_target, print_or_write_json, print_table, progress, say
 from htc.cli.train import steps_of
 from htc.compatibility import check_torch
+from htc.config import Config
 from htc.errors import ConfigError
-from htc.settings.layers import Setting, resolve, to_yaml
+from htc.settings.layers import Setting, overlay, resolve, to_yaml
 
 if TYPE_CHECKING:
     from htc.ablation.run import RowResult
@@ -92,16 +94,18 @@ def ablate(
     settings += [Setting(path, value, flag) for path, value, flag in given if value is not None]
     base = resolve(settings, ABLATION_PRESET)
     if options.print_config:
-        print(to_yaml(base), end="")
+        print(to_yaml(overlay(base, measured_precision(options))), end="")
         return 0
     if seeds is not None and len(set(seeds)) != len(seeds):
         raise ConfigError(f"--seeds {' '.join(map(str, seeds))}: each seed once")
     check_json_target(json)
     from htc.ablation.tables import ablation_table as table_of
 
-    tables = [table_of(number, base) for number in dict.fromkeys(table)]
-    if rows is not None:
-        tables = [one.only(rows) for one in tables]
+    def tables_of(base: Config) -> "list[AblationTable]":
+        tables = [table_of(number, base) for number in dict.fromkeys(table)]
+        return tables if rows is None else [one.only(rows) for one in tables]
+
+    tables_of(base)  # rows that no table has are reported before the data are read
     from htc.data.formats.layouts import locate_splits
 
     splits = locate_splits(
@@ -113,6 +117,7 @@ def ablate(
         say=say,
     )
     check_torch()
+    tables = tables_of(overlay(base, measured_precision(options)))
     from htc.ablation.run import Budget, run_ablation, truth_of
 
     budget = Budget(tuple(seeds or (0, 1, 2)), max_time, options.device, workers)

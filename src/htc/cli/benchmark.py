@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from htc.cli.model import measured_precision
 from htc.cli.options import MODEL_OPTIONS, Count, Flags, JsonTarget, ModelOptions, Switch
 from htc.cli.output import STDOUT, check_json_target, print_or_write_json, say
+from htc.config import Precision
 from htc.errors import ConfigError
 from htc.presets import DEFAULT_PRESET
-from htc.settings.layers import resolve, to_yaml
+from htc.settings.layers import overlay, resolve, to_yaml
 
 QUICK_PRESET = "htc_r18_small"
 THREADS = (1,)
@@ -50,9 +52,11 @@ def benchmark(
     json
         File for the numbers; - is standard output, without the tables.
     """
+    if size is not None:
+        parsed_size(size)
     config = resolve(options.settings(flags), QUICK_PRESET if quick else DEFAULT_PRESET)
     if options.print_config:
-        print(to_yaml(config), end="")
+        print(to_yaml(overlay(config, measured_precision(options))), end="")
         return
     check_json_target(json)
     # numpy's own threads follow no --threads: idle ones would spin on the processor's clock that times one thread
@@ -61,20 +65,24 @@ def benchmark(
     from htc.benchmark.report import as_json, as_markdown
     from htc.benchmark.run import BENCHMARK_PARTS, QUICK, Amounts, run_benchmark
     from htc.inference.load import choose_device
+    from htc.inference.precision import resolve_precision
 
     amounts = QUICK if quick else Amounts()
     amounts = replace(
         amounts, size=amounts.size if size is None else parsed_size(size), repeats=repeats or amounts.repeats
     )
-    precisions = ("fp32", "bf16") if options.precision is None else (options.precision,)
-    device = choose_device(options.device).type
+    device = choose_device(options.device)
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    if options.precision is not None:  # an explicit one is what is measured: no probe beforehand
+        wanted = options.precision
+        precisions = (resolve_precision(wanted, device) if wanted == "auto" else wanted,)
     report = run_benchmark(
         config,
         amounts,
         parts=parts or BENCHMARK_PARTS,
         threads=threads or THREADS,
         precisions=precisions,
-        device=device,
+        device=str(device),
         progress=say,
     )
     print_or_write_json(json, as_json(report))

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from htc.checkpoint.check import check_model, check_released
-from htc.checkpoint.facts import Colours, UserFacts
-from htc.cli.model import fetch_weights, print_config_of
+from htc.checkpoint.facts import Colors, UserFacts
+from htc.cli.model import fetch_weights, measured_precision, print_config_of
 from htc.cli.options import MODEL_OPTIONS, Flags, JsonTarget, ModelOptions
 from htc.cli.output import STDOUT, check_json_target, print_or_write_json, say
 from htc.errors import OutputError
@@ -22,7 +22,7 @@ def convert(
     destination: Annotated[Path, Parameter(name="DST")],
     /,
     *,
-    colours: Colours | None = None,
+    colors: Colors | None = None,
     norm_epsilon: Literal["0", "1e-5"] | None = None,
     json: JsonTarget = None,
     options: ModelOptions = MODEL_OPTIONS,
@@ -38,9 +38,8 @@ def convert(
         YOLO's data.yaml, labelme's JSON files, or label maps (images/ and masks/); its pictures stay where they are.
     destination
         The folder to make.
-    colours
-        The order in which the network of a file of detectron2 or the original reads the colours, where the file does
-        not say.
+    colors
+        Channel order of the network's input, for a file of detectron2 or mmdetection that does not record it.
     norm_epsilon
         Of the frozen norms of a torchvision file: 0 in its released ResNet-50 and what was trained from it (the default
         there), else 1e-5.
@@ -48,9 +47,9 @@ def convert(
         Write the report of every tensor (used, renamed, reordered, dropped) to this file; - is standard output.
     """
     settings = options.settings(flags)
-    facts = UserFacts(colours, None if norm_epsilon is None else float(norm_epsilon))
+    facts = UserFacts(colors, None if norm_epsilon is None else float(norm_epsilon))
     if options.print_config:
-        return print_config_of(source, None, settings, facts)
+        return print_config_of(source, None, [*settings, *measured_precision(options)], facts)
     if is_data(source):
         facts.check(Path(source))
         return _convert_data(Path(source), destination, json)
@@ -58,6 +57,7 @@ def convert(
     check_released(source, None)
     check_json_target(json)
     _check_destination(destination)
+    settings += measured_precision(options)
     fetch_weights(source)
     from htc.checkpoint.load import convert_checkpoint
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from htc.cli.existing import check_dataset, check_files, check_folders
 from htc.cli.options import Count, File, Folder, JsonTarget
 from htc.cli.output import STDOUT, check_json_target, print_or_write_json, progress, say
 from htc.compatibility import check_torch
@@ -61,6 +62,9 @@ def doctor(
     for target, flag in ((fix, "--fix"), (html, "--html")):
         if target is not None:
             check_json_target(str(target.absolute()), flag)
+    check_dataset(annotations, images)
+    check_files({"--val-annotations": val_annotations})
+    check_folders({"--val-images": val_images, "--semantic": semantic})
     check_torch()
     from htc.checks.examine import examine, read_request
     from htc.checks.report import report_lines, to_json

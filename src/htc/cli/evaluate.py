@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from htc.cli.existing import check_files, check_folders
 from htc.cli.metrics import print_metrics
 from htc.cli.model import check_named_models, load_named_models, print_config_of, settings_of
 from htc.cli.options import MODEL_OPTIONS, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Switch, Words
@@ -37,7 +38,7 @@ class Asked:
     panoptic_json: Path | None
     panoptic_dir: Path | None
     save_panoptic: Path | None
-    augment: str | None
+    views: str | None
     against: Path | None
 
     @property
@@ -58,10 +59,9 @@ class Asked:
                 "--stages measures masks of single stages alone: leave out --semantic, --panoptic-json and "
                 "--save-panoptic"
             )
-        if (self.stages or self.maps) and (self.augment is not None or len(models) > 1):
+        if (self.stages or self.maps) and (self.views is not None or len(models) > 1):
             raise ConfigError(
-                "--stages and maps are measured of one model as it is: leave them out, or --augment and the other "
-                "models"
+                "--stages and maps are measured of one model as it is: leave them out, or --views and the other models"
             )
 
 
@@ -72,7 +72,7 @@ def evaluate(
     annotations: File | None = None,
     images: Folder | None = None,
     weights: Name | None = None,
-    augment: Annotated[str | None, Parameter(metavar="SPEC")] = None,
+    views: Annotated[str | None, Parameter(metavar="SPEC")] = None,
     results: File | None = None,
     against: File | None = None,
     stages: Words | None = None,
@@ -103,8 +103,9 @@ def evaluate(
         Folder of the pictures. Default: val for annotations/instances_val.json, else the annotations' own folder.
     weights
         A weights file, or the name of a preset with released weights, for a preset as MODEL.
-    augment
-        Look at each picture in several views: scales, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200; or paper.
+    views
+        Predict in several views of each image: scales, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200; or
+        paper.
     results
         Instead of a model: a COCO result file of any tool.
     against
@@ -134,13 +135,15 @@ def evaluate(
     """
     if bool(model) == (results is not None):
         raise ConfigError("name either a MODEL to run or --results FILE to score")
-    if results is not None and augment is not None:
-        raise ConfigError("--augment needs a MODEL: a result file holds what was found already")
+    if results is not None and views is not None:
+        raise ConfigError("--views needs a MODEL: a result file holds predictions already")
     settings = settings_of(options, flags, max_detections)
     if options.print_config and model:
         return print_config_of(model[0], weights, settings)
     if annotations is None:
         raise ConfigError("--annotations is missing: name the COCO annotations to measure against")
+    check_files({"--annotations": annotations, "--results": results, "--against": against})
+    check_folders({"--images": images, "--panoptic-dir": panoptic_dir})
     subsets = _subsets(stages, model[0] if model else None)
     check_json_target(json)
     for target, flag in ((save_results, "--save-results"), (html, "--html")):
@@ -158,7 +161,7 @@ def evaluate(
         panoptic_json=panoptic_json,
         panoptic_dir=panoptic_dir,
         save_panoptic=save_panoptic,
-        augment=augment,
+        views=views,
         against=against,
     )
     asked.check(model or [])
@@ -202,7 +205,7 @@ def _evaluate_models(
     asked: Asked,
 ) -> "Evaluation | None":
     """The metrics of a model or an ensemble; None where the annotations have no objects and results are written."""
-    known = check_named_models(models, weights, asked.augment, settings)
+    known = check_named_models(models, weights, asked.views, settings)
     check_torch()
     from htc.evaluation import evaluate as library
     from htc.evaluation.files import has_objects
@@ -217,7 +220,7 @@ def _evaluate_models(
     if known is not None:
         match_categories(known.classes, data.truth)
     save = None if asked.save_panoptic is None else folder_for("evaluate", "panoptic", asked.save_panoptic)
-    predictor, members = load_named_models(models, weights, asked.augment, settings, options)
+    predictor, members = load_named_models(models, weights, asked.views, settings, options)
     with progress("evaluate") as bar:
         found = library.evaluate(
             predictor,
@@ -273,7 +276,7 @@ def _save_alone(
             f"{asked.annotations} has no annotations, so nothing can be measured: leave out --stages, --against, "
             f"--diagnostics, --html and maps"
         )
-    predictor, _ = load_named_models(models, weights, asked.augment, settings, options)
+    predictor, _ = load_named_models(models, weights, asked.views, settings, options)
     with progress("evaluate") as bar:
         count = write_predictions(
             predictor, asked.annotations, asked.images, asked.save, batch_size=asked.batch_size, progress=bar

@@ -10,6 +10,7 @@ from htc.cli.options import ModelOptions
 from htc.cli.output import progress, say
 from htc.compatibility import check_torch
 from htc.config import Config
+from htc.inference.views import parse_views
 from htc.settings.layers import Setting, to_yaml
 
 if TYPE_CHECKING:
@@ -44,33 +45,50 @@ def print_config_of(model: str, weights: str | None, settings: Sequence[Setting]
 
 
 def check_named_models(
-    models: Sequence[str], weights: str | None, augment: str | None, settings: Sequence[Setting]
+    models: Sequence[str], weights: str | None, views: str | None, settings: Sequence[Setting]
 ) -> Config | None:
-    """Check the models and the words of `--augment`; returns the configuration where it is known without weights."""
+    """Check the models and the words of `--views`; returns the configuration where it is known without weights."""
     known = check.check_models(models, weights, settings)
-    if augment is not None:
-        check_torch()
-        from htc.inference.augmentation import parse_views
-
-        parse_views(augment)
+    if views is not None:
+        parse_views(views)
     return known
 
 
 def load_named_models(
-    models: Sequence[str], weights: str | None, augment: str | None, settings: Sequence[Setting], options: ModelOptions
+    models: Sequence[str],
+    weights: str | None,
+    views: str | None,
+    settings: Sequence[Setting],
+    options: ModelOptions,
+    *,
+    probe: bool = False,
 ) -> "tuple[ImagePredictor[Any], Sequence[ImagePredictor[Any]]]":
-    """The predictor of the call and that of each model alone, in the views of `--augment`; released weights are
-    fetched first. The call has passed `check_named_models`.
+    """The predictor of the call and that of each model alone, in the views of `--views`; released weights are fetched
+    first. The call has passed `check_named_models`.
+
+    `probe`: whether `--precision auto` takes the faster precision of this device; otherwise it is the model's own.
     """
     check_torch()
     from htc.inference import load
-    from htc.inference.augmentation import parse_views
 
     device = load.choose_device(options.device)
     for model in models:
         fetch_weights(weights if weights is not None else model)
-    views = None if augment is None else parse_views(augment)
-    return load.load_members(models, weights, views, device, settings=settings)
+    precision = None if options.precision == "auto" and not probe else options.precision
+    return load.load_members(
+        models, weights, None if views is None else parse_views(views), device, precision, settings=settings
+    )
+
+
+def measured_precision(options: ModelOptions) -> list[Setting]:
+    """The setting that `--precision auto` stands for on the device of the call; none for another `--precision`."""
+    if options.precision != "auto":
+        return []
+    check_torch()
+    from htc.inference.load import choose_device
+    from htc.inference.precision import resolve_precision
+
+    return [Setting(("precision",), resolve_precision("auto", choose_device(options.device)), "--precision auto")]
 
 
 def fetch_weights(name: str) -> None:

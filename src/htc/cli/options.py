@@ -1,4 +1,4 @@
-"""Flags that commands share, settings of the configuration as flags, and messages for calls that cannot be parsed.
+"""Flags that commands share, and fields of the configuration as flags.
 
 Every command that builds or runs a model takes `ModelOptions`. Settings such as `--cascade.interleaved false` are split
 off the arguments before the command's own flags are parsed.
@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
+from cyclopts import Parameter, Token
 
-from htc.config import Config, Precision
+from htc.config import Config
+from htc.devices import parse_device
 from htc.errors import ConfigError
 from htc.settings.layers import Setting, check_alone, gather
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
+
+def _device(_kind: object, tokens: Sequence[Token]) -> str:
+    return parse_device(tokens[0].value)
+
+
+Device = Annotated[str, Parameter(converter=_device, metavar="NAME")]
 Flags = Annotated[Sequence[tuple[str, str]], Parameter(parse=False)]
 """The configuration flags of the call; the command line hands them to each verb that has this parameter."""
 JsonTarget = Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True, metavar="FILE")]
@@ -64,18 +70,21 @@ class ModelOptions:
     config: File | None = None
     """YAML or JSON file with settings, laid over the preset or the model's own configuration."""
     device: Device = "auto"
-    """Where to compute; auto takes CUDA if there is one, else the CPU."""
-    precision: Precision | None = None
-    """Arithmetic of the network (fp32, or the model's own); boxes are always fp32."""
+    """auto (CUDA if there is one, else the CPU), cpu, cuda, cuda:N, N (the same) or mps."""
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    """Arithmetic of the network; auto measures which is faster on this device. Boxes are always fp32. Default: the
+    model's own.
+    """
     print_config: Switch = False
     """Print the whole configuration as YAML for --config, and do nothing else."""
 
     def settings(self, flags: Sequence[tuple[str, str]]) -> list[Setting]:
-        """All settings of this call, lowest layer first; what no configuration has or takes is refused with one
-        `ConfigError`.
+        """All settings of this call, lowest layer first; `--precision auto` is none before it is resolved.
+
+        Raises one `ConfigError` for everything that no configuration has or takes.
         """
         found = gather(self.config, os.environ, flags)
-        if self.precision is not None:
+        if self.precision not in (None, "auto"):
             found.append(Setting(("precision",), self.precision, "--precision"))
         check_alone(found)
         return found
@@ -115,57 +124,5 @@ def split(arguments: Sequence[str], own: Collection[str]) -> tuple[list[str], li
 
 def _is_setting(name: str, own: Collection[str]) -> bool:
     section = name.split(".")[0].replace("-", "_")
-    return "." in name or (f"--{name}" not in own and section in Config.model_fields)
-
-
-USAGE = {
-    "models": "[NAME] [OPTIONS]",
-    "predict": "SOURCE... --model MODEL [OPTIONS]",
-    "train": "(--data DIR | --train-annotations FILE --train-images DIR) [OPTIONS]",
-    "evaluate": "(MODEL... | --results FILE) --annotations FILE [OPTIONS]",
-    "ablate": "--table N... (--data DIR | --train-annotations FILE --train-images DIR --val-annotations FILE "
-    "--val-images "
-    "DIR) [OPTIONS]",
-    "convert": "SRC DST [OPTIONS]",
-    "doctor": "ANNOTATIONS IMAGES [OPTIONS]",
-}
-"""How each verb is called, where the parser could not tell."""
-
-REQUIRED = {
-    "--model": "name a preset (`htc models` lists them), a folder that `htc train` or `htc convert` wrote, or a "
-    "weights file",
-    "SRC": "name the checkpoint to convert",
-    "DST": "name the folder to make",
-    "ANNOTATIONS": "name the COCO annotations to examine, or the folder of a data set",
-}
-"""What to give for an argument without a default."""
-
-SETTINGS = """Every field of the configuration can be set; each of these over the ones before:
-  preset or model   --preset NAME, --model MODEL
-  file              --config own.yaml
-  environment       HTC_INFERENCE__NMS_IOU=0.6
-  flag              --inference.nms_iou 0.6 --cascade.interleaved false
---print-config shows the result, `htc models --schema` all fields."""
-"""Help below the flags of a verb that takes settings."""
-
-
-def explain(error: CycloptsError) -> str:
-    """The fault, and where the help is."""
-    verb = " ".join(error.command_chain or ())
-    return f"{_fault(error)}\n`{f'htc {verb}'.strip()} --help` shows what it takes"
-
-
-def _fault(error: CycloptsError) -> str:
-    if isinstance(error, UnusedCliTokensError):
-        return (
-            f"more arguments than `htc {' '.join(error.command_chain or ())}` takes: "
-            f"{' '.join(error.unused_tokens or ())}"
-        )
-    if not isinstance(error, MissingArgumentError) or error.argument is None:
-        return str(error)
-    if error.keyword is not None or error.argument.tokens:
-        return f"{error.keyword or error.argument.name} needs a value"
-    near = str(error).partition("Did you mean ")[2]
-    if near:
-        return f"{error.argument.name} is missing; did you mean {near}"
-    return f"{error.argument.name} is missing: {REQUIRED.get(error.argument.name, 'it has no default')}"
+    known = section in Config.model_fields or section in Config.renamed_fields
+    return "." in name or (f"--{name}" not in own and known)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from htc.cli.model import check_named_models, load_named_models, print_config_of, settings_of
+from htc.cli.existing import check_files
+from htc.cli.model import (
+    check_named_models,
+    load_named_models,
+    measured_precision,
+    print_config_of,
+    settings_of,
+)
 from htc.cli.options import (
     MODEL_OPTIONS,
     Count,
@@ -17,19 +24,20 @@ from htc.cli.options import (
     JsonTarget,
     ModelOptions,
     Name,
+    Natural,
     Switch,
     Threshold,
     Words,
 )
 from htc.cli.output import STDOUT, check_json_target, print_or_write_json, progress, say
-from htc.compatibility import check_torch
+from htc.data.images import MAX_PIXELS
 from htc.errors import ConfigError, DataError
+from htc.inference.sources import Failure, PictureFile, expand, image_ids, predict_files, readable
 from htc.keywords import check_classes
 from htc.run_folders import filling, folder_for
 
 if TYPE_CHECKING:
     from htc.inference.outputs import ResultsSink
-    from htc.inference.sources import Failure, PictureFile
 
 DISPLAY_THRESHOLD = 0.5
 
@@ -40,7 +48,7 @@ def predict(
     *,
     model: Annotated[list[str], Parameter(metavar="MODEL", negative="")],
     weights: Name | None = None,
-    augment: Annotated[str | None, Parameter(metavar="SPEC")] = None,
+    views: Annotated[str | None, Parameter(metavar="SPEC")] = None,
     annotations: File | None = None,
     score_threshold: Threshold | None = None,
     max_detections: Count | None = None,
@@ -53,6 +61,7 @@ def predict(
     polygons: Switch = False,
     draw: bool = True,
     batch_size: Count = 1,
+    workers: Natural = 0,
     max_pixels: Count | None = None,
     options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
@@ -68,8 +77,9 @@ def predict(
         an ensemble.
     weights
         A weights file, or the name of a preset with released weights, for --model PRESET.
-    augment
-        Look at each picture in several views: scales, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200; or paper.
+    views
+        Predict in several views of each image: scales, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200; or
+        paper.
     annotations
         COCO annotations that give the pictures' ids, by file name.
     score_threshold
@@ -93,36 +103,37 @@ def predict(
     draw
         Draw the objects over the pictures.
     batch_size
-        Pictures that are looked at together.
+        Images that the network takes at once.
+    workers
+        Threads that read and resize the next images meanwhile; 0: none.
     max_pixels
         Refuse larger pictures. Default: 178956970.
     """
     settings = settings_of(options, flags, max_detections, score_threshold)
     if options.print_config:
-        return print_config_of(model[0], weights, settings)
+        return print_config_of(model[0], weights, [*settings, *measured_precision(options)])
     if not source or not all(source):
         raise DataError(
             "SOURCE is missing: name picture files, folders or patterns, as in htc predict photos --model MODEL"
         )
     if short_edge is not None and long_edge is not None and short_edge > long_edge:
         raise ConfigError(f"--short-edge {short_edge} is larger than --long-edge {long_edge}: exchange them")
-    if (short_edge or long_edge) and (augment is not None or len(model) > 1):
+    if (short_edge or long_edge) and (views is not None or len(model) > 1):
         raise ConfigError(
-            "--short-edge and --long-edge are for one view of one model: write sizes in --augment, as 600x900, or set "
+            "--short-edge and --long-edge are for one view of one model: write sizes in --views, as 600x900, or set "
             "--input.short_edge"
         )
     if not (draw or labelme or json):
         raise ConfigError("--no-draw: nothing would be written; add --json FILE or --labelme")
-    known = check_named_models(model, weights, augment, settings)
+    known = check_named_models(model, weights, views, settings)
     check_json_target(json)
+    check_files({"--annotations": annotations})
     folder = folder_for("predict", _name(source[0]), out) if draw or labelme else None
     files, ids, failures = _pictures(source, annotations, max_pixels)
     if classes is not None and known is not None:
         check_classes(classes, known.classes)
-    predictor, _ = load_named_models(model, weights, augment, settings, options)
-    from htc.data.images import MAX_PIXELS
+    predictor, _ = load_named_models(model, weights, views, settings, options, probe=True)
     from htc.inference.outputs import PredictionWriter
-    from htc.inference.sources import predict_files
 
     asked = {
         "short_edge": short_edge,
@@ -130,6 +141,7 @@ def predict(
         "max_detections": max_detections,
         "classes": classes,
         "max_pixels": max_pixels,
+        "workers": workers,
     }
     how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     threshold = DISPLAY_THRESHOLD if score_threshold is None else score_threshold
@@ -167,18 +179,15 @@ def _name(source: str) -> str:
     return Path(*fixed).stem or "pictures"
 
 
-def _report(failure: "Failure") -> None:
+def _report(failure: Failure) -> None:
     say(f"htc: {failure.message}")
 
 
 def _pictures(
     sources: Sequence[str], annotations: Path | None, max_pixels: int | None
-) -> tuple[list["PictureFile"], dict["PictureFile", int | str], list["Failure"]]:
+) -> tuple[list[PictureFile], dict[PictureFile, int | str], list[Failure]]:
     """The images whose headers can be read, their ids, and the failures, reported; `DataError` if no image is left."""
-    check_torch()
-    from htc.data.images import MAX_PIXELS
     from htc.evaluation.files import image_ids_by_name
-    from htc.inference.sources import expand, image_ids, readable
 
     known = {} if annotations is None else image_ids_by_name(annotations)
     files, failures = expand(sources)

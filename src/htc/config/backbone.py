@@ -1,6 +1,7 @@
 """Backbones: C2-C5 from a picture."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -50,6 +51,7 @@ class ResNet(Section):
     neither. `frozen_stages`: 1 freezes the stem and layer1 (the original), 0 the stem alone, -1 nothing.
     """
 
+    renamed_fields: ClassVar[Mapping[str, str]] = {"standardised": "standardized"}
     kind: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50, 101, 152] = 50
     groups: Positive = 1
@@ -67,7 +69,7 @@ class ResNet(Section):
     convolutions.
     """
     switchable_stages: DeformableStages = ()
-    standardised: bool = False
+    standardized: bool = False
     """Adaptive weight standardisation of every convolution but the deformable ones, as DetectoRS was trained."""
     pretrained: Pretrained = False
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from warnings import warn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails
 
-from htc.errors import ConfigError
+from htc.errors import ConfigError, RenamedWarning
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -21,6 +22,16 @@ class Section(BaseModel):
     """A part of the configuration: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    renamed_fields: ClassVar[Mapping[str, str]] = {}
+    """Old names of fields, accepted for one release: {old: new}."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, values: Any, info: ValidationInfo) -> Any:
+        if not isinstance(values, Mapping) or cls.renamed_fields.keys().isdisjoint(values):
+            return values
+        # JSON is what an older version stored: nobody can be asked to change it.
+        return with_current_names(cls, values, None if info.mode == "json" else cls.__name__)
 
     def replace(self, **changes: Any) -> Self:
         """A validated copy with other values of the named fields.
@@ -45,7 +56,7 @@ class Section(BaseModel):
 def _merged(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The section's values with the changes over them; a dictionary is merged into the nested section of its kind."""
     values = dict(section)
-    for name, change in changes.items():
+    for name, change in with_current_names(type(section), changes, type(section).__name__).items():
         current = values.get(name)
         if isinstance(change, Mapping) and isinstance(current, Section):
             kind = dict(current).get("kind")
@@ -53,6 +64,28 @@ def _merged(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:
         else:
             values[name] = change
     return values
+
+
+def with_current_names(section: type[Section], values: Mapping[str, Any], source: str | None) -> dict[str, Any]:
+    """`values` of that section with its fields' current names; an old name gives a `RenamedWarning`.
+
+    `source` is where the values come from, for the warning; None: no warning. Raises `ConfigError` if a field is given
+    under both names.
+    """
+    current: dict[str, Any] = {}
+    for name, value in values.items():
+        new = section.renamed_fields.get(name, name)
+        if new != name and new in values:
+            raise ConfigError(f"{name} is the old name of {new}: give one of them")
+        if new != name and source is not None:
+            warn_of_old_name(source, name, new)
+        current[new] = value
+    return current
+
+
+def warn_of_old_name(source: str, old: str, new: str) -> None:
+    """Give the `RenamedWarning` of one name."""
+    warn(f"{source}: {old} is now called {new}; the old name goes with the next release", RenamedWarning, stacklevel=3)
 
 
 def sections_of(annotation: object) -> list[type[Section]]:

@@ -4,7 +4,8 @@ Each typed union (`Proposals`, `Context`, `MaskHeadVariant`, the necks) lists th
 one.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -133,6 +134,7 @@ class GuidedRPN(Section):
     least `location_threshold` count. Fields of the same name mean what they mean in `RPN`.
     """
 
+    renamed_fields: ClassVar[Mapping[str, str]] = {"centre_fraction": "center_fraction"}
     kind: Literal["guided_rpn"] = "guided_rpn"
     anchor_scale: PositiveFloat = 8.0
     scales_per_octave: Positive = 3
@@ -143,7 +145,7 @@ class GuidedRPN(Section):
     """Units of the predicted shape; of the offsets, which are 0, the first two."""
     delta_stds: Quad = (0.07, 0.07, 0.11, 0.11)
     location_threshold: Fraction = 0.01
-    centre_fraction: Fraction = 0.2
+    center_fraction: Fraction = 0.2
     """The central part of an object (of its width and height) where its location is positive ..."""
     ignored_fraction: Fraction = 0.5
     """... and the part around it that is neither positive nor negative."""
@@ -165,9 +167,9 @@ class GuidedRPN(Section):
 
     @model_validator(mode="after")
     def _centre_in_ignored(self) -> Self:
-        if self.centre_fraction > self.ignored_fraction:
+        if self.center_fraction > self.ignored_fraction:
             raise ValueError(
-                f"centre_fraction {self.centre_fraction} is larger than ignored_fraction {self.ignored_fraction}, "
+                f"center_fraction {self.center_fraction} is larger than ignored_fraction {self.ignored_fraction}, "
                 f"which lies around it"
             )
         return self

@@ -20,7 +20,7 @@ from htc.data.annotation_file import (
 )
 from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
 from htc.data.faults import Faults, RecordFault
-from htc.data.instance_masks import decode_mask
+from htc.data.mask_encodings import decode_mask
 from htc.data.segmentation import is_number, parse_segmentation
 from htc.errors import DataError
 from htc.files import uncollected

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from htc.data.ground_truth import AnnotatedView
-from htc.data.instance_masks import Crop, boxes_from_masks, crops_in_view, mask_crops, tight
+from htc.data.instance_masks import boxes_from_masks, crops_in_view, mask_crops
+from htc.data.mask_encodings import Crop, tight
 from htc.data.transforms import clip_boxes
 from htc.types import GroundTruth, MaskCrops
 

@@ -9,7 +9,8 @@ from jaxtyping import UInt8
 from htc.data.dataset import Dataset, ImageRecord, Instance, SemanticMaps
 from htc.data.faults import Faults
 from htc.data.images import picture_size, read_picture
-from htc.data.instance_masks import Crop, decode_mask, mask_crops
+from htc.data.instance_masks import mask_crops
+from htc.data.mask_encodings import Crop, decode_mask
 from htc.data.semantic_maps import derived_map, draw_instances, read_semantic
 from htc.data.transforms import Placement, place_picture, place_semantic, place_truth
 from htc.errors import DataError

@@ -1,87 +1,15 @@
-"""Instance masks of every encoding as cropped bitmaps, and the geometry that moves them without touching a pixel.
-
-Run lengths become the crop directly; polygons are rasterised by pycocotools to run lengths, in memory that grows with
-their outline, so nothing as large as the picture is ever made.
-"""
+"""The masks of an image's instances in one buffer, and the geometry that moves them without touching a pixel."""
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
-from pycocotools import mask as coco_masks
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from htc.data.dataset import Polygons, RunLengths
+from htc.data.mask_encodings import Crop, tight
 from htc.types import MaskCrops
-
-CHARACTERS = 13
-"""Most characters of one run in COCO's text: 64 bits in groups of 5."""
-Rings = list[list[float]]
-"""Polygons as COCO's JSON has them, each x, y, x, y, ..."""
-
-
-class Crop(NamedTuple):
-    """A mask cut to its box; (0, 0) pixels when there is nothing in it."""
-
-    x: int
-    y: int
-    bitmap: UInt8[np.ndarray, "h w"]
-
-
-def read_counts(text: bytes) -> Int[np.ndarray, " R"]:
-    """The runs that COCO's compressed text stands for; `ValueError` if it is not such a text."""
-    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    if not len(codes):
-        return np.zeros(0, np.int64)
-    if codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise ValueError("its counts are not COCO's compressed run lengths")
-    ends = np.flatnonzero(codes & 32 == 0)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
-    if place.max() >= CHARACTERS:
-        raise ValueError("its counts are not COCO's compressed run lengths")
-    counts = np.add.reduceat((codes & 31) << (5 * place), starts)
-    counts -= np.where(codes[ends] & 16, 1 << (5 * (place[ends] + 1)), 0)
-    # From the fourth on, each is stored as its difference to the one two before it.
-    counts[1::2] = np.cumsum(counts[1::2])
-    counts[2::2] = np.cumsum(counts[2::2])
-    return counts
-
-
-def polygon_runs(rings: Rings, height: int, width: int) -> Any:
-    """pycocotools' run lengths of each ring; its stubs know other types than it takes."""
-    outlines: Any = rings
-    return coco_masks.frPyObjects(outlines, height, width)
-
-
-def counts_of(segmentation: Polygons | RunLengths, height: int, width: int) -> Int[np.ndarray, " R"]:
-    """The runs of any encoding on a picture of that size."""
-    if isinstance(segmentation, RunLengths):
-        return read_counts(segmentation.counts) if isinstance(segmentation.counts, bytes) else segmentation.counts
-    counts = coco_masks.merge(polygon_runs([ring.tolist() for ring in segmentation.rings], height, width))["counts"]
-    return read_counts(counts if isinstance(counts, bytes) else counts.encode("ascii"))
-
-
-def decode_mask(segmentation: Polygons | RunLengths, height: int, width: int) -> Crop:
-    """The mask as a bitmap cut to its box."""
-    ends = np.cumsum(counts_of(segmentation, height, width))
-    stop = ends[1::2]
-    start = ends[0::2][: len(stop)]
-    some = stop > start
-    start, stop = start[some], stop[some]
-    if not len(start):
-        return Crop(0, 0, np.zeros((0, 0), np.uint8))
-    left, right = int(start[0]) // height, (int(stop[-1]) - 1) // height + 1
-    steps = np.zeros((right - left) * height + 1, np.int8)
-    steps[start - left * height] += 1
-    steps[stop - left * height] -= 1
-    columns = np.cumsum(steps[:-1], dtype=np.int8).view(np.uint8).reshape(right - left, height)
-    rows = np.flatnonzero(columns.any(0))
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    return Crop(left, top, np.ascontiguousarray(columns[:, top:bottom].T))
 
 
 def mask_crops(crops: Iterable[Crop], canvas: tuple[int, int]) -> MaskCrops:
@@ -163,15 +91,6 @@ def _cut(crop: Crop, window: tuple[float, float, float, float]) -> Crop:
         return crop
     part = crop.bitmap[top : max(bottom, top), left : max(right, left)]
     return tight(Crop(crop.x + left, crop.y + top, part))
-
-
-def tight(crop: Crop) -> Crop:
-    """The same mask cut to its box again."""
-    rows, columns = np.flatnonzero(crop.bitmap.any(1)), np.flatnonzero(crop.bitmap.any(0))
-    if not len(rows):
-        return Crop(0, 0, np.zeros((0, 0), np.uint8))
-    bitmap = crop.bitmap[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Crop(crop.x + int(columns[0]), crop.y + int(rows[0]), bitmap)
 
 
 def crops_in_view(masks: MaskCrops, size: tuple[int, int]) -> list[Crop]:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pycocotools import mask as coco_masks
 
 from htc.data.dataset import Polygons, RunLengths
-from htc.data.instance_masks import Rings, counts_of, decode_mask, polygon_runs, read_counts
+from htc.data.mask_encodings import Rings, counts_of, decode_mask, polygon_runs, read_counts
 
 FAR = 10
 """A polygon further outside than this many image sizes does not belong to this image."""

@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 
 from htc.data.dataset import Dataset, ImageRecord, PanopticMaps, SemanticMaps
 from htc.data.faults import Faults
-from htc.data.instance_masks import Crop
 from htc.data.map_files import check_size, read_pixels, read_segment_ids
+from htc.data.mask_encodings import Crop
 from htc.data.panoptic import PanopticFile, read_panoptic, valued
 from htc.errors import ConfigError, DataError
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from htc.config import Config
 from htc.data.transforms import OriginalPixels, Placement, pad_pictures, place_picture
 from htc.errors import ConfigError
-from htc.inference.augmentation import SINGLE_VIEW, View, boxes_in_original, boxes_in_view, masks_in_original
+from htc.inference.augmentation import boxes_in_original, boxes_in_view, masks_in_original
 from htc.inference.predictor import NO_SEMANTIC_BRANCH, ImagePredictor, Predictor, original_pixels
+from htc.inference.views import SINGLE_VIEW, View
 from htc.model.detector import Detector
 from htc.model.postprocess import NO_LIMITS, Limits, Selected, class_scores, final_boxes, select
 from htc.ops.boxes import iou

@@ -1,87 +1,186 @@
 """From names, folders or weights files to a `Predictor`, of one model or of several."""
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Never, Unpack
 
 import torch
 from torch import nn
 
 from htc.checkpoint.fit import load_weights
 from htc.checkpoint.load import load_model
-from htc.config import Precision
+from htc.devices import parse_device
 from htc.errors import ConfigError
-from htc.inference.augmentation import SINGLE_VIEW, View
 from htc.inference.ensemble import EnsemblePredictor
+from htc.inference.precision import PrecisionChoice, resolve_precision
 from htc.inference.predictor import ImagePredictor, Predictor
+from htc.inference.views import SINGLE_VIEW, View, parse_views
+from htc.keywords import unknown_option
 from htc.model.detector import Detector
 from htc.model.optimize import for_inference
 from htc.settings.layers import Setting, from_values, nested
+from htc.settings.python import Overrides, check_overrides, plain_sections
 
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+Models = str | Path | ImagePredictor[Any] | Sequence[str | Path | Predictor]
+"""A model (a name, a file, a folder or a predictor), or several."""
 
 
 def load(
     model: str | Path,
-    weights: str | Path | None = None,
-    device: str | torch.device = "auto",
-    precision: Precision | None = None,
     *,
+    weights: str | Path | None = None,
+    device: str | int | torch.device = "auto",
+    precision: PrecisionChoice | None = None,
     backbone: nn.Module | None = None,
     settings: Sequence[Setting] = (),
-    **overrides: Any,
+    **overrides: Unpack[Overrides],
 ) -> Predictor:
-    """A model ready to predict.
+    """Load a model that is ready to predict.
 
-    `model` is a preset name (then with `weights`, or with its released weights), a native or run folder, or a `.pth` or
-    `.safetensors` file. `backbone` is the module of a model that was trained with a backbone of your own (see
-    `htc.Detector`); its weights come from `model`. `overrides` change the configuration:
-    `inference={"max_detections": 300}`; `settings` come below them. Raises `ConfigError` for unknown names and values that contradict the weights, `CheckpointError` for
-    weights that do not fit.
+    Args:
+        model: a preset name (with `weights`, or with its released weights), a native or run folder, or a `.pth` or
+            `.safetensors` file.
+        weights: a weights file or folder, or the name of a preset with released weights.
+        device: "auto" (CUDA if there is one, else the CPU), "cpu", "cuda", "cuda:N", N, "mps" or a `torch.device`.
+        precision: of the network's arithmetic: "fp32", "bf16", or "auto" for the faster one on this device;
+            `None`: the model's own.
+        backbone: the module of a model that was trained with a backbone of your own (see `htc.Detector`); its weights
+            come from `model`.
+        settings: settings with their sources, below `overrides`.
+        **overrides: changes of sections of the model's configuration, as in `inference={"max_detections": 300}`.
+
+    Raises:
+        ConfigError: a name is unknown, or a value contradicts the weights.
+        CheckpointError: the weights do not fit.
+        TypeError: an option does not exist; the message names the nearest.
+
+    Example:
+        >>> model = htc.load("htc_r50_fpn_20e_coco", device="cuda:1", precision="auto")
+        >>> model.predict("street.jpg")
     """
-    values = {**overrides, **({} if precision is None else {"precision": precision})}
+    check_overrides(load, overrides)
+    if not isinstance(model, str | PathLike):
+        raise ConfigError(f"a model cannot be a {type(model).__name__}: give a preset name, a folder or a weights file")
     place = choose_device(device)
-    loaded = load_model(model, weights, nested([*settings, *from_values(values, "htc.load")]))
+    values = {**overrides, **({} if precision is None else {"precision": resolve_precision(precision, place)})}
+    settings = [*settings, *from_values(plain_sections(values), "htc.load")]
+    loaded = load_model(model, weights, nested(settings))
     detector = Detector(loaded.config, backbone)
     load_weights(detector, loaded)
-    return Predictor(for_inference(detector, loaded.config.precision).to(place), detector.config)
+    ready = for_inference(detector, loaded.config.precision).to(place)
+    return Predictor(ready, detector.config, lambda: load_model(model, weights, nested(settings)).state_dict)
+
+
+def ensemble(
+    models: Sequence[str | Path | Predictor],
+    *,
+    views: str | Sequence[View] | None = None,
+    device: str | int | torch.device = "auto",
+    precision: PrecisionChoice | None = None,
+    **unknown: Never,
+) -> EnsemblePredictor:
+    """Combine models of the same classes, or several views of one model, into one predictor (test-time augmentation).
+
+    In each view the proposals of all models are joined; scores, boxes and mask probabilities are averaged.
+
+    Args:
+        models: predictors, or what `htc.load` takes. Their classes may be in any order; labels, thresholds and
+            `max_detections` are the first one's.
+        views: scales, then flips, as in "0.75,1,1.25:flip" or "600x900,800x1200"; "paper" for the paper's ten views.
+            `None`: each image once.
+        device: where models predict that are loaded here.
+        precision: of the arithmetic of models that are loaded here; `None`: each model's own.
+
+    Raises:
+        ConfigError: the models have different classes, or `views` cannot be read.
+        CheckpointError: a model cannot be loaded.
+        TypeError: an option does not exist; the message names the nearest.
+
+    Example:
+        >>> both = htc.ensemble([model_a, "runs/train/b"], views="1:flip")
+        >>> both.predict("street.jpg")
+    """
+    if unknown:
+        raise unknown_option(ensemble, unknown)
+    members = _loaded(named_models(models), None, device, precision, ())
+    seen = parse_views(views) if isinstance(views, str) else views
+    return EnsemblePredictor(members, SINGLE_VIEW if seen is None else seen)
+
+
+def named_models(model: Models | None) -> Sequence[str | Path | ImagePredictor[Any]]:
+    """One model or several as a list; none for None."""
+    if model is None:
+        return []
+    return [model] if isinstance(model, str | Path | ImagePredictor) else list(model)
 
 
 def load_members(
-    models: Sequence[str | Path],
+    models: Sequence[str | Path | ImagePredictor[Any]],
     weights: str | Path | None = None,
     views: Sequence[View] | None = None,
-    device: str | torch.device = "auto",
+    device: str | int | torch.device = "auto",
+    precision: PrecisionChoice | None = None,
     *,
     settings: Sequence[Setting] = (),
 ) -> tuple[ImagePredictor[Any], Sequence[ImagePredictor[Any]]]:
     """The predictor of one model or of an ensemble, and the predictor of each model alone in the same `views`.
 
-    `weights` are for a single model. Raises the errors of `load` and `EnsemblePredictor`.
+    Names are loaded, predictors taken as they are; `weights` are for a single model. Raises the errors of `load` and
+    `EnsemblePredictor`.
     """
-    members = [load(model, weights, device, settings=settings) for model in models]
+    if len(models) == 1 and isinstance(models[0], EnsemblePredictor) and views is None:
+        return models[0], models[:1]
+    members = _loaded(models, weights, device, precision, settings)
     if views is None and len(members) == 1:
         return members[0], members
     seen = SINGLE_VIEW if views is None else views
     return EnsemblePredictor(members, seen), [EnsemblePredictor([member], seen) for member in members]
 
 
-def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of that name; `auto` is CUDA, else the CPU: Apple's MPS was never at hand to try. Raises
-    `ConfigError` where there is none such.
+def _loaded(
+    models: Sequence[str | Path | ImagePredictor[Any]],
+    weights: str | Path | None,
+    device: str | int | torch.device,
+    precision: PrecisionChoice | None,
+    settings: Sequence[Setting],
+) -> list[Predictor]:
+    """Every model as a predictor; `precision` "auto" is resolved once."""
+    place = choose_device(device)
+    if precision is not None:
+        settings = [*settings, Setting(("precision",), resolve_precision(precision, place), "precision")]
+    members: list[Predictor] = []
+    for model in models:
+        if isinstance(model, EnsemblePredictor):
+            raise ConfigError("an ensemble cannot be part of an ensemble, or be seen in other views: give its models")
+        if not isinstance(model, Predictor | str | PathLike):
+            raise ConfigError(
+                f"a model cannot be a {type(model).__name__}: give a predictor of htc.load, a preset name, a folder or "
+                f"a weights file"
+            )
+        taken = model if isinstance(model, Predictor) else load(model, weights=weights, device=place, settings=settings)
+        members.append(taken)
+    return members
+
+
+def choose_device(device: str | int | torch.device = "auto") -> torch.device:
+    """The device of that name, its index included.
+
+    `device` is "auto" (CUDA if there is one, else the CPU: nobody has tried Apple's MPS), "cpu", "cuda", "cuda:N", N,
+    "mps" or a `torch.device`. Raises `ConfigError` for an unknown name and for a device that this machine does not
+    have.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
+    name = device if isinstance(device, torch.device) else parse_device(device)
+    if name == "auto":
         return torch.device("cuda" if available["cuda"] else "cpu")
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"device {device!r} is unknown: give auto, cpu, cuda or mps") from error
+    wanted = torch.device(name)
     if not available.get(wanted.type, True) or (
         wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count()
     ):
-        there = ", ".join(name for name, found in available.items() if found)
+        there = ", ".join(kind for kind, found in available.items() if found)
         raise ConfigError(
-            f"device {str(device)!r} is not there: torch {torch.__version__} sees {there}; give one of these"
+            f"device {str(wanted)!r} is not available: torch {torch.__version__} has {there}; give one of these"
         )
     return wanted

@@ -1,16 +1,21 @@
-"""What the user named, files, folders and globs, as a list of pictures with names and image ids."""
+"""Files, folders and patterns as a list of images with names and image ids, and the detections of each.
+
+Needs no torch: the command line checks its sources before torch is imported.
+"""
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from glob import has_magic
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from htc.data.images import MAX_PIXELS, picture_size
 from htc.errors import DataError
-from htc.inference.predictor import ImagePredictor
-from htc.results import Detections
+
+if TYPE_CHECKING:
+    from htc.inference.predictor import ImagePredictor
+    from htc.results import Detections
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """Files in a folder that are taken for pictures; a file named by itself may end in anything."""
@@ -131,14 +136,14 @@ def image_ids(files: Sequence[PictureFile], annotations: Mapping[str, int | str]
 
 
 def predict_files(
-    predictor: ImagePredictor[Any],
+    predictor: "ImagePredictor[Any]",
     files: Iterable[PictureFile],
     failures: list[Failure],
     batch_size: int = 1,
     score_threshold: float = 0.5,
     on_failure: Callable[[Failure], None] | None = None,
     **options: Any,
-) -> Iterator[tuple[PictureFile, Detections]]:
+) -> "Iterator[tuple[PictureFile, Detections]]":
     """Each readable image with its detections, in order; the others are appended to `failures` and passed to
     `on_failure` at once. `options` are those of `predict_many`.
     """

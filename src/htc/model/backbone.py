@@ -70,7 +70,7 @@ def build_resnet(config: ResNet, weights: Mapping[str, Tensor] | None = None) ->
     )
     if config.stride_in == "1x1":
         stride_first(backbone)
-    if config.standardised:
+    if config.standardized:
         standardise(backbone)
     for stage in config.deformable_stages:
         for block in backbone[f"layer{stage - 1}"]:  # type: ignore[index]

@@ -119,7 +119,7 @@ def detectors(name: str, *, recursive: bool, switchable: bool) -> Config:
         --devices 8
     """
     where = {"switchable": "deformable", "switchable_stages": (3, 4, 5)} if switchable else {}
-    backbone = ResNet(depth=50, standardised=True, **where)
+    backbone = ResNet(depth=50, standardized=True, **where)
     return htc(name, backbone, Training()).replace(neck=RecursiveFPN() if recursive else FPN())
 
 

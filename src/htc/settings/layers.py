@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from htc import presets
 from htc.config import Config, Section
+from htc.config.base import warn_of_old_name
 from htc.errors import ConfigError
 from htc.settings.messages import describe, faults_alone, listed
-from htc.settings.names import Path, accepts, allows_none, is_section
+from htc.settings.names import Path, accepts, allows_none, current_path, is_section
 
 ENVIRONMENT_PREFIX = "HTC_"
 CUSTOM = "custom"
@@ -35,6 +36,15 @@ class Setting:
     source: str
 
 
+def _named(path: Path, source: str) -> Path:
+    """The path with current names; `RenamedWarning` for an old one."""
+    current = current_path(path)
+    for old, new in zip(path, current, strict=True):
+        if old != new:
+            warn_of_old_name(source, old, new)
+    return current
+
+
 def from_values(values: Mapping[str, Any], source: str = "overrides") -> list[Setting]:
     """Settings of nested values, as read from a file or given in Python."""
     found: list[Setting] = []
@@ -45,7 +55,9 @@ def from_values(values: Mapping[str, Any], source: str = "overrides") -> list[Se
             if isinstance(value, Mapping) and value:
                 visit(value, here)
             else:
-                found.append(Setting(here, _fitted(value, here), f"{source}: {'.'.join(here)}"))
+                named = f"{source}: {'.'.join(here)}"
+                here = _named(here, named)
+                found.append(Setting(here, _fitted(value, here), named))
 
     visit(values, ())
     return _kinds_first(found)
@@ -80,7 +92,7 @@ def from_environment(environment: Mapping[str, str]) -> list[Setting]:
     for name, text in sorted(environment.items()):
         section, *names = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         if name.startswith(ENVIRONMENT_PREFIX) and text and (names or section in Config.model_fields):
-            path = (section, *names)
+            path = _named((section, *names), name)
             found.append(Setting(path, parsed(text, path), name))
     return _kinds_first(found)
 
@@ -89,7 +101,7 @@ def from_flags(flags: Iterable[tuple[str, str]]) -> list[Setting]:
     """Settings of (`cascade.mask-flow`, `false`) pairs; values are written as in YAML, tuples also as `0.5,0.6,0.7`."""
     found = []
     for name, text in flags:
-        path = tuple(name.replace("-", "_").split("."))
+        path = _named(tuple(name.replace("-", "_").split(".")), f"--{name}")
         found.append(Setting(path, parsed(text, path), f"--{name}"))
     return _kinds_first(found)
 

@@ -25,6 +25,16 @@ def fields_at(path: Path, model: type[Section] = Config) -> list[FieldInfo]:
     return [found for section in sections_of(field.annotation) for found in fields_at(path[1:], section)]
 
 
+def current_path(path: Path, model: type[Section] = Config) -> Path:
+    """The path with the current names of renamed fields; an unknown one stays as it is."""
+    if not path:
+        return path
+    name = model.renamed_fields.get(path[0], path[0])
+    sections = sections_of(model.model_fields[name].annotation) if name in model.model_fields else []
+    inner = (current_path(path[1:], section) for section in sections)
+    return (name, *next((found for found in inner if found != path[1:]), path[1:]))
+
+
 def is_section(path: Path) -> bool:
     """Whether that path holds further settings."""
     return any(sections_of(field.annotation) for field in fields_at(path))

@@ -51,12 +51,12 @@ def python_settings(config: Config | str | Path | None, values: Mapping[str, Any
             raise ConfigError(f"config is a {type(config).__name__}: give a YAML or JSON file, or an htc.Config")
         file = from_file(config)
     plain = {name: value for name, value in values.items() if value is not None}
-    found = [*file, *from_environment(os.environ), *from_values(_plain(plain), function)]
+    found = [*file, *from_environment(os.environ), *from_values(plain_sections(plain), function)]
     check_alone(found)
     return found
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain_sections(values: Mapping[str, Any]) -> dict[str, Any]:
     """Sections as dictionaries."""
     return {
         name: value.model_dump() if isinstance(value, Cascade | Inference | Input | Training) else value

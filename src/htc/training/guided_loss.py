@@ -48,7 +48,7 @@ def location_targets(
         for box, level in zip(boxes, levels_of(boxes, config.anchor_scale, len(levels)).tolist(), strict=True):
             ignored, centre = (
                 region(box / PYRAMID_STRIDES[level], part, maps[level][1:])
-                for part in (config.ignored_fraction, config.centre_fraction)
+                for part in (config.ignored_fraction, config.center_fraction)
             )
             written[level][i][ignored] = True
             weights[level][i][ignored] = 0

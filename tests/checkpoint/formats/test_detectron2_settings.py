@@ -95,7 +95,7 @@ def test_colours_that_nothing_tells_are_asked_for(tmp_path: Path, mean: tuple[fl
     given = {} if mean is None else {"pixel_mean": buffer(mean)}
     path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | given)
     with pytest.raises(
-        CheckpointError, match=r"(?s)bgr in .*rgb where .*htc convert .*--backbone\.stride-in 3x3 --colours bgr\|rgb"
+        CheckpointError, match=r"(?s)bgr in .*rgb where .*htc convert .*--backbone\.stride-in 3x3 --colors bgr\|rgb"
     ):
         load_model(path, overrides={"backbone": {"stride_in": "3x3"}})
 
@@ -106,7 +106,7 @@ def test_colours_told_against_the_file_are_refused(
     tmp_path: Path, stride: str, mean: tuple[float, ...], told: Any
 ) -> None:
     path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | {"pixel_mean": buffer(mean)})
-    with pytest.raises(CheckpointError, match="leave --colours out"):
+    with pytest.raises(CheckpointError, match="leave --colors out"):
         load_model(path, overrides={"backbone": {"stride_in": stride}}, facts=UserFacts(told))
 
 
@@ -118,7 +118,7 @@ def test_what_a_file_has_no_use_for_may_not_be_told(tmp_path: Path) -> None:
     first = load_model(path, overrides=STRIDE)
     folder = save_pretrained(first.state_dict, first.config, tmp_path / "native")
     for ours in (folder, folder / "model.safetensors"):
-        with pytest.raises(CheckpointError, match="--colours says nothing"):
+        with pytest.raises(CheckpointError, match="--colors says nothing"):
             load_model(ours, facts=UserFacts("bgr"))
     with pytest.raises(ConfigError, match=r"epsilon is 0\.5"):
         UserFacts(norm_epsilon=0.5)

@@ -224,7 +224,7 @@ def test_switchable_convolutions_take_the_plain_ones(tmp_path: Path) -> None:
 def test_a_standardised_network_starts_as_the_weights_say(tmp_path: Path) -> None:
     original = torchvision.models.resnet18().eval()
     path = str(saved(original, tmp_path / "resnet18.pth"))
-    config = ResNet(depth=18, standardised=True, pretrained=path)
+    config = ResNet(depth=18, standardized=True, pretrained=path)
     backbone = build_backbone(config).eval()
     assert start_from_imagenet(backbone, config) == path
     x = torch.randn(1, 3, 64, 64)

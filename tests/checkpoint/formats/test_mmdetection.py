@@ -212,10 +212,10 @@ def test_a_caffe_backbone_has_its_stride_and_reads_red_green_blue(tmp_path: Path
 
 def test_the_colours_of_a_file_without_text_are_told(tmp_path: Path) -> None:
     path = save_v2(tmp_path / "a.pth", as_v2(STATE))
-    plain, told = load_model(path), load_model(path, facts=UserFacts(colours="bgr"))
+    plain, told = load_model(path), load_model(path, facts=UserFacts(colors="bgr"))
     assert torch.equal(told.state_dict["backbone.conv1.weight"], plain.state_dict["backbone.conv1.weight"].flip(1))
-    with pytest.raises(CheckpointError, match=r"says otherwise than --colours rgb"):
-        load_model(save_v2(tmp_path / "b.pth", as_v2(STATE), CAFFE_TEXTS[2]), facts=UserFacts(colours="rgb"))
+    with pytest.raises(CheckpointError, match=r"says otherwise than --colors rgb"):
+        load_model(save_v2(tmp_path / "b.pth", as_v2(STATE), CAFFE_TEXTS[2]), facts=UserFacts(colors="rgb"))
     with pytest.raises(CheckpointError, match=r"--norm-epsilon says nothing"):
         load_model(path, facts=UserFacts(norm_epsilon=0))
 

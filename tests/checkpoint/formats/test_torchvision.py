@@ -192,7 +192,7 @@ def test_colours_are_not_told_of_torchvisions_files(tmp_path: Path) -> None:
         if not name.endswith("num_batches_tracked")
     }
     torch.save(state, tmp_path / "model.pth")
-    with pytest.raises(CheckpointError, match="--colours says nothing"):
+    with pytest.raises(CheckpointError, match="--colors says nothing"):
         load_model(tmp_path / "model.pth", facts=UserFacts("bgr"))
     noted = load_model(tmp_path / "model.pth", facts=UserFacts(norm_epsilon=0))
     assert "backbone.bn1.weight" in dict(noted.report.reordered)

@@ -83,7 +83,7 @@ def test_a_switchable_convolution_standardises_its_weight_and_not_its_difference
 
 @torch.no_grad()
 def test_baked_it_is_the_same_without_standardising() -> None:
-    backbone = build_resnet(ResNet(depth=50, standardised=True, switchable="deformable", switchable_stages=(5,))).eval()
+    backbone = build_resnet(ResNet(depth=50, standardized=True, switchable="deformable", switchable_stages=(5,))).eval()
     for module in backbone.modules():
         if isinstance(module, StandardisedConv2d | SwitchableConv2d):
             module.weight.add_(0.1 * module.weight.std() * torch.randn_like(module.weight) + 0.01)
@@ -100,7 +100,7 @@ def test_baked_it_is_the_same_without_standardising() -> None:
 
 
 def test_every_convolution_of_the_backbone_but_the_small_ones_inside_a_switchable_one() -> None:
-    backbone = build_resnet(ResNet(depth=50, standardised=True, switchable="plain", switchable_stages=(3, 4, 5)))
+    backbone = build_resnet(ResNet(depth=50, standardized=True, switchable="plain", switchable_stages=(3, 4, 5)))
     standardised = {
         name.removesuffix(".standard")
         for name, module in backbone.named_modules()

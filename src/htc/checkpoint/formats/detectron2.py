@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htc.checkpoint.facts import Colours
+from htc.checkpoint.facts import Colors
 from htc.checkpoint.formats.base import ConvertedWeights, pixel_major, rename, rgb_stem
 from htc.checkpoint.formats.mmdetection_config import ConfigFacts
 from htc.checkpoint.stored import Stored
@@ -30,38 +30,38 @@ ANCHORS = {"rpn.anchor_scale": 8.0, "rpn.anchor_ratios": (0.5, 1.0, 2.0)}
 _STRIDES = (4, 8, 16, 32, 64)
 
 
-def read_colours(stored: Stored, stride_in: str, given: Colours | None) -> Colours:
+def read_colors(stored: Stored, stride_in: str, given: Colors | None) -> Colors:
     """The order of the channels that the network reads.
 
     By the file's own mean where it has one that is no grey; else `given`; else BGR for MSRA's ResNets, which come in no
     other order. Raises `CheckpointError` where what was given contradicts the mean, and where nothing tells.
     """
     mean = _pixels(stored, "pixel_mean")
-    said: Colours | None = None if mean is None or mean[0] == mean[2] else "bgr" if mean[0] < mean[2] else "rgb"
+    said: Colors | None = None if mean is None or mean[0] == mean[2] else "bgr" if mean[0] < mean[2] else "rgb"
     if said is not None and given is not None and said != given:
         raise CheckpointError(
-            f"{stored.path}: its pixel_mean {mean} is in the order {said}, not {given}: leave --colours out"
+            f"{stored.path}: its pixel_mean {mean} is in the order {said}, not {given}: leave --colors out"
         )
     known = said or given or ("bgr" if stride_in == "1x1" else None)
     if known is None:
         raise CheckpointError(
-            f"{stored.path}: the file does not say in which order its network reads the colours, and with "
+            f"{stored.path}: the file does not say in which order its network reads the colors, and with "
             f"backbone.stride_in 3x3 there are both: "
             "bgr in detectron2's own model zoo (X_101, X_152, syncbn), rgb where the training began with "
             "torchvision's ImageNet weights; "
-            f"say it when you convert: htc convert {stored.path} DIR --backbone.stride-in 3x3 --colours bgr|rgb"
+            f"say it when you convert: htc convert {stored.path} DIR --backbone.stride-in 3x3 --colors bgr|rgb"
         )
     return known
 
 
-def read_input(stored: Stored, stride_in: str, colours: Colours) -> dict[str, Any]:
+def read_input(stored: Stored, stride_in: str, colors: Colors) -> dict[str, Any]:
     """Mean and deviation of the input, in the order red, green, blue: the file's own, else detectron2's for that
     ResNet.
     """
     fields = {}
     for name, field, default in zip(PIXELS, ("input.mean", "input.std"), (MEAN, STD[stride_in]), strict=True):
         values = _pixels(stored, name)
-        fields[field] = default if values is None else values[::-1] if colours == "bgr" else values
+        fields[field] = default if values is None else values[::-1] if colors == "bgr" else values
     return fields
 
 
@@ -200,16 +200,16 @@ def is_detectron2(names: Iterable[str]) -> bool:
     return any(name.startswith("proposal_generator.rpn_head.") for name in names)
 
 
-def read_detectron2(stored: Stored, stride_in: str | None, colours: Colours | None) -> ConvertedWeights:
+def read_detectron2(stored: Stored, stride_in: str | None, colors: Colors | None) -> ConvertedWeights:
     """Its weights under our names.
 
-    `stride_in`: the field of our `ResNet`, which no shape shows. `colours`: as given by the user; the stem of a network
+    `stride_in`: the field of our `ResNet`, which no shape shows. `colors`: as given by the user; the stem of a network
     that reads BGR becomes one for RGB. Raises `CheckpointError` where either is not known, and for norms and anchors
     that ours cannot express.
     """
     if stride_in not in ("1x1", "3x3"):
         raise CheckpointError(f"{stored.path}: {_UNKNOWN.format(path=stored.path)}")
-    order = read_colours(stored, stride_in, colours)
+    order = read_colors(stored, stride_in, colors)
     result = ConvertedWeights(None, {}, None, ConfigFacts(), None)
     for theirs, tensor in stored.tensors.items():
         if theirs.startswith(CELLS) or theirs in PIXELS:

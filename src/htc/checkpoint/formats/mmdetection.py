@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from htc.checkpoint.facts import Colours
+from htc.checkpoint.facts import Colors
 from htc.checkpoint.formats.base import ConvertedWeights, background_last, pixel_major, rgb_stem
 from htc.checkpoint.formats.mmdetection_config import read_config_facts, read_config_text
 from htc.checkpoint.stored import Stored, entries, read_stored
@@ -123,8 +123,8 @@ def read_mmdetection(path: Path) -> ConvertedWeights:
     return upgrade_mmdetection(read_stored(path))
 
 
-def upgrade_mmdetection(stored: Stored, colours: Colours | None = None) -> ConvertedWeights:
-    """A file of the original under our names. `colours`: the order that its network reads, as told by the user where no
+def upgrade_mmdetection(stored: Stored, colors: Colors | None = None) -> ConvertedWeights:
+    """A file of the original under our names. `colors`: the order that its network reads, as told by the user where no
     text inside says it.
 
     Raises `CheckpointError` for files of another architecture, or that a configuration text inside declares unsupported
@@ -132,7 +132,7 @@ def upgrade_mmdetection(stored: Stored, colours: Colours | None = None) -> Conve
     """
     meta = _meta(stored.content)
     kept = {name: tensor for name, tensor in stored.tensors.items() if reason_to_drop(name) is None}
-    upgraded = _upgrade(stored.path, kept, meta, colours)
+    upgraded = _upgrade(stored.path, kept, meta, colors)
     upgraded.dropped[:0] = [(stored.names[name], reason) for name in stored.tensors if (reason := reason_to_drop(name))]
     if upgraded.facts.refusals:
         raise CheckpointError(f"{stored.path}: not supported: " + "; ".join(upgraded.facts.refusals))
@@ -154,9 +154,7 @@ def _classes(meta: Mapping[Any, Any]) -> tuple[str, ...] | None:
     return None
 
 
-def _upgrade(
-    path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any], colours: Colours | None
-) -> ConvertedWeights:
+def _upgrade(path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any], colors: Colors | None) -> ConvertedWeights:
     version = _version(path, state, meta)
     text = next((value for key in ("config", "cfg") if isinstance(value := meta.get(key), str)), "")
     experiment = meta.get("exp_name") or meta.get("experiment_name")
@@ -170,9 +168,9 @@ def _upgrade(
         _reorder_2019(path, result)
     elif GUIDED in result.weights:
         result.notes.append(GUIDED_NOTE)
-    if result.facts.bgr is not None and colours is not None and result.facts.bgr != (colours == "bgr"):
-        raise CheckpointError(f"{path}: the configuration inside says otherwise than --colours {colours}: leave it out")
-    if result.facts.bgr or colours == "bgr":
+    if result.facts.bgr is not None and colors is not None and result.facts.bgr != (colors == "bgr"):
+        raise CheckpointError(f"{path}: the configuration inside says otherwise than --colors {colors}: leave it out")
+    if result.facts.bgr or colors == "bgr":
         rgb_stem(result)
     pixel_major(result)
     result.notes.extend(result.facts.notes)

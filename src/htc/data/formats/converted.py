@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_masks
 
-from htc.data.instance_masks import Rings, polygon_runs
+from htc.data.mask_encodings import Rings, polygon_runs
 from htc.files import write_json
 
 ANNOTATIONS_FOLDER = "annotations"

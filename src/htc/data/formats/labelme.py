@@ -28,7 +28,7 @@ from htc.data.formats.converted import (
     text_of,
 )
 from htc.data.images import picture_size
-from htc.data.instance_masks import polygon_runs
+from htc.data.mask_encodings import polygon_runs
 from htc.errors import DataError
 
 NO_OBJECTS = ("__ignore__", "_background_")

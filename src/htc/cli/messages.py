@@ -1,0 +1,85 @@
+"""Messages for calls that cannot be parsed: what is wrong, and what was probably meant."""
+
+from collections.abc import Sequence
+
+from cyclopts import CoercionError, CycloptsError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
+
+from htc.cli.commands import COMMANDS
+from htc.devices import SeveralDevicesError
+from htc.errors import ConfigError
+from htc.keywords import near_names
+
+REQUIRED = {
+    "--model": "name a preset (`htc models` lists them), a folder that `htc train` or `htc convert` wrote, or a "
+    "weights file",
+    "SRC": "name the checkpoint to convert",
+    "DST": "name the folder to make",
+    "ANNOTATIONS": "name the COCO annotations to examine, or the folder of a data set",
+}
+"""What to give for an argument without a default."""
+
+
+def explain(error: CycloptsError, arguments: Sequence[str]) -> str:
+    """The fault, and where the help is; `arguments` are those of the call."""
+    verb = " ".join(error.command_chain or ())
+    return f"{_fault(error, verb, arguments)}\n`{f'htc {verb}'.strip()} --help` shows what it takes"
+
+
+def _fault(error: CycloptsError, verb: str, arguments: Sequence[str]) -> str:
+    if isinstance(error, UnusedCliTokensError):
+        return f"more arguments than `htc {verb}` takes: {' '.join(error.unused_tokens or ())}"
+    if isinstance(error, UnknownOptionError):
+        return _unknown_option(error, verb)
+    if isinstance(error, CoercionError) and isinstance(error.__cause__, ConfigError):
+        return _unusable_device(error.__cause__, verb)
+    if not isinstance(error, MissingArgumentError) or error.argument is None:
+        return str(error)
+    if error.keyword is not None or error.argument.tokens:
+        return f"{error.keyword or error.argument.name} needs a value"
+    return _missing(error, error.argument.name, arguments)
+
+
+def _missing(error: MissingArgumentError, name: str, arguments: Sequence[str]) -> str:
+    near = str(error).partition("Did you mean ")[2]
+    if near:
+        return f"{name} is missing; did you mean {near}"
+    if name == "--model" and "--weights" in arguments:
+        return (
+            "--model is missing: give a weights file as --model FILE; --weights FILE goes with the preset that it "
+            "belongs to, as in --model PRESET --weights FILE"
+        )
+    return f"{name} is missing: {REQUIRED.get(name, 'it has no default')}"
+
+
+def _unknown_option(error: UnknownOptionError, verb: str) -> str:
+    """Names our option for one of another library, else the nearest, else the field of the configuration."""
+    given = (error.token.keyword or error.token.value).partition("=")[0]
+    if verb not in COMMANDS or not given.startswith("--"):
+        return str(error)
+    from htc.settings.names import all_names, nearest
+
+    word = given.removeprefix("--")
+    flags = {name: name.removeprefix("--").replace("-", "_") for arg in error.argument_collection for name in arg.names}
+    takes_settings = "--config" in flags
+    fields = [name for name in all_names() if "." in name] if takes_settings else []
+    near = near_names(word.replace("-", "_"), [*flags.values(), *fields], cutoff=0.6)
+    if not near and takes_settings:
+        field = nearest((word.replace("-", "_"),))
+        near = [] if field is None else [field]
+    if not near:
+        return f"unknown option {given}"
+    if near[0] in flags:  # an argument without a flag keeps its upper case
+        return f"unknown option {given}: give {near[0]} without a flag, as in htc {verb} {COMMANDS[verb].usage}"
+    return f"unknown option {given}; did you mean {' or '.join(map(_as_flag, near))}?"
+
+
+def _as_flag(option: str) -> str:
+    """`precision bf16` -> `--precision bf16`, `score_threshold` -> `--score-threshold`; fields keep their names."""
+    name, blank, value = option.partition(" ")
+    return f"--{name if '.' in name else name.replace('_', '-')}{blank}{value}"
+
+
+def _unusable_device(fault: ConfigError, verb: str) -> str:
+    if isinstance(fault, SeveralDevicesError) and verb == "train":
+        return f"--{fault}; to train on several: --devices {fault.count}"
+    return f"--{fault}"
