@@ -9,14 +9,24 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from htc.api import doctor, ensemble, evaluate, list_models, load, train
     from htc.config import Config
     from htc.data.dataset import Dataset
-    from htc.errors import CheckpointError, ConfigError, DataError, HTCError, OutputError
-    from htc.inference.load import load
+    from htc.errors import (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        HTCError,
+        InstallationError,
+        OutputError,
+        TrainingError,
+    )
     from htc.inference.predictor import Predictor
+    from htc.metrics import Metrics
     from htc.model.detector import Detector
     from htc.results import Detections
     from htc.training.objective import TrainingObjective
+    from htc.training.result import TrainingResult
 
     __version__: str
 
@@ -29,11 +39,21 @@ _HOMES = {
     "Detections": "htc.results",
     "Detector": "htc.model.detector",
     "HTCError": "htc.errors",
+    "InstallationError": "htc.errors",
+    "Metrics": "htc.metrics",
     "OutputError": "htc.errors",
     "Predictor": "htc.inference.predictor",
+    "TrainingError": "htc.errors",
     "TrainingObjective": "htc.training.objective",
+    "TrainingResult": "htc.training.result",
+    "doctor": "htc.checks.doctor",
+    "ensemble": "htc.inference.load",
+    "evaluate": "htc.evaluation.evaluate",
+    "list_models": "htc.checkpoint.zoo",
     "load": "htc.inference.load",
+    "train": "htc.training.train",
 }
+"""Where each name is defined. Functions are taken from there and not from `htc.api`, which imports all of them."""
 
 __all__ = [
     "CheckpointError",
@@ -44,11 +64,20 @@ __all__ = [
     "Detections",
     "Detector",
     "HTCError",
+    "InstallationError",
+    "Metrics",
     "OutputError",
     "Predictor",
+    "TrainingError",
     "TrainingObjective",
+    "TrainingResult",
     "__version__",
+    "doctor",
+    "ensemble",
+    "evaluate",
+    "list_models",
     "load",
+    "train",
 ]
 
 

@@ -9,7 +9,7 @@ import torch
 import htc
 from htc.checkpoint.native import save_pretrained
 from htc.errors import CheckpointError, ConfigError
-from htc.inference.load import choose_device
+from htc.inference.device import choose_device
 from htc.model.detector import Detector
 from htc.presets import preset
 

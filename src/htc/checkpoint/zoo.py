@@ -7,11 +7,14 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from fnmatch import fnmatchcase as fnmatch
 from importlib.resources import files
 from pathlib import Path
+from typing import Never
 
 from htc.checkpoint.download import DownloadProgress, FetchError, download, offline
 from htc.errors import ConfigError
+from htc.keywords import unknown_option
 from htc.presets import PRESETS, preset
 from htc.presets.published import MEASURED_AP, PUBLISHED, MeasuredAP
 
@@ -97,6 +100,25 @@ def fetch(name: str, cache_dir: Path | None = None, progress: DownloadProgress |
     if not target.exists() and offline():
         raise FetchError(f"{name}: offline, and its weights are not in the cache; put {url} at {target}")
     return download(url, target, RELEASED[name].sha256, progress)
+
+
+def list_models(pattern: str = "*", *, released: bool = False, **unknown: Never) -> list[str]:
+    """The names of the presets, as `htc.load`, `htc.train(preset=...)` and the command line take them.
+
+    Args:
+        pattern: only names that match, with `*` and `?` as in file names.
+        released: only presets with mmdetection's released weights.
+
+    Raises:
+        TypeError: an option does not exist; the message names the nearest.
+
+    Example:
+        >>> htc.list_models("htc_r50*", released=True)
+        ['htc_r50_fpn_1x_coco', 'htc_r50_fpn_20e_coco', 'htc_r50_rfp_1x_coco', 'htc_r50_sac_1x_coco']
+    """
+    if unknown:
+        raise unknown_option(list_models, unknown)
+    return [name for name in PRESETS if fnmatch(name, pattern) and (name in RELEASED or not released)]
 
 
 ZOO = "mmdetection model zoo"

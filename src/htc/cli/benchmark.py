@@ -64,7 +64,7 @@ def benchmark(
 
     from htc.benchmark.report import as_json, as_markdown
     from htc.benchmark.run import BENCHMARK_PARTS, QUICK, Amounts, run_benchmark
-    from htc.inference.load import choose_device
+    from htc.inference.device import choose_device
     from htc.inference.precision import resolve_precision
 
     amounts = QUICK if quick else Amounts()

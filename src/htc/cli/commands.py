@@ -50,7 +50,7 @@ _ALL = (
         "doctor",
         "Data",
         "Check a dataset: what is wrong, why it matters, how to fix it.",
-        "ANNOTATIONS IMAGES [OPTIONS]",
+        "DATA [IMAGES] [OPTIONS]",
         (
             ("doctor my_data", "training and validation set"),
             ("doctor train.json images --fix fixed.json", "write the corrected annotations"),

@@ -1,22 +1,19 @@
 """`htc doctor`: what is wrong with a data set, why it matters, what to do; and the corrected file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from htc.cli.existing import check_dataset, check_files, check_folders
 from htc.cli.options import Count, File, Folder, JsonTarget
-from htc.cli.output import STDOUT, check_json_target, print_or_write_json, progress, say
+from htc.cli.output import STDOUT, check_json_target, print_or_write_json, say
 from htc.compatibility import check_torch
-
-if TYPE_CHECKING:
-    from htc.checks.examine import Request
-    from htc.checks.repair import RepairedFile
+from htc.run_folders import require_new_file
 
 
 def doctor(
-    annotations: Annotated[Path, Parameter(name="ANNOTATIONS")],
+    data: Annotated[Path, Parameter(name="DATA")],
     images: Annotated[Path | None, Parameter(name="IMAGES")] = None,
     /,
     *,
@@ -36,9 +33,8 @@ def doctor(
 
     Parameters
     ----------
-    annotations
-        COCO annotations; or the folder of a whole data set (data/coco), whose training and validation parts are
-        examined.
+    data
+        Folder of a COCO dataset, whose training and validation parts are examined; or a COCO annotation file.
     images
         Folder of the pictures.
     semantic
@@ -61,44 +57,31 @@ def doctor(
     check_json_target(json)
     for target, flag in ((fix, "--fix"), (html, "--html")):
         if target is not None:
-            check_json_target(str(target.absolute()), flag)
-    check_dataset(annotations, images)
+            require_new_file(target, flag)
+    check_dataset(data, images)
     check_files({"--val-annotations": val_annotations})
     check_folders({"--val-images": val_images, "--semantic": semantic})
     check_torch()
-    from htc.checks.examine import examine, read_request
-    from htc.checks.report import report_lines, to_json
+    from htc.checks.doctor import doctor as examine
 
-    request = read_request(
-        annotations,
+    report = examine(
+        data,
         images,
-        val_annotations=val_annotations,
-        val_images=val_images,
         semantic=semantic,
         semantic_classes=semantic_classes,
+        val_annotations=val_annotations,
+        val_images=val_images,
         max_detections=max_detections,
+        fix=fix,
+        html=html,
     )
-    with progress("doctor") as bar:
-        examination = examine(request, lambda done, total: bar(done, total, ""))
-    fixed = None if fix is None else _fix(request, fix)
     if json != STDOUT:
-        print("\n".join(report_lines(examination)))
-    print_or_write_json(json, to_json(examination, fixed))
+        print(report)
+    print_or_write_json(json, report.to_dict())
+    if report.fixed is not None and report.fixed.file is None:
+        say(f"nothing can be corrected without a person: {fix} is not written")
+    elif report.fixed is not None:
+        say(f"corrected ({report.fixed.summary}) in {fix}; the examined file is unchanged")
     if html is not None:
-        from htc.checks.page import write_examination
-
-        write_examination(html, examination, fixed)
-        say(f"the page is {html}")
-    return int(examination.faulty)
-
-
-def _fix(request: "Request", target: Path) -> "RepairedFile":
-    """Write the corrected annotations and report it."""
-    from htc.checks.repair import write_repaired
-
-    fixed, examined = write_repaired(request, target), request.train.file
-    if fixed.file is None:
-        say(f"nothing in {examined} can be corrected without a person: {target} is not written")
-    else:
-        say(f"corrected ({fixed.summary}) in {target}; {examined} is as it was")
-    return fixed
+        say(f"page: {html}")
+    return 0 if report.ok else 1

@@ -25,7 +25,7 @@ def check_folders(folders: Mapping[str, Path | None]) -> None:
 def check_dataset(annotations: Path, images: Path | None) -> None:
     """Raise `DataError` if the annotations of a dataset (or its folder) or its images are missing or empty."""
     if images is not None:
-        check_files({"ANNOTATIONS": annotations})
+        check_files({"DATA": annotations})
         check_folders({"IMAGES": images})
     elif not annotations.exists():
         raise DataError(

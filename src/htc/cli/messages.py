@@ -14,7 +14,7 @@ REQUIRED = {
     "weights file",
     "SRC": "name the checkpoint to convert",
     "DST": "name the folder to make",
-    "ANNOTATIONS": "name the COCO annotations to examine, or the folder of a data set",
+    "DATA": "name the folder of a COCO dataset, or its annotation file and IMAGES",
 }
 """What to give for an argument without a default."""
 

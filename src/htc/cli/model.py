@@ -85,7 +85,7 @@ def measured_precision(options: ModelOptions) -> list[Setting]:
     if options.precision != "auto":
         return []
     check_torch()
-    from htc.inference.load import choose_device
+    from htc.inference.device import choose_device
     from htc.inference.precision import resolve_precision
 
     return [Setting(("precision",), resolve_precision("auto", choose_device(options.device)), "--precision auto")]

@@ -1,8 +1,8 @@
 """Semantic maps as `--semantic` and the flags beside it name them, the same to train on and to measure against."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -25,37 +25,19 @@ class MapFlags:
     semantic_instances: Annotated[str | None, Parameter(metavar="N|ids")] = None
     """Draw the instances over the maps of DIR: class k (from 0) as N + k, or each as its category id - 1."""
 
-    def check_unused(self) -> None:
-        """Raises `ConfigError` if any is given."""
-        if self != NO_MAPS:
-            raise ConfigError(
-                "--semantic-json, --semantic-panoptic and --semantic-instances say how to read a folder of maps: give "
-                "it as --semantic DIR"
-            )
-
     def targets(self, semantic: str) -> "Literal['auto', 'none'] | MapSources":
         """What `htc train --semantic auto|none|DIR` trains on; raises `ConfigError` for what cannot be."""
-        if semantic == "none" or semantic == "auto":
-            self.check_unused()
-            return semantic
-        return self._sources(semantic, "auto, none, or")
+        return self._sources(semantic, ("auto", "none"))
 
-    def measured(self, semantic: str | None) -> "Literal['auto'] | MapSources | None":
-        """What `htc evaluate --semantic auto|DIR` measures against; raises `ConfigError` for what cannot be."""
-        if semantic is None or semantic == "auto":
-            self.check_unused()
-            return semantic
-        return self._sources(semantic, "auto or")
+    def evaluated(self, semantic: str | None) -> "Literal['auto'] | MapSources | None":
+        """What `htc evaluate --semantic auto|DIR` evaluates against; raises `ConfigError` for what cannot be."""
+        return self._sources(semantic, ("auto",))
 
-    def _sources(self, semantic: str, others: str) -> "MapSources":
-        if not semantic or not Path(semantic).is_dir():
-            raise ConfigError(
-                f"--semantic {semantic}: no such folder; give {others} a folder of PNG maps named like the pictures"
-            )
+    def _sources(self, semantic: str | None, words: Sequence[str]) -> Any:
+        from htc.data.semantic_maps import semantic_sources
+
         instances = _instances(self.semantic_instances)
-        from htc.data.semantic_maps import MapSources
-
-        return MapSources.from_folder(Path(semantic), self.semantic_json, self.semantic_panoptic, instances)
+        return semantic_sources(semantic, self.semantic_json, self.semantic_panoptic, instances, words)
 
 
 NO_MAPS = MapFlags()

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from htc.cli.existing import check_files, check_folders
 from htc.cli.metrics import print_metrics
 from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch, Words
 from htc.cli.output import say
@@ -12,7 +13,7 @@ from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.ranks import here
 from htc.settings.layers import Setting, names_preset, to_yaml
 from htc.training.display import displaying
-from htc.training.events import Event, Listener, Phase, StepDone
+from htc.training.events import Event, Listener, StepDone
 from htc.training.train import TrainingRequest, prepare, run_request, schedule_settings
 
 
@@ -124,14 +125,16 @@ def train(
         devices=devices,
         nodes=nodes,
         device=options.device,
+        precision=options.precision,
         loggers=tuple(logger or ()),
     )
     given = request.check()
     if options.print_config and (names_preset(settings) or not request.has_data):
         print(to_yaml(given), end="")
         return 0
+    check_files({"--train-annotations": train_annotations, "--val-annotations": val_annotations})
+    check_folders({"--data": data, "--train-images": train_images, "--val-images": val_images})
     with displaying(True) as listener:
-        listener(Phase("checking the call"))
         if options.print_config:
             config = prepare(request, listener).plan.fitted
             print(to_yaml(config), end="")

@@ -342,5 +342,5 @@ def semantic_sources(
             f"semantic {semantic}: no such folder; give {', '.join(words)}, or a folder of PNG maps named like the "
             f"images"
         )
-    paths = [None if path is None else Path(path) for path in beside[:2]]
-    return MapSources.from_folder(Path(semantic), *paths, instances)
+    json, folder = (None if path is None else Path(path) for path in (panoptic_json, panoptic_folder))
+    return MapSources.from_folder(Path(semantic), json, folder, instances)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons
 from htc.data.formats.converted import ANNOTATIONS_FOLDER, SPLIT_NAMES
-from htc.data.instance_masks import counts_of
+from htc.data.mask_encodings import counts_of
 from htc.errors import DataError
 from htc.files import whole_file, write_json
 

@@ -4,10 +4,10 @@ import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from htc.checkpoint.check import check_models
 from htc.config import Config
 from htc.data.coco import read_coco
 from htc.data.formats.layouts import locate_split
@@ -25,7 +25,8 @@ from htc.evaluation.evaluation import (
 )
 from htc.evaluation.files import has_objects, read_annotations, read_results
 from htc.evaluation.maps import MapRequest
-from htc.evaluation.run import parse_stages
+from htc.evaluation.request import EvaluationRequest
+from htc.evaluation.run import match_categories, parse_stages
 from htc.inference.load import Models, load_members, named_models
 from htc.inference.views import View, parse_views
 from htc.metrics import Metrics
@@ -44,59 +45,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("htc")
 DETECTIONS_OF_A_FILE = 100
 """Detections of an image that count where a result file is evaluated, as in COCO's own evaluation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationRequest:
-    """The options of `htc.evaluate`, which documents them, beside the model and its configuration."""
-
-    data: "str | Path | Dataset | Mapping[str, Dataset] | None" = None
-    split: str = "val"
-    annotations: str | Path | None = None
-    images: str | Path | None = None
-    results: str | Path | None = None
-    views: str | Sequence[View] | None = None
-    against: str | Path | None = None
-    stages: Sequence[str] = ()
-    save_results: str | Path | None = None
-    max_detections: int | None = None
-    batch_size: int = 1
-    workers: int = 0
-    semantic: Literal["auto"] | MapSources | None = None
-    panoptic_json: str | Path | None = None
-    panoptic_dir: str | Path | None = None
-    save_panoptic: str | Path | None = None
-    diagnostics: bool = False
-    html: str | Path | None = None
-
-    @property
-    def maps(self) -> bool:
-        """Whether semantic or panoptic maps are evaluated or written."""
-        return (self.semantic, self.panoptic_json, self.save_panoptic) != (None, None, None)
-
-    @property
-    def with_diagnostics(self) -> bool:
-        """Whether diagnostics are computed; the page shows them."""
-        return self.diagnostics or self.html is not None
-
-    def check(self, models: int) -> None:
-        """Raise `ConfigError` for options that exclude each other or are missing, given the number of models."""
-        if bool(models) == (self.results is not None):
-            raise ConfigError("give either a model or results, a COCO result file (MODEL or --results FILE)")
-        if self.results is not None and (self.views is not None or self.stages or self.maps):
-            raise ConfigError(
-                "views, stages, semantic and panoptic maps need a model: a result file holds one set of detections"
-            )
-        if self.data is None and self.annotations is None:
-            raise ConfigError("nothing to evaluate on: give data, or annotations (--data DIR or --annotations FILE)")
-        if self.data is not None and (self.annotations is not None or self.images is not None):
-            raise ConfigError("give either data, or annotations with images, not both")
-        if self.panoptic_dir is not None and self.panoptic_json is None:
-            raise ConfigError("panoptic_dir holds the PNGs of panoptic_json, which is missing (--panoptic-json FILE)")
-        if self.maps and self.stages:
-            raise ConfigError("stages evaluates instance masks alone: leave out semantic and panoptic maps")
-        if (self.stages or self.maps) and (self.views is not None or models > 1):
-            raise ConfigError("stages and maps are evaluated for one model in one view: leave out views or the others")
 
 
 def evaluate(
@@ -296,6 +244,9 @@ def _of_models(
         read_other_results(data.truth, Path(request.against))  # its faults are reported before the evaluation
     save = None if request.save_panoptic is None else folder_for("evaluate", "panoptic", Path(request.save_panoptic))
     weights, device, precision, settings = loading
+    known = check_models([str(one) for one in models if isinstance(one, str | Path)], _name(weights), settings)
+    if known is not None:
+        match_categories(known.classes, data.truth)  # before a long download or load
     if request.max_detections is not None:
         limit = Setting(("inference", "max_detections"), request.max_detections, "max_detections")
         settings = [*settings, limit]
@@ -321,6 +272,10 @@ def _of_models(
         LOG.info("%d results: %s", len(found.results), request.save_results)
     name = " and ".join(Path(model).name if isinstance(model, str | Path) else "model" for model in models)
     return found, name, {record.id: record.path for record in data.dataset.images}
+
+
+def _name(weights: str | Path | None) -> str | None:
+    return None if weights is None else str(weights)
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -10,8 +10,8 @@ from torch import nn
 
 from htc.checkpoint.fit import load_weights
 from htc.checkpoint.load import load_model
-from htc.devices import parse_device
 from htc.errors import ConfigError
+from htc.inference.device import choose_device
 from htc.inference.ensemble import EnsemblePredictor
 from htc.inference.precision import PrecisionChoice, resolve_precision
 from htc.inference.predictor import ImagePredictor, Predictor
@@ -21,7 +21,6 @@ from htc.model.detector import Detector
 from htc.model.optimize import for_inference
 from htc.settings.layers import Setting, from_values, nested
 from htc.settings.python import Overrides, check_overrides, plain_sections
-
 
 Models = str | Path | ImagePredictor[Any] | Sequence[str | Path | Predictor]
 """A model (a name, a file, a folder or a predictor), or several."""
@@ -131,7 +130,7 @@ def load_members(
     `EnsemblePredictor`.
     """
     if len(models) == 1 and isinstance(models[0], EnsemblePredictor) and views is None:
-        return models[0], models[:1]
+        return models[0], [models[0]]
     members = _loaded(models, weights, device, precision, settings)
     if views is None and len(members) == 1:
         return members[0], members
@@ -162,25 +161,3 @@ def _loaded(
         taken = model if isinstance(model, Predictor) else load(model, weights=weights, device=place, settings=settings)
         members.append(taken)
     return members
-
-
-def choose_device(device: str | int | torch.device = "auto") -> torch.device:
-    """The device of that name, its index included.
-
-    `device` is "auto" (CUDA if there is one, else the CPU: nobody has tried Apple's MPS), "cpu", "cuda", "cuda:N", N,
-    "mps" or a `torch.device`. Raises `ConfigError` for an unknown name and for a device that this machine does not
-    have.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = device if isinstance(device, torch.device) else parse_device(device)
-    if name == "auto":
-        return torch.device("cuda" if available["cuda"] else "cpu")
-    wanted = torch.device(name)
-    if not available.get(wanted.type, True) or (
-        wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count()
-    ):
-        there = ", ".join(kind for kind, found in available.items() if found)
-        raise ConfigError(
-            f"device {str(wanted)!r} is not available: torch {torch.__version__} has {there}; give one of these"
-        )
-    return wanted

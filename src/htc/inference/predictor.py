@@ -2,23 +2,25 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Generic, Literal, Never, final
+from typing import Generic, Literal, Never, Self, final
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from htc.checkpoint.native import save_pretrained
 from htc.config import Config
 from htc.data.images import MAX_PIXELS, Channels, ImageSource, read_picture
 from htc.data.transforms import NetworkInput, Preparation, Prepared, ResizedInput
 from htc.errors import ConfigError, DataError
+from htc.inference.device import choose_device
 from htc.keywords import check_classes, unknown_option
 from htc.model.detector import Detector
 from htc.model.postprocess import NO_LIMITS, Limits
@@ -77,6 +79,23 @@ class ImagePredictor(ABC, Generic[Prepared]):
     def device(self) -> torch.device:
         """The device of the network's parameters."""
         return next((parameter.device for parameter in self._network.parameters()), torch.device("cpu"))
+
+    def to(self, device: str | int | torch.device) -> Self:
+        """Move the network to a device ("cpu", "cuda:1", 1, ...), in place; returns the predictor."""
+        self._network.to(choose_device(device))
+        return self
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the labels."""
+        return self.config.classes
+
+    def __repr__(self) -> str:
+        """One line: preset, classes, device and precision."""
+        config = self.config
+        return (
+            f"{type(self).__name__}({config.preset}, {len(config.classes)} classes, {self.device}, {config.precision})"
+        )
 
     @abstractmethod
     def preparation(self, short_edge: int | None = None, long_edge: int | None = None) -> Preparation[Prepared]:
@@ -247,12 +266,23 @@ class Predictor(ImagePredictor[NetworkInput]):
     """One detector with its configuration.
 
     `detector` is called as `detector(images (B, 3, H, W), sizes (B, 2), limits) -> RawDetections` and is put into
-    evaluation mode; the device is the one its parameters are on.
+    evaluation mode; the device is the one its parameters are on. `weights` returns the weights to save where they are
+    not the detector's own.
     """
 
-    def __init__(self, detector: nn.Module, config: Config) -> None:
+    def __init__(
+        self, detector: nn.Module, config: Config, weights: Callable[[], Mapping[str, Tensor]] | None = None
+    ) -> None:
         super().__init__(detector, config)
         self.detector = detector
+        self._weights = weights
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model to a folder (`config.json`, `model.safetensors`) that `htc.load` takes; returns the folder.
+
+        Weights are saved as they were loaded, before norms were folded and precision was lowered for prediction.
+        """
+        return save_pretrained(self._weights() if self._weights else self.detector, self.config, folder)
 
     def preparation(self, short_edge: int | None = None, long_edge: int | None = None) -> ResizedInput:
         """See `ImagePredictor`."""

@@ -96,7 +96,7 @@ def on_first_process(device: str, work: Callable[[], _T]) -> _T:
     """
     if here().ranks == 1:
         return work()
-    from htc.inference.load import choose_device
+    from htc.inference.device import choose_device
     from htc.training.distributed import by_first, join_processes
 
     join_processes(choose_device(device).type)

@@ -10,7 +10,7 @@ from htc.checkpoint.load import load_model
 from htc.config import Config
 from htc.data.coco import Splits
 from htc.data.dataset import Dataset
-from htc.inference.load import choose_device
+from htc.inference.device import choose_device
 from htc.presets import DEFAULT_PRESET, PRESETS, preset
 from htc.ranks import here
 from htc.settings.layers import Setting, from_file, names_preset, overlay, resolve

@@ -31,7 +31,7 @@ from htc.evaluation.drawings import draw_comparisons
 from htc.evaluation.files import read_annotations
 from htc.evaluation.run import match_categories
 from htc.files import write_json, write_text
-from htc.inference.load import choose_device
+from htc.inference.device import choose_device
 from htc.inference.predictor import Predictor
 from htc.metrics import Metrics
 from htc.model.detector import Detector

@@ -320,7 +320,7 @@ def _located(request: TrainingRequest, listener: Listener) -> "tuple[Path, Split
     folder = out if request.resume and out is not None else folder_for("train", request.name, out)
     listener(Phase("reading the dataset"))
     splits = locate_splits(
-        data=Path(request.data) if isinstance(request.data, str) else request.data,
+        data=request.data,
         train_annotations=_path(request.train_annotations),
         train_images=_path(request.train_images),
         val_annotations=_path(request.val_annotations),
@@ -341,7 +341,7 @@ def _precision(request: TrainingRequest, listener: Listener) -> list[Setting]:
     """The setting that `precision` stands for: `auto` measures once, and a resumed run keeps what it has."""
     if request.precision is None or (request.precision == "auto" and request.resume):
         return []
-    from htc.inference.load import choose_device
+    from htc.inference.device import choose_device
     from htc.inference.precision import resolve_precision
 
     resolved = resolve_precision(request.precision, choose_device(request.device))

@@ -1,0 +1,9 @@
+"""The functions of the public API; their work is done in their subpackages."""
+
+from htc.checkpoint.zoo import list_models
+from htc.checks.doctor import doctor
+from htc.evaluation.evaluate import evaluate
+from htc.inference.load import ensemble, load
+from htc.training.train import train
+
+__all__ = ["doctor", "ensemble", "evaluate", "list_models", "load", "train"]

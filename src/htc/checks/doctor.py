@@ -1,0 +1,145 @@
+"""`htc.doctor`: find what is wrong with a dataset, and correct what can be corrected safely."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Never
+
+from htc.checks.examine import COCO_STUFF, Examination, Request, examine, read_request
+from htc.checks.findings import SEVERITIES, Finding
+from htc.checks.kinds import FINDING_KINDS
+from htc.checks.page import write_examination
+from htc.checks.repair import RepairedFile, write_repaired
+from htc.checks.report import report_lines, to_json, verdict
+from htc.config import Inference
+from htc.data.dataset import Dataset
+from htc.data.formats.layouts import locate_splits
+from htc.keywords import unknown_option
+from htc.progress import ProgressOption, reporting
+from htc.run_folders import require_new_file
+
+
+@dataclass(frozen=True, repr=False)
+class DoctorReport:
+    """What `htc.doctor` found in a dataset; `print(report)` shows the text of `htc doctor`.
+
+    Example:
+        >>> report = htc.doctor("my_data")
+        >>> report.ok
+        False
+        >>> report.counts
+        {'error': 0, 'warning': 2, 'note': 1}
+        >>> [(finding.code, finding.what) for finding in report.findings][:1]
+        [('box-thin', 'its box is 0.4 x 12 pixels')]
+    """
+
+    examination: Examination
+    fixed: RepairedFile | None = None
+    """The corrected annotation file; None if none was asked for."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are neither errors nor warnings; notes do not count."""
+        return not self.examination.faulty
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Every fault, the worst first: `code`, `what`, `file`, `image`, `annotation`, `severity`."""
+        return self.examination.findings
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Findings by severity: `error`, `warning`, `note`."""
+        found = Counter(FINDING_KINDS[finding.code].severity for finding in self.findings)
+        return {severity: found[severity] for severity in SEVERITIES}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON that `htc doctor --json` writes."""
+        return to_json(self.examination, self.fixed)
+
+    def __str__(self) -> str:
+        return "\n".join(report_lines(self.examination))
+
+    def __repr__(self) -> str:
+        return f"DoctorReport({verdict(self.examination)})"
+
+
+def doctor(
+    data: str | Path | Dataset | Mapping[str, Dataset],
+    images: str | Path | None = None,
+    *,
+    semantic: str | Path | None = None,
+    semantic_classes: int = COCO_STUFF,
+    val_annotations: str | Path | None = None,
+    val_images: str | Path | None = None,
+    max_detections: int = Inference().max_detections,
+    fix: str | Path | None = None,
+    html: str | Path | None = None,
+    progress: ProgressOption = True,
+    **unknown: Never,
+) -> DoctorReport:
+    """Examine a dataset: every fault with its file, image and annotation, why it matters and what to do.
+
+    Args:
+        data: the folder of a COCO dataset, or its annotation file (then with `images`), an `htc.Dataset`, or a
+            dictionary of datasets with the keys "train" and "val".
+        images: the folder of the images of an annotation file.
+        semantic: the folder of PNG semantic maps of the training images.
+        semantic_classes: their classes: values from 0 to one less, and 255 for ignored pixels.
+        val_annotations: the annotation file of the validation images, which are examined and compared too.
+        val_images: the folder of the validation images.
+        max_detections: detections of an image that the model will be allowed.
+        fix: write the annotations, corrected where that is safe, to this new file.
+        html: write a page with images of the findings to this new file.
+        progress: `True` shows a bar, `False` nothing; a function is called with (done, total, "").
+
+    Raises:
+        DataError: an annotation file or a folder cannot be read at all.
+        ConfigError: options do not go together.
+        OutputError: a file cannot be written, or exists already.
+        TypeError: an option does not exist; the message names the nearest.
+
+    Example:
+        >>> report = htc.doctor("annotations/train.json", "images", fix="annotations/train_fixed.json")
+        >>> print(report)
+    """
+    if unknown:
+        raise unknown_option(doctor, unknown)
+    for target, name in ((fix, "fix"), (html, "html")):
+        if target is not None:
+            require_new_file(Path(target), name)
+    with ExitStack() as stack:
+        options = {"semantic": _path(semantic), "semantic_classes": semantic_classes, "max_detections": max_detections}
+        if isinstance(data, str | Path):
+            validation = {"val_annotations": _path(val_annotations), "val_images": _path(val_images)}
+            request = read_request(Path(data), _path(images), **validation, **options)
+        else:
+            request = _request_of_datasets(data, stack, options)
+        tell = stack.enter_context(reporting(progress, "doctor"))
+        examination = examine(request, lambda done, total: tell(done, total, ""))
+        fixed = None if fix is None else write_repaired(request, Path(fix))
+        if html is not None:
+            write_examination(Path(html), examination, fixed)
+    return DoctorReport(examination, fixed)
+
+
+def _request_of_datasets(
+    data: Dataset | Mapping[str, Dataset], stack: ExitStack, options: Mapping[str, Any]
+) -> Request:
+    """The request for datasets built in Python, which are written as COCO files that `stack` removes."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="htc-doctor-")))
+    splits = locate_splits(data=data, converted=folder)
+    return read_request(
+        splits.train_annotations,
+        splits.train_images,
+        val_annotations=splits.val_annotations,
+        val_images=splits.val_images,
+        **options,
+    )
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)

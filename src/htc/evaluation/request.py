@@ -1,0 +1,66 @@
+"""The options of an evaluation, checked before torch is imported."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from htc.data.semantic_maps import MapSources
+from htc.errors import ConfigError
+from htc.inference.views import View
+
+if TYPE_CHECKING:
+    from htc.data.dataset import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """The options of `htc.evaluate`, which documents them, beside the model and its configuration."""
+
+    data: "str | Path | Dataset | Mapping[str, Dataset] | None" = None
+    split: str = "val"
+    annotations: str | Path | None = None
+    images: str | Path | None = None
+    results: str | Path | None = None
+    views: str | Sequence[View] | None = None
+    against: str | Path | None = None
+    stages: Sequence[str] = ()
+    save_results: str | Path | None = None
+    max_detections: int | None = None
+    batch_size: int = 1
+    workers: int = 0
+    semantic: Literal["auto"] | MapSources | None = None
+    panoptic_json: str | Path | None = None
+    panoptic_dir: str | Path | None = None
+    save_panoptic: str | Path | None = None
+    diagnostics: bool = False
+    html: str | Path | None = None
+
+    @property
+    def maps(self) -> bool:
+        """Whether semantic or panoptic maps are evaluated or written."""
+        return (self.semantic, self.panoptic_json, self.save_panoptic) != (None, None, None)
+
+    @property
+    def with_diagnostics(self) -> bool:
+        """Whether diagnostics are computed; the page shows them."""
+        return self.diagnostics or self.html is not None
+
+    def check(self, models: int) -> None:
+        """Raise `ConfigError` for options that exclude each other or are missing, given the number of models."""
+        if bool(models) == (self.results is not None):
+            raise ConfigError("give either a model or results, a COCO result file (MODEL or --results FILE)")
+        if self.results is not None and (self.views is not None or self.stages or self.maps):
+            raise ConfigError(
+                "views, stages, semantic and panoptic maps need a model: a result file holds one set of detections"
+            )
+        if self.data is None and self.annotations is None:
+            raise ConfigError("nothing to evaluate on: give data, or annotations (--data DIR or --annotations FILE)")
+        if self.data is not None and (self.annotations is not None or self.images is not None):
+            raise ConfigError("give either data, or annotations with images, not both")
+        if self.panoptic_dir is not None and self.panoptic_json is None:
+            raise ConfigError("panoptic_dir holds the PNGs of panoptic_json, which is missing (--panoptic-json FILE)")
+        if self.maps and self.stages:
+            raise ConfigError("stages evaluates instance masks alone: leave out semantic and panoptic maps")
+        if (self.stages or self.maps) and (self.views is not None or models > 1):
+            raise ConfigError("stages and maps are evaluated for one model in one view: leave out views or the others")
