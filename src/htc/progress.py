@@ -58,15 +58,21 @@ class Lines:
 
     def __init__(self, console: "Console", task: str, now: Callable[[], float] = time.monotonic) -> None:
         self.console, self.task, self.now = console, task, now
-        self.start = self.last = now()
+        self.begin = self.start = self.last = now()
+        self.done = 0
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Prints if it is time, with what is left at the pace so far."""
-        passed = self.now() - self.start
+        """Prints if it is time, with what is left at the pace so far; counting may begin anew, as for the next model
+        of an ensemble.
+        """
+        if done < self.done:
+            self.start = self.last
+        self.done = done
         if self.now() - self.last < LINE_SECONDS or not done:
             return
         self.last = self.now()
-        left = f", {clock(passed / done * (total - done))} left" if total else ""
+        passed = self.last - self.begin
+        left = f", {clock((self.last - self.start) / done * (total - done))} left" if total else ""
         share = f" of {total} ({100 * done // total} %)" if total else ""
         named = f" {note}" if note else ""
         self.console.print(f"{self.task}{named}: {done}{share}, {clock(passed)} passed{left}", soft_wrap=True)

@@ -61,7 +61,7 @@ class Table:
         """Aligned columns, numbers to the right."""
         cells = [self.columns, *(tuple(_text(value) for value in row) for row in self.rows)]
         widths = [max(len(row[index]) for row in cells) for index in range(len(self.columns))]
-        numeric = [all(isinstance(row[index], int | float | None) for row in self.rows) for index in range(len(widths))]
+        numeric = [all(_is_number(row[index]) for row in self.rows) for index in range(len(widths))]
         lines = []
         for row in cells:
             aligned = [
@@ -76,6 +76,11 @@ class Table:
         head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
         body = "".join(f"<tr>{''.join(f'<td>{escape(_text(value))}</td>' for value in row)}</tr>" for row in self.rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a cell is a number, or shows one: `43.1`, or `-` for an undefined one."""
+    return not isinstance(value, str) or value.removeprefix("-").replace(".", "", 1).isdecimal() or value == "-"
 
 
 def _text(value: Any) -> str:

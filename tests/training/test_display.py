@@ -1,19 +1,32 @@
-"""How a training is shown, with a clock that the test turns."""
+"""How a training is shown."""
 
 import io
 
 import pytest
-from htc.cli.watch import Watch, clock
 from rich.console import Console
 
-from htc.training.events import EvaluationDone, EvaluationStep, Message, StepDone
+from htc.training import display as module
+from htc.training.display import Display, displaying
+from htc.training.events import (
+    Choice,
+    Downloading,
+    EvaluationDone,
+    EvaluationStep,
+    Message,
+    Phase,
+    Planned,
+    StepDone,
+)
 
 
 class Shown:
-    def __init__(self, minutes=None, memory=1.5):
+    """A display without a terminal, and a clock that the test turns."""
+
+    def __init__(self, minutes=None):
         self.time = 100.0
         self.text = io.StringIO()
-        self.watch = Watch(Console(file=self.text, width=200), minutes, lambda: memory, lambda: self.time)
+        self.display = Display(Console(file=self.text, width=200), lambda: self.time)
+        self.display.minutes = minutes
 
     @property
     def lines(self):
@@ -21,11 +34,11 @@ class Shown:
 
     def live(self):
         out = io.StringIO()
-        Console(file=out, width=120).print(self.watch)
+        Console(file=out, width=120).print(self.display)
         return out.getvalue()
 
 
-def step(number, epoch, loss=1.0):
+def step(number, epoch, loss=1.0, memory=1.5):
     losses = {
         "rpn.class": 0.1,
         "rpn.box": 0.1,
@@ -34,10 +47,10 @@ def step(number, epoch, loss=1.0):
         "stage1.box": 0.2,
         "stage1.mask": 0.4,
     }
-    return StepDone(number, 12, epoch, 3, 0.0025, losses)
+    return StepDone(number, 12, epoch, 3, 0.0025, losses, memory)
 
 
-def measured(epoch, mask, best=True, stops=False):
+def evaluated(epoch, mask, best=True, stops=False):
     return EvaluationDone(
         {
             "epoch": epoch,
@@ -51,59 +64,78 @@ def measured(epoch, mask, best=True, stops=False):
     )
 
 
-def test_a_line_an_evaluation():
+def test_a_line_for_each_evaluation():
     shown = Shown()
     for number in range(1, 5):
         shown.time += 10
-        shown.watch(step(number, 1))
-    shown.watch(EvaluationStep(1, 5))
+        shown.display(step(number, 1))
+    assert shown.lines == ["epoch 1/3, step 3/12, loss 2.100, lr 0.0025, memory 1.5 GiB, 0:30 passed, 1:30 left"]
+    shown.display(EvaluationStep(1, 5))
     shown.time += 8
-    shown.watch(measured(1, 0.123))
-    shown.watch(step(5, 2))
-    # 48 s for 4 steps and an evaluation: 12 s a step, 8 left.
-    assert shown.lines == [
+    shown.display(evaluated(1, 0.123))
+    shown.display(step(5, 2))
+    # 38 s since the first step, for 3 further steps and an evaluation: 12.7 s a step, 8 left.
+    assert shown.lines[1:] == [
         "epoch 1/3, step 4/12, loss 2.100, validation loss 1.000, mask AP 12.3, box AP 50.0 (best so far), lr 0.0025, "
-        "memory 1.5 GiB, 0:48 passed, 1:36 left"
+        "memory 1.5 GiB, 0:48 passed, 1:41 left"
     ]
 
 
-def test_an_epoch_without_evaluation_has_a_line_too():
-    shown = Shown(memory=None)
-    for number, epoch in ((1, 1), (2, 1), (3, 2), (4, 2)):
-        shown.time += 1
-        shown.watch(step(number, epoch))
-    shown.watch.close()
+def test_between_evaluations_a_line_now_and_then():
+    shown = Shown()
+    for number in range(1, 11):
+        shown.time += 7
+        shown.display(step(number, 1, memory=None))
+    shown.time += 20
+    shown.display(EvaluationStep(3, 9))
+    shown.display.close()
     assert [line.split(", lr")[0] for line in shown.lines] == [
-        "epoch 1/3, step 2/12, loss 2.100",
-        "epoch 2/3, step 4/12, loss 2.100",
+        "epoch 1/3, step 5/12, loss 2.100",
+        "epoch 1/3, step 10/12, loss 2.100",
     ]
+    shown.time += 30
+    shown.display(EvaluationStep(5, 9))
+    assert shown.lines[-1] == "evaluating: 5 of 9 images"
     assert "memory" not in shown.lines[0]
+
+
+def test_the_last_step_has_a_line():
+    shown = Shown()
+    shown.display(step(1, 1))
+    shown.display.close()
+    shown.display.close()
+    assert len(shown.lines) == 1
 
 
 def test_time_left_ends_with_the_limit_and_begins_with_a_resumed_step():
     shown = Shown(minutes=1.0)
-    assert shown.watch.seconds_left() is None
+    assert shown.display.seconds_left() is None
     shown.time += 20
-    shown.watch(step(9, 3))
-    assert shown.watch.seconds_left() == pytest.approx(40)  # 3 steps of 20 s would be 60, the minute leaves 40
-    shown.watch.minutes = None
-    assert shown.watch.seconds_left() == pytest.approx(60)
+    shown.display(step(9, 3))
+    assert shown.display.seconds_left() == pytest.approx(40)  # 3 steps of 20 s would be 60, the minute leaves 40
+    shown.display.minutes = None
+    assert shown.display.seconds_left() == pytest.approx(60)
+    shown.time += 4
+    shown.display(step(10, 3))
+    assert shown.display.seconds_left() == pytest.approx(8)  # the first step, which also starts up, no longer counts
 
 
 def test_the_live_display_holds_everything():
     shown = Shown()
-    assert "preparing" in shown.live()
+    shown.display(Phase("checking the dataset"))
+    shown.time += 3
+    assert shown.live().strip() == "checking the dataset ... 0:03"
     shown.time += 10
-    shown.watch(step(1, 1))
-    shown.watch(measured(1, 0.2))
-    shown.watch(step(5, 2, loss=3.0))
-    shown.watch(measured(2, 0.1, best=False))
-    shown.watch(EvaluationStep(3, 9))
+    shown.display(step(1, 1))
+    shown.display(evaluated(1, 0.2))
+    shown.display(step(5, 2, loss=3.0))
+    shown.display(evaluated(2, 0.1, best=False))
+    shown.display(EvaluationStep(3, 9))
     live = shown.live()
     for part in (
         "epoch 2/3",
         "step 5/12",
-        "measuring 3/9",
+        "evaluating 3/9",
         "lr 0.0025",
         "memory 1.5 GiB",
         "left",
@@ -116,18 +148,57 @@ def test_the_live_display_holds_everything():
     assert next(line for line in live.splitlines() if line.startswith("all")).split() == ["all", "3.100", "1.000"]
 
 
-def test_what_is_said_and_an_early_end():
+def test_phases_messages_and_an_early_end():
     shown = Shown()
-    shown.watch(Message("all layers start from [old]"))
-    shown.watch(step(1, 1))
-    shown.watch(measured(1, -1.0, best=False, stops=True))
-    assert shown.lines[0] == "all layers start from [old]"
-    assert "mask AP -" in shown.lines[1]
-    assert "training.early_stop" in shown.lines[2]
+    shown.display(Phase("reading the annotations"))
+    shown.display(Message("all layers start from [old]"))
+    shown.display(step(1, 1))
+    shown.display(evaluated(1, -1.0, best=False, stops=True))
+    assert shown.lines[:2] == ["reading the annotations", "all layers start from [old]"]
+    assert "mask AP -" in shown.lines[2]
+    assert "training.early_stop" in shown.lines[3]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0:00"), (187, "3:07"), (3723, "1:02:03"), (2 * 86400 + 11045, "2 d 3:04:05")]
-)
-def test_clock(seconds, text):
-    assert clock(seconds) == text
+def test_the_plan_has_a_line_for_each_choice():
+    shown = Shown()
+    choices = (Choice({"preset": "small"}, "few images"), Choice({"a.b": (1.5, None), "c": True}, "a rule of both"))
+    shown.display(Planned(12, 340, 1, choices, minutes=5))
+    assert shown.display.minutes == 5
+    assert shown.lines == [
+        "12 images, 340 instances, 1 class. Chosen for them (any flag or --preset decides otherwise):",
+        "  preset  small      few images",
+        "  a.b     1.5, none  a rule of both",
+        "  c       True",
+    ]
+
+
+def test_a_download_has_a_line_now_and_then():
+    shown = Shown()
+    shown.display(Downloading("weights", 1 << 20, 9 << 20))
+    shown.time += 30
+    shown.display(Downloading("weights", 5 << 20, None))
+    assert shown.lines == ["downloading weights: 5 MiB"]
+
+
+def test_nothing_a_function_or_a_display(monkeypatch):
+    text = io.StringIO()
+    monkeypatch.setattr(module, "message_console", lambda: Console(file=text, width=100))
+    with displaying(False) as listener:
+        listener(Phase("a"))
+    seen = []
+    with displaying(seen.append) as listener:
+        listener(Phase("b"))
+    with displaying(True) as listener:
+        listener(Phase("c"))
+    assert seen == [Phase("b")]
+    assert text.getvalue() == "c\n"
+
+
+def test_a_terminal_has_a_live_display(monkeypatch):
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=100, _environ={"TERM": "xterm"})
+    monkeypatch.setattr(module, "message_console", lambda: console)
+    with displaying(True) as listener:
+        listener(Phase("building the model"))
+        listener(step(1, 1))
+    assert "step 1/12" in text.getvalue()
