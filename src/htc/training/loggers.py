@@ -71,10 +71,11 @@ class Reached:
 
 
 def check_loggers(loggers: Sequence["str | Logger"]) -> None:
-    """Check the names and that their packages are installed.
+    """Check the names, that their packages are installed, and that W&B has an account to upload to.
 
     Raises:
-        ConfigError: for an unknown name, with the known ones, or a missing package, with the command that installs it.
+        ConfigError: for an unknown name, with the known ones; a missing package, with the command that installs it; or
+            no account, with what to do.
 
     Example:
         >>> check_loggers(("tensorboard",))
@@ -91,6 +92,8 @@ def check_loggers(loggers: Sequence["str | Logger"]) -> None:
             raise ConfigError(
                 f"the logger {name} needs {' and '.join(missing)}: pip install 'hybrid-task-cascade[{name}]'"
             )
+        if name == "wandb" and not _has_account():
+            raise ConfigError("W&B has no account here: run `wandb login`, or set WANDB_MODE=offline to upload later")
 
 
 def _packages(name: str) -> tuple[str, ...]:
@@ -102,6 +105,14 @@ def _packages(name: str) -> tuple[str, ...]:
 def _is_installed(package: str) -> bool:
     spec = find_spec(package)
     return spec is not None and spec.origin is not None  # W&B leaves folders called wandb, which are no package
+
+
+def _has_account() -> bool:
+    """Whether W&B can upload, or need not. Otherwise it would ask at a terminal, which a training must not wait for."""
+    import wandb
+
+    online = wandb.setup(wandb.Settings(silent=True)).settings.mode == "online"
+    return wandb.run is not None or not online or wandb.login(prompt=False, verify=False)
 
 
 @contextmanager
@@ -185,8 +196,6 @@ def _opened(name: str, folder: Path, known: LoggedRun | None, reached: Reached) 
             with _quiet():
                 run = known.run if known is not None else None
                 logger, run, note = stack.enter_context(LOGGERS[name](folder, run, reached.resumed))
-        except ConfigError:
-            raise
         except Exception as error:
             stored = f" (its run {known.run} is named in {folder / RECORD})" if known is not None else ""
             raise OutputError(f"the logger {name} cannot be opened{stored}: {' '.join(str(error).split())}") from error
@@ -222,13 +231,14 @@ def _wandb(folder: Path, run: str | None, _resumed: int | None) -> Iterator[Open
     if wandb.run is not None:
         yield WandbLogger(experiment=wandb.run), wandb.run.id, f"W&B: the open run {wandb.run.id}"
         return
-    # W&B would print a banner, and ask a question at a terminal that a training must not wait for.
-    settings = wandb.Settings(silent=True, console="off")
-    if wandb.setup(settings=settings).settings.mode == "online" and not wandb.login(prompt=False, verify=False):
-        raise ConfigError("W&B has no account here: run `wandb login`, or set WANDB_MODE=offline to upload later")
     # Not by Lightning, which passes `anonymous`: W&B warns of it whatever its value.
     opened = wandb.init(
-        project=PROJECT, name=folder.absolute().name, dir=folder, id=run, resume="allow", settings=settings
+        project=PROJECT,
+        name=folder.absolute().name,
+        dir=folder,
+        id=run,
+        resume="allow",
+        settings=wandb.Settings(silent=True, console="off"),
     )
     try:
         opened.define_metric("trainer/global_step")
@@ -274,7 +284,7 @@ LOGGERS: Mapping[str, Callable[[Path, str | None, int | None], AbstractContextMa
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps notes on databases and experiments that are made out of the user's terminal."""
-    chatty = [logging.getLogger(name) for name in ("mlflow", "alembic", "lightning.pytorch")]
+    chatty = [logging.getLogger(name) for name in ("mlflow.store", "alembic", "lightning.pytorch")]
     levels = [one.level for one in chatty]
     for one in chatty:
         one.setLevel(logging.ERROR)
