@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter, ValidationError
+
 from htc.errors import ConfigError, DataError, OutputError
 from htc.files import read_json, write_json
 
@@ -158,15 +160,11 @@ def read_record(folder: Path) -> dict[str, LoggedRun]:
     except DataError as error:
         raise DataError(f"{error}. {remedy}") from error
     try:
-        entries = {name: LoggedRun(**entry) for name, entry in content.items()}
-    except (TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not a record of loggers ({error}). {remedy}") from error
-    for name, entry in entries.items():
-        kinds = {"run": str, "steps": int, "evaluated": int, "active": bool}
-        wrong = [field for field, kind in kinds.items() if not isinstance(getattr(entry, field), kind)]
-        if wrong:
-            raise DataError(f"{path}: {', '.join(wrong)} of {name} cannot be read. {remedy}")
-    return entries
+        return TypeAdapter(dict[str, LoggedRun]).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        fault = ": ".join([".".join(map(str, first["loc"])), first["msg"]]).lstrip(": ")
+        raise DataError(f"{path} is not a record of loggers ({fault}). {remedy}") from error
 
 
 def _as_of(reached: Reached, known: Mapping[str, LoggedRun]) -> dict[str, LoggedRun]:
