@@ -225,6 +225,7 @@ WRONG_CALLS = (
     ("convert", "no.pth", "out"),
     ("doctor", "a.json", "images", "--json", "/"),
     ("train", "--semantic", "nowhere", "--data", "."),
+    ("train", "--data", ".", "--logger", "tensorboard", "wandbb"),
 )
 
 

@@ -72,6 +72,16 @@ def test_choices_are_printed_recorded_and_kept_by_a_resumed_run(htc: Htc, data: 
     assert json.loads((run / "choices.json").read_text()) == choices
 
 
+def test_loggers_are_opened_and_named(htc: Htc, data: Path, tmp_path: Path) -> None:
+    result = htc("train", "--data", data, *FLAGS, "--logger", "tensorboard", "--out", "run", "--evaluate-every", "2")
+    assert result.code == 0, result.err
+    assert "TensorBoard: tensorboard --logdir run/tensorboard" in result.err.splitlines()
+    assert list((tmp_path / "run/tensorboard").glob("events.out.tfevents.*"))
+    unknown = htc("train", "--data", "gone", "--logger", "tensorbord", "neptune")
+    assert (unknown.code, unknown.err.count("\n")) == (2, 1)
+    assert "no logger 'tensorbord'; did you mean tensorboard? The loggers are tensorboard, wandb, mlflow" in unknown.err
+
+
 def test_a_named_preset_leaves_nothing_to_choose(htc: Htc, data: Path) -> None:
     given = htc("train", "--data", data, "--preset", "htc_r50_fpn_1x_coco", "--print-config")
     plain = htc("train", "--preset", "htc_r50_fpn_1x_coco", "--print-config")

@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.parallel import DistributedDataParallel
 
 from htc.config import SGD, Training
 from htc.data.coco import Splits, read_coco
 from htc.data.loader import training_loader
-from htc.errors import DataError, ReportedElsewhereError, TrainingError
+from htc.errors import DataError, HTCError, OutputError, ReportedElsewhereError, TrainingError
 from htc.model.detector import Detector
 from htc.training.checkpoints import Checkpoints, Every
 from htc.training.distributed import any_of, by_first, gathered, summed
@@ -96,6 +98,32 @@ def test_a_training_of_two_processes_is_that_of_one(splits, tmp_path):
     assert (alone.folder / "pictures.csv").read_text() == (first.folder / "pictures.csv").read_text()
     assert first.metrics is not None
     assert first.metrics.keys() == alone.metrics.keys()
+
+
+def test_the_first_process_logs(splits, tmp_path):
+    """The others have loggers that do nothing, so that callbacks which need one work everywhere."""
+    callbacks = (LearningRateMonitor(logging_interval="step"),)
+    options = Options(device="cpu", pictures=0, validation_losses=False, loggers=("tensorboard",), callbacks=callbacks)
+    together(lambda _rank: train(tiny(epochs=1, batch_size=1), splits, tmp_path / "run", options))
+    assert len(list((tmp_path / "run/tensorboard").glob("events.*"))) == 1
+    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    steps, losses = read_losses(tmp_path / "run/losses.csv")
+    logged = events.Scalars("train/stage1.box")
+    assert [one.step for one in logged] == steps
+    assert [one.value for one in logged] == pytest.approx(losses["stage1.box"], rel=1e-6)
+
+
+def test_a_logger_that_cannot_be_opened_ends_all_processes(splits, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/tensorboard").write_text("")
+    options = Options(device="cpu", loggers=("tensorboard",))
+
+    def fails(_rank):
+        with pytest.raises(HTCError, match="the logger tensorboard cannot be opened") as caught:
+            train(tiny(epochs=1), splits, tmp_path / "run", options)
+        return type(caught.value)
+
+    assert together(fails) == [OutputError, ReportedElsewhereError]
 
 
 def test_pictures_without_any_object(tmp_path):

@@ -2,18 +2,25 @@
 
 import csv
 import json
+import os
+import sqlite3
 import struct
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import wandb
 from lightning import Callback
+from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from htc.data.coco import Splits
+from htc.errors import ConfigError, OutputError
 from htc.training.checkpoints import Every
 from htc.training.events import Message
-from htc.training.loggers import read_record
+from htc.training.loggers import Reached, check_loggers, opened_loggers, read_record
+from htc.training.metric_log import MetricLog
+from htc.training.record import steps_recorded
 from htc.training.run import Options, run_training
 from training.discs import write_split
 from training.tiny import tiny
@@ -23,7 +30,7 @@ OPTIONS = Options(device="cpu", pictures=0, validation_losses=False)
 
 
 class Interruption(Callback):
-    """Ends the training like a failure, after some steps and before the next checkpoint."""
+    """Ends the training before a step."""
 
     def __init__(self, step):
         self.step = step
@@ -43,8 +50,9 @@ def splits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def logged(splits, tmp_path_factory):
-    """The folder of a training of two epochs of three steps with every logger. It is interrupted after two steps and
-    again after five, and resumed from the start and from the end of the first epoch.
+    """The folder and the notes of a training of two epochs of three steps with every logger.
+
+    It is interrupted after two steps and again after five, and resumed from the start and from the end of an epoch.
     """
     folder = tmp_path_factory.mktemp("runs") / "fruit"
     notes = []
@@ -64,6 +72,8 @@ def logged(splits, tmp_path_factory):
                 with pytest.raises(KeyboardInterrupt):
                     run_training(tiny(), splits, folder, options)
         assert not list(Path().iterdir()), "something was written outside the run folder"
+        assert "MLFLOW_TRACKING_URI" not in os.environ
+        assert wandb.run is None
     return folder, [one.line for one in notes if isinstance(one, Message)]
 
 
@@ -172,8 +182,6 @@ def test_wandb_has_each_step_once_in_one_run(logged):
 
 
 def test_mlflow_has_each_step_once_in_one_run(logged):
-    from mlflow import MlflowClient
-
     folder, notes = logged
     uri = f"sqlite:///{folder}/mlflow.db"
     client = MlflowClient(uri)
@@ -191,3 +199,116 @@ def test_mlflow_has_each_step_once_in_one_run(logged):
     assert {(name, step): value for name, step, value in found} == renamed
     assert (run.data.params["training.epochs"], run.data.params["seed"]) == ("2", "0")
     assert f"MLflow: run {run.info.run_id} of experiment htc in {uri}" in notes
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Nothing is sent, and W&B reads its settings anew."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    wandb.teardown()
+    yield monkeypatch
+    wandb.teardown()
+
+
+def test_without_an_account_of_wandb_the_remedy_is_named(offline, tmp_path):
+    offline.setenv("WANDB_MODE", "online")
+    offline.setenv("NETRC", str(tmp_path / "none"))
+    offline.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match=r"no account here: run `wandb login`, or set WANDB_MODE=offline"):
+        check_loggers(("wandb",))
+
+
+def test_an_open_run_of_wandb_is_taken_and_left_open(offline, tmp_path):
+    """As in a sweep, whose agent opens the run."""
+    own = wandb.init(project="sweeps", dir=tmp_path, settings=wandb.Settings(silent=True))
+    with opened_loggers(("wandb",), tmp_path, Reached()) as (opened,):
+        opened.logger.log_metrics({"segm/AP": 0.5}, 3)
+        assert opened.logged.run == own.id
+    assert wandb.run is own
+    own.finish()
+
+
+def test_mlflow_takes_its_tracking_uri_from_the_environment(offline, tmp_path):
+    uri = f"sqlite:///{tmp_path}/elsewhere.db"
+    offline.setenv("MLFLOW_TRACKING_URI", uri)
+    run = tmp_path / "run"
+    run.mkdir()
+    with opened_loggers(("mlflow",), run, Reached()) as (opened,):
+        opened.logger.log_metrics({"segm/AP": 0.5}, 3)
+    assert os.environ["MLFLOW_TRACKING_URI"] == uri
+    assert MlflowClient(uri).get_run(opened.logged.run).data.metrics == {"segm/AP": 0.5}
+    assert not (run / "mlflow.db").exists()
+
+
+def test_a_run_that_mlflow_has_no_more_is_named_with_its_record(offline, tmp_path):
+    (tmp_path / "loggers.json").write_text(json.dumps({"mlflow": {"run": "0123"}}))
+    message = r"the logger mlflow cannot be opened \(its run 0123 is named in .*loggers\.json\): .*0123"
+    with pytest.raises(OutputError, match=message), opened_loggers(("mlflow",), tmp_path, Reached(resumed=1)):
+        pass
+
+
+def test_tensorboard_that_cannot_write_is_named(tmp_path):
+    (tmp_path / "tensorboard").write_text("")
+    message = "the logger tensorboard cannot be opened: .*tensorboard"
+    with pytest.raises(OutputError, match=message), opened_loggers(("tensorboard",), tmp_path, Reached()):
+        pass
+
+
+def test_a_database_that_fails_in_the_training_is_named(offline, splits, tmp_path):
+    class Removes(Callback):
+        def on_train_start(self, *_):
+            with sqlite3.connect(tmp_path / "run/mlflow.db") as database:
+                database.execute("DROP TABLE metrics")
+
+    options = replace(OPTIONS, loggers=("mlflow",), callbacks=(Removes(),))
+    with pytest.raises(
+        OutputError, match=r"the logger mlflow failed: .*metrics.* Resume the training, with it or with"
+    ):
+        run_training(tiny(epochs=1), splits, tmp_path / "run", options)
+
+
+def test_class_names_that_mlflow_refuses_stay_apart(offline, tmp_path):
+    values = {"per_class/狗.segm": 0.25, "per_class/猫.segm": 0.5, "per_class/a//b c.segm": 0.75, "segm/AR@100": 1.0}
+    with opened_loggers(("mlflow",), tmp_path, Reached()) as opened:
+        MetricLog(tmp_path, opened)._log(values, 0, opened)
+    stored = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(opened[0].logged.run).data.metrics
+    assert stored == {
+        "per_class/u72d7.segm": 0.25,
+        "per_class/u732b.segm": 0.5,
+        "per_class/au002fu002fb c.segm": 0.75,
+        "segm/AR_at_100": 1.0,
+    }
+
+
+class Order(Callback):
+    """Counts the rows that the record holds when it is called, and keeps a state."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.rows = []
+
+    def on_train_batch_end(self, *_):
+        self.rows.append(steps_recorded(self.folder / "losses.csv"))
+
+    def state_dict(self):
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict):
+        self.rows = state_dict["rows"]
+
+
+def test_a_user_s_callback_is_called_after_ours_and_resumed(splits, tmp_path):
+    folder = tmp_path / "run"
+    run_training(tiny(epochs=1), splits, folder, replace(OPTIONS, callbacks=(Order(folder),)))
+    again = Order(folder)
+    run_training(tiny(epochs=2), splits, folder, replace(OPTIONS, callbacks=(again,), resume=True))
+    assert again.rows == list(range(1, STEPS + 1))
+
+
+def test_without_loggers_no_record_is_left(splits, tmp_path):
+    folder = tmp_path / "run"
+    run_training(tiny(epochs=1), splits, folder, OPTIONS)
+    assert not {"loggers.json", "tensorboard", "lightning_logs"} & {path.name for path in folder.iterdir()}

@@ -36,11 +36,7 @@ def trained(splits, tmp_path_factory):
 
 
 def test_a_training_leaves_everything(trained):
-    left = {
-        str(path.relative_to(trained.folder))
-        for path in trained.folder.rglob("*")
-        if path.is_file() and path.parent.name != "tensorboard"
-    }
+    left = {str(path.relative_to(trained.folder)) for path in trained.folder.rglob("*") if path.is_file()}
     assert left == {
         "model/config.json",
         "model/model.safetensors",

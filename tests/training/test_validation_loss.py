@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from htc.config import SGD
 from htc.data.coco import Splits, read_coco
@@ -163,12 +162,3 @@ def test_a_run_records_shows_and_stops_early(splits, tmp_path):
         == len(list((tmp_path / "run/pictures/last").glob("*.png")))
         == 2
     )
-    events_file = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
-    assert [(one.step, one.value) for one in events_file.Scalars("train/stage1.box")] == [
-        (step.step - 1, pytest.approx(step.losses["stage1.box"], rel=1e-6)) for step in steps
-    ]
-    assert next((one.step, one.value) for one in events_file.Scalars("losses/total")) == (
-        1,
-        pytest.approx(float(row["losses.total"]), rel=1e-6),
-    )
-    assert {"segm/AP", "per_class/disc.bbox", "learning_rate", "train/total"} <= set(events_file.Tags()["scalars"])

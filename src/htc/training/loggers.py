@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter, ValidationError
+
 from htc.errors import ConfigError, DataError, OutputError
 from htc.files import read_json, write_json
 
@@ -71,10 +73,11 @@ class Reached:
 
 
 def check_loggers(loggers: Sequence["str | Logger"]) -> None:
-    """Check the names and that their packages are installed.
+    """Check the names, that their packages are installed, and that W&B has an account to upload to.
 
     Raises:
-        ConfigError: for an unknown name, with the known ones, or a missing package, with the command that installs it.
+        ConfigError: for an unknown name, with the known ones; a missing package, with the command that installs it; or
+            no account, with what to do.
 
     Example:
         >>> check_loggers(("tensorboard",))
@@ -91,6 +94,8 @@ def check_loggers(loggers: Sequence["str | Logger"]) -> None:
             raise ConfigError(
                 f"the logger {name} needs {' and '.join(missing)}: pip install 'hybrid-task-cascade[{name}]'"
             )
+        if name == "wandb" and not _has_account():
+            raise ConfigError("W&B has no account here: run `wandb login`, or set WANDB_MODE=offline to upload later")
 
 
 def _packages(name: str) -> tuple[str, ...]:
@@ -102,6 +107,14 @@ def _packages(name: str) -> tuple[str, ...]:
 def _is_installed(package: str) -> bool:
     spec = find_spec(package)
     return spec is not None and spec.origin is not None  # W&B leaves folders called wandb, which are no package
+
+
+def _has_account() -> bool:
+    """Whether W&B can upload, or need not. Otherwise it would ask at a terminal, which a training must not wait for."""
+    import wandb
+
+    online = wandb.setup(wandb.Settings(silent=True)).settings.mode == "online"
+    return wandb.run is not None or not online or wandb.login(prompt=False, verify=False)
 
 
 @contextmanager
@@ -147,15 +160,11 @@ def read_record(folder: Path) -> dict[str, LoggedRun]:
     except DataError as error:
         raise DataError(f"{error}. {remedy}") from error
     try:
-        entries = {name: LoggedRun(**entry) for name, entry in content.items()}
-    except (TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not a record of loggers ({error}). {remedy}") from error
-    for name, entry in entries.items():
-        kinds = {"run": str, "steps": int, "evaluated": int, "active": bool}
-        wrong = [field for field, kind in kinds.items() if not isinstance(getattr(entry, field), kind)]
-        if wrong:
-            raise DataError(f"{path}: {', '.join(wrong)} of {name} cannot be read. {remedy}")
-    return entries
+        return TypeAdapter(dict[str, LoggedRun]).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        fault = ": ".join([".".join(map(str, first["loc"])), first["msg"]]).lstrip(": ")
+        raise DataError(f"{path} is not a record of loggers ({fault}). {remedy}") from error
 
 
 def _as_of(reached: Reached, known: Mapping[str, LoggedRun]) -> dict[str, LoggedRun]:
@@ -185,8 +194,6 @@ def _opened(name: str, folder: Path, known: LoggedRun | None, reached: Reached) 
             with _quiet():
                 run = known.run if known is not None else None
                 logger, run, note = stack.enter_context(LOGGERS[name](folder, run, reached.resumed))
-        except ConfigError:
-            raise
         except Exception as error:
             stored = f" (its run {known.run} is named in {folder / RECORD})" if known is not None else ""
             raise OutputError(f"the logger {name} cannot be opened{stored}: {' '.join(str(error).split())}") from error
@@ -222,13 +229,14 @@ def _wandb(folder: Path, run: str | None, _resumed: int | None) -> Iterator[Open
     if wandb.run is not None:
         yield WandbLogger(experiment=wandb.run), wandb.run.id, f"W&B: the open run {wandb.run.id}"
         return
-    # W&B would print a banner, and ask a question at a terminal that a training must not wait for.
-    settings = wandb.Settings(silent=True, console="off")
-    if wandb.setup(settings=settings).settings.mode == "online" and not wandb.login(prompt=False, verify=False):
-        raise ConfigError("W&B has no account here: run `wandb login`, or set WANDB_MODE=offline to upload later")
     # Not by Lightning, which passes `anonymous`: W&B warns of it whatever its value.
     opened = wandb.init(
-        project=PROJECT, name=folder.absolute().name, dir=folder, id=run, resume="allow", settings=settings
+        project=PROJECT,
+        name=folder.absolute().name,
+        dir=folder,
+        id=run,
+        resume="allow",
+        settings=wandb.Settings(silent=True, console="off"),
     )
     try:
         opened.define_metric("trainer/global_step")
@@ -274,7 +282,7 @@ LOGGERS: Mapping[str, Callable[[Path, str | None, int | None], AbstractContextMa
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps notes on databases and experiments that are made out of the user's terminal."""
-    chatty = [logging.getLogger(name) for name in ("mlflow", "alembic", "lightning.pytorch")]
+    chatty = [logging.getLogger(name) for name in ("mlflow.store", "alembic", "lightning.pytorch")]
     levels = [one.level for one in chatty]
     for one in chatty:
         one.setLevel(logging.ERROR)

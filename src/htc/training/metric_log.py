@@ -16,7 +16,7 @@ from htc.training.checkpoints import steps_done
 from htc.training.distributed import by_first, rank
 from htc.training.events import Listener, Message
 from htc.training.history import LOSSES, flat, read_history
-from htc.training.loggers import OpenLogger, Reached, opened_loggers
+from htc.training.loggers import RECORD, OpenLogger, Reached, opened_loggers
 from htc.training.record import StepTerms, steps_recorded
 
 SHOWN = ("segm/AP", "bbox/AP")
@@ -139,7 +139,7 @@ def logging_to(
     `hyperparameters` may be nested, with keys that are strings; runs that begin here receive them. `resume` is the
     checkpoint to resume from. Raises what `opened_loggers` raises, on every process.
     """
-    if not loggers:
+    if not loggers and not (folder / RECORD).exists():
         yield [], []
         return
     opened: list[OpenLogger] = []
@@ -158,7 +158,7 @@ def logging_to(
         for one in opened:
             if one.note is not None and progress is not None:
                 progress(Message(one.note))
-        yield [one.logger for one in opened], [MetricLog(folder, opened)]
+        yield [one.logger for one in opened], [MetricLog(folder, opened)] if opened else []
 
 
 def _reached(folder: Path, resume: Path | None) -> Reached:

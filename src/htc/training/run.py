@@ -25,7 +25,7 @@ from htc.data.dataset import Dataset
 from htc.data.epochs import batches_per_epoch
 from htc.data.loader import PictureLoader, training_loader
 from htc.data.semantic_maps import MapSources, with_semantic_maps
-from htc.errors import ConfigError, DataError, OutputError
+from htc.errors import DataError, OutputError
 from htc.evaluation.coco import MetricValues
 from htc.evaluation.drawings import draw_comparisons
 from htc.evaluation.files import read_annotations
@@ -267,12 +267,7 @@ def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, d
 def callbacks_of(
     out: Path, options: Options, validation: Validation, progress: Listener, log: Sequence[Callback] = ()
 ) -> list[Callback]:
-    """Record, evaluation, `log` and, where wanted, checkpoints; then the user's own. Raises `ConfigError` for one that
-    is no callback.
-    """
-    for one in options.callbacks:
-        if not isinstance(one, Callback):
-            raise ConfigError(f"callbacks: {one!r} is not a lightning.Callback")
+    """Record, evaluation, `log` and, where wanted, checkpoints; then the user's own."""
     callbacks: list[Callback] = [LossRecord(out / LOSSES, progress), validation, *log]
     if options.checkpoints is not None:
         callbacks.append(Checkpoints(out / CHECKPOINTS, options.checkpoints))
