@@ -12,6 +12,7 @@ NAMES = {
     "Config",
     "ConfigError",
     "DataError",
+    "Dataset",
     "Detections",
     "Detector",
     "HTCError",

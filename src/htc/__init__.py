@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from htc.config import Config
+    from htc.data.dataset import Dataset
     from htc.errors import CheckpointError, ConfigError, DataError, HTCError, OutputError
     from htc.inference.load import load
     from htc.inference.predictor import Predictor
@@ -24,6 +25,7 @@ _HOMES = {
     "Config": "htc.config",
     "ConfigError": "htc.errors",
     "DataError": "htc.errors",
+    "Dataset": "htc.data.dataset",
     "Detections": "htc.results",
     "Detector": "htc.model.detector",
     "HTCError": "htc.errors",
@@ -38,6 +40,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataError",
+    "Dataset",
     "Detections",
     "Detector",
     "HTCError",

@@ -3,8 +3,9 @@
 Format: https://cocodataset.org/#format-data. `info` and `licenses` are not needed; ids may have gaps and begin at 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from htc.data.annotation_file import (
 from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
 from htc.data.faults import Faults, RecordFault
 from htc.data.instance_masks import decode_mask
-from htc.data.segmentation import parse_segmentation
+from htc.data.segmentation import is_number, parse_segmentation
 from htc.errors import DataError
 from htc.files import uncollected
 
@@ -30,6 +31,12 @@ LAYOUTS = (
     ("train/_annotations.coco.json", "train", "valid/_annotations.coco.json", "valid"),
 )
 """(training annotations, their pictures, validation annotations, their pictures): plain, COCO's own, Roboflow's."""
+TEST_PARTS = (
+    ("annotations/instances_test.json", "test"),
+    ("annotations/instances_test2017.json", "test2017"),
+    ("test/_annotations.coco.json", "test"),
+)
+"""(test annotations, their images) of each of `LAYOUTS`; no training needs them."""
 HARMLESS = frozenset(("list-empty", "annotation-id-twice", "category-name-twice"))
 """Faults that do not matter to an evaluation, which numbers annotations anew and tells categories apart by id."""
 
@@ -71,6 +78,19 @@ def find_splits(folder: Path) -> Splits:
     )
 
 
+def coco_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """(annotations, images) of each split, `train`, `val` and `test`, that a folder has in the first of `LAYOUTS` of
+    which it has any; without checking the folders of the images.
+    """
+    for (train, train_images, val, val_images), test in zip(LAYOUTS, TEST_PARTS, strict=True):
+        parts = {"train": (train, train_images), "val": (val, val_images), "test": test}
+        there = {name: (folder / file, folder / images) for name, (file, images) in parts.items()}
+        there = {name: part for name, part in there.items() if part[0].is_file()}
+        if there:
+            return there
+    return {}
+
+
 def read_coco(annotations: Path, images: Path | None) -> Dataset:
     """Reads an instance file; the images are in the folder `images` (None: their presence is not checked).
 
@@ -90,22 +110,31 @@ def read_picture_list(annotations: Path, images: Path | None) -> Dataset:
 
 
 @uncollected()
-def dataset_of(file: AnnotationFile) -> Dataset:
-    """The dataset of a file without faults; else raises `DataError` with all of them. Classes are ordered by id."""
+def dataset_of(file: AnnotationFile, describe: Callable[[RecordFault], str] = attrgetter("message")) -> Dataset:
+    """The dataset of a file without faults; else raises `DataError` with all of them. Classes are ordered by id.
+
+    `describe`: the text of a fault, for content that did not come from a file.
+    """
     faults = Faults(file.file)
     for fault in (*file.category_faults, *file.image_faults):
-        faults.add(fault.message)
+        faults.add(describe(fault))
     faults.check()
     if file.folder is not None:
         _check_presence(file, file.folder, faults)
-    instances, dropped = _instances(file, faults)
+    instances, dropped = _instances(file, faults, describe)
     faults.check()
     return Dataset(
         annotations=file.file,
         classes=tuple(file.classes.values()),
         category_ids=tuple(file.classes),
         images=tuple(
-            ImageRecord(image.id, image.path, *_size(image), tuple(instances.get(image.position, ())))
+            ImageRecord(
+                image.id,
+                image.path,
+                *_size(image),
+                tuple(instances.get(image.position, ())),
+                group=image.record.get("group"),
+            )
             for image in file.images
         ),
         dropped=tuple(dropped),
@@ -131,7 +160,9 @@ def _check_presence(file: AnnotationFile, folder: Path, faults: Faults) -> None:
         )
 
 
-def _instances(file: AnnotationFile, faults: Faults) -> tuple[dict[int, list[Instance]], list[str]]:
+def _instances(
+    file: AnnotationFile, faults: Faults, describe: Callable[[RecordFault], str]
+) -> tuple[dict[int, list[Instance]], list[str]]:
     """Instances by the position of their image, and why others were left out."""
     instances: dict[int, list[Instance]] = {}
     dropped: list[str] = []
@@ -146,7 +177,7 @@ def _instances(file: AnnotationFile, faults: Faults) -> tuple[dict[int, list[Ins
         else:
             dropped.append(f"annotation {entry.id} (image {entry.image.id}): {one}")
     for fault in sorted(refused, key=lambda fault: fault.position or 0):
-        faults.add(fault.message)
+        faults.add(describe(fault))
     return instances, dropped
 
 
@@ -168,7 +199,8 @@ def _instance(entry: AnnotationEntry, labels: Mapping[int, int]) -> Instance | R
         return f"its box is {w:g} x {h:g} pixels, less than one"
     if box[0] >= box[2] or box[1] >= box[3]:
         return "its box lies outside the picture"
-    return Instance(entry.id, labels[category], box, entry.crowd, segmentation)
+    area = entry.record.get("area")
+    return Instance(entry.id, labels[category], box, entry.crowd, segmentation, area if is_number(area) else None)
 
 
 def _box(

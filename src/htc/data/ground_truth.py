@@ -65,7 +65,7 @@ def _crop(instance: Instance, size: tuple[int, int]) -> Crop:
 
 def annotated_picture(record: ImageRecord) -> UInt8[np.ndarray, "H W 3"]:
     """The picture of `record`; `DataError` if its size is not the annotated one."""
-    picture = read_picture(record.path)
+    picture = read_picture(record.path) if record.pixels is None else record.pixels
     fault = _size_fault(record, (picture.shape[0], picture.shape[1]))
     if fault is not None:
         raise DataError(fault)
@@ -79,7 +79,7 @@ def check_pictures(dataset: Dataset) -> None:
     faults = Faults(dataset.annotations)
     for record in dataset.images:
         try:
-            fault = _size_fault(record, picture_size(record.path))
+            fault = None if record.pixels is not None else _size_fault(record, picture_size(record.path))
         except DataError as error:
             fault = str(error)
         if fault is not None:

@@ -1,19 +1,23 @@
-"""Any data set that is known, as COCO files: its layout is recognised, and what is not COCO is converted; pictures
-stay where they are.
+"""Any known dataset as COCO files: a folder whose layout is recognized, or datasets built in Python.
+
+What is not COCO is converted into a folder of ours; images stay where they are.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from htc.data.coco import LAYOUTS, Splits, find_splits, read_coco
-from htc.data.formats.converted import ANNOTATIONS_FOLDER, Converted, write_parts
+from htc.data.annotation_file import annotation_file
+from htc.data.coco import LAYOUTS, Splits, coco_parts, dataset_of, find_splits, read_coco
+from htc.data.dataset import Dataset
+from htc.data.formats.converted import ANNOTATIONS_FOLDER, Converted, coco_content, write_parts
 from htc.data.formats.label_maps import map_parts, read_label_maps
 from htc.data.formats.labelme import is_labelme, read_labelme
 from htc.data.formats.yolo import description, read_yolo
+from htc.data.written import by_split, digest, save_split, split_name
 from htc.errors import DataError
 from htc.files import write_json
 
@@ -23,6 +27,8 @@ OTHERS = (
     "JSON files of labelme beside the pictures; in train/ and val/ where there are parts",
 )
 Say = Callable[[str], None]
+Data = Path | Dataset | Mapping[str, Dataset]
+"""A folder, one dataset (all of it for training), or datasets by split: `{"train": ..., "val": ...}`."""
 
 
 @dataclass(frozen=True)
@@ -92,25 +98,28 @@ def convert_data(folder: Path, destination: Path) -> ConvertedFiles:
     return ConvertedFiles(data, write_parts(data, destination))
 
 
-def prepare_splits(folder: Path, destination: Path, val_share: float | None = None, say: Say | None = None) -> Splits:
-    """The parts of any known data set; what is not COCO is converted into `destination`, and `say` tells how it was
-    read.
+def prepare_splits(data: Data, destination: Path, val_share: float | None = None, say: Say | None = None) -> Splits:
+    """The splits of any known data; what is not COCO on the disk is written into `destination`, and `say` is called
+    with lines that state how it was read.
 
-    Without validation part there is none, unless `val_share` (0..1) of the training pictures are to be set apart for
+    Without validation split there is none, unless `val_share` (0..1) of the training images are to be set apart for
     it: that is never done silently. Raises `DataError` and `OutputError`.
     """
     say = say or _keep_quiet
-    if is_coco(folder) or not folder.is_dir():
-        splits = find_splits(folder)
+    if not isinstance(data, Path):
+        splits = _written_splits(data, destination, say)
+    elif is_coco(data) or not data.is_dir():
+        splits = find_splits(data)
     else:
-        converted = convert_data(folder, destination)
+        converted = convert_data(data, destination)
         for line in conversion_summary(converted):
             say(line)
         splits = converted.splits
     if val_share is not None:
         if splits.val_annotations is not None:
+            name = data if isinstance(data, Path) else "data"
             raise DataError(
-                f"{folder} has a validation part ({splits.val_annotations}), so --val-share has nothing to do: "
+                f"{name} has a validation part ({splits.val_annotations}), so --val-share has nothing to do: "
                 f"leave it out"
             )
         splits = split_off(splits, val_share, destination)
@@ -125,7 +134,7 @@ def prepare_splits(folder: Path, destination: Path, val_share: float | None = No
 
 def locate_splits(
     *,
-    data: Path | None = None,
+    data: str | Data | None = None,
     train_annotations: Path | None = None,
     train_images: Path | None = None,
     val_annotations: Path | None = None,
@@ -134,15 +143,18 @@ def locate_splits(
     converted: Path | None = None,
     say: Say | None = None,
 ) -> Splits:
-    """The annotation files and image folders of a data set, from its folder or from the four paths.
+    """The annotation files and image folders of the training and validation splits, from `data` or from four paths.
 
-    Data of another format than COCO's is converted into the folder `converted` (None: one below `runs/data`); `say` is
-    called with a line for each thing done. Raises `DataError` that names what is missing, and `OutputError`.
+    `data` is the folder of a dataset, a `Dataset` (all of it for training, unless `val_share` splits it), or datasets
+    by split, `{"train": ..., "val": ...}`. What is not COCO on the disk is written into the folder `converted` (None:
+    one below `runs/data`); `say` is called with a line for each thing done. Raises `DataError` that names what is
+    missing, and `OutputError`.
     """
     if data is not None:
         if any(path is not None for path in (train_annotations, train_images, val_annotations, val_images)):
             raise DataError("give either --data DIR or --train-annotations with --train-images, not both")
-        return prepare_splits(data, converted or Path("runs", "data", data.absolute().name), val_share, say)
+        data = _checked(data)
+        return prepare_splits(data, converted or _default_folder(data), val_share, say)
     if val_share is not None:
         raise DataError(
             "--val-share divides the pictures of --data DIR; give that, or --val-annotations with --val-images"
@@ -152,6 +164,109 @@ def locate_splits(
     if (val_annotations is None) != (val_images is None):
         raise DataError("--val-annotations and --val-images go together: give both or neither")
     return Splits(train_annotations, train_images, val_annotations, val_images)
+
+
+def locate_split(
+    data: str | Data, split: str, converted: Path | None = None, say: Say | None = None
+) -> tuple[Path, Path]:
+    """The annotation file and the image folder of one split of `data`, for an evaluation.
+
+    `split` is `train`, `val` (also `valid`, `validation`) or `test`; a single `Dataset` is all of it, whatever the
+    name. `data`, `converted` and `say` as in `locate_splits`. Raises `DataError` that lists the splits there are, and
+    `OutputError`.
+    """
+    data, name, say = _checked(data), split_name(split), say or _keep_quiet
+    folder = converted or _default_folder(data)
+    if isinstance(data, Path):
+        return _folder_split(data, name, folder, say)
+    datasets = {name: data} if isinstance(data, Dataset) else by_split(data)
+    if name not in datasets:
+        raise DataError(_no_split("data", name, datasets))
+    return _written(datasets[name], name, folder, say)
+
+
+def read_split(folder: Path, split: str) -> Dataset:
+    """One split of a folder in any known layout; nothing is written. Raises `DataError`."""
+    name = split_name(split)
+    other = _other_with_split(folder, name)
+    if other is None:
+        return read_coco(*_coco_split(folder, name))
+    content = coco_content(other, other.parts[name])
+    return dataset_of(annotation_file(content, folder, other.pictures))
+
+
+def _folder_split(folder: Path, name: str, destination: Path, say: Say) -> tuple[Path, Path]:
+    other = _other_with_split(folder, name)
+    if other is None:
+        return _coco_split(folder, name)
+    only = replace(other, parts={name: other.parts[name]})
+    converted = ConvertedFiles(only, write_parts(only, destination))
+    for line in conversion_summary(converted):
+        say(line)
+    return converted.files[name], only.pictures
+
+
+def _coco_split(folder: Path, name: str) -> tuple[Path, Path]:
+    parts = coco_parts(folder)
+    if name not in parts:
+        raise DataError(_no_split(folder, name, parts))
+    annotations, images = parts[name]
+    if not images.is_dir():
+        raise DataError(f"{annotations} is there, but the folder of its images, {images}, is not; add it")
+    return annotations, images
+
+
+def _other_with_split(folder: Path, name: str) -> Converted | None:
+    """A folder that is not COCO's, read, which has that split; None if it is COCO's."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give the folder of a dataset")
+    if coco_parts(folder):
+        return None
+    other = read_other(folder)
+    if other is None:
+        raise DataError(unknown_layout(folder))
+    if name not in other.parts:
+        raise DataError(_no_split(folder, name, other.parts))
+    return other
+
+
+def _no_split(what: Path | str, name: str, there: Iterable[str]) -> str:
+    return f"{what} has no split {name!r}; it has {', '.join(there)}"
+
+
+def _checked(data: object) -> Data:
+    """Raises `DataError` for what is no data."""
+    if isinstance(data, str | Path):
+        return Path(data)
+    if isinstance(data, Dataset | Mapping):
+        return data
+    raise DataError(
+        f'data is a {type(data).__name__}; give a folder, an htc.Dataset, or {{"train": Dataset, "val": Dataset}}'
+    )
+
+
+def _default_folder(data: Data) -> Path:
+    """Below `runs/data`, by the name of the folder; of datasets, which have none, by their content."""
+    if isinstance(data, Path):
+        return Path("runs", "data", data.absolute().name)
+    return Path("runs", "data", f"dataset-{digest({'train': data} if isinstance(data, Dataset) else by_split(data))}")
+
+
+def _written_splits(data: Dataset | Mapping[str, Dataset], destination: Path, say: Say) -> Splits:
+    datasets = by_split({"train": data} if isinstance(data, Dataset) else data)
+    if "train" not in datasets:
+        raise DataError(_no_split("data", "train", datasets))
+    train = _written(datasets["train"], "train", destination, say)
+    val = _written(datasets["val"], "val", destination, say) if "val" in datasets else (None, None)
+    return Splits(*train, *val)
+
+
+def _written(dataset: Dataset, name: str, destination: Path, say: Say) -> tuple[Path, Path]:
+    files = save_split(dataset, destination, name)
+    say(f"{name}: {dataset!r}, written as COCO: {files[0]}")
+    for note in dataset.dropped:
+        say(f"left out: {note}")
+    return files
 
 
 def _keep_quiet(_message: str) -> None:

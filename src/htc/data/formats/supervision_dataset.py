@@ -1,0 +1,51 @@
+"""`supervision.DetectionDataset` as records of `htc.Dataset.from_records`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pycocotools import mask as coco_masks
+
+from htc.data.images import read_picture
+from htc.data.records import DatasetRecord
+from htc.errors import DataError
+
+if TYPE_CHECKING:
+    from supervision import DetectionDataset
+
+
+def records_of_supervision(dataset: "DetectionDataset") -> Iterator[DatasetRecord]:
+    """One record an image, in the dataset's order; only images that are not files are read.
+
+    A mask without any pixel stands for an instance without mask: supervision has no other sign for it.
+    """
+    for index, path in enumerate(dataset.image_paths):
+        found = dataset.annotations[path]
+        if found.class_id is None and len(found):
+            raise DataError(f"image {path}: its detections have no class_id; set it, from 0, for each")
+        record: DatasetRecord = {
+            "image": path if Path(path).is_file() else _in_memory(dataset, index),
+            "labels": np.zeros(0, np.int64) if found.class_id is None else found.class_id,
+            "boxes": found.xyxy,
+            "crowd": found.data.get("iscrowd"),  # type: ignore[typeddict-item]
+        }
+        if found.mask is not None:
+            record["masks"] = [_run_lengths(mask) for mask in found.mask]
+        yield record
+
+
+def _in_memory(dataset: "DetectionDataset", index: int) -> Any:
+    """RGB pixels of an image that supervision holds in memory (BGR, as OpenCV's); else its path, which is no file."""
+    try:
+        path, image, _ = dataset[index]
+    except ValueError:
+        return dataset.image_paths[index]
+    return read_picture(image, channels="bgr") if image is not None else path
+
+
+def _run_lengths(mask: np.ndarray) -> Any:
+    """COCO's run lengths of one bitmap: of a `CompactMask` no more than one is dense at a time."""
+    if not mask.any():
+        return None
+    return coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
