@@ -36,8 +36,8 @@ def load(
     `model` is a preset name (then with `weights`, or with its released weights), a native or run folder, or a `.pth` or
     `.safetensors` file. `backbone` is the module of a model that was trained with a backbone of your own (see
     `htc.Detector`); its weights come from `model`. `overrides` change the configuration:
-    `inference={"max_detections": 300}`; `settings` come below them. Raises `ConfigError` for unknown names and values that contradict the weights, `CheckpointError` for
-    weights that do not fit.
+    `inference={"max_detections": 300}`; `settings` come below them. Raises `ConfigError` for unknown names and values
+    that contradict the weights, `CheckpointError` for weights that do not fit.
     """
     values = {**overrides, **({} if precision is None else {"precision": precision})}
     place = choose_device(device)
