@@ -63,7 +63,7 @@ def by_split(data: Mapping[str, Dataset]) -> dict[str, Dataset]:
         if name in named:
             raise DataError(f"data has two datasets for the split {name!r}: give one")
         if not isinstance(dataset, Dataset):
-            raise DataError(f"data[{key!r}] is a {type(dataset).__name__}; give an htc.Dataset")
+            raise DataError(f"data[{key!r}] is of type {type(dataset).__name__}; give an htc.Dataset")
         if dataset.semantic_maps is not None:
             raise DataError(f"data[{key!r}] has semantic maps, which no COCO file holds; give them as semantic=")
         named[name] = dataset
