@@ -35,7 +35,7 @@ def annotated(record: ImageRecord, semantic_classes: int | None, semantic_maps: 
     objects = [instance for instance in record.instances if not instance.crowd]
     crowds = [instance for instance in record.instances if instance.crowd]
     with_masks = all(instance.segmentation is not None for instance in objects)
-    crops = [_crop(instance, size) for instance in objects]
+    crops = [crop_of(instance, size) for instance in objects]
     if with_masks:
         objects = [instance for instance, crop in zip(objects, crops, strict=True) if crop.bitmap.size]
         crops = [crop for crop in crops if crop.bitmap.size]
@@ -49,14 +49,14 @@ def annotated(record: ImageRecord, semantic_classes: int | None, semantic_maps: 
         return Annotated(truth, None)
     labels = [instance.label for instance in objects]
     if semantic_maps is None:
-        return Annotated(truth, derived_map(crops, labels, [_crop(instance, size) for instance in crowds], size))
+        return Annotated(truth, derived_map(crops, labels, [crop_of(instance, size) for instance in crowds], size))
     semantic = read_semantic(record, semantic_maps, semantic_classes)
     if semantic_maps.instance_values is not None:
         draw_instances(semantic, crops, [semantic_maps.instance_values[label] for label in labels])
     return Annotated(truth, semantic)
 
 
-def _crop(instance: Instance, size: tuple[int, int]) -> Crop:
+def crop_of(instance: Instance, size: tuple[int, int]) -> Crop:
     """The object's mask; its box where it has none."""
     if instance.segmentation is not None:
         return decode_mask(instance.segmentation, *size)
@@ -121,10 +121,15 @@ class AnnotatedView:
 def view_of(
     record: ImageRecord, placement: Placement, semantic_classes: int | None, semantic_maps: SemanticMaps | None
 ) -> AnnotatedView:
-    """The picture of `record` and its targets (see `annotated`), placed."""
+    """The image of `record` and its targets (see `annotated`), placed."""
     targets = annotated(record, semantic_classes, semantic_maps)
+    return placed(AnnotatedView(annotated_picture(record), targets.truth, targets.semantic), placement)
+
+
+def placed(view: AnnotatedView, placement: Placement) -> AnnotatedView:
+    """An image and its targets moved together."""
     return AnnotatedView(
-        picture=place_picture(annotated_picture(record), placement),
-        truth=place_truth(targets.truth, placement),
-        semantic=None if targets.semantic is None else place_semantic(targets.semantic, placement),
+        picture=place_picture(view.picture, placement),
+        truth=place_truth(view.truth, placement),
+        semantic=None if view.semantic is None else place_semantic(view.semantic, placement),
     )

@@ -18,10 +18,11 @@ from htc.config import Config, CopyPaste, Input
 from htc.data.copy_paste import corner_of, draw_paste, pasted
 from htc.data.dataset import Dataset, ImageRecord
 from htc.data.epochs import pictures_of_epoch, pure_generator, pure_seed, rank_positions
-from htc.data.ground_truth import AnnotatedView, annotated_picture, view_of
+from htc.data.ground_truth import AnnotatedView, annotated_picture, placed, view_of
 from htc.data.photometric import distorted, draw_distortion
 from htc.data.semantic_maps import MAX_SEMANTIC_CLASSES, least_classes
-from htc.data.transforms import Preparation, Prepared, draw_placement, pad_pictures, pad_semantic
+from htc.data.transforms import Placement, Preparation, Prepared, draw_placement, pad_pictures, pad_semantic
+from htc.data.user_transforms import Transforms, transformed
 from htc.errors import ConfigError, DataError
 from htc.types import Batch, GroundTruth
 
@@ -49,16 +50,26 @@ class PictureBatch(Generic[Prepared]):
 
 
 class TrainingPictures(TorchDataset[TrainingSample]):
-    """Item p is the picture at position p of one epoch's order, augmented. Read it from any process, in any order.
+    """Item p is the image at position p of one epoch's order, augmented. Read it from any process, in any order.
 
-    A step of all processes takes `together` pictures.
+    A step of all processes takes `together` images. `transforms` of the user come before the augmentation
+    (`htc.data.user_transforms.transformed`).
     """
 
-    def __init__(self, dataset: Dataset, config: Config, seed: int, epoch: int, together: int = 1):
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: Config,
+        seed: int,
+        epoch: int,
+        together: int = 1,
+        transforms: Transforms | None = None,
+    ):
         self.dataset = dataset
         self.config = config
         self.seed = seed
         self.epoch = epoch
+        self.transforms = transforms
         self.order = pictures_of_epoch(dataset, config.training.sampling, seed, epoch, together)
 
     def __len__(self) -> int:
@@ -68,27 +79,42 @@ class TrainingPictures(TorchDataset[TrainingSample]):
         record = self.dataset.images[self.order[position]]
         seed = pure_seed(self.seed, self.epoch, position, record.id)
         augmentation = self.config.training.augmentation
-        view = self._view(record, torch.Generator().manual_seed(seed))
+        view = self._view(record, torch.Generator().manual_seed(seed), pure_seed("transforms", seed))
         # Each further part draws from numbers of its own: switching it on leaves all other draws as they were.
         if augmentation.copy_paste is not None:
-            view = self._with_pasted(view, augmentation.copy_paste, pure_generator("copy-paste", seed))
+            pasted_seed = pure_seed("transforms of the pasted", seed)
+            view = self._with_pasted(view, augmentation.copy_paste, pure_generator("copy-paste", seed), pasted_seed)
         picture = view.picture
         if augmentation.photometric is not None:
             picture = distorted(picture, draw_distortion(augmentation.photometric, pure_generator("photometric", seed)))
         return TrainingSample(picture, view.truth, view.semantic, record.id, seed)
 
-    def _view(self, record: ImageRecord, generator: torch.Generator) -> AnnotatedView:
-        config = self.config
-        placement = draw_placement((record.height, record.width), config.input, config.training.augmentation, generator)
-        return view_of(
-            record, placement, None if config.semantic is None else config.semantic.classes, self.dataset.semantic_maps
+    def _view(self, record: ImageRecord, generator: torch.Generator, seed: int) -> AnnotatedView:
+        """`seed` is that of the user's transforms."""
+        config, maps = self.config, self.dataset.semantic_maps
+        semantic_classes = None if config.semantic is None else config.semantic.classes
+        if self.transforms is None:
+            return view_of(record, self._placement((record.height, record.width), generator), semantic_classes, maps)
+        view = transformed(
+            record,
+            self.transforms,
+            seed,
+            classes=len(self.dataset.classes),
+            semantic_classes=semantic_classes,
+            semantic_maps=maps,
         )
+        return placed(view, self._placement(view.size, generator))
 
-    def _with_pasted(self, view: AnnotatedView, settings: CopyPaste, generator: torch.Generator) -> AnnotatedView:
+    def _placement(self, size: tuple[int, int], generator: torch.Generator) -> Placement:
+        return draw_placement(size, self.config.input, self.config.training.augmentation, generator)
+
+    def _with_pasted(
+        self, view: AnnotatedView, settings: CopyPaste, generator: torch.Generator, seed: int
+    ) -> AnnotatedView:
         draw = draw_paste(settings.probability, len(self.dataset), generator)
         if not draw.happens:
             return view
-        other = self._view(self.dataset.images[draw.other], generator)
+        other = self._view(self.dataset.images[draw.other], generator, seed)
         chosen = torch.rand(len(other.truth.boxes), generator=generator) < settings.share
         return pasted(view, other, chosen, corner_of(view.size, other.size, draw.corner))
 
@@ -118,15 +144,22 @@ def training_loader(
     first_step: int = 0,
     rank: int = 0,
     ranks: int = 1,
+    transforms: Transforms | None = None,
 ) -> "PictureLoader":
     """One epoch of batches for process `rank` of `ranks`, from step `first_step` on.
 
     Step s of all ranks together holds positions s * batch_size * ranks ... of the epoch's order; the last step may be
-    smaller, but every rank takes part in it (with pictures from the epoch's beginning if there are too few). Raises
-    `ConfigError` if the semantic branch has too few classes for its maps.
+    smaller, but every rank takes part in it (with pictures from the epoch's beginning if there are too few).
+
+    `transforms(image, target)`, in the style of torchvision v2, see the original image before the augmentation of the
+    configuration; `docs/extending.md` describes them. They draw from the global generators of torch, NumPy and Python,
+    which are seeded for each image, and must be picklable if workers are started by `spawn`.
+
+    Raises `ConfigError` if the semantic branch has too few classes for its maps; batches raise `DataError` for an image
+    that cannot be used, or for transforms that return something else than an image and its target.
     """
     check_semantic(dataset, config)
-    pictures = TrainingPictures(dataset, config, seed, epoch, batch_size * ranks)
+    pictures = TrainingPictures(dataset, config, seed, epoch, batch_size * ranks, transforms)
     steps = rank_positions(len(pictures), batch_size, rank, ranks)[first_step:]
     return PictureLoader(pictures, _Collate(config.input), steps, workers)
 

@@ -125,7 +125,7 @@ def _place(index: int, record: Any) -> str:
 
 def _parse(record: Any, index: int) -> _Parsed:
     if not isinstance(record, Mapping):
-        raise DataError(f"it is a {type(record).__name__}; give a dictionary with the keys {', '.join(FIELDS)}")
+        raise DataError(f"it is of type {type(record).__name__}; give a dictionary with the keys {', '.join(FIELDS)}")
     for key in record:
         if key not in FIELDS:
             near = get_close_matches(str(key), FIELDS, n=1)

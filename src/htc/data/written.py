@@ -63,7 +63,7 @@ def by_split(data: Mapping[str, Dataset]) -> dict[str, Dataset]:
         if name in named:
             raise DataError(f"data has two datasets for the split {name!r}: give one")
         if not isinstance(dataset, Dataset):
-            raise DataError(f"data[{key!r}] is a {type(dataset).__name__}; give an htc.Dataset")
+            raise DataError(f"data[{key!r}] is of type {type(dataset).__name__}; give an htc.Dataset")
         if dataset.semantic_maps is not None:
             raise DataError(f"data[{key!r}] has semantic maps, which no COCO file holds; give them as semantic=")
         named[name] = dataset
@@ -96,35 +96,32 @@ def digest(datasets: Mapping[str, Dataset]) -> str:
 
 
 def located(dataset: Dataset, arrays: Path | None = None) -> tuple[Path, list[Path]]:
-    """The common folder of all images, and the absolute path of each; arrays are to be in `arrays` (None: the root)."""
-    folders = [os.path.abspath(record.path.parent) for record in dataset.images if record.pixels is None]
+    """The common folder of all images, and the absolute path of each; those in memory are to be in `arrays` (None: in
+    the common folder).
+    """
+    folders = [_absolute(record.path.parent) for record in dataset.images if record.pixels is None]
     if arrays is not None and len(folders) < len(dataset):
-        folders.append(os.path.abspath(arrays))
+        folders.append(_absolute(arrays))
     try:
         root = Path(os.path.commonpath(folders)) if folders else Path()
     except ValueError as error:
         raise DataError(f"the images have no common folder ({error}); put them on one drive") from error
-    in_memory = root if arrays is None else arrays.absolute()
+    in_memory = root if arrays is None else _absolute(arrays)
     return root, [
-        Path(os.path.abspath(record.path)) if record.pixels is None else in_memory / f"{position:06}.png"
+        _absolute(record.path) if record.pixels is None else in_memory / f"{position:06}.png"
         for position, record in enumerate(dataset.images, start=1)
     ]
 
 
+def _absolute(path: Path) -> Path:
+    """Without `..`, which a file name may not contain; links are followed only where that is needed for it."""
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
 def content_of(dataset: Dataset, root: Path, paths: list[Path]) -> dict[str, Any]:
     """The content of a COCO instance file; file names are relative to `root`, with forward slashes."""
-    images = [
-        {
-            "id": record.id,
-            "file_name": path.relative_to(root).as_posix(),
-            "height": record.height,
-            "width": record.width,
-        }
-        | ({} if record.group is None else {"group": record.group})
-        for record, path in zip(dataset.images, paths, strict=True)
-    ]
     return {
-        "images": images,
+        "images": [_image(record, path.relative_to(root)) for record, path in zip(dataset.images, paths, strict=True)],
         "categories": [
             {"id": id, "name": name} for id, name in zip(dataset.category_ids, dataset.classes, strict=True)
         ],
@@ -134,6 +131,11 @@ def content_of(dataset: Dataset, root: Path, paths: list[Path]) -> dict[str, Any
             for instance in record.instances
         ],
     }
+
+
+def _image(record: ImageRecord, name: Path) -> dict[str, Any]:
+    group = {} if record.group is None else {"group": record.group}
+    return {"id": record.id, "file_name": name.as_posix(), "height": record.height, "width": record.width, **group}
 
 
 def _annotation(instance: Instance, record: ImageRecord, category: int) -> dict[str, Any]:

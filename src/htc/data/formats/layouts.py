@@ -241,7 +241,7 @@ def _checked(data: object) -> Data:
     if isinstance(data, Dataset | Mapping):
         return data
     raise DataError(
-        f'data is a {type(data).__name__}; give a folder, an htc.Dataset, or {{"train": Dataset, "val": Dataset}}'
+        f'data is of type {type(data).__name__}; give a folder, an htc.Dataset, or {{"train": Dataset, "val": Dataset}}'
     )
 
 
