@@ -11,7 +11,7 @@ _SCORE, _MOST, _OUT, _SHORT = "score_threshold", "max_detections", "out", "short
 ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("conf", "confidence", "confidence_threshold", "conf_thres", "threshold", "score_thr", "score_thres", "thr"),
-        (_SCORE,),
+        (_SCORE, "inference.score_threshold"),
     ),
     **dict.fromkeys(("max_det", "max_per_img", "max_dets", "topk", "detections_per_img"), (_MOST,)),
     **dict.fromkeys(("imgsz", "img_size", "img_scale", "image_size"), (_SHORT, "input.short_edge")),

@@ -158,7 +158,7 @@ def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_
         ),
         (
             ("predict", "PICTURE", "--model", PRESET, "--annotations", "gone.json"),
-            "gone.json: no such file; give COCO annotations",
+            "gone.json: no such file",
         ),
         (
             ("predict", "PICTURE", "--model", PRESET, "--no-draw"),
@@ -166,7 +166,7 @@ def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_
         ),
         (("predict", "PICTURE", "--model", PRESET, "--out", "file"), "--out file: is a file"),
         (("predict", "PICTURE", "--model", PRESET, "--json", "file"), "--json file: exists already"),
-        (("predict", "PICTURE", "--model", PRESET, "--device", "cuda:9"), "--device"),
+        (("predict", "PICTURE", "--model", PRESET, "--device", "cuda:9"), "device 'cuda:9' is not available"),
         (
             ("predict", "PICTURE", "--model", PRESET, "--inference.box_stage", "4"),
             "inference names stage 4, but cascade.num_stages is 3",

@@ -58,3 +58,18 @@ def test_devices() -> None:
         choose_device("gpu")
     with pytest.raises(ConfigError, match="is not available"):
         choose_device("cuda:77")
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_the_device_may_be_a_name_or_an_object(device: str | torch.device) -> None:
+    assert choose_device(device) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", [1, "1", "cuda:1", torch.device("cuda", 1)])
+def test_a_device_keeps_its_index(device: str | int | torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device(device) == torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="'cuda:1' is not available"):
+        choose_device(device)

@@ -33,7 +33,6 @@ _ALL = (
         "demo",
         "Start",
         "Train a small HTC on bundled images, evaluate it and predict: a few minutes.",
-        examples=(("demo", "on the bundled images of cell nuclei"),),
     ),
     Command(
         "models",
@@ -85,7 +84,7 @@ _ALL = (
         "Compute the COCO metrics of a model or of a result file.",
         "(MODEL... | --results FILE) --annotations FILE [OPTIONS]",
         (
-            ("evaluate runs/train/my_data --annotations my_data/annotations/instances_val.json", ""),
+            ("evaluate runs/train/my_data --annotations my_data/annotations/instances_val.json", "a trained model"),
             ("evaluate A B --annotations val.json --images val", "an ensemble, and each model alone"),
             ("evaluate --results results.json --annotations val.json", "the result file of any tool"),
         ),
@@ -106,7 +105,10 @@ _ALL = (
         "SOURCE... --model MODEL [OPTIONS]",
         (
             ("predict photos --model htc_r50_fpn_20e_coco", "a folder, with released weights"),
-            ("predict 'photos/**/*.jpg' --model runs/train/my_data --json results.json", ""),
+            (
+                "predict 'photos/**/*.jpg' --model runs/train/my_data --json results.json",
+                "COCO results too",
+            ),
             ("predict a.jpg --model A --model B --views 1:flip", "an ensemble, each image mirrored too"),
         ),
         VIEWS,

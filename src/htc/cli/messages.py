@@ -1,6 +1,7 @@
 """Messages for calls that cannot be parsed: what is wrong, and what was probably meant."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from cyclopts import CoercionError, CycloptsError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
@@ -27,7 +28,8 @@ def explain(error: CycloptsError, arguments: Sequence[str]) -> str:
 
 def _fault(error: CycloptsError, verb: str, arguments: Sequence[str]) -> str:
     if isinstance(error, UnusedCliTokensError):
-        return f"more arguments than `htc {verb}` takes: {' '.join(error.unused_tokens or ())}"
+        hint = "; --resume takes no value: give the folder of the run as --out DIR" if "--resume" in arguments else ""
+        return f"more arguments than `htc {verb}` takes: {' '.join(error.unused_tokens or ())}{hint}"
     if isinstance(error, UnknownOptionError):
         return _unknown_option(error, verb)
     if isinstance(error, CoercionError) and isinstance(error.__cause__, ConfigError):
@@ -56,21 +58,21 @@ def _unknown_option(error: UnknownOptionError, verb: str) -> str:
     given = (error.token.keyword or error.token.value).partition("=")[0]
     if verb not in COMMANDS or not given.startswith("--"):
         return str(error)
-    from htc.settings.names import all_names, nearest
+    from htc.settings.names import all_names
 
     word = given.removeprefix("--")
     flags = {name: name.removeprefix("--").replace("-", "_") for arg in error.argument_collection for name in arg.names}
     takes_settings = "--config" in flags
     fields = [name for name in all_names() if "." in name] if takes_settings else []
-    near = near_names(word.replace("-", "_"), [*flags.values(), *fields], cutoff=0.6)
-    if not near and takes_settings:
-        field = nearest((word.replace("-", "_"),))
-        near = [] if field is None else [field]
+    near = near_names(word.replace("-", "_"), [*flags.values(), *fields], cutoff=0.6)[:1]
+    if not near:  # the last word of a field, as in --interleaved
+        last_words = {name.rpartition(".")[2]: name for name in reversed(fields)}
+        near = [last_words[one] for one in get_close_matches(word.replace("-", "_"), last_words, n=1, cutoff=0.8)]
     if not near:
         return f"unknown option {given}"
     if near[0] in flags:  # an argument without a flag keeps its upper case
         return f"unknown option {given}: give {near[0]} without a flag, as in htc {verb} {COMMANDS[verb].usage}"
-    return f"unknown option {given}; did you mean {' or '.join(map(_as_flag, near))}?"
+    return f"unknown option {given}; did you mean {_as_flag(near[0])}?"
 
 
 def _as_flag(option: str) -> str:

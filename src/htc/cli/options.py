@@ -72,9 +72,7 @@ class ModelOptions:
     device: Device = "auto"
     """auto (CUDA if there is one, else the CPU), cpu, cuda, cuda:N, N (the same) or mps."""
     precision: Literal["auto", "fp32", "bf16"] | None = None
-    """Arithmetic of the network; auto measures which is faster on this device. Boxes are always fp32. Default: the
-    model's own.
-    """
+    """Arithmetic of the network, boxes excepted; auto takes the faster one. Default: the model's own."""
     print_config: Switch = False
     """Print the whole configuration as YAML for --config, and do nothing else."""
 

@@ -163,6 +163,11 @@ def locate_splits(
         raise DataError("nothing to train on: give --data DIR, or --train-annotations JSON with --train-images DIR")
     if (val_annotations is None) != (val_images is None):
         raise DataError("--val-annotations and --val-images go together: give both or neither")
+    for annotations, images in ((train_annotations, train_images), (val_annotations, val_images)):
+        if annotations is not None and (annotations.is_dir() or not annotations.exists()):
+            raise DataError(f"{annotations}: no such file; give COCO annotations, an instance file (.json)")
+        if images is not None and not images.is_dir():
+            raise DataError(f"{images}: no such folder; give the folder of the images that {annotations} lists")
     return Splits(train_annotations, train_images, val_annotations, val_images)
 
 
