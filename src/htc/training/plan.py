@@ -11,6 +11,7 @@ from htc.config import Config
 from htc.data.coco import Splits
 from htc.data.dataset import Dataset
 from htc.inference.device import choose_device
+from htc.model.backbones.custom import with_custom
 from htc.presets import DEFAULT_PRESET, PRESETS, preset
 from htc.ranks import here
 from htc.settings.layers import Setting, from_file, names_preset, overlay, resolve
@@ -76,6 +77,8 @@ def plan_training(
         found = _chosen_for(dataset, settings, options)
         config, chosen, every = found.config, found.choices, evaluate_every or found.evaluate_every
         rule += "" if evaluate_every else "; about twenty times in all"
+    if options.backbone is not None:
+        config, _ = with_custom(config, options.backbone)
     fitted = fit_to_data(config, dataset, options.semantic)
     evaluated = splits.val_annotations is not None
     return TrainingPlan(dataset, config, fitted, chosen, every, options, rule if evaluated else None)

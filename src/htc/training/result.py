@@ -1,5 +1,6 @@
 """What a training returns: the trained model, its metrics and the history of its evaluations."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +46,7 @@ class TrainingResult:
     @cached_property
     def model(self) -> Predictor:
         """The trained model (of the best evaluation, if there were any), loaded when it is first used."""
-        return load(self.model_folder, device=self.device)
+        return load(self.model_folder, device=self.device, backbone=deepcopy(self.backbone))
 
     @property
     def model_folder(self) -> Path:

@@ -5,10 +5,11 @@ evaluations) is `Options`.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning import Callback
@@ -25,6 +26,7 @@ from htc.data.dataset import Dataset
 from htc.data.epochs import batches_per_epoch
 from htc.data.loader import PictureLoader, training_loader
 from htc.data.semantic_maps import MapSources, with_semantic_maps
+from htc.data.user_transforms import Transforms
 from htc.errors import DataError, OutputError
 from htc.evaluation.coco import MetricValues
 from htc.evaluation.drawings import draw_comparisons
@@ -88,7 +90,7 @@ class Options:
     """Processes that prepare batches."""
     backbone: nn.Module | None = None
     """The user's own backbone, in place of the configured one."""
-    transforms: Any = None
+    transforms: Transforms | None = None
     """The user's own transform of each training image and its ground truth."""
 
 
@@ -230,7 +232,7 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
     """The detector with its first weights, a pure function of the seed (or the given ones), and all that trains it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        detector = Detector(config)
+        detector = Detector(config, deepcopy(options.backbone))  # the caller's module stays as it is
     if options.weights is None and not options.resume:
         imagenet = start_from_imagenet(detector.backbone, config.backbone)
         for part in detector.children():
@@ -260,7 +262,16 @@ def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, d
     """One epoch's batches without the first `done`."""
     size, workers = config.training.batch_size, options.workers
     return training_loader(
-        dataset, config, options.seed, epoch, size, workers, first_step=done, rank=rank(), ranks=count()
+        dataset,
+        config,
+        options.seed,
+        epoch,
+        size,
+        workers,
+        first_step=done,
+        rank=rank(),
+        ranks=count(),
+        transforms=options.transforms,
     )
 
 
@@ -290,7 +301,8 @@ def _finish(detector: nn.Module, config: Config, out: Path, validation: Validati
         metrics = row_metrics(entry)
         which = {"epoch": entry["epoch"], "step": entry["step"], "is": "the best" if best else "the last"}
         write_json(out / METRICS, {**metrics, "model": which})
-    return TrainingResult(out, config, None if metrics is None else Metrics(metrics), _steps(out), options.device)
+    found = None if metrics is None else Metrics(metrics)
+    return TrainingResult(out, config, found, _steps(out), options.device, options.backbone)
 
 
 def _steps(out: Path) -> int:
