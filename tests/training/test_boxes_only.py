@@ -54,18 +54,18 @@ def test_the_model_has_no_mask_heads_and_no_mask_losses(result):
 
 
 def test_boxes_are_measured_and_masks_are_not(result, splits):
-    assert "bbox" in result.metrics
-    assert "segm" not in result.metrics
-    predictor = htc.load(str(result.model), device="cpu")
+    assert "bbox" in result.metrics.to_dict()
+    assert "segm" not in result.metrics.to_dict()
+    predictor = htc.load(str(result.model_folder), device="cpu")
     metrics, results = evaluate_model(predictor, splits.val_annotations, splits.val_images)
-    assert metrics["bbox"] == result.metrics["bbox"]
+    assert metrics["bbox"] == result.metrics.to_dict()["bbox"]
     assert "segm" not in metrics
     assert all("segmentation" not in one and "bbox" in one for one in results)
 
 
 def test_what_is_found_are_boxes(result, splits):
     picture = next(splits.val_images.glob("*"))
-    found = htc.load(str(result.model), device="cpu").predict(picture, score_threshold=0.0)
+    found = htc.load(str(result.model_folder), device="cpu").predict(picture, score_threshold=0.0)
     assert len(found)
     assert not found.masks.exist
     assert np.asarray(found.draw(picture)).shape[:2] == found.size
@@ -94,7 +94,7 @@ def test_one_object_with_a_mask_keeps_the_mask_heads(splits, tmp_path):
 
 
 def test_stages_of_masks_are_refused(result):
-    predictor = htc.load(str(result.model), device="cpu")
+    predictor = htc.load(str(result.model_folder), device="cpu")
     with pytest.raises(ConfigError, match="boxes alone"):
         detect_stages(predictor, NetworkInput(torch.zeros(1, 3, 64, 64), torch.tensor([[64, 64]])), [(64, 64)], [(1,)])
 

@@ -97,7 +97,7 @@ def test_a_training_of_two_processes_is_that_of_one(splits, tmp_path):
         assert two[name][0] == pytest.approx(values[0], abs=1e-6, rel=1e-5), name
     assert (alone.folder / "pictures.csv").read_text() == (first.folder / "pictures.csv").read_text()
     assert first.metrics is not None
-    assert first.metrics.keys() == alone.metrics.keys()
+    assert first.metrics.to_dict().keys() == alone.metrics.to_dict().keys()
 
 
 def test_the_first_process_logs(splits, tmp_path):
@@ -132,7 +132,7 @@ def test_pictures_without_any_object(tmp_path):
     options = Options(device="cpu", pictures=0, validation_losses=False)
     results = together(lambda _rank: run_training(tiny(epochs=1, batch_size=1), split, tmp_path / "run", options))
     assert results[0].steps == 2
-    assert set(results[0].metrics["segm"].values()) == {-1.0}
+    assert set(results[0].metrics.to_dict()["segm"].values()) == {-1.0}
 
 
 def point_run(folder, rank, values, *, resume=False, act=None):

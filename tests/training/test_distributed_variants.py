@@ -111,6 +111,6 @@ def test_without_semantic_fusion_the_embedding_stays_as_it_is(tmp_path: Path) ->
     first, _ = together(lambda _rank: run_training(config, splits, tmp_path / "run", options))
     assert first.steps == 2
     torch.manual_seed(options.seed)
-    before, after = Detector(first.config).state_dict(), load_file(first.model / "model.safetensors")
+    before, after = Detector(first.config).state_dict(), load_file(first.model_folder / "model.safetensors")
     unchanged = {name for name, value in before.items() if torch.equal(value, after[name])}
     assert unchanged == {name for name in before if name.startswith("semantic.embedding.")}

@@ -62,7 +62,7 @@ def test_a_training_leaves_everything(trained):
     assert set(losses) == {"rpn.class", "rpn.box", "semantic", *kinds}
     metrics = json.loads((trained.folder / "metrics.json").read_text())
     best = metrics.pop("model")
-    assert metrics == trained.metrics
+    assert metrics == trained.metrics.to_dict()
     history = read_history(trained.folder)
     assert best == {"epoch": best["epoch"], "step": 3 * best["epoch"], "is": "the best"}
     assert history[best["epoch"] - 1]["segm"] == metrics["segm"]
@@ -73,7 +73,7 @@ def test_a_training_leaves_everything(trained):
 
 
 def test_the_model_takes_the_data_s_classes(trained, splits):
-    predictor = load(trained.model, device="cpu")
+    predictor = load(trained.model_folder, device="cpu")
     assert predictor.config.classes == ("disc", "square")
     assert predictor.config.category_ids == (4, 9)
     assert predictor.config.semantic.classes == 3
@@ -115,7 +115,7 @@ def test_pictures_without_objects_alone(tmp_path):
         tmp_path / "run",
         Options(device="cpu"),
     )
-    assert set(result.metrics["segm"].values()) == {-1.0}
+    assert set(result.metrics.to_dict()["segm"].values()) == {-1.0}
     losses = read_losses(tmp_path / "run" / "losses.csv")[1]
     assert losses["stage1.mask"] == losses["stage1.box"] == [0.0]
 
@@ -135,7 +135,7 @@ def test_a_time_limit_ends_it_with_a_model(splits, tmp_path):
     result = run_training(tiny(epochs=500), splits, tmp_path / "run", Options(device="cpu", minutes=1e-4))
     assert result.steps < 6
     assert result.metrics is not None
-    assert (result.model / "model.safetensors").is_file()
+    assert (result.model_folder / "model.safetensors").is_file()
 
 
 def test_without_semantic_branch(splits, tmp_path):
@@ -162,21 +162,21 @@ def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits
     data = Splits(path, splits.train_images, None, None)
     still = tiny(epochs=1, optimizer=AdamW(lr=1e-12, weight_decay=0.0))
     said = []
-    result = run_training(still, data, tmp_path / "run", Options(device="cpu", weights=str(trained.model)), said.append)
+    result = run_training(still, data, tmp_path / "run", Options(device="cpu", weights=str(trained.model_folder)), said.append)
     lines = [one.line for one in said if isinstance(one, Message)]
-    assert lines == [f"all layers start from {trained.model}: it knows class disc"]
+    assert lines == [f"all layers start from {trained.model_folder}: it knows class disc"]
     start = json.loads((tmp_path / "run/start.json").read_text())
     assert (start["kept_classes"], start["new_classes"]) == (["disc"], [])
     before, after = (
-        load(trained.model, device="cpu").detector.state_dict(),
-        load(result.model, device="cpu").detector.state_dict(),
+        load(trained.model_folder, device="cpu").detector.state_dict(),
+        load(result.model_folder, device="cpu").detector.state_dict(),
     )
     assert torch.allclose(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
     rows = before["roi.box_heads.0.classify.weight"][[0, 2]]  # disc, not square, and the background
     assert torch.allclose(rows, after["roi.box_heads.0.classify.weight"])
     larger = still.replace(cascade={"box_channels": 8})
     with pytest.raises(CheckpointError, match="another architecture"):
-        run_training(larger, data, tmp_path / "wrong", Options(device="cpu", weights=str(trained.model)))
+        run_training(larger, data, tmp_path / "wrong", Options(device="cpu", weights=str(trained.model_folder)))
 
 
 def test_validation_classes_are_checked_before_the_first_step(splits, tmp_path):
@@ -199,7 +199,7 @@ def test_the_best_weights_are_kept_and_become_the_model(splits, tmp_path, monkey
     kept = run_training(tiny(epochs=3), splits, tmp_path / "kept", plain)
     assert json.loads((kept.folder / "metrics.json").read_text())["model"] == {"epoch": 2, "step": 6, "is": "the best"}
     second = run_training(tiny(epochs=2), replace(splits, val_annotations=None), tmp_path / "second", plain)
-    ours, theirs = (load_file(one.model / "model.safetensors") for one in (kept, second))
+    ours, theirs = (load_file(one.model_folder / "model.safetensors") for one in (kept, second))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
