@@ -231,6 +231,19 @@ def test_an_open_run_of_wandb_is_taken_and_left_open(offline, tmp_path):
     own.finish()
 
 
+@pytest.mark.parametrize(("ended", "steps"), [(True, 8), (False, 2)])
+def test_after_a_kill_wandb_receives_again_what_it_may_have_lost(offline, tmp_path, ended, steps):
+    """It buffers; MLflow does not."""
+    entry = {"run": "abc", "steps": 2, "evaluated": 0, "active": True, "ended": ended}
+    with opened_loggers(("mlflow",), tmp_path, Reached()) as (opened,):
+        other = {**entry, "run": opened.logged.run}
+    (tmp_path / "loggers.json").write_text(json.dumps({"wandb": entry, "mlflow": other}))
+    with opened_loggers(("wandb", "mlflow"), tmp_path, Reached(8, 6, 5)) as (first, second):
+        assert (first.logged.run, first.logged.steps, second.logged.steps) == ("abc", steps, 8)
+        assert not any(one.ended for one in read_record(tmp_path).values())
+    assert all(one.ended for one in read_record(tmp_path).values())
+
+
 def test_mlflow_takes_its_tracking_uri_from_the_environment(offline, tmp_path):
     uri = f"sqlite:///{tmp_path}/elsewhere.db"
     offline.setenv("MLFLOW_TRACKING_URI", uri)

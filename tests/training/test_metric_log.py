@@ -170,6 +170,15 @@ def test_several_loggers_receive_the_same(tmp_path, whole):
     assert len(read_record(tmp_path)) == 2
 
 
+def test_a_failure_closes_the_runs_too(tmp_path):
+    session(tmp_path, Memory([]), until=Interruption(2))
+    (entry,) = read_record(tmp_path).values()
+    assert entry == LoggedRun("memory/1", active=True, ended=True)
+    session(tmp_path)
+    (entry,) = read_record(tmp_path).values()
+    assert entry == LoggedRun("memory/1", 2, 0, active=False, ended=False)
+
+
 def test_hyperparameters_are_flat():
     nested = {"seed": 1, "training": {"lr": None, "ious": [0.5, 0.6], "optimizer": {"kind": "sgd"}}}
     assert flat_values(nested) == {

@@ -7,8 +7,8 @@ steps and evaluations it has received. Importing this module imports neither tor
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +40,8 @@ class LoggedRun:
     """The evaluations after up to so many steps are logged."""
     active: bool = True
     """Whether the latest process of the training logged to it."""
+    ended: bool = False
+    """Whether that process closed it; a killed one does not."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def opened_loggers(loggers: Sequence["str | Logger"], folder: Path, reached: Rea
     check_loggers(loggers)
     known = {} if reached.resumed is None else _as_of(reached, read_record(folder))
     opened: list[OpenLogger] = []
+    record = {name: replace(one, active=False) for name, one in known.items()}
     with ExitStack() as stack:
         for one in dict.fromkeys(loggers):
             if isinstance(one, str):
@@ -142,11 +145,21 @@ def opened_loggers(loggers: Sequence["str | Logger"], folder: Path, reached: Rea
                 opened.append(_own(one, known))
             else:
                 raise ConfigError(f"loggers: {one!r} is neither one of {', '.join(LOGGERS)} nor a Lightning Logger")
-        inactive = {name: LoggedRun(one.run, one.steps, one.evaluated, active=False) for name, one in known.items()}
-        entries = {**inactive, **{one.name: one.logged for one in opened if one.name}}
-        if entries:
-            write_json(folder / RECORD, {name: asdict(entry) for name, entry in entries.items()})
-        yield opened
+        record |= {one.name: one.logged for one in opened if one.name}
+        if not record:
+            yield opened
+            return
+        _write_record(folder, record)
+        try:
+            with stack.pop_all():
+                yield opened
+        finally:  # after the loggers are closed
+            with suppress(OutputError):  # of a full disk, which ends the training by itself
+                _write_record(folder, {name: replace(one, ended=one.active) for name, one in record.items()})
+
+
+def _write_record(folder: Path, record: Mapping[str, LoggedRun]) -> None:
+    write_json(folder / RECORD, {name: asdict(entry) for name, entry in record.items()})
 
 
 def read_record(folder: Path) -> dict[str, LoggedRun]:
@@ -168,11 +181,14 @@ def read_record(folder: Path) -> dict[str, LoggedRun]:
 
 
 def _as_of(reached: Reached, known: Mapping[str, LoggedRun]) -> dict[str, LoggedRun]:
-    """The entries with what the latest process logged before it ended."""
+    """The entries with what the latest process logged before it ended.
+
+    W&B buffers: of a process that was killed it has an unknown part, so all that is trained again is logged again.
+    """
     return {
         name: LoggedRun(one.run, max(one.steps, reached.steps), max(one.evaluated, reached.evaluated))
-        if one.active
-        else one
+        if one.active and (one.ended or name != "wandb")
+        else replace(one, active=True, ended=False)
         for name, one in known.items()
     }
 
