@@ -287,6 +287,8 @@ def _of_field(annotation: Any, path: str, label: str, now: Any) -> Iterator[tupl
         )
     for member in sections:
         kind = member.model_fields["kind"].default if "kind" in member.model_fields else None
+        if kind == "custom":
+            continue  # a module of the user, which no configuration alone can build
         chosen = now is not None and (kind is None or now.get("kind") == kind)
         start = now if chosen else MEMBERS.get(kind or "", {} if kind is None else {"kind": kind})
         tag = label if kind is None or chosen else f"{label}[{kind}]"

@@ -93,7 +93,7 @@ def test_the_table_is_written_for_people_and_programs(done, splits, tables):
 
 def test_a_second_call_trains_nothing(done, splits, tables, monkeypatch):
     out, measured = done
-    monkeypatch.setattr(run, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(run, "run_training", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr(run, "measure_stages", lambda *_: pytest.fail("measured again"))
     assert run_ablation(tables, splits, out, BUDGET) == measured
 

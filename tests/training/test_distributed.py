@@ -104,7 +104,7 @@ def test_the_first_process_logs(splits, tmp_path):
     """The others have loggers that do nothing, so that callbacks which need one work everywhere."""
     callbacks = (LearningRateMonitor(logging_interval="step"),)
     options = Options(device="cpu", pictures=0, validation_losses=False, loggers=("tensorboard",), callbacks=callbacks)
-    together(lambda _rank: train(tiny(epochs=1, batch_size=1), splits, tmp_path / "run", options))
+    together(lambda _rank: run_training(tiny(epochs=1, batch_size=1), splits, tmp_path / "run", options))
     assert len(list((tmp_path / "run/tensorboard").glob("events.*"))) == 1
     events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     steps, losses = read_losses(tmp_path / "run/losses.csv")
@@ -120,7 +120,7 @@ def test_a_logger_that_cannot_be_opened_ends_all_processes(splits, tmp_path):
 
     def fails(_rank):
         with pytest.raises(HTCError, match="the logger tensorboard cannot be opened") as caught:
-            train(tiny(epochs=1), splits, tmp_path / "run", options)
+            run_training(tiny(epochs=1), splits, tmp_path / "run", options)
         return type(caught.value)
 
     assert together(fails) == [OutputError, ReportedElsewhereError]

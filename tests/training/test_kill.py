@@ -48,7 +48,7 @@ def begin(splits, out, epochs):
     """A process that trains into the folder, or goes on there."""
     resume = (out / "checkpoints" / "last.ckpt").is_file()
     process = multiprocessing.get_context("fork").Process(
-        target=train, args=(config(epochs), splits, out, replace(OPTIONS, resume=resume))
+        target=run_training, args=(config(epochs), splits, out, replace(OPTIONS, resume=resume))
     )
     process.start()
     return process

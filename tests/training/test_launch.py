@@ -3,23 +3,25 @@
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
+from functools import partial
 
 import pytest
+from lightning import Callback
 
-from htc.errors import ConfigError
+from htc.errors import ConfigError, DataError, TrainingError
 from htc.ranks import Ranks, here
-from htc.training.launch import on_first_process, start_together
+from htc.training.events import Message
+from htc.training.launch import check_can_be_sent, on_first_process, run_in_processes
+from training import rank_jobs as jobs
 from training.discs import write_split
-
-
-def script(text):
-    return [sys.executable, "-S", "-c", f"import os, signal, sys, time\n{text}"]
 
 
 @pytest.mark.parametrize(
@@ -42,60 +44,91 @@ def test_the_environment_says_which_process_this_is(environment, expected):
     assert expected.nodes == (2 if expected.ranks > 1 else 1)
 
 
-def test_each_process_is_told_which_it_is(tmp_path):
-    names = "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT"
-    assert (
-        start_together(
-            2,
-            1,
-            script(
-                f"open(r'{tmp_path}/' + os.environ['RANK'], 'w').write(' '.join(os.environ[n] for n in "
-                f"'{names}'.split()))"
-            ),
-        )
-        == 0
-    )
+def test_each_process_knows_which_it_is_and_the_first_one_reports(tmp_path):
+    events = []
+    assert run_in_processes(partial(jobs.tell_environment, tmp_path), 2, 1, events.append) == "result of 0"
+    assert events == [Message("from 0")]
     first, second = ((tmp_path / name).read_text().split() for name in "01")
-    assert (first[:5], second[:5]) == (["0", "2", "0", "2", "127.0.0.1"], ["1", "2", "1", "2", "127.0.0.1"])
-    assert first[5] == second[5]
+    assert (first[:6], second[:6]) == (["0", "2", "0", "2", "0", "127.0.0.1"], ["1", "2", "1", "2", "0", "127.0.0.1"])
+    assert first[6] == second[6]
 
 
-@pytest.mark.parametrize(("ending", "code"), [("sys.exit(2)", 2), ("os.kill(os.getpid(), signal.SIGKILL)", 137)])
-def test_one_that_fails_ends_all(ending, code):
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("error", DataError, "image 7 cannot be read"),
+        ("killed", TrainingError, "rank 1 .* was ended by SIGKILL, as the system does when memory runs out"),
+        ("exit", TrainingError, "rank 1 .* exit code 3"),
+    ],
+)
+def test_one_that_fails_ends_all(how, error, message):
     begin = time.monotonic()
-    assert start_together(2, 1, script(f"{ending} if os.environ['RANK'] == '1' else time.sleep(60)")) == code
-    assert time.monotonic() - begin < 30
+    with pytest.raises(error, match=message):
+        run_in_processes(partial(jobs.fail, how), 2, 1, lambda _event: None)
+    assert time.monotonic() - begin < 40
 
 
-def test_an_interruption_is_passed_on_and_waited_for(tmp_path):
-    text = f"""
-def end(*_):
-    open(r'{tmp_path}/ended' + os.environ['RANK'], 'w')
-    sys.exit(130)
-signal.signal(signal.SIGINT, end)
-open(r'{tmp_path}/begun' + os.environ['RANK'], 'w')
-time.sleep(60)
-"""
+def test_the_error_itself_is_waited_for():
+    with pytest.raises(DataError, match="image 7 cannot be read"):
+        run_in_processes(jobs.report_elsewhere, 2, 1, lambda _event: None)
 
+
+@pytest.mark.parametrize(("sent", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_is_passed_on_and_all_can_finish(tmp_path, sent, raised):
     def interrupt():
         while not all((tmp_path / f"begun{rank}").exists() for rank in (0, 1)):
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), sent)
+
+    def stop(*_):
+        raise SystemExit
 
     threading.Thread(target=interrupt).start()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(sent, signal.default_int_handler if sent == signal.SIGINT else stop)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            start_together(2, 1, script(text))
+        with pytest.raises(raised):
+            run_in_processes(partial(jobs.wait_for_signal, tmp_path), 2, 1, lambda _event: None)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(sent, before)
     assert all((tmp_path / f"ended{rank}").exists() for rank in (0, 1))
+
+
+def test_a_listener_that_fails_ends_all(tmp_path):
+    def fails(_event):
+        raise ValueError("no space in the notebook")
+
+    with pytest.raises(ValueError, match="no space"):
+        run_in_processes(partial(jobs.tell_environment, tmp_path), 2, 1, fails)
 
 
 def test_several_machines_need_a_place_to_meet(monkeypatch):
     monkeypatch.delenv("NODE_RANK", raising=False)
     with pytest.raises(ConfigError, match=r"--nodes 2 needs MASTER_ADDR, MASTER_PORT, NODE_RANK.*torchrun or srun"):
-        start_together(8, 2)
+        run_in_processes(jobs.report_elsewhere, 8, 2, lambda _event: None)
+
+
+def test_what_cannot_be_sent_is_named():
+    class Local(Callback):
+        """Not importable by another process."""
+
+    with pytest.raises(ConfigError, match=r"not: transforms: .*; callback Local: .*devices=1"):
+        check_can_be_sent({"transforms": lambda image, target: (image, target), "backbone": None}, [Local()], [])
+    check_can_be_sent({"transforms": str.upper, "backbone": None}, [Callback()], ["tensorboard"])
+
+
+def test_classes_of_a_notebook_cannot_be_sent(monkeypatch):
+    notebook = types.ModuleType("__main__")
+    own = type("Own", (Callback,), {"__module__": "__main__"})
+    notebook.Own = own
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    with pytest.raises(ConfigError, match=r"callback Own: it is defined in a notebook.*define it in a module"):
+        check_can_be_sent({}, [own()], [])
+
+
+def test_a_script_without_a_guard_is_told_so(monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "name", "htc rank 1")
+    with pytest.raises(ConfigError, match="if __name__ == '__main__'"):
+        run_in_processes(jobs.report_elsewhere, 2, 1, lambda _event: None)
 
 
 def test_alone_the_first_is_the_only_one():
@@ -141,7 +174,7 @@ def test_htc_train_on_two_devices(tmp_path):
     done = subprocess.run(call, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     finished(tmp_path / "run")
-    assert done.stderr.count("the model is in") == 1
+    assert done.stderr.count("model: ") == 1
 
 
 @pytest.mark.slow

@@ -162,7 +162,9 @@ def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits
     data = Splits(path, splits.train_images, None, None)
     still = tiny(epochs=1, optimizer=AdamW(lr=1e-12, weight_decay=0.0))
     said = []
-    result = run_training(still, data, tmp_path / "run", Options(device="cpu", weights=str(trained.model_folder)), said.append)
+    result = run_training(
+        still, data, tmp_path / "run", Options(device="cpu", weights=str(trained.model_folder)), said.append
+    )
     lines = [one.line for one in said if isinstance(one, Message)]
     assert lines == [f"all layers start from {trained.model_folder}: it knows class disc"]
     start = json.loads((tmp_path / "run/start.json").read_text())

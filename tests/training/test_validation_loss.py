@@ -138,7 +138,7 @@ def test_a_run_records_shows_and_stops_early(splits, tmp_path):
         (1, True, False),
         (2, False, True),
     ]
-    assert [(one.done, one.pictures) for one in events if isinstance(one, EvaluationStep)] == [
+    assert [(one.done, one.images) for one in events if isinstance(one, EvaluationStep)] == [
         (1, 3),
         (2, 3),
         (3, 3),

@@ -1,6 +1,6 @@
 """Train in several processes on this machine, and do work in the first process only.
 
-`train_in_processes` starts one process a device and passes their events and errors on to the process that called; under
+`run_in_processes` starts one process a device and passes their events and errors on to the process that called; under
 torchrun and srun the processes exist already. Imports torch only where the processes meet: the process that starts the
 others does not need it.
 """
@@ -17,15 +17,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from htc.errors import ConfigError, HTCError, ReportedElsewhereError, TrainingError
 from htc.ranks import here
 from htc.training.events import Listener
-
-if TYPE_CHECKING:
-    from htc.training.result import TrainingResult
-    from htc.training.train import TrainingRequest
 
 _T = TypeVar("_T")
 RANK = "htc rank"
@@ -34,15 +30,16 @@ PATIENCE = 30.0
 """Seconds for a process to report its own error, after another one only reported that there is one."""
 
 
-def train_in_processes(request: "TrainingRequest", devices: int, nodes: int, listener: Listener) -> "TrainingResult":
-    """Train in `devices` processes here, as part of `nodes` machines.
+def run_in_processes(job: Callable[[Listener], _T], devices: int, nodes: int, listener: Listener) -> _T:
+    """The result of `job(listener)` in the first of `devices` processes here, which are part of `nodes` machines.
 
-    When one process fails, the others are terminated and its error is raised. An interruption or SIGTERM is passed on
-    to all, which write their checkpoint, and is then raised here. Raises `ConfigError` if there are several machines
-    and the environment does not tell which one this is, and `TrainingError` for a process that ended without an error.
+    Events of the first process come to `listener`. When one process fails, the others are terminated and its error is
+    raised. An interruption or SIGTERM is passed on to all, which write their checkpoint, and is then raised here.
+    Raises `ConfigError` if there are several machines and the environment does not tell which one this is, and
+    `TrainingError` for a process that ended without an error.
     """
     check_not_imported_by_rank()
-    group = _Group(request, devices, nodes, listener)
+    group: _Group[_T] = _Group(job, devices, nodes, listener)
     try:
         group.follow()
     except KeyboardInterrupt:
@@ -115,10 +112,10 @@ class _Rank:
 
 
 @dataclass
-class _Group:
+class _Group(Generic[_T]):
     """The processes of a training on this machine."""
 
-    request: "TrainingRequest"
+    job: Callable[[Listener], _T]
     devices: int
     nodes: int
     listener: Listener
@@ -137,7 +134,7 @@ class _Group:
             rank = node * self.devices + local
             own = {**words, "RANK": str(rank), "LOCAL_RANK": str(local), "GROUP_RANK": str(node)}
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_run_rank, args=(self.request, own, sender), name=f"{RANK} {rank}")
+            process = context.Process(target=_run_rank, args=(self.job, own, sender), name=f"{RANK} {rank}")
             process.start()
             sender.close()  # this copy; the process has its own, whose end tells that it has ended
             self.ranks.append(_Rank(process, receiver))
@@ -168,7 +165,7 @@ class _Group:
             except KeyboardInterrupt:
                 self._send(signal.SIGINT)
 
-    def result(self) -> "TrainingResult":
+    def result(self) -> _T:
         """That of the first process; raises the error of the first that failed."""
         errors = [rank.error for rank in self.ranks if rank.error is not None]
         own = [error for error in errors if not isinstance(error, ReportedElsewhereError)]
@@ -211,8 +208,8 @@ def _sudden_end(process: BaseProcess) -> BaseException:
     return TrainingError(f"{process.name.removeprefix('htc ')} of the training {cause}. To continue: resume")
 
 
-def _run_rank(request: "TrainingRequest", environment: Mapping[str, str], messages: Connection) -> None:
-    """The whole life of one process: train, and send events, the result or the error to the parent."""
+def _run_rank(job: Callable[[Listener], Any], environment: Mapping[str, str], messages: Connection) -> None:
+    """The whole life of one process: do the job, and send events, the result or the error to the parent."""
     if os.name == "posix":
         os.setsid()  # Ctrl-C comes to the parent alone, which passes it on: each process gets it once
     os.environ |= environment
@@ -220,9 +217,7 @@ def _run_rank(request: "TrainingRequest", environment: Mapping[str, str], messag
     signal.signal(signal.SIGTERM, _terminated)
     first = environment["RANK"] == "0"
     with _reported(messages):
-        from htc.training.train import run_request
-
-        result = run_request(request, lambda event: messages.send(("event", event)) if first else None)
+        result = job(lambda event: messages.send(("event", event)) if first else None)
         messages.send(("result", result if first else True))
 
 

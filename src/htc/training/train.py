@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -21,7 +22,7 @@ from htc.settings.layers import Setting, names_preset, resolve
 from htc.settings.python import Overrides, check_overrides, python_settings
 from htc.training.display import displaying
 from htc.training.events import Downloading, Listener, Message, Phase, Planned
-from htc.training.launch import check_can_be_sent, on_first_process, train_in_processes
+from htc.training.launch import check_can_be_sent, on_first_process, run_in_processes
 from htc.training.loggers import check_loggers
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult
     """Train as `htc.train` does; with several devices in processes that are started here."""
     request.check()
     if request.devices * request.nodes > 1 and here().ranks == 1:
-        return train_in_processes(request, request.devices, request.nodes, listener)
+        return run_in_processes(partial(run_request, request), request.devices, request.nodes, listener)
     prepared = prepare(request, listener)
     plan = prepared.plan
     choices = plan.choices()
