@@ -159,6 +159,12 @@ def test_phases_messages_and_an_early_end():
     assert "training.early_stop" in shown.lines[3]
 
 
+def test_a_resumed_run_may_begin_with_an_evaluation():
+    shown = Shown()
+    shown.display(evaluated(2, 0.25))
+    assert shown.lines == ["evaluation after epoch 2: mask AP 25.0, box AP 50.0"]
+
+
 def test_the_plan_has_a_line_for_each_choice():
     shown = Shown()
     choices = (Choice({"preset": "small"}, "few images"), Choice({"a.b": (1.5, None), "c": True}, "a rule of both"))

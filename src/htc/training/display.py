@@ -89,6 +89,8 @@ class Display:
         self.evaluated, self.evaluating = event, None
         if event.best:
             self.best = event
+        if self.step is None:  # a run that was interrupted before this evaluation and is resumed
+            self._print(f"evaluation after epoch {event.entry['epoch']}: {precisions(event.entry)}")
         self._print_step()
         if event.stops:
             self._print("AP has not grown for as many evaluations as training.early_stop allows: the training ends")
