@@ -141,8 +141,6 @@ def evaluate(
         return print_config_of(model[0], weights, settings)
     if annotations is None:
         raise ConfigError("--annotations is missing: name the COCO annotations to measure against")
-    check_files({"--annotations": annotations, "--results": results, "--against": against})
-    check_folders({"--images": images, "--panoptic-dir": panoptic_dir})
     subsets = _subsets(stages, model[0] if model else None)
     check_json_target(json)
     for target, flag in ((save_results, "--save-results"), (html, "--html")):
@@ -164,6 +162,10 @@ def evaluate(
         against=against,
     )
     asked.check(model or [])
+    check_files(
+        {"--annotations": annotations, "--results": results, "--against": against, "--panoptic-json": panoptic_json}
+    )
+    check_folders({"--images": images, "--panoptic-dir": panoptic_dir})
     evaluation = (
         _evaluate_file(results, max_detections or 100, asked)
         if results is not None
