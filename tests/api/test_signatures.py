@@ -83,7 +83,9 @@ def parameters(function):
 def flags(command):
     found = {}
     for argument in build()[command].assemble_argument_collection():
-        if not argument.names or "*" in argument.names:  # a group of flags, whose members come by themselves
+        if (
+            not argument.names or "*" in argument.names or argument.names[0] == "--flags"
+        ):  # a group of flags, whose members come by themselves
             continue
         name = argument.names[0].lstrip("-").replace("-", "_").lower()
         found[name] = argument.field_info.default

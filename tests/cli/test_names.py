@@ -151,6 +151,7 @@ def test_every_example_can_be_parsed() -> None:
         for call, _ in command.examples:
             words = call.replace("'", "").split()
             assert words[0] == command.name
+            assert len(f"  htc {call}") <= 80
             app.build(command.name).parse_args(words, exit_on_error=False, print_error=False)
 
 

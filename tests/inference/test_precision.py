@@ -81,11 +81,11 @@ def clock(seconds: Iterator[float], monkeypatch: pytest.MonkeyPatch) -> list[str
 
 
 def test_the_median_of_alternating_rounds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    warm_up, rounds = [1.0, 2.0], [0.1, 0.2] * 2 + [0.7, 0.9] + [0.1, 0.2] * 2
+    warm_up, rounds = [1.0, 2.0], [0.1, 0.2] * 3 + [0.7, 0.9] + [0.1, 0.2] * 3
     called = clock(chain(warm_up, rounds), monkeypatch)
     found = convolution_speeds(CPU)
     assert found == pytest.approx((OPERATIONS / 0.1 / 1e9, OPERATIONS / 0.2 / 1e9))
-    assert called == ["torch.float32", "torch.bfloat16"] * 6
+    assert called == ["torch.float32", "torch.bfloat16"] * 8
 
 
 def test_a_hopeless_bf16_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,8 +97,8 @@ def test_a_hopeless_bf16_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_real_measurement_is_short() -> None:
     convolution_speeds(CPU)  # loads the kernels
-    start = time.perf_counter()
+    start = time.process_time()  # other processes do not count
     found = convolution_speeds(CPU)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert 0 < found.bf16 < 1e6
     assert 0 < found.fp32 < 1e6

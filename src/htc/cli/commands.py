@@ -74,7 +74,7 @@ _ALL = (
         "(--data DIR | --train-annotations FILE --train-images DIR) [OPTIONS]",
         (
             ("train --data my_data", "preset and hyperparameters are chosen from the data"),
-            ("train --data my_data --preset htc_r50_fpn_1x_coco --weights htc_r50_fpn_1x_coco", "fine-tune"),
+            ("train --data my_data --weights htc_r50_fpn_20e_coco", "fine-tune released weights"),
             ("train --data my_data --out runs/train/my_data --resume", "resume an interrupted training"),
         ),
     ),
@@ -84,7 +84,7 @@ _ALL = (
         "Compute the COCO metrics of a model or of a result file.",
         "(MODEL... | --results FILE) --annotations FILE [OPTIONS]",
         (
-            ("evaluate runs/train/my_data --annotations my_data/annotations/instances_val.json", "a trained model"),
+            ("evaluate runs/train/my_data --annotations val.json --images val", "a trained model"),
             ("evaluate A B --annotations val.json --images val", "an ensemble, and each model alone"),
             ("evaluate --results results.json --annotations val.json", "the result file of any tool"),
         ),

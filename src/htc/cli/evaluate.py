@@ -140,7 +140,9 @@ def evaluate(
     for target, flag in ((save_results, "--save-results"), (html, "--html")):
         if target is not None:
             require_new_file(target, flag)
-    check_files({"--annotations": annotations, "--results": results, "--against": against})
+    check_files(
+        {"--annotations": annotations, "--results": results, "--against": against, "--panoptic-json": panoptic_json}
+    )
     check_folders({"--data": data, "--images": images, "--panoptic-dir": panoptic_dir})
     if models and annotations is not None and not has_objects(annotations):
         _save_results(models, weights, options, settings, request)

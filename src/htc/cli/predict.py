@@ -1,6 +1,6 @@
 """`htc predict`: predict on images, write drawings and result files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -187,9 +187,11 @@ def _pictures(
     sources: Sequence[str], annotations: Path | None, max_pixels: int | None
 ) -> tuple[list[PictureFile], dict[PictureFile, int | str], list[Failure]]:
     """The images whose headers can be read, their ids, and the failures, reported; `DataError` if no image is left."""
-    from htc.evaluation.files import image_ids_by_name
+    known: Mapping[str, int | str] = {}
+    if annotations is not None:
+        from htc.evaluation.files import image_ids_by_name
 
-    known = {} if annotations is None else image_ids_by_name(annotations)
+        known = image_ids_by_name(annotations)
     files, failures = expand(sources)
     usable, unreadable = readable(files, max_pixels or MAX_PIXELS)
     failures += unreadable

@@ -17,7 +17,7 @@ CHOICES: tuple[PrecisionChoice, ...] = ("auto", "fp32", "bf16")
 CHANNELS, SIDE = 256, 32
 """A 3x3 convolution of the pyramid's and the mask heads' channels, on a map of a middle level."""
 OPERATIONS = 2 * 9 * CHANNELS**2 * SIDE**2
-ROUNDS = 5
+ROUNDS = 7
 CLEARLY = 1.2
 """bf16 costs a little accuracy, so that it has to be faster by this factor."""
 HOPELESS = 8

@@ -2,6 +2,7 @@
 such as in a log file, a line for each phase and evaluation, and one now and then between them.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from htc.training.events import (
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+LOG = logging.getLogger("htc")
 SMOOTHED = 20
 """Steps over which the shown losses are averaged."""
 LOSS_PARTS = ("class", "box", "mask")
@@ -58,7 +60,7 @@ class Display:
                 self.phase = f"downloading {event.name}: {event.done >> 20}{size} MiB"
                 if self._due():
                     self._print(self.phase)
-            case Message(line):
+            case Message(line, _):
                 self._print(line)
             case Planned():
                 self.minutes = event.minutes
@@ -252,16 +254,29 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def log_event(event: Event) -> None:
+    """Log what a display would print to the logger "htc": phases at level DEBUG, messages and evaluations at INFO,
+    warnings of the dataset at WARNING.
+    """
+    match event:
+        case Phase(name):
+            LOG.debug(name)
+        case Message(line, warning):
+            LOG.log(logging.WARNING if warning else logging.INFO, line)
+        case EvaluationDone(entry):
+            LOG.info("evaluation after epoch %d: %s", entry["epoch"], precisions(entry))
+
+
 @contextmanager
 def displaying(progress: bool | Listener) -> Iterator[Listener]:
-    """The listener of a training: `True` shows it, `False` shows nothing, a function is the listener itself."""
+    """The listener of a training: `True` shows it, `False` logs its messages, a function is the listener itself."""
     from rich.live import Live
 
     if not isinstance(progress, bool):
         yield progress
         return
     if not progress:
-        yield lambda _event: None
+        yield log_event
         return
     console = message_console()
     display = Display(console)

@@ -35,6 +35,8 @@ class Message:
     """Something to know before the first step."""
 
     line: str
+    warning: bool = False
+    """Whether something in the dataset is likely to be wrong."""
 
 
 @dataclass(frozen=True)

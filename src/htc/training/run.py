@@ -129,7 +129,7 @@ def _train(
     validation = validation_of(out, config, splits, options, progress)
     progress(Phase("checking the dataset"))
     for warning in check_data(config, splits, options.semantic if isinstance(options.semantic, MapSources) else None):
-        progress(Message(warning))
+        progress(Message(warning, warning=True))
     progress(Phase("building the model"))
     module = build_module(config, dataset, options, out, progress)
     by_first(lambda: record_setting(out, config, options))

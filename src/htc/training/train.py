@@ -98,6 +98,11 @@ class TrainingRequest:
         if self.weights is not None:
             check_weights(str(self.weights))
         check_loggers(self.loggers)
+        if self.transforms is not None and not callable(self.transforms):
+            raise ConfigError(f"transforms is a {type(self.transforms).__name__}: give a function (image, target)")
+        for one in self.callbacks:
+            if not callable(getattr(one, "on_train_start", None)):  # as Lightning's are; its import would take seconds
+                raise ConfigError(f"callbacks: {one!r} is no Lightning callback")
         if self.ranks > 1:
             check_can_be_sent({"transforms": self.transforms, "backbone": self.backbone}, self.callbacks, self.loggers)
         return given
@@ -309,7 +314,8 @@ def prepare(request: TrainingRequest, listener: Listener) -> PreparedTraining:
         callbacks=tuple(request.callbacks),
         loggers=tuple(request.loggers),
     )
-    settings = [*request.settings, *_precision(request, listener)]
+    # of several processes only the first measures: each could come to another result
+    settings = [*request.settings, *on_first_process(str(request.device), lambda: _precision(request, listener))]
     listener(Phase("choosing the configuration"))
     plan = plan_training(splits, folder, settings=settings, options=options, evaluate_every=request.evaluate_every)
     return PreparedTraining(splits, folder, plan)
