@@ -1,11 +1,11 @@
-"""Chooses the pictures of `htc demo` from a COCO-form copy of the 2018 Data Science Bowl nuclei; run once, kept to show
+"""Chooses the images of `htc demo` from a COCO-form copy of the 2018 Data Science Bowl nuclei; run once, kept to show
 how.
 
     python scripts/bundle_nuclei.py SOURCE src/htc/demo/nuclei
 
 SOURCE holds train/, val/ and annotations/instances_{train,val}.json whose images have the keys `group` (neighbouring
-crops of one micrograph) and `stain`. Training pictures come from its train part and validation pictures from its val
-part, which share no group. The choice is a function of the files alone: per kind of picture, one from each group in
+crops of one micrograph) and `stain`. Training images come from its train part and validation images from its val
+part, which share no group. The choice is a function of the files alone: per kind of image, one from each group in
 turn, by file name.
 """
 
@@ -37,7 +37,7 @@ COUNTS: dict[str, dict[Kind, int]] = {
         (512, 640, "gray"): 1,
     },
 }
-"""(height, width, stain): about the proportions of the whole set, very large pictures excepted."""
+"""(height, width, stain): about the proportions of the whole set, very large images excepted."""
 
 
 def choose(images: list[dict], counts: dict[Kind, int]) -> list[dict]:
@@ -53,7 +53,7 @@ def choose(images: list[dict], counts: dict[Kind, int]) -> list[dict]:
 
 
 def bundle(source: Path, target: Path, split: str) -> None:
-    """Writes one part: pictures byte by byte, and its annotations with one record a line."""
+    """Writes one part: images byte by byte, and its annotations with one record a line."""
     content = json.loads((source / "annotations" / f"instances_{split}.json").read_bytes())
     images = choose(content["images"], COUNTS[split])
     ids = {image["id"] for image in images}

@@ -1,5 +1,5 @@
 """Times the evaluation against pycocotools, from predictions to numbers:
-`uv run python scripts/evaluation_speed.py [PICTURES]`.
+`uv run python scripts/evaluation_speed.py [IMAGES]`.
 """
 
 import sys
@@ -8,7 +8,7 @@ from htc.benchmark.scoring import scoring_speed
 
 found = scoring_speed(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
 print(
-    f"{found.pictures} pictures, {found.objects} objects, {found.results} results; processor seconds for all numbers "
+    f"{found.images} images, {found.objects} objects, {found.results} results; processor seconds for all numbers "
     f"of boxes and masks"
 )
 print(

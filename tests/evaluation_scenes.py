@@ -29,7 +29,7 @@ def encode(bitmap):
 
 
 def scene(seed, images=6, most=30, crowds=True):
-    """Annotations and results of random discs: found well, found badly, missed, invented; some pictures are empty."""
+    """Annotations and results of random discs: found well, found badly, missed, invented; some images are empty."""
     generator = np.random.default_rng(seed)
     height, width = 120, 150
     truth = {

@@ -61,8 +61,8 @@ def seeded_detector(config: Config, seed: int = 0, *, spread: float = 0.05) -> D
     return detector
 
 
-def pictures(count: int = 2, height: int = 64, width: int = 96, seed: int = 0) -> Tensor:
-    """(count, 3, height, width), as after normalisation."""
+def random_images(count: int = 2, height: int = 64, width: int = 96, seed: int = 0) -> Tensor:
+    """(count, 3, height, width), as after normalization."""
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
@@ -87,12 +87,12 @@ def truth(
 def small_batch(
     config: Config, truths: tuple[GroundTruth, ...] | None = None, *, seeds: tuple[int, ...] = (11, 12)
 ) -> Batch:
-    """Two pictures, the second smaller than the batch; three objects in one, one in the other."""
+    """Two images, the second smaller than the batch; three objects in one, one in the other."""
     truths = truths or (
         truth([(4, 4, 36, 40), (40, 10, 80, 50), (60, 30, 90, 60)], [0, 1, 2]),
         truth([(10, 8, 50, 44)], [1]),
     )
-    images = pictures(len(truths))
+    images = random_images(len(truths))
     sizes = torch.tensor([[64, 96], [56, 80]])[: len(truths)]
     maps = (
         torch.randint(0, config.semantic.classes, (len(truths), 64, 96), generator=torch.Generator().manual_seed(1))

@@ -24,7 +24,7 @@ def config(**inference: object) -> Config:
 
 
 class Corners(nn.Module):
-    """Finds, in every picture, the left half (score: its mean brightness) and two more, less likely, objects; one
+    """Finds, in every image, the left half (score: its mean brightness) and two more, less likely, objects; one
     slot is empty.
     """
 

@@ -177,7 +177,7 @@ def test_supervision(count: int) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-def test_draw_on_any_picture(count: int, mode: str) -> None:
+def test_draw_on_any_image(count: int, mode: str) -> None:
     image = Image.new(mode, SIZE[::-1])
     drawn = detections(count).drawing(image)
     assert drawn.shape == (*SIZE, 3)
@@ -186,7 +186,7 @@ def test_draw_on_any_picture(count: int, mode: str) -> None:
     assert detections(count).drawing(image, scale=3).shape == (120, 180, 3)
 
 
-def test_draw_leaves_the_picture_alone_and_wants_the_right_one() -> None:
+def test_draw_leaves_the_image_alone_and_wants_the_right_one() -> None:
     image = np.zeros((*SIZE, 3), np.uint8)
     detections().drawing(image)
     assert not image.any()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from htc.data.images import ImageSource, read_picture
+from htc.data.images import ImageSource, read_image
 from htc.visual.drawing import draw_objects, enlarge
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def drawing(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """See `Detections.draw`."""
     masks = masks and detections.masks.exist
-    pixels = read_picture(image)
+    pixels = read_image(image)
     if pixels.shape[:2] != detections.size:
         raise ValueError(
             f"the detections are of an image of {detections.size} (height, width), this one has {pixels.shape[:2]}: "

@@ -31,10 +31,10 @@ CocoRLE = dict[str, Any]
 
 
 class Masks:
-    """The masks of N detections of one picture, kept as probabilities (N, S, S) over their boxes until a form is asked
+    """The masks of N detections of one image, kept as probabilities (N, S, S) over their boxes until a form is asked
     for.
 
-    A pixel belongs to a mask where the probability, sampled at the pixel's centre, is at least `threshold` (0..1, above
+    A pixel belongs to a mask where the probability, sampled at the pixel's center, is at least `threshold` (0..1, above
     0). A model of boxes alone has grids without cells (S = 0): `exist` is false, and every form raises `ConfigError`.
     """
 
@@ -62,11 +62,11 @@ class Masks:
         return Masks(self.probabilities[index], self.boxes[index], self.size, self.threshold)
 
     def rle(self) -> list[CocoRLE]:
-        """COCO run lengths of the whole picture, straight from the crops; holes are kept."""
+        """COCO run lengths of the whole image, straight from the crops; holes are kept."""
         return rle(self._grid())
 
     def bitmaps(self) -> Bool[np.ndarray, "N H W"]:
-        """Dense masks at the picture's size: N x H x W bytes."""
+        """Dense masks at the image's size: N x H x W bytes."""
         return mask_ops.bitmaps(self._grid())
 
     def crops(self) -> Iterator[MaskCrop]:
@@ -117,7 +117,7 @@ class Detection(NamedTuple):
     """One found object."""
 
     box: Float32[np.ndarray, " 4"]
-    """xyxy, pixels of the original picture."""
+    """xyxy, pixels of the original image."""
     score: float
     label: int
     """Position of the class in the model's list, from 0."""
@@ -140,7 +140,7 @@ class Detections:
     """
 
     boxes: Float32[np.ndarray, "N 4"]
-    """xyxy, pixels of the original picture."""
+    """xyxy, pixels of the original image."""
     scores: Float32[np.ndarray, " N"]
     """0..1."""
     labels: Int64[np.ndarray, " N"]
@@ -151,7 +151,7 @@ class Detections:
     """The data set's id of each detection's class, as it is written to result files."""
     masks: Masks
     size: tuple[int, int]
-    """(height, width) of the original picture."""
+    """(height, width) of the original image."""
     source: str | None = None
     """The image's path, if it came from a file."""
     semantic: SemanticMap | None = None

@@ -8,10 +8,10 @@ from htc.ops.masks import WORK_ELEMENTS
 
 
 class SemanticMap:
-    """What every pixel of one picture is, kept as the semantic branch's logits (C, h, w) until the map is asked for.
+    """What every pixel of one image is, kept as the semantic branch's logits (C, h, w) until the map is asked for.
 
     Logit (i, j) speaks for the pixel (8 i, 8 j) of the network input, as it was trained to; `input_size` is the
-    picture's own (height, width) there, `size` that of the original.
+    image's own (height, width) there, `size` that of the original.
     """
 
     def __init__(
@@ -22,7 +22,7 @@ class SemanticMap:
         self.size = size
 
     def labels(self) -> UInt8[np.ndarray, "H W"]:
-        """The likeliest class of each pixel of the original picture: logits between two places are mixed by
+        """The likeliest class of each pixel of the original image: logits between two places are mixed by
         distance.
         """
         top, bottom, down = self._places(0)
@@ -39,11 +39,11 @@ class SemanticMap:
         return labels
 
     def _places(self, axis: int) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"], Float32[np.ndarray, " L"]]:
-        """For each row (or column) of the original, the logits before and after its centre, and how far it lies
+        """For each row (or column) of the original, the logits before and after its center, and how far it lies
         between them.
         """
-        centres = (np.arange(self.size[axis]) + 0.5) * self.input_size[axis] / self.size[axis] - 0.5
+        centers = (np.arange(self.size[axis]) + 0.5) * self.input_size[axis] / self.size[axis] - 0.5
         last = self.logits.shape[1 + axis] - 1
-        place = np.clip(centres / SEMANTIC_STRIDE, 0, last)
+        place = np.clip(centers / SEMANTIC_STRIDE, 0, last)
         before = np.floor(place).astype(np.int64)
         return before, np.minimum(before + 1, last), (place - before).astype(np.float32)

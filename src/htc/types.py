@@ -34,7 +34,7 @@ class Rois:
     boxes: Float[Tensor, "B R 4"]
     valid: Bool[Tensor, "B R"]
     sizes: Int[Tensor, "B 2"]
-    """Each picture's own (height, width) in the network input, without padding: boxes are clipped to it."""
+    """Each image's own (height, width) in the network input, without padding: boxes are clipped to it."""
     packed: bool = False
     """Whether only valid slots are pooled and go through the heads: in training, whose norms must not see empty slots,
     and for the masks of eager inference, where an empty slot costs as much as a detection. Otherwise all slots do, so
@@ -80,7 +80,7 @@ class BoxStage:
     deltas: Float[Tensor, "B R deltas"]
     """4 values, or 4 K when boxes are class-specific."""
     refined: Rois
-    """r_t, without gradient, clipped to the picture."""
+    """r_t, without gradient, clipped to the image."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,10 @@ torch.export.register_dataclass(RawDetections)  # so that an exported graph can 
 
 @dataclass(frozen=True)
 class MaskCrops:
-    """Instance masks of one picture as bitmaps cropped to their boxes, all in one buffer; nothing dense (N, H, W).
+    """Instance masks of one image as bitmaps cropped to their boxes, all in one buffer; nothing dense (N, H, W).
 
     Flips, resizes and crops do not touch the pixels: they change `scale` and `shift`, which map a coordinate of the
-    network input to the annotated picture: source = scale * input + shift (x and y; a negative scale is a flip).
+    network input to the annotated image: source = scale * input + shift (x and y; a negative scale is a flip).
     """
 
     pixels: UInt8[Tensor, " P"]
@@ -132,13 +132,13 @@ class MaskCrops:
     sizes: Int[Tensor, "M 2"]
     """(height, width) of each crop; (0, 0) for an object without mask."""
     offsets: Int[Tensor, "M 2"]
-    """(x, y) of each crop's top-left pixel in the annotated picture."""
+    """(x, y) of each crop's top-left pixel in the annotated image."""
     canvas: tuple[int, int]
-    """(height, width) of the annotated picture."""
+    """(height, width) of the annotated image."""
     scale: tuple[float, float] = (1.0, 1.0)
     """(x, y)."""
     shift: tuple[float, float] = (0.0, 0.0)
-    """(x, y), pixels of the annotated picture."""
+    """(x, y), pixels of the annotated image."""
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -146,13 +146,13 @@ class MaskCrops:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The objects of one training picture (crowds are kept apart: they take part in no matching)."""
+    """The objects of one training image (crowds are kept apart: they take part in no matching)."""
 
     boxes: Float[Tensor, "M 4"]
     labels: Int[Tensor, " M"]
     """0 .. K-1."""
     masks: MaskCrops | None
-    """None: this picture has boxes only, and its mask losses are off."""
+    """None: this image has boxes only, and its mask losses are off."""
     crowd_boxes: Float[Tensor, "C 4"]
 
 
@@ -161,15 +161,15 @@ class Batch:
     """One training step's input."""
 
     images: Float[Tensor, "B 3 H W"]
-    """RGB, normalised, then padded with zeros at the right and bottom."""
+    """RGB, normalized, then padded with zeros at the right and bottom."""
     sizes: Int[Tensor, "B 2"]
-    """Own (height, width) of each picture, without padding."""
+    """Own (height, width) of each image, without padding."""
     truths: tuple[GroundTruth, ...]
     semantic: UInt8[Tensor, "B H W"] | None
     """Class of every pixel, 255 = ignore and padding."""
     image_ids: tuple[int | str, ...]
     seeds: tuple[int, ...]
-    """One a picture: a pure function of (seed, epoch, position, image id); region sampling draws from it alone."""
+    """One an image: a pure function of (seed, epoch, position, image id); region sampling draws from it alone."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""

@@ -1,4 +1,4 @@
-"""An ablation of a tiny model on generated pictures: from files to tables, interrupted and gone on with."""
+"""An ablation of a tiny model on generated images: from files to tables, interrupted and gone on with."""
 
 import json
 import shutil
@@ -118,7 +118,7 @@ def test_no_training_begins_after_the_time(splits, tables, tmp_path):
     assert lines_of(tables[0], (), truth_of(splits)) == ()
 
 
-def test_without_validation_pictures_it_says_what_to_give(splits, tables, tmp_path):
+def test_without_validation_images_it_says_what_to_give(splits, tables, tmp_path):
     with pytest.raises(DataError, match="--val-annotations"):
         run_ablation(tables, Splits(splits.train_annotations, splits.train_images, None, None), tmp_path / "out")
 

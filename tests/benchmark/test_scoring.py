@@ -5,7 +5,7 @@ from htc.benchmark.scoring import made_up, scoring_speed
 
 def test_both_score_the_same_results_alike():
     found = scoring_speed(6)
-    assert (found.pictures, found.results) == (6, 600)
+    assert (found.images, found.results) == (6, 600)
     assert found.difference < 1e-9
     assert found.ratio == found.pycocotools / found.ours > 0
 

@@ -48,4 +48,4 @@ def test_the_catalogue_names_the_source_of_every_ap() -> None:
     for name, entry in entries.items():
         assert (entry.source is None) == (entry.mask_ap is None) == (name not in RELEASED and name not in PUBLISHED)
     assert entries["htc_senet154_table7"].mask_ap == 44.3
-    assert entries["htc_senet154_table7"].pictures == "test-dev"
+    assert entries["htc_senet154_table7"].images == "test-dev"

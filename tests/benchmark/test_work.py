@@ -8,7 +8,7 @@ from htc.ops.roi_pool import pyramid_level
 from htc.presets import preset
 
 
-def test_boxes_lie_in_the_picture_and_fill_every_level():
+def test_boxes_lie_in_the_image_and_fill_every_level():
     boxes = fixed_boxes(1000, (800, 1344), torch.Generator().manual_seed(0))
     assert bool((boxes[:, 2:] > boxes[:, :2]).all())
     assert bool((boxes >= 0).all())

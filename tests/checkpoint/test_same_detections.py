@@ -13,7 +13,7 @@ from htc.checkpoint.native import save_pretrained
 from htc.config import Config
 from htc.model.detector import Detector
 from htc.types import RawDetections
-from small_detector import pictures, seeded_detector, small_config
+from small_detector import random_images, seeded_detector, small_config
 
 SIZES = torch.tensor([[64, 96], [56, 80]])
 KEEP_MANY = {"max_detections": 60, "score_threshold": 0.01}
@@ -21,13 +21,13 @@ KEEP_MANY = {"max_detections": 60, "score_threshold": 0.01}
 
 @torch.no_grad()
 def detections(path: Path, config: Config) -> RawDetections:
-    """In two pictures, with the weights of the file and the test settings of `config`, which no `.pth` of the
+    """In two images, with the weights of the file and the test settings of `config`, which no `.pth` of the
     original tells.
     """
     loaded = load_model(path, overrides={"rpn": config.rpn.model_dump(), "inference": config.inference.model_dump()})
     detector = Detector(loaded.config).eval()
     detector.load_state_dict(loaded.state_dict)
-    return detector(pictures(), SIZES)
+    return detector(random_images(), SIZES)
 
 
 @pytest.mark.parametrize(

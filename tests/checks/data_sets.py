@@ -57,13 +57,13 @@ class DataSet:
     def objects(self) -> list[dict[str, Any]]:
         return self.train["annotations"]
 
-    def picture(self, number: int = 0) -> Path:
+    def image(self, number: int = 0) -> Path:
         return self.images / self.train["images"][number]["file_name"]
 
 
 def clean(root: Path) -> DataSet:
-    """Three pictures a part with a disc (polygon) and a bar (run lengths) each, one crowd, and a map for each
-    training picture.
+    """Three images a part with a disc (polygon) and a bar (run lengths) each, one crowd, and a map for each
+    training image.
     """
     parts = {}
     for part, first in (("train", 0), ("val", 3)):
@@ -97,9 +97,9 @@ def scene(seed: int) -> np.ndarray:
     return cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
 
 
-def disc(id: int, image: int, centre: tuple[float, float] = (40.3, 50.6), radius: float = 17.4) -> dict[str, Any]:
+def disc(id: int, image: int, center: tuple[float, float] = (40.3, 50.6), radius: float = 17.4) -> dict[str, Any]:
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    points = np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], 1).round(2)
+    points = np.stack([center[0] + radius * np.cos(angles), center[1] + radius * np.sin(angles)], 1).round(2)
     ring = points.ravel().tolist()
     low, high = points.min(0), points.max(0)
     area = float(coco_masks.area(coco_masks.frPyObjects([ring], HEIGHT, WIDTH))[0])

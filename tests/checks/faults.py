@@ -23,18 +23,18 @@ def edit(function: Any) -> Fault:
     return apply
 
 
-def resave(picture: Any, number: int = 0, **how: Any) -> Fault:
+def resave(change: Any, number: int = 0, **how: Any) -> Fault:
     def apply(data: DataSet) -> None:
-        path = data.picture(number)
+        path = data.image(number)
         image = Image.open(path).convert("RGB")
-        picture(image).save(path, **how)
+        change(image).save(path, **how)
 
     return apply
 
 
 def turned(orientation: int) -> Fault:
     def apply(data: DataSet) -> None:
-        path = data.picture()
+        path = data.image()
         exif = Image.Exif()
         exif[0x0112] = orientation
         Image.open(path).save(path, exif=exif)
@@ -46,23 +46,23 @@ def cut_file(data: DataSet) -> None:
     """A JPEG whose end is missing: its header is whole."""
     stream = BytesIO()
     Image.fromarray(scene(0)).save(stream, "JPEG", quality=95)
-    path = data.picture()
+    path = data.image()
     path.write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
 
 
 def saved_again(data: DataSet) -> None:
-    """A training picture in the validation part, as JPEG of another size."""
-    Image.open(data.picture()).resize((WIDTH * 2, HEIGHT * 2)).save(data.val_images / "again.jpg", quality=40)
+    """A training image in the validation part, as JPEG of another size."""
+    Image.open(data.image()).resize((WIDTH * 2, HEIGHT * 2)).save(data.val_images / "again.jpg", quality=40)
     data.val["images"][0] |= {"file_name": "again.jpg", "height": HEIGHT * 2, "width": WIDTH * 2}
     data.val["annotations"] = [{**one, "segmentation": []} for one in data.val["annotations"]]
     (data.val_images / "val_0.png").unlink()
 
 
 def copied(data: DataSet) -> None:
-    shutil.copy(data.picture(), data.images / "copy.png")
+    shutil.copy(data.image(), data.images / "copy.png")
     data.train["images"].append({**data.train["images"][0], "id": 7, "file_name": "copy.png"})
     data.objects.append(disc(70, 7))
-    shutil.copy(data.maps / data.picture().name, data.maps / "copy.png")
+    shutil.copy(data.maps / data.image().name, data.maps / "copy.png")
 
 
 def crowded(data: DataSet) -> None:
@@ -71,7 +71,7 @@ def crowded(data: DataSet) -> None:
 
 
 def rare(data: DataSet) -> None:
-    """Class 5 in one of 12 pictures, the others in all."""
+    """Class 5 in one of 12 images, the others in all."""
     data.train["categories"] += [{"id": 8, "name": "dot"}]
     data.val["categories"] += [{"id": 8, "name": "dot"}]
     data.val["annotations"].append({**bar(500, 1, (5, 5, 12, 9)), "category_id": 8})
@@ -86,7 +86,7 @@ def rare(data: DataSet) -> None:
 
 def with_map(function: Any) -> Fault:
     def apply(data: DataSet) -> None:
-        path = data.maps / data.picture().name
+        path = data.maps / data.image().name
         function(np.array(Image.open(path))).save(path)
 
     return apply
@@ -121,8 +121,8 @@ FIXED: list[tuple[str, Fault]] = [
     ("annotation-id-twice", change(2, id=1)),
     ("annotation-without-image", edit(lambda data: data.objects.append(disc(50, 77)))),
     ("category-id-twice", edit(lambda data: data.train["categories"].append(dict(data.train["categories"][0])))),
-    ("picture-missing", edit(lambda data: (data.picture(1).unlink(), (data.maps / data.picture(1).name).unlink())[0])),
-    ("picture-missing", edit(lambda data: data.picture().rename(data.picture().with_suffix(".PNG")))),
+    ("picture-missing", edit(lambda data: (data.image(1).unlink(), (data.maps / data.image(1).name).unlink())[0])),
+    ("picture-missing", edit(lambda data: data.image().rename(data.image().with_suffix(".PNG")))),
     ("picture-listed-twice", listed_again),
     ("polygon-flat", change(0, segmentation=RING)),
     ("polygon-odd", change(0, segmentation=[[*RING, 3.0]])),
@@ -161,7 +161,7 @@ KEPT: list[tuple[str, Fault]] = [
     ("category-names-alike", edit(lambda data: data.train["categories"].append({"id": 9, "name": "Disc "}))),
     ("category-unknown", change(0, category_id=90)),
     ("category-unknown", change(0, category_id="1")),
-    ("picture-unreadable", edit(lambda data: data.picture().write_bytes(b"no picture"))),
+    ("picture-unreadable", edit(lambda data: data.image().write_bytes(b"no image"))),
     ("picture-damaged", cut_file),
     ("picture-size", resave(lambda image: image.resize((WIDTH * 2, HEIGHT * 2)))),
     ("picture-turned", turned(6)),
@@ -209,7 +209,7 @@ KEPT: list[tuple[str, Fault]] = [
     ("category-ids-differ", other_ids),
     (
         "picture-leaked",
-        edit(lambda data: shutil.copy(data.picture(), data.val_images / data.val["images"][0]["file_name"])),
+        edit(lambda data: shutil.copy(data.image(), data.val_images / data.val["images"][0]["file_name"])),
     ),
     ("picture-leaked-alike", saved_again),
     ("picture-leaked-name", same_name),

@@ -47,7 +47,7 @@ def test_errors_stop_with_the_fault_and_its_remedy(code, tmp_path):
     assert "the data have 1 error:" in str(caught.value)
 
 
-def test_pictures_with_panoptic_maps_need_no_other(tmp_path):
+def test_images_with_panoptic_maps_need_no_other(tmp_path):
     data = faulty(tmp_path, "semantic-missing")
     splits = Splits(data.annotations, data.images, None, None)
     with pytest.raises(DataError, match="semantic-missing"):

@@ -139,7 +139,7 @@ def _only_the_faulty_changed(before: dict, after: dict, touched: set, code: str)
             assert kept[one["id"]] == one
 
 
-def test_nothing_is_corrected_on_a_picture_of_another_size(tmp_path):
+def test_nothing_is_corrected_on_a_image_of_another_size(tmp_path):
     """Its objects lie outside because the record is wrong, not they."""
     data = clean(tmp_path / "data")
     data.train["images"][0]["height"] = 60
@@ -227,7 +227,7 @@ def test_findings_in_json(tmp_path):
     (finding,) = found["findings"]
     assert set(finding) == {"code", "severity", "what", "file", "image_id", "picture", "annotation_id", "box", "fix"}
     assert (finding["image_id"], finding["annotation_id"], finding["fix"]) == (1, 60, "the second one removed")
-    assert finding["picture"] == str(data.picture())
+    assert finding["picture"] == str(data.image())
     assert len(finding["box"]) == 4
     assert set(found["codes"]["object-twice"]) == {"severity", "title", "why", "remedy"}
 

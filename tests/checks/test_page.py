@@ -34,7 +34,7 @@ def page(tmp_path_factory) -> str:
     return (folder / "page.html").read_text()
 
 
-def test_page_names_every_fault_with_pictures(page):
+def test_page_names_every_fault_with_images(page):
     for code in (
         "polygon-odd",
         "box-unlike-mask",
@@ -64,15 +64,15 @@ def test_thumbnails_show_the_place(box, tmp_path):
     image = thumbnail(Finding("box-outside", "x", path, 1, path, 1, box, rings))
     assert image is not None
     assert image.shape == (HEIGHT, WIDTH, 3)
-    near = [bool((abs(image.astype(int) - colour).max(-1) < 60).any()) for colour in (BOX, OUTLINE)]
+    near = [bool((abs(image.astype(int) - color).max(-1) < 60).any()) for color in (BOX, OUTLINE)]
     assert near == [box is not None and box[0] >= 0, bool(rings)]
 
 
-def test_no_thumbnail_without_a_readable_picture(tmp_path):
+def test_no_thumbnail_without_a_readable_image(tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"x")
-    for picture in (None, bad, tmp_path / "missing.png"):
-        assert thumbnail(Finding("picture-missing", "x", Path("a.json"), 1, picture)) is None
+    for image in (None, bad, tmp_path / "missing.png"):
+        assert thumbnail(Finding("picture-missing", "x", Path("a.json"), 1, image)) is None
 
 
 COCO = ("annotations/instances_train2017.json", "annotations/instances_val2017.json", "train2017", "val2017")

@@ -1,4 +1,4 @@
-"""A small model and pictures for the verbs, and the command line called in this process."""
+"""A small model and images for the verbs, and the command line called in this process."""
 
 import json
 from collections.abc import Callable
@@ -56,14 +56,14 @@ def small_config() -> Config:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, small_config: Config) -> Path:
-    """A native folder with random weights that finds something in every picture."""
+    """A native folder with random weights that finds something in every image."""
     torch.manual_seed(0)
     return save_pretrained(Detector(small_config), small_config, tmp_path_factory.mktemp("native") / "model")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures, the last without objects, with COCO annotations of training and validation."""
+    """Three images, the last without objects, with COCO annotations of training and validation."""
     folder = tmp_path_factory.mktemp("data")
     numbers = np.random.default_rng(0)
     for split in ("train", "val"):

@@ -1,4 +1,4 @@
-"""Unusable pictures, checkpoints and places: one message that names the thing and the remedy, exit code 2, nothing
+"""Unusable images, checkpoints and places: one message that names the thing and the remedy, exit code 2, nothing
 left behind.
 """
 
@@ -62,16 +62,16 @@ def cut_jpeg(folder: Path) -> bytes:
     ("source", "message"),
     [
         ("gone.jpg", "gone.jpg: no such file; check the path"),
-        ("text.jpg", "text.jpg is not a picture that can be read"),
+        ("text.jpg", "text.jpg is not an image that can be read"),
         ("cut.jpg", "cut.jpg is damaged or incomplete"),
         ("empty.jpg", "empty.jpg is empty; copy or download it again"),
         ("bomb.png", "bomb.png has 2500000000 pixels (50000x50000); if this is no mistake: --max-pixels 2500000000"),
-        ("folder", "folder: no picture in this folder; pictures end in .jpg"),
-        ("*.webp", "*.webp: no picture in this pattern"),
+        ("folder", "folder: no image in this folder; images end in .jpg"),
+        ("*.webp", "*.webp: no image in this pattern"),
         ("", "SOURCE is missing"),
     ],
 )
-def test_unusable_pictures(htc: Htc, model: Path, tmp_path: Path, source: str, message: str) -> None:
+def test_unusable_images(htc: Htc, model: Path, tmp_path: Path, source: str, message: str) -> None:
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "cut.jpg").write_bytes(cut_jpeg(tmp_path))
@@ -116,7 +116,7 @@ def checkpoints(tmp_path: Path, model: Path) -> Path:
         ("other.pth", "no Mask R-CNN, Cascade Mask R-CNN or HTC"),
         ("malicious.pth", "refused: its pickle asks for posix.system"),
         ("pickle.pth", "refused: its pickle asks for posix.system"),
-        ("picture.png", "a picture, not weights"),
+        ("picture.png", "an image, not weights"),
         ("gone.pth", "no such file or folder"),
         ("empty", "no model in it"),
     ],

@@ -1,4 +1,4 @@
-"""`htc evaluate`: diagnostics, the page, pictures without annotations, memory."""
+"""`htc evaluate`: diagnostics, the page, images without annotations, memory."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def test_diagnostics_and_page_of_a_model(htc: Htc, model: Path, data: Path, tmp_
     assert "best F1" in result.out
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert set(numbers) == {"bbox", "segm", "per_class", "diagnostics"}
-    assert "Worst pictures" in (tmp_path / "page.html").read_text()
+    assert "Worst images" in (tmp_path / "page.html").read_text()
     again = htc(
         "evaluate",
         "--results",
@@ -47,7 +47,7 @@ def test_diagnostics_and_page_of_a_model(htc: Htc, model: Path, data: Path, tmp_
     assert json.loads(again.out) == numbers
 
 
-def test_the_page_of_a_result_file_has_pictures_where_they_are(htc: Htc, data: Path, tmp_path: Path) -> None:
+def test_the_page_of_a_result_file_has_images_where_they_are(htc: Htc, data: Path, tmp_path: Path) -> None:
     (tmp_path / "found.json").write_text(
         json.dumps([{"image_id": 5, "category_id": 3, "score": 0.5, "bbox": [20, 10, 40, 30]}])
     )
@@ -55,22 +55,22 @@ def test_the_page_of_a_result_file_has_pictures_where_they_are(htc: Htc, data: P
     alone = tmp_path / "alone.json"
     alone.write_text(annotations.read_text())
     assert htc("evaluate", "--results", "found.json", "--annotations", annotations, "--html", "with.html").code == 0
-    assert "Worst pictures" in (tmp_path / "with.html").read_text()
+    assert "Worst images" in (tmp_path / "with.html").read_text()
     result = htc("evaluate", "--results", "found.json", "--annotations", alone, "--html", "without.html")
-    assert "no pictures: --images DIR adds them" in result.err
-    assert "Worst pictures" not in (tmp_path / "without.html").read_text()
+    assert "no images: --images DIR adds them" in result.err
+    assert "Worst images" not in (tmp_path / "without.html").read_text()
 
 
 @pytest.fixture
 def test_dev(data: Path, tmp_path: Path) -> Path:
-    """A file as COCO's image_info_test-dev2017.json: pictures and categories alone."""
+    """A file as COCO's image_info_test-dev2017.json: images and categories alone."""
     content = json.loads((data / "annotations" / "instances_val.json").read_text())
     del content["annotations"]
     (tmp_path / "image_info_test.json").write_text(json.dumps(content))
     return tmp_path / "image_info_test.json"
 
 
-def test_results_of_pictures_without_annotations(
+def test_results_of_images_without_annotations(
     htc: Htc, model: Path, data: Path, tmp_path: Path, test_dev: Path
 ) -> None:
     result = htc("evaluate", model, "--annotations", test_dev, "--images", data / "val", "--save-results", "found.json")
@@ -84,7 +84,7 @@ def test_results_of_pictures_without_annotations(
     assert found == [{key: value for key, value in one.items() if key != "category_name"} for one in usual]
 
 
-def test_pictures_without_annotations_can_only_be_saved(htc: Htc, model: Path, data: Path, test_dev: Path) -> None:
+def test_images_without_annotations_can_only_be_saved(htc: Htc, model: Path, data: Path, test_dev: Path) -> None:
     result = htc("evaluate", model, "--annotations", test_dev, "--images", data / "val")
     assert result.code == 2
     assert "--save-results FILE writes the results" in result.err
@@ -104,14 +104,14 @@ def test_pictures_without_annotations_can_only_be_saved(htc: Htc, model: Path, d
     assert "leave out --stages, --against, --diagnostics, --html and maps" in result.err
 
 
-def test_results_of_pictures_without_annotations_cannot_be_scored(htc: Htc, test_dev: Path, tmp_path: Path) -> None:
+def test_results_of_images_without_annotations_cannot_be_scored(htc: Htc, test_dev: Path, tmp_path: Path) -> None:
     (tmp_path / "found.json").write_text("[]")
     result = htc("evaluate", "--results", "found.json", "--annotations", test_dev)
     assert result.code == 2
     assert "it has no list of annotations" in result.err
 
 
-def test_predict_takes_ids_from_pictures_without_annotations(htc: Htc, model: Path, data: Path, test_dev: Path) -> None:
+def test_predict_takes_ids_from_images_without_annotations(htc: Htc, model: Path, data: Path, test_dev: Path) -> None:
     result = htc(
         "predict",
         data / "val",
@@ -131,19 +131,19 @@ def test_predict_takes_ids_from_pictures_without_annotations(htc: Htc, model: Pa
 
 @pytest.fixture
 def panoptic(data: Path, tmp_path: Path) -> Path:
-    """Panoptic annotations of the validation pictures: their objects, and grass around them in the last one."""
+    """Panoptic annotations of the validation images: their objects, and grass around them in the last one."""
     entries = []
     (tmp_path / "panoptic").mkdir()
     for index, image_id in enumerate((5, 6, 7)):
-        colours = np.zeros((64, 80, 3), np.uint8)
+        colors = np.zeros((64, 80, 3), np.uint8)
         segments = []
         if index < 2:
-            colours[10:40, 20:60] = (1, 2, 0)
+            colors[10:40, 20:60] = (1, 2, 0)
             segments.append({"id": 513, "category_id": (3, 7)[index], "iscrowd": 0})
         else:
-            colours[:] = (9, 0, 0)
+            colors[:] = (9, 0, 0)
             segments.append({"id": 9, "category_id": 8, "iscrowd": 0})
-        Image.fromarray(colours).save(tmp_path / "panoptic" / f"{image_id}.png")
+        Image.fromarray(colors).save(tmp_path / "panoptic" / f"{image_id}.png")
         entries.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments})
     categories = [
         {"id": 3, "name": "disc", "isthing": 1},
@@ -231,7 +231,7 @@ def test_against_other_results(htc: Htc, model: Path, data: Path, tmp_path: Path
     assert found["against"]["bbox"]["low"] <= found["against"]["bbox"]["difference"] <= found["against"]["bbox"]["high"]
 
 
-def test_results_of_other_pictures_are_refused_before_the_model_runs(
+def test_results_of_other_images_are_refused_before_the_model_runs(
     htc: Htc, model: Path, data: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "other.json").write_text(

@@ -1,5 +1,5 @@
 """Every module that the documentation names learns and predicts from the command line, by the flags that it gives,
-on pictures of nuclei.
+on images of nuclei.
 """
 
 import json
@@ -52,7 +52,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def nuclei(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two of the bundled training pictures, and one validation picture, with their annotations."""
+    """Two of the bundled training images, and one validation image, with their annotations."""
     bundled, folder = Path(str(files("htc.demo"))) / "nuclei", tmp_path_factory.mktemp("nuclei")
     (folder / "annotations").mkdir()
     for split, count in (("train", 2), ("val", 1)):
@@ -82,9 +82,9 @@ def test_an_option_learns_and_predicts(htc: Callable[..., Result], nuclei: Path,
     rest = [word for pair in small.items() for word in pair]
     trained = htc("train", "--data", nuclei, "--preset", "htc_r18_small", *given, *rest, "--out", "run")
     assert trained.code == 0, trained.err
-    (picture,) = (nuclei / "val").iterdir()
+    (image,) = (nuclei / "val").iterdir()
     found = htc(
-        "predict", picture, "--model", "run", "--score-threshold", "0", "--json", "-", "--no-draw", "--device", "cpu"
+        "predict", image, "--model", "run", "--score-threshold", "0", "--json", "-", "--no-draw", "--device", "cpu"
     )
     assert found.code == 0, found.err
     assert {"bbox", "segmentation", "score"} <= set(json.loads(found.out)[0])

@@ -115,7 +115,7 @@ def test_old_flags_work_with_a_warning(htc: Htc, model: Path, data: Path) -> Non
         new.err
     )
     result = htc("convert", "no.pth", "out", "--colours=bgr")
-    assert "htc: warning: --colours is now called --colors" in result.err
+    assert "htc: warning: --colors is now called --colors" in result.err
 
 
 def test_an_old_field_works_with_one_warning(htc: Htc, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import htc.training.run
 from cli.conftest import Result
 from cli.test_train import FLAGS
 from htc import load
-from htc.data.loader import PictureLoader, TrainingSample
+from htc.data.loader import ImageLoader, TrainingSample
 from htc.types import Batch
 
 Htc = Callable[..., Result]
@@ -36,7 +36,7 @@ GRASS, SKY = 9, 12
 @pytest.fixture
 def maps(tmp_path: Path) -> Path:
     """A folder with `stuff/` (sky - 1 everywhere but at the left, where nothing is said), `panoptic/` and
-    `panoptic.json` (below grass; a crowd in the middle, and void above), each lacking one of the pictures 5, 6, 7.
+    `panoptic.json` (below grass; a crowd in the middle, and void above), each lacking one of the images 5, 6, 7.
     """
     for name in ("stuff", "panoptic"):
         (tmp_path / name).mkdir()
@@ -71,7 +71,7 @@ def panoptic_ids() -> np.ndarray:
 
 
 def merged(image_id: int) -> np.ndarray:
-    """Void or a crowd above shows the folder's; the object (rows 10..40, columns 20..60 of pictures 5 and 6) lies
+    """Void or a crowd above shows the folder's; the object (rows 10..40, columns 20..60 of images 5 and 6) lies
     over both.
     """
     values = stuff_map() if image_id != 7 else np.full((HEIGHT, WIDTH), 255, np.uint8)
@@ -88,7 +88,7 @@ def delivered(monkeypatch: pytest.MonkeyPatch) -> dict[Any, np.ndarray]:
     found: dict[Any, np.ndarray] = {}
     loader_of = htc.training.run.training_loader
 
-    def watched(*arguments: Any, **named: Any) -> PictureLoader:
+    def watched(*arguments: Any, **named: Any) -> ImageLoader:
         loader = loader_of(*arguments, **named)
         collated: Any = loader.collate_fn
 
@@ -138,12 +138,12 @@ def test_a_training_learns_from_panoptic_maps_with_instances(
     htc: Htc, data: Path, maps: Path, delivered: dict[Any, np.ndarray]
 ) -> None:
     """Without a folder of class numbers, classes are the categories in their order: grass, sky, disc, square;
-    picture 5 is missing.
+    image 5 is missing.
     """
     flags = ("--semantic", "panoptic", "--semantic-json", "panoptic.json", "--semantic-instances", "2")
     result = htc("train", *part(data), *FLAGS, *PLAIN, *flags)
     assert result.code == 2
-    assert "image 5 (picture0.png) has no annotation" in result.err
+    assert "image 5 (image0.png) has no annotation" in result.err
     content = json.loads((maps / "panoptic.json").read_text())
     content["annotations"].append({**content["annotations"][0], "image_id": 5})
     (maps / "panoptic.json").write_text(json.dumps(content))
@@ -190,7 +190,7 @@ def test_flags_that_cannot_be(htc: Htc, data: Path, model: Path, verb: str, flag
 
 
 def found_labels(model: Path, data: Path) -> dict[int, np.ndarray]:
-    """The model's semantic map of each validation picture, by image id, from the public interface."""
+    """The model's semantic map of each validation image, by image id, from the public interface."""
     predictor = load(str(model), device="cpu")
     labels = {}
     for row, image_id in enumerate((5, 6, 7)):
@@ -216,7 +216,7 @@ def brute_force(truth: dict[int, np.ndarray], found: dict[int, np.ndarray], clas
 
 
 def panoptic_of_val(folder: Path, names: tuple[str, ...] = ("grass", "square", "disc")) -> dict[int, np.ndarray]:
-    """`val.json` and `val/`; the classes, numbered in this order, that they say of each picture."""
+    """`val.json` and `val/`; the classes, numbered in this order, that they say of each image."""
     (folder / "val").mkdir()
     generator = np.random.default_rng(0)
     entries, truth = [], {}

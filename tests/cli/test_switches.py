@@ -72,11 +72,11 @@ def flags_of(settings: dict[str, Any], prefix: str = "--") -> list[str]:
 def plain(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What the model finds as it is."""
     path = tmp_path_factory.mktemp("plain") / "found.json"
-    picture = data / "val" / "picture0.png"
+    image = data / "val" / "picture0.png"
     run(
         [
             "predict",
-            str(picture),
+            str(image),
             "--model",
             str(model),
             "--score-threshold",

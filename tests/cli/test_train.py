@@ -37,7 +37,7 @@ FLAGS = [word for name, value in SETTINGS.items() for word in (f"--{name}", valu
 
 
 @pytest.fixture(autouse=True)
-def no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
 
 
@@ -45,7 +45,7 @@ def test_choices_are_printed_recorded_and_kept_by_a_resumed_run(htc: Htc, data: 
     result = htc("train", "--data", data, *FLAGS, "--evaluate-every", "2")
     assert result.code == 0, result.err
     run = tmp_path / "runs/train" / data.name
-    assert "3 pictures, 2 objects, 2 classes" in result.err
+    assert "3 images, 2 instances, 2 classes" in result.err
     choices = json.loads((run / "choices.json").read_text())
     named = {name: value for choice in choices for name, value in choice["fields"].items()}
     assert named["preset"] == "htc_r18_small"

@@ -49,8 +49,8 @@ def test_predict_writes_drawings_and_results(htc: Htc, model: Path, data: Path, 
 
 
 def test_predict_to_stdout_with_limits(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
-    picture = data / "val" / "picture0.png"
-    call = ("predict", picture, "--model", model, "--score-threshold", "0", "--json", "-", "--no-draw")
+    image = data / "val" / "picture0.png"
+    call = ("predict", image, "--model", model, "--score-threshold", "0", "--json", "-", "--no-draw")
     found = json.loads(htc(*call, "--max-detections", "3", "--polygons").out)
     assert len(found) == 3
     assert all(isinstance(one["segmentation"], list) for one in found)
@@ -77,11 +77,11 @@ def test_a_switch_changes_the_prediction(htc: Htc, model: Path, data: Path) -> N
     assert htc(*call, "--inference.box_stage", "1").out != htc(*call).out
 
 
-def test_a_bad_picture_is_named_and_the_rest_is_done(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
+def test_a_bad_image_is_named_and_the_rest_is_done(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     Image.open(data / "val" / "picture0.png").save(folder / "good.png")
-    (folder / "text.png").write_text("not a picture")
+    (folder / "text.png").write_text("not an image")
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "cut.png").write_bytes((data / "val" / "picture1.png").read_bytes()[:3000])
     result = htc("predict", folder, "--model", model, "--out", "drawn", "--labelme")
@@ -91,7 +91,7 @@ def test_a_bad_picture_is_named_and_the_rest_is_done(htc: Htc, model: Path, data
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"good.png", "good.json"}
 
 
-def test_only_bad_pictures_leave_nothing(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
+def test_only_bad_images_leave_nothing(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((data / "val" / "picture1.png").read_bytes()[:3000])
     before = list(tmp_path.iterdir())
     result = htc("predict", "cut.png", "gone.png", "--model", model, "--json", "found.json")
@@ -101,7 +101,7 @@ def test_only_bad_pictures_leave_nothing(htc: Htc, model: Path, data: Path, tmp_
     assert list(tmp_path.iterdir()) == before
 
 
-def test_a_picture_over_the_limit_says_which_flag_raises_it(htc: Htc, model: Path, data: Path) -> None:
+def test_a_image_over_the_limit_says_which_flag_raises_it(htc: Htc, model: Path, data: Path) -> None:
     result = htc("predict", data / "val" / "picture0.png", "--model", model, "--max-pixels", "100")
     assert result.code == 2
     assert "--max-pixels 5120" in result.err
@@ -109,9 +109,9 @@ def test_a_picture_over_the_limit_says_which_flag_raises_it(htc: Htc, model: Pat
 
 def test_unusable_outputs_are_refused_before_the_work(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    picture = data / "val" / "picture0.png"
+    image = data / "val" / "picture0.png"
     for flags in (("--out", "file"), ("--json", "file"), ("--out", "file/below"), ("--json", ".")):
-        result = htc("predict", picture, "--model", model, *flags)
+        result = htc("predict", image, "--model", model, *flags)
         assert result.code == 2, flags
         assert "file" in result.err or "folder" in result.err
     assert (tmp_path / "file").read_text() == "mine"
@@ -213,7 +213,7 @@ def test_results_are_as_the_contract_says(htc: Htc, model: Path, data: Path, tmp
         "b/7.png",
         "c/7.png",
         "street.png",
-    }  # two pictures may not share an id
+    }  # two images may not share an id
     for one in found:
         assert set(one) == {"image_id", "category_id", "category_name", "bbox", "score", "segmentation"}
         x, y, width, height = one["bbox"]
@@ -240,7 +240,7 @@ def test_labelme_files_lie_beside_the_drawings(htc: Htc, model: Path, data: Path
         "--batch-size",
         "2",
     )
-    assert (result.code, result.err) == (0, "3 pictures done, files in drawn\n")
+    assert (result.code, result.err) == (0, "3 images done, files in drawn\n")
     names = {path.name for path in (tmp_path / "drawn").iterdir()}
     assert names == {f"picture{index}.{suffix}" for index in range(3) for suffix in ("png", "json")}
     content = json.loads((tmp_path / "drawn" / "picture0.json").read_text())
@@ -252,7 +252,7 @@ def test_labelme_files_lie_beside_the_drawings(htc: Htc, model: Path, data: Path
 def test_convert_reports_every_tensor(htc: Htc, model: Path, tmp_path: Path) -> None:
     result = htc("convert", model, "native", "--json", "-")
     assert result.code == 0
-    assert "htc predict PICTURE --model native" in result.err
+    assert "htc predict IMAGE --model native" in result.err
     report = json.loads(result.out)
     assert "rpn.conv.weight" in report["used"]
     assert report["missing"] == report["unexpected"] == report["dropped"] == []
@@ -323,7 +323,7 @@ def test_convert_turns_data_into_coco_files(htc: Htc, tmp_path: Path) -> None:
     (tmp_path / "mine/data.yaml").write_text("train: images\nnames: [cat]\n")
     result = htc("convert", "mine", "coco")
     assert result.code == 0, result.err
-    assert "1 pictures with 1 objects" in result.out
+    assert "1 images with 1 objects" in result.out
     assert "htc train --train-annotations coco/annotations/instances_train.json --train-images mine" in result.err
     assert json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())["categories"] == [
         {"id": 1, "name": "cat"}

@@ -8,13 +8,13 @@ from htc.data.ground_truth import AnnotatedView
 from htc.data.instance_masks import boxes_from_masks, crop_bitmaps, mask_crops
 from htc.data.mask_encodings import Crop
 from htc.data.semantic_maps import derived_map
-from htc.data.transforms import Placement, place_picture, place_semantic, place_truth
+from htc.data.transforms import Placement, place_image, place_semantic, place_truth
 from htc.types import GroundTruth, MaskCrops
 
 
 @st.composite
 def placements(draw: st.DrawFn, resize: bool = True) -> Placement:
-    """Any resize, flips and window of a picture of any size."""
+    """Any resize, flips and window of an image of any size."""
     original = draw(st.tuples(st.integers(1, 60), st.integers(1, 60)))
     resized = draw(st.tuples(st.integers(1, 90), st.integers(1, 90))) if resize else original
     window = draw(st.none() | st.tuples(st.integers(1, resized[0]), st.integers(1, resized[1])))
@@ -42,17 +42,17 @@ def truth_of(seed: int, size: tuple[int, int], count: int = 4) -> tuple[GroundTr
 
 
 def view_of_blobs(seed: int, placement: Placement, count: int = 3) -> AnnotatedView:
-    """A picture of noise with random blobs and their derived map, placed."""
+    """An image of noise with random blobs and their derived map, placed."""
     truth, crops = truth_of(seed, placement.original, count)
-    picture = np.random.default_rng(seed).integers(0, 256, (*placement.original, 3), dtype=np.uint8)
+    image = np.random.default_rng(seed).integers(0, 256, (*placement.original, 3), dtype=np.uint8)
     semantic = derived_map(crops, truth.labels.tolist(), [], placement.original)
     return AnnotatedView(
-        place_picture(picture, placement), place_truth(truth, placement), place_semantic(semantic, placement)
+        place_image(image, placement), place_truth(truth, placement), place_semantic(semantic, placement)
     )
 
 
 def seen_bitmaps(masks: MaskCrops, size: tuple[int, int]) -> np.ndarray:
-    """(M, h, w): whether the annotated pixel under each centre of the network input belongs to the object."""
+    """(M, h, w): whether the annotated pixel under each center of the network input belongs to the object."""
     rows = np.floor(masks.scale[1] * (np.arange(size[0]) + 0.5) + masks.shift[1] + 1e-9).astype(int)
     columns = np.floor(masks.scale[0] * (np.arange(size[1]) + 0.5) + masks.shift[0] + 1e-9).astype(int)
     seen = np.zeros((len(masks), *size), bool)

@@ -23,17 +23,17 @@ from htc.data.dataset import Dataset, ImageRecord, Instance
 from htc.ops import boxes as box_ops
 
 
-def statistics(sides=(), *, size=(480, 640), pictures=None, labels=None, classes=("thing",), count=None) -> Statistics:
-    """Square objects of those sides at (40, 40), all on one picture unless told."""
+def statistics(sides=(), *, size=(480, 640), images=None, labels=None, classes=("thing",), count=None) -> Statistics:
+    """Square objects of those sides at (40, 40), all on one image unless told."""
     sides = np.asarray(sides, float)
-    pictures = np.zeros(len(sides), np.int64) if pictures is None else np.asarray(pictures)
+    images = np.zeros(len(sides), np.int64) if images is None else np.asarray(images)
     labels = np.zeros(len(sides), np.int64) if labels is None else np.asarray(labels)
-    count = int(pictures.max(initial=0)) + 1 if count is None else count
+    count = int(images.max(initial=0)) + 1 if count is None else count
     boxes = np.stack([np.full(len(sides), 40.0), np.full(len(sides), 40.0), 40 + sides, 40 + sides], 1).reshape(-1, 4)
-    return Statistics(classes, np.tile(np.array([size]), (count, 1)), boxes, labels, pictures)
+    return Statistics(classes, np.tile(np.array([size]), (count, 1)), boxes, labels, images)
 
 
-def test_statistics_leave_crowds_out_and_keep_empty_pictures():
+def test_statistics_leave_crowds_out_and_keep_empty_images():
     def thing(id, crowd):
         return Instance(id, 1, (1.0, 2.0, 4.0, 6.0), crowd, None)
 
@@ -95,17 +95,17 @@ def test_input_size(side, size, short, scale):
     assert Input(**{name.split(".")[1]: value for name, value in settings.items()})
 
 
-def test_pictures_too_large_for_a_network_are_to_be_cut():
+def test_images_too_large_for_a_network_are_to_be_cut():
     advice = input_size(statistics([10] * 10, size=(4000, 4000)))
     assert advice.settings["input.long_edge"] == 1600
     assert advice.settings["input.short_edge"] == 1600
     assert "training.augmentation.crop" in advice.reason
 
 
-def test_small_pictures_of_a_mixed_set_are_not_blown_up():
-    data = statistics([40] * 10, pictures=range(10))
+def test_small_images_of_a_mixed_set_are_not_blown_up():
+    data = statistics([40] * 10, images=range(10))
     sizes = np.array([(256, 256)] * 5 + [(1024, 1024)] * 5)
-    settings = input_size(Statistics(data.classes, sizes, data.boxes, data.labels, data.pictures)).settings
+    settings = input_size(Statistics(data.classes, sizes, data.boxes, data.labels, data.images)).settings
     assert (settings["input.short_edge"], settings["input.max_scale"]) == (1024, 1.0)
 
 
@@ -125,16 +125,15 @@ def test_no_objects_no_advice(count):
 
 
 def test_rare_classes():
-    """Class 0 in all of 100 pictures, class 1 in half of them, class 2 in one; class 3 nowhere."""
-    pictures = [*range(100), *range(0, 100, 2), 7]
+    """Class 0 in all of 100 images, class 1 in half of them, class 2 in one; class 3 nowhere."""
+    images = [*range(100), *range(0, 100, 2), 7]
     labels = [0] * 100 + [1] * 50 + [2]
-    data = statistics([20] * 151, pictures=pictures, labels=labels, classes=("a", "b", "c", "d"))
+    data = statistics([20] * 151, images=images, labels=labels, classes=("a", "b", "c", "d"))
     threshold = repeat_threshold(data)
     assert threshold == pytest.approx(0.05)
     assert class_repeats(data, threshold) == pytest.approx([1, 1, 5**0.5, 1])
     assert sampling(data).settings == {"training.sampling.repeat_threshold": pytest.approx(0.05)}
-    assert sampling(statistics([20] * 100, pictures=range(100))).settings == {}
+    assert sampling(statistics([20] * 100, images=range(100))).settings == {}
     assert (
-        repeat_threshold(statistics([20] * 150, pictures=pictures[:150], labels=labels[:150], classes=("a", "b")))
-        is None
+        repeat_threshold(statistics([20] * 150, images=images[:150], labels=labels[:150], classes=("a", "b"))) is None
     )

@@ -21,7 +21,7 @@ SQUARE = [[2.0, 3.0, 12.0, 3.0, 12.0, 9.0, 2.0, 9.0]]
 
 
 def content() -> dict[str, Any]:
-    """Two pictures, the second without objects; ids with gaps, image id 0, no info, no licences."""
+    """Two images, the second without objects; ids with gaps, image id 0, no info, no licences."""
     return {
         "images": [
             {"id": 0, "file_name": "a.png", "height": 20, "width": 30},
@@ -101,7 +101,7 @@ def test_a_missing_box_is_the_masks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("bbox", "reason"),
-    [([2, 3, 10, 0], "less than one"), ([2, 3, 0.5, 9], "less than one"), ([40, 3, 5, 5], "outside the picture")],
+    [([2, 3, 10, 0], "less than one"), ([2, 3, 0.5, 9], "less than one"), ([40, 3, 5, 5], "outside the image")],
 )
 def test_objects_that_teach_nothing_are_dropped_and_named(tmp_path: Path, bbox: list[float], reason: str) -> None:
     """COCO's own train2017 has such boxes: they must not stop a run."""
@@ -219,7 +219,7 @@ def test_places_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_folders_in_file_names(tmp_path: Path) -> None:
-    """`file_name` may hold a folder that exists below the picture folder, or one that is the picture folder itself."""
+    """`file_name` may hold a folder that exists below the image folder, or one that is the image folder itself."""
     data = content()
     data["images"][0]["file_name"] = "sub/c.png"
     data["images"][1]["file_name"] = "elsewhere/b.png"
@@ -252,7 +252,7 @@ def test_layouts(tmp_path: Path, files: list[str], found: tuple[str, str | None]
 
 @pytest.mark.parametrize(
     ("present", "says"),
-    [([], "none of the known layouts"), (["instances_train.json"], "picture folder .*train is not")],
+    [([], "none of the known layouts"), (["instances_train.json"], "image folder .*train is not")],
 )
 def test_unknown_layouts(tmp_path: Path, present: list[str], says: str) -> None:
     (tmp_path / "annotations").mkdir()
@@ -265,7 +265,7 @@ def test_unknown_layouts(tmp_path: Path, present: list[str], says: str) -> None:
 
 
 def whole(segmentation: Polygons | RunLengths, height: int, width: int) -> np.ndarray:
-    """The crop put back into the picture."""
+    """The crop put back into the image."""
     crop = decode_mask(segmentation, height, width)
     canvas = np.zeros((height, width), np.uint8)
     canvas[crop.y : crop.y + crop.bitmap.shape[0], crop.x : crop.x + crop.bitmap.shape[1]] = crop.bitmap
@@ -300,8 +300,8 @@ coordinates = st.floats(-20, 60, allow_nan=False) | st.sampled_from([0.1, 0.3, 1
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.lists(st.tuples(coordinates, coordinates), min_size=3, max_size=8), min_size=1, max_size=3))
-def test_polygons_equal_the_whole_pictures(rings: list[list[tuple[float, float]]]) -> None:
-    """Rings inside, across and outside the picture, as pycocotools draws them."""
+def test_polygons_equal_the_whole_images(rings: list[list[tuple[float, float]]]) -> None:
+    """Rings inside, across and outside the image, as pycocotools draws them."""
     flat = [[value for point in ring for value in point] for ring in rings]
     expected = coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(flat, 20, 30)))
     assert np.array_equal(whole(Polygons(tuple(np.array(ring) for ring in flat)), 20, 30), expected)

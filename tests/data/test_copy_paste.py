@@ -42,7 +42,7 @@ def test_by_its_definition(first: Placement, second: Placement, seed: int, data:
     corner = corner_of(view.size, other.size, data.draw(st.tuples(st.floats(0, 0.99), st.floats(0, 0.99))))
     result = pasted(view, other, chosen, corner)
     above = [
-        laid_over(view.picture[:, :, 0] > 255, mask, corner)
+        laid_over(view.image[:, :, 0] > 255, mask, corner)
         for mask, taken in zip(shown(other), chosen.tolist(), strict=True)
         if taken
     ]
@@ -56,7 +56,7 @@ def test_by_its_definition(first: Placement, second: Placement, seed: int, data:
     assert np.array_equal(shown(result), np.array(expected).reshape(-1, *view.size))
     assert len(result.truth.boxes) == len(result.truth.labels) == len(expected)
     assert np.array_equal(
-        result.picture, np.where(cover[:, :, None], laid_over(view.picture, other.picture, corner), view.picture)
+        result.image, np.where(cover[:, :, None], laid_over(view.image, other.image, corner), view.image)
     )
     assert view.semantic is not None
     assert other.semantic is not None
@@ -65,7 +65,7 @@ def test_by_its_definition(first: Placement, second: Placement, seed: int, data:
         result.semantic, np.where(cover, laid_over(view.semantic, other.semantic, corner), view.semantic)
     )
     boxes = np.array([box_of(mask) for mask in expected])
-    # An untouched object keeps its exact box; a view that is smaller than the annotated picture need not show its
+    # An untouched object keeps its exact box; a view that is smaller than the annotated image need not show its
     # outermost pixels.
     touched = [bool((before & cover).any()) for before, after in zip(shown(view), left, strict=True) if after.any()]
     same_size = first.resized == first.original and second.resized == second.original
@@ -79,7 +79,7 @@ def test_by_its_definition(first: Placement, second: Placement, seed: int, data:
 def box_view(
     boxes: list[tuple[int, int, int, int]], size: tuple[int, int], value: int, *, masks: bool = True
 ) -> AnnotatedView:
-    """Rectangles on a picture of one value."""
+    """Rectangles on an image of one value."""
     crops = [Crop(x1, y1, np.ones((y2 - y1, x2 - x1), np.uint8)) for x1, y1, x2, y2 in boxes]
     packed = mask_crops(crops, size)
     truth = GroundTruth(
@@ -99,9 +99,9 @@ def test_a_covered_object_goes_and_a_half_covered_one_shrinks() -> None:
     assert found.truth.labels.tolist() == [1, 2, 0]
     assert found.truth.crowd_boxes.tolist() == [[0, 0, 2, 2]]
     assert found.semantic is not None
-    assert found.semantic[5, 5] == found.picture[5, 5, 0] == 9
+    assert found.semantic[5, 5] == found.image[5, 5, 0] == 9
     assert found.semantic[12, 12] == 1
-    assert below.picture.max() == 1, "the view pasted into is not changed"
+    assert below.image.max() == 1, "the view pasted into is not changed"
 
 
 def test_what_lies_beyond_the_edge_is_cut() -> None:

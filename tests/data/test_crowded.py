@@ -12,14 +12,14 @@ from pycocotools import mask as coco_masks
 from htc.config import Augmentation, Config, Input, Training
 from htc.data.coco import read_coco
 from htc.data.dataset import Dataset
-from htc.data.loader import TrainingPictures, training_loader
+from htc.data.loader import TrainingImages, training_loader
 from htc.presets import preset
 
 SIDE, OBJECTS = 1400, 400
 
 
 def crowded(folder: Path, encoding: str) -> Dataset:
-    """One picture of 1400 x 1400 with 400 rectangles in a grid, in one of COCO's encodings."""
+    """One image of 1400 x 1400 with 400 rectangles in a grid, in one of COCO's encodings."""
     Image.new("RGB", (SIDE, SIDE)).save(folder / "a.png")
     annotations = []
     for number in range(OBJECTS):
@@ -50,7 +50,7 @@ def crowded(folder: Path, encoding: str) -> Dataset:
 
 
 def config_of(**augmentation: object) -> Config:
-    """The small model at the picture's own size, with the given augmentation."""
+    """The small model at the image's own size, with the given augmentation."""
     training = Training(augmentation=Augmentation.model_validate({"resize": False, **augmentation}))
     return preset("htc_r18_small").replace(input=Input(short_edge=SIDE, long_edge=SIDE), training=training)
 
@@ -60,10 +60,10 @@ PASTE = {"copy_paste": {"probability": 1.0, "share": 1.0}}
 
 @pytest.mark.parametrize(("encoding", "augmentation"), [("polygon", {}), ("runs", {}), ("text", {}), ("text", PASTE)])
 def test_four_hundred_objects_are_never_dense(tmp_path: Path, encoding: str, augmentation: dict[str, object]) -> None:
-    """Dense they would be 784 MB; the picture is 6 MB and its crops 1.2 MB."""
-    pictures = TrainingPictures(crowded(tmp_path, encoding), config_of(**augmentation), 0, 0)
+    """Dense they would be 784 MB; the image is 6 MB and its crops 1.2 MB."""
+    images = TrainingImages(crowded(tmp_path, encoding), config_of(**augmentation), 0, 0)
     tracemalloc.start()
-    sample = pictures[0]
+    sample = images[0]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert sample.truth.masks is not None
@@ -75,8 +75,8 @@ def test_four_hundred_objects_are_never_dense(tmp_path: Path, encoding: str, aug
     assert peak < 64e6
 
 
-def test_pictures_with_and_without_masks_share_a_batch(tmp_path: Path) -> None:
-    """Where any object of a picture has no mask the picture teaches boxes only; its map is derived from the boxes
+def test_images_with_and_without_masks_share_a_batch(tmp_path: Path) -> None:
+    """Where any object of an image has no mask the image teaches boxes only; its map is derived from the boxes
     there.
     """
     for name in ("a", "b"):

@@ -19,7 +19,7 @@ from pycocotools import mask as coco_masks
 import htc
 import htc.demo
 from htc.data.dataset import Polygons, RunLengths
-from htc.data.ground_truth import annotated_picture, check_pictures
+from htc.data.ground_truth import annotated_image, check_images
 from htc.data.instance_masks import decode_mask
 from htc.data.written import xywh_of
 from htc.errors import DataError
@@ -94,8 +94,8 @@ def test_records_with_everything(tmp_path: Path) -> None:
     assert [(one.label, one.crowd) for one in first.instances] == [(2, False), (0, False), (0, True)]
     assert [type(one.segmentation) for one in first.instances] == [type(None), Polygons, RunLengths]
     assert (second.id, second.instances) == (2, ())
-    assert np.array_equal(annotated_picture(second), noise(1))
-    check_pictures(dataset)
+    assert np.array_equal(annotated_image(second), noise(1))
+    check_images(dataset)
 
 
 def test_long_lists_of_classes_stay_on_one_line() -> None:
@@ -127,7 +127,7 @@ def test_saved_and_read_again(tmp_path: Path) -> None:
     assert annotations == tmp_path / "out/annotations/instances_val.json"
     assert images == tmp_path
     again = htc.Dataset.from_coco(annotations, images)
-    assert np.array_equal(annotated_picture(again.images[1]), noise(1))
+    assert np.array_equal(annotated_image(again.images[1]), noise(1))
     assert again.images[1].path == tmp_path / "out/val/000002.png"
     assert again.images[0] == replace(dataset.images[0], instances=again.images[0].instances)
     for record, other in zip(dataset, again, strict=True):
@@ -232,7 +232,7 @@ def test_supervision_with_masks(tmp_path: Path, compact: bool) -> None:
     assert instances[2].segmentation is None
     first = replace(dataset, images=(replace(dataset.images[0], instances=instances[:2]),))
     assert np.array_equal(dense(first)[0], MASKS[0])
-    assert np.array_equal(annotated_picture(dataset.images[0]), noise(0))
+    assert np.array_equal(annotated_image(dataset.images[0]), noise(0))
 
 
 def test_supervision_without_masks_or_detections(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_supervision_images_in_memory_are_bgr() -> None:
     found = supervision.DetectionDataset(
         ["cat"], {"here.png": noise(0)[:, :, ::-1]}, {"here.png": supervision.Detections.empty()}
     )
-    assert np.array_equal(annotated_picture(htc.Dataset.from_supervision(found).images[0]), noise(0))
+    assert np.array_equal(annotated_image(htc.Dataset.from_supervision(found).images[0]), noise(0))
 
 
 def test_supervision_as_its_own_reader_of_coco_gives_it() -> None:

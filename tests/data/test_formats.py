@@ -23,7 +23,7 @@ from htc.errors import DataError
 SIZE = (40, 60)
 
 
-def picture(path: Path, size: tuple[int, int] = SIZE) -> Path:
+def image(path: Path, size: tuple[int, int] = SIZE) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size[::-1]).save(path)
     return path
@@ -64,14 +64,14 @@ def yolo(
     names: str = "names: [cat, dog]",
     place: str = "train: images",
 ) -> Path:
-    picture(root / "images" / "a.png")
-    picture(root / "images" / "b.png")
+    image(root / "images" / "a.png")
+    image(root / "images" / "b.png")
     write(root / "labels" / "a.txt", lines)
     write(root / "data.yaml", f"{names}\n{place}\n")
     return root
 
 
-def test_yolo_outlines_and_pictures_without_objects(tmp_path: Path) -> None:
+def test_yolo_outlines_and_images_without_objects(tmp_path: Path) -> None:
     data = trained_on(yolo(tmp_path))
     assert data.classes == ("cat", "dog")
     assert [len(record.instances) for record in data.images] == [1, 0]
@@ -106,7 +106,7 @@ def test_ways_to_write_the_yaml(tmp_path: Path, names: str, place: str) -> None:
 
 def test_roboflows_yolo_folders(tmp_path: Path) -> None:
     for part in ("train", "valid", "test"):
-        picture(tmp_path / part / "images" / "a.jpg")
+        image(tmp_path / part / "images" / "a.jpg")
         write(tmp_path / part / "labels" / "a.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5")
     write(
         tmp_path / "data.yaml",
@@ -129,13 +129,13 @@ def test_roboflows_yolo_folders(tmp_path: Path) -> None:
         ({"lines": "0 0.1 0.1 0.5 0.5 0.5\n"}, r"a\.txt:1: 5 coordinates"),
         ({"lines": "cat 0.1 0.1 0.5 0.5\n"}, r"a\.txt:1: 'cat 0\.1 0\.1 0\.5 0\.5' is not a class number"),
         ({"lines": "0 nan 0.1 0.5 0.5\n"}, "coordinate nan is not within"),
-        ({"lines": ""}, "none of its 2 train pictures has a label file with objects"),
+        ({"lines": ""}, "none of its 2 train images has a label file with objects"),
         ({"names": "nc: 3\nnames: [cat, dog]"}, "nc is 3, but there are 2 names"),
         ({"names": "names: {0: cat, 2: dog}"}, "without gaps"),
         ({"names": "names: [cat, cat]"}, "'cat' twice"),
         ({"names": ""}, "has no names"),
         ({"names": "names: [cat"}, "not valid YAML"),
-        ({"place": "val: images"}, "names no train pictures"),
+        ({"place": "val: images"}, "names no train images"),
         ({"place": "train: elsewhere"}, "train is 'elsewhere'"),
     ],
 )
@@ -154,7 +154,7 @@ def shape(
 
 
 def labelme(folder: Path, shapes: list[dict[str, Any]], name: str = "a", **more: Any) -> Path:
-    picture(folder / f"{name}.png")
+    image(folder / f"{name}.png")
     content = {
         "version": "5.4.1",
         "shapes": shapes,
@@ -210,16 +210,16 @@ def test_rectangles_alone_are_boxes(tmp_path: Path) -> None:
     assert record.instances[0].box == (20, 10, 30, 40)
 
 
-def test_parts_empty_files_and_pictures_without_file(tmp_path: Path) -> None:
+def test_parts_empty_files_and_images_without_file(tmp_path: Path) -> None:
     for part in ("train", "valid"):
         labelme(tmp_path / part, [POLYGON])
     labelme(tmp_path / "train", [], name="empty")
-    picture(tmp_path / "train" / "never_opened.png")
+    image(tmp_path / "train" / "never_opened.png")
     notes: list[str] = []
     splits = prepare_splits(tmp_path, tmp_path / "out", say=notes.append)
     data = read_coco(splits.train_annotations, splits.train_images)
     assert [(record.path.name, len(record.instances)) for record in data.images] == [("a.png", 1), ("empty.png", 0)]
-    assert any("picture without JSON file" in note for note in notes)
+    assert any("image without JSON file" in note for note in notes)
     assert splits.val_annotations is not None
 
 
@@ -236,7 +236,7 @@ def test_the_order_of_labels_txt(tmp_path: Path) -> None:
         ([shape("spiral", [[1, 1]] * 3)], {}, "type 'spiral'"),
         ([shape("mask", [[1, 1], [2, 2]], mask="?")], {}, "its mask cannot be read"),
         ([{**POLYGON, "label": None}, POLYGON], {}, "shape 1 has no label"),
-        ([POLYGON], {"imageHeight": 41}, r"says 60x41, its picture a\.png is 60x40"),
+        ([POLYGON], {"imageHeight": 41}, r"says 60x41, its image a\.png is 60x40"),
         ([], {}, "hold no object"),
         ([POLYGON], {"imagePath": "gone.png", "name": "a"}, None),
     ],
@@ -247,9 +247,9 @@ def test_faults_of_labelme(
     more.pop("name", None)
     folder = labelme(tmp_path, shapes, **more)
     if says is None:
-        assert len(trained_on(folder)) == 1  # the picture of the same name, as labelme itself would not find it
+        assert len(trained_on(folder)) == 1  # the image of the same name, as labelme itself would not find it
         (folder / "a.png").unlink()
-        says = "its picture 'gone.png' is not there"
+        says = "its image 'gone.png' is not there"
     with pytest.raises(DataError, match=says):
         trained_on(folder)
 
@@ -270,8 +270,8 @@ TWO = rectangles((1, slice(0, 5), slice(0, 5)), (7, slice(10, 20), slice(3, 9)),
 @pytest.mark.parametrize(("values", "kind"), [(TWO, np.uint8), (TWO * 300, np.uint16)])
 def test_every_value_is_an_object(tmp_path: Path, values: np.ndarray, kind: Any) -> None:
     """Also where it is in two places."""
-    picture(tmp_path / "images" / "a.png")
-    picture(tmp_path / "images" / "b.png")
+    image(tmp_path / "images" / "a.png")
+    image(tmp_path / "images" / "b.png")
     map_file(tmp_path / "masks" / "a.png", values, kind)
     data = trained_on(tmp_path)
     assert data.classes == ("object",)
@@ -281,17 +281,17 @@ def test_every_value_is_an_object(tmp_path: Path, values: np.ndarray, kind: Any)
     assert [len(record.instances) for record in data.images] == [2, 0]
 
 
-def test_every_colour_is_an_object(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.png")
-    colours = np.zeros((*SIZE, 3), np.uint8)
-    colours[TWO == 1] = (255, 0, 0)
-    colours[TWO == 7] = (0, 255, 0)
-    map_file(tmp_path / "masks" / "a.png", colours)
+def test_every_color_is_an_object(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.png")
+    colors = np.zeros((*SIZE, 3), np.uint8)
+    colors[TWO == 1] = (255, 0, 0)
+    colors[TWO == 7] = (0, 255, 0)
+    map_file(tmp_path / "masks" / "a.png", colors)
     assert len(trained_on(tmp_path).images[0].instances) == 2
 
 
 def test_binary_masks_are_taken_apart(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.png")
+    image(tmp_path / "images" / "a.png")
     map_file(tmp_path / "masks" / "a.png", (TWO > 0) * 255)
     notes: list[str] = []
     assert len(trained_on(tmp_path, say=notes.append).images[0].instances) == 3
@@ -300,7 +300,7 @@ def test_binary_masks_are_taken_apart(tmp_path: Path) -> None:
 
 def test_classes_by_folder_and_parts(tmp_path: Path) -> None:
     for part in ("train", "val"):
-        picture(tmp_path / "images" / part / "a.jpg")
+        image(tmp_path / "images" / part / "a.jpg")
         map_file(tmp_path / "masks" / part / "dog" / "a.png", TWO)
         map_file(tmp_path / "masks" / part / "cat" / "a.png", (TWO == 7) * 2)
     splits = prepare_splits(tmp_path, tmp_path / "out")
@@ -313,13 +313,13 @@ def test_classes_by_folder_and_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (TWO[:39], r"masks/a\.png is 60x39, its picture 60x40"),
-        (TWO * 0, "no label map of a train picture holds an object"),
+        (TWO[:39], r"masks/a\.png is 60x39, its image 60x40"),
+        (TWO * 0, "no label map of a train image holds an object"),
         (np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 2000, None),
     ],
 )
 def test_faults_of_label_maps(tmp_path: Path, values: np.ndarray, says: str | None) -> None:
-    picture(tmp_path / "images" / "a.png")
+    image(tmp_path / "images" / "a.png")
     map_file(tmp_path / "masks" / "a.png", values, np.uint16)
     if says is None:
         assert len(trained_on(tmp_path).images[0].instances) == 1999
@@ -350,7 +350,7 @@ def test_unknown_layouts_list_the_known(tmp_path: Path) -> None:
 
 def coco(folder: Path, count: int, **more: Any) -> Path:
     images = [
-        {"id": n, "file_name": picture(folder / "train" / f"{n}.png").name, "height": SIZE[0], "width": SIZE[1], **more}
+        {"id": n, "file_name": image(folder / "train" / f"{n}.png").name, "height": SIZE[0], "width": SIZE[1], **more}
         for n in range(count)
     ]
     annotations = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 5, 5]} for n in range(count)]
@@ -381,7 +381,7 @@ def yolo_with_val(folder: Path) -> Path:
 
 def test_groups_stay_together(tmp_path: Path) -> None:
     splits = prepare_splits(coco(tmp_path, 10, group="one film"), tmp_path / "out")
-    with pytest.raises(DataError, match="leaves no picture to"):
+    with pytest.raises(DataError, match="leaves no image to"):
         split_off(splits, 0.5, tmp_path / "out")
 
 
@@ -392,7 +392,7 @@ def test_shares_that_are_none(tmp_path: Path, share: float) -> None:
 
 
 @pytest.mark.parametrize("make", [yolo, lambda folder: labelme(folder, [POLYGON])])
-def test_pictures_are_neither_copied_nor_changed(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+def test_images_are_neither_copied_nor_changed(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     folder = make(tmp_path / "data")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     prepare_splits(folder, tmp_path / "out")

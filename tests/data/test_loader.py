@@ -1,4 +1,4 @@
-"""Batches: pure functions of (seed, epoch, position, image id), valid whatever is in the pictures."""
+"""Batches: pure functions of (seed, epoch, position, image id), valid whatever is in the images."""
 
 import json
 from dataclasses import replace
@@ -15,8 +15,8 @@ from htc.config import Augmentation, Config, Input, Sampling, Semantic, Training
 from htc.data.coco import find_splits, read_coco
 from htc.data.dataset import Dataset
 from htc.data.epochs import batches_per_epoch, epoch_length, epoch_order, pure_seed, rank_positions
-from htc.data.ground_truth import annotated, check_pictures
-from htc.data.loader import TrainingPictures, picture_batches, training_loader
+from htc.data.ground_truth import annotated, check_images
+from htc.data.loader import TrainingImages, image_batches, training_loader
 from htc.data.semantic_maps import MapSources, check_maps, read_map, with_semantic_maps
 from htc.data.transforms import OriginalPixels, ResizedInput
 from htc.errors import ConfigError, DataError
@@ -29,7 +29,7 @@ SIZES = ((40, 50), (64, 30), (5, 7), (90, 90), (33, 64))
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    """Five pictures of random pixels; objects in the first (with a crowd) and the fourth only."""
+    """Five images of random pixels; objects in the first (with a crowd) and the fourth only."""
     random = np.random.default_rng(0)
     for number, size in enumerate(SIZES):
         Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
@@ -87,7 +87,7 @@ def assert_same(a: Batch, b: Batch) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 @pytest.mark.parametrize("augmentation", [{}, CROPPED, {"resize": False, "crop": (256, 256)}])
-def test_every_picture_once_in_valid_batches(dataset: Dataset, batch_size: int, augmentation: dict[str, Any]) -> None:
+def test_every_image_once_in_valid_batches(dataset: Dataset, batch_size: int, augmentation: dict[str, Any]) -> None:
     ids: list[int | str] = []
     for batch in training_loader(dataset, settings(**augmentation), 0, 0, batch_size):
         ids += batch.image_ids
@@ -129,7 +129,7 @@ def test_an_epoch_is_a_pure_function(dataset: Dataset) -> None:
 PASTED = {**CROPPED, "copy_paste": {"probability": 1.0, "share": 1.0}, "photometric": {"probability": 1.0}}
 
 
-def test_colours_and_pasted_objects_are_pure_functions_too(dataset: Dataset) -> None:
+def test_colors_and_pasted_objects_are_pure_functions_too(dataset: Dataset) -> None:
     first = list(training_loader(dataset, settings(**PASTED), seed=3, epoch=2, batch_size=1))
     torch.manual_seed(2)
     late = list(training_loader(dataset, settings(**PASTED), seed=3, epoch=2, batch_size=1, workers=1, first_step=3))
@@ -143,26 +143,26 @@ def test_colours_and_pasted_objects_are_pure_functions_too(dataset: Dataset) -> 
         for batch in training_loader(dataset, settings(**whole), 3, epoch, 1)
         if batch.image_ids[0] == 1
     ]
-    assert set(seen) > {0}, "a picture of no objects receives some"
+    assert set(seen) > {0}, "an image of no objects receives some"
     assert all(
         (one.image_ids, one.seeds) == (other.image_ids, other.seeds) for one, other in zip(first, plain, strict=True)
     )
 
 
 def test_a_part_switched_on_leaves_the_other_draws(dataset: Dataset) -> None:
-    """Colours change pixels only; with a probability of 0 nothing at all."""
+    """Colors change pixels only; with a probability of 0 nothing at all."""
     plain = list(training_loader(dataset, settings(**CROPPED), 0, 0, 2))
     never = {"copy_paste": {"probability": 0.0}, "photometric": {"probability": 0.0}}
     for one, other in zip(training_loader(dataset, settings(**CROPPED, **never), 0, 0, 2), plain, strict=True):
         assert_same(one, other)
-    coloured = training_loader(dataset, settings(**CROPPED, photometric={"probability": 1.0}), 0, 0, 2)
-    for one, other in zip(coloured, plain, strict=True):
+    colored = training_loader(dataset, settings(**CROPPED, photometric={"probability": 1.0}), 0, 0, 2)
+    for one, other in zip(colored, plain, strict=True):
         assert not torch.equal(one.images, other.images)
         assert_same(replace(one, images=other.images), other)
 
 
 def test_repeats_and_groups_reach_the_batches(dataset: Dataset) -> None:
-    """The second picture with an object is one of two of five: with a threshold of 0.9 both come sqrt(0.9 / 0.4) =
+    """The second image with an object is one of two of five: with a threshold of 0.9 both come sqrt(0.9 / 0.4) =
     1.5 times.
     """
     sampling = Sampling(repeat_threshold=0.9, group_by_shape=True)
@@ -174,7 +174,7 @@ def test_repeats_and_groups_reach_the_batches(dataset: Dataset) -> None:
     assert len(ids) == epoch_length(dataset, sampling)
     assert set(ids) == {0, 1, 2, 3, 4}
     assert len({seed for batch in batches for seed in batch.seeds}) == len(ids), (
-        "a repeated picture is seen in another way"
+        "a repeated image is seen in another way"
     )
 
 
@@ -188,7 +188,7 @@ def test_seeds_are_stable_numbers() -> None:
 
 @pytest.mark.parametrize(("count", "batch_size", "ranks"), [(10, 2, 2), (9, 2, 2), (1, 2, 3), (5, 1, 1), (7, 4, 2)])
 def test_ranks_share_the_steps(count: int, batch_size: int, ranks: int) -> None:
-    """Every rank takes part in every step, and together they see every picture."""
+    """Every rank takes part in every step, and together they see every image."""
     per_rank = [rank_positions(count, batch_size, rank, ranks) for rank in range(ranks)]
     assert len({len(steps) for steps in per_rank}) == 1
     for steps in zip(*per_rank, strict=True):
@@ -198,10 +198,10 @@ def test_ranks_share_the_steps(count: int, batch_size: int, ranks: int) -> None:
 
 
 def test_semantic_map_boxes_and_mask_targets_agree(dataset: Dataset) -> None:
-    """The full picture's object: its target is all ones, its box the view, its class under every pixel."""
+    """The full image's object: its target is all ones, its box the view, its class under every pixel."""
     config = settings(**CROPPED)
-    pictures = TrainingPictures(dataset, config, 0, 0)
-    sample = pictures[pictures.order.index(3)]
+    images = TrainingImages(dataset, config, 0, 0)
+    sample = images[images.order.index(3)]
     assert sample.truth.boxes.tolist() == [[0, 0, 24, 24]]
     assert sample.truth.masks is not None
     assert bool(mask_targets(sample.truth.masks, torch.tensor([0]), sample.truth.boxes).all())
@@ -209,7 +209,7 @@ def test_semantic_map_boxes_and_mask_targets_agree(dataset: Dataset) -> None:
     assert np.unique(sample.semantic).tolist() == [int(sample.truth.labels[0]) + 1]
 
 
-def test_derived_map_of_a_picture_with_a_crowd(dataset: Dataset) -> None:
+def test_derived_map_of_a_image_with_a_crowd(dataset: Dataset) -> None:
     targets = annotated(dataset.images[0], 3, None)
     assert targets.semantic is not None
     assert [int(targets.semantic[y, x]) for y, x in ((6, 6), (13, 12), (25, 35), (0, 0))] == [1, 2, 255, 0]
@@ -233,7 +233,7 @@ def test_semantic_maps_from_a_folder(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         check_maps(dataset, folder)
     folder.mkdir()
-    with pytest.raises(DataError, match=r"5 of 5 pictures, the first is 0\.png"):
+    with pytest.raises(DataError, match=r"5 of 5 images, the first is 0\.png"):
         check_maps(dataset, folder)
     for number, size in enumerate(SIZES):
         Image.fromarray(np.full(size, number % 3, np.uint8)).save(folder / f"{number}.png")
@@ -247,11 +247,11 @@ def test_semantic_maps_from_a_folder(dataset: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "says"),
     [
-        (Image.new("L", (4, 4)), "is 4x4, its picture 5x4"),
+        (Image.new("L", (4, 4)), "is 4x4, its image 5x4"),
         (Image.new("RGB", (5, 4)), "has mode RGB"),
         (Image.new("L", (5, 4), 3), r"holds the value 3, the model has classes 0\.\.2"),
         (None, "no such semantic map"),
-        (b"no png", "not a readable picture"),
+        (b"no png", "not a readable image"),
     ],
 )
 def test_semantic_maps_that_cannot_be_used(tmp_path: Path, image: Image.Image | bytes | None, says: str) -> None:
@@ -265,28 +265,26 @@ def test_semantic_maps_that_cannot_be_used(tmp_path: Path, image: Image.Image | 
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_unlike_its_record_is_named_in_one_line(dataset: Dataset, workers: int) -> None:
+def test_a_image_unlike_its_record_is_named_in_one_line(dataset: Dataset, workers: int) -> None:
     Image.new("RGB", (50, 40)).rotate(90, expand=True).save(dataset.images[0].path)
-    with pytest.raises(
-        DataError, match=r"0\.png is 40x50, its record .* says 50x40; save the picture upright"
-    ) as error:
+    with pytest.raises(DataError, match=r"0\.png is 40x50, its record .* says 50x40; save the image upright") as error:
         list(training_loader(dataset, settings(), 0, 0, 1, workers=workers))
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_pictures_are_checked_by_their_headers(dataset: Dataset) -> None:
-    check_pictures(dataset)
+def test_images_are_checked_by_their_headers(dataset: Dataset) -> None:
+    check_images(dataset)
     Image.new("RGB", (9, 9)).save(dataset.images[1].path)
     dataset.images[2].path.write_bytes(b"")
     with pytest.raises(
         DataError, match=r"2 faults:\n.*1\.png is 9x9, its record \(image 1\) says 30x64; correct.*\n.*2\.png is empty"
     ):
-        check_pictures(dataset)
+        check_images(dataset)
 
 
-def test_evaluation_sees_every_picture_unchanged(dataset: Dataset) -> None:
+def test_evaluation_sees_every_image_unchanged(dataset: Dataset) -> None:
     seen = {}
-    for batch in picture_batches(dataset, ResizedInput(settings().input), batch_size=2):
+    for batch in image_batches(dataset, ResizedInput(settings().input), batch_size=2):
         assert batch.prepared.images.is_contiguous(memory_format=torch.channels_last)
         for number, image_id in enumerate(batch.image_ids):
             seen[image_id] = (batch.original_sizes[number], tuple(batch.prepared.sizes[number].tolist()))
@@ -301,7 +299,7 @@ def test_evaluation_sees_every_picture_unchanged(dataset: Dataset) -> None:
 
 def test_a_predictor_of_several_views_gets_the_original_pixels(dataset: Dataset) -> None:
     seen = {}
-    for batch in picture_batches(dataset, OriginalPixels(), batch_size=2):
+    for batch in image_batches(dataset, OriginalPixels(), batch_size=2):
         for image_id, size, pixels in zip(batch.image_ids, batch.original_sizes, batch.prepared, strict=True):
             assert pixels.dtype == np.uint8
             assert pixels.shape == (*size, 3)

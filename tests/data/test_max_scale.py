@@ -15,7 +15,7 @@ from htc.data.transforms import draw_placement, plain_placement, resized_size
         ((1, 1), 1.0, (1, 1)),
     ],
 )
-def test_small_pictures_are_enlarged_no_further(size, max_scale, expected):
+def test_small_images_are_enlarged_no_further(size, max_scale, expected):
     assert resized_size(size, 200, 400, max_scale) == expected
     settings = Input(short_edge=200, long_edge=400, max_scale=max_scale)
     assert plain_placement(size, settings).size == expected
@@ -23,7 +23,7 @@ def test_small_pictures_are_enlarged_no_further(size, max_scale, expected):
 
 
 def test_the_limit_moves_with_the_drawn_edge():
-    """Else small pictures would never change their size in multi-scale training."""
+    """Else small images would never change their size in multi-scale training."""
     settings = Input(short_edge=200, long_edge=400, max_scale=1.0)
     generator = torch.Generator().manual_seed(0)
     drawn = {

@@ -29,7 +29,7 @@ SKY, CAR, TREE, ROAD = 40, 7, 9, 200
 
 
 def write_data(folder: Path) -> Dataset:
-    """Pictures 1..3; car and tree instances (ids 7 and 9) in all of them, the last one a crowd."""
+    """Images 1..3; car and tree instances (ids 7 and 9) in all of them, the last one a crowd."""
     (folder / "pictures").mkdir()
     images = []
     for id in (1, 2, 3):
@@ -79,7 +79,7 @@ def write_maps(
     panoptic: tuple[int, ...] = (1, 2, 3),
     instances: int | Literal["ids"] | None = None,
 ) -> MapSources:
-    """The folder's maps and the panoptic ones of these pictures."""
+    """The folder's maps and the panoptic ones of these images."""
     (folder / "stuff").mkdir(exist_ok=True)
     (folder / "png").mkdir(exist_ok=True)
     entries = []
@@ -149,7 +149,7 @@ def test_all_three_by_the_rule(tmp_path: Path, instances: Literal["ids"] | None,
     assert least_classes(found) == SKY
 
 
-def test_either_may_lack_a_picture_that_the_other_has(tmp_path: Path) -> None:
+def test_either_may_lack_a_image_that_the_other_has(tmp_path: Path) -> None:
     found = with_semantic_maps(
         write_data(tmp_path), write_maps(tmp_path, stuff=(1, 2), panoptic=(2, 3), instances="ids")
     )
@@ -163,8 +163,8 @@ def test_either_may_lack_a_picture_that_the_other_has(tmp_path: Path) -> None:
     ("stuff", "panoptic", "says"),
     [
         ((1,), (2,), r"panoptic\.json: image 3 \(3\.jpg\) has no annotation"),
-        ((), (1, 2, 3), r"stuff has no semantic map of any of the 3 pictures"),
-        ((1, 2, 3), (8,), r"panoptic\.json has no annotation of any of the 3 pictures"),
+        ((), (1, 2, 3), r"stuff has no semantic map of any of the 3 images"),
+        ((1, 2, 3), (8,), r"panoptic\.json has no annotation of any of the 3 images"),
     ],
     ids=["in neither", "none in the folder", "none in the annotations"],
 )

@@ -27,7 +27,7 @@ SAMPLE = next(
 
 @pytest.fixture
 def data(tmp_path: Path) -> Dataset:
-    """One picture, 6x8, with an instance of class car in the middle."""
+    """One image, 6x8, with an instance of class car in the middle."""
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
     box = {"id": 1, "image_id": 5, "category_id": 7, "bbox": [2, 1, 3, 2], "segmentation": [[2, 1, 5, 1, 5, 3, 2, 3]]}
     images = [{"id": 5, "file_name": "a.png", "height": 6, "width": 8}]
@@ -60,8 +60,8 @@ def write(
         ids = np.zeros((6, 8), np.int64)
         ids[:3, 4:], ids[3:, :4], ids[3:, 4:] = 3, 70000, 5_000_000
     (folder / "maps").mkdir(exist_ok=True)
-    colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
-    Image.fromarray(colours).save(folder / "maps" / "p.png")
+    colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+    Image.fromarray(colors).save(folder / "maps" / "p.png")
     (folder / "panoptic.json").write_text(json.dumps(content))
     return MapSources(None, folder / "panoptic.json", folder / "maps", instances)
 
@@ -138,7 +138,7 @@ def faulty(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     ("content", "says"),
     [
         (faulty(lambda c: c["annotations"][0].update(image_id=6)), r"image 5 \(a\.png\) has no annotation"),
-        (faulty(lambda c: c["annotations"][0].update(file_name="q.png")), r"picture q\.png of image 5 is not in"),
+        (faulty(lambda c: c["annotations"][0].update(file_name="q.png")), r"image q\.png of image 5 is not in"),
         (faulty(lambda c: c["annotations"][0].pop("file_name")), "image 5 is damaged"),
         (faulty(lambda c: c["annotations"][0]["segments_info"][0].update(category_id=8)), "image 5 is damaged"),
         (faulty(lambda c: c["categories"][1].update(id=7)), "category 7 needs a whole number of its own"),
@@ -163,13 +163,13 @@ def test_files_that_cannot_be_used(data: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds segment 3, which its annotation does not list"):
         map_of(with_semantic_maps(data, write(tmp_path, panoptic([]))))
     maps = write(tmp_path, panoptic([]), np.zeros((6, 9), np.int64))
-    with pytest.raises(DataError, match=r"p\.png is 9x6, its picture 8x6"):
+    with pytest.raises(DataError, match=r"p\.png is 9x6, its image 8x6"):
         map_of(with_semantic_maps(data, maps))
     Image.new("L", (8, 6)).save(tmp_path / "maps/p.png")
     with pytest.raises(DataError, match=r"has mode L; .* for class numbers leave out its JSON"):
         map_of(with_semantic_maps(data, maps))
     (tmp_path / "maps/p.png").write_bytes(b"x")
-    with pytest.raises(DataError, match="not a readable picture"):
+    with pytest.raises(DataError, match="not a readable image"):
         map_of(with_semantic_maps(data, maps))
     with pytest.raises(DataError, match="no such folder of panoptic PNGs"):
         with_semantic_maps(data, replace(maps, panoptic_folder=tmp_path / "none"))
@@ -182,7 +182,7 @@ def test_files_that_cannot_be_used(data: Dataset, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the COCO panoptic sample is not part of the repository")
 def test_real_coco_equals_its_stuffthing_maps() -> None:
-    """Two pictures of val2017: category ids of our map against the maps derived from the same PNGs by other code (id
+    """Two images of val2017: category ids of our map against the maps derived from the same PNGs by other code (id
     - 1, 255 void).
     """
     annotations = SAMPLE / "annotations"
@@ -198,8 +198,8 @@ def test_real_coco_equals_its_stuffthing_maps() -> None:
         assert ours is not None
         theirs = np.array(Image.open(annotations / "stuffthing_val2017" / f"{record.path.stem}.png"))
         same = ids[ours] == theirs
-        colours = np.array(Image.open(annotations / "panoptic_val2017" / f"{record.path.stem}.png")).astype(int)
-        crowd = np.isin(colours @ [1, 256, 65536], crowds[record.id])
+        colors = np.array(Image.open(annotations / "panoptic_val2017" / f"{record.path.stem}.png")).astype(int)
+        crowd = np.isin(colors @ [1, 256, 65536], crowds[record.id])
         assert same[~crowd].all()
         assert (ours[crowd] == 255).all()
         assert (ours != 255).mean() > 0.5

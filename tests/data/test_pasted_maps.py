@@ -1,4 +1,4 @@
-"""Copy-paste moves the semantic map with the picture, wherever the map comes from: each pixel of the pictures tells
+"""Copy-paste moves the semantic map with the image, wherever the map comes from: each pixel of the images tells
 its own place.
 """
 
@@ -13,7 +13,7 @@ from htc.config import Augmentation, CopyPaste, Semantic
 from htc.data.coco import read_coco
 from htc.data.dataset import Dataset
 from htc.data.ground_truth import annotated
-from htc.data.loader import TrainingPictures
+from htc.data.loader import TrainingImages
 from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.presets import preset
 
@@ -24,7 +24,7 @@ CLASSES = 60
 
 @pytest.fixture
 def data(tmp_path: Path) -> Dataset:
-    """Pixels are (image id, row, column); two objects and a crowd in each picture."""
+    """Pixels are (image id, row, column); two objects and a crowd in each image."""
     images, annotations = [], []
     for id, (height, width) in SIZES.items():
         rows, columns = np.mgrid[:height, :width]
@@ -104,12 +104,12 @@ def test_each_pixel_brings_its_class(data: Dataset, maps: Path, kind: str) -> No
     known = {record.id: annotated(record, CLASSES, data.semantic_maps).semantic for record in data.images}
     pasted = 0
     for epoch in range(4):
-        pictures = TrainingPictures(data, config, seed=0, epoch=epoch)
-        for sample in (pictures[position] for position in range(len(pictures))):
+        images = TrainingImages(data, config, seed=0, epoch=epoch)
+        for sample in (images[position] for position in range(len(images))):
             expected = np.zeros_like(sample.semantic)
             for id, semantic in known.items():
-                here = sample.picture[:, :, 0] == id
-                expected[here] = semantic[sample.picture[here][:, 1], sample.picture[here][:, 2]]
+                here = sample.image[:, :, 0] == id
+                expected[here] = semantic[sample.image[here][:, 1], sample.image[here][:, 2]]
                 pasted += int(here.sum()) if id != sample.image_id else 0
             assert np.array_equal(sample.semantic, expected)
     assert pasted > 200

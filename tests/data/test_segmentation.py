@@ -10,7 +10,7 @@ H, W = 60, 80
 
 
 def pixels(ring: list[float]) -> np.ndarray:
-    """Which pixel centres of the picture lie in a polygon."""
+    """Which pixel centers of the image lie in a polygon."""
     x, y = np.meshgrid(np.arange(W) + 0.5, np.arange(H) + 0.5)
     inside = np.zeros((H, W), bool)
     points = np.array(ring).reshape(-1, 2)
@@ -25,8 +25,8 @@ def test_a_cut_polygon_covers_what_it_covered_inside(seed):
     rng = np.random.default_rng(seed)
     angles = np.sort(rng.uniform(0, 2 * np.pi, 9))
     radius = rng.uniform(10, 50, 9)
-    centre = rng.uniform((-10, -10), (W + 10, H + 10))
-    ring = (centre + np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None]).ravel().tolist()
+    center = rng.uniform((-10, -10), (W + 10, H + 10))
+    ring = (center + np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None]).ravel().tolist()
     cut = cut_ring(ring, H, W)
     inside = pixels(ring)
     if len(cut) < 6:

@@ -132,7 +132,7 @@ def test_one_split_of_another_layout(tmp_path: Path) -> None:
     told: list[str] = []
     annotations, images = locate_split(folder, "val", tmp_path / "out", told.append)
     assert [record.path.name for record in read_coco(annotations, images)] == ["000001.png"]
-    assert "val: 1 pictures with 1 objects" in told[0]
+    assert "val: 1 images with 1 objects" in told[0]
     assert [path.name for path in (tmp_path / "out/annotations").iterdir()] == ["instances_val.json"]
 
 

@@ -1,4 +1,4 @@
-"""Picture, boxes, masks and semantic map move together, whatever the chain of transforms."""
+"""Image, boxes, masks and semantic map move together, whatever the chain of transforms."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ from htc.data.transforms import (
     Placement,
     clip_boxes,
     draw_placement,
-    normalise,
-    pad_pictures,
+    normalize,
+    pad_images,
     pad_semantic,
+    place_image,
     place_masks,
-    place_picture,
     place_semantic,
     place_truth,
     plain_placement,
@@ -48,16 +48,14 @@ def test_boxes_are_the_boxes_of_their_masks(placement: Placement, seed: int) -> 
 
 @settings(max_examples=60, deadline=None)
 @given(placements(resize=False), st.integers(0, 2**31))
-def test_masks_and_picture_show_the_same_pixels(placement: Placement, seed: int) -> None:
+def test_masks_and_image_show_the_same_pixels(placement: Placement, seed: int) -> None:
     truth, crops = truth_of(seed, placement.original)
     assert truth.masks is not None
     for number, crop in enumerate(crops):
-        picture = np.zeros((*placement.original, 3), np.uint8)
-        picture[crop.y : crop.y + crop.bitmap.shape[0], crop.x : crop.x + crop.bitmap.shape[1]] = crop.bitmap[
-            :, :, None
-        ]
+        image = np.zeros((*placement.original, 3), np.uint8)
+        image[crop.y : crop.y + crop.bitmap.shape[0], crop.x : crop.x + crop.bitmap.shape[1]] = crop.bitmap[:, :, None]
         seen = seen_bitmaps(place_masks(truth.masks, placement), placement.size)[number]
-        assert np.array_equal(place_picture(picture, placement)[:, :, 0] > 0, seen)
+        assert np.array_equal(place_image(image, placement)[:, :, 0] > 0, seen)
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,14 +72,14 @@ def test_the_semantic_map_follows(placement: Placement, seed: int) -> None:
 @settings(max_examples=40, deadline=None)
 @given(placements(), st.integers(0, 2**31), st.booleans(), st.booleans())
 def test_a_second_flip_undoes_the_first(placement: Placement, seed: int, horizontal: bool, vertical: bool) -> None:
-    """Flips are involutions, of picture, boxes, masks and semantic map alike."""
+    """Flips are involutions, of image, boxes, masks and semantic map alike."""
     truth, crops = truth_of(seed, placement.original)
     height, width = placement.original
     flip = Placement(placement.original, placement.original, horizontal, vertical)
-    picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     semantic = derived_map(crops, [0, 1, 2, 3], [], placement.original)
     twice = place_truth(place_truth(truth, flip), flip)
-    assert np.array_equal(place_picture(place_picture(picture, flip), flip), picture)
+    assert np.array_equal(place_image(place_image(image, flip), flip), image)
     assert np.array_equal(place_semantic(place_semantic(semantic, flip), flip), semantic)
     assert torch.equal(twice.boxes, truth.boxes)
     assert twice.masks is not None
@@ -110,9 +108,9 @@ def test_the_resize_is_the_originals(size: tuple[int, int]) -> None:
     placement = plain_placement(size, Input())
     scale = min(1333 / max(size), 800 / min(size))
     assert placement.resized == tuple(max(int(side * scale + 0.5), 1) for side in size)
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     assert np.array_equal(
-        place_picture(picture, placement), cv2.resize(picture, placement.resized[::-1]).reshape(*placement.resized, 3)
+        place_image(image, placement), cv2.resize(image, placement.resized[::-1]).reshape(*placement.resized, 3)
     )
 
 
@@ -154,7 +152,7 @@ def test_the_draws_are_stable_numbers() -> None:
 
 @pytest.mark.parametrize("size", [(480, 640), (30, 300), (1, 1)])
 def test_large_scale_jitter(size: tuple[int, int]) -> None:
-    """The picture fits into the target times a factor of the range; never is more than the target seen; the window
+    """The image fits into the target times a factor of the range; never is more than the target seen; the window
     lies inside.
     """
     augmentation = Augmentation(jitter=ScaleJitter(scales=(0.5, 2.0), size=(100, 120)))
@@ -203,7 +201,7 @@ def test_settings_that_contradict_each_other(values: dict[str, Any], says: str) 
         Augmentation(**values)
 
 
-def test_a_window_larger_than_the_picture_is_the_picture() -> None:
+def test_a_window_larger_than_the_image_is_the_image() -> None:
     augmentation = Augmentation(resize=False, crop=(256, 256), horizontal_flip=0)
     view = draw_placement((30, 300), Input(), augmentation, torch.Generator().manual_seed(0))
     assert view.size == (30, 256)
@@ -231,29 +229,27 @@ def test_no_objects() -> None:
 
 
 def test_padding() -> None:
-    """Zeros after normalising, 255 in the semantic map, sizes that the divisor divides, channels last."""
+    """Zeros after normalizing, 255 in the semantic map, sizes that the divisor divides, channels last."""
     settings = Input()
-    pictures = [np.full((33, 20, 3), 255, np.uint8), np.full((10, 40, 3), 7, np.uint8)]
-    images = pad_pictures(pictures, settings)
+    views = [np.full((33, 20, 3), 255, np.uint8), np.full((10, 40, 3), 7, np.uint8)]
+    images = pad_images(views, settings)
     assert images.shape == (2, 3, 64, 64)
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert images[0, :, 33:].abs().sum() == 0
     assert images[1, :, :, 40:].abs().sum() == 0
     assert np.allclose(images[0, :, 5, 5].numpy(), (255 - np.array(settings.mean)) / np.array(settings.std))
-    assert np.allclose(normalise(pictures[1], settings)[0, 0], images[1, :, 0, 0].numpy())
+    assert np.allclose(normalize(views[1], settings)[0, 0], images[1, :, 0, 0].numpy())
     semantic = pad_semantic([np.zeros((33, 20), np.uint8)], (64, 64))
     assert int((semantic == 0).sum()) == 33 * 20
     assert int((semantic == 255).sum()) == 64 * 64 - 33 * 20
 
 
 def test_padding_with_the_edges() -> None:
-    pictures = [
-        np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8) for shape in ((33, 20, 3), (10, 40, 3))
-    ]
-    images = pad_pictures(pictures, Input(padding="edge"))
-    for image, picture in zip(images, pictures, strict=True):
-        below, beside = 64 - picture.shape[0], 64 - picture.shape[1]
-        expected = normalise(np.pad(picture, ((0, below), (0, beside), (0, 0)), "edge"), Input())
+    views = [np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8) for shape in ((33, 20, 3), (10, 40, 3))]
+    images = pad_images(views, Input(padding="edge"))
+    for image, view in zip(images, views, strict=True):
+        below, beside = 64 - view.shape[0], 64 - view.shape[1]
+        expected = normalize(np.pad(view, ((0, below), (0, beside), (0, 0)), "edge"), Input())
         assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 

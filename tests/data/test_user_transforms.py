@@ -17,7 +17,7 @@ from htc.config import Augmentation, Config, Input, Semantic, Training
 from htc.data.dataset import Dataset
 from htc.data.ground_truth import AnnotatedView, annotated
 from htc.data.instance_masks import crops_in_view
-from htc.data.loader import TrainingPictures, training_loader
+from htc.data.loader import TrainingImages, training_loader
 from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.data.user_transforms import seeded, transformed
 from htc.errors import DataError
@@ -107,7 +107,7 @@ def test_what_the_transforms_see(dataset: Dataset) -> None:
 
 def test_masks_boxes_and_derived_map_follow_a_flip(dataset: Dataset) -> None:
     plain, flipped = view(dataset, lambda *pair: pair), view(dataset, v2.RandomHorizontalFlip(1.0))
-    assert np.array_equal(flipped.picture, plain.picture[:, ::-1])
+    assert np.array_equal(flipped.image, plain.image[:, ::-1])
     assert np.array_equal(dense(flipped), dense(plain)[:, :, ::-1])
     assert flipped.truth.boxes.tolist() == [[30, 5, 44, 15], [6, 10, 20, 30]]
     assert flipped.truth.crowd_boxes.tolist() == [[10, 30, 46, 38]]
@@ -132,7 +132,7 @@ def test_rotated_boxes_are_tight_and_the_map_is_that_of_the_masks(dataset: Datas
 def test_colors_leave_the_annotated_targets(dataset: Dataset) -> None:
     found = view(dataset, v2.ColorJitter(0.5, 0.5, 0.5), index=2)
     before = annotated(dataset.images[2], 3, None)
-    assert not np.array_equal(found.picture, dataset.images[2].pixels)  # type: ignore[arg-type]
+    assert not np.array_equal(found.image, dataset.images[2].pixels)  # type: ignore[arg-type]
     assert found.truth is before.truth or torch.equal(found.truth.boxes, before.truth.boxes)
     assert found.truth.boxes.tolist() == [[4.5, 2.5, 30.5, 30.25]]
 
@@ -158,7 +158,7 @@ def test_colors_leave_the_annotated_targets(dataset: Dataset) -> None:
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_transforms_of_torchvision(dataset: Dataset, transforms: Callable[..., Any], index: int) -> None:
     found = view(dataset, transforms, index, seed=1)
-    assert found.picture.dtype == np.uint8
+    assert found.image.dtype == np.uint8
     assert found.truth.masks is not None
     assert len(found.truth.boxes) == len(found.truth.labels) == len(found.truth.masks)
     assert found.truth.masks.canvas == found.size
@@ -268,8 +268,8 @@ def test_without_transforms_nothing_is_different(dataset: Dataset) -> None:
 
 def test_the_augmentation_sees_the_new_size(dataset: Dataset) -> None:
     config = settings(horizontal_flip=0.0)
-    sample = TrainingPictures(dataset, config, 0, 0, transforms=v2.Resize((50, 100)))[0]
-    assert sample.picture.shape == (32, 64, 3)
+    sample = TrainingImages(dataset, config, 0, 0, transforms=v2.Resize((50, 100)))[0]
+    assert sample.image.shape == (32, 64, 3)
 
 
 def changed(**values: Any) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""The demo's own code on a tiny model and a few of the bundled pictures; what it reaches at its real size is in
+"""The demo's own code on a tiny model and a few of the bundled images; what it reaches at its real size is in
 docs.
 """
 
@@ -24,7 +24,7 @@ from training.tiny import tiny
 
 
 def few(annotations, place, count):
-    """The smallest pictures of an annotation file, as a file of their own."""
+    """The smallest images of an annotation file, as a file of their own."""
     content = json.loads(annotations.read_text())
     images = sorted(content["images"], key=lambda image: (image["height"] * image["width"], image["id"]))[:count]
     ids = {image["id"] for image in images}
@@ -36,7 +36,7 @@ def few(annotations, place, count):
     return place
 
 
-def test_the_demo_leaves_model_numbers_curves_and_pictures(tmp_path):
+def test_the_demo_leaves_model_numbers_curves_and_images(tmp_path):
     bundled = nuclei()
     train, val = (
         few(bundled.train_annotations, tmp_path / "train.json", 4),
@@ -59,8 +59,8 @@ def test_the_demo_leaves_model_numbers_curves_and_pictures(tmp_path):
         "model": {"epoch": 1, "step": 2, "is": "the last"},
     }
     assert {path.name for path in result.curves} == {"losses.png", "average_precision.png"}
-    assert len(result.pictures) == 2
-    for path in result.pictures:
+    assert len(result.images) == 2
+    for path in result.images:
         width, height = Image.open(path).size
         assert width > 1.8 * height > 500
     commands = [command for _, command in result.next_commands]

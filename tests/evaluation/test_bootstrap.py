@@ -1,4 +1,4 @@
-"""The bootstrap against its definition: the same number as an annotation file that really holds each drawn picture."""
+"""The bootstrap against its definition: the same number as an annotation file that really holds each drawn image."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from pycocotools import mask as rle_codec
 from htc.evaluation.bootstrap import draws, gains, interval, matches, resampled
 from htc.evaluation.coco import boundary_metrics, coco_metrics
 from htc.evaluation.comparison import compare
-from htc.evaluation.matching import matched_pictures
+from htc.evaluation.matching import matched_images
 
-PICTURES = 7
+IMAGES = 7
 
 
 def annotated(classes: int = 2) -> dict[str, Any]:
     numbers = np.random.default_rng(1)
     objects = []
-    for image in range(1, PICTURES):  # the last picture is empty
+    for image in range(1, IMAGES):  # the last image is empty
         for _ in range(5):
             x, y, w, h = (float(v) for v in numbers.integers(4, 40, 4))
             category = int(numbers.integers(1, classes + 1))
@@ -31,7 +31,7 @@ def annotated(classes: int = 2) -> dict[str, Any]:
                     "iscrowd": 0,
                 }
             )
-    images = [{"id": image, "height": 100, "width": 100} for image in range(1, PICTURES + 1)]
+    images = [{"id": image, "height": 100, "width": 100} for image in range(1, IMAGES + 1)]
     return {
         "images": images,
         "annotations": objects,
@@ -56,14 +56,14 @@ def found(truth: dict[str, Any], noise: float) -> list[dict[str, Any]]:
 
 
 def repeated(truth: dict[str, Any], results: list[dict[str, Any]], draw: list[int]) -> float:
-    """COCO's AP of a file in which each drawn picture has a place and an id of its own."""
+    """COCO's AP of a file in which each drawn image has a place and an id of its own."""
     images, objects, copies = [], [], []
-    for place, picture in enumerate(draw, start=1):
-        images.append({**truth["images"][picture], "id": place})
+    for place, image in enumerate(draw, start=1):
+        images.append({**truth["images"][image], "id": place})
         for annotation in truth["annotations"]:
-            if annotation["image_id"] == picture + 1:
+            if annotation["image_id"] == image + 1:
                 objects.append({**annotation, "id": len(objects) + 1, "image_id": place})
-        copies += [{**result, "image_id": place} for result in results if result["image_id"] == picture + 1]
+        copies += [{**result, "image_id": place} for result in results if result["image_id"] == image + 1]
     return coco_metrics({**truth, "images": images, "annotations": objects}, copies, 100)["bbox"]["AP"]
 
 
@@ -78,7 +78,7 @@ def mask_of(box: list[float]) -> dict[str, Any]:
     return {**rle[0], "counts": rle[0]["counts"].decode()}
 
 
-def test_all_pictures_once_is_cocos_own_number() -> None:
+def test_all_images_once_is_cocos_own_number() -> None:
     truth = annotated()
     results = found(truth, 2.0)
     whole = matches("bbox", truth, results, 100).average_precision()
@@ -87,10 +87,10 @@ def test_all_pictures_once_is_cocos_own_number() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_draw_equals_a_file_that_repeats_its_pictures(seed: int) -> None:
+def test_a_draw_equals_a_file_that_repeats_its_images(seed: int) -> None:
     truth = annotated()
     results = found(truth, 2.0)
-    draw = draws(PICTURES, 1, seed)[0]
+    draw = draws(IMAGES, 1, seed)[0]
     assert matches("bbox", truth, results, 100).average_precision(draw) == pytest.approx(
         repeated(truth, results, draw.tolist()), abs=1e-12
     )
@@ -102,7 +102,7 @@ def test_boundaries_are_matched_as_the_evaluation_does() -> None:
         annotation["segmentation"] = [outline(annotation["bbox"])]
     results = [{**result, "segmentation": mask_of(result["bbox"])} for result in found(truth, 2.0)]
     comparison = compare(truth, results)
-    expected = boundary_metrics(comparison, list(matched_pictures(comparison, 100)), 100)["AP"]
+    expected = boundary_metrics(comparison, list(matched_images(comparison, 100)), 100)["AP"]
     assert matches("boundary", truth, results, 100).average_precision() == pytest.approx(expected, abs=1e-12)
     assert 0 < expected < matches("segm", truth, results, 100).average_precision()
 
@@ -110,14 +110,14 @@ def test_boundaries_are_matched_as_the_evaluation_does() -> None:
 def test_equal_results_never_differ() -> None:
     truth = annotated()
     one, two = matches("bbox", truth, found(truth, 2.0), 100), matches("bbox", truth, found(truth, 2.0), 100)
-    drawn = draws(PICTURES, 20, 0)
+    drawn = draws(IMAGES, 20, 0)
     assert interval(resampled(one, drawn) - resampled(two, drawn)) == (0.0, 0.0)
 
 
 def test_better_results_are_better_in_nearly_every_draw() -> None:
     truth = annotated()
     good, bad = matches("bbox", truth, found(truth, 0.5), 100), matches("bbox", truth, found(truth, 6.0), 100)
-    drawn = draws(PICTURES, 50, 0)
+    drawn = draws(IMAGES, 50, 0)
     low, high = interval(resampled(good, drawn) - resampled(bad, drawn))
     assert 0 < low < high
 
@@ -125,7 +125,7 @@ def test_better_results_are_better_in_nearly_every_draw() -> None:
 def test_without_results_or_objects() -> None:
     truth = annotated()
     assert matches("bbox", truth, [], 100).average_precision() == 0
-    assert matches("bbox", {**truth, "annotations": []}, [], 100).average_precision(draws(PICTURES, 1, 0)[0]) == -1
+    assert matches("bbox", {**truth, "annotations": []}, [], 100).average_precision(draws(IMAGES, 1, 0)[0]) == -1
 
 
 def test_gains_by_kind() -> None:

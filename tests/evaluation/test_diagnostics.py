@@ -12,7 +12,7 @@ from htc.evaluation.coco import boundary_metrics, coco_metrics, evaluated, summa
 from htc.evaluation.comparison import compare
 from htc.evaluation.diagnostics import diagnose
 from htc.evaluation.errors import average_precision, errors_by_kind, sort_errors
-from htc.evaluation.matching import confusion_matrix, match_by_score, matched_pictures, pair_by_overlap
+from htc.evaluation.matching import confusion_matrix, match_by_score, matched_images, pair_by_overlap
 from htc.evaluation.operating import Judged, best_f1, calibration
 
 SIZE = (60, 80)
@@ -26,7 +26,7 @@ def box(x, y, width, height):
 
 
 def case(objects, results):
-    """One picture; objects are (category, bitmap, crowd), results (category, bitmap, score)."""
+    """One image; objects are (category, bitmap, crowd), results (category, bitmap, score)."""
     truth = {
         "images": [{"id": 1, "height": SIZE[0], "width": SIZE[1]}],
         "categories": [{"id": CAT, "name": "cat"}, {"id": DOG, "name": "dog"}],
@@ -65,8 +65,8 @@ ZOO = case(
 
 
 def test_every_kind_of_error_is_told_apart():
-    (picture,) = matched_pictures(ZOO, 100)
-    errors = errors_by_kind([picture], 2, 0.5)
+    (image,) = matched_images(ZOO, 100)
+    errors = errors_by_kind([image], 2, 0.5)
     counts = {name: kind.count for name, kind in errors.items()}
     # The second cat is what the bad outline was meant for, the first dog what the wrong class was: only the last dog is
     # missed.
@@ -78,15 +78,15 @@ def test_every_kind_of_error_is_told_apart():
         "background": 1,
         "missed": 1,
     }
-    assert picture.ignored.tolist() == [False] * 6 + [True, False]
-    assert sort_errors(picture).missed.tolist() == [False, False, False, True, False]
+    assert image.ignored.tolist() == [False] * 6 + [True, False]
+    assert sort_errors(image).missed.tolist() == [False, False, False, True, False]
 
 
 def test_what_each_kind_of_error_costs():
     """Cats: 2 objects; ranks right, double, outline, wrong class, both: AP = 51 of 101 recalls at precision 1. Dogs:
     AP 0.
     """
-    errors = errors_by_kind(list(matched_pictures(ZOO, 100)), 2, 0.5)
+    errors = errors_by_kind(list(matched_images(ZOO, 100)), 2, 0.5)
     plain = (51 / 101 + 0) / 2
     cost = {name: kind.cost for name, kind in errors.items()}
     assert cost["double"] == pytest.approx(0)  # below the one right result, and nothing right comes later
@@ -104,12 +104,12 @@ def test_what_each_kind_of_error_costs():
 @pytest.mark.parametrize("seed", range(3))
 def test_average_precision_equals_cocos(seed):
     truth, results = scene(seed)
-    pictures = list(matched_pictures(compare(truth, results), 100))
+    images = list(matched_images(compare(truth, results), 100))
     for label, name in enumerate(("cell", "debris")):
-        own = [(picture, (picture.labels == label) & ~picture.ignored) for picture in pictures]
-        scores = np.concatenate([picture.scores[chosen] for picture, chosen in own])
-        right = np.concatenate([picture.match[chosen] >= 0 for picture, chosen in own])
-        objects = sum(int(((picture.object_labels == label) & ~picture.crowd).sum()) for picture in pictures)
+        own = [(image, (image.labels == label) & ~image.ignored) for image in images]
+        scores = np.concatenate([image.scores[chosen] for image, chosen in own])
+        right = np.concatenate([image.match[chosen] >= 0 for image, chosen in own])
+        objects = sum(int(((image.object_labels == label) & ~image.crowd).sum()) for image in images)
         evaluation = evaluated("segm", compare(truth, results), 100)
         assert evaluation.eval["precision"][0, :, label, 0, -1].mean() == pytest.approx(
             average_precision(scores, right, objects), abs=1e-9
@@ -132,7 +132,7 @@ def test_matching_nothing(results, objects):
 
 
 def test_confusion_matrix():
-    matrix = confusion_matrix(matched_pictures(ZOO, 100), 2, 0.5)
+    matrix = confusion_matrix(matched_images(ZOO, 100), 2, 0.5)
     # Rows: cat, dog, background; columns: found as cat, as dog, not found. The result in the crowd is nowhere.
     assert matrix.tolist() == [[1, 0, 1], [1, 0, 1], [3, 1, 0]]
 
@@ -173,7 +173,7 @@ def test_calibration():
 
 
 def boundary_of(bitmap, width):
-    """Pixels of the mask at most `width` from the outside, diagonal steps counting as one; beyond the picture is
+    """Pixels of the mask at most `width` from the outside, diagonal steps counting as one; beyond the image is
     outside.
     """
     return bitmap & (distance_transform_cdt(np.pad(bitmap, 1), "chessboard")[1:-1, 1:-1] <= width)
@@ -191,7 +191,7 @@ def test_boundary_ap_of_one_object_by_its_definition(move):
     width = round(0.02 * np.hypot(*SIZE))
     overlap = min(iou(truth, found), iou(boundary_of(truth, width), boundary_of(found, width)))
     expected = np.mean([overlap >= threshold for threshold in np.linspace(0.5, 0.95, 10)])
-    assert boundary_metrics(comparison, list(matched_pictures(comparison, 100)), 100)["AP"] == pytest.approx(expected)
+    assert boundary_metrics(comparison, list(matched_images(comparison, 100)), 100)["AP"] == pytest.approx(expected)
     if move:
         assert expected < evaluated("segm", comparison, 100).eval["precision"].max(-1)[:, :, 0, 0].mean()
 
@@ -199,7 +199,7 @@ def test_boundary_ap_of_one_object_by_its_definition(move):
 @pytest.mark.parametrize("seed", range(2))
 def test_boundaries_that_are_not_drawn_change_nothing(seed):
     comparison = compare(*scene(seed))
-    assert boundary_metrics(comparison, list(matched_pictures(comparison, 100)), 100) == summary(
+    assert boundary_metrics(comparison, list(matched_images(comparison, 100)), 100) == summary(
         evaluated("boundary", comparison, 100), 100
     )
 
@@ -216,7 +216,7 @@ def test_all_together_is_json_and_keeps_the_contract():
     assert content["best_f1"]["per_class"]["never there"]["f1"] == -1
     objects = sum(not a["iscrowd"] for a in truth["annotations"])
     assert sum(map(sum, content["confusion"]["matrix"][:-1])) == objects
-    assert sum(one.found + one.missed for one in found.pictures) == objects
+    assert sum(one.found + one.missed for one in found.images) == objects
 
 
 @pytest.mark.parametrize("with_objects", [False, True])

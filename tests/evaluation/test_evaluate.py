@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from evaluation.test_run import pictures as pictures
+from evaluation.test_run import images as images
 from evaluation.test_run import predictor
 from htc.evaluation.evaluation import evaluate, images_folder, member_names, read_evaluation_data
 from htc.evaluation.run import evaluate_model
 
 
-def test_the_object_holds_the_metrics_and_what_is_beside_them(pictures, tmp_path):
-    data = read_evaluation_data(pictures / "instances.json", pictures)
+def test_the_object_holds_the_metrics_and_what_is_beside_them(images, tmp_path):
+    data = read_evaluation_data(images / "instances.json", images)
     one, steps = predictor(), []
     found = evaluate(
         one,
@@ -20,7 +20,7 @@ def test_the_object_holds_the_metrics_and_what_is_beside_them(pictures, tmp_path
         save_results=tmp_path / "results.json",
         progress=lambda *step: steps.append(step),
     )
-    metrics, results = evaluate_model(predictor(), pictures / "instances.json", pictures)
+    metrics, results = evaluate_model(predictor(), images / "instances.json", images)
     assert found.metrics == metrics
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert found.to_dict() == {**metrics, "members": {"a": metrics, "b": metrics}}

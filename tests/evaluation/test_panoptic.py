@@ -1,4 +1,4 @@
-"""Panoptic quality and mean IoU against their definitions, merging on pictures that can be seen, and files."""
+"""Panoptic quality and mean IoU against their definitions, merging on images that can be seen, and files."""
 
 import json
 from pathlib import Path
@@ -62,12 +62,12 @@ def test_void_and_crowds_excuse():
     assert quality(truth, other)["per_class"]["cat"] == pytest.approx(1 / 1.5)
 
 
-def brute_force(pictures):
+def brute_force(images):
     """PQ of every class, pair by pair, from the paper's text."""
     result = {}
     for category in CATEGORIES:
         iou_sum = hits = wrong = missed = 0
-        for truth, found in pictures:
+        for truth, found in images:
             own = [s for s in truth.segments if s.category_id == category and not s.crowd and (truth.ids == s.id).any()]
             theirs = [s for s in found.segments if s.category_id == category and (found.ids == s.id).any()]
             excuse = (truth.ids == 0) | np.isin(
@@ -94,7 +94,7 @@ def brute_force(pictures):
     return result
 
 
-def random_picture(generator, crowds):
+def random_image(generator, crowds):
     ids = np.zeros((24, 30), np.int32)
     segments = []
     for id in range(1, 8):
@@ -105,18 +105,18 @@ def random_picture(generator, crowds):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_equals_the_definition_on_random_pictures(seed):
+def test_equals_the_definition_on_random_images(seed):
     generator = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for _ in range(4):
-        truth = random_picture(generator, crowds=True)
+        truth = random_image(generator, crowds=True)
         ids = np.where(generator.random(truth.ids.shape) < 0.1, 0, np.roll(truth.ids, 1, 1)).astype(np.int32)
         changed = tuple(Segment(s.id, s.category_id if generator.random() < 0.8 else 1) for s in truth.segments)
-        pictures.append((truth, Panoptic(ids, changed)))
+        images.append((truth, Panoptic(ids, changed)))
     counts = PanopticQuality(CATEGORIES)
-    for truth, found in pictures:
+    for truth, found in images:
         counts.add(truth, found)
-    assert counts.numbers()["per_class"] == pytest.approx(brute_force(pictures))
+    assert counts.numbers()["per_class"] == pytest.approx(brute_force(images))
 
 
 def test_nothing_is_undefined():
@@ -142,7 +142,7 @@ def test_files_come_back_as_they_were(tmp_path):
         "area": 100,
         "bbox": [10, 0, 10, 10],
     }
-    with pytest.raises(DataError, match="must have their picture's size"):
+    with pytest.raises(DataError, match="must have their image's size"):
         again.read(17, (10, 21))
 
 
@@ -154,7 +154,7 @@ def test_files_come_back_as_they_were(tmp_path):
         ({"categories": []}, "annotation of image 1 is damaged"),
         (
             {"annotations": [{"image_id": 1, "file_name": "gone.png", "segments_info": []}]},
-            "picture gone.png of image 1 is not in",
+            "image gone.png of image 1 is not in",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The page of an evaluation, and the drawings of the worst pictures."""
+"""The page of an evaluation, and the drawings of the worst images."""
 
 import numpy as np
 import pytest
@@ -13,28 +13,28 @@ from htc.evaluation.report import report_page
 from htc.visual.page import Gallery, PageTable, render
 
 
-def page_of(truth, results, pictures=None, most=12):
+def page_of(truth, results, images=None, most=12):
     comparison = compare(truth, results)
-    return report_page("a <model>", *diagnose(comparison), comparison, pictures, most)
+    return report_page("a <model>", *diagnose(comparison), comparison, images, most)
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A black picture of every image of a scene."""
+def images(tmp_path):
+    """A black image of every image of a scene."""
     Image.fromarray(np.zeros((120, 150, 3), np.uint8)).save(tmp_path / "black.png")
     return {image["id"]: tmp_path / "black.png" for image in scene(0)[0]["images"]}
 
 
-def test_a_page_with_everything(pictures):
+def test_a_page_with_everything(images):
     truth, results = scene(0)
-    page = page_of(truth, results, pictures, 3)
+    page = page_of(truth, results, images, 3)
     assert [section.title for section in page.sections] == [
         "Numbers",
         "Curves",
         "Errors by kind",
         "Classes",
         "Confusion",
-        "Worst pictures",
+        "Worst images",
     ]
     gallery = page.sections[-1].parts[0]
     assert isinstance(gallery, Gallery)
@@ -44,16 +44,16 @@ def test_a_page_with_everything(pictures):
     assert "http://" not in text.replace("http://www.w3.org", "")
 
 
-def test_the_worst_picture_comes_first():
+def test_the_worst_image_comes_first():
     truth, results = scene(0)
     found = diagnose(compare(truth, results))[1]
-    assert [one.f1 for one in found.pictures] == sorted(one.f1 for one in found.pictures)
+    assert [one.f1 for one in found.images] == sorted(one.f1 for one in found.images)
 
 
 @pytest.mark.parametrize("with_objects", [False, True])
 @pytest.mark.parametrize("with_results", [False, True])
 @pytest.mark.parametrize("masks", [False, True])
-def test_pages_of_nothing_and_of_boxes(pictures, with_objects, with_results, masks):
+def test_pages_of_nothing_and_of_boxes(images, with_objects, with_results, masks):
     truth, results = scene(0)
     kept = (
         results
@@ -64,7 +64,7 @@ def test_pages_of_nothing_and_of_boxes(pictures, with_objects, with_results, mas
         page_of(
             {**truth, "annotations": truth["annotations"] if with_objects else []},
             kept if with_results else [],
-            pictures,
+            images,
             2,
         )
     )
@@ -79,13 +79,13 @@ def test_many_classes_are_a_list_of_confusions():
     assert all(row[2] > 0 for row in table.rows)  # type: ignore[operator]
 
 
-def test_a_picture_that_is_gone_is_named(tmp_path):
+def test_a_image_that_is_gone_is_named(tmp_path):
     truth, results = scene(0)
     with pytest.raises(DataError, match=r"gone\.png"):
         page_of(truth, results, {image["id"]: tmp_path / "gone.png" for image in truth["images"]})
 
 
-def test_mistakes_are_drawn_in_their_own_colour(tmp_path):
+def test_mistakes_are_drawn_in_their_own_color(tmp_path):
     """Left: the object that was found is blue, the missed one vermilion; right: the right result blue, the wrong one
     vermilion.
     """
@@ -117,9 +117,9 @@ def test_mistakes_are_drawn_in_their_own_colour(tmp_path):
     margin = (sheet.shape[1] - 2 * 640) // 3
     top = sheet.shape[0] - 640 - margin
 
-    def looks_like(colour, side, x, y):
+    def looks_like(color, side, x, y):
         pixel = sheet[top + y, margin + side * (640 + margin) + x]
-        return np.abs(pixel - colour * 0.42).max() <= 2
+        return np.abs(pixel - color * 0.42).max() <= 2
 
     assert looks_like(FOUND, 0, 140, 140)
     assert looks_like(MISTAKEN, 0, 440, 140)

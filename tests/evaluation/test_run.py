@@ -20,7 +20,7 @@ BOXES = torch.tensor([[8.0, 8.0, 40.0, 24.0], [30.0, 30.0, 60.0, 60.0], [2.0, 50
 
 
 class Knows(nn.Module):
-    """Finds the same three full rectangles in every picture, in pixels of the network input, of the given classes."""
+    """Finds the same three full rectangles in every image, in pixels of the network input, of the given classes."""
 
     def __init__(self, labels=(0, 1, 0), scale=1.0):
         super().__init__()
@@ -46,8 +46,8 @@ def predictor(classes=("ring", "bar"), *, scale=1.0, **changes):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Two pictures whose objects are the rectangles; ids are not the model's; the last picture has none."""
+def images(tmp_path):
+    """Two images whose objects are the rectangles; ids are not the model's; the last image has none."""
     names = {2: "bar", 40: "ring"}
     content = {
         "images": [],
@@ -82,11 +82,11 @@ def pictures(tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("scale", [1.0, 2.0])
-def test_a_perfect_model_scores_one_by_name_in_original_pixels(pictures, scale, batch_size):
+def test_a_perfect_model_scores_one_by_name_in_original_pixels(images, scale, batch_size):
     seen = []
     model = predictor(scale=scale)
     metrics, results = evaluate_model(
-        model, pictures / "instances.json", pictures, progress=lambda *done: seen.append(done), batch_size=batch_size
+        model, images / "instances.json", images, progress=lambda *done: seen.append(done), batch_size=batch_size
     )
     assert len(results) == 9
     assert {(r["category_name"], r["category_id"]) for r in results} == {("ring", 40), ("bar", 2)}
@@ -98,36 +98,34 @@ def test_a_perfect_model_scores_one_by_name_in_original_pixels(pictures, scale, 
     assert max(model.detector.seen) == batch_size
 
 
-def test_saved_results_give_the_same_numbers(pictures, tmp_path):
-    metrics, results = evaluate_model(predictor(), pictures / "instances.json", pictures)
+def test_saved_results_give_the_same_numbers(images, tmp_path):
+    metrics, results = evaluate_model(predictor(), images / "instances.json", images)
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert evaluate_results(tmp_path / "results.json", pictures / "instances.json", 3) == metrics
-    assert coco_metrics(pictures / "instances.json", results, 3) == metrics
+    assert evaluate_results(tmp_path / "results.json", images / "instances.json", 3) == metrics
+    assert coco_metrics(images / "instances.json", results, 3) == metrics
 
 
-def test_fewer_detections_count_where_asked_for(pictures):
-    metrics, results = evaluate_model(predictor(), pictures / "instances.json", pictures, max_detections=1)
+def test_fewer_detections_count_where_asked_for(images):
+    metrics, results = evaluate_model(predictor(), images / "instances.json", images, max_detections=1)
     assert len(results) == 3
     assert metrics["bbox"]["AR@1"] < 1
     with pytest.raises(ConfigError, match="max_detections is 4: give 1 to 3"):
-        evaluate_model(predictor(), pictures / "instances.json", pictures, max_detections=4)
+        evaluate_model(predictor(), images / "instances.json", images, max_detections=4)
 
 
-def test_a_category_the_model_does_not_know_is_an_error(pictures):
+def test_a_category_the_model_does_not_know_is_an_error(images):
     with pytest.raises(DataError, match="'bar', which the model does not know"):
-        evaluate_model(predictor(("ring", "bow")), pictures / "instances.json", pictures)
+        evaluate_model(predictor(("ring", "bow")), images / "instances.json", images)
 
 
-def test_classes_the_annotations_lack_are_left_out(pictures):
-    _, results = evaluate_model(
-        predictor(("bow", "bar", "ring"), labels=(2, 1, 0)), pictures / "instances.json", pictures
-    )
+def test_classes_the_annotations_lack_are_left_out(images):
+    _, results = evaluate_model(predictor(("bow", "bar", "ring"), labels=(2, 1, 0)), images / "instances.json", images)
     assert {r["category_name"] for r in results} == {"ring", "bar"}
     assert match_categories(("bow", "bar"), {"categories": [{"id": 5, "name": "bar"}], "annotations": []}) == [None, 5]
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]"])
-def test_result_files_that_are_none(pictures, tmp_path, content):
+def test_result_files_that_are_none(images, tmp_path, content):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(DataError, match="not a COCO result file"):
-        evaluate_results(tmp_path / "results.json", pictures / "instances.json")
+        evaluate_results(tmp_path / "results.json", images / "instances.json")

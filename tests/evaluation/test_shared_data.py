@@ -29,7 +29,7 @@ MOST_OBJECTS = 200
 
 
 def part(path):
-    """The first pictures of a file, with at most `MOST_OBJECTS` objects, some of them made crowds.
+    """The first images of a file, with at most `MOST_OBJECTS` objects, some of them made crowds.
 
     Objects count from 1: pycocotools takes one of id 0, as the panoptic sample has it, for "unmatched".
     """

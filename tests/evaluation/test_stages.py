@@ -17,8 +17,8 @@ SUBSETS = [(1,), (2,), (3,), (1, 2, 3), (1, 3)]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Two noisy pictures; the objects are where a model with seeded weights finds some, so that numbers are above 0."""
+def images(tmp_path_factory):
+    """Two noisy images; the objects are where a model with seeded weights finds some, so that numbers are above 0."""
     folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     model = predictor()
     content = {
@@ -57,21 +57,21 @@ def predictor(**inference):
     return Predictor(detector, detector.config)
 
 
-def test_each_subset_equals_a_model_configured_so(pictures):
+def test_each_subset_equals_a_model_configured_so(images):
     seen = []
     found = evaluate_stages(
-        predictor(), pictures / "instances.json", pictures, SUBSETS, progress=lambda *done: seen.append(done)
+        predictor(), images / "instances.json", images, SUBSETS, progress=lambda *done: seen.append(done)
     )
     assert list(found) == SUBSETS
     assert seen == [(1, 2), (2, 2)]
     for subset, metrics in found.items():
-        alone, _ = evaluate_model(predictor(mask_stages=subset), pictures / "instances.json", pictures)
+        alone, _ = evaluate_model(predictor(mask_stages=subset), images / "instances.json", images)
         assert metrics == alone
     assert len({metrics["segm"]["AP"] for metrics in found.values()}) > 1
     assert len({metrics["bbox"]["AP"] for metrics in found.values()}) == 1
 
 
-def test_every_head_runs_once_a_picture(pictures):
+def test_every_head_runs_once_a_image(images):
     model = predictor()
     calls = []
     for head in [model.detector.backbone, *model.detector.roi.mask_heads]:
@@ -79,20 +79,20 @@ def test_every_head_runs_once_a_picture(pictures):
     for head in model.detector.roi.mask_heads:
         features = head.features
         head.features = lambda x, features=features: calls.append(2) or features(x)
-    evaluate_stages(model, pictures / "instances.json", pictures, SUBSETS)
+    evaluate_stages(model, images / "instances.json", images, SUBSETS)
     assert calls.count(2) == 2 * 3
 
 
 @pytest.mark.parametrize("subset", [(), (0,), (4,), (1, 1)])
-def test_stages_the_model_does_not_have(pictures, subset):
+def test_stages_the_model_does_not_have(images, subset):
     with pytest.raises(ConfigError, match="from 1 to 3"):
-        evaluate_stages(predictor(), pictures / "instances.json", pictures, [subset])
+        evaluate_stages(predictor(), images / "instances.json", images, [subset])
 
 
-def test_a_network_without_stages(pictures):
+def test_a_network_without_stages(images):
     config = small_config(3)
     with pytest.raises(ConfigError, match="has no stages"):
-        evaluate_stages(Predictor(Corners(), config), pictures / "instances.json", pictures, [(1,)])
+        evaluate_stages(Predictor(Corners(), config), images / "instances.json", images, [(1,)])
 
 
 @pytest.mark.parametrize(("text", "stages"), [("2", (2,)), ("1-3", (1, 2, 3)), ("1,3", (1, 3)), ("1-2,4", (1, 2, 4))])

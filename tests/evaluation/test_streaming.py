@@ -1,4 +1,4 @@
-"""Evaluating keeps of a picture what is written of it, run lengths, and nothing else."""
+"""Evaluating keeps of an image what is written of it, run lengths, and nothing else."""
 
 import gc
 import json
@@ -16,8 +16,8 @@ from htc.model.postprocess import NO_LIMITS
 from stand_in_detector import CLASSES, Corners, config
 
 SIDE = 800
-PICTURE = SIDE * SIDE * 3
-"""Bytes of one decoded picture; four dense masks have as many and a third more."""
+IMAGE = SIDE * SIDE * 3
+"""Bytes of one decoded image; four dense masks have as many and a third more."""
 
 
 class Forgetful(Corners):
@@ -62,13 +62,13 @@ def measured(data):
     return peak, used, kept
 
 
-def test_memory_does_not_grow_with_the_pictures(dataset):
+def test_memory_does_not_grow_with_the_images(dataset):
     measured(dataset(2))
     few_peak, _, few = measured(dataset(4))
     many_peak, many_used, many = measured(dataset(24))
     assert len(many) == 6 * len(few) == 24 * 3
-    # Twenty pictures more, each of 1.9 MB, but no more than their results: well under 10 kB each.
-    assert many_peak - few_peak < 20 * 10_000 < PICTURE
+    # Twenty images more, each of 1.9 MB, but no more than their results: well under 10 kB each.
+    assert many_peak - few_peak < 20 * 10_000 < IMAGE
     assert many_used < 24 * 10_000
 
 

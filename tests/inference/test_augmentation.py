@@ -1,4 +1,4 @@
-"""Views of a picture: what they are called, and the way from their pixels to the picture's and back."""
+"""Views of an image: what they are called, and the way from their pixels to the image's and back."""
 
 import math
 
@@ -89,12 +89,12 @@ def test_boxes_go_there_and_back_to_the_same_float32(view: View) -> None:
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_masks_turn_with_their_boxes(view: View) -> None:
-    """The cell of the grid that holds a point of the view holds, after turning, the same point of the picture."""
+    """The cell of the grid that holds a point of the view holds, after turning, the same point of the image."""
     placement = view.placement((100, 100), Input(short_edge=100, long_edge=100))
     side = placement.resized[0]
     box = torch.tensor([[0.2, 0.4, 0.6, 0.8]]) * side
     grid = torch.zeros(1, 4, 4)
-    grid[0, 0, 1] = 1.0  # centre at (0.35, 0.45) of the view
+    grid[0, 0, 1] = 1.0  # center at (0.35, 0.45) of the view
     turned = masks_in_original(grid, placement)
     row, column = divmod(int(turned.flatten().argmax()), 4)
     (x1, y1, x2, y2), seen = boxes_in_original(box, placement)[0].tolist(), (0.35, 0.45)

@@ -26,7 +26,7 @@ def single(seed: int = 0, stages: int = 2, **parts: Any) -> Predictor:
     return Predictor(seeded_detector(built, seed, spread=0.1), built)
 
 
-def picture(height: int = 48, width: int = 80, seed: int = 0) -> np.ndarray:
+def random_image(height: int = 48, width: int = 80, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -45,8 +45,8 @@ def assert_same(found: Detections, expected: Detections, tolerance: float = 1e-5
 def test_the_identity_and_two_copies_are_the_single_model(size: tuple[int, int], copies: int) -> None:
     model = single()
     assert_same(
-        EnsemblePredictor([model] * copies).predict(picture(*size), score_threshold=0.0),
-        model.predict(picture(*size), score_threshold=0.0),
+        EnsemblePredictor([model] * copies).predict(random_image(*size), score_threshold=0.0),
+        model.predict(random_image(*size), score_threshold=0.0),
     )
 
 
@@ -62,25 +62,25 @@ def test_the_identity_and_two_copies_are_the_single_model(size: tuple[int, int],
 def test_copies_are_the_single_model_with_other_settings(inference: dict) -> None:
     model = single(inference=inference)
     assert_same(
-        EnsemblePredictor([model, model]).predict(picture(), score_threshold=0.0),
-        model.predict(picture(), score_threshold=0.0),
+        EnsemblePredictor([model, model]).predict(random_image(), score_threshold=0.0),
+        model.predict(random_image(), score_threshold=0.0),
     )
 
 
 def test_copies_are_the_single_model_with_boxes_of_their_own_for_each_class() -> None:
     model = single(stages=1, cascade={"class_agnostic_boxes": False})
     assert_same(
-        EnsemblePredictor([model, model]).predict(picture(), score_threshold=0.0),
-        model.predict(picture(), score_threshold=0.0),
+        EnsemblePredictor([model, model]).predict(random_image(), score_threshold=0.0),
+        model.predict(random_image(), score_threshold=0.0),
     )
 
 
-def test_batches_and_single_pictures_agree() -> None:
+def test_batches_and_single_images_agree() -> None:
     joint = EnsemblePredictor([single(), single(1)], parse_views("0.75:flip"))
-    pictures = [picture(40, 60), picture(60, 40), picture(40, 60, 1)]
+    images = [random_image(40, 60), random_image(60, 40), random_image(40, 60, 1)]
     for alone, together in zip(
-        [joint.predict(one, score_threshold=0.0) for one in pictures],
-        joint.predict_many(pictures, batch_size=3, score_threshold=0.0),
+        [joint.predict(one, score_threshold=0.0) for one in images],
+        joint.predict_many(images, batch_size=3, score_threshold=0.0),
         strict=True,
     ):
         assert_same(together, alone)
@@ -88,7 +88,7 @@ def test_batches_and_single_pictures_agree() -> None:
 
 @pytest.mark.parametrize(("views", "axis"), [("0.75,1:flip", 1), ("1:flip,vflip", 0)])
 def test_flips_are_equivariant(views: str, axis: int) -> None:
-    joint, seen = EnsemblePredictor([single(), single(1)], parse_views(views)), picture()
+    joint, seen = EnsemblePredictor([single(), single(1)], parse_views(views)), random_image()
     found, mirrored = (
         joint.predict(seen, score_threshold=0.0),
         joint.predict(np.flip(seen, axis).copy(), score_threshold=0.0),
@@ -119,19 +119,19 @@ def test_models_of_other_class_order_input_and_stages_say_the_same_things() -> N
         weights[name] = weights[name][order]
     detector.load_state_dict(weights)
     assert_same(
-        EnsemblePredictor([model, Predictor(detector, other)]).predict(picture(), score_threshold=0.0),
-        model.predict(picture(), score_threshold=0.0),
+        EnsemblePredictor([model, Predictor(detector, other)]).predict(random_image(), score_threshold=0.0),
+        model.predict(random_image(), score_threshold=0.0),
     )
     mixed = [model, single(1, 3, input=Input(short_edge=32, long_edge=96, mean=(1.0, 2.0, 3.0)))]
-    assert len(EnsemblePredictor(mixed, parse_views("1,48x96:flip")).predict(picture(), score_threshold=0.0)) > 0
+    assert len(EnsemblePredictor(mixed, parse_views("1,48x96:flip")).predict(random_image(), score_threshold=0.0)) > 0
 
 
 def test_masks_are_means_of_probabilities_in_every_box_grid() -> None:
-    """Against the definition, written out: the models one by one on the joint boxes, at the picture's own size,
+    """Against the definition, written out: the models one by one on the joint boxes, at the image's own size,
     plain and mirrored.
     """
     models, size = [single(0), single(1)], torch.tensor([[64, 96]])
-    pixels = picture(64, 96)
+    pixels = random_image(64, 96)
     found = EnsemblePredictor(models, parse_views("1:flip")).predict(pixels, score_threshold=0.0)
     settings = models[0].config.input
     image = (
@@ -156,7 +156,7 @@ def test_masks_are_means_of_probabilities_in_every_box_grid() -> None:
 
 
 def test_scores_and_boxes_are_means_over_models_on_the_same_regions() -> None:
-    models, pixels, size = [single(0), single(1)], picture(64, 96), torch.tensor([[64, 96]])
+    models, pixels, size = [single(0), single(1)], random_image(64, 96), torch.tensor([[64, 96]])
     joint = EnsemblePredictor(models)
     with torch.inference_mode():
         looks = joint._seen(pixels, View())
@@ -187,10 +187,10 @@ def test_grids_of_several_sizes_are_averaged_on_the_finest() -> None:
 def test_models_with_and_without_masks() -> None:
     boxes = single(cascade={"mask_head": NoMask(), "mask_flow": False, "semantic_fusion": "box"})
     masks = single(1)
-    alone = EnsemblePredictor([boxes, boxes]).predict(picture(), score_threshold=0.0)
+    alone = EnsemblePredictor([boxes, boxes]).predict(random_image(), score_threshold=0.0)
     assert not alone.masks.exist
-    np.testing.assert_allclose(alone.boxes, boxes.predict(picture(), score_threshold=0.0).boxes, atol=1e-3)
-    assert EnsemblePredictor([boxes, masks]).predict(picture(), score_threshold=0.0).masks.exist
+    np.testing.assert_allclose(alone.boxes, boxes.predict(random_image(), score_threshold=0.0).boxes, atol=1e-3)
+    assert EnsemblePredictor([boxes, masks]).predict(random_image(), score_threshold=0.0).masks.exist
 
 
 def brute_force(members: list[Proposed], threshold: float) -> list[tuple[float, ...]]:
@@ -233,7 +233,7 @@ def test_fused_proposals_are_those_of_the_loop(counts: tuple[int, ...]) -> None:
 
 def test_nothing_found_by_anyone() -> None:
     model = single(inference={"score_threshold": 1.0})
-    found = EnsemblePredictor([model, model], parse_views("0.75,1:flip")).predict(picture(), score_threshold=1.0)
+    found = EnsemblePredictor([model, model], parse_views("0.75,1:flip")).predict(random_image(), score_threshold=1.0)
     assert len(found) == 0
     assert found.masks.rle() == []
 
@@ -243,9 +243,9 @@ def test_no_proposals() -> None:
     model = single()
     with torch.no_grad():
         model.detector.rpn.deltas.bias.fill_(-1e6)  # type: ignore[union-attr]
-    assert len(EnsemblePredictor([model, model], parse_views("1:flip")).predict(picture(), score_threshold=0.0)) == len(
-        model.predict(picture(), score_threshold=0.0)
-    )
+    assert len(
+        EnsemblePredictor([model, model], parse_views("1:flip")).predict(random_image(), score_threshold=0.0)
+    ) == len(model.predict(random_image(), score_threshold=0.0))
 
 
 def test_different_classes_are_refused_by_name() -> None:
@@ -266,14 +266,14 @@ def test_nothing_to_join_is_refused() -> None:
 @pytest.mark.parametrize("options", [{"short_edge": 32}, {"long_edge": 96}, {"semantic": True}])
 def test_options_of_a_single_model_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"short_edge and long_edge are for one view|no semantic branch"):
-        EnsemblePredictor([single()]).predict(picture(), **options)
+        EnsemblePredictor([single()]).predict(random_image(), **options)
 
 
 @pytest.mark.parametrize("limits", [{"classes": ["dog"]}, {"max_detections": 2}, {"score_threshold": 0.4}])
 def test_what_a_call_asks_for_is_chosen_before_the_masks(limits: dict[str, Any]) -> None:
     """The same detections as of all, and no mask head sees more than them."""
     joint = EnsemblePredictor([single(inference={"max_detections": 200}), single(1)])
-    everything = joint.predict(picture(), score_threshold=0.0)
+    everything = joint.predict(random_image(), score_threshold=0.0)
     assert len(everything) < 200
     expected = everything.filter(limits.get("score_threshold", 0.0), limits.get("classes"))
     expected = expected[: limits.get("max_detections")]
@@ -281,7 +281,7 @@ def test_what_a_call_asks_for_is_chosen_before_the_masks(limits: dict[str, Any])
     for detector in joint.detectors:
         for head in detector.roi.mask_heads:
             head.register_forward_hook(lambda _head, _inputs, logits: rows.append(len(logits)))
-    assert_same(joint.predict(picture(), **{"score_threshold": 0.0, **limits}), expected)
+    assert_same(joint.predict(random_image(), **{"score_threshold": 0.0, **limits}), expected)
     assert set(rows) == {len(expected)}
 
 

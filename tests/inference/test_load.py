@@ -26,8 +26,8 @@ def test_a_saved_model_predicts(folder: Path) -> None:
         folder, device="cpu", inference={"max_detections": 20, "score_threshold": 0.0}, rpn={"proposals": 50}
     )
     assert model.config.inference.max_detections == 20
-    picture = np.random.default_rng(0).integers(0, 256, (70, 110, 3), dtype=np.uint8)
-    found = model.predict(picture, score_threshold=0.0, short_edge=64, long_edge=96)
+    image = np.random.default_rng(0).integers(0, 256, (70, 110, 3), dtype=np.uint8)
+    found = model.predict(image, score_threshold=0.0, short_edge=64, long_edge=96)
     assert 0 < len(found) <= 20
     assert set(found.class_names) == {"object"}
     assert (np.diff(found.scores) <= 0).all()
@@ -38,7 +38,7 @@ def test_a_saved_model_predicts(folder: Path) -> None:
         folder, device="cpu", inference={"max_detections": 20, "score_threshold": 0.0}, rpn={"proposals": 50}
     )
     np.testing.assert_array_equal(
-        again.predict(picture, score_threshold=0.0, short_edge=64, long_edge=96).boxes, found.boxes
+        again.predict(image, score_threshold=0.0, short_edge=64, long_edge=96).boxes, found.boxes
     )
 
 

@@ -18,12 +18,12 @@ from htc.inference.outputs import (
     results_file,
     whole_file,
     write_drawing,
+    write_image,
     write_json,
     write_labelme,
-    write_picture,
 )
 from htc.inference.predictor import Predictor
-from htc.inference.sources import Failure, PictureFile, predict_files
+from htc.inference.sources import Failure, ImageFile, predict_files
 from htc.results import Detections, Masks
 from stand_in_detector import Corners, config
 
@@ -121,7 +121,7 @@ def test_full_device_is_explained() -> None:
         Writer(stream, full).write(b"x")
 
 
-def test_labelme_finds_its_picture(tmp_path: Path) -> None:
+def test_labelme_finds_its_image(tmp_path: Path) -> None:
     path = write_labelme(tmp_path / "out", "sub/one.jpg", detections(source=str(tmp_path / "in" / "sub" / "one.jpg")))
     assert path == tmp_path / "out" / "sub" / "one.json"
     content = json.loads(path.read_text("utf-8"))
@@ -141,28 +141,28 @@ def test_drawings(tmp_path: Path, name: str, written: str, kind: str) -> None:
         assert image.size == (660, 440)  # 60 x 40, eleven times enlarged
 
 
-def test_very_long_pictures_are_no_jpeg(tmp_path: Path) -> None:
+def test_very_long_images_are_no_jpeg(tmp_path: Path) -> None:
     long = np.zeros((1, 70_000, 3), np.uint8)
     path = write_drawing(tmp_path, "a.jpg", detections(0, (1, 70_000)), long)
     assert path.name == "a.jpg.png"
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[PictureFile]:
+def images(tmp_path: Path) -> list[ImageFile]:
     for name in ("1.png", "2.png", "4.png"):
-        write_picture(tmp_path / name, np.zeros((20, 30, 3), np.uint8))
+        write_image(tmp_path / name, np.zeros((20, 30, 3), np.uint8))
     (tmp_path / "3.png").write_bytes(b"")
-    return [PictureFile(tmp_path / f"{number}.png", f"{number}.png") for number in (1, 2, 3, 4, 5)]
+    return [ImageFile(tmp_path / f"{number}.png", f"{number}.png") for number in (1, 2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_files_that_cannot_be_read_are_told_and_the_rest_done(pictures: list[PictureFile], batch_size: int) -> None:
+def test_files_that_cannot_be_read_are_told_and_the_rest_done(images: list[ImageFile], batch_size: int) -> None:
     failures: list[Failure] = []
     told: list[str] = []
     done = list(
         predict_files(
             Predictor(Corners(), config()),
-            pictures,
+            images,
             failures,
             batch_size,
             on_failure=lambda failure: told.append(failure.source),
@@ -170,7 +170,7 @@ def test_files_that_cannot_be_read_are_told_and_the_rest_done(pictures: list[Pic
     )
     assert [file.name for file, _ in done] == ["1.png", "2.png", "4.png"]
     assert [len(found) for _, found in done] == [2, 2, 2]
-    assert told == [failure.source for failure in failures] == [str(pictures[2].path), str(pictures[4].path)]
+    assert told == [failure.source for failure in failures] == [str(images[2].path), str(images[4].path)]
     assert "empty" in failures[0].message
     assert "no such file" in failures[1].message
 
@@ -178,7 +178,7 @@ def test_files_that_cannot_be_read_are_told_and_the_rest_done(pictures: list[Pic
 @pytest.mark.parametrize("polygons", [False, True])
 def test_a_writer_writes_what_is_asked_for(tmp_path: Path, polygons: bool) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
-    file = PictureFile(tmp_path / "a.png", "a.png")
+    file = ImageFile(tmp_path / "a.png", "a.png")
     PredictionWriter().write(file, 7, detections())
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     results = ResultsList()

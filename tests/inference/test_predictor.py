@@ -1,4 +1,4 @@
-"""Pictures to detections, with a stand-in for the network that says where it was told to look."""
+"""Images to detections, with a stand-in for the network that says where it was told to look."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +19,12 @@ from small_detector import seeded_detector, small_config
 from stand_in_detector import Corners, config
 
 
-def picture(height: int, width: int, value: int = 100) -> np.ndarray:
+def random_image(height: int, width: int, value: int = 100) -> np.ndarray:
     return np.full((height, width, 3), value, np.uint8)
 
 
 def test_boxes_come_back_in_original_pixels_each_axis_by_its_own_scale() -> None:
-    found = Predictor(Corners(), config()).predict(picture(101, 333))
+    found = Predictor(Corners(), config()).predict(random_image(101, 333))
     assert found.boxes.dtype == np.float32
     np.testing.assert_allclose(found.boxes, [[0, 0, 166.5, 101], [0, 0, 333, 101]], atol=1e-4)
     np.testing.assert_allclose(found.scores, [0.9, 0.6])
@@ -35,9 +35,9 @@ def test_boxes_come_back_in_original_pixels_each_axis_by_its_own_scale() -> None
     assert found.masks.bitmaps()[0].mean() == pytest.approx(0.5, rel=0.005)
 
 
-def test_network_input_is_resized_normalised_and_padded() -> None:
+def test_network_input_is_resized_normalized_and_padded() -> None:
     detector = Corners()
-    Predictor(detector, config()).predict(picture(30, 40, 200))
+    Predictor(detector, config()).predict(random_image(30, 40, 200))
     (images,) = detector.images
     assert images.shape == (1, 3, 64, 96)
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -56,38 +56,38 @@ def test_network_input_is_resized_normalised_and_padded() -> None:
 )
 def test_edges_of_one_call(edges: dict[str, int], shape: tuple[int, int]) -> None:
     detector = Corners()
-    Predictor(detector, config()).predict(picture(100, 200), **edges)
+    Predictor(detector, config()).predict(random_image(100, 200), **edges)
     assert detector.batches == [(1, 3, *shape)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (3000, 2)])
 def test_extreme_shapes(size: tuple[int, int]) -> None:
-    found = Predictor(Corners(), config()).predict(picture(*size))
+    found = Predictor(Corners(), config()).predict(random_image(*size))
     assert found.boxes.max() <= max(size)
     assert [one["size"] for one in found.masks.rle()] == [list(size)] * 2
 
 
 def test_thresholds_classes_and_count() -> None:
     predictor = Predictor(Corners((True, True, True, True)), config())
-    assert len(predictor.predict(picture(9, 9), score_threshold=0.0)) == 4
-    assert len(predictor.predict(picture(9, 9), score_threshold=0.7)) == 2
-    assert predictor.predict(picture(9, 9), score_threshold=0.0, classes=["dog"]).class_names == ("dog", "dog")
-    assert predictor.predict(picture(9, 9), score_threshold=0.0, max_detections=1).class_names == ("dog",)
-    assert len(predictor.predict(picture(9, 9), score_threshold=0.0, classes=[])) == 0
+    assert len(predictor.predict(random_image(9, 9), score_threshold=0.0)) == 4
+    assert len(predictor.predict(random_image(9, 9), score_threshold=0.7)) == 2
+    assert predictor.predict(random_image(9, 9), score_threshold=0.0, classes=["dog"]).class_names == ("dog", "dog")
+    assert predictor.predict(random_image(9, 9), score_threshold=0.0, max_detections=1).class_names == ("dog",)
+    assert len(predictor.predict(random_image(9, 9), score_threshold=0.0, classes=[])) == 0
 
 
 def test_what_a_call_asks_for_reaches_the_detector() -> None:
     """Before masks are computed, and in the model's own labels."""
     detector = Corners()
     Predictor(detector, config()).predict(
-        picture(9, 9), score_threshold=0.25, classes=["bird", "cat"], max_detections=3
+        random_image(9, 9), score_threshold=0.25, classes=["bird", "cat"], max_detections=3
     )
-    Predictor(detector, config()).predict(picture(9, 9))
+    Predictor(detector, config()).predict(random_image(9, 9))
     assert detector.limits == [Limits(0.25, (0, 2), 3), Limits(0.5, None, 4)]
 
 
 def test_nothing_found() -> None:
-    found = Predictor(Corners((False,) * 4), config()).predict(picture(20, 30))
+    found = Predictor(Corners((False,) * 4), config()).predict(random_image(20, 30))
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
     assert found.masks.rle() == []
@@ -107,7 +107,7 @@ def test_nothing_found() -> None:
 )
 def test_options_outside_their_range(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Predictor(Corners(), config()).predict(picture(9, 9), **options)  # type: ignore[arg-type]
+        Predictor(Corners(), config()).predict(random_image(9, 9), **options)  # type: ignore[arg-type]
 
 
 def test_a_mask_threshold_of_zero_is_refused() -> None:
@@ -119,7 +119,9 @@ def test_a_mask_threshold_of_zero_is_refused() -> None:
 def test_order_is_kept_and_batches_hold_one_shape(batch_size: int) -> None:
     sizes = [(30, 40), (40, 30), (31, 41), (60, 60), (30, 40), (40, 30), (30, 40)]
     detector = Corners()
-    found = list(Predictor(detector, config()).predict_many([picture(*size) for size in sizes], batch_size=batch_size))
+    found = list(
+        Predictor(detector, config()).predict_many([random_image(*size) for size in sizes], batch_size=batch_size)
+    )
     assert [one.size for one in found] == sizes
     assert sum(shape[0] for shape in detector.batches) == len(sizes)
     assert max(shape[0] for shape in detector.batches) == min(batch_size, 4)
@@ -131,7 +133,7 @@ def test_sources_are_read_as_results_are_asked_for() -> None:
     def sources():
         for number in range(100):
             read.append(number)
-            yield picture(8, 8)
+            yield random_image(8, 8)
 
     results = Predictor(Corners(), config()).predict_many(sources())
     assert read == []
@@ -140,11 +142,11 @@ def test_sources_are_read_as_results_are_asked_for() -> None:
 
 
 def test_files_images_and_arrays(tmp_path: Path) -> None:
-    image = Image.fromarray(picture(20, 30))
+    image = Image.fromarray(random_image(20, 30))
     image.save(tmp_path / "one.png")
     found = list(
         Predictor(Corners(), config()).predict_many(
-            [tmp_path / "one.png", str(tmp_path / "one.png"), image, picture(20, 30)]
+            [tmp_path / "one.png", str(tmp_path / "one.png"), image, random_image(20, 30)]
         )
     )
     assert [one.size for one in found] == [(20, 30)] * 4
@@ -153,19 +155,21 @@ def test_files_images_and_arrays(tmp_path: Path) -> None:
 
 def test_an_unreadable_file_is_reported_and_the_rest_done(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
     reported: list[str] = []
     predictor = Predictor(Corners(), config())
     found = list(
         predictor.predict_many(
-            [picture(8, 8), bad, picture(9, 9)], batch_size=2, on_error=lambda source, _: reported.append(str(source))
+            [random_image(8, 8), bad, random_image(9, 9)],
+            batch_size=2,
+            on_error=lambda source, _: reported.append(str(source)),
         )
     )
     assert [one.size for one in found] == [(8, 8), (9, 9)]
     assert reported == [str(bad)]
     with pytest.raises(DataError, match=r"bad\.jpg"):
         predictor.predict(bad)
-    Image.fromarray(picture(8, 8)).save(tmp_path / "eight.png")
+    Image.fromarray(random_image(8, 8)).save(tmp_path / "eight.png")
     with pytest.raises(DataError, match="max_pixels"):
         predictor.predict(tmp_path / "eight.png", max_pixels=63)
 

@@ -1,4 +1,4 @@
-"""The semantic map of a picture, asked for with its objects, and the merge of both."""
+"""The semantic map of an image, asked for with its objects, and the merge of both."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from htc.results import Detections, Masks
 from htc.semantic_map import SemanticMap
 from small_detector import seeded_detector, small_config
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
 
 
 def predictor(**parts):
@@ -21,14 +21,14 @@ def predictor(**parts):
 
 
 def test_without_asking_there_is_no_map():
-    assert predictor().predict(PICTURE).semantic is None
+    assert predictor().predict(IMAGE).semantic is None
 
 
 def test_the_map_is_asked_for_and_changes_nothing_else():
     model = predictor()
     found, plain = (
-        model.predict(PICTURE, score_threshold=0.0, semantic=True),
-        model.predict(PICTURE, score_threshold=0.0),
+        model.predict(IMAGE, score_threshold=0.0, semantic=True),
+        model.predict(IMAGE, score_threshold=0.0),
     )
     assert np.array_equal(found.boxes, plain.boxes)
     assert np.array_equal(found.masks.probabilities, plain.masks.probabilities)
@@ -39,18 +39,18 @@ def test_the_map_is_asked_for_and_changes_nothing_else():
     assert found[:1].semantic is found.semantic
 
 
-def test_a_batch_gives_each_picture_its_own_map():
+def test_a_batch_gives_each_image_its_own_map():
     model = predictor()
-    other = PICTURE[::-1].copy()
-    together = [found.semantic.labels() for found in model.predict_many([PICTURE, other], batch_size=2, semantic=True)]
-    for picture, labels in zip((PICTURE, other), together, strict=True):
-        assert (labels == model.predict(picture, semantic=True).semantic.labels()).mean() > 0.999
+    other = IMAGE[::-1].copy()
+    together = [found.semantic.labels() for found in model.predict_many([IMAGE, other], batch_size=2, semantic=True)]
+    for image, labels in zip((IMAGE, other), together, strict=True):
+        assert (labels == model.predict(image, semantic=True).semantic.labels()).mean() > 0.999
 
 
 def test_a_model_without_the_branch_says_so():
     config = small_config()
     with pytest.raises(ConfigError, match="no semantic branch"):
-        Predictor(seeded_detector(config), config).predict(PICTURE, semantic=True)
+        Predictor(seeded_detector(config), config).predict(IMAGE, semantic=True)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_each_pixel_is_sampled_where_it_was_trained(input_size, size):
 
 
 def test_training_targets_come_back_at_their_places():
-    """A map that is right at the trained pixels (map[::8, ::8]) is right there in the picture."""
+    """A map that is right at the trained pixels (map[::8, ::8]) is right there in the image."""
     target = np.random.default_rng(1).integers(0, 5, (64, 96))
     logits = np.eye(5, dtype=np.float32)[target[::8, ::8]].transpose(2, 0, 1)
     assert np.array_equal(SemanticMap(logits, (64, 96), (64, 96)).labels()[::8, ::8], target[::8, ::8])

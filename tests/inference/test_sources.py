@@ -1,10 +1,10 @@
-"""Files, folders and globs as pictures with names and ids."""
+"""Files, folders and globs as images with names and ids."""
 
 from pathlib import Path
 
 import pytest
 
-from htc.inference.sources import Failure, PictureFile, expand, image_ids
+from htc.inference.sources import Failure, ImageFile, expand, image_ids
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_patterns(tree: Path, pattern: str, expected: list[str]) -> None:
     assert names(tree / pattern) == expected
 
 
-def test_each_picture_once(tree: Path) -> None:
+def test_each_image_once(tree: Path) -> None:
     assert names("a", "a/2.jpg", tree / "a", "a/*.jpg") == ["2.jpg", "10.JPG", "deep/x.png"]
 
 
@@ -70,9 +70,7 @@ def test_nothing_found_is_a_failure_and_the_rest_stays(tree: Path, source: str, 
     files, failures = expand([source, "a/2.jpg"])
     assert [file.name for file in files] == ["2.jpg"]
     assert failures == [
-        Failure(
-            source, f"{source}: no picture in this {kind}; pictures end in .jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp"
-        )
+        Failure(source, f"{source}: no image in this {kind}; images end in .jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp")
     ]
 
 
@@ -81,8 +79,8 @@ def test_no_sources() -> None:
     assert image_ids([]) == []
 
 
-def files(*paths: str) -> list[PictureFile]:
-    return [PictureFile(Path("data", path), path) for path in paths]
+def files(*paths: str) -> list[ImageFile]:
+    return [ImageFile(Path("data", path), path) for path in paths]
 
 
 def test_ids_by_annotation_then_by_digits_then_by_name() -> None:

@@ -14,11 +14,11 @@ from htc.errors import ConfigError
 from htc.model.fusion import FusedPool
 from htc.ops.roi_pool import roi_pool
 from model.parts import PARTS
-from small_detector import pictures, seeded_detector
+from small_detector import random_images, seeded_detector
 
 HEIGHT, WIDTH = 96, 128
 ONE_SIZE = ("Swin", "ConvNeXt")
-"""timm's networks of these kinds ask how large the map is; their graphs are of one picture size."""
+"""timm's networks of these kinds ask how large the map is; their graphs are of one image size."""
 
 
 def compare(name: str) -> None:
@@ -31,14 +31,14 @@ def compare(name: str) -> None:
         if isinstance(part, FusedPool) and part.pooling is roi_pool:
             part.pooling = partial(roi_pool, backend="torchvision")  # as in the graph
     sides = {2: 32 * torch.export.Dim("rows", min=2, max=48), 3: 32 * torch.export.Dim("columns", min=2, max=48)}
-    example = pictures(1, HEIGHT, WIDTH).double(), torch.tensor([[HEIGHT - 6, WIDTH - 5]])
+    example = random_images(1, HEIGHT, WIDTH).double(), torch.tensor([[HEIGHT - 6, WIDTH - 5]])
     one_size = name in ONE_SIZE
     with torch.no_grad():
         graph = torch.export.export(
             detector, example, dynamic_shapes=None if one_size else {"images": sides, "sizes": None}, strict=False
         ).module()
         for height, width in ((HEIGHT, WIDTH), *(() if one_size else ((160, 224), (128, 96)))):
-            images, sizes = pictures(1, height, width, seed=1).double(), torch.tensor([[height - 6, width - 5]])
+            images, sizes = random_images(1, height, width, seed=1).double(), torch.tensor([[height - 6, width - 5]])
             expected, found = detector(images, sizes), graph(images, sizes)
             assert expected.valid.sum() > 5, "nothing to compare"
             for one, other in zip(vars(expected).values(), vars(found).values(), strict=True):

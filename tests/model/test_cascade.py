@@ -6,7 +6,7 @@ import torch
 from htc.model.detector import Detector
 from htc.ops.boxes import clip, decode
 from htc.types import BoxStage, Features, Rois
-from small_detector import ALL_STDS, pictures, seeded_detector, small_config
+from small_detector import ALL_STDS, random_images, seeded_detector, small_config
 
 SIZES = torch.tensor([[64, 96], [56, 80]])
 
@@ -24,7 +24,7 @@ def regions(count: int = 9) -> Rois:
 def prepared(stages: int = 3, **cascade: object) -> tuple[Detector, Features]:
     detector = seeded_detector(small_config(stages, cascade=cascade, semantic={})).eval()
     with torch.no_grad():
-        return detector, detector.features(pictures())
+        return detector, detector.features(random_images())
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])

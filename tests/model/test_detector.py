@@ -7,7 +7,7 @@ from htc.config import ResNet, Timm
 from htc.model.detector import Detector
 from htc.presets import PRESETS, preset
 from htc.types import Rois
-from small_detector import pictures, seeded_detector, small_config
+from small_detector import random_images, seeded_detector, small_config
 
 SIZES = torch.tensor([[64, 96], [56, 80]])
 
@@ -70,11 +70,11 @@ def test_every_preset_builds(name: str) -> None:
 @torch.no_grad()
 def test_forward_is_the_chain_of_the_public_steps() -> None:
     detector = seeded_detector(small_config(3, semantic={})).eval()
-    features = detector.features(pictures())
+    features = detector.features(random_images())
     proposals, _ = detector.propose(features, SIZES)
     selected = detector.select(detector.refine(features, proposals))
     masks = detector.segment(features, selected.rois, selected.labels)
-    found = detector(pictures(), SIZES)
+    found = detector(random_images(), SIZES)
     assert found.valid.all(1).all()
     for ours, theirs in (
         (found.boxes, selected.rois.boxes),
@@ -86,9 +86,9 @@ def test_forward_is_the_chain_of_the_public_steps() -> None:
 
 
 @torch.no_grad()
-def test_a_picture_is_found_alike_alone_and_in_a_batch() -> None:
+def test_a_image_is_found_alike_alone_and_in_a_batch() -> None:
     detector = seeded_detector(small_config(3, semantic={})).eval()
-    images = pictures(3)
+    images = random_images(3)
     sizes = torch.tensor([[64, 96], [64, 90], [50, 96]])
     together = detector.features(images)
     proposals, _ = detector.propose(together, sizes)
@@ -108,7 +108,7 @@ def test_a_picture_is_found_alike_alone_and_in_a_batch() -> None:
 def test_small_and_odd_sizes(size: tuple[int, int]) -> None:
     """Also where a side is no multiple of 32 and the coarsest level is one pixel."""
     detector = seeded_detector(small_config(2, semantic={})).eval()
-    found = detector(pictures(1, *size), torch.tensor([size]))
+    found = detector(random_images(1, *size), torch.tensor([size]))
     assert found.boxes.isfinite().all()
     assert found.valid.any()
 
@@ -117,7 +117,7 @@ def test_small_and_odd_sizes(size: tuple[int, int]) -> None:
 def test_nothing_found() -> None:
     """A threshold that no score reaches: empty slots, finite numbers."""
     detector = seeded_detector(small_config(3, semantic={}, inference={"score_threshold": 1.0})).eval()
-    found = detector(pictures(), SIZES)
+    found = detector(random_images(), SIZES)
     assert not found.valid.any()
     assert not found.boxes.any()
     assert found.masks.isfinite().all()
@@ -126,7 +126,7 @@ def test_nothing_found() -> None:
 @torch.no_grad()
 def test_no_proposals() -> None:
     detector = seeded_detector(small_config(3, semantic={})).eval()
-    features = detector.features(pictures())
+    features = detector.features(random_images())
     none = Rois(torch.zeros(2, 6, 4), torch.zeros(2, 6, dtype=torch.bool), SIZES)
     assert not detector.select(detector.refine(features, none)).rois.valid.any()
 
@@ -134,10 +134,10 @@ def test_no_proposals() -> None:
 @torch.no_grad()
 def test_semantic_prediction_only_where_asked_for() -> None:
     detector = seeded_detector(small_config(1, semantic={})).eval()
-    assert detector.features(pictures()).semantic_logits is None
-    logits = detector.features(pictures(), semantic_logits=True).semantic_logits
+    assert detector.features(random_images()).semantic_logits is None
+    logits = detector.features(random_images(), semantic_logits=True).semantic_logits
     assert logits is not None
     assert logits.shape == (2, 5, 8, 12)
-    without = seeded_detector(small_config(1)).features(pictures(), semantic_logits=True)
+    without = seeded_detector(small_config(1)).features(random_images(), semantic_logits=True)
     assert without.semantic is None
     assert without.semantic_logits is None

@@ -1,4 +1,4 @@
-"""The whole detector as one exported graph, from picture tensor to detections."""
+"""The whole detector as one exported graph, from image tensor to detections."""
 
 import subprocess
 import sys

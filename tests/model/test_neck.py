@@ -14,7 +14,7 @@ CHANNELS_IN = [4, 6, 8, 10]
 
 
 def features(height: int, width: int) -> list[Tensor]:
-    """C2-C5 of a (height, width) picture, odd sizes rounded up as a strided convolution does."""
+    """C2-C5 of a (height, width) image, odd sizes rounded up as a strided convolution does."""
     numbers = torch.Generator().manual_seed(0)
     return [
         torch.randn(2, c, -(-height // s), -(-width // s), generator=numbers)

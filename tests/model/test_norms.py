@@ -1,4 +1,4 @@
-"""Batch norms of several processes against one process that has all their pictures, on the CPU with gloo."""
+"""Batch norms of several processes against one process that has all their images, on the CPU with gloo."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ CHANNELS = 5
 SHARES = {"alike": (2, 2), "unlike": (3, 1), "one has none": (2, 0), "one pixel a process": (1, 1)}
 
 
-def picture_of_all(count: int, side: int) -> Tensor:
+def image_of_all(count: int, side: int) -> Tensor:
     """Far from zero, so that a difference of squares would lose its digits."""
     return torch.randn(count, CHANNELS, side, side + 1, generator=torch.Generator().manual_seed(0)) * 3 + 40
 
@@ -40,8 +40,8 @@ def run(layer: nn.Module, x: Tensor, gradient: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
-def test_two_processes_are_one_with_all_pictures(shares: tuple[int, int]) -> None:
-    whole = picture_of_all(sum(shares), 1 if shares == (1, 1) else 4)
+def test_two_processes_are_one_with_all_images(shares: tuple[int, int]) -> None:
+    whole = image_of_all(sum(shares), 1 if shares == (1, 1) else 4)
     gradient = weighted(whole.shape)
 
     def work(rank: int) -> dict[str, list]:
@@ -63,7 +63,7 @@ def test_two_processes_are_one_with_all_pictures(shares: tuple[int, int]) -> Non
 
 
 def test_bfloat16_keeps_its_type_and_exact_statistics() -> None:
-    x = picture_of_all(2, 4).bfloat16()
+    x = image_of_all(2, 4).bfloat16()
 
     def work(_rank: int) -> tuple[str, list[float]]:
         layer = norm("sync", CHANNELS).train()
@@ -77,7 +77,7 @@ def test_bfloat16_keeps_its_type_and_exact_statistics() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_alone_it_is_a_batch_norm(training: bool) -> None:
-    x = picture_of_all(2, 4)
+    x = image_of_all(2, 4)
     sync, plain = norm("sync", CHANNELS).train(training), nn.BatchNorm2d(CHANNELS).train(training)
     assert torch.equal(sync(x), plain(x))
     assert all(torch.equal(a, b) for a, b in zip(sync.state_dict().values(), plain.state_dict().values(), strict=True))

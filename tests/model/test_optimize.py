@@ -9,7 +9,7 @@ from htc.model.detector import Detector
 from htc.model.layers import PointwiseConv2d
 from htc.model.optimize import fold_batch_norms, for_inference
 from htc.types import Rois
-from small_detector import CHANNELS, pictures, seeded_detector, small_config
+from small_detector import CHANNELS, random_images, seeded_detector, small_config
 
 SIZES = torch.tensor([[64, 96], [56, 80]])
 CONFIGS = {
@@ -65,8 +65,8 @@ def test_every_step_gives_the_same_numbers(name: str) -> None:
     detector = trained(CONFIGS[name])
     ready = for_inference(detector)
     features, theirs = (
-        ready.features(pictures(), semantic_logits=True),
-        detector.features(pictures(), semantic_logits=True),
+        ready.features(random_images(), semantic_logits=True),
+        detector.features(random_images(), semantic_logits=True),
     )
     for level, expected in zip(features.pyramid, theirs.pyramid, strict=True):
         torch.testing.assert_close(level, expected, atol=1e-3 * float(expected.std()), rtol=1e-3)
@@ -91,13 +91,13 @@ def test_bfloat16_runs_and_stays_near(name: str) -> None:
     detector = trained(CONFIGS[name])
     ready = for_inference(detector, "bf16")
     assert {p.dtype for p in ready.parameters()} == {torch.bfloat16}
-    features, theirs = ready.features(pictures()), detector.features(pictures())
+    features, theirs = ready.features(random_images()), detector.features(random_images())
     assert {level.dtype for level in features.pyramid} == {torch.bfloat16}
     for level, expected in zip(features.pyramid, theirs.pyramid, strict=True):
         assert (level.float() - expected).abs().mean() < 0.05 * expected.std()
     stages = ready.refine(features, regions())
     assert stages[-1].refined.boxes.dtype == torch.float32
-    found = ready(pictures(), SIZES)
+    found = ready(random_images(), SIZES)
     assert found.valid.any(1).all()
     assert found.boxes.dtype == found.scores.dtype == found.masks.dtype == torch.float32
     assert all(t.isfinite().all() for t in (found.boxes, found.scores, found.masks))

@@ -15,7 +15,7 @@ from htc.model.detector import Detector
 from htc.model.optimize import for_inference
 from htc.types import RawDetections
 from model.parts import PARTS
-from small_detector import pictures, seeded_detector
+from small_detector import random_images, seeded_detector
 
 SIZES = torch.tensor([[64, 96]])
 EXPORTED = [name for name in PARTS if name != "precise RoI pooling"]
@@ -58,15 +58,17 @@ def found_again(expected: RawDetections, found: RawDetections) -> float:
 @torch.no_grad()
 def test_the_same_detections_and_in_bfloat16_the_same_features(name: str) -> None:
     detector = trained(PARTS[name])
-    expected = detector(pictures(1), SIZES)
+    expected = detector(random_images(1), SIZES)
     assert expected.valid.sum() > 5, "nothing to compare"
-    assert found_again(expected, for_inference(detector)(pictures(1), SIZES)) >= 0.8
+    assert found_again(expected, for_inference(detector)(random_images(1), SIZES)) >= 0.8
     rounded = for_inference(detector, "bf16")
     assert {p.dtype for p in rounded.parameters()} == {torch.bfloat16}
-    for level, exact in zip(rounded.features(pictures(1)).pyramid, detector.features(pictures(1)).pyramid, strict=True):
+    for level, exact in zip(
+        rounded.features(random_images(1)).pyramid, detector.features(random_images(1)).pyramid, strict=True
+    ):
         assert level.dtype == torch.bfloat16
         assert (level.float() - exact).abs().mean() < 0.05 * exact.std() + 1e-3
-    found = rounded(pictures(1), SIZES)
+    found = rounded(random_images(1), SIZES)
     assert found.valid.any()
     assert found.boxes.dtype == found.scores.dtype == found.masks.dtype == torch.float32
     assert all(values.isfinite().all() for values in (found.boxes, found.scores, found.masks))

@@ -13,7 +13,7 @@ from htc.model.postprocess import Limits, Selected, class_scores, final_boxes, s
 from htc.ops.boxes import clip, decode
 from htc.ops.pixel_gather import PixelGather
 from htc.types import BoxStage, Rois
-from small_detector import ALL_STDS, pictures, seeded_detector, small_config
+from small_detector import ALL_STDS, random_images, seeded_detector, small_config
 
 SIZES = torch.tensor([[64, 96], [56, 80]])
 K = 3
@@ -83,7 +83,7 @@ def test_boxes_come_from_the_box_stage(stage: int | None, class_agnostic: bool) 
 @torch.no_grad()
 def test_masks_are_the_mean_probability_of_the_mask_stages(mask_flow: bool, chosen: tuple[int, ...] | None) -> None:
     detector = seeded_detector(small_config(3, cascade={"mask_flow": mask_flow}, semantic={})).eval()
-    features, rois = detector.features(pictures()), regions(5)
+    features, rois = detector.features(random_images()), regions(5)
     labels = torch.arange(10).view(2, 5) % K
     every = detector.roi.mask_features(*features.pooled, rois, 3)
     each = [detector.roi.mask_heads[t - 1](every[t - 1], labels.flatten()).sigmoid() for t in chosen or (1, 2, 3)]
@@ -95,7 +95,7 @@ def test_masks_are_the_mean_probability_of_the_mask_stages(mask_flow: bool, chos
 @torch.no_grad()
 def test_few_masks(count: int) -> None:
     detector = seeded_detector(small_config(3, semantic={})).eval()
-    features = detector.features(pictures())
+    features = detector.features(random_images())
     assert detector.segment(features, regions(count), torch.zeros(2, count, dtype=torch.long)).shape == (
         2,
         count,
@@ -205,7 +205,7 @@ def test_a_threshold_of_the_call_replaces_the_configured_one(threshold: float | 
 def test_no_mask_head_or_pool_runs_on_an_empty_slot(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Eager execution packs; the probabilities are those of all slots."""
     detector = seeded_detector(small_config(2, **({"semantic": {}} | parts))).eval()
-    features, rois = detector.features(pictures()), regions(5)
+    features, rois = detector.features(random_images()), regions(5)
     valid = torch.tensor([[True, False, True, True, False], [False, False, True, False, False]])
     packed, labels = replace(rois, valid=valid, packed=True), torch.arange(10).view(2, 5) % K
     expected = detector.segment(features, replace(rois, valid=valid), labels)
@@ -225,7 +225,7 @@ def test_no_mask_head_or_pool_runs_on_an_empty_slot(parts: dict[str, Any], monke
 @torch.no_grad()
 def test_masks_of_no_detection(parts: dict[str, Any]) -> None:
     detector = seeded_detector(small_config(2, **({"semantic": {}, "inference": {"score_threshold": 1.0}} | parts)))
-    found = detector.eval()(pictures(), SIZES)
+    found = detector.eval()(random_images(), SIZES)
     assert not found.valid.any()
     assert found.masks.shape[:2] == (2, 10)
     assert not found.masks.any()

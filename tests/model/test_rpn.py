@@ -47,7 +47,7 @@ def written_out(
 
 @pytest.mark.parametrize(("candidates", "keep"), [(100, 120), (100, 1000), (5, 1), (4000, 300)])
 def test_proposals_equal_the_rules_written_out(candidates: int, keep: int) -> None:
-    """Per level the best, decoded, clipped to the picture's own size, those with extent, NMS; then the best of all
+    """Per level the best, decoded, clipped to the image's own size, those with extent, NMS; then the best of all
     levels.
     """
     rpn, said = head(), levels()

@@ -16,7 +16,7 @@ from htc.model.optimize import for_inference
 from htc.settings.layers import from_flags, overlay
 from htc.training.objective import TrainingObjective
 from htc.types import Rois
-from small_detector import pictures, seeded_detector, small_batch, small_config, truth
+from small_detector import random_images, seeded_detector, small_batch, small_config, truth
 
 SIZES = torch.tensor([[64, 96], [56, 80]])
 BASE = small_config(2, semantic={})
@@ -82,16 +82,16 @@ def test_a_training_step_without_objects(name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 @torch.no_grad()
-def test_it_predicts_one_picture_several_and_nothing(name: str) -> None:
+def test_it_predicts_one_image_several_and_nothing(name: str) -> None:
     config = variant(name)
     detector = seeded_detector(config).eval()
-    both = detector(pictures(), SIZES)
+    both = detector(random_images(), SIZES)
     assert both.valid.any(1).all()
-    alone = detector(pictures()[:1], SIZES[:1])
+    alone = detector(random_images()[:1], SIZES[:1])
     torch.testing.assert_close(alone.boxes, both.boxes[:1], atol=1e-3, rtol=0)
     torch.testing.assert_close(alone.masks, both.masks[:1], atol=1e-3, rtol=0)
     nothing = seeded_detector(overlay(config, from_flags([("inference.score_threshold", "1.0")]))).eval()(
-        pictures(), SIZES
+        random_images(), SIZES
     )
     assert not nothing.valid.any()
     assert nothing.masks.shape == both.masks.shape
@@ -106,8 +106,8 @@ def test_the_copy_for_inference_gives_the_same_numbers(name: str) -> None:
     ready = for_inference(detector)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in ready.modules())
     features, theirs = (
-        ready.features(pictures(), semantic_logits=True),
-        detector.features(pictures(), semantic_logits=True),
+        ready.features(random_images(), semantic_logits=True),
+        detector.features(random_images(), semantic_logits=True),
     )
     torch.testing.assert_close(features.semantic_logits, theirs.semantic_logits, atol=1e-3, rtol=1e-3)
     for stage, expected in zip(ready.refine(features, regions()), detector.refine(theirs, regions()), strict=True):
@@ -124,10 +124,10 @@ def test_bfloat16_stays_near(name: str) -> None:
     detector = seeded_detector(variant(name)).eval()
     ready = for_inference(detector, "bf16")
     assert {p.dtype for p in ready.parameters()} == {torch.bfloat16}
-    found = ready(pictures(), SIZES)
+    found = ready(random_images(), SIZES)
     assert found.boxes.dtype == found.scores.dtype == found.masks.dtype == torch.float32
     labels = torch.arange(24).view(2, 12) % 3
-    ours, theirs = (each.segment(each.features(pictures()), regions(), labels) for each in (ready, detector))
+    ours, theirs = (each.segment(each.features(random_images()), regions(), labels) for each in (ready, detector))
     assert (ours - theirs).abs().mean() < 0.05
 
 

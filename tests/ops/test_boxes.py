@@ -49,7 +49,7 @@ def test_low_precision_deltas_are_decoded_in_float32() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 4), (2, 5, 3, 4), (2, 0, 4)])
-def test_clip_cuts_every_picture_to_its_own_size(shape: tuple[int, ...]) -> None:
+def test_clip_cuts_every_image_to_its_own_size(shape: tuple[int, ...]) -> None:
     boxes = torch.rand(shape) * 400 - 100
     clipped = clip(boxes, torch.tensor([[40, 60], [90, 30]]))
     for i, (height, width) in enumerate([(40, 60), (90, 30)]):
@@ -75,17 +75,17 @@ def test_iou_of_boxes_without_extent_is_zero() -> None:
 
 
 def test_anchors_have_the_originals_shape_place_and_order() -> None:
-    """Scale 8 at stride 16: area 128 x 128, centre (column, row) x stride without half a pixel, ratio (h / w)
+    """Scale 8 at stride 16: area 128 x 128, center (column, row) x stride without half a pixel, ratio (h / w)
     fastest.
     """
     anchors = anchors_at(torch.arange(2 * 3 * 3), width=3, stride=16, scale=8.0, ratios=(0.5, 1.0, 2.0)).view(
         2, 3, 3, 4
     )
-    centre = (anchors[..., :2] + anchors[..., 2:]) / 2
+    center = (anchors[..., :2] + anchors[..., 2:]) / 2
     extent = anchors[..., 2:] - anchors[..., :2]
     rows, columns = torch.meshgrid(torch.arange(2.0) * 16, torch.arange(3.0) * 16, indexing="ij")
     torch.testing.assert_close(
-        centre, torch.stack([columns, rows], -1)[:, :, None].expand(2, 3, 3, 2), atol=1e-4, rtol=0
+        center, torch.stack([columns, rows], -1)[:, :, None].expand(2, 3, 3, 2), atol=1e-4, rtol=0
     )
     torch.testing.assert_close(extent[..., 1] / extent[..., 0], torch.tensor([0.5, 1.0, 2.0]).expand(2, 3, 3))
     torch.testing.assert_close(extent.prod(-1), torch.full((2, 3, 3), 128.0**2))

@@ -100,7 +100,7 @@ def test_the_prefix_stops_growing_where_nothing_valid_is_left(monkeypatch: pytes
 
 
 def test_class_offsets_keep_hundredths_of_a_pixel() -> None:
-    """IoU of exactly 0.5 +- 0.0001 in the last of 80 classes on a large picture; float32 offsets would blur it."""
+    """IoU of exactly 0.5 +- 0.0001 in the last of 80 classes on a large image; float32 offsets would blur it."""
     base = torch.tensor([1300.0, 780.0, 1310.0, 790.0])
     boxes = torch.stack(
         [

@@ -1,4 +1,4 @@
-"""Mask targets against torchvision's RoIAlign of the whole-picture bitmaps."""
+"""Mask targets against torchvision's RoIAlign of the whole-image bitmaps."""
 
 import time
 
@@ -43,7 +43,7 @@ def crops_of(bitmaps: Tensor, **fields: tuple[float, float]) -> MaskCrops:
 
 
 def random_boxes(seed: int, count: int, height: int, width: int) -> Tensor:
-    """Boxes of every size, some across the border of the picture."""
+    """Boxes of every size, some across the border of the image."""
     random = np.random.default_rng(seed)
     corners = random.uniform(-3, [width + 3, height + 3], size=(count, 2, 2))
     boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1)

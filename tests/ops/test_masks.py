@@ -1,4 +1,4 @@
-"""Mask crops against dense pasting, run-length strings against pycocotools, and memory on very large pictures."""
+"""Mask crops against dense pasting, run-length strings against pycocotools, and memory on very large images."""
 
 import subprocess
 import sys
@@ -26,11 +26,11 @@ def probabilities(kind: str, count: int) -> torch.Tensor:
 
 
 def boxes(count: int, size: tuple[int, int], shortest: float, longest: float) -> torch.Tensor:
-    """Boxes whose centres lie in the picture and somewhat around it."""
+    """Boxes whose centers lie in the image and somewhat around it."""
     extent = torch.tensor([size[1], size[0]])
-    centres = (torch.rand(count, 2) * 1.2 - 0.1) * extent
+    centers = (torch.rand(count, 2) * 1.2 - 0.1) * extent
     half = (torch.rand(count, 2) * (longest - shortest) + shortest) / 2
-    return torch.cat((centres - half, centres + half), 1)
+    return torch.cat((centers - half, centers + half), 1)
 
 
 def strings_of_dense(dense: np.ndarray) -> list[str]:
@@ -41,7 +41,7 @@ def strings_of_dense(dense: np.ndarray) -> list[str]:
 @pytest.mark.parametrize(
     ("size", "shortest", "longest"),
     [((120, 160), 5, 80), ((50, 60), 0.01, 3), ((60, 90), 50, 1500), ((64, 48), 60, 200)],
-    ids=["usual", "below a pixel", "far larger than the picture", "as high as the picture"],
+    ids=["usual", "below a pixel", "far larger than the image", "as high as the image"],
 )
 def test_strings_are_identical_to_paste_and_encode(
     kind: str, size: tuple[int, int], shortest: float, longest: float
@@ -74,7 +74,7 @@ def test_any_box_gives_the_dense_string(
     assert rle(mask_grid(values, where, size))[0]["counts"] == strings_of_dense(paste(values, where, size).numpy())[0]
 
 
-def test_whole_picture_masks_join_over_columns() -> None:
+def test_whole_image_masks_join_over_columns() -> None:
     """Full columns are one run: the string has two counts, not two a column."""
     grid = mask_grid(torch.ones(1, 28, 28), torch.tensor([[0.0, 0.0, 9.0, 7.0]]), (7, 9))
     assert rle(grid) == [{"size": [7, 9], "counts": strings_of_dense(np.ones((1, 7, 9), bool))[0]}]

@@ -29,15 +29,15 @@ def pyramid(
 
 
 def random_boxes(images: int, count: int, seed: int) -> Tensor:
-    """From a pixel to larger than the picture of 96 x 128, some partly or wholly outside."""
+    """From a pixel to larger than the image of 96 x 128, some partly or wholly outside."""
     numbers = torch.Generator().manual_seed(seed)
-    centre = torch.rand(images, count, 2, generator=numbers, dtype=torch.double) * torch.tensor([150.0, 110.0]) - 10
+    center = torch.rand(images, count, 2, generator=numbers, dtype=torch.double) * torch.tensor([150.0, 110.0]) - 10
     half = torch.exp(torch.rand(images, count, 2, generator=numbers, dtype=torch.double) * 5)
-    return torch.cat([centre - half, centre + half], -1)
+    return torch.cat([center - half, center + half], -1)
 
 
 def quadrature(maps: Pyramid, box: Tensor, bins: int, points: int = 1200) -> Tensor:
-    """Midpoint rule on the bilinear surface of the box's level of picture 0, read by `grid_sample`; zero outside the
+    """Midpoint rule on the bilinear surface of the box's level of image 0, read by `grid_sample`; zero outside the
     map. -> (C, bins, bins)
     """
     level = int(pyramid_level(box, len(maps.maps)))

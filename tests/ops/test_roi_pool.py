@@ -30,11 +30,11 @@ def pyramid(
 
 
 def random_boxes(images: int, count: int, seed: int, height: int = 96, width: int = 128) -> Tensor:
-    """Boxes from a pixel to larger than the picture; some partly or wholly outside, some long and thin."""
+    """Boxes from a pixel to larger than the image; some partly or wholly outside, some long and thin."""
     numbers = torch.Generator().manual_seed(seed)
-    centre = torch.rand(images, count, 2, generator=numbers) * torch.tensor([width * 1.2, height * 1.2]) - 0.1 * width
+    center = torch.rand(images, count, 2, generator=numbers) * torch.tensor([width * 1.2, height * 1.2]) - 0.1 * width
     half = torch.exp(torch.rand(images, count, 2, generator=numbers) * 5)
-    return torch.cat([centre - half, centre + half], -1)
+    return torch.cat([center - half, center + half], -1)
 
 
 def reference(maps: Pyramid, boxes: Tensor, bins: int) -> Tensor:

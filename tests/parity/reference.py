@@ -84,14 +84,14 @@ def load_case(name: str, folder: Path) -> Case:
 
 
 def without_sampling(config: Config) -> Config:
-    """Every candidate is used, 500 proposals a picture, semantic loss over all pixels: the reference's settings."""
+    """Every candidate is used, 500 proposals an image, semantic loss over all pixels: the reference's settings."""
     rpn = {"samples": WITHOUT_SAMPLING, "training_proposals": 500}
     cascade = {"samples": WITHOUT_SAMPLING, "positive_fraction": 0.5}
     return config.replace(rpn=rpn, cascade=cascade, semantic=config.semantic and {"loss_average": "all"})
 
 
-def picture(index: int) -> Tensor:
-    """(3, 320, 448), normalised."""
+def image(index: int) -> Tensor:
+    """(3, 320, 448), normalized."""
     pixels = np.array(Image.open(HERE / "images" / f"{index}.png").convert("RGB"))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
     return (torch.from_numpy(pixels).permute(2, 0, 1).float() - mean) / std
@@ -103,22 +103,22 @@ def semantic_map(index: int) -> Tensor:
 
 
 def training_batch(case: Case) -> Batch:
-    """Both pictures, whole."""
+    """Both images, whole."""
     objects = json.loads((HERE / "images" / "inputs.json").read_text())["images"]
     truths = tuple(ground_truth(objects[i]["objects"] + case.expected["extra_objects"][i]) for i in range(2))
-    return _batch(case, [picture(0), picture(1)], [(HEIGHT, WIDTH)] * 2, truths, [semantic_map(0), semantic_map(1)])
+    return _batch(case, [image(0), image(1)], [(HEIGHT, WIDTH)] * 2, truths, [semantic_map(0), semantic_map(1)])
 
 
 def padded_batch(case: Case) -> Batch:
-    """Picture 0 cut to 288 x 400 and padded, picture 1 without objects."""
+    """Image 0 cut to 288 x 400 and padded, image 1 without objects."""
     cut, cut_map = torch.zeros(3, HEIGHT, WIDTH), torch.full((HEIGHT, WIDTH), 255, dtype=torch.uint8)
-    cut[:, :288, :400], cut_map[:288, :400] = picture(0)[:, :288, :400], semantic_map(0)[:288, :400]
+    cut[:, :288, :400], cut_map[:288, :400] = image(0)[:, :288, :400], semantic_map(0)[:288, :400]
     truths = (ground_truth(case.expected["padded_objects"]), ground_truth([]))
-    return _batch(case, [cut, picture(1)], [(288, 400), (HEIGHT, WIDTH)], truths, [cut_map, semantic_map(1)])
+    return _batch(case, [cut, image(1)], [(288, 400), (HEIGHT, WIDTH)], truths, [cut_map, semantic_map(1)])
 
 
 def ground_truth(objects: list[dict]) -> GroundTruth:
-    """The objects of a picture; their masks as crops."""
+    """The objects of an image; their masks as crops."""
     pixels, sizes, offsets = [np.zeros(0, np.uint8)], [], []
     for item in objects:
         bitmap = coco_mask.decode(item["mask_rle"])
@@ -154,12 +154,12 @@ def our_loss_name(theirs: str) -> str:
 
 def _batch(
     case: Case,
-    pictures: list[Tensor],
+    views: list[Tensor],
     sizes: list[tuple[int, int]],
     truths: tuple[GroundTruth, ...],
     maps: list[Tensor],
 ) -> Batch:
-    images = torch.stack(pictures).contiguous(memory_format=torch.channels_last)
+    images = torch.stack(views).contiguous(memory_format=torch.channels_last)
     return Batch(
         images, torch.tensor(sizes), truths, torch.stack(maps) if case.config.semantic else None, (0, 1), (0, 1)
     )

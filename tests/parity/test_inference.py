@@ -1,4 +1,4 @@
-"""Our detector against the original's numbers on the first picture, in evaluation mode, for twelve models."""
+"""Our detector against the original's numbers on the first image, in evaluation mode, for twelve models."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from htc.model.postprocess import segment
 from htc.results import Masks
 from htc.types import Features, RawDetections, Rois
-from parity.reference import HEIGHT, WIDTH, Case, load_case, picture
+from parity.reference import HEIGHT, WIDTH, Case, image, load_case
 
 SIZES = torch.tensor([[HEIGHT, WIDTH]])
 RELATIVE = 1e-3
@@ -38,7 +38,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="class")
 def features(case: Case) -> Features:
-    return case.detector.features(picture(0)[None].contiguous(memory_format=torch.channels_last), semantic_logits=True)
+    return case.detector.features(image(0)[None].contiguous(memory_format=torch.channels_last), semantic_logits=True)
 
 
 @pytest.fixture(scope="class")
@@ -50,7 +50,7 @@ def found(case: Case, features: Features) -> RawDetections:
 
 
 class ParityOfDetections:
-    """Picture in, boxes and masks out; one subclass a model."""
+    """Image in, boxes and masks out; one subclass a model."""
 
     name: ClassVar[str]
 

@@ -36,7 +36,7 @@ class ParityOfTraining:
     """Of weights and convolutions; what they say of boxes is float32 in any case."""
 
     def test_losses_of_a_padded_batch(self, case: Case, objective: TrainingObjective) -> None:
-        """Padding, a picture smaller than the batch, and one without objects."""
+        """Padding, an image smaller than the batch, and one without objects."""
         with torch.no_grad():
             assert_losses(objective(padded_batch(case)), case.expected["losses_padded"])
 

@@ -8,7 +8,7 @@ import torch
 from htc.config import Augmentation, Config, ResNet
 from htc.data.coco import read_coco
 from htc.data.dataset import Dataset
-from htc.data.loader import TrainingPictures, training_loader
+from htc.data.loader import TrainingImages, training_loader
 from htc.model.detector import Detector
 from htc.presets.extended import BEYOND
 from htc.training.finetune import fit_to_data
@@ -18,13 +18,13 @@ from training.discs import write_split
 from training.tiny import tiny
 
 SHRINK = 12
-PICTURES = 8
+IMAGES = 8
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("data")
-    return read_coco(write_split(folder, "train", PICTURES, 3), folder / "train")
+    return read_coco(write_split(folder, "train", IMAGES, 3), folder / "train")
 
 
 def recipe(name: str, dataset: Dataset, **changed: object) -> Config:
@@ -39,7 +39,7 @@ def recipe(name: str, dataset: Dataset, **changed: object) -> Config:
     return fit_to_data(small.replace(backbone=ResNet(depth=18)), dataset, "auto")
 
 
-def test_every_recipe_pastes_objects_into_half_of_the_pictures() -> None:
+def test_every_recipe_pastes_objects_into_half_of_the_images() -> None:
     for name, config in ((name, make()) for name, make in BEYOND.items()):
         augmentation = config.training.augmentation
         assert (augmentation.short_edges, augmentation.long_edge) == ((400, 1400), 1600), name
@@ -47,16 +47,16 @@ def test_every_recipe_pastes_objects_into_half_of_the_pictures() -> None:
         assert (augmentation.copy_paste.probability, augmentation.copy_paste.share) == (0.5, 0.5), name
 
 
-def test_pasted_objects_are_in_picture_truth_and_semantic_map(dataset: Dataset) -> None:
-    """Pictures with and without pasting differ, where they differ, in all three alike; some are left as they were."""
+def test_pasted_objects_are_in_image_truth_and_semantic_map(dataset: Dataset) -> None:
+    """Images with and without pasting differ, where they differ, in all three alike; some are left as they were."""
     config = recipe("htcpp_swin_b", dataset)
     without = recipe("htcpp_swin_b", dataset, copy_paste=None)
     changed = 0
-    for position in range(PICTURES):
-        pasted, plain = (TrainingPictures(dataset, one, 0, 0)[position] for one in (config, without))
+    for position in range(IMAGES):
+        pasted, plain = (TrainingImages(dataset, one, 0, 0)[position] for one in (config, without))
         assert pasted.semantic is not None
         assert plain.semantic is not None
-        differs = (pasted.picture != plain.picture).any(-1)
+        differs = (pasted.image != plain.image).any(-1)
         changed += bool(differs.any())
         assert differs.any() == (
             len(pasted.truth.boxes) != len(plain.truth.boxes) or not torch.equal(pasted.truth.boxes, plain.truth.boxes)
@@ -65,7 +65,7 @@ def test_pasted_objects_are_in_picture_truth_and_semantic_map(dataset: Dataset) 
         assert (
             (pasted.semantic[differs] > 0).mean() > 0.9 if differs.any() else (pasted.semantic == plain.semantic).all()
         )
-    assert 0 < changed < PICTURES
+    assert 0 < changed < IMAGES
 
 
 def test_a_training_step(dataset: Dataset) -> None:

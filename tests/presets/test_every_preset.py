@@ -17,7 +17,7 @@ from htc.presets import PRESETS, preset
 from htc.settings.layers import from_file, resolve, to_yaml
 from htc.training.objective import TrainingObjective
 from htc.training.optimizer import build_optimizer, groups_of
-from small_detector import CHANNELS, pictures, small_batch
+from small_detector import CHANNELS, random_images, small_batch
 
 SMALLER = {
     "legacy_senet154": "legacy_seresnet50",
@@ -80,7 +80,7 @@ def distinct() -> dict[str, Config]:
 
 
 def trains_and_predicts(config: Config, side: int) -> Detector:
-    """One step of the preset's optimiser on one picture, then detections in a picture of that side."""
+    """One step of the preset's optimizer on one image, then detections in an image of that side."""
     torch.manual_seed(0)
     detector = Detector(config).train()
     batch = small_batch(config)
@@ -93,7 +93,7 @@ def trains_and_predicts(config: Config, side: int) -> Detector:
     optimizer.step()
     optimizer.zero_grad()
     with torch.no_grad():
-        found = detector.eval()(pictures(1, side, side), torch.tensor([[side, side]]))
+        found = detector.eval()(random_images(1, side, side), torch.tensor([[side, side]]))
     assert found.boxes.shape == (1, config.inference.max_detections, 4)
     assert all(value.isfinite().all() for value in (found.boxes, found.scores, found.masks))
     return detector

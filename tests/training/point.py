@@ -1,4 +1,4 @@
-"""The smallest thing that trains: one weight and its distance from the mean of the pictures."""
+"""The smallest thing that trains: one weight and its distance from the mean of the images."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ class Point(nn.Module):
 
 
 class Distance(nn.Module):
-    """Losses that pull the weight to the mean of the pictures."""
+    """Losses that pull the weight to the mean of the images."""
 
     def __init__(self, point):
         super().__init__()

@@ -10,17 +10,17 @@ from htc.config import Config, FishNet, ResNet, Timm, ViT
 from htc.data.dataset import Dataset, ImageRecord, Instance
 from htc.presets import PRESETS, preset
 from htc.settings.layers import from_flags, overlay
-from htc.training.auto_config import ENOUGH_PICTURES, choose_config, gib_needed, recorded, stated, write_choices
+from htc.training.auto_config import ENOUGH_IMAGES, choose_config, gib_needed, recorded, stated, write_choices
 from htc.training.finetune import kept_random
 
 
-def data(pictures=30, size=(480, 640), side=100.0, objects=3):
-    """Pictures of one size with square objects of one size."""
+def data(images=30, size=(480, 640), side=100.0, objects=3):
+    """Images of one size with square objects of one size."""
     instances = tuple(
         Instance(i, i % 2, (10.0 + i, 10.0, 10.0 + i + side, 10.0 + side), False, None) for i in range(objects)
     )
     record = ImageRecord(0, Path("0.png"), *size, instances)
-    return Dataset(Path("train.json"), ("fig", "date"), (1, 2), (record,) * pictures)
+    return Dataset(Path("train.json"), ("fig", "date"), (1, 2), (record,) * images)
 
 
 def fields(chosen):
@@ -31,12 +31,12 @@ def rule_of(chosen, field):
     return next(choice.rule for choice in chosen.choices if field in choice.fields)
 
 
-def test_few_pictures_without_weights_get_the_small_model():
+def test_few_images_without_weights_get_the_small_model():
     found = choose_config(data(), [], memory=16)
     assert found.config.preset == "htc_r18_small"
-    assert "30 pictures and no weights" in rule_of(found, "preset")
+    assert "30 images and no weights" in rule_of(found, "preset")
     assert "--weights htc_r50_fpn_20e_coco" in rule_of(found, "preset")
-    # 8 steps an epoch of 4 pictures: 1500 steps would be 188 epochs.
+    # 8 steps an epoch of 4 images: 1500 steps would be 188 epochs.
     assert found.config.training.epochs == 100
     assert found.evaluate_every == 5
     assert found.config.training.warmup_steps == 50
@@ -89,10 +89,10 @@ def test_what_is_given_is_not_chosen():
 
 
 @pytest.mark.parametrize(("memory", "name"), [(80, "htc_r50_scratch"), (None, "htc_r50_scratch"), (4, "htc_r18_small")])
-def test_many_pictures_get_a_large_model_if_it_fits(memory, name):
-    found = choose_config(data(ENOUGH_PICTURES), [], memory)
+def test_many_images_get_a_large_model_if_it_fits(memory, name):
+    found = choose_config(data(ENOUGH_IMAGES), [], memory)
     assert found.config.preset == name
-    assert f"{ENOUGH_PICTURES} pictures" in rule_of(found, "preset")
+    assert f"{ENOUGH_IMAGES} images" in rule_of(found, "preset")
     assert "training.epochs" not in fields(found)
 
 
@@ -102,7 +102,7 @@ def test_weights_bring_their_architecture_and_anchors():
     assert found.config.preset == "htc_r50_fpn_20e_coco"
     assert found.config.rpn.anchor_scale == 8
     assert "rpn.anchor_scale" not in fields(found)
-    # 15 steps an epoch of 2 pictures: 100 epochs, the milestones where the 12 epochs of 1x have them.
+    # 15 steps an epoch of 2 images: 100 epochs, the milestones where the 12 epochs of 1x have them.
     assert (found.config.training.epochs, found.config.training.milestones) == (100, (67, 92))
     assert found.config.training.warmup_steps == 150
     assert found.config.inference.max_detections == 200
@@ -115,17 +115,17 @@ def test_a_batch_that_does_not_fit_becomes_smaller():
     )
     assert roomy.config.training.batch_size == 2
     assert tight.config.training.batch_size == 1
-    assert "2 pictures a step need about" in rule_of(tight, "training.batch_size")
+    assert "2 images a step need about" in rule_of(tight, "training.batch_size")
 
 
 def test_steps_are_counted_over_batch_processes_and_accumulation():
     given = from_flags([("training.accumulate", "2")])
-    # 1000 pictures, 4 a batch: 250 batches of one process, 125 of two; two of them a step.
+    # 1000 images, 4 a batch: 250 batches of one process, 125 of two; two of them a step.
     assert choose_config(data(1000), given, None).config.training.epochs == 12
     assert choose_config(data(1000), given, None, processes=2).config.training.epochs == 24
 
 
-def test_pictures_of_rare_classes_are_shown_more_often():
+def test_images_of_rare_classes_are_shown_more_often():
     common = data(50, objects=1)
     rare = replace(common.images[0], instances=tuple(replace(one, label=2) for one in common.images[0].instances))
     both = Dataset(Path("train.json"), ("fig", "date", "nut"), (1, 2, 3), (*data(50, objects=2).images, rare))
@@ -146,7 +146,7 @@ def test_data_with_hardly_anything_in_it(objects):
 def test_the_real_learning_rate_is_stated(images, rate):
     one, semantic = stated(preset("htc_r50_fpn_1x_coco"), "auto", images, from_weights=True)
     assert one.fields == {"learning rate": pytest.approx(rate)}
-    assert f"SGD's 0.02 is for 16 pictures a step, and a step has {images}" in one.rule
+    assert f"SGD's 0.02 is for 16 images a step, and a step has {images}" in one.rule
     assert "background and 80 classes" in semantic.rule
 
 

@@ -40,7 +40,7 @@ def result(splits, tmp_path_factory):
         tiny(epochs=1),
         splits,
         tmp_path_factory.mktemp("run") / "out",
-        Options(device="cpu", pictures=1),
+        Options(device="cpu", images=1),
     )
 
 
@@ -64,11 +64,11 @@ def test_boxes_are_measured_and_masks_are_not(result, splits):
 
 
 def test_what_is_found_are_boxes(result, splits):
-    picture = next(splits.val_images.glob("*"))
-    found = htc.load(str(result.model_folder), device="cpu").predict(picture, score_threshold=0.0)
+    image = next(splits.val_images.glob("*"))
+    found = htc.load(str(result.model_folder), device="cpu").predict(image, score_threshold=0.0)
     assert len(found)
     assert not found.masks.exist
-    assert np.asarray(found.draw(picture)).shape[:2] == found.size
+    assert np.asarray(found.draw(image)).shape[:2] == found.size
     assert found.to_supervision().mask is None
     shapes = found.to_labelme("picture.png")["shapes"]
     assert len(shapes) == len(found)
@@ -107,7 +107,7 @@ def test_masks_that_are_not_there_neither_flow_nor_fuse(changes):
         type(tiny().cascade)(mask_head=NoMask(), **changes)
 
 
-def test_an_empty_picture_gives_no_detections():
+def test_an_empty_image_gives_no_detections():
     config = tiny().model_dump()
     config["cascade"] |= {"mask_head": {"kind": "none"}, "mask_flow": False, "semantic_fusion": "box"}
     config["inference"] |= {"score_threshold": 1.0}

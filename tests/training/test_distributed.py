@@ -34,7 +34,7 @@ from training.together import together
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
-    """Four pictures to train on, the second without objects; three to validate, which two processes cannot share
+    """Four images to train on, the second without objects; three to validate, which two processes cannot share
     evenly.
     """
     folder = tmp_path_factory.mktemp("data")
@@ -83,7 +83,7 @@ def test_gradients_of_two_processes(splits, average):
 
 
 def test_a_training_of_two_processes_is_that_of_one(splits, tmp_path):
-    options = Options(device="cpu", pictures=0, validation_losses=False)
+    options = Options(device="cpu", images=0, validation_losses=False)
     config = tiny(epochs=1, optimizer=SGD(lr=0.02), warmup_steps=0)
     alone = run_training(config, splits, tmp_path / "one", options)
     half = config.replace(training={"batch_size": 1})
@@ -103,7 +103,7 @@ def test_a_training_of_two_processes_is_that_of_one(splits, tmp_path):
 def test_the_first_process_logs(splits, tmp_path):
     """The others have loggers that do nothing, so that callbacks which need one work everywhere."""
     callbacks = (LearningRateMonitor(logging_interval="step"),)
-    options = Options(device="cpu", pictures=0, validation_losses=False, loggers=("tensorboard",), callbacks=callbacks)
+    options = Options(device="cpu", images=0, validation_losses=False, loggers=("tensorboard",), callbacks=callbacks)
     together(lambda _rank: run_training(tiny(epochs=1, batch_size=1), splits, tmp_path / "run", options))
     assert len(list((tmp_path / "run/tensorboard").glob("events.*"))) == 1
     events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
@@ -126,17 +126,17 @@ def test_a_logger_that_cannot_be_opened_ends_all_processes(splits, tmp_path):
     assert together(fails) == [OutputError, ReportedElsewhereError]
 
 
-def test_pictures_without_any_object(tmp_path):
+def test_images_without_any_object(tmp_path):
     annotations = write_split(tmp_path, "train", 3, 0, objects=0)
     split = Splits(annotations, tmp_path / "train", annotations, tmp_path / "train")
-    options = Options(device="cpu", pictures=0, validation_losses=False)
+    options = Options(device="cpu", images=0, validation_losses=False)
     results = together(lambda _rank: run_training(tiny(epochs=1, batch_size=1), split, tmp_path / "run", options))
     assert results[0].steps == 2
     assert set(results[0].metrics.to_dict()["segm"].values()) == {-1.0}
 
 
 def point_run(folder, rank, values, *, resume=False, act=None):
-    """Trains one weight; `values` are the pictures of each step by process, `act` is called with the step."""
+    """Trains one weight; `values` are the images of each step by process, `act` is called with the step."""
 
     class Act(LossRecord):
         def on_train_batch_end(self, trainer, *rest):
@@ -166,7 +166,7 @@ def test_a_loss_that_is_not_finite_on_one_process_ends_both(tmp_path):
     def work(rank):
         with pytest.raises(
             TrainingError if rank == 0 else ReportedElsewhereError,
-            match=r"step 2: square = nan.*pictures a\.png, 7, a\.png, 7",
+            match=r"step 2: square = nan.*images a\.png, 7, a\.png, 7",
         ) as error:
             point_run(tmp_path, rank, values)
         return type(error.value).__name__
@@ -219,9 +219,9 @@ def test_all_processes_compute_the_validation_losses(tmp_path):
 def test_what_processes_tell_each_other():
     def work(rank):
         def refuse():
-            raise DataError("no picture")
+            raise DataError("no image")
 
-        with pytest.raises(DataError if rank == 0 else ReportedElsewhereError, match="no picture"):
+        with pytest.raises(DataError if rank == 0 else ReportedElsewhereError, match="no image"):
             by_first(refuse)
         return (
             by_first(lambda: f"by {rank}"),

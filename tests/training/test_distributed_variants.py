@@ -107,7 +107,7 @@ def test_without_semantic_fusion_the_embedding_stays_as_it_is(tmp_path: Path) ->
     splits = Splits(write_split(tmp_path, "train", 4, 0), tmp_path / "train", None, None)
     config = tiny(epochs=1, batch_size=1, warmup_steps=0)
     config = config.replace(cascade={"semantic_fusion": "none"})
-    options = Options(device="cpu", pictures=0, validation_losses=False, checkpoints=None)
+    options = Options(device="cpu", images=0, validation_losses=False, checkpoints=None)
     first, _ = together(lambda _rank: run_training(config, splits, tmp_path / "run", options))
     assert first.steps == 2
     torch.manual_seed(options.seed)

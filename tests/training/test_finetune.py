@@ -9,7 +9,7 @@ from htc.errors import CheckpointError
 from htc.model.detector import Detector
 from htc.presets import PRESETS, preset
 from htc.settings.layers import from_flags, overlay
-from htc.training.finetune import other_colours, start_from
+from htc.training.finetune import other_colors, start_from
 from training.tiny import tiny
 
 
@@ -135,16 +135,16 @@ def test_proposals_of_one_kind_do_not_start_anew():
         (Timm(name="dpn107", pretrained=True), "--input.mean 124,117,104 --input.std 59.8802,59.8802,59.8802"),
     ],
 )
-def test_weights_of_other_colours_are_spoken_of_and_the_named_flags_set_them(backbone, flags):
+def test_weights_of_other_colors_are_spoken_of_and_the_named_flags_set_them(backbone, flags):
     config = tiny().replace(backbone=backbone)
-    assert other_colours(config) == f"its weights were trained with other colours: give {flags}"
+    assert other_colors(config) == f"its weights were trained with other colors: give {flags}"
     _, mean, _, std = flags.split()
-    assert other_colours(overlay(config, from_flags([("input.mean", mean), ("input.std", std)]))) is None
+    assert other_colors(overlay(config, from_flags([("input.mean", mean), ("input.std", std)]))) is None
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_presets_have_the_colours_of_their_weights(name):
-    assert other_colours(preset(name)) is None
+def test_presets_have_the_colors_of_their_weights(name):
+    assert other_colors(preset(name)) is None
 
 
 def test_a_stride_in_another_convolution_is_another_architecture():
@@ -179,5 +179,5 @@ def test_another_input_of_the_weights_is_said(other, flags):
     theirs = plain.replace(input=other)
     start = start_from(Detector(plain), weights_of(theirs), "old.pth")
     assert start.other_input == flags
-    said = [line for line in start.lines() if "normalised otherwise" in line]
+    said = [line for line in start.lines() if "normalized otherwise" in line]
     assert [all(flag in line for flag in flags) for line in said] == [True] * bool(flags)

@@ -100,7 +100,7 @@ LATER_COVERS = truth([(20, 20, 36, 36), (24, 20, 44, 36)], [0, 0])
 def test_location_targets_cell_by_cell(truths: tuple[GroundTruth, ...], scale: float) -> None:
     rpn = head(anchor_scale=scale)
     said = levels(rpn, images=len(truths))
-    centres = 0
+    centers = 0
     for number, (level, target) in enumerate(zip(said, location_targets(truths, said, rpn.config), strict=True)):
         size = (level.scores.height, level.scores.width)
         for i, each in enumerate(truths):
@@ -110,28 +110,28 @@ def test_location_targets_cell_by_cell(truths: tuple[GroundTruth, ...], scale: f
                 for row in range(size[0])
                 for column in range(size[1])
             ]
-            assert target.centre[i].tolist() == [centre for centre, _ in expected]
+            assert target.center[i].tolist() == [center for center, _ in expected]
             torch.testing.assert_close(target.weight[i], torch.tensor([weight for _, weight in expected]))
-            centres += sum(centre for centre, _ in expected)
-    assert (centres > 0) == any(len(each.boxes) for each in truths)
+            centers += sum(center for center, _ in expected)
+    assert (centers > 0) == any(len(each.boxes) for each in truths)
 
 
-def test_a_later_object_takes_the_centre_of_an_earlier_one() -> None:
+def test_a_later_object_takes_the_center_of_an_earlier_one() -> None:
     rpn = head()
     said = levels(rpn)
     alone, both = (
-        location_targets((one, EMPTY), said, rpn.config)[0].centre[0]
+        location_targets((one, EMPTY), said, rpn.config)[0].center[0]
         for one in (truth([(20, 20, 36, 36)], [0]), LATER_COVERS)
     )
     assert (alone & ~both).any()
 
 
 def test_a_region_that_starts_at_the_border_is_empty() -> None:
-    """An object whose centre rounds to the first cell beyond the map trains no location."""
+    """An object whose center rounds to the first cell beyond the map trains no location."""
     rpn = head()
     said = levels(rpn)
     target = location_targets((truth([(92, 60, 100, 68)], [0]), EMPTY), said, rpn.config)[0]
-    assert not target.centre.any()
+    assert not target.center.any()
 
 
 def reach(objects: Tensor, inside: list[int], rpn: GuidedHead, said: list[GuidedScores]) -> Tensor:
@@ -156,7 +156,7 @@ def reach(objects: Tensor, inside: list[int], rpn: GuidedHead, said: list[Guided
 @pytest.mark.parametrize("size", [(64, 96), (40, 33)])
 def test_locations_that_are_trained(rule: str, size: tuple[int, int]) -> None:
     """All whose cell starts inside the size rounded up to 32; or those where any of the nine boxes lies in the
-    picture.
+    image.
     """
     rpn = head(anchors_inside=rule)
     said = levels(rpn)
@@ -228,7 +228,7 @@ def written_out(rpn: GuidedHead, said: list[GuidedScores], batch: Batch) -> dict
     focal, cells = 0.0, 0
     for level, target in zip(said, location_targets(batch.truths, said, rpn.config), strict=True):
         p = level.location.detach().double().sigmoid()
-        each = torch.where(target.centre, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log())
+        each = torch.where(target.center, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log())
         focal, cells = focal + float((each * target.weight).sum()), cells + p.numel()
     sums, counts = dict.fromkeys(("shape", "class", "box"), 0.0), dict.fromkeys(("shape", "class"), 0)
     for i, each in enumerate(batch.truths):
@@ -285,7 +285,7 @@ def test_losses_equal_the_rules_written_out(rule: str, truths: tuple[GroundTruth
     assert (terms["rpn.shape"] > 0) == any(len(each.boxes) for each in truths)
 
 
-def test_shape_and_objectness_are_sampled_apart_and_by_the_pictures_seed_alone() -> None:
+def test_shape_and_objectness_are_sampled_apart_and_by_the_images_seed_alone() -> None:
     rpn = head(samples=32)
     batch, said = small_batch(small_config()), levels(rpn)
     found = []

@@ -142,8 +142,8 @@ SMALL = [
 
 
 def data(folder):
-    for name, pictures, seed in (("train", 4, 0), ("val", 3, 1)):
-        path = write_split(folder, name, pictures, seed)
+    for name, images, seed in (("train", 4, 0), ("val", 3, 1)):
+        path = write_split(folder, name, images, seed)
         (folder / "annotations").mkdir(exist_ok=True)
         path.rename(folder / "annotations" / f"instances_{name}.json")
     return ["--data", str(folder)]
@@ -154,7 +154,7 @@ def finished(out):
     assert (out / "losses.csv").read_text().count("\n") == 3
     assert all(
         len(line.split(",")) == 3 for line in (out / "pictures.csv").read_text().splitlines()[1:]
-    )  # two pictures a step
+    )  # two images a step
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from training.discs import write_split
 from training.tiny import tiny
 
 STEPS = 6
-OPTIONS = Options(device="cpu", pictures=0, validation_losses=False)
+OPTIONS = Options(device="cpu", images=0, validation_losses=False)
 
 
 class Interruption(Callback):

@@ -36,7 +36,7 @@ def anchors(rpn: ProposalHead, said: list[LevelScores]) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [(64, 96), (56, 80), (33, 17), (4, 4)])
-def test_anchors_wholly_inside_the_picture(size: tuple[int, int]) -> None:
+def test_anchors_wholly_inside_the_image(size: tuple[int, int]) -> None:
     rpn = head(anchors_inside="picture")
     said = levels(rpn)
     everything = anchors(rpn, said)
@@ -139,7 +139,7 @@ def test_at_most_the_configured_number_is_sampled() -> None:
     assert float(rpn_losses(head(), levels(rpn), batch)["rpn.class"].count) > 200
 
 
-def test_sampled_anchors_depend_on_the_pictures_seed_alone() -> None:
+def test_sampled_anchors_depend_on_the_images_seed_alone() -> None:
     rpn = head(samples=32)
     batch, said = small_batch(small_config()), levels(rpn)
     losses = []
@@ -151,7 +151,7 @@ def test_sampled_anchors_depend_on_the_pictures_seed_alone() -> None:
 
 @pytest.mark.parametrize("size", [(2, 2), (64, 96)])
 def test_every_parameter_gets_a_gradient_also_without_anchors_inside(size: tuple[int, int]) -> None:
-    """A picture too small for any anchor counts as one positive and one negative and teaches nothing."""
+    """An image too small for any anchor counts as one positive and one negative and teaches nothing."""
     rpn = head()
     batch = replace(small_batch(small_config(), (ONE,)), sizes=torch.tensor([size]))
     terms = rpn_losses(rpn, levels(rpn, images=1), batch)

@@ -1,4 +1,4 @@
-"""The optimiser, its schedule and the moving average, with an objective of one parameter."""
+"""The optimizer, its schedule and the moving average, with an objective of one parameter."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_the_sum_of_the_terms_is_minimised():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_is_named(value):
-    with pytest.raises(TrainingError, match=r"step 0: square = (nan|inf), linear = .*pictures a\.png, 7"):
+    with pytest.raises(TrainingError, match=r"step 0: square = (nan|inf), linear = .*images a\.png, 7"):
         module().training_step(batch(value))
 
 

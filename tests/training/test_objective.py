@@ -13,7 +13,7 @@ from htc.ops.boxes import encode
 from htc.training.objective import TrainingObjective
 from htc.training.sampling import RoiSampler
 from htc.types import GroundTruth, RawDetections
-from small_detector import CHANNELS, pictures, seeded_detector, small_batch, small_config, truth
+from small_detector import CHANNELS, random_images, seeded_detector, small_batch, small_config, truth
 
 SIZES = torch.tensor([[64, 96], [56, 80]])
 
@@ -45,7 +45,7 @@ def trains(config: Config) -> Detector:
         assert (parameter.grad is not None) == used, name
         if parameter.grad is not None:
             assert parameter.grad.isfinite().all(), name
-            # in a picture this small no region and no sampled anchor may lie on P4 or P5
+            # in an image this small no region and no sampled anchor may lie on P4 or P5
             assert parameter.grad.any() or name.startswith(("neck.output.2", "neck.output.3")), name
     torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], 1e-3).step()
     return detector
@@ -54,7 +54,7 @@ def trains(config: Config) -> Detector:
 def predicts(detector: Detector) -> RawDetections:
     detector.eval()
     with torch.inference_mode():
-        found = detector(pictures(), SIZES)
+        found = detector(random_images(), SIZES)
     count = detector.config.inference.max_detections
     assert found.boxes.shape == (2, count, 4)
     assert found.masks.shape == (2, count, 28, 28)

@@ -40,7 +40,7 @@ def statistics(detector: Detector) -> dict[str, Tensor]:
 
 
 def with_more_slots(rows: Any, sizes: Tensor, padded: Callable[..., Any] = sampling._padded) -> Any:
-    """Sixteen empty slots more in every picture."""
+    """Sixteen empty slots more in every image."""
     rois = padded(rows, sizes)
 
     def longer(value: Tensor) -> Tensor:

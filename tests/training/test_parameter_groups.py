@@ -25,7 +25,7 @@ class Net(nn.Module):
 
 
 def rates(optimizer: AdamW) -> dict[str, tuple[float, float]]:
-    """Parameter name -> (learning rate, weight decay), as the built optimiser has them."""
+    """Parameter name -> (learning rate, weight decay), as the built optimizer has them."""
     net = Net()
     built = build_optimizer(groups_of(net, optimizer), Training(optimizer=optimizer), 16)
     names = {id(p): name for name, p in net.named_parameters()}

@@ -1,4 +1,4 @@
-"""A whole training of a few steps on generated pictures, the real code path from files to the model folder."""
+"""A whole training of a few steps on generated images, the real code path from files to the model folder."""
 
 import json
 from dataclasses import replace
@@ -31,7 +31,7 @@ def splits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(splits, tmp_path_factory):
-    """One training of two epochs, three steps each, the last with one picture."""
+    """One training of two epochs, three steps each, the last with one image."""
     return run_training(tiny(average_decay=0.9), splits, tmp_path_factory.mktemp("run") / "new", Options(device="cpu"))
 
 
@@ -107,7 +107,7 @@ def test_resume_goes_on_as_if_nothing_had_happened(trained, splits, tmp_path):
         run_training(tiny(), splits, tmp_path / "nothing", replace(options, resume=True))
 
 
-def test_pictures_without_objects_alone(tmp_path):
+def test_images_without_objects_alone(tmp_path):
     annotations = write_split(tmp_path, "train", 2, 0, objects=0)
     result = run_training(
         tiny(epochs=1),
@@ -121,7 +121,7 @@ def test_pictures_without_objects_alone(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(splits, tmp_path):
-    with pytest.raises(TrainingError, match=r"not finite at step [0-5]: .*pictures \d"):
+    with pytest.raises(TrainingError, match=r"not finite at step [0-5]: .*images \d"):
         run_training(
             tiny(optimizer=AdamW(lr=1e18), warmup_steps=0, clip_gradients=None),
             splits,
@@ -197,7 +197,7 @@ def test_the_best_weights_are_kept_and_become_the_model(splits, tmp_path, monkey
         "htc.training.run.evaluate_on_all_ranks",
         lambda *_: {"bbox": {"AP": 0.9}, "segm": {"AP": next(numbers)}, "per_class": {}},
     )
-    plain = Options(device="cpu", pictures=0, validation_losses=False)
+    plain = Options(device="cpu", images=0, validation_losses=False)
     kept = run_training(tiny(epochs=3), splits, tmp_path / "kept", plain)
     assert json.loads((kept.folder / "metrics.json").read_text())["model"] == {"epoch": 2, "step": 6, "is": "the best"}
     second = run_training(tiny(epochs=2), replace(splits, val_annotations=None), tmp_path / "second", plain)
@@ -234,13 +234,13 @@ def test_both_looks_of_detectors_start_from_imagenet(splits, tmp_path):
     assert any("starts from" in str(one) for one in said)
 
 
-def test_a_training_says_which_colours_its_weights_expect(splits, tmp_path, monkeypatch):
+def test_a_training_says_which_colors_its_weights_expect(splits, tmp_path, monkeypatch):
     """And changes nothing by itself."""
     monkeypatch.setattr("htc.training.run.start_from_imagenet", lambda _, config: config.name)
     config = tiny().replace(backbone=ViT(name="vit_tiny_patch16_224", pretrained=True))
     dataset, said = read_coco(splits.train_annotations, splits.train_images), []
     module = build_module(config, dataset, Options(device="cpu"), tmp_path, said.append)
-    expected = "other colours: give --input.mean 127.5,127.5,127.5 --input.std 127.5,127.5,127.5"
+    expected = "other colors: give --input.mean 127.5,127.5,127.5 --input.std 127.5,127.5,127.5"
     assert any(
         one.line.startswith("the backbone starts from vit_tiny_patch16_224; its weights")
         and one.line.endswith(expected)

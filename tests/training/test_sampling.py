@@ -70,7 +70,7 @@ def test_draws_differ_by_seed_by_purpose_and_by_stage() -> None:
     assert len(drawn) == len(keys)
 
 
-def test_a_sample_is_a_pure_function_of_its_pictures_seed() -> None:
+def test_a_sample_is_a_pure_function_of_its_images_seed() -> None:
     batch = small_batch(small_config())
     rois = around(batch)
     first = sampler(batch).for_boxes(rois, 0).boxes
@@ -149,7 +149,7 @@ BOXES_ONLY = truth([(10, 8, 50, 44)], [1], masks=False)
 
 
 @pytest.mark.parametrize("truths", [(EMPTY,), (EMPTY, EMPTY), (EMPTY, truth([(10, 8, 50, 44)], [1]))])
-def test_pictures_without_objects_give_background_only(truths: tuple[GroundTruth, ...]) -> None:
+def test_images_without_objects_give_background_only(truths: tuple[GroundTruth, ...]) -> None:
     batch = small_batch(small_config(), truths)
     picker = sampler(batch)
     seen = picker.for_boxes(around(batch), 0)
@@ -160,7 +160,7 @@ def test_pictures_without_objects_give_background_only(truths: tuple[GroundTruth
     assert not positives(again, batch).valid[0].any()
 
 
-def test_pictures_without_masks_train_boxes_but_no_masks() -> None:
+def test_images_without_masks_train_boxes_but_no_masks() -> None:
     batch = small_batch(small_config(), (BOXES_ONLY, truth([(10, 8, 50, 44)], [1])))
     seen = sampler(batch).for_boxes(around(batch), 0)
     assert (targets_of(seen).positive & seen.valid).any(1).all()

@@ -1,4 +1,4 @@
-"""The official schedules, as numbers: the rate of the first steps, and at each milestone of COCO's 117,266 pictures
+"""The official schedules, as numbers: the rate of the first steps, and at each milestone of COCO's 117,266 images
 on 16 at a time.
 """
 
@@ -8,7 +8,7 @@ from htc.presets import PRESETS, preset
 from htc.training.optimizer import base_learning_rate, learning_rate_factor
 
 STEPS = 7330
-"""An epoch of 117,266 pictures, 16 at a time."""
+"""An epoch of 117,266 images, 16 at a time."""
 
 
 def rate(config, epoch, step=0, images=16):
@@ -50,7 +50,7 @@ def test_the_rate_follows_the_real_batch(images, expected):
     assert rate(preset("htc_r50_fpn_20e_coco"), 1, images=images) == pytest.approx(expected)
 
 
-def test_optimiser_of_every_official_preset():
+def test_optimizer_of_every_official_preset():
     for name in PRESETS:
         if name.endswith(("_coco", "_paper")):
             chosen = preset(name).training.optimizer

@@ -1,5 +1,5 @@
 """Two processes with synchronised norms in every part: the losses and gradients of one process that has both
-pictures.
+images.
 """
 
 from dataclasses import replace
@@ -36,7 +36,7 @@ def synchronised(mask_norm: str, **training: object) -> Config:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_split(folder, "train", 2, 0)  # the second picture has no object
+    write_split(folder, "train", 2, 0)  # the second image has no object
     return folder
 
 
@@ -76,7 +76,7 @@ def test_a_training_of_two_processes_ends_without_any_object(tmp_path: Path) -> 
     """No process waits for a norm that the other does not reach."""
     annotations = write_split(tmp_path, "train", 2, 0, objects=0)
     split = Splits(annotations, tmp_path / "train", annotations, tmp_path / "train")
-    options = Options(device="cpu", pictures=0, validation_losses=False)
+    options = Options(device="cpu", images=0, validation_losses=False)
     results = together(
         lambda _rank: run_training(synchronised("sync", epochs=1, batch_size=1), split, tmp_path / "run", options)
     )

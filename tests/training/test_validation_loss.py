@@ -1,4 +1,4 @@
-"""Losses on validation pictures, and what is made of them."""
+"""Losses on validation images, and what is made of them."""
 
 import json
 
@@ -32,14 +32,14 @@ def splits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def setting(splits):
-    """Detector, configuration and validation pictures (the second has no objects)."""
+    """Detector, configuration and validation images (the second has no objects)."""
     dataset = read_coco(splits.val_annotations, splits.val_images)
     config = fit_to_data(tiny(), dataset, "auto")
     torch.manual_seed(0)
     return Detector(config), config, dataset
 
 
-def test_the_losses_are_those_of_all_pictures_as_one_batch(setting):
+def test_the_losses_are_those_of_all_images_as_one_batch(setting):
     detector, config, dataset = setting
     batches = validation_batches(dataset, config, None)
     found = validation_losses(detector.train(), config, batches)
@@ -76,21 +76,21 @@ def test_two_processes_share_the_images_and_have_the_losses_of_one(setting):
 def test_the_history_of_two_processes_has_the_losses_of_one(splits, tmp_path):
     """The learning rate is too small to change a weight: both evaluate the first weights."""
     still = tiny(epochs=1, batch_size=1, optimizer=SGD(lr=1e-30))
-    options = Options(device="cpu", pictures=0, checkpoints=None)
+    options = Options(device="cpu", images=0, checkpoints=None)
     run_training(still, splits, tmp_path / "one", options)
     together(lambda _rank: run_training(still, splits, tmp_path / "two", options))
     one, two = (read_history(tmp_path / name)[-1]["losses"] for name in ("one", "two"))
     assert one == two
 
 
-def test_without_maps_of_the_validation_pictures_there_is_no_semantic_term(setting, tmp_path):
+def test_without_maps_of_the_validation_images_there_is_no_semantic_term(setting, tmp_path):
     detector, config, dataset = setting
     assert "semantic" not in validation_losses(
         detector, config, validation_batches(dataset, config, MapSources(tmp_path / "train"))
     )
 
 
-def test_maps_of_the_validation_pictures_lie_beside_those_of_training(setting, tmp_path):
+def test_maps_of_the_validation_images_lie_beside_those_of_training(setting, tmp_path):
     detector, config, dataset = setting
     (tmp_path / "maps/val").mkdir(parents=True)
     for record in dataset.images:
@@ -100,7 +100,7 @@ def test_maps_of_the_validation_pictures_lie_beside_those_of_training(setting, t
     assert validation_losses(detector, config, batches)["semantic"] > 0
 
 
-def test_pictures_without_objects_have_losses(setting, tmp_path):
+def test_images_without_objects_have_losses(setting, tmp_path):
     detector, config, _ = setting
     empty = read_coco(write_split(tmp_path, "val", 1, 0, objects=0), tmp_path / "val")
     found = validation_losses(detector, config, validation_batches(empty, config, None))
@@ -130,7 +130,7 @@ def test_a_run_records_shows_and_stops_early(splits, tmp_path):
     still = tiny(epochs=9, optimizer={"kind": "adamw", "lr": 1e-12, "weight_decay": 0.0}, early_stop=1)
     events = []
     result = run_training(
-        still, splits, tmp_path / "run", Options(device="cpu", checkpoints=None, pictures=2), events.append
+        still, splits, tmp_path / "run", Options(device="cpu", checkpoints=None, images=2), events.append
     )
     history = read_history(result.folder)
     assert [one["epoch"] for one in history] == [1, 2]

@@ -10,7 +10,7 @@ from htc.ops.masks import MaskCrop
 from htc.types import MaskCrops
 from htc.visual import labels as captions
 from htc.visual.drawing import crops_of, draw_objects, enlarge, enlarge_crop, enlargement, paint_mask, side_by_side
-from htc.visual.palette import PALETTE, class_colours, instance_colours, luminance, text_colour
+from htc.visual.palette import PALETTE, class_colors, instance_colors, luminance, text_color
 
 
 def squares(count: int, side: int, step: int, columns: int = 10) -> np.ndarray:
@@ -60,8 +60,8 @@ def test_small_objects_are_painted_over_large_ones() -> None:
     boxes = np.array([[20, 20, 40, 40], [0, 0, 60, 60]], np.float32)
     drawn = draw_objects(np.zeros((60, 60, 3), np.uint8), boxes, np.array([0, 1]), filled(boxes))
     small, large = drawn[20, 30].astype(int), drawn[0, 30].astype(int)
-    assert np.abs(small - class_colours(np.array([0]))[0]).max() < 60
-    assert np.abs(large - class_colours(np.array([1]))[0]).max() < 60
+    assert np.abs(small - class_colors(np.array([0]))[0]).max() < 60
+    assert np.abs(large - class_colors(np.array([1]))[0]).max() < 60
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 100), (100, 100), (3000, 20)])
@@ -84,7 +84,7 @@ def placed(
 ) -> np.ndarray:
     """Where `paint_labels` puts captions (xyxy)."""
     spots: list[np.ndarray] = []
-    monkeypatch.setattr(captions, "_blend", lambda _canvas, _patch, spot, _colour: spots.append(spot))
+    monkeypatch.setattr(captions, "_blend", lambda _canvas, _patch, spot, _color: spots.append(spot))
     captions.paint_labels(
         np.zeros((*size, 3), np.uint8), boxes, [text] * len(boxes), PALETTE[np.zeros(len(boxes), int)]
     )
@@ -96,7 +96,7 @@ def overlapping(spots: np.ndarray) -> int:
     return int(meet.sum()) - len(spots)
 
 
-def test_captions_cover_neither_one_another_nor_leave_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_cover_neither_one_another_nor_leave_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     spots = placed(monkeypatch, (480, 640), squares(12, 60, 70, 6))
     assert len(spots) == 12
     assert overlapping(spots) == 0
@@ -104,48 +104,48 @@ def test_captions_cover_neither_one_another_nor_leave_the_picture(monkeypatch: p
     assert (spots[:, 2:] <= [640, 480]).all()
 
 
-def test_crowded_pictures_show_scores_inside_objects_with_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crowded_images_show_scores_inside_objects_with_room(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = np.concatenate((squares(40, 50, 60, 8), squares(40, 14, 60, 8)))
     spots = placed(monkeypatch, (480, 640), boxes)
     assert 20 <= len(spots) <= 40
     assert overlapping(spots) == 0
-    centres = (spots[:, :2] + spots[:, 2:]) / 2
-    assert np.abs(centres - (boxes[:40, :2] + 25)[: len(spots)]).max() <= 1
+    centers = (spots[:, :2] + spots[:, 2:]) / 2
+    assert np.abs(centers - (boxes[:40, :2] + 25)[: len(spots)]).max() <= 1
 
 
-def test_crowded_pictures_of_small_objects_show_no_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crowded_images_of_small_objects_show_no_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(placed(monkeypatch, (480, 640), np.concatenate((squares(5, 50, 60, 8), squares(80, 14, 60, 8))))) == 0
 
 
-def test_tiny_picture_has_no_caption_rather_than_a_cut_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiny_image_has_no_caption_rather_than_a_cut_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(placed(monkeypatch, (12, 30), np.array([[0, 0, 30, 12]], np.float32))) == 0
 
 
-def test_letters_grow_with_the_picture() -> None:
+def test_letters_grow_with_the_image() -> None:
     sizes = [captions.font_size(size) for size in ((100, 100), (480, 640), (2000, 3000), (6000, 8000))]
     assert sizes == sorted(sizes)
     assert sizes[0] == 10
     assert 8000 / sizes[-1] < 2 * 640 / sizes[1]
 
 
-def test_one_class_neighbours_differ_several_classes_keep_their_colours() -> None:
+def test_one_class_neighbours_differ_several_classes_keep_their_colors() -> None:
     boxes = squares(50, 10, 12)
-    colours = instance_colours(boxes, np.zeros(50, int))
-    assert all((colours[number] != colours[number + 1]).any() for number in range(49))
+    colors = instance_colors(boxes, np.zeros(50, int))
+    assert all((colors[number] != colors[number + 1]).any() for number in range(49))
     labels = np.array([0, 3, 0, 79])
-    colours = instance_colours(squares(4, 10, 12), labels)
-    assert (colours == class_colours(labels)).all()
-    assert (colours[0] == colours[2]).all()
+    colors = instance_colors(squares(4, 10, 12), labels)
+    assert (colors == class_colors(labels)).all()
+    assert (colors[0] == colors[2]).all()
 
 
-def test_first_21_classes_have_distinct_colours() -> None:
-    assert len(np.unique(class_colours(np.arange(21)), axis=0)) == 21
+def test_first_21_classes_have_distinct_colors() -> None:
+    assert len(np.unique(class_colors(np.arange(21)), axis=0)) == 21
 
 
 @pytest.mark.parametrize("label", range(21))
 def test_captions_contrast_with_their_plate(label: int) -> None:
-    ground = class_colours(np.array([label]))[0]
-    light, dark = sorted((luminance(ground), luminance(np.array(text_colour(ground)))), reverse=True)
+    ground = class_colors(np.array([label]))[0]
+    light, dark = sorted((luminance(ground), luminance(np.array(text_color(ground)))), reverse=True)
     assert (light + 0.05) / (dark + 0.05) > 3.2
 
 
@@ -153,7 +153,7 @@ def test_captions_contrast_with_their_plate(label: int) -> None:
     ("size", "factor"),
     [((1, 1), 640), ((100, 80), 7), ((256, 256), 3), ((512, 400), 1), ((480, 640), 1), ((6000, 8000), 1)],
 )
-def test_small_pictures_are_enlarged(size: tuple[int, int], factor: int) -> None:
+def test_small_images_are_enlarged(size: tuple[int, int], factor: int) -> None:
     assert enlargement(size) == factor
 
 
@@ -173,7 +173,7 @@ def test_annotated_masks_are_crops_too() -> None:
         crops_of(replace(masks, scale=(-1.0, 1.0)))
 
 
-def test_enlarged_masks_fit_enlarged_pictures() -> None:
+def test_enlarged_masks_fit_enlarged_images() -> None:
     crop = enlarge_crop(MaskCrop(3, 5, np.ones((4, 6), bool)), 5)
     assert (crop.x, crop.y, crop.bitmap.shape) == (15, 25, (20, 30))
     assert crop.bitmap.mean() > 0.9

@@ -101,7 +101,7 @@ def test_tables_show_numbers_and_gaps():
     assert [table.is_number(column) for column in range(3)] == [False, True, True]
 
 
-def test_pictures_come_back_as_they_were():
+def test_images_come_back_as_they_were():
     image = np.random.default_rng(0).integers(0, 255, (5, 7, 3)).astype(np.uint8)
     kind, content = pixels(image, lossless=True).split(",")
     assert kind == "data:image/png;base64"

@@ -1,5 +1,5 @@
 """From results to the table: mean and spread over seeds, and how sure a difference is, by a paired bootstrap over
-pictures.
+images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 from htc.ablation.run import RowResult, results_by_row
 from htc.ablation.tables import AblationTable
-from htc.evaluation.bootstrap import DRAWS, PictureMatches, draws, interval, matches, resampled
+from htc.evaluation.bootstrap import DRAWS, ImageMatches, draws, interval, matches, resampled
 from htc.evaluation.coco import IouType
 
 TABLE_KINDS: tuple[IouType, ...] = ("bbox", "segm")
@@ -25,7 +25,7 @@ class Difference:
     against: str
     mean: float
     low: float
-    """The 95 % interval over the choice of validation pictures."""
+    """The 95 % interval over the choice of validation images."""
     high: float
     by_seed: tuple[float, ...]
 
@@ -46,7 +46,7 @@ class Line:
 def lines_of(table: AblationTable, measured: Sequence[RowResult], truth: Mapping[str, Any]) -> tuple[Line, ...]:
     """The table's lines; rows of which no seed is measured are left out."""
     kinds = kinds_of(table)
-    matched: list[dict[int, dict[str, PictureMatches]]] = []
+    matched: list[dict[int, dict[str, ImageMatches]]] = []
     for row, found in zip(table.rows, results_by_row(measured, len(table.rows)), strict=True):
         most = row.config.inference.max_detections
         matched.append({seed: {kind: matches(kind, truth, results, most) for kind in kinds} for seed, results in found})
@@ -67,7 +67,7 @@ def kinds_of(table: AblationTable) -> tuple[IouType, ...]:
 def _line(
     place: int,
     table: AblationTable,
-    matched: Sequence[Mapping[int, Mapping[str, PictureMatches]]],
+    matched: Sequence[Mapping[int, Mapping[str, ImageMatches]]],
     resampled_row: Callable[[int, int, IouType], np.ndarray],
 ) -> Line:
     row, own = table.rows[place], matched[place]

@@ -54,7 +54,7 @@ class RowResult:
     row: int
     seed: int
     results: Path
-    """COCO results of the validation pictures."""
+    """COCO results of the validation images."""
 
 
 OnMessage = Callable[[str], None]
@@ -72,12 +72,12 @@ def run_ablation(
     """Trains and measures what is still missing in `out`; for each table number what is measured, rows of unfinished
     seeds left out.
 
-    Raises `DataError` without validation pictures, `OutputError` if `out` holds an ablation of other data or settings,
+    Raises `DataError` without validation images, `OutputError` if `out` holds an ablation of other data or settings,
     and what a training raises.
     """
     if splits.val_annotations is None or splits.val_images is None:
         raise DataError(
-            "an ablation is measured on validation pictures: give --val-annotations and --val-images, or a --data "
+            "an ablation is measured on validation images: give --val-annotations and --val-images, or a --data "
             "folder that has them"
         )
     dataset = read_coco(splits.train_annotations, splits.train_images)
@@ -115,7 +115,7 @@ class _Planned:
 
     @property
     def measured(self) -> tuple[str, str]:
-        """Rows with equal values share one pass over the validation pictures."""
+        """Rows with equal values share one pass over the validation images."""
         return self.training, self.variant
 
     @property
@@ -183,7 +183,7 @@ def _train(config: Config, splits: Splits, folder: Path, budget: Budget, seed: i
 
 
 def _measure(one: _Planned, subsets: Sequence[StageSubset], splits: Splits, folder: Path, budget: Budget) -> None:
-    """Writes the trained model's results on the validation pictures, one file a subset of mask stages, in one pass
+    """Writes the trained model's results on the validation images, one file a subset of mask stages, in one pass
     over them.
     """
     if all(one.results(folder, subset).is_file() for subset in subsets):

@@ -37,7 +37,7 @@ class Row:
     mask_stages: tuple[int, ...] | None = None
     """Mask stages whose mean is taken at test time; None: all."""
     augment: str | None = None
-    """The views of each picture at test time, as `--views` takes them."""
+    """The views of each image at test time, as `--views` takes them."""
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class PoolingCase:
 
     @classmethod
     def make(cls, channels: int, work: Work, dtype: torch.dtype) -> Self:
-        """Maps of strides 4-32 and the semantic map for the picture of `work`, and its proposals."""
+        """Maps of strides 4-32 and the semantic map for the image of `work`, and its proposals."""
         numbers = torch.Generator().manual_seed(0)
         shapes = [
             (1, channels, -(-work.size[0] // stride), -(-work.size[1] // stride))
@@ -161,7 +161,7 @@ def _pair(name: str, setting: Conditions, tasks: dict[str, Task], checks: dict[s
 
 @torch.inference_mode()
 def against_mask_rcnn(config: Config, setting: Conditions, detections: int) -> Pair:
-    """The model of `config` over our own Mask R-CNN of the same backbone, from picture to RLE."""
+    """The model of `config` over our own Mask R-CNN of the same backbone, from image to RLE."""
     clock, work = setting.clock, setting_work(config, setting, detections)
     ours, plain = ready_detector(config, setting), ready_detector(mask_rcnn_of(config), setting)
     tasks: dict[str, Task] = {
@@ -174,7 +174,7 @@ def against_mask_rcnn(config: Config, setting: Conditions, detections: int) -> P
 
 @torch.inference_mode()
 def against_torchvision(config: Config, setting: Conditions, detections: int) -> Pair:
-    """Torchvision's Mask R-CNN R-50 in float32 over ours in the setting's precision, from picture to RLE. `config`:
+    """Torchvision's Mask R-CNN R-50 in float32 over ours in the setting's precision, from image to RLE. `config`:
     a Mask R-CNN R-50.
     """
     clock, work = setting.clock, setting_work(config, setting, detections)
@@ -210,7 +210,7 @@ def pooling(config: Config, setting: Conditions) -> list[Pair]:
 
 
 def run_lengths(config: Config, setting: Conditions, detections: int) -> Pair:
-    """RLE of every mask: pasted into the picture and encoded by pycocotools, over straight from the crop."""
+    """RLE of every mask: pasted into the image and encoded by pycocotools, over straight from the crop."""
     clock, work = setting.clock, setting_work(config, setting, detections)
     boxes = work.detections.boxes[0].cpu()
 

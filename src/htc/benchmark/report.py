@@ -26,7 +26,7 @@ def as_markdown(report: Report) -> str:
         sections.append(_table("Paired comparisons", header, [_pair(pair) for pair in report.pairs]))
     if report.training:
         header = ("model", "setting", "objects", "time", "GFLOP", "of the peak")
-        sections.append(_table("Training step, one picture", header, [_step(step) for step in report.training]))
+        sections.append(_table("Training step, one image", header, [_step(step) for step in report.training]))
     if report.memory:
         header = ("what", "model", "setting", "detections or objects", "in use when ready", "peak above that")
         sections.append(

@@ -28,8 +28,8 @@ SMALLEST_SIDE = 64
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much work: picture sizes (height, width), detections of the two test paths, objects of the training
-    picture.
+    """How much work: image sizes (height, width), detections of the two test paths, objects of the training
+    image.
     """
 
     size: tuple[int, int] = (800, 1344)

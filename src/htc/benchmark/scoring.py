@@ -20,7 +20,7 @@ from htc.evaluation.coco import coco_metrics
 SIZE = (480, 640)
 CLASSES = 80
 OBJECTS = 7.2
-"""A picture, on average: COCO val2017 has 36 thousand in 5000."""
+"""An image, on average: COCO val2017 has 36 thousand in 5000."""
 RESULTS = 100
 SCORED_KINDS = ("bbox", "segm")
 
@@ -29,7 +29,7 @@ SCORED_KINDS = ("bbox", "segm")
 class ScoringSpeed:
     """Processor seconds of one thread for all numbers of boxes and masks, from results in memory."""
 
-    pictures: int
+    images: int
     objects: int
     results: int
     ours: float
@@ -43,11 +43,11 @@ class ScoringSpeed:
         return self.pycocotools / self.ours
 
 
-def scoring_speed(pictures: int, seed: int = 0) -> ScoringSpeed:
-    """Measures both on made-up results of `pictures` pictures: irregular outlines, two in five of them near an
+def scoring_speed(images: int, seed: int = 0) -> ScoringSpeed:
+    """Measures both on made-up results of `images` images: irregular outlines, two in five of them near an
     object.
     """
-    truth, results = made_up(pictures, seed)
+    truth, results = made_up(images, seed)
     numbers, ours = _timed(lambda: coco_metrics(truth, results))
     theirs, difference = 0.0, 0.0
     for kind in SCORED_KINDS:
@@ -61,11 +61,11 @@ def scoring_speed(pictures: int, seed: int = 0) -> ScoringSpeed:
         difference = max(
             difference, *(abs(a - b) for a, b in zip(list(numbers[kind].values())[:6], stats[:6], strict=True))
         )
-    return ScoringSpeed(pictures, len(truth["annotations"]), len(results), ours, theirs, float(difference))
+    return ScoringSpeed(images, len(truth["annotations"]), len(results), ours, theirs, float(difference))
 
 
-def made_up(pictures: int, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """COCO annotations and results of `pictures` pictures."""
+def made_up(images: int, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """COCO annotations and results of `images` images."""
     generator = np.random.default_rng(seed)
     height, width = SIZE
     truth: dict[str, Any] = {
@@ -74,7 +74,7 @@ def made_up(pictures: int, seed: int) -> tuple[dict[str, Any], list[dict[str, An
         "categories": [{"id": k, "name": f"class {k}"} for k in range(1, CLASSES + 1)],
     }
     results: list[dict[str, Any]] = []
-    for image in range(1, pictures + 1):
+    for image in range(1, images + 1):
         truth["images"].append({"id": image, "height": height, "width": width})
         outlines = [_outline(generator) for _ in range(generator.poisson(OBJECTS))]
         classes = generator.integers(1, CLASSES + 1, len(outlines)).tolist()
@@ -100,12 +100,12 @@ def made_up(pictures: int, seed: int) -> tuple[dict[str, Any], list[dict[str, An
 
 
 def _outline(generator: np.random.Generator) -> Float[np.ndarray, "V 2"]:
-    """A wavy ellipse of 6 to 120 pixels' radius, cut off at the picture's edge."""
+    """A wavy ellipse of 6 to 120 pixels' radius, cut off at the image's edge."""
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     waves = 1 + 0.15 * np.sin(generator.integers(2, 6) * angle + generator.uniform(0, 2 * np.pi))
     radius = 10 ** generator.uniform(0.8, 2.08) * waves
-    centre = generator.uniform((0, 0), SIZE[::-1])
-    return _clipped(centre + np.stack((1.3 * radius * np.cos(angle), radius * np.sin(angle)), axis=1))
+    center = generator.uniform((0, 0), SIZE[::-1])
+    return _clipped(center + np.stack((1.3 * radius * np.cos(angle), radius * np.sin(angle)), axis=1))
 
 
 def _moved(outline: Float[np.ndarray, "V 2"], generator: np.random.Generator) -> Float[np.ndarray, "V 2"]:

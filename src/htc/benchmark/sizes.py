@@ -18,14 +18,14 @@ from htc.model.heads import BOX_BINS, MASK_BINS
 from htc.model.variants.adaptive_pool import POOLED_LEVELS
 from htc.presets import PRESETS, preset
 
-PICTURE = (800, 1344)
+IMAGE = (800, 1344)
 """800 x 1333, padded to multiples of 32."""
 PROPOSALS, DETECTIONS = 1000, 100
 
 
 @dataclass(frozen=True)
 class Size:
-    """Millions of parameters, and GFLOP (2 a multiply-add) of one picture: trunk, 1000 proposals in every stage, 100
+    """Millions of parameters, and GFLOP (2 a multiply-add) of one image: trunk, 1000 proposals in every stage, 100
     masks of every stage.
     """
 
@@ -40,7 +40,7 @@ def size_of(config: Config) -> Size:
         with FlopCounterMode(
             display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: deformable_flops}
         ) as counter:
-            features = detector.features(torch.empty(1, 3, *PICTURE))
+            features = detector.features(torch.empty(1, 3, *IMAGE))
             detector.rpn(features.pyramid)
             channels = config.neck.channels * (POOLED_LEVELS if config.cascade.pooled_levels == "all" else 1)
             for head in detector.roi.box_heads:

@@ -19,7 +19,7 @@ from htc.types import Batch, GroundTruth, MaskCrops
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """Forward, backward and optimiser step of one picture; medians."""
+    """Forward, backward and optimizer step of one image; medians."""
 
     model: str
     setting: Conditions
@@ -30,7 +30,7 @@ class TrainingStep:
 
 
 def training_batch(config: Config, setting: Conditions, objects: int) -> Batch:
-    """One picture with round objects and a semantic map of blocks."""
+    """One image with round objects and a semantic map of blocks."""
     numbers = torch.Generator().manual_seed(0)
     height, width = setting.size
     boxes = fixed_boxes(objects, setting.size, numbers).round()
@@ -74,7 +74,7 @@ def step_task(config: Config, setting: Conditions, objects: int) -> Callable[[],
 
 
 def training_step(config: Config, setting: Conditions, objects: int) -> TrainingStep:
-    """Times a step of `config`'s model on one picture with so many objects, alternating with the peak."""
+    """Times a step of `config`'s model on one image with so many objects, alternating with the peak."""
     step, clock = step_task(config, setting, objects), setting.clock
     with FlopCounterMode(display=False) as counter:
         step()

@@ -16,7 +16,7 @@ from htc.model.detector import Detector
 from htc.types import Rois
 
 SIDES = (16.0, 600.0)
-"""Shortest and longest side of a box in pixels (square root of its area), before it is fitted into the picture."""
+"""Shortest and longest side of a box in pixels (square root of its area), before it is fitted into the image."""
 ASPECT = 2.0
 BENCHMARK_SCORE_THRESHOLD = 0.001
 """One for all models: the paper's."""
@@ -25,7 +25,7 @@ MASK_SIDE = 28
 
 @dataclass(frozen=True)
 class Work:
-    """One picture's input, and what stands in for what random weights would have said. Boxes in pixels of the
+    """One image's input, and what stands in for what random weights would have said. Boxes in pixels of the
     network input.
     """
 
@@ -68,7 +68,7 @@ def make_work(
 
 
 def fixed_boxes(count: int, size: tuple[int, int], numbers: torch.Generator) -> Float[Tensor, "N 4"]:
-    """Boxes of log-uniform side and aspect ratio at random places inside the picture."""
+    """Boxes of log-uniform side and aspect ratio at random places inside the image."""
     height, width = size
 
     def log_uniform(low: float, high: float) -> Tensor:

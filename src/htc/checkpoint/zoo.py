@@ -132,10 +132,10 @@ class Entry:
     parameters: float | None
     """Millions."""
     gflop: float | None
-    """Of one picture of 800 x 1333 with 1000 proposals and 100 detections, 2 a multiply-add."""
+    """Of one image of 800 x 1333 with 1000 proposals and 100 detections, 2 a multiply-add."""
     box_ap: float | None
     mask_ap: float | None
-    pictures: str | None
+    images: str | None
     """What the AP is of: COCO val2017 or test-dev."""
     source: str | None
     measured: MeasuredAP | None
@@ -156,5 +156,5 @@ def _published(name: str) -> tuple[float | None, float | None, str | None, str |
         return RELEASED[name].box_ap, RELEASED[name].mask_ap, "val2017", ZOO
     if name in PUBLISHED:
         found = PUBLISHED[name]
-        return found.box_ap, found.mask_ap, found.pictures, found.source
+        return found.box_ap, found.mask_ap, found.images, found.source
     return None, None, None, None

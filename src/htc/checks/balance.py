@@ -1,4 +1,4 @@
-"""What is there too little or too much of: classes, objects of a picture, pixels of an object."""
+"""What is there too little or too much of: classes, objects of an image, pixels of an object."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from htc.data.transforms import resized_size
 
 def counted(part: AnnotationFile) -> list[tuple[AnnotationEntry, tuple[float, float, float, float]]]:
     """Objects that count (no crowds, of a known category, no unusable outline) and their boxes, xyxy, cut to the
-    picture.
+    image.
     """
     found = []
     for one in part.annotations:
@@ -30,16 +30,16 @@ def counted(part: AnnotationFile) -> list[tuple[AnnotationEntry, tuple[float, fl
 
 def statistics(part: AnnotationFile) -> Statistics:
     """What the rules of `htc.data.advice` look at."""
-    sized = [picture for picture in part.images if picture.size is not None]
-    place = {picture.position: number for number, picture in enumerate(sized)}
+    sized = [image for image in part.images if image.size is not None]
+    place = {image.position: number for number, image in enumerate(sized)}
     labels = {id: number for number, id in enumerate(part.classes)}
     found = counted(part)
     return Statistics(
         classes=tuple(part.classes.values()),
-        sizes=np.array([picture.size for picture in sized], np.int64).reshape(-1, 2),
+        sizes=np.array([image.size for image in sized], np.int64).reshape(-1, 2),
         boxes=np.array([box for _, box in found], np.float64).reshape(-1, 4),
         labels=np.array([labels[one.category or 0] for one, _ in found], np.int64),
-        pictures=np.array([place[one.image.position] for one, _ in found], np.int64),
+        images=np.array([place[one.image.position] for one, _ in found], np.int64),
     )
 
 
@@ -55,14 +55,14 @@ def absent_classes(part: AnnotationFile) -> Iterator[Finding]:
 
 
 def rare_classes(part: AnnotationFile) -> Iterator[Finding]:
-    """Classes in less than a tenth of the pictures in which the median class is."""
+    """Classes in less than a tenth of the images in which the median class is."""
     data = statistics(part)
     threshold = repeat_threshold(data)
     if threshold is None:
         return
     shares, factors = data.class_shares, class_repeats(data, threshold)
     rare = [
-        f"{data.classes[label]} ({shares[label] * len(data.sizes):.0f} pictures; repeat {factors[label]:.1f} times)"
+        f"{data.classes[label]} ({shares[label] * len(data.sizes):.0f} images; repeat {factors[label]:.1f} times)"
         for label in np.argsort(shares)
         if factors[label] > 1
     ]
@@ -71,17 +71,17 @@ def rare_classes(part: AnnotationFile) -> Iterator[Finding]:
     )
 
 
-def crowded_pictures(part: AnnotationFile, most: int) -> Iterator[Finding]:
-    """Pictures with more objects than `most` detections."""
-    for picture in part.images:
-        count = part.object_counts[picture.position]
+def crowded_images(part: AnnotationFile, most: int) -> Iterator[Finding]:
+    """Images with more objects than `most` detections."""
+    for image in part.images:
+        count = part.object_counts[image.position]
         if count > most:
             yield Finding(
                 "picture-crowded",
                 f"it has {count} objects; {most} detections are allowed",
                 part.file,
-                picture.id,
-                picture.path,
+                image.id,
+                image.path,
             )
 
 

@@ -17,9 +17,9 @@ FINDINGS_SHOWN = 5
 
 
 def check_data(config: Config, splits: Splits, maps: MapSources | None = None) -> tuple[str, ...]:
-    """One line for each kind of warning. No pixel is read: about a millisecond a picture.
+    """One line for each kind of warning. No pixel is read: about a millisecond an image.
 
-    `maps`: of their folder the headers are read; what it may lack are pictures with panoptic maps. Raises `DataError`
+    `maps`: of their folder the headers are read; what it may lack are images with panoptic maps. Raises `DataError`
     that names the errors, their files and ids.
     """
     train = read_annotation_file(splits.train_annotations, splits.train_images, "train")

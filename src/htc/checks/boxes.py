@@ -72,7 +72,7 @@ def _box_finding(part: AnnotationFile, one: AnnotationEntry, height: int, width:
     over = max(-x, -y, x + w - width, y + h - height)
     if over <= ROUNDING:
         return None
-    what = f"its box [{x:g}, {y:g}, {w:g}, {h:g}] reaches {over:.1f} px outside the {width}x{height} picture"
+    what = f"its box [{x:g}, {y:g}, {w:g}, {h:g}] reaches {over:.1f} px outside the {width}x{height} image"
     if w > x and h > y and w <= width and h <= height:
         return _finding(part, one, "box-outside", f"{what}; read as corners x1, y1, x2, y2 it would fit", ())
     if cut[2] - cut[0] < 1 or cut[3] - cut[1] < 1:
@@ -233,7 +233,7 @@ def _shown(box: XYXY) -> str:
 
 
 def doubles(part: AnnotationFile) -> Iterator[Finding]:
-    """Pairs of one picture with nearly the same mask: one class, or two."""
+    """Pairs of one image with nearly the same mask: one class, or two."""
     for objects in part.by_image.values():
         candidates = [one for one in objects if not one.crowd and one.where is not None]
         if len(candidates) < 2:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from htc.checks.balance import BALANCE_CHECKS, crowded_pictures, statistics, tiny_objects
+from htc.checks.balance import BALANCE_CHECKS, crowded_images, statistics, tiny_objects
 from htc.checks.boxes import BOX_CHECKS
 from htc.checks.findings import SEVERITIES, Finding, Severity
 from htc.checks.images import IMAGE_CHECKS, Content, copies, damaged, leaks, read_contents
@@ -30,8 +30,8 @@ TRAIN, TRAIN_IMAGES = "annotations/instances_train2017.json", "train2017"
 COCO = {
     TRAIN: f"unpack {ANNOTATIONS_URL} here",
     "annotations/instances_val2017.json": f"unpack {ANNOTATIONS_URL} here",
-    TRAIN_IMAGES: f"118,287 pictures; unpack {IMAGES_URL}/train2017.zip here",
-    "val2017": f"5,000 pictures; unpack {IMAGES_URL}/val2017.zip here",
+    TRAIN_IMAGES: f"118,287 images; unpack {IMAGES_URL}/train2017.zip here",
+    "val2017": f"5,000 images; unpack {IMAGES_URL}/val2017.zip here",
 }
 """What COCO's layout must hold, and where it comes from."""
 MAPS_HINT = {
@@ -48,7 +48,7 @@ class Root:
 
     splits: Splits
     maps: Path | None
-    """Semantic maps of the training pictures."""
+    """Semantic maps of the training images."""
     findings: tuple[Finding, ...]
 
 
@@ -76,7 +76,7 @@ def examine_root(root: Path) -> Root:
 
 
 def _missing_parts(root: Path, missing: list[str]) -> Iterator[Finding]:
-    """Annotations and pictures are needed, COCO-Stuff's maps are not."""
+    """Annotations and images are needed, COCO-Stuff's maps are not."""
     for place in missing:
         yield Finding("layout-missing", f"{place} is not there: {COCO[place]}", root)
     absent = [place for place in MAPS_HINT if not (root / place).is_dir()]
@@ -122,7 +122,7 @@ def read_request(
     findings = ()
     if images is None:
         if annotations.is_file():
-            raise ConfigError(f"IMAGES is missing: name the folder of the pictures that {annotations} lists")
+            raise ConfigError(f"IMAGES is missing: name the folder of the images that {annotations} lists")
         root = examine_root(annotations)
         annotations, images, findings = root.splits.train_annotations, root.splits.train_images, root.findings
         if val_annotations is None:
@@ -172,7 +172,7 @@ def fast_findings(part: AnnotationFile, size: Input, max_detections: int) -> Ite
     for finding in found:
         # On an image of another size every outline may be wrong, so none of its annotations is corrected.
         yield replace(finding, edits=()) if finding.annotation is not None and finding.image in doubtful else finding
-    yield from crowded_pictures(part, max_detections)
+    yield from crowded_images(part, max_detections)
     yield from tiny_objects(part, size)
 
 
@@ -183,7 +183,7 @@ def fast_findings_between(train: AnnotationFile, val: AnnotationFile) -> Iterato
 
 
 def examine(request: Request, progress: Progress | None = None) -> Examination:
-    """Runs all checks; every picture is decoded once. Raises `DataError` only for folders that are missing."""
+    """Runs all checks; every image is decoded once. Raises `DataError` only for folders that are missing."""
     data = statistics(request.train)
     size = advised_input(data)
     findings = list(request.found_before)
@@ -192,7 +192,7 @@ def examine(request: Request, progress: Progress | None = None) -> Examination:
     for part in parts:
         found = list(fast_findings(part, size, request.max_detections))
         contents.append(read_contents(part, progress))
-        unreadable = {one.picture for one in found if one.code == "picture-unreadable"}
+        unreadable = {one.image_path for one in found if one.code == "picture-unreadable"}
         findings += [*found, *damaged(contents[-1], unreadable), *copies(part, contents[-1])]
     if request.val is not None:
         findings += [*fast_findings_between(request.train, request.val), *leaks(request.val, *contents)]
@@ -211,7 +211,7 @@ def repairable(request: Request) -> Callable[[AnnotationFile], Iterable[Finding]
 
 
 def advice(data: Statistics) -> tuple[Advice, ...]:
-    """Input size, anchors at that size, detections a picture, sampling."""
+    """Input size, anchors at that size, detections an image, sampling."""
     return input_size(data), anchor_scale(data, advised_input(data)), max_detections(data), sampling(data)
 
 

@@ -32,13 +32,13 @@ class Finding:
     what: str
     """What is wrong here, with its numbers; begins in lower case."""
     file: Path
-    """The annotation file, picture or map that has the fault."""
+    """The annotation file, image or map that has the fault."""
     image: int | str | None = None
-    picture: Path | None = None
-    """The picture to look at."""
+    image_path: Path | None = None
+    """The image to look at."""
     annotation: int | str | None = None
     box: Box | None = None
-    """xyxy in pixels of the picture: where to look."""
+    """xyxy in pixels of the image: where to look."""
     rings: tuple[tuple[float, ...], ...] = ()
     """Outlines x, y, x, y, ... to draw."""
     edits: tuple[Edit, ...] = ()

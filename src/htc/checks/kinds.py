@@ -34,12 +34,12 @@ def _note(title: str, why: str, remedy: str) -> FindingKind:
 RECORD_KINDS = {
     "list-empty": _error(
         "A list of the file is empty",
-        "without pictures or categories there is nothing to train on",
+        "without images or categories there is nothing to train on",
         FAULT_REMEDIES["list-empty"],
     ),
     "image-record": _error(
         "An image record cannot be used",
-        "the picture and its objects cannot be found by it",
+        "the image and its objects cannot be found by it",
         FAULT_REMEDIES["image-record"],
     ),
     "image-size-missing": _error(
@@ -49,7 +49,7 @@ RECORD_KINDS = {
     ),
     "image-id-twice": _error(
         "Two image records have one id",
-        "objects of one picture would be learned on the other",
+        "objects of one image would be learned on the other",
         FAULT_REMEDIES["image-id-twice"],
     ),
     "annotation-record": _error(
@@ -62,7 +62,7 @@ RECORD_KINDS = {
         "Two annotations have one id", "the COCO tools keep the last one only", FAULT_REMEDIES["annotation-id-twice"]
     ),
     "annotation-without-image": _error(
-        "An annotation belongs to no picture",
+        "An annotation belongs to no image",
         "its image_id is not among the images",
         FAULT_REMEDIES["annotation-without-image"],
     ),
@@ -88,50 +88,50 @@ RECORD_KINDS = {
 }
 IMAGE_KINDS = {
     "picture-missing": _error(
-        "A picture is not in the folder",
+        "An image is not in the folder",
         "training stops at it",
         "add the file, correct file_name, or remove its record",
     ),
     "picture-unlisted": _note(
-        "Pictures are in the folder, but not in the file", "they are not trained on", "annotate them, or leave them"
+        "Images are in the folder, but not in the file", "they are not trained on", "annotate them, or leave them"
     ),
     "picture-unreadable": _error(
-        "A file is no picture that can be read",
+        "A file is no image that can be read",
         "training stops at it",
         "copy or download it again, or remove its record",
     ),
     "picture-damaged": _error(
-        "A picture is damaged or incomplete",
+        "An image is damaged or incomplete",
         "its header is readable, its pixels are not",
         "copy or download it again, or remove its record",
     ),
     "picture-size": _error(
-        "A picture has another size than its record",
+        "An image has another size than its record",
         "every outline lies in the wrong place",
-        "restore the annotated picture, or correct the record",
+        "restore the annotated image, or correct the record",
     ),
     "picture-turned": _error(
-        "A picture is turned by its EXIF orientation, its record is not",
+        "An image is turned by its EXIF orientation, its record is not",
         "it was annotated lying, and is shown upright: every outline lies in the wrong place",
         "remove the orientation tag (exiftool -Orientation= FILE), or annotate it again upright",
     ),
     "picture-orientation": _warning(
-        "A picture is mirrored or upside down by its EXIF orientation",
+        "An image is mirrored or upside down by its EXIF orientation",
         "its size does not tell whether it was annotated with or without the turn",
         "look at it in the page; save it upright without the tag",
     ),
     "picture-listed-twice": _warning(
-        "One picture file has several image records",
+        "One image file has several image records",
         "the objects of the one are background in the other",
         "merge the records",
     ),
     "picture-copied": _warning(
-        "One picture under two names",
+        "One image under two names",
         "it counts twice, and its objects may be annotated in one copy only",
         "keep one of them",
     ),
     "picture-empty": _note(
-        "Pictures without objects", "they are trained on as background", "check that nothing was forgotten in them"
+        "Images without objects", "they are trained on as background", "check that nothing was forgotten in them"
     ),
 }
 OUTLINE_KINDS = {
@@ -167,25 +167,25 @@ OUTLINE_KINDS = {
         "A polygon encloses no area", "it covers no pixel", "outline the object, or remove the polygon"
     ),
     "polygon-normalised": _error(
-        "Polygon coordinates are fractions of the picture",
+        "Polygon coordinates are fractions of the image",
         "COCO's are pixels; these all lie in the first one",
         "multiply them by width and height",
     ),
     "polygon-far": _error(
-        "A polygon lies far outside the picture",
-        "it cannot be an outline in this picture",
+        "A polygon lies far outside the image",
+        "it cannot be an outline in this image",
         FAULT_REMEDIES["polygon-far"],
     ),
     "polygon-outside": _warning(
-        "A polygon reaches outside the picture", "its outer part is cut off, its box may not be", "cut it at the border"
+        "A polygon reaches outside the image", "its outer part is cut off, its box may not be", "cut it at the border"
     ),
     "rle-size": _error(
-        "Run lengths are of another picture size",
+        "Run lengths are of another image size",
         "their pixels would fall elsewhere",
         FAULT_REMEDIES["rle-size"],
     ),
     "rle-length": _error(
-        "Run lengths do not fill the picture", "their pixels would fall elsewhere", FAULT_REMEDIES["rle-length"]
+        "Run lengths do not fill the image", "their pixels would fall elsewhere", FAULT_REMEDIES["rle-length"]
     ),
     "rle-damaged": _error(
         "Run lengths cannot be decoded",
@@ -197,7 +197,7 @@ OUTLINE_KINDS = {
     ),
     "mask-missing": _note(
         "Objects without a mask",
-        "on their pictures boxes are learned, masks are not",
+        "on their images boxes are learned, masks are not",
         "outline them, or train boxes only",
     ),
     "crowd-value": _error(
@@ -231,7 +231,7 @@ BOX_KINDS = {
         "the object is left out of the training",
         "correct it, or remove the annotation",
     ),
-    "box-outside": _warning("A box reaches outside the picture", "its outer part is cut off", "cut it at the border"),
+    "box-outside": _warning("A box reaches outside the image", "its outer part is cut off", "cut it at the border"),
     "box-unlike-mask": _warning(
         "Box and mask do not belong together",
         "boxes are learned from one, masks from the other",
@@ -272,7 +272,7 @@ DATASET_KINDS = {
         "add examples, or set training.sampling.repeat_threshold",
     ),
     "picture-crowded": _warning(
-        "A picture has more objects than detections are allowed",
+        "An image has more objects than detections are allowed",
         "the rest is missed however good the model is",
         "raise inference.max_detections",
     ),
@@ -289,40 +289,40 @@ SPLIT_KINDS = {
         "use one list in both files",
     ),
     "picture-leaked": _warning(
-        "A picture is in training and validation",
+        "An image is in training and validation",
         "the numbers say how well it was remembered",
         "take it out of one of them",
     ),
     "picture-leaked-alike": _warning(
-        "Nearly the same picture in training and validation",
+        "Nearly the same image in training and validation",
         "the numbers say how well it was remembered",
-        "keep copies, frames and crops of one picture in one part",
+        "keep copies, frames and crops of one image in one part",
     ),
     "picture-leaked-name": _note(
-        "Training and validation have pictures of one name",
+        "Training and validation have images of one name",
         "their content differs",
-        "make sure that it is not one picture, edited",
+        "make sure that it is not one image, edited",
     ),
     "group-leaked": _warning(
         "One group is in training and validation",
-        "its pictures belong together: crops, frames, one patient",
+        "its images belong together: crops, frames, one patient",
         "keep every group in one part",
     ),
 }
 SEMANTIC_KINDS = {
     "semantic-missing": _error(
-        "A picture has no semantic map", "training stops at it", "add the map, or derive all with --semantic auto"
+        "An image has no semantic map", "training stops at it", "add the map, or derive all with --semantic auto"
     ),
     "semantic-unreadable": _error("A semantic map cannot be read", "training stops at it", "export it again as PNG"),
     "semantic-size": _error(
-        "A semantic map has another size than its picture",
+        "A semantic map has another size than its image",
         "its labels lie in the wrong place",
-        "export it at the picture's size, nearest neighbour",
+        "export it at the image's size, nearest neighbour",
     ),
     "semantic-mode": _error(
-        "A semantic map holds colours, not class numbers",
+        "A semantic map holds colors, not class numbers",
         "its values are no labels",
-        "export one 8-bit channel (grey or palette) with class numbers",
+        "export one 8-bit channel (gray or palette) with class numbers",
     ),
     "semantic-range": _error(
         "A semantic map holds values that are no class",

@@ -1,4 +1,4 @@
-"""A folder of semantic maps: one for every picture, of its size, of one channel, with classes as values."""
+"""A folder of semantic maps: one for every image, of its size, of one channel, with classes as values."""
 
 from collections.abc import Iterator
 from glob import escape
@@ -14,7 +14,7 @@ from htc.data.semantic_maps import IGNORE, map_path
 from htc.errors import DataError
 
 CHANNEL = ("L", "P")
-"""Pillow's modes of one 8-bit channel: grey, palette."""
+"""Pillow's modes of one 8-bit channel: gray, palette."""
 
 
 def map_files(part: AnnotationFile, folder: Path) -> Iterator[Finding]:
@@ -23,45 +23,45 @@ def map_files(part: AnnotationFile, folder: Path) -> Iterator[Finding]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of semantic maps; give the right one, or leave out --semantic")
-    for picture in part.images:
-        path = map_path(folder, picture.path)
+    for image in part.images:
+        path = map_path(folder, image.path)
         if not path.is_file():
-            other = next((one for one in sorted(folder.glob(f"{escape(picture.path.stem)}.*"))), None)
+            other = next((one for one in sorted(folder.glob(f"{escape(image.path.stem)}.*"))), None)
             hint = f", but {other.name}: a map must be a PNG" if other is not None else ""
-            yield Finding("semantic-missing", f"{path.name} is not in {folder}{hint}", path, picture.id, picture.path)
+            yield Finding("semantic-missing", f"{path.name} is not in {folder}{hint}", path, image.id, image.path)
             continue
         try:
-            with Image.open(path) as image:
-                mode, size = image.mode, (image.height, image.width)
+            with Image.open(path) as opened:
+                mode, size = opened.mode, (opened.height, opened.width)
         except BROKEN as error:
-            yield Finding("semantic-unreadable", str(error), path, picture.id, picture.path)
+            yield Finding("semantic-unreadable", str(error), path, image.id, image.path)
             continue
         if mode not in CHANNEL:
-            yield Finding("semantic-mode", f"it has mode {mode}", path, picture.id, picture.path)
-        elif picture.size is not None and size != picture.size:
-            what = f"it is {size[1]}x{size[0]}, its picture {picture.size[1]}x{picture.size[0]}"
-            yield Finding("semantic-size", what, path, picture.id, picture.path)
+            yield Finding("semantic-mode", f"it has mode {mode}", path, image.id, image.path)
+        elif image.size is not None and size != image.size:
+            what = f"it is {size[1]}x{size[0]}, its image {image.size[1]}x{image.size[0]}"
+            yield Finding("semantic-size", what, path, image.id, image.path)
 
 
 def map_values(part: AnnotationFile, folder: Path, classes: int) -> Iterator[Finding]:
     """What the pixels tell of maps whose headers are right: values that are neither 0 .. classes-1 nor 255, or
     nothing but 255.
     """
-    for picture in part.images:
-        yield from _values(map_path(folder, picture.path), picture, classes)
+    for image in part.images:
+        yield from _values(map_path(folder, image.path), image, classes)
 
 
-def _values(path: Path, picture: ImageEntry, classes: int) -> Iterator[Finding]:
+def _values(path: Path, image: ImageEntry, classes: int) -> Iterator[Finding]:
     try:
-        with Image.open(path) as image:
-            if image.mode not in CHANNEL:
+        with Image.open(path) as opened:
+            if opened.mode not in CHANNEL:
                 return
-            values = np.array(image)
+            values = np.array(opened)
     except FileNotFoundError:
         return
     except BROKEN as error:
         if _has_header(path):
-            yield Finding("semantic-unreadable", str(error), path, picture.id, picture.path)
+            yield Finding("semantic-unreadable", str(error), path, image.id, image.path)
         return
     wrong = np.unique(values[(values >= classes) & (values != IGNORE)])
     if len(wrong):
@@ -70,11 +70,11 @@ def _values(path: Path, picture: ImageEntry, classes: int) -> Iterator[Finding]:
             "semantic-range",
             f"it holds {shown}; classes are 0 to {classes - 1}, and {IGNORE} is ignored",
             path,
-            picture.id,
-            picture.path,
+            image.id,
+            image.path,
         )
     elif (values == IGNORE).all():
-        yield Finding("semantic-unlabelled", f"all its pixels are {IGNORE}", path, picture.id, picture.path)
+        yield Finding("semantic-unlabelled", f"all its pixels are {IGNORE}", path, image.id, image.path)
 
 
 def _has_header(path: Path) -> bool:

@@ -62,9 +62,9 @@ def missing_masks(part: AnnotationFile) -> Iterator[Finding]:
         one for one in part.annotations if not one.record.get("segmentation") and one.box is not None and not one.crowd
     ]
     if bare:
-        pictures = len({one.image.position for one in bare})
+        images = len({one.image.position for one in bare})
         objects = sum(not one.crowd for one in part.annotations)
-        what = f"{len(bare)} of {objects} objects have a box only, on {pictures} of {len(part.images)} pictures"
+        what = f"{len(bare)} of {objects} objects have a box only, on {images} of {len(part.images)} images"
         first = bare[0]
         yield Finding("mask-missing", what, part.file, first.image.id, first.image.path, first.id, first.where)
 

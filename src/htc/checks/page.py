@@ -15,7 +15,7 @@ from htc.checks.kinds import FINDING_KINDS
 from htc.checks.repair import RepairedFile
 from htc.checks.report import flags, verdict
 from htc.data.advice import ANCHOR_SCALES, anchor_coverage
-from htc.data.images import read_picture
+from htc.data.images import read_image
 from htc.errors import DataError
 from htc.visual.charts import bar_chart
 from htc.visual.page import (
@@ -40,18 +40,18 @@ WIDTH, HEIGHT = 440, 330
 AROUND = 1.2
 """Of the object's extent on each side of it."""
 LEAST = 48
-"""Pixels of the picture that a thumbnail shows at least: less would be unrecognisable."""
+"""Pixels of the image that a thumbnail shows at least: less would be unrecognisable."""
 GROUND = (128, 128, 128)
 BOX, OUTLINE, HALO = (255, 176, 0), (0, 190, 255), (20, 20, 20)
 """RGB of the box, the polygons, and the dark line below both that keeps them visible on any ground."""
 
 
 def thumbnail(finding: Finding) -> UInt8[np.ndarray, "H W 3"] | None:
-    """The picture of a finding, cut to its object; None where there is no picture, or none that can be read."""
-    if finding.picture is None or not finding.picture.is_file():
+    """The image of a finding, cut to its object; None where there is no image, or none that can be read."""
+    if finding.image_path is None or not finding.image_path.is_file():
         return None
     try:
-        image = read_picture(finding.picture)
+        image = read_image(finding.image_path)
     except DataError:
         return None
     window = _window(_extent(finding), image.shape[0], image.shape[1])
@@ -79,10 +79,10 @@ def _extent(finding: Finding) -> Box | None:
 
 
 def _window(extent: Box | None, height: int, width: int) -> Box:
-    """The part of the picture (xyxy) that is shown; a little beyond its border where the object is."""
+    """The part of the image (xyxy) that is shown; a little beyond its border where the object is."""
     if extent is None:
         return 0.0, 0.0, float(width), float(height)
-    # An outline far outside would leave nothing of the picture to see.
+    # An outline far outside would leave nothing of the image to see.
     left, right = max(extent[0], -0.2 * width), min(extent[2], 1.2 * width)
     top, bottom = max(extent[1], -0.2 * height), min(extent[3], 1.2 * height)
     if right <= left or bottom <= top:
@@ -95,17 +95,17 @@ def _window(extent: Box | None, height: int, width: int) -> Box:
 
 
 def _slid(x: float, y: float, w: float, h: float, height: int, width: int) -> Box:
-    """The window moved into the picture as far as it fits."""
+    """The window moved into the image as far as it fits."""
     x = min(max(x, 0.0), width - w) if w < width else (width - w) / 2
     y = min(max(y, 0.0), height - h) if h < height else (height - h) / 2
     return x, y, x + w, y + h
 
 
 def _cut(image: UInt8[np.ndarray, "H W 3"], window: Box) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
-    """The window as a picture (grey where nothing of the picture is), and its scale."""
+    """The window as an image (gray where nothing of the image is), and its scale."""
     left, top, right, bottom = window
     scale = min(WIDTH / (right - left), HEIGHT / (bottom - top))
-    # `warpAffine` does not average: a large picture is reduced before.
+    # `warpAffine` does not average: a large image is reduced before.
     reduced = min(1.0, scale)
     if reduced < 1:
         image = cv2.resize(image, None, fx=reduced, fy=reduced, interpolation=cv2.INTER_AREA)
@@ -116,14 +116,14 @@ def _cut(image: UInt8[np.ndarray, "H W 3"], window: Box) -> tuple[UInt8[np.ndarr
     ), scale
 
 
-def _draw(points: Float[np.ndarray, "P 2"], canvas: UInt8[np.ndarray, "H W 3"], colour: tuple[int, int, int]) -> None:
+def _draw(points: Float[np.ndarray, "P 2"], canvas: UInt8[np.ndarray, "H W 3"], color: tuple[int, int, int]) -> None:
     """A closed line of two pixels with a dark rim."""
     line = [(points.clip(-10_000, 10_000) * 16).round().astype(np.int32)]
     cv2.polylines(canvas, line, True, HALO, 4, cv2.LINE_AA, 4)
-    cv2.polylines(canvas, line, True, colour, 2, cv2.LINE_AA, 4)
+    cv2.polylines(canvas, line, True, color, 2, cv2.LINE_AA, 4)
 
 
-SHOWN_PICTURES, SHOWN_ROWS, SHOWN_CLASSES = 6, 20, 40
+SHOWN_IMAGES, SHOWN_ROWS, SHOWN_CLASSES = 6, 20, 40
 TONES: dict[Severity, Tone] = {"error": "bad", "warning": "warning", "note": "plain"}
 TITLES: dict[Severity, str] = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
@@ -150,7 +150,7 @@ def page_of(examination: Examination, fixed: RepairedFile | None = None) -> Page
 def _summary(examination: Examination, fixed: RepairedFile | None) -> PageSection:
     facts = [
         Fact(
-            f"pictures{' in ' + part.name if part.name else ''}",
+            f"images{' in ' + part.name if part.name else ''}",
             f"{len(part.images):,}",
             f"{len(part.annotations):,} objects, {len(part.classes)} classes",
         )
@@ -188,7 +188,7 @@ def _fix_text(findings: Sequence[Finding]) -> str:
 
 
 def _severity(examination: Examination, severity: Severity) -> PageSection:
-    """Each kind of fault of that severity: why, what to do, pictures, list."""
+    """Each kind of fault of that severity: why, what to do, images, list."""
     parts: list[PagePart] = []
     for code, findings in examination.by_code.items():
         kind = FINDING_KINDS[code]
@@ -201,7 +201,7 @@ def _severity(examination: Examination, severity: Severity) -> PageSection:
                 f"{kind.title} ({code}, {len(findings)})",
             )
         )
-        figures = [figure for finding in _of_several_pictures(findings) if (figure := _figure(finding)) is not None]
+        figures = [figure for finding in _of_several_images(findings) if (figure := _figure(finding)) is not None]
         if figures:
             parts.append(Gallery(figures, least=220))
         if len(findings) > len(figures):
@@ -209,11 +209,11 @@ def _severity(examination: Examination, severity: Severity) -> PageSection:
     return PageSection(TITLES[severity], parts, "Boxes are orange, outlines blue, as the annotation file has them.")
 
 
-def _of_several_pictures(findings: Sequence[Finding]) -> list[Finding]:
-    """The first finding of each picture, then the others, as many as are shown."""
-    first = list({finding.picture: finding for finding in reversed(findings)}.values())[::-1]
+def _of_several_images(findings: Sequence[Finding]) -> list[Finding]:
+    """The first finding of each image, then the others, as many as are shown."""
+    first = list({finding.image_path: finding for finding in reversed(findings)}.values())[::-1]
     chosen = {id(finding) for finding in first}
-    return [*first, *(finding for finding in findings if id(finding) not in chosen)][:SHOWN_PICTURES]
+    return [*first, *(finding for finding in findings if id(finding) not in chosen)][:SHOWN_IMAGES]
 
 
 def _figure(finding: Finding) -> Figure | None:
@@ -236,8 +236,8 @@ def _list(findings: Sequence[Finding]) -> PageTable:
 
 
 def _place(finding: Finding) -> str:
-    picture = "" if finding.picture is None else f", {finding.picture.name}"
-    return f"{finding.place}{picture}"
+    image = "" if finding.image_path is None else f", {finding.image_path.name}"
+    return f"{finding.place}{image}"
 
 
 def _advice(examination: Examination) -> PageSection:
@@ -250,7 +250,7 @@ def _advice(examination: Examination) -> PageSection:
 
 
 def _data(examination: Examination) -> PageSection:
-    """Objects by size, pictures by objects, classes, anchors."""
+    """Objects by size, images by objects, classes, anchors."""
     data = examination.data
     if not len(data.boxes):
         return PageSection("The data", [Text("There is no object to measure.")])
@@ -261,10 +261,10 @@ def _data(examination: Examination) -> PageSection:
     covered = [100 * anchor_coverage(data, size, scale) for scale in ANCHOR_SCALES]
     charts = [
         _chart(
-            bar_chart(names, sizes.tolist(), "Objects by size", ("side in pixels of the picture", "objects")),
+            bar_chart(names, sizes.tolist(), "Objects by size", ("side in pixels of the image", "objects")),
             "Histogram of object sizes",
         ),
-        _chart(_objects_chart(data.counts), "Histogram of objects a picture"),
+        _chart(_objects_chart(data.counts), "Histogram of objects an image"),
         _chart(
             bar_chart(
                 [f"{scale:g}" for scale in ANCHOR_SCALES],
@@ -287,7 +287,7 @@ def _objects_chart(counts: np.ndarray) -> str:
     step = max(1, -(-(top + 1) // 15))
     found = np.bincount(counts // step, minlength=top // step + 1)
     names = [str(low * step) if step == 1 else f"{low * step}–{low * step + step - 1}" for low in range(len(found))]
-    return bar_chart(names, found.tolist(), "Pictures by objects", ("objects in a picture", "pictures"))
+    return bar_chart(names, found.tolist(), "Images by objects", ("objects in an image", "pictures"))
 
 
 def _classes(examination: Examination) -> list[PagePart]:

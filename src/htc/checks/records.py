@@ -7,11 +7,11 @@ from pathlib import Path
 from htc.checks.findings import Edit, Finding, annotation_finding, record_finding
 from htc.data.annotation_file import AnnotationFile, ImageEntry, category_fault, is_id, is_whole
 from htc.data.faults import RecordFault
-from htc.data.images import picture_size
+from htc.data.images import image_size
 from htc.errors import DataError
 
 MOSTLY = 0.5
-"""The share of the annotations that must belong to a picture for the others to be removed."""
+"""The share of the annotations that must belong to an image for the others to be removed."""
 
 
 def image_records(part: AnnotationFile) -> Iterator[Finding]:
@@ -24,14 +24,14 @@ def image_records(part: AnnotationFile) -> Iterator[Finding]:
             if part.content["images"][fault.position] == part.by_id[fault.image].record:
                 edits, fixed_by = (Edit("images", fault.position, None),), "the second record removed"
         elif fault.code == "image-size-missing":
-            edits, fixed_by = _size_edit(part, fault), "the size of the picture written"
+            edits, fixed_by = _size_edit(part, fault), "the size of the image written"
         yield record_finding(part, fault, edits, fixed_by)
 
 
 def _size_edit(part: AnnotationFile, fault: RecordFault) -> tuple[Edit, ...]:
     entry = next(image for image in part.images if image.position == fault.position)
     try:
-        height, width = picture_size(entry.path)
+        height, width = image_size(entry.path)
     except DataError:  # the image has a finding of its own
         return ()
     return (Edit("images", entry.position, {"height": height, "width": width}),)
@@ -118,58 +118,49 @@ def compare_categories(train: AnnotationFile, val: AnnotationFile) -> Iterator[F
 
 def groups(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
     """Values of `group` that records of both parts have."""
-    ours = {
-        picture.record["group"]: picture
-        for picture in train.images
-        if isinstance(picture.record.get("group"), int | str)
-    }
-    for picture in val.images:
-        group = picture.record.get("group")
+    ours = {image.record["group"]: image for image in train.images if isinstance(image.record.get("group"), int | str)}
+    for image in val.images:
+        group = image.record.get("group")
         if isinstance(group, int | str) and group in ours:
-            what = f"{picture.name} has the group {group!r}, as {ours[group].name} in training"
-            yield Finding("group-leaked", what, val.file, picture.id, picture.path)
+            what = f"{image.name} has the group {group!r}, as {ours[group].name} in training"
+            yield Finding("group-leaked", what, val.file, image.id, image.path)
 
 
 def compare_files(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
-    """Files of the validation part that are training pictures, whatever their name; only files of equal length are
+    """Files of the validation part that are training images, whatever their name; only files of equal length are
     read.
     """
     ours: dict[int, list[ImageEntry]] = {}
-    for picture in train.images:
-        if picture.path.is_file():
-            ours.setdefault(picture.path.stat().st_size, []).append(picture)
+    for image in train.images:
+        if image.path.is_file():
+            ours.setdefault(image.path.stat().st_size, []).append(image)
     digests: dict[Path, str] = {}
-    for picture in val.images:
-        for other in ours.get(picture.path.stat().st_size, []) if picture.path.is_file() else []:
-            if picture.path == other.path or _digest(picture.path, digests) == _digest(other.path, digests):
-                yield leaked(val, picture, other)
+    for image in val.images:
+        for other in ours.get(image.path.stat().st_size, []) if image.path.is_file() else []:
+            if image.path == other.path or _digest(image.path, digests) == _digest(other.path, digests):
+                yield leaked(val, image, other)
                 break
 
 
 def names(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
-    """Pictures of one name with different content."""
-    ours = {Path(picture.name).name: picture for picture in train.images}
-    for picture in val.images:
-        other = ours.get(Path(picture.name).name)
-        if (
-            other is not None
-            and picture.path.is_file()
-            and other.path.is_file()
-            and not _same(picture.path, other.path)
-        ):
+    """Images of one name with different content."""
+    ours = {Path(image.name).name: image for image in train.images}
+    for image in val.images:
+        other = ours.get(Path(image.name).name)
+        if other is not None and image.path.is_file() and other.path.is_file() and not _same(image.path, other.path):
             yield Finding(
                 "picture-leaked-name",
-                f"{picture.name} is in both parts, with different content",
+                f"{image.name} is in both parts, with different content",
                 val.file,
-                picture.id,
-                picture.path,
+                image.id,
+                image.path,
             )
 
 
-def leaked(val: AnnotationFile, picture: ImageEntry, other: ImageEntry) -> Finding:
-    """One picture in both parts."""
-    what = f"{picture.name} is {other.path}, image {other.id} of training"
-    return Finding("picture-leaked", what, val.file, picture.id, picture.path)
+def leaked(val: AnnotationFile, image: ImageEntry, other: ImageEntry) -> Finding:
+    """One image in both parts."""
+    what = f"{image.name} is {other.path}, image {other.id} of training"
+    return Finding("picture-leaked", what, val.file, image.id, image.path)
 
 
 def _same(first: Path, second: Path) -> bool:

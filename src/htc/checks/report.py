@@ -18,7 +18,7 @@ def report_lines(examination: Examination) -> Iterator[str]:
     for part in examination.parts:
         named = f"{part.name}: " if part.name else ""
         classes = "1 class" if len(part.classes) == 1 else f"{len(part.classes)} classes"
-        yield f"{named}{len(part.images)} pictures, {len(part.annotations)} objects, {classes} ({part.file})"
+        yield f"{named}{len(part.images)} images, {len(part.annotations)} objects, {classes} ({part.file})"
     yield verdict(examination)
     for code, findings in examination.by_code.items():
         kind = FINDING_KINDS[code]
@@ -95,7 +95,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "what": finding.what,
         "file": str(finding.file),
         "image_id": finding.image,
-        "picture": None if finding.picture is None else str(finding.picture),
+        "picture": None if finding.image_path is None else str(finding.image_path),
         "annotation_id": finding.annotation,
         "box": None if finding.box is None else [float(value) for value in finding.box],
         "fix": finding.fixed_by if finding.edits else None,

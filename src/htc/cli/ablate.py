@@ -63,11 +63,11 @@ def ablate(
     train_annotations
         Instead of --data: COCO annotations to train on.
     train_images
-        Their pictures.
+        Their images.
     val_annotations
         COCO annotations to measure on.
     val_images
-        Their pictures.
+        Their images.
     preset
         The full model, which the rows take apart. Default: htc_r50_fpn_20e_paper.
     rows
@@ -81,9 +81,9 @@ def ablate(
     max_time
         Begin no further training after so many minutes.
     batch_size
-        Pictures a step. Default: the preset's.
+        Images a step. Default: the preset's.
     workers
-        Processes that prepare pictures; 0: none beside the training itself.
+        Processes that prepare images; 0: none beside the training itself.
     json
         Write the tables, AP 0 to 1, to this file; - is standard output.
     """

@@ -42,7 +42,7 @@ def benchmark(
         components (times, operations, share of the machine's peak), pairs (comparisons on equal work), training,
         memory; all by default.
     size
-        HxW of the padded picture of the test path, multiples of 32; 800x1344 by default.
+        HxW of the padded image of the test path, multiples of 32; 800x1344 by default.
     threads
         One or more numbers: 1 is timed by the processor's clock, more by the wall's; 1 by default.
     repeats

@@ -35,7 +35,7 @@ def convert(
     source
         A checkpoint of the original (.pth), a .safetensors file, a native folder, or a preset with released weights. Or
         a folder with data:
-        YOLO's data.yaml, labelme's JSON files, or label maps (images/ and masks/); its pictures stay where they are.
+        YOLO's data.yaml, labelme's JSON files, or label maps (images/ and masks/); its images stay where they are.
     destination
         The folder to make.
     colors
@@ -65,7 +65,7 @@ def convert(
     if json != STDOUT:
         print("\n".join(loaded.report.lines()))
     print_or_write_json(json, loaded.report.to_json())
-    say(f"the model is in {destination}; try: htc predict PICTURE --model {destination}")
+    say(f"the model is in {destination}; try: htc predict IMAGE --model {destination}")
     return 0
 
 
@@ -88,7 +88,7 @@ def _check_destination(destination: Path) -> None:
 
 
 def _convert_data(folder: Path, destination: Path, json: str | None) -> int:
-    """Annotation files below DST; pictures are neither copied nor changed."""
+    """Annotation files below DST; images are neither copied nor changed."""
     check_json_target(json)
     _check_destination(destination)
     from htc.data.formats.layouts import conversion_summary, convert_data

@@ -1,4 +1,4 @@
-"""`htc demo`: see it train, measure and predict on real pictures."""
+"""`htc demo`: see it train, measure and predict on real images."""
 
 from htc.cli.metrics import print_metrics
 from htc.cli.options import Device, Folder, Natural
@@ -8,12 +8,12 @@ from htc.run_folders import filling, folder_for
 
 
 def demo(*, out: Folder | None = None, seed: Natural = 0, device: Device = "auto") -> int:
-    """Train a small HTC from scratch on bundled pictures of cell nuclei, measure it, and draw what it finds.
+    """Train a small HTC from scratch on bundled images of cell nuclei, measure it, and draw what it finds.
 
     Parameters
     ----------
     out
-        Folder for model, numbers, curves and pictures. Default: runs/demo/nuclei.
+        Folder for model, numbers, curves and images. Default: runs/demo/nuclei.
     seed
         The same seed on the same machine gives the same numbers.
     device
@@ -27,10 +27,10 @@ def demo(*, out: Folder | None = None, seed: Natural = 0, device: Device = "auto
         result = run_demo(folder, seed, device, steps_of(bar))
     print_metrics(result.metrics)
     say(
-        f"\ntook {result.seconds:.0f} s; average precision in per cent, on 30 pictures of other micrographs than it "
+        f"\ntook {result.seconds:.0f} s; average precision in per cent, on 30 images of other micrographs than it "
         f"learned from"
     )
-    say(f"pictures, annotated beside found: {result.folder / 'pictures'}")
+    say(f"images, annotated beside found: {result.folder / 'images'}")
     say(f"curves: {result.folder / 'curves'}    model: {result.model}")
     say("\nTry next:")
     for purpose, command in result.next_commands:

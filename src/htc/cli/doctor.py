@@ -36,21 +36,21 @@ def doctor(
     data
         Folder of a COCO dataset, whose training and validation parts are examined; or a COCO annotation file.
     images
-        Folder of the pictures.
+        Folder of the images.
     semantic
-        Folder of PNG semantic maps of the pictures.
+        Folder of PNG semantic maps of the images.
     semantic_classes
         Their classes: values 0 to one less, and 255.
     val_annotations
         COCO annotations of the validation part: it is examined too, and both are compared.
     val_images
-        Its pictures.
+        Its images.
     max_detections
-        Detections a picture that the model will be allowed.
+        Detections an image that the model will be allowed.
     fix
         Write the annotations, corrected where that is safe, to this new file.
     html
-        Write a page with pictures of what was found to this file.
+        Write a page with images of what was found to this file.
     json
         Write everything found to this file; - is standard output.
     """

@@ -83,13 +83,13 @@ def evaluate(
     results
         Instead of a model: a COCO result file of any tool.
     against
-        Another COCO result file of the same pictures: the difference in AP, with its 95 % interval over pictures.
+        Another COCO result file of the same images: the difference in AP, with its 95 % interval over images.
     stages
         Measure these mask stages too, each by itself or averaged: 1 2 3 1-3 (the paper's Table 4); 1,3 averages two.
     save_results
-        Write the model's COCO results to this file; of pictures without annotations too, as COCO's test pictures are.
+        Write the model's COCO results to this file; of images without annotations too, as COCO's test images are.
     max_detections
-        Objects a picture that count. Default: the model's own number, or 100 for a result file.
+        Objects an image that count. Default: the model's own number, or 100 for a result file.
     batch_size
         Images that the network takes at once.
     workers
@@ -97,15 +97,15 @@ def evaluate(
     semantic
         Measure the semantic map too: auto against maps derived from the instances, or against the PNG maps of DIR.
     panoptic_json
-        Measure instances and semantic map merged, too: COCO panoptic annotations of the same pictures.
+        Measure instances and semantic map merged, too: COCO panoptic annotations of the same images.
     panoptic_dir
         Folder of their PNGs. Default: beside the JSON, called like it.
     save_panoptic
-        Write the merged maps into this new folder: a PNG a picture, and panoptic.json.
+        Write the merged maps into this new folder: a PNG an image, and panoptic.json.
     diagnostics
         Measure more: boundary AP, best score thresholds, calibration, confusion, errors by kind, AP by IoU and size.
     html
-        Write the diagnostics, with curves and the worst pictures, as one page to this file.
+        Write the diagnostics, with curves and the worst images, as one page to this file.
     json
         Write all numbers, 0 to 1 (-1: undefined), to this file; - is standard output.
     """

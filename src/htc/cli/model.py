@@ -25,7 +25,7 @@ def settings_of(
     max_detections: int | None = None,
     score_threshold: float | None = None,
 ) -> list[Setting]:
-    """All settings of the call, with the flags that stand for one: objects a picture, and a score that the model
+    """All settings of the call, with the flags that stand for one: objects an image, and a score that the model
     itself can stop at.
     """
     given = (

@@ -40,7 +40,7 @@ def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Swit
         return 0
     print_table((*COLUMNS, "weights"), [(*table_cells(entry), _place(entry)) for entry in entries])
     say(
-        "\nparams: millions; GFLOP: of a picture of 800x1333; box, mask: published AP on COCO val2017, * on test-dev, "
+        "\nparams: millions; GFLOP: of an image of 800x1333; box, mask: published AP on COCO val2017, * on test-dev, "
         "and whose"
     )
     say("measured: box and mask AP by this library, on that data; the command that gave them: htc models --json -")
@@ -52,7 +52,7 @@ def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Swit
 def table_cells(entry: Entry) -> tuple[str, ...]:
     """One row of the table, as `COLUMNS` names them."""
     size = tuple("" if value is None else f"{value:.0f}" for value in (entry.parameters, entry.gflop))
-    mark = "*" if entry.pictures == "test-dev" else ""
+    mark = "*" if entry.images == "test-dev" else ""
     ap = tuple("" if value is None else f"{value}{mark}" for value in (entry.box_ap, entry.mask_ap))
     here = entry.measured
     measured = "" if here is None else f"{here.box_ap} / {here.mask_ap} {here.data} {here.split}"

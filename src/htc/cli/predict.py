@@ -32,7 +32,7 @@ from htc.cli.options import (
 from htc.cli.output import STDOUT, check_json_target, print_or_write_json, progress, say
 from htc.data.images import MAX_PIXELS
 from htc.errors import ConfigError, DataError
-from htc.inference.sources import Failure, PictureFile, expand, image_ids, predict_files, readable
+from htc.inference.sources import Failure, ImageFile, expand, image_ids, predict_files, readable
 from htc.keywords import check_classes
 from htc.run_folders import filling, folder_for
 
@@ -66,12 +66,12 @@ def predict(
     options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
-    """Find the objects in pictures: drawings in a folder, and COCO results with --json.
+    """Find the objects in images: drawings in a folder, and COCO results with --json.
 
     Parameters
     ----------
     source
-        Picture files, folders (searched to the bottom) or patterns such as 'photos/**/*.jpg'.
+        Image files, folders (searched to the bottom) or patterns such as 'photos/**/*.jpg'.
     model
         A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file; several times:
         an ensemble.
@@ -81,11 +81,11 @@ def predict(
         Predict in several views of each image: scales, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200; or
         paper.
     annotations
-        COCO annotations that give the pictures' ids, by file name.
+        COCO annotations that give the images' ids, by file name.
     score_threshold
         Objects with a lower score are left out; 0 to 1. Default: 0.5 (for results to be measured give 0.001).
     max_detections
-        At most so many objects a picture, best first. Default: the model's own number.
+        At most so many objects an image, best first. Default: the model's own number.
     short_edge
         Network input: short edge in pixels. Default: the model's own.
     long_edge
@@ -97,24 +97,24 @@ def predict(
     json
         Write COCO results to this file; - is standard output.
     labelme
-        Write a labelme file for each picture, beside its drawing.
+        Write a labelme file for each image, beside its drawing.
     polygons
         In the COCO results, polygons instead of run lengths; holes are lost.
     draw
-        Draw the objects over the pictures.
+        Draw the objects over the images.
     batch_size
         Images that the network takes at once.
     workers
         Threads that read and resize the next images meanwhile; 0: none.
     max_pixels
-        Refuse larger pictures. Default: 178956970.
+        Refuse larger images. Default: 178956970.
     """
     settings = settings_of(options, flags, max_detections, score_threshold)
     if options.print_config:
         return print_config_of(model[0], weights, [*settings, *measured_precision(options)])
     if not source or not all(source):
         raise DataError(
-            "SOURCE is missing: name picture files, folders or patterns, as in htc predict photos --model MODEL"
+            "SOURCE is missing: name image files, folders or patterns, as in htc predict photos --model MODEL"
         )
     if short_edge is not None and long_edge is not None and short_edge > long_edge:
         raise ConfigError(f"--short-edge {short_edge} is larger than --long-edge {long_edge}: exchange them")
@@ -129,7 +129,7 @@ def predict(
     check_json_target(json)
     check_files({"--annotations": annotations})
     folder = folder_for("predict", _name(source[0]), out) if draw or labelme else None
-    files, ids, failures = _pictures(source, annotations, max_pixels)
+    files, ids, failures = _images(source, annotations, max_pixels)
     if classes is not None and known is not None:
         check_classes(classes, known.classes)
     predictor, _ = load_named_models(model, weights, views, settings, options, probe=True)
@@ -162,19 +162,19 @@ def predict(
             done += 1
             bar(done, len(files), "")
         if not done:
-            raise DataError("no picture could be used, and nothing was written")
+            raise DataError("no image could be used, and nothing was written")
     say(_summary(done, len(failures), folder, json))
     return 1 if failures else 0
 
 
 def _summary(done: int, failed: int, folder: Path | None, json: str | None) -> str:
-    pictures = f"{done} of {done + failed} pictures" if failed else f"{done} picture{'s' if done != 1 else ''}"
+    images = f"{done} of {done + failed} images" if failed else f"{done} image{'s' if done != 1 else ''}"
     places = [f"files in {folder}" if folder else "", f"results in {json}" if json not in (None, STDOUT) else ""]
-    return ", ".join([f"{pictures} done", *filter(None, places)])
+    return ", ".join([f"{images} done", *filter(None, places)])
 
 
 def _name(source: str) -> str:
-    """What a run is called after: the picture or folder, or the folder that a pattern begins with."""
+    """What a run is called after: the image or folder, or the folder that a pattern begins with."""
     fixed = [part for part in Path(source).absolute().parts if not set(part) & set("*?[")]
     return Path(*fixed).stem or "pictures"
 
@@ -183,9 +183,9 @@ def _report(failure: Failure) -> None:
     say(f"htc: {failure.message}")
 
 
-def _pictures(
+def _images(
     sources: Sequence[str], annotations: Path | None, max_pixels: int | None
-) -> tuple[list[PictureFile], dict[PictureFile, int | str], list[Failure]]:
+) -> tuple[list[ImageFile], dict[ImageFile, int | str], list[Failure]]:
     """The images whose headers can be read, their ids, and the failures, reported; `DataError` if no image is left."""
     known: Mapping[str, int | str] = {}
     if annotations is not None:
@@ -196,7 +196,7 @@ def _pictures(
     usable, unreadable = readable(files, max_pixels or MAX_PIXELS)
     failures += unreadable
     if not usable:
-        raise DataError("\nhtc: ".join(failure.message for failure in failures) or "no picture was named")
+        raise DataError("\nhtc: ".join(failure.message for failure in failures) or "no image was named")
     for failure in failures:
         _report(failure)
     return usable, dict(zip(files, image_ids(files, known), strict=True)), failures

@@ -142,7 +142,7 @@ def train(
         result = run_request(request, listener)
     if result.metrics is not None and here().rank == 0:
         print_metrics(result.metrics.to_dict())
-    say(f"model: {result.model_folder}    metrics, curves and pictures: {result.folder}")
+    say(f"model: {result.model_folder}    metrics, curves and images: {result.folder}")
     say(f"try it: htc predict IMAGE --model {result.folder}")
     return 0
 

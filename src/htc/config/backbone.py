@@ -1,4 +1,4 @@
-"""Backbones: C2-C5 from a picture."""
+"""Backbones: C2-C5 from an image."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
@@ -70,7 +70,7 @@ class ResNet(Section):
     """
     switchable_stages: DeformableStages = ()
     standardized: bool = False
-    """Adaptive weight standardisation of every convolution but the deformable ones, as DetectoRS was trained."""
+    """Adaptive weight standardization of every convolution but the deformable ones, as DetectoRS was trained."""
     pretrained: Pretrained = False
 
     @model_validator(mode="after")

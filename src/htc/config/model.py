@@ -48,7 +48,7 @@ class NoContext(Section):
 
 class ASPP(Section):
     """Atrous spatial pyramid pooling (DeepLab v3, Chen et al. 2017): one 1x1 and several dilated 3x3 convolutions
-    and the picture's mean.
+    and the image's mean.
     """
 
     kind: Literal["aspp"] = "aspp"
@@ -104,7 +104,7 @@ class RPN(Section):
     anchor_ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
     anchor_grid: Literal["exact", "torchvision"] = "exact"
     """Anchors as they are defined, or as torchvision lays them: corners rounded to whole pixels, and a step from cell
-    to cell that is the padded picture's size divided by the map's, without remainder (of P6 often less than 64).
+    to cell that is the padded image's size divided by the map's, without remainder (of P6 often less than 64).
     """
     convs: Positive = 1
     """3x3 convolutions before the predictions."""
@@ -121,13 +121,13 @@ class RPN(Section):
     box_loss: BoxLoss = "smooth_l1"
     box_loss_beta: PositiveFloat = 1 / 9
     anchors_inside: Literal["picture", "cells"] = "picture"
-    """Anchors that are trained: wholly inside the picture, or all whose cell starts inside it (rounded up to 32
+    """Anchors that are trained: wholly inside the image, or all whose cell starts inside it (rounded up to 32
     pixels).
     """
 
 
 class GuidedRPN(Section):
-    """Guided anchoring (Wang et al. 2019): one anchor a location, of a shape that is predicted, where a centre is
+    """Guided anchoring (Wang et al. 2019): one anchor a location, of a shape that is predicted, where a center is
     likely.
 
     A location starts from a square of side `anchor_scale` x stride. At test time only locations whose probability is at
@@ -161,12 +161,12 @@ class GuidedRPN(Section):
     box_loss: BoxLoss = "smooth_l1"
     box_loss_beta: PositiveFloat = 1.0
     anchors_inside: Literal["picture", "cells"] = "cells"
-    """Locations that are trained: where one of the boxes above lies wholly inside the picture, or all whose cell
+    """Locations that are trained: where one of the boxes above lies wholly inside the image, or all whose cell
     starts inside it.
     """
 
     @model_validator(mode="after")
-    def _centre_in_ignored(self) -> Self:
+    def _center_in_ignored(self) -> Self:
         if self.center_fraction > self.ignored_fraction:
             raise ValueError(
                 f"center_fraction {self.center_fraction} is larger than ignored_fraction {self.ignored_fraction}, "
@@ -193,7 +193,7 @@ class FusionMask(Section):
 
 
 class FineMask(Section):
-    """Masks of 56 x 56 that also see the picture: a second deconvolution, joined with a shallow full-resolution
+    """Masks of 56 x 56 that also see the image: a second deconvolution, joined with a shallow full-resolution
     feature of the region.
     """
 

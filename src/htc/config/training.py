@@ -10,7 +10,7 @@ Deviation = Annotated[float, Field(ge=0, le=1)]
 
 
 class ScaleJitter(Section):
-    """Large-scale jitter (Ghiasi et al. 2021, section 3): the picture, fitted into `size` times a factor drawn from
+    """Large-scale jitter (Ghiasi et al. 2021, section 3): the image, fitted into `size` times a factor drawn from
     `scales`, of which a window of `size` (height, width) is cut at random; what is smaller is padded with its batch.
     """
 
@@ -25,7 +25,7 @@ class ScaleJitter(Section):
 
 
 class Photometric(Section):
-    """Colours (the distortion of SSD, Liu et al. 2016, section 3.6): each of four changes is made with the given
+    """Colors (the distortion of SSD, Liu et al. 2016, section 3.6): each of four changes is made with the given
     probability.
 
     Brightness, contrast and saturation are multiplied by a factor from 1 - d to 1 + d, the hue turns by up to d (0.5:
@@ -40,23 +40,23 @@ class Photometric(Section):
 
 
 class CopyPaste(Section):
-    """Objects of a second picture, pasted with their masks (Ghiasi et al. 2021, section 3), without blending."""
+    """Objects of a second image, pasted with their masks (Ghiasi et al. 2021, section 3), without blending."""
 
     probability: Fraction = 0.5
-    """Of a picture to receive any."""
+    """Of an image to receive any."""
     share: Fraction = 0.5
-    """Each object of the second picture is pasted with this probability."""
+    """Each object of the second image is pasted with this probability."""
 
 
 class Augmentation(Section):
-    """What happens to a training picture: resize, flips, crop; then colours; then pasted objects. Null leaves a part
+    """What happens to a training image: resize, flips, crop; then colors; then pasted objects. Null leaves a part
     out.
     """
 
     horizontal_flip: Fraction = 0.5
     vertical_flip: Fraction = 0.0
     resize: bool = True
-    """False keeps the picture at its original size (before a crop)."""
+    """False keeps the image at its original size (before a crop)."""
     short_edges: tuple[Positive, Positive] | None = None
     """Multi-scale: the short edge is drawn from this range, ends included; null takes input.short_edge."""
     short_edge_choices: tuple[Positive, ...] | None = None
@@ -91,19 +91,19 @@ class Augmentation(Section):
 
 
 class Sampling(Section):
-    """How often pictures are seen in an epoch, and how they are grouped; the default is once each, in any company."""
+    """How often images are seen in an epoch, and how they are grouped; the default is once each, in any company."""
 
     group_by_shape: bool = False
-    """Landscape and portrait pictures in batches of their own, so that little of a batch is padding."""
+    """Landscape and portrait images in batches of their own, so that little of a batch is padding."""
     repeat_threshold: Fraction | None = None
     """Repeat-factor sampling (LVIS, Gupta et al. 2019, appendix A): a class c that only a fraction f(c) below this
-    threshold t of the pictures shows is seen sqrt(t / f(c)) times as often, by repeating its pictures. LVIS takes
-    0.001. Null: every picture once.
+    threshold t of the images shows is seen sqrt(t / f(c)) times as often, by repeating its images. LVIS takes
+    0.001. Null: every image once.
     """
 
 
 class SGD(Section):
-    """The original's optimiser; `lr` is for 16 images a step and scales linearly with the real batch."""
+    """The original's optimizer; `lr` is for 16 images a step and scales linearly with the real batch."""
 
     kind: Literal["sgd"] = "sgd"
     lr: PositiveFloat = 0.02
@@ -141,7 +141,7 @@ class Training(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 500
     warmup_start: PositiveFloat = 0.001
     batch_size: Positive = 2
-    """Pictures of one process at once."""
+    """Images of one process at once."""
     accumulate: Positive = 1
     """Batches whose gradients make one step: a larger batch than memory holds."""
     clip_gradients: PositiveFloat | None = None

@@ -1,4 +1,4 @@
-"""What a data set asks of a configuration: input size, anchor scale, detections a picture, rare classes; each with its
+"""What a data set asks of a configuration: input size, anchor scale, detections an image, rare classes; each with its
 rule.
 
 Pure functions of the annotations, so that `htc doctor` and `htc train` say and do the same.
@@ -29,26 +29,26 @@ ANCHOR_IOU = 0.5
 ANCHOR_GAIN = 0.05
 """Share of the objects that another anchor scale must serve in addition to be worth a change."""
 RARE = 10
-"""A class is rare in fewer than this part of the pictures in which the median class is."""
+"""A class is rare in fewer than this part of the images in which the median class is."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Sizes and numbers of pictures and objects; crowd regions are left out."""
+    """Sizes and numbers of images and objects; crowd regions are left out."""
 
     classes: tuple[str, ...]
     sizes: Int[np.ndarray, "P 2"]
-    """(height, width) of each picture."""
+    """(height, width) of each image."""
     boxes: Float[np.ndarray, "N 4"]
-    """xyxy, pixels of the picture."""
+    """xyxy, pixels of the image."""
     labels: Int[np.ndarray, " N"]
-    pictures: Int[np.ndarray, " N"]
-    """Which picture each object is on."""
+    images: Int[np.ndarray, " N"]
+    """Which image each object is on."""
 
     @property
     def counts(self) -> Int[np.ndarray, " P"]:
-        """Objects of each picture."""
-        return np.bincount(self.pictures, minlength=len(self.sizes))
+        """Objects of each image."""
+        return np.bincount(self.images, minlength=len(self.sizes))
 
     @property
     def sides(self) -> Float[np.ndarray, " N"]:
@@ -58,8 +58,8 @@ class Statistics:
 
     @property
     def class_shares(self) -> Float[np.ndarray, " K"]:
-        """The share of the pictures that show each class, 0..1."""
-        seen = np.unique(np.stack((self.labels, self.pictures), 1), axis=0)
+        """The share of the images that show each class, 0..1."""
+        seen = np.unique(np.stack((self.labels, self.images), 1), axis=0)
         return np.bincount(seen[:, 0], minlength=len(self.classes)) / max(1, len(self.sizes))
 
 
@@ -80,16 +80,16 @@ def statistics_of(dataset: Dataset) -> Statistics:
         sizes=np.array([(record.height, record.width) for record in dataset.images], np.int64).reshape(-1, 2),
         boxes=np.array([one.box for _, one in found], np.float64).reshape(-1, 4),
         labels=np.array([one.label for _, one in found], np.int64),
-        pictures=np.array([number for number, _ in found], np.int64),
+        images=np.array([number for number, _ in found], np.int64),
     )
 
 
 def input_size(data: Statistics) -> Advice:
-    """The size at which the network should see the pictures.
+    """The size at which the network should see the images.
 
-    Pictures are enlarged, at most twofold, until nine in ten objects are at least 24 px large (as COCO's at the
+    Images are enlarged, at most twofold, until nine in ten objects are at least 24 px large (as COCO's at the
     original's 800 px), and reduced, down to the original's short edge of 800, as long as nine in ten stay above 64 px.
-    The edges are those of all but the largest tenth of the pictures; `max_scale` keeps small pictures of a mixed set
+    The edges are those of all but the largest tenth of the images; `max_scale` keeps small images of a mixed set
     from being blown up. The long edge is at least 5/3 of the short one, as the original's, and at most 1600.
     """
     if not len(data.sizes) or not len(data.boxes):
@@ -105,7 +105,7 @@ def input_size(data: Statistics) -> Advice:
     short_edge = _multiple(short * fitting)
     long_edge = max(short_edge, min(MOST_LONG, max(_multiple(long * fitting), _multiple(short_edge * 5 / 3))))
     measured = (
-        f"nine in ten objects are at least {side:.0f} px large in their pictures and {side * fitting:.0f} "
+        f"nine in ten objects are at least {side:.0f} px large in their images and {side * fitting:.0f} "
         f"px in the "
         f"network's input"
     )
@@ -139,7 +139,7 @@ def anchor_coverage(
 def best_anchor_iou(data: Statistics, size: Input, scale: float, ratios: tuple[float, ...]) -> Float[np.ndarray, " N"]:
     """Intersection over union of each object with its best anchor.
 
-    An anchor's centre is (column, row) * stride. For one shape the overlap falls with the distance of the centres along
+    An anchor's center is (column, row) * stride. For one shape the overlap falls with the distance of the centers along
     each axis, so the nearest cell's anchor is the best one, and no grid of anchors is needed.
     """
     shown = np.array(
@@ -149,14 +149,14 @@ def best_anchor_iou(data: Statistics, size: Input, scale: float, ratios: tuple[f
         ],
         np.float64,
     ).reshape(-1, 2)
-    factor = (shown / data.sizes)[data.pictures][:, ::-1]
-    limit = shown[data.pictures][:, ::-1]
+    factor = (shown / data.sizes)[data.images][:, ::-1]
+    limit = shown[data.images][:, ::-1]
     low, high = data.boxes[:, :2] * factor, data.boxes[:, 2:] * factor
-    centre, extent = (low + high) / 2, high - low
+    center, extent = (low + high) / 2, high - low
     best = np.zeros(len(low))
     for stride in PYRAMID_STRIDES:
         last = np.ceil(limit / stride) - 1
-        nearest = np.clip(np.round(centre / stride), 0, last) * stride
+        nearest = np.clip(np.round(center / stride), 0, last) * stride
         for ratio in ratios:
             half = scale * stride / 2 * np.array([ratio**-0.5, ratio**0.5])
             shared = (np.minimum(high, nearest + half) - np.maximum(low, nearest - half)).clip(0).prod(1)
@@ -191,16 +191,16 @@ def anchor_scale(
 
 
 def max_detections(data: Statistics) -> Advice:
-    """Detections a picture: the next hundred above the number of objects of the densest picture."""
+    """Detections an image: the next hundred above the number of objects of the densest image."""
     densest = int(data.counts.max(initial=0))
     return Advice(
         {"inference.max_detections": (densest // 100 + 1) * 100},
-        f"the densest picture has {densest} objects; the next hundred above that",
+        f"the densest image has {densest} objects; the next hundred above that",
     )
 
 
 def repeat_threshold(data: Statistics) -> float | None:
-    """The share of pictures below which a class should be shown more often; None where no class is rare.
+    """The share of images below which a class should be shown more often; None where no class is rare.
 
     A tenth of the median class's share (of the classes that occur at all).
     """
@@ -212,7 +212,7 @@ def repeat_threshold(data: Statistics) -> float | None:
 
 
 def class_repeats(data: Statistics, threshold: float) -> Float[np.ndarray, " K"]:
-    """How often pictures with each class should be shown: max(1, sqrt(threshold / share)) (Gupta et al. 2019, LVIS);
+    """How often images with each class should be shown: max(1, sqrt(threshold / share)) (Gupta et al. 2019, LVIS);
     1 for absent classes.
     """
     shares = data.class_shares
@@ -224,12 +224,12 @@ def sampling(data: Statistics) -> Advice:
     threshold = repeat_threshold(data)
     if threshold is None:
         return Advice(
-            {}, f"no class is in less than 1/{RARE} of the pictures that the median class is in: every picture once"
+            {}, f"no class is in less than 1/{RARE} of the images that the median class is in: every image once"
         )
     threshold = float(f"{threshold:.3g}")
     rare = int((class_repeats(data, threshold) > 1).sum())
     reason = (
-        f"{rare} classes are in less than {threshold:.2%} of the pictures, 1/{RARE} of the median class's share; "
+        f"{rare} classes are in less than {threshold:.2%} of the images, 1/{RARE} of the median class's share; "
         f"theirs are shown more often"
     )
     return Advice({"training.sampling.repeat_threshold": threshold}, reason)

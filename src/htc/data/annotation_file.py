@@ -297,7 +297,7 @@ def read_annotation_file(
     `lists` must be there; others are read as empty.
     """
     if folder is not None and not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give the folder of the pictures that {file} names")
+        raise DataError(f"{folder}: no such folder; give the folder of the images that {file} names")
     return annotation_file(read_json(file, KIND), file, folder, name, lists)
 
 

@@ -30,7 +30,7 @@ LAYOUTS = (
     ("annotations/instances_train2017.json", "train2017", "annotations/instances_val2017.json", "val2017"),
     ("train/_annotations.coco.json", "train", "valid/_annotations.coco.json", "valid"),
 )
-"""(training annotations, their pictures, validation annotations, their pictures): plain, COCO's own, Roboflow's."""
+"""(training annotations, their images, validation annotations, their images): plain, COCO's own, Roboflow's."""
 TEST_PARTS = (
     ("annotations/instances_test.json", "test"),
     ("annotations/instances_test2017.json", "test2017"),
@@ -52,22 +52,22 @@ class Splits:
 
 
 def find_splits(folder: Path) -> Splits:
-    """The parts of a data set in one of `LAYOUTS`; `DataError` if none is there or its picture folder is missing."""
+    """The parts of a data set in one of `LAYOUTS`; `DataError` if none is there or its image folder is missing."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give the folder that holds the annotations and pictures")
+        raise DataError(f"{folder}: no such folder; give the folder that holds the annotations and images")
     for train, train_images, val, val_images in LAYOUTS:
         if not (folder / train).is_file():
             continue
         if not (folder / train_images).is_dir():
             raise DataError(
-                f"{folder / train} is there, but its picture folder {folder / train_images} is not; add it or use "
+                f"{folder / train} is there, but its image folder {folder / train_images} is not; add it or use "
                 f"--train-images"
             )
         if not (folder / val).is_file():
             return Splits(folder / train, folder / train_images, None, None)
         if not (folder / val_images).is_dir():
             raise DataError(
-                f"{folder / val} is there, but its picture folder {folder / val_images} is not; add it or use "
+                f"{folder / val} is there, but its image folder {folder / val_images} is not; add it or use "
                 f"--val-images"
             )
         return Splits(folder / train, folder / train_images, folder / val, folder / val_images)
@@ -108,7 +108,7 @@ def read_coco(annotations: Path, images: Path | None) -> Dataset:
     return dataset_of(read_annotation_file(annotations, images))
 
 
-def read_picture_list(annotations: Path, images: Path | None) -> Dataset:
+def read_image_list(annotations: Path, images: Path | None) -> Dataset:
     """Images and classes alone, of a file that need not have annotations: COCO's `image_info_test-dev2017.json`.
 
     The rest is as in `read_coco`.
@@ -163,7 +163,7 @@ def _check_presence(file: AnnotationFile, folder: Path, faults: Faults) -> None:
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         faults.add(
-            f"picture {missing[0]}{others} of {len(file.images)} not found in {folder}; give the right folder or "
+            f"image {missing[0]}{others} of {len(file.images)} not found in {folder}; give the right folder or "
             f"remove those images"
         )
 
@@ -206,7 +206,7 @@ def _instance(entry: AnnotationEntry, labels: Mapping[int, int]) -> Instance | R
     if w < 1 or h < 1:
         return f"its box is {w:g} x {h:g} pixels, less than one"
     if box[0] >= box[2] or box[1] >= box[3]:
-        return "its box lies outside the picture"
+        return "its box lies outside the image"
     area = entry.record.get("area")
     return Instance(entry.id, labels[category], box, entry.crowd, segmentation, area if is_number(area) else None)
 

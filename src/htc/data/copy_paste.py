@@ -1,7 +1,7 @@
 """Copy-paste (Ghiasi et al. 2021, section 3): objects of one view laid over another, pixels, masks and semantic map
 together.
 
-Both views were moved by placements of their own, so their masks come into one grid first: that of the picture pasted
+Both views were moved by placements of their own, so their masks come into one grid first: that of the image pasted
 into.
 """
 
@@ -21,19 +21,19 @@ from htc.types import GroundTruth, MaskCrops
 
 
 class PasteDraw(NamedTuple):
-    """What chance decides before the second picture is looked at."""
+    """What chance decides before the second image is looked at."""
 
     happens: bool
     other: int
-    """The second picture's place in the data set."""
+    """The second image's place in the data set."""
     corner: tuple[float, float]
     """0..1 (down, across): where the second view comes to lie, see `corner_of`."""
 
 
-def draw_paste(probability: float, pictures: int, generator: torch.Generator) -> PasteDraw:
-    """Whether a picture receives objects, and of which of `pictures` others."""
+def draw_paste(probability: float, images: int, generator: torch.Generator) -> PasteDraw:
+    """Whether an image receives objects, and of which of `images` others."""
     chance, which, down, across = torch.rand(4, generator=generator, dtype=torch.double).tolist()
-    return PasteDraw(chance < probability, int(which * pictures), (down, across))
+    return PasteDraw(chance < probability, int(which * images), (down, across))
 
 
 def corner_of(size: tuple[int, int], other: tuple[int, int], draw: tuple[float, float]) -> tuple[int, int]:
@@ -65,7 +65,7 @@ def pasted(
     cover = np.zeros(view.size, bool)
     for crop in crops:
         cover[_window(crop)] |= crop.bitmap > 0
-    picture = _overlaid(view.picture, other.picture, cover, corner)
+    image = _overlaid(view.image, other.image, cover, corner)
     semantic = (
         view.semantic
         if view.semantic is None or other.semantic is None
@@ -77,7 +77,7 @@ def pasted(
     masks = mask_crops([*below_masks, *crops], view.size)
     labels = torch.cat([below_labels, other.truth.labels[here]])
     return AnnotatedView(
-        picture, replace(view.truth, boxes=torch.cat([below_boxes, above]), labels=labels, masks=masks), semantic
+        image, replace(view.truth, boxes=torch.cat([below_boxes, above]), labels=labels, masks=masks), semantic
     )
 
 
@@ -102,7 +102,7 @@ def _overlaid(
 
 
 def _shifted(crop: Crop, corner: tuple[int, int], size: tuple[int, int]) -> Crop:
-    """Moved by `corner` (top, left) and cut to a picture of `size`."""
+    """Moved by `corner` (top, left) and cut to an image of `size`."""
     top, left = crop.y + corner[0], crop.x + corner[1]
     part = crop.bitmap[max(-top, 0) : max(size[0] - top, 0), max(-left, 0) : max(size[1] - left, 0)]
     return tight(Crop(max(left, 0), max(top, 0), part))
@@ -129,7 +129,7 @@ def _uncovered(
 
 
 def _clipped_boxes(boxes: Float[Tensor, "M 4"], crops: list[Crop], size: tuple[int, int]) -> Float[Tensor, "M 4"]:
-    """The boxes of pasted objects; the mask's where the picture's edge cuts one."""
+    """The boxes of pasted objects; the mask's where the image's edge cuts one."""
     inside = clip_boxes(boxes, size)
     cut = (inside != boxes).any(1, keepdim=True)
     return torch.where(cut, boxes_from_masks(mask_crops(crops, size)), inside)

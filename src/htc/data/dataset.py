@@ -26,7 +26,7 @@ class Polygons:
     """Outlines whose union is the mask."""
 
     rings: tuple[Float[np.ndarray, " _"], ...]
-    """x, y, x, y, ... in pixels of the picture, at least three points each."""
+    """x, y, x, y, ... in pixels of the image, at least three points each."""
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -49,13 +49,13 @@ class RunLengths:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One object of one picture."""
+    """One object of one image."""
 
     id: int | str
     label: int
     """0 .. K-1: place in `Dataset.classes`."""
     box: tuple[float, float, float, float]
-    """xyxy, pixels of the picture, clipped to it."""
+    """xyxy, pixels of the image, clipped to it."""
     crowd: bool
     """From `iscrowd` alone: a region of uncounted objects, which is neither object nor background."""
     segmentation: Polygons | RunLengths | None
@@ -91,16 +91,16 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class PanopticMaps:
-    """What COCO's panoptic annotations say of the pictures of one data set."""
+    """What COCO's panoptic annotations say of the images of one data set."""
 
     names: dict[int, str]
     """Of the classes, things and stuff, by their value in the maps."""
     folder: Path
     """PNGs whose pixels are segment ids, R + 256 G + 65536 B."""
     files: dict[int | str, str]
-    """Name of the PNG of each picture that has one, by image id."""
+    """Name of the PNG of each image that has one, by image id."""
     segments: dict[int | str, dict[int, int]]
-    """Class of each segment id of each picture; a crowd has 255 (ignore)."""
+    """Class of each segment id of each image; a crowd has 255 (ignore)."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ class SemanticMaps:
     """
 
     folder: Path | None
-    """PNGs of class numbers, named like the pictures."""
+    """PNGs of class numbers, named like the images."""
     absent: frozenset[int | str] = frozenset()
-    """Pictures without a PNG in `folder`, by image id: their maps are panoptic alone."""
+    """Images without a PNG in `folder`, by image id: their maps are panoptic alone."""
     panoptic: PanopticMaps | None = None
     instance_values: tuple[int, ...] | None = None
     """The instances are drawn over the maps, class k (0 .. K-1) as `instance_values[k]`; None: the maps stay as they

@@ -1,4 +1,4 @@
-"""Which pictures an epoch holds, in which order, and who takes which: pure functions of (seed, epoch), the same on
+"""Which images an epoch holds, in which order, and who takes which: pure functions of (seed, epoch), the same on
 every process.
 """
 
@@ -26,12 +26,12 @@ def pure_generator(*parts: int | str) -> torch.Generator:
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """The pictures 0 .. count-1 in the order of that epoch."""
+    """The images 0 .. count-1 in the order of that epoch."""
     return torch.randperm(count, generator=pure_generator("order", seed, epoch)).tolist()
 
 
-def pictures_of_epoch(dataset: Dataset, sampling: Sampling, seed: int, epoch: int, together: int) -> list[int]:
-    """The pictures of an epoch in their order; a step of all processes takes the next `together`."""
+def images_of_epoch(dataset: Dataset, sampling: Sampling, seed: int, epoch: int, together: int) -> list[int]:
+    """The images of an epoch in their order; a step of all processes takes the next `together`."""
     order = epoch_order(len(dataset), seed, epoch)
     if sampling.repeat_threshold is not None:
         factors = repeat_factors(dataset, sampling.repeat_threshold)
@@ -43,25 +43,25 @@ def pictures_of_epoch(dataset: Dataset, sampling: Sampling, seed: int, epoch: in
 
 
 def epoch_length(dataset: Dataset, sampling: Sampling) -> int:
-    """Pictures in every epoch, repeats included."""
+    """Images in every epoch, repeats included."""
     if sampling.repeat_threshold is None:
         return len(dataset)
     return _length(repeat_factors(dataset, sampling.repeat_threshold))
 
 
 def batches_per_epoch(dataset: Dataset, sampling: Sampling, batch_size: int, ranks: int = 1) -> int:
-    """Batches of an epoch for each of `ranks` processes, of `batch_size` pictures; the last may be smaller."""
+    """Batches of an epoch for each of `ranks` processes, of `batch_size` images; the last may be smaller."""
     return ceil(epoch_length(dataset, sampling) / (batch_size * ranks))
 
 
 def repeat_factors(dataset: Dataset, threshold: float) -> Float[np.ndarray, " N"]:
-    """How often each picture is to be seen in an epoch, on average (LVIS, Gupta et al. 2019, appendix A): the largest
-    max(1, sqrt(threshold / f(c))) of its classes c, where f(c) is the fraction of pictures that show c; 1 without
+    """How often each image is to be seen in an epoch, on average (LVIS, Gupta et al. 2019, appendix A): the largest
+    max(1, sqrt(threshold / f(c))) of its classes c, where f(c) is the fraction of images that show c; 1 without
     objects.
     """
     shown = [{instance.label for instance in record.instances if not instance.crowd} for record in dataset.images]
-    pictures = Counter(label for labels in shown for label in labels)
-    factors = {label: max(1.0, sqrt(threshold * len(dataset) / count)) for label, count in pictures.items()}
+    images = Counter(label for labels in shown for label in labels)
+    factors = {label: max(1.0, sqrt(threshold * len(dataset) / count)) for label, count in images.items()}
     return np.array([max((factors[label] for label in labels), default=1.0) for labels in shown])
 
 
@@ -71,7 +71,7 @@ def _length(factors: Float[np.ndarray, " N"]) -> int:
 
 
 def repeated(order: list[int], factors: Float[np.ndarray, " N"], generator: torch.Generator) -> list[int]:
-    """Each picture about as often as its factor says, and as many in all in every epoch.
+    """Each image about as often as its factor says, and as many in all in every epoch.
 
     Fractions are rounded by systematic sampling along the order: their sum (rounded up) is met exactly, whatever the
     draw.
@@ -90,22 +90,22 @@ def repeated(order: list[int], factors: Float[np.ndarray, " N"], generator: torc
 
 
 def grouped(order: list[int], landscape: list[bool], together: int, generator: torch.Generator) -> list[int]:
-    """The same pictures so that each next `together` are of one shape, but for what is left over of each, which
+    """The same images so that each next `together` are of one shape, but for what is left over of each, which
     comes last.
     """
     full: list[list[int]] = []
     rest: list[int] = []
     for shape in (True, False):
-        alike = [picture for picture in order if landscape[picture] == shape]
+        alike = [image for image in order if landscape[image] == shape]
         cut = len(alike) - len(alike) % together
         full += [alike[start : start + together] for start in range(0, cut, together)]
         rest += alike[cut:]
     shuffled = [full[place] for place in torch.randperm(len(full), generator=generator).tolist()]
-    return [picture for group in shuffled for picture in group] + rest
+    return [image for group in shuffled for image in group] + rest
 
 
 def rank_positions(count: int, batch_size: int, rank: int, ranks: int) -> list[list[int]]:
-    """The positions of one rank in every step of an epoch of `count` pictures; the same number of steps for every
+    """The positions of one rank in every step of an epoch of `count` images; the same number of steps for every
     rank.
     """
     steps = []

@@ -10,8 +10,8 @@ FAULTS_SHOWN = 5
 FAULT_REMEDIES = {
     "list-empty": "export the data set again",
     "image-record": "give it an id and a file_name",
-    "image-size-missing": "add the picture's size",
-    "image-id-twice": "give every picture its own id",
+    "image-size-missing": "add the image's size",
+    "image-id-twice": "give every image its own id",
     "annotation-record": "remove it",
     "annotation-id-twice": "give every annotation its own id",
     "annotation-without-image": "add the image or remove the annotation",
@@ -29,7 +29,7 @@ FAULT_REMEDIES = {
     "polygon-short": "outline the object, or remove the polygon",
     "polygon-taken-for-box": "outline the object with at least three points",
     "polygon-far": "correct its coordinates, or its image_id",
-    "rle-size": "encode the mask again at the picture's size",
+    "rle-size": "encode the mask again at the image's size",
     "rle-length": "encode the mask again",
     "rle-damaged": "encode the mask again, for example with pycocotools",
 }

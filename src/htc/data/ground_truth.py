@@ -8,18 +8,18 @@ from jaxtyping import UInt8
 
 from htc.data.dataset import Dataset, ImageRecord, Instance, SemanticMaps
 from htc.data.faults import Faults
-from htc.data.images import picture_size, read_picture
+from htc.data.images import image_size, read_image
 from htc.data.instance_masks import mask_crops
 from htc.data.mask_encodings import Crop, decode_mask
 from htc.data.semantic_maps import derived_map, draw_instances, read_semantic
-from htc.data.transforms import Placement, place_picture, place_semantic, place_truth
+from htc.data.transforms import Placement, place_image, place_semantic, place_truth
 from htc.errors import DataError
 from htc.types import GroundTruth
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """The targets of one picture, before any transform."""
+    """The targets of one image, before any transform."""
 
     truth: GroundTruth
     semantic: UInt8[np.ndarray, "H W"] | None
@@ -28,7 +28,7 @@ class Annotated:
 def annotated(record: ImageRecord, semantic_classes: int | None, semantic_maps: SemanticMaps | None) -> Annotated:
     """The targets of `record`; the semantic map comes from `semantic_maps` or else is derived (None classes: no map).
 
-    An object whose outline covers no pixel is left out. If any object has no mask at all, the picture teaches boxes
+    An object whose outline covers no pixel is left out. If any object has no mask at all, the image teaches boxes
     only.
     """
     size = (record.height, record.width)
@@ -64,23 +64,23 @@ def crop_of(instance: Instance, size: tuple[int, int]) -> Crop:
     return Crop(x1, y1, np.ones((y2 - y1, x2 - x1), np.uint8))
 
 
-def annotated_picture(record: ImageRecord) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture of `record`; `DataError` if its size is not the annotated one."""
-    picture = read_picture(record.path) if record.pixels is None else record.pixels
-    fault = _size_fault(record, (picture.shape[0], picture.shape[1]))
+def annotated_image(record: ImageRecord) -> UInt8[np.ndarray, "H W 3"]:
+    """The image of `record`; `DataError` if its size is not the annotated one."""
+    image = read_image(record.path) if record.pixels is None else record.pixels
+    fault = _size_fault(record, (image.shape[0], image.shape[1]))
     if fault is not None:
         raise DataError(fault)
-    return picture
+    return image
 
 
-def check_pictures(dataset: Dataset) -> None:
-    """Reads every picture's header (about 0.1 ms each); `DataError` names those that are none or unlike their
+def check_images(dataset: Dataset) -> None:
+    """Reads every image's header (about 0.1 ms each); `DataError` names those that are none or unlike their
     record.
     """
     faults = Faults(dataset.annotations)
     for record in dataset.images:
         try:
-            fault = None if record.pixels is not None else _size_fault(record, picture_size(record.path))
+            fault = None if record.pixels is not None else _size_fault(record, image_size(record.path))
         except DataError as error:
             fault = str(error)
         if fault is not None:
@@ -93,9 +93,9 @@ def _size_fault(record: ImageRecord, size: tuple[int, int]) -> str | None:
         return None
     turned = size == (record.width, record.height)
     remedy = (
-        "save the picture upright, without EXIF orientation, as it was annotated"
+        "save the image upright, without EXIF orientation, as it was annotated"
         if turned
-        else "correct the record or the picture"
+        else "correct the record or the image"
     )
     return (
         f"{record.path} is {size[1]}x{size[0]}, its record (image {record.id}) says "
@@ -106,16 +106,16 @@ def _size_fault(record: ImageRecord, size: tuple[int, int]) -> str | None:
 
 @dataclass(frozen=True)
 class AnnotatedView:
-    """What is seen and what is true of it; objects in pixels of `picture`."""
+    """What is seen and what is true of it; objects in pixels of `image`."""
 
-    picture: UInt8[np.ndarray, "h w 3"]
+    image: UInt8[np.ndarray, "h w 3"]
     truth: GroundTruth
     semantic: UInt8[np.ndarray, "h w"] | None
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
-        return self.picture.shape[0], self.picture.shape[1]
+        return self.image.shape[0], self.image.shape[1]
 
 
 def view_of(
@@ -123,13 +123,13 @@ def view_of(
 ) -> AnnotatedView:
     """The image of `record` and its targets (see `annotated`), placed."""
     targets = annotated(record, semantic_classes, semantic_maps)
-    return placed(AnnotatedView(annotated_picture(record), targets.truth, targets.semantic), placement)
+    return placed(AnnotatedView(annotated_image(record), targets.truth, targets.semantic), placement)
 
 
 def placed(view: AnnotatedView, placement: Placement) -> AnnotatedView:
     """An image and its targets moved together."""
     return AnnotatedView(
-        picture=place_picture(view.picture, placement),
+        image=place_image(view.image, placement),
         truth=place_truth(view.truth, placement),
         semantic=None if view.semantic is None else place_semantic(view.semantic, placement),
     )

@@ -1,8 +1,8 @@
 """Images of every kind to RGB bytes: the one reader of training and prediction.
 
-Grey becomes three equal channels, palettes are looked up, transparency is dropped (the colours below it stay, as OpenCV
+Gray becomes three equal channels, palettes are looked up, transparency is dropped (the colors below it stay, as OpenCV
 and so the original read them), the first frame of several is taken, and the EXIF orientation is applied. Of 16-bit
-pictures the smallest camera depth (8, 10, 12, 14, 16 bits) that holds their brightest value is mapped to 0..255: a
+images the smallest camera depth (8, 10, 12, 14, 16 bits) that holds their brightest value is mapped to 0..255: a
 12-bit micrograph in a 16-bit file would otherwise be black, and one that uses all 16 bits is divided by 257.
 """
 
@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from htc.errors import DataError
 
 MAX_PIXELS = 178_956_970
-"""Pillow's own limit against pictures made to fill the memory."""
+"""Pillow's own limit against images made to fill the memory."""
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Pixel formats of Pillow and its plugins; not those that would run another program (EPS) or draw vectors."""
 BIT_DEPTHS = (8, 10, 12, 14, 16)
@@ -56,7 +56,7 @@ ACCEPTED = (
 Channels = Literal["rgb", "bgr"]
 
 
-def read_picture(
+def read_image(
     source: ImageSource, max_pixels: int = MAX_PIXELS, channels: Channels = "rgb"
 ) -> UInt8[np.ndarray, "H W 3"]:
     """RGB, 0..255, of an image of any kind.
@@ -92,7 +92,7 @@ def _from_stream(stream: BinaryIO | io.BufferedIOBase, name: str, max_pixels: in
             f"{name} has {pixels} pixels ({image.width}x{image.height}), more than {max_pixels}; raise max_pixels if "
             f"this is no mistake"
         )
-    return _from_image(_deep_colour(image, stream, name) or image, name)
+    return _from_image(_deep_color(image, stream, name) or image, name)
 
 
 def _in_rgb(pixels: UInt8[np.ndarray, "H W 3"], channels: Channels) -> UInt8[np.ndarray, "H W 3"]:
@@ -116,14 +116,14 @@ def _from_tensor(tensor: "Tensor") -> UInt8[np.ndarray, "H W 3"]:
     return np.ascontiguousarray(values.byte().permute(1, 2, 0).numpy())
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) as `read_picture` would return it, from the header alone; raises `DataError` like it."""
-    height, width, orientation = picture_header(path)
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) as `read_image` would return it, from the header alone; raises `DataError` like it."""
+    height, width, orientation = image_header(path)
     return (width, height) if orientation in TURNED else (height, width)
 
 
-def picture_header(path: Path) -> tuple[int, int, int]:
-    """(height, width) as stored, and the EXIF orientation: 1 is upright, as is a picture that does not say; raises
+def image_header(path: Path) -> tuple[int, int, int]:
+    """(height, width) as stored, and the EXIF orientation: 1 is upright, as is an image that does not say; raises
     `DataError`.
     """
     with _stream(path) as stream:
@@ -137,7 +137,7 @@ def picture_header(path: Path) -> tuple[int, int, int]:
 
 def _stream(path: Path) -> BinaryIO:
     if path.is_dir():
-        raise DataError(f"{path} is a folder, not a picture; name the files in it")
+        raise DataError(f"{path} is a folder, not an image; name the files in it")
     if not path.exists():
         raise DataError(f"{path}: no such file; check the path")
     try:
@@ -152,7 +152,7 @@ def _stream(path: Path) -> BinaryIO:
 
 
 def _open(stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image:
-    """The picture with its header read. `Image.open` would apply a process-wide limit, so the decoder is chosen
+    """The image with its header read. `Image.open` would apply a process-wide limit, so the decoder is chosen
     here.
     """
     Image.init()
@@ -170,12 +170,12 @@ def _open(stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image:
         except BROKEN:
             continue
     raise DataError(
-        f"{name} is not a picture that can be read, or its header is damaged; give a JPEG, PNG, WebP or TIFF file"
+        f"{name} is not an image that can be read, or its header is damaged; give a JPEG, PNG, WebP or TIFF file"
     )
 
 
-def _deep_colour(image: Image.Image, stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image | None:
-    """A colour picture of 16 bits a channel in 8 bits; None for others. Pillow would keep the upper byte, black in a
+def _deep_color(image: Image.Image, stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image | None:
+    """A color image of 16 bits a channel in 8 bits; None for others. Pillow would keep the upper byte, black in a
     12-bit one.
     """
     deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ())) and image.mode in ("RGB", "RGBA", "LA")
@@ -187,9 +187,9 @@ def _deep_colour(image: Image.Image, stream: BinaryIO | io.BufferedIOBase, name:
         raise DataError(
             f"{name} is damaged, incomplete, or of a 16-bit kind that cannot be read; save it again as a 16-bit PNG"
         )
-    picture = Image.fromarray(_to_bytes(values[:, :, 2::-1]))
-    picture.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
-    return picture
+    converted = Image.fromarray(_to_bytes(values[:, :, 2::-1]))
+    converted.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+    return converted
 
 
 def _from_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
@@ -202,15 +202,15 @@ def _from_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
     except BROKEN as error:
         raise DataError(f"{name} is damaged or incomplete ({error}); copy or download it again") from error
     if image.width == 0 or image.height == 0:
-        raise DataError(f"{name} has no pixels ({image.width}x{image.height}); give a picture of at least 1x1")
+        raise DataError(f"{name} has no pixels ({image.width}x{image.height}); give an image of at least 1x1")
     image = _upright(image)
     if image.mode == "F":
         raise DataError(f"{name} holds floating-point values, whose range is not known; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise DataError(f"{name} holds 32-bit values ({grey.min()} to {grey.max()}); convert it to 8 or 16 bits")
-        return np.stack([_to_bytes(grey)] * 3, axis=-1)
+        gray = np.asarray(image)
+        if gray.min() < 0 or gray.max() > 65535:
+            raise DataError(f"{name} holds 32-bit values ({gray.min()} to {gray.max()}); convert it to 8 or 16 bits")
+        return np.stack([_to_bytes(gray)] * 3, axis=-1)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -218,7 +218,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF orientation says; a damaged EXIF block says nothing."""
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
-        # An upright picture is not copied, as `exif_transpose` would: it may be half a gigabyte.
+        # An upright image is not copied, as `exif_transpose` would: it may be half a gigabyte.
         return image if orientation == 1 else ImageOps.exif_transpose(image)
     except BROKEN:
         return image
@@ -229,11 +229,11 @@ def _from_array(array: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "H W 3"]:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.dtype not in (np.uint8, np.uint16):
         raise DataError(
-            f"an array of shape {array.shape} and type {array.dtype} is no picture; give (height, width, 3) RGB "
+            f"an array of shape {array.shape} and type {array.dtype} is no image; give (height, width, 3) RGB "
             f"values of type uint8"
         )
     if not array.size:
-        raise DataError(f"an array of shape {array.shape} has no pixels; give a picture of at least 1x1")
+        raise DataError(f"an array of shape {array.shape} has no pixels; give an image of at least 1x1")
     channels = array[:, :, :3] if array.shape[2] > 1 else np.repeat(array, 3, axis=2)
     return np.ascontiguousarray(channels if array.dtype == np.uint8 else _to_bytes(channels))
 

@@ -13,7 +13,7 @@ from htc.types import MaskCrops
 
 
 def mask_crops(crops: Iterable[Crop], canvas: tuple[int, int]) -> MaskCrops:
-    """The crops of one picture of size `canvas` (height, width) in one buffer."""
+    """The crops of one image of size `canvas` (height, width) in one buffer."""
     crops = list(crops)
     pixels = np.concatenate([np.zeros(0, np.uint8), *(crop.bitmap.reshape(-1) for crop in crops)])
     return MaskCrops(
@@ -48,18 +48,18 @@ def boxes_from_masks(masks: MaskCrops) -> Float[Tensor, "M 4"]:
 
 
 def resized(masks: MaskCrops, sx: float, sy: float) -> MaskCrops:
-    """Seen in a picture that is `sx` times as wide and `sy` times as high."""
+    """Seen in an image that is `sx` times as wide and `sy` times as high."""
     return replace(masks, scale=(masks.scale[0] / sx, masks.scale[1] / sy))
 
 
 def flipped_horizontally(masks: MaskCrops, width: int) -> MaskCrops:
-    """Seen in the mirror image of a picture of that width."""
+    """Seen in the mirror image of an image of that width."""
     (sx, sy), (tx, ty) = masks.scale, masks.shift
     return replace(masks, scale=(-sx, sy), shift=(tx + sx * width, ty))
 
 
 def flipped_vertically(masks: MaskCrops, height: int) -> MaskCrops:
-    """Seen upside down in a picture of that height."""
+    """Seen upside down in an image of that height."""
     (sx, sy), (tx, ty) = masks.scale, masks.shift
     return replace(masks, scale=(sx, -sy), shift=(tx, ty + sy * height))
 
@@ -94,7 +94,7 @@ def _cut(crop: Crop, window: tuple[float, float, float, float]) -> Crop:
 
 
 def crops_in_view(masks: MaskCrops, size: tuple[int, int]) -> list[Crop]:
-    """Each object's pixels in the grid of a network input of `size` (height, width): those whose centre lies in its
+    """Each object's pixels in the grid of a network input of `size` (height, width): those whose center lies in its
     mask.
     """
     across, down = (

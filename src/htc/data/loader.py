@@ -17,11 +17,11 @@ from torch.utils.data import Dataset as TorchDataset
 from htc.config import Config, CopyPaste, Input
 from htc.data.copy_paste import corner_of, draw_paste, pasted
 from htc.data.dataset import Dataset, ImageRecord
-from htc.data.epochs import pictures_of_epoch, pure_generator, pure_seed, rank_positions
-from htc.data.ground_truth import AnnotatedView, annotated_picture, placed, view_of
+from htc.data.epochs import images_of_epoch, pure_generator, pure_seed, rank_positions
+from htc.data.ground_truth import AnnotatedView, annotated_image, placed, view_of
 from htc.data.photometric import distorted, draw_distortion
 from htc.data.semantic_maps import MAX_SEMANTIC_CLASSES, least_classes
-from htc.data.transforms import Placement, Preparation, Prepared, draw_placement, pad_pictures, pad_semantic
+from htc.data.transforms import Placement, Preparation, Prepared, draw_placement, pad_images, pad_semantic
 from htc.data.user_transforms import Transforms, transformed
 from htc.errors import ConfigError, DataError
 from htc.types import Batch, GroundTruth
@@ -29,9 +29,9 @@ from htc.types import Batch, GroundTruth
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One picture as the network will see it, before normalising and padding."""
+    """One image as the network will see it, before normalizing and padding."""
 
-    picture: UInt8[np.ndarray, "h w 3"]
+    image: UInt8[np.ndarray, "h w 3"]
     truth: GroundTruth
     semantic: UInt8[np.ndarray, "h w"] | None
     image_id: int | str
@@ -39,17 +39,17 @@ class TrainingSample:
 
 
 @dataclass(frozen=True)
-class PictureBatch(Generic[Prepared]):
+class ImageBatch(Generic[Prepared]):
     """Images to predict on."""
 
     prepared: Prepared
     """As the predictor's `Preparation` returns them."""
     original_sizes: tuple[tuple[int, int], ...]
-    """(height, width) of each picture file."""
+    """(height, width) of each image file."""
     image_ids: tuple[int | str, ...]
 
 
-class TrainingPictures(TorchDataset[TrainingSample]):
+class TrainingImages(TorchDataset[TrainingSample]):
     """Item p is the image at position p of one epoch's order, augmented. Read it from any process, in any order.
 
     A step of all processes takes `together` images. `transforms` of the user come before the augmentation
@@ -70,7 +70,7 @@ class TrainingPictures(TorchDataset[TrainingSample]):
         self.seed = seed
         self.epoch = epoch
         self.transforms = transforms
-        self.order = pictures_of_epoch(dataset, config.training.sampling, seed, epoch, together)
+        self.order = images_of_epoch(dataset, config.training.sampling, seed, epoch, together)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -84,10 +84,10 @@ class TrainingPictures(TorchDataset[TrainingSample]):
         if augmentation.copy_paste is not None:
             pasted_seed = pure_seed("transforms of the pasted", seed)
             view = self._with_pasted(view, augmentation.copy_paste, pure_generator("copy-paste", seed), pasted_seed)
-        picture = view.picture
+        image = view.image
         if augmentation.photometric is not None:
-            picture = distorted(picture, draw_distortion(augmentation.photometric, pure_generator("photometric", seed)))
-        return TrainingSample(picture, view.truth, view.semantic, record.id, seed)
+            image = distorted(image, draw_distortion(augmentation.photometric, pure_generator("photometric", seed)))
+        return TrainingSample(image, view.truth, view.semantic, record.id, seed)
 
     def _view(self, record: ImageRecord, generator: torch.Generator, seed: int) -> AnnotatedView:
         """`seed` is that of the user's transforms."""
@@ -121,11 +121,11 @@ class TrainingPictures(TorchDataset[TrainingSample]):
 
 def collate(samples: list[TrainingSample], settings: Input) -> Batch:
     """Samples of any sizes to one padded batch."""
-    images = pad_pictures([sample.picture for sample in samples], settings)
+    images = pad_images([sample.image for sample in samples], settings)
     maps = [sample.semantic for sample in samples if sample.semantic is not None]
     return Batch(
         images=images,
-        sizes=torch.tensor([sample.picture.shape[:2] for sample in samples]),
+        sizes=torch.tensor([sample.image.shape[:2] for sample in samples]),
         truths=tuple(sample.truth for sample in samples),
         semantic=pad_semantic(maps, (images.shape[2], images.shape[3])) if maps else None,
         image_ids=tuple(sample.image_id for sample in samples),
@@ -145,11 +145,11 @@ def training_loader(
     rank: int = 0,
     ranks: int = 1,
     transforms: Transforms | None = None,
-) -> "PictureLoader":
+) -> "ImageLoader":
     """One epoch of batches for process `rank` of `ranks`, from step `first_step` on.
 
     Step s of all ranks together holds positions s * batch_size * ranks ... of the epoch's order; the last step may be
-    smaller, but every rank takes part in it (with pictures from the epoch's beginning if there are too few).
+    smaller, but every rank takes part in it (with images from the epoch's beginning if there are too few).
 
     `transforms(image, target)`, in the style of torchvision v2, see the original image before the augmentation of the
     configuration; `docs/extending.md` describes them. They draw from the global generators of torch, NumPy and Python,
@@ -159,9 +159,9 @@ def training_loader(
     that cannot be used, or for transforms that return something else than an image and its target.
     """
     check_semantic(dataset, config)
-    pictures = TrainingPictures(dataset, config, seed, epoch, batch_size * ranks, transforms)
-    steps = rank_positions(len(pictures), batch_size, rank, ranks)[first_step:]
-    return PictureLoader(pictures, _Collate(config.input), steps, workers)
+    images = TrainingImages(dataset, config, seed, epoch, batch_size * ranks, transforms)
+    steps = rank_positions(len(images), batch_size, rank, ranks)[first_step:]
+    return ImageLoader(images, _Collate(config.input), steps, workers)
 
 
 def check_semantic(dataset: Dataset, config: Config) -> None:
@@ -183,7 +183,7 @@ def check_semantic(dataset: Dataset, config: Config) -> None:
         raise ConfigError(f"semantic.classes is {config.semantic.classes}; {what}")
 
 
-class EvaluationPictures(TorchDataset[tuple[UInt8[np.ndarray, "h w 3"], int]]):
+class EvaluationImages(TorchDataset[tuple[UInt8[np.ndarray, "h w 3"], int]]):
     """Item i is image i, prepared for a predictor, and its index."""
 
     def __init__(self, dataset: Dataset, preparation: Preparation[Any]):
@@ -194,26 +194,26 @@ class EvaluationPictures(TorchDataset[tuple[UInt8[np.ndarray, "h w 3"], int]]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-        return self.preparation.image(annotated_picture(self.dataset.images[index])), index
+        return self.preparation.image(annotated_image(self.dataset.images[index])), index
 
 
-def picture_batches(
+def image_batches(
     dataset: Dataset, preparation: Preparation[Any], batch_size: int = 1, workers: int = 0
-) -> "PictureLoader":
-    """Batches (`PictureBatch`) of all images, prepared for a predictor, those of like size together."""
+) -> "ImageLoader":
+    """Batches (`ImageBatch`) of all images, prepared for a predictor, those of like size together."""
     sizes = [preparation.size((record.height, record.width)) for record in dataset.images]
     order = sorted(range(len(sizes)), key=lambda index: sizes[index])
     steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    pictures = EvaluationPictures(dataset, preparation)
-    return PictureLoader(pictures, _CollatePictures(dataset, preparation), steps, workers)
+    images = EvaluationImages(dataset, preparation)
+    return ImageLoader(images, _CollateImages(dataset, preparation), steps, workers)
 
 
-class PictureLoader(DataLoader[Any]):
+class ImageLoader(DataLoader[Any]):
     """A `DataLoader` over given steps that leaves torch's global random state alone and keeps our errors short."""
 
-    def __init__(self, pictures: TorchDataset[Any], collate_fn: Any, steps: list[list[int]], workers: int):
+    def __init__(self, images: TorchDataset[Any], collate_fn: Any, steps: list[list[int]], workers: int):
         super().__init__(
-            pictures,
+            images,
             batch_sampler=steps,
             collate_fn=collate_fn,
             num_workers=workers,
@@ -246,14 +246,14 @@ class _Collate:
 
 
 @dataclass(frozen=True)
-class _CollatePictures:
+class _CollateImages:
     dataset: Dataset
     preparation: Preparation[Any]
 
-    def __call__(self, items: list[tuple[UInt8[np.ndarray, "_ _ 3"], int]]) -> PictureBatch[Any]:
+    def __call__(self, items: list[tuple[UInt8[np.ndarray, "_ _ 3"], int]]) -> ImageBatch[Any]:
         records = [self.dataset.images[index] for _, index in items]
-        return PictureBatch(
-            prepared=self.preparation.batch([picture for picture, _ in items]),
+        return ImageBatch(
+            prepared=self.preparation.batch([image for image, _ in items]),
             original_sizes=tuple((record.height, record.width) for record in records),
             image_ids=tuple(record.id for record in records),
         )

@@ -18,28 +18,28 @@ def read_pixels(path: Path) -> tuple[str, np.ndarray]:
         with Image.open(path) as image:
             return image.mode, np.array(image)
     except BROKEN as error:
-        raise DataError(f"{path} is not a readable picture ({error}); export it again") from error
+        raise DataError(f"{path} is not a readable image ({error}); export it again") from error
 
 
 def read_segment_ids(path: Path, size: tuple[int, int]) -> Int32[np.ndarray, "H W"]:
     """The segment of each pixel of a panoptic PNG, R + 256 G + 65536 B; transparency does not count.
 
-    Raises `DataError` if it is damaged, no colour picture, or not `size` (height, width).
+    Raises `DataError` if it is damaged, no color image, or not `size` (height, width).
     """
-    mode, colours = read_pixels(path)
+    mode, colors = read_pixels(path)
     if mode not in ("RGB", "RGBA"):
         raise DataError(
-            f"{path} has mode {mode}; a panoptic PNG has segment ids as colours, R + 256 G + 65536 B: for class "
+            f"{path} has mode {mode}; a panoptic PNG has segment ids as colors, R + 256 G + 65536 B: for class "
             f"numbers leave out its JSON"
         )
-    check_size(path, colours, size)
-    return colours[:, :, 0] + 256 * colours[:, :, 1].astype(np.int32) + 65536 * colours[:, :, 2].astype(np.int32)
+    check_size(path, colors, size)
+    return colors[:, :, 0] + 256 * colors[:, :, 1].astype(np.int32) + 65536 * colors[:, :, 2].astype(np.int32)
 
 
 def check_size(path: Path, values: np.ndarray, size: tuple[int, int]) -> None:
-    """Raises `DataError` for a map that is not as large as its picture, (height, width)."""
+    """Raises `DataError` for a map that is not as large as its image, (height, width)."""
     if values.shape[:2] != size:
         raise DataError(
-            f"{path} is {values.shape[1]}x{values.shape[0]}, its picture {size[1]}x{size[0]}; maps must have their "
-            f"picture's size"
+            f"{path} is {values.shape[1]}x{values.shape[0]}, its image {size[1]}x{size[0]}; maps must have their "
+            f"image's size"
         )

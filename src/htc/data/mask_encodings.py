@@ -1,7 +1,7 @@
 """COCO's mask encodings as bitmaps cut to their box.
 
 Run lengths become the crop directly; polygons are rasterised by pycocotools to run lengths, in memory that grows with
-their outline, so nothing as large as the picture is ever made. Needs no torch: annotation files are read and checked
+their outline, so nothing as large as the image is ever made. Needs no torch: annotation files are read and checked
 before torch is imported.
 """
 
@@ -54,7 +54,7 @@ def polygon_runs(rings: Rings, height: int, width: int) -> Any:
 
 
 def counts_of(segmentation: Polygons | RunLengths, height: int, width: int) -> Int[np.ndarray, " R"]:
-    """The runs of any encoding on a picture of that size."""
+    """The runs of any encoding on an image of that size."""
     if isinstance(segmentation, RunLengths):
         return read_counts(segmentation.counts) if isinstance(segmentation.counts, bytes) else segmentation.counts
     counts = coco_masks.merge(polygon_runs([ring.tolist() for ring in segmentation.rings], height, width))["counts"]

@@ -1,4 +1,4 @@
-"""COCO's panoptic format: a JSON of segments, and a PNG a picture whose colours are their ids.
+"""COCO's panoptic format: a JSON of segments, and a PNG an image whose colors are their ids.
 
 https://cocodataset.org/#format-data, "Panoptic Segmentation".
 """
@@ -31,7 +31,7 @@ class Category:
 
 @dataclass(frozen=True)
 class Segment:
-    """A thing, or all of one kind of stuff in the picture."""
+    """A thing, or all of one kind of stuff in the image."""
 
     id: int
     """Its value in the map, from 1."""
@@ -61,7 +61,7 @@ class PanopticFile:
     """Name of the PNG and segments, by image id."""
 
     def read(self, image_id: int | str, size: tuple[int, int]) -> Panoptic:
-        """One picture's segments; `size` (height, width) is that of its picture. Raises `DataError`."""
+        """One image's segments; `size` (height, width) is that of its image. Raises `DataError`."""
         name, segments = self.maps[image_id]
         ids = read_segment_ids(self.folder / name, size)
         return Panoptic(
@@ -90,9 +90,9 @@ def valued(
 def read_panoptic(
     file: Path, folder: Path, dataset: Dataset | None = None, may_lack: Collection[int | str] = ()
 ) -> PanopticFile:
-    """The JSON, checked with the presence of its PNGs: for every picture of `dataset`, or for all that it has.
+    """The JSON, checked with the presence of its PNGs: for every image of `dataset`, or for all that it has.
 
-    A picture of `dataset` without annotation is a fault, but for those that `may_lack` it, as long as some have one.
+    An image of `dataset` without annotation is a fault, but for those that `may_lack` it, as long as some have one.
     Raises `DataError` that names the file, what is wrong and what to do.
     """
     content = _load(file)
@@ -110,14 +110,12 @@ def read_panoptic(
         else {record.id: f" ({record.path.name})" for record in dataset.images}
     )
     if may_lack and not any(id in entries for id in names):
-        raise DataError(
-            f"{file} has no annotation of any of the {len(names)} pictures; give the file of these pictures"
-        )
+        raise DataError(f"{file} has no annotation of any of the {len(names)} images; give the file of these images")
     for id, name in names.items():
         if id in entries:
             _add(found, id, entries[id], faults)
         elif id not in may_lack:
-            faults.add(f"image {id}{name} has no annotation; add it, or leave the picture out")
+            faults.add(f"image {id}{name} has no annotation; add it, or leave the image out")
     faults.check()
     return found
 
@@ -170,5 +168,5 @@ def _add(found: PanopticFile, id: int | str, entry: Mapping[str, Any], faults: F
         )
         return
     if not (found.folder / name).is_file():
-        faults.add(f"picture {name} of image {id} is not in {found.folder}; give the folder of the panoptic PNGs")
+        faults.add(f"image {name} of image {id} is not in {found.folder}; give the folder of the panoptic PNGs")
     found.maps[id] = name, segments

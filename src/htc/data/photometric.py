@@ -1,6 +1,6 @@
-"""Random colours; all chance comes from one generator.
+"""Random colors; all chance comes from one generator.
 
-The operators are torchvision's `adjust_...` to within one grey level, computed by OpenCV and lookup tables: about ten
+The operators are torchvision's `adjust_...` to within one gray level, computed by OpenCV and lookup tables: about ten
 times as fast.
 """
 
@@ -40,43 +40,43 @@ def draw_distortion(settings: Photometric, generator: torch.Generator) -> Distor
     return Distortion(*factors, contrast_last=numbers[8] < 0.5)
 
 
-def distorted(picture: UInt8[np.ndarray, "H W 3"], distortion: Distortion) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture with its colours changed: brightness, contrast, saturation, hue, or with the contrast last."""
+def distorted(image: UInt8[np.ndarray, "H W 3"], distortion: Distortion) -> UInt8[np.ndarray, "H W 3"]:
+    """The image with its colors changed: brightness, contrast, saturation, hue, or with the contrast last."""
     if distortion.brightness is not None:
-        picture = _looked_up(picture, VALUES * np.float32(distortion.brightness))
+        image = _looked_up(image, VALUES * np.float32(distortion.brightness))
     if distortion.contrast is not None and not distortion.contrast_last:
-        picture = _with_contrast(picture, distortion.contrast)
+        image = _with_contrast(image, distortion.contrast)
     if distortion.saturation is not None:
-        picture = _with_saturation(picture, distortion.saturation)
+        image = _with_saturation(image, distortion.saturation)
     if distortion.hue is not None:
-        picture = _with_hue(picture, distortion.hue)
+        image = _with_hue(image, distortion.hue)
     if distortion.contrast is not None and distortion.contrast_last:
-        picture = _with_contrast(picture, distortion.contrast)
-    return picture
+        image = _with_contrast(image, distortion.contrast)
+    return image
 
 
-def _looked_up(picture: UInt8[np.ndarray, "H W 3"], table: Float32[np.ndarray, "256"]) -> UInt8[np.ndarray, "H W 3"]:
+def _looked_up(image: UInt8[np.ndarray, "H W 3"], table: Float32[np.ndarray, "256"]) -> UInt8[np.ndarray, "H W 3"]:
     """A byte has 256 values only: each is computed once. Fractions are cut off."""
-    return np.asarray(cv2.LUT(picture, table.clip(0, 255).astype(np.uint8)))
+    return np.asarray(cv2.LUT(image, table.clip(0, 255).astype(np.uint8)))
 
 
-def _with_contrast(picture: UInt8[np.ndarray, "H W 3"], factor: float) -> UInt8[np.ndarray, "H W 3"]:
-    """Away from the picture's mean grey, or towards it."""
-    # Torchvision's grey is rounded down, OpenCV's to the nearest: half a level less, on average.
-    mean = cv2.mean(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))[0] - ROUNDED
-    return _looked_up(picture, VALUES * np.float32(factor) + np.float32((1 - factor) * mean))
+def _with_contrast(image: UInt8[np.ndarray, "H W 3"], factor: float) -> UInt8[np.ndarray, "H W 3"]:
+    """Away from the image's mean gray, or towards it."""
+    # Torchvision's gray is rounded down, OpenCV's to the nearest: half a level less, on average.
+    mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] - ROUNDED
+    return _looked_up(image, VALUES * np.float32(factor) + np.float32((1 - factor) * mean))
 
 
-def _with_saturation(picture: UInt8[np.ndarray, "H W 3"], factor: float) -> UInt8[np.ndarray, "H W 3"]:
-    """Away from each pixel's own grey, or towards it."""
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    return np.asarray(cv2.addWeighted(picture, factor, cv2.merge([grey, grey, grey]), 1 - factor, -ROUNDED))
+def _with_saturation(image: UInt8[np.ndarray, "H W 3"], factor: float) -> UInt8[np.ndarray, "H W 3"]:
+    """Away from each pixel's own gray, or towards it."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.addWeighted(image, factor, cv2.merge([gray, gray, gray]), 1 - factor, -ROUNDED))
 
 
-def _with_hue(picture: UInt8[np.ndarray, "H W 3"], turn: float) -> UInt8[np.ndarray, "H W 3"]:
+def _with_hue(image: UInt8[np.ndarray, "H W 3"], turn: float) -> UInt8[np.ndarray, "H W 3"]:
     """Hues moved around their circle by `turn` of it; lightness and saturation stay."""
-    colours = cv2.cvtColor(picture.astype(np.float32), cv2.COLOR_RGB2HSV)
-    degrees = colours[:, :, 0]
+    colors = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
+    degrees = colors[:, :, 0]
     degrees += np.float32(360 * (turn % 1))
     np.subtract(degrees, np.float32(360), out=degrees, where=degrees >= 360)
-    return np.asarray(cv2.convertScaleAbs(cv2.cvtColor(colours, cv2.COLOR_HSV2RGB)))
+    return np.asarray(cv2.convertScaleAbs(cv2.cvtColor(colors, cv2.COLOR_HSV2RGB)))

@@ -21,7 +21,7 @@ from htc.data.coco import dataset_of
 from htc.data.dataset import Dataset
 from htc.data.faults import FAULT_REMEDIES, Faults, RecordFault
 from htc.data.formats.converted import text_of
-from htc.data.images import picture_size, read_picture
+from htc.data.images import image_size, read_image
 from htc.data.segmentation import short
 from htc.data.written import xywh_of
 from htc.errors import DataError
@@ -148,8 +148,8 @@ def _image(image: Any, index: int) -> tuple[Path, UInt8[np.ndarray, "H W 3"] | N
     """Path, pixels of an image that is not a file, and (height, width), of a file from its header alone."""
     if isinstance(image, str | PathLike):
         path = Path(image).absolute()
-        return path, None, picture_size(path)
-    pixels = read_picture(image)
+        return path, None, image_size(path)
+    pixels = read_image(image)
     return Path(f"{index + 1:06}.png"), pixels, (pixels.shape[0], pixels.shape[1])
 
 

@@ -31,7 +31,7 @@ def derived_map(
     branch.
 
     Small objects lie over large ones and all objects over crowds. With one class this is "any object". `size` is
-    (height, width) of the picture. At most `MAX_SEMANTIC_CLASSES` classes.
+    (height, width) of the image. At most `MAX_SEMANTIC_CLASSES` classes.
     """
     canvas = np.zeros(size, np.uint8)
     for crowd in crowds:
@@ -58,12 +58,12 @@ def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarra
     Raises `DataError` if it is missing, not 8-bit single-channel, not `size` (height, width), or holds other values.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such semantic map; every picture needs one with its own name and the ending .png")
+        raise DataError(f"{path}: no such semantic map; every image needs one with its own name and the ending .png")
     mode, values = read_pixels(path)
     if mode not in ("L", "P"):
         raise DataError(
-            f"{path} has mode {mode}; a semantic map has one 8-bit channel (grey or palette) that holds class "
-            f"numbers, not colours"
+            f"{path} has mode {mode}; a semantic map has one 8-bit channel (gray or palette) that holds class "
+            f"numbers, not colors"
         )
     check_size(path, values, size)
     wrong = values[(values >= classes) & (values != IGNORE)]
@@ -75,9 +75,9 @@ def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarra
     return values
 
 
-def map_path(folder: Path, picture: Path) -> Path:
-    """Where the semantic map of a picture lies."""
-    return folder / f"{picture.stem}.png"
+def map_path(folder: Path, image: Path) -> Path:
+    """Where the semantic map of an image lies."""
+    return folder / f"{image.stem}.png"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class MapSources:
     """
 
     folder: Path | None = None
-    """PNGs of class numbers, named like the pictures."""
+    """PNGs of class numbers, named like the images."""
     panoptic_json: Path | None = None
     """COCO panoptic annotations, over the folder's maps."""
     panoptic_folder: Path | None = None
@@ -165,7 +165,7 @@ def read_panoptic_maps(
     """Reads a panoptic annotation file. Classes are its categories in their order, from 0, or `by_id` their category
     ids - 1.
 
-    Every picture of `dataset` must have an annotation (by image id) whose PNG lies in `folder`, but for those that
+    Every image of `dataset` must have an annotation (by image id) whose PNG lies in `folder`, but for those that
     `may_lack` it. Raises `DataError` that names the file, what is wrong and what to do.
     """
     found = read_panoptic(annotations, folder, dataset, may_lack)
@@ -198,7 +198,7 @@ def _values(found: PanopticFile, by_id: bool) -> dict[int, int]:
 
 
 def read_panoptic_map(record: ImageRecord, panoptic: PanopticMaps) -> UInt8[np.ndarray, "H W"]:
-    """The class of every pixel of one picture; raises `DataError` for a PNG that cannot be used or holds unlisted
+    """The class of every pixel of one image; raises `DataError` for a PNG that cannot be used or holds unlisted
     segments.
     """
     path = panoptic.folder / panoptic.files[record.id]
@@ -207,9 +207,9 @@ def read_panoptic_map(record: ImageRecord, panoptic: PanopticMaps) -> UInt8[np.n
 
 
 def with_semantic_maps(dataset: Dataset, sources: MapSources, classes: Sequence[str] | None = None) -> Dataset:
-    """`dataset` with the maps of `sources`, checked for every picture.
+    """`dataset` with the maps of `sources`, checked for every image.
 
-    Every picture needs its map; of two sources at least one must have it, and each must have some. `classes`: names in
+    Every image needs its map; of two sources at least one must have it, and each must have some. `classes`: names in
     the order that numbers the instances, the data set's own by default; instances of other classes are drawn as 255
     (ignore). Raises `DataError` that names what is missing, or what is called differently in the panoptic annotations.
     """
@@ -220,7 +220,7 @@ def with_semantic_maps(dataset: Dataset, sources: MapSources, classes: Sequence[
         absent = frozenset(record.id for record in _without_map(dataset, folder))
         if len(absent) == len(dataset):
             raise DataError(
-                f"{folder} has no semantic map of any of the {len(dataset)} pictures; give the right folder, or the "
+                f"{folder} has no semantic map of any of the {len(dataset)} images; give the right folder, or the "
                 f"panoptic maps alone"
             )
     if sources.panoptic_json is not None and sources.panoptic_folder is not None:
@@ -266,13 +266,13 @@ def _check_instances(dataset: Dataset, maps: SemanticMaps) -> None:
 
 
 def check_maps(dataset: Dataset, folder: Path) -> None:
-    """Raises `DataError` if the folder or one picture's map is missing: before the first step, not at the end of an
+    """Raises `DataError` if the folder or one image's map is missing: before the first step, not at the end of an
     epoch.
     """
     missing = _without_map(dataset, folder)
     if missing:
         raise DataError(
-            f"{folder} has no semantic map for {len(missing)} of {len(dataset)} pictures, the first is "
+            f"{folder} has no semantic map for {len(missing)} of {len(dataset)} images, the first is "
             f"{missing[0].path.name}; add them or use --semantic auto"
         )
 
@@ -308,7 +308,7 @@ def semantic_class_names(dataset: Dataset) -> dict[int, str]:
 
 
 def read_semantic(record: ImageRecord, maps: SemanticMaps, classes: int) -> UInt8[np.ndarray, "H W"]:
-    """The map of one picture, an array of its own: the panoptic class of a pixel, or where that is 255 the folder's."""
+    """The map of one image, an array of its own: the panoptic class of a pixel, or where that is 255 the folder's."""
     own = None if maps.folder is None or record.id in maps.absent else map_path(maps.folder, record.path)
     below = None if own is None else read_map(own, (record.height, record.width), classes)
     if maps.panoptic is None or record.id not in maps.panoptic.files:

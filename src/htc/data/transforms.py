@@ -1,7 +1,7 @@
-"""How a picture becomes network input: one `Placement` moves picture, boxes, masks and semantic map together.
+"""How an image becomes network input: one `Placement` moves image, boxes, masks and semantic map together.
 
 A placement is drawn first and then applied to each of them, so nothing can move alone. Coordinates are continuous,
-pixel centres at + 0.5.
+pixel centers at + 0.5.
 """
 
 from abc import ABC, abstractmethod
@@ -29,9 +29,9 @@ class Placement:
     flip_horizontal: bool = False
     flip_vertical: bool = False
     corner: tuple[int, int] = (0, 0)
-    """(top, left) of the window in the resized and flipped picture."""
+    """(top, left) of the window in the resized and flipped image."""
     window: tuple[int, int] | None = None
-    """(height, width) of the window, inside the resized picture; None: all of it."""
+    """(height, width) of the window, inside the resized image; None: all of it."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -56,14 +56,14 @@ def resized_size(
 
 
 def plain_placement(size: tuple[int, int], settings: Input) -> Placement:
-    """What prediction and evaluation see: the picture resized, nothing else."""
+    """What prediction and evaluation see: the image resized, nothing else."""
     return Placement(size, resized_size(size, settings.short_edge, settings.long_edge, settings.max_scale))
 
 
 def draw_placement(
     size: tuple[int, int], settings: Input, augmentation: Augmentation, generator: torch.Generator
 ) -> Placement:
-    """A training view of a picture of `size` (height, width); all chance comes from `generator`."""
+    """A training view of an image of `size` (height, width); all chance comes from `generator`."""
     # Always the same number of draws, so that one setting does not change what another one draws.
     edge, horizontal, vertical, down, across = torch.rand(5, generator=generator, dtype=torch.double).tolist()
     resized, crop = _drawn_size(size, edge, settings, augmentation)
@@ -83,7 +83,7 @@ def _drawn_size(
     if jitter is not None:
         low, high = jitter.scales
         fit = min(jitter.size[0] / size[0], jitter.size[1] / size[1])
-        # The limit is of the size that the factor then changes: small pictures would else hardly ever change theirs.
+        # The limit is of the size that the factor then changes: small images would else hardly ever change theirs.
         scale = (fit if settings.max_scale is None else min(fit, settings.max_scale)) * (low + draw * (high - low))
         return (max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)), jitter.size
     if not augmentation.resize:
@@ -93,28 +93,28 @@ def _drawn_size(
     else:
         low, high = augmentation.short_edges or (settings.short_edge, settings.short_edge)
         short_edge = low + int(draw * (high - low + 1))
-    # The limit moves with the edge: pictures below it would else never change their size.
+    # The limit moves with the edge: images below it would else never change their size.
     most = None if settings.max_scale is None else settings.max_scale * short_edge / settings.short_edge
     return resized_size(size, short_edge, augmentation.long_edge or settings.long_edge, most), augmentation.crop
 
 
-def place_picture(picture: UInt8[np.ndarray, "H W 3"], placement: Placement) -> UInt8[np.ndarray, "h w 3"]:
+def place_image(image: UInt8[np.ndarray, "H W 3"], placement: Placement) -> UInt8[np.ndarray, "h w 3"]:
     """Bilinear without antialiasing, by OpenCV: the original's own resize."""
     if placement.resized != placement.original:
-        picture = cv2.resize(picture, placement.resized[::-1], interpolation=cv2.INTER_LINEAR)
-    picture = picture[:: -1 if placement.flip_vertical else 1, :: -1 if placement.flip_horizontal else 1]
+        image = cv2.resize(image, placement.resized[::-1], interpolation=cv2.INTER_LINEAR)
+    image = image[:: -1 if placement.flip_vertical else 1, :: -1 if placement.flip_horizontal else 1]
     (top, left), (height, width) = placement.corner, placement.size
-    return np.ascontiguousarray(picture[top : top + height, left : left + width])
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
 
 
 def place_semantic(semantic: UInt8[np.ndarray, "H W"], placement: Placement) -> UInt8[np.ndarray, "h w"]:
-    """Each pixel takes the class under its centre."""
+    """Each pixel takes the class under its center."""
     rows, columns = (_nearest(placement, axis) for axis in (0, 1))
     return semantic[rows].take(columns, axis=1)
 
 
 def _nearest(placement: Placement, axis: int) -> np.ndarray:
-    """The annotated row (axis 0) or column (1) under each row or column centre of the network input."""
+    """The annotated row (axis 0) or column (1) under each row or column center of the network input."""
     seen = placement.corner[axis] + np.arange(placement.size[axis])
     if (placement.flip_vertical, placement.flip_horizontal)[axis]:
         seen = placement.resized[axis] - 1 - seen
@@ -149,7 +149,7 @@ def place_boxes(boxes: Float[Tensor, "M 4"], placement: Placement) -> Float[Tens
 
 
 def clip_boxes(boxes: Float[Tensor, "M 4"], size: tuple[int, int]) -> Float[Tensor, "M 4"]:
-    """xyxy boxes cut to a picture of `size` (height, width)."""
+    """xyxy boxes cut to an image of `size` (height, width)."""
     high = boxes.new_tensor([size[1], size[0], size[1], size[0]])
     return boxes.clamp(min=0).minimum(high)
 
@@ -175,22 +175,22 @@ def place_truth(truth: GroundTruth, placement: Placement) -> GroundTruth:
     return replace(truth, boxes=clipped[keep], labels=truth.labels[keep], masks=masks, crowd_boxes=crowds[seen])
 
 
-def normalise(picture: UInt8[np.ndarray, "H W 3"], settings: Input) -> Float[np.ndarray, "H W 3"]:
+def normalize(image: UInt8[np.ndarray, "H W 3"], settings: Input) -> Float[np.ndarray, "H W 3"]:
     """(value - mean) / std of each channel, looked up: a channel has 256 values only."""
     values = np.arange(256, dtype=np.float32)[:, None]
     table = (values - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
-    return cv2.LUT(picture, table[None])
+    return cv2.LUT(image, table[None])
 
 
-def pad_pictures(pictures: list[UInt8[np.ndarray, "_ _ 3"]], settings: Input) -> Float[Tensor, "B 3 H W"]:
-    """Normalised pictures, padded at the right and bottom, as `settings` say, to one size that their divisor
+def pad_images(views: list[UInt8[np.ndarray, "_ _ 3"]], settings: Input) -> Float[Tensor, "B 3 H W"]:
+    """Normalized views, padded at the right and bottom, as `settings` say, to one size that their divisor
     divides; channels_last.
     """
-    height, width = padded_size([picture.shape[:2] for picture in pictures], settings.divisor)
-    images = np.zeros((len(pictures), height, width, 3), np.float32)
-    for image, picture in zip(images, pictures, strict=True):
-        rows, columns = picture.shape[:2]
-        image[:rows, :columns] = normalise(picture, settings)
+    height, width = padded_size([view.shape[:2] for view in views], settings.divisor)
+    images = np.zeros((len(views), height, width, 3), np.float32)
+    for image, view in zip(images, views, strict=True):
+        rows, columns = view.shape[:2]
+        image[:rows, :columns] = normalize(view, settings)
         if settings.padding == "edge":
             image[:rows, columns:] = image[:rows, columns - 1 : columns]
             image[rows:] = image[rows - 1 : rows]
@@ -262,12 +262,12 @@ class ResizedInput(Preparation[NetworkInput]):
 
     def image(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
         """See `Preparation`."""
-        return place_picture(pixels, plain_placement((pixels.shape[0], pixels.shape[1]), self.settings))
+        return place_image(pixels, plain_placement((pixels.shape[0], pixels.shape[1]), self.settings))
 
     def batch(self, images: list[UInt8[np.ndarray, "_ _ 3"]]) -> NetworkInput:
         """See `Preparation`."""
         sizes = torch.tensor([image.shape[:2] for image in images])
-        return NetworkInput(pad_pictures(images, self.settings), sizes)
+        return NetworkInput(pad_images(images, self.settings), sizes)
 
 
 @final

@@ -1,4 +1,4 @@
-"""`htc demo`: a small HTC learns to segment cell nuclei from scratch, on the bundled pictures, by the code that
+"""`htc demo`: a small HTC learns to segment cell nuclei from scratch, on the bundled images, by the code that
 trains on any data.
 """
 
@@ -29,8 +29,8 @@ class DemoResult:
     model: Path
     """Native folder: `htc.load(model)`."""
     metrics: MetricValues
-    """Of the bundled validation pictures, up to 400 detections each."""
-    pictures: tuple[Path, ...]
+    """Of the bundled validation images, up to 400 detections each."""
+    images: tuple[Path, ...]
     """Ground truth beside prediction."""
     curves: tuple[Path, ...]
     next_commands: tuple[tuple[str, str], ...]
@@ -50,7 +50,7 @@ def run_demo(
     numbers.
 
     The number of steps is fixed, so that time has no influence on the result. `config` and `splits` (validation
-    pictures included) replace the preset and the bundled nuclei. Raises `OutputError` if `out` cannot be written to or
+    images included) replace the preset and the bundled nuclei. Raises `OutputError` if `out` cannot be written to or
     holds a training.
     """
     start = time.monotonic()
@@ -60,19 +60,19 @@ def run_demo(
         device=device,
         evaluate_every=EVALUATE_EVERY,
         validation_losses=False,
-        pictures=0,
+        images=0,
         checkpoints=None,
     )
     trained = run_training(config or preset(DEMO_PRESET), splits, out, options, progress)
     assert trained.metrics is not None
     assert splits.val_annotations is not None
     assert splits.val_images is not None
-    pictures = draw_comparisons(trained.model, splits.val_annotations, splits.val_images, out / IMAGES_FOLDER)
+    images = draw_comparisons(trained.model, splits.val_annotations, splits.val_images, out / IMAGES_FOLDER)
     return DemoResult(
         folder=out,
         model=trained.model_folder,
         metrics=trained.metrics.to_dict(),
-        pictures=pictures,
+        images=images,
         curves=tuple(sorted((out / "curves").glob("*.png"))),
         next_commands=next_commands(trained.model_folder, splits),
         seconds=time.monotonic() - start,
@@ -80,18 +80,18 @@ def run_demo(
 
 
 def nuclei() -> Splits:
-    """The bundled nuclei: 142 pictures to train on, 30 to validate, of other micrographs."""
+    """The bundled nuclei: 142 images to train on, 30 to validate, of other micrographs."""
     return find_splits(NUCLEI)
 
 
 def next_commands(model: Path, splits: Splits) -> tuple[tuple[str, str], ...]:
     """What to try next: this model, own data, released weights."""
-    pictures = shlex.quote(str(splits.val_images))
+    images = shlex.quote(str(splits.val_images))
     return (
         (
-            "predict with this model (any pictures of nuclei)",
-            f"htc predict {pictures} --model {shlex.quote(str(model))}",
+            "predict with this model (any images of nuclei)",
+            f"htc predict {images} --model {shlex.quote(str(model))}",
         ),
         ("train on your own data, annotated in COCO's format", f"htc train --data DIR --preset {DEMO_PRESET}"),
-        ("find everyday objects with released weights", "htc predict PICTURE.jpg --model htc_r50_fpn_20e_coco"),
+        ("find everyday objects with released weights", "htc predict IMAGE.jpg --model htc_r50_fpn_20e_coco"),
     )

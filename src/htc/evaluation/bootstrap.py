@@ -1,7 +1,7 @@
-"""How far average precision moves with the choice of pictures: COCO's own accumulation over pictures drawn with
+"""How far average precision moves with the choice of images: COCO's own accumulation over images drawn with
 replacement.
 
-Efron's bootstrap over pictures, paired: two sets of results see the same draws, so that what the pictures have in
+Efron's bootstrap over images, paired: two sets of results see the same draws, so that what the images have in
 common cancels in their difference. It says nothing of the spread between trainings.
 """
 
@@ -17,19 +17,19 @@ from jaxtyping import Float, Int
 
 from htc.evaluation.coco import IouType, boundary_evaluation, evaluation_of, mean_of_defined
 from htc.evaluation.comparison import Comparison, compare
-from htc.evaluation.matching import matched_pictures
+from htc.evaluation.matching import matched_images
 
 DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class Gain:
-    """AP of one set of results minus that of another on the same pictures, 0..1."""
+    """AP of one set of results minus that of another on the same images, 0..1."""
 
     ap: float
     other: float
     low: float
-    """The 95 % interval of the difference over the choice of pictures."""
+    """The 95 % interval of the difference over the choice of images."""
     high: float
 
     @property
@@ -39,42 +39,42 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class PictureMatches:
-    """What was found on each picture and whether it is right, ready to be accumulated over any choice of pictures."""
+class ImageMatches:
+    """What was found on each image and whether it is right, ready to be accumulated over any choice of images."""
 
     settings: Params
-    pictures: tuple[Any, ...]
-    """COCO's evaluation of each (class, picture), the pictures of one class in a row."""
+    images: tuple[Any, ...]
+    """COCO's evaluation of each (class, image), the images of one class in a row."""
     count: int
-    """Pictures."""
+    """Images."""
 
     def average_precision(self, draw: Int[np.ndarray, " _"] | None = None) -> float:
-        """COCO's AP over the pictures `draw` (numbers 0 .. count-1, repeats allowed; None: each once); -1 where
+        """COCO's AP over the images `draw` (numbers 0 .. count-1, repeats allowed; None: each once); -1 where
         nothing is defined.
         """
         chosen = range(self.count) if draw is None else draw.tolist()
         settings = copy.copy(self.settings)
         settings.imgIds = list(range(len(chosen)))
-        starts = range(0, len(self.pictures), self.count)
+        starts = range(0, len(self.images), self.count)
         result = accumulator.COCOevalAccumulate(
-            settings, [self.pictures[start + picture] for start in starts for picture in chosen]
+            settings, [self.images[start + image] for start in starts for image in chosen]
         )
         return mean_of_defined(np.asarray(result["precision"]))
 
 
 def matches(
     kind: IouType, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int
-) -> PictureMatches:
-    """Matches COCO results with the annotations' objects by boxes, masks or boundaries, picture by picture, objects
+) -> ImageMatches:
+    """Matches COCO results with the annotations' objects by boxes, masks or boundaries, image by image, objects
     of all sizes.
     """
     return matches_of(kind, compare(truth, results), max_detections)
 
 
-def matches_of(kind: IouType, comparison: Comparison, max_detections: int) -> PictureMatches:
+def matches_of(kind: IouType, comparison: Comparison, max_detections: int) -> ImageMatches:
     """The same of results that are set against the annotations already."""
     if kind == "boundary":
-        evaluation = boundary_evaluation(comparison, matched_pictures(comparison, max_detections), max_detections)
+        evaluation = boundary_evaluation(comparison, matched_images(comparison, max_detections), max_detections)
     else:
         evaluation = evaluation_of(kind, comparison, max_detections)
     evaluation.params.areaRng, evaluation.params.areaRngLbl = (
@@ -84,15 +84,15 @@ def matches_of(kind: IouType, comparison: Comparison, max_detections: int) -> Pi
     evaluation.separate_eval = True
     evaluation.evaluate()
     settings = copy.copy(evaluation.params)
-    return PictureMatches(settings, tuple(evaluation._evalImgs_cpp), len(settings.imgIds))
+    return ImageMatches(settings, tuple(evaluation._evalImgs_cpp), len(settings.imgIds))
 
 
-def draws(pictures: int, count: int, seed: int) -> Int[np.ndarray, "_ _"]:
-    """`count` draws of as many pictures as there are."""
-    return np.random.default_rng(seed).integers(0, pictures, (count, pictures))
+def draws(images: int, count: int, seed: int) -> Int[np.ndarray, "_ _"]:
+    """`count` draws of as many images as there are."""
+    return np.random.default_rng(seed).integers(0, images, (count, images))
 
 
-def resampled(model: PictureMatches, drawn: Int[np.ndarray, "D _"]) -> Float[np.ndarray, " D"]:
+def resampled(model: ImageMatches, drawn: Int[np.ndarray, "D _"]) -> Float[np.ndarray, " D"]:
     """AP of each draw."""
     return np.array([model.average_precision(draw) for draw in drawn])
 

@@ -26,7 +26,7 @@ IouType = Literal["bbox", "segm", "boundary"]
 
 AREAS = {"APs": "small", "APm": "medium", "APl": "large"}
 DILATION_RATIO = 0.02
-"""Of the picture's diagonal: how far from an outline its boundary reaches (Cheng et al. 2021, Boundary IoU)."""
+"""Of the image's diagonal: how far from an outline its boundary reaches (Cheng et al. 2021, Boundary IoU)."""
 
 
 def coco_metrics(
@@ -37,10 +37,10 @@ def coco_metrics(
 
     Returns
     `{"bbox": {AP, AP50, AP75, APs, APm, APl, AR@N}, "segm": {...}, "per_class": {name: {"bbox": AP, "segm": AP}}}` with
-    values 0..1, -1 where there is nothing to measure; N is `max_detections`, the number of best detections of a picture
+    values 0..1, -1 where there is nothing to measure; N is `max_detections`, the number of best detections of an image
     and class that count. Without a mask in any result (or object) there is no `segm`. Crowds are ignored regions.
 
-    Raises `DataError` for results of unknown pictures or categories, or of which only some have masks.
+    Raises `DataError` for results of unknown images or categories, or of which only some have masks.
     """
     return metrics_of(compare(annotations, results), max_detections)
 
@@ -129,7 +129,7 @@ def summary(evaluation: COCOeval_faster, max_detections: int) -> dict[str, float
 
 
 def recalls(evaluation: COCOeval_faster) -> dict[str, float]:
-    """COCO's average recalls: over the best 1, 10 and N results a picture and class, and of each size."""
+    """COCO's average recalls: over the best 1, 10 and N results an image and class, and of each size."""
     recall = evaluation.eval["recall"]
     labels = evaluation.params.areaRngLbl
     numbers = {
@@ -150,15 +150,15 @@ DOT = {"size": [1, 1], "counts": "1"}
 """Stands for the mask of a result that cannot be right: overlaps nothing, and costs nothing to outline."""
 
 
-def boundary_metrics(comparison: Comparison, pictures: Sequence[Matched], max_detections: int) -> dict[str, float]:
-    """The numbers of `segm` in `coco_metrics`, by boundaries; `pictures` are the same results matched by masks."""
-    evaluation = boundary_evaluation(comparison, pictures, max_detections)
+def boundary_metrics(comparison: Comparison, images: Sequence[Matched], max_detections: int) -> dict[str, float]:
+    """The numbers of `segm` in `coco_metrics`, by boundaries; `images` are the same results matched by masks."""
+    evaluation = boundary_evaluation(comparison, images, max_detections)
     evaluation.evaluate()
     evaluation.accumulate()
     return summary(evaluation, max_detections)
 
 
-def boundary_evaluation(comparison: Comparison, pictures: Iterable[Matched], max_detections: int) -> COCOeval_faster:
+def boundary_evaluation(comparison: Comparison, images: Iterable[Matched], max_detections: int) -> COCOeval_faster:
     """COCO's evaluation by boundaries, ready to run.
 
     Most results overlap no object of their class by 0.5. They are wrong at every threshold whatever their boundary,
@@ -166,9 +166,9 @@ def boundary_evaluation(comparison: Comparison, pictures: Iterable[Matched], max
     """
     evaluation = evaluation_of("boundary", comparison, max_detections)
     near = np.zeros(len(comparison.found), bool)
-    for picture in pictures:
-        own = picture.labels[:, None] == picture.object_labels[None]
-        near[picture.found] = ((picture.ious >= IOU) & own).any(1)
+    for image in images:
+        own = image.labels[:, None] == image.object_labels[None]
+        near[image.found] = ((image.ious >= IOU) & own).any(1)
     for place in np.flatnonzero(~near):
         evaluation.cocoDt.anns[int(place) + 1]["segmentation"] = DOT
     return evaluation

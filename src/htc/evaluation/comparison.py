@@ -23,7 +23,7 @@ their own for it.
 
 @dataclass(frozen=True)
 class Comparison:
-    """Objects and results of the same pictures.
+    """Objects and results of the same images.
 
     `objects` and `found` are COCO annotations without masks: `id` (from 1, their place in `object_masks` and
     `found_masks`), `image_id` (from 1, the place in `image_ids`), `category_id`, `bbox` (xywh), `area` (of the object
@@ -31,9 +31,9 @@ class Comparison:
     """
 
     image_ids: tuple[int | str, ...]
-    """The pictures' own ids, in order."""
+    """The images' own ids, in order."""
     sizes: tuple[tuple[int, int], ...]
-    """(height, width) of each picture."""
+    """(height, width) of each image."""
     categories: tuple[tuple[int, str], ...]
     """(id, name) of each category, by id; a name that occurs twice carries its id."""
     objects: list[Annotation]
@@ -55,8 +55,8 @@ class Comparison:
             for number, (height, width) in enumerate(self.sizes, start=1)
         ]
 
-    def by_picture(self) -> Iterator[tuple[list[Annotation], list[Annotation]]]:
-        """For each picture its objects, as annotated, and its results, best first (equals: in the order they were
+    def by_image(self) -> Iterator[tuple[list[Annotation], list[Annotation]]]:
+        """For each image its objects, as annotated, and its results, best first (equals: in the order they were
         given).
         """
         objects: list[list[Annotation]] = [[] for _ in self.image_ids]
@@ -73,8 +73,8 @@ class Comparison:
 def compare(annotations: Mapping[str, Any] | Any, results: Sequence[Mapping[str, Any]]) -> Comparison:
     """Sets COCO results against COCO annotations (a file or its content); neither is changed.
 
-    Pictures and objects are numbered anew from 1, in order: their own ids may be texts, and the COCO tools take an
-    object of id 0 for "unmatched". Raises `DataError` for results of unknown pictures or categories, or of which only
+    Images and objects are numbered anew from 1, in order: their own ids may be texts, and the COCO tools take an
+    object of id 0 for "unmatched". Raises `DataError` for results of unknown images or categories, or of which only
     some have masks.
     """
     truth = read_annotations(annotations)
@@ -114,7 +114,7 @@ def check_results(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
         if result["image_id"] not in images:
             raise DataError(
                 f"result {index} is of image_id {result['image_id']!r}, which the annotations do not have: "
-                "give the annotations of the same pictures (htc predict --annotations FILE takes their ids by "
+                "give the annotations of the same images (htc predict --annotations FILE takes their ids by "
                 "file name)"
             )
         if result["category_id"] not in categories:
@@ -128,7 +128,7 @@ def check_results(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> EncodedMask:
-    """A compressed RLE (`size`, `counts`) of polygons, uncompressed or compressed RLE of a picture of that size."""
+    """A compressed RLE (`size`, `counts`) of polygons, uncompressed or compressed RLE of an image of that size."""
     if isinstance(segmentation, list):
         return rle_codec.merge(rle_codec.frPyObjects(segmentation, height, width))
     if isinstance(segmentation["counts"], list):

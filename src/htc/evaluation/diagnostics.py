@@ -1,5 +1,5 @@
 """What lies behind the numbers: curves, boundary AP, where to cut scores and whether to believe them, confusion,
-errors, worst pictures.
+errors, worst images.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from htc.evaluation.coco import (
 )
 from htc.evaluation.comparison import Comparison
 from htc.evaluation.errors import ErrorKind, at_least, errors_by_kind
-from htc.evaluation.matching import Matched, confusion_matrix, matched_pictures
+from htc.evaluation.matching import Matched, confusion_matrix, matched_images
 from htc.evaluation.operating import Calibration, OperatingPoint, calibration, judged, operating_points
 
 CURVES = (0.5, 0.75)
@@ -42,8 +42,8 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class PictureErrors:
-    """How one picture went at the operating point."""
+class ImageErrors:
+    """How one image went at the operating point."""
 
     image_id: int | str
     found: int
@@ -55,7 +55,7 @@ class PictureErrors:
 
     @property
     def f1(self) -> float:
-        """2 TP / (2 TP + wrong + missed); 1 for a picture without objects and results."""
+        """2 TP / (2 TP + wrong + missed); 1 for an image without objects and results."""
         total = 2 * self.found + self.wrong + self.missed
         return 2 * self.found / total if total else 1.0
 
@@ -72,19 +72,19 @@ class Diagnostics:
     """The numbers of `segm` with min(mask IoU, boundary IoU) in the place of mask IoU (Cheng et al. 2021)."""
     best: OperatingPoint
     """The score threshold of the best F1 for all classes together: the operating point of confusion, counts and
-    pictures.
+    images.
     """
     best_by_class: dict[str, OperatingPoint]
     calibration: Calibration
     confusion: Int[np.ndarray, "K1 K1"]
     """See `confusion_matrix`."""
     errors: dict[str, ErrorKind]
-    pictures: tuple[PictureErrors, ...]
+    images: tuple[ImageErrors, ...]
     """Worst first."""
     matched: tuple[Matched, ...]
-    """The pictures' results and objects, in the order of `Comparison.image_ids`."""
+    """The images' results and objects, in the order of `Comparison.image_ids`."""
 
-    def content(self, most_pictures: int = 50) -> dict[str, Any]:
+    def content(self, most_images: int = 50) -> dict[str, Any]:
         """The numbers for a JSON file."""
         return {
             "matched_by": self.by,
@@ -101,20 +101,20 @@ class Diagnostics:
                 "matrix": self.confusion.tolist(),
             },
             "errors": {name: asdict(kind) for name, kind in self.errors.items()},
-            "worst_pictures": [asdict(picture) | {"f1": picture.f1} for picture in self.pictures[:most_pictures]],
+            "worst_pictures": [asdict(image) | {"f1": image.f1} for image in self.images[:most_images]],
         }
 
 
 def diagnose(comparison: Comparison, max_detections: int = 100) -> tuple[MetricValues, Diagnostics]:
-    """The contract's numbers and what lies behind them, at most `max_detections` results a picture and class."""
+    """The contract's numbers and what lies behind them, at most `max_detections` results an image and class."""
     kinds: tuple[IouType, ...] = ("bbox", "segm") if comparison.with_masks else ("bbox",)
     evaluations: dict[IouType, COCOeval_faster] = {kind: evaluated(kind, comparison, max_detections) for kind in kinds}
     classes = tuple(name for _, name in comparison.categories)
-    matched = tuple(matched_pictures(comparison, max_detections))
+    matched = tuple(matched_images(comparison, max_detections))
     results = judged(matched, len(classes))
     best, each = operating_points(results, classes)
-    pictures = sorted(
-        (picture_errors(picture, comparison, best.threshold) for picture in matched),
+    images = sorted(
+        (image_errors(image, comparison, best.threshold) for image in matched),
         key=lambda one: (one.f1, -one.wrong - one.missed),
     )
     found = Diagnostics(
@@ -127,7 +127,7 @@ def diagnose(comparison: Comparison, max_detections: int = 100) -> tuple[MetricV
         calibration=calibration(results),
         confusion=confusion_matrix(matched, len(classes), best.threshold),
         errors=errors_by_kind(matched, len(classes), best.threshold),
-        pictures=tuple(pictures),
+        images=tuple(images),
         matched=matched,
     )
     return metrics_from(evaluations, comparison, max_detections), found
@@ -147,14 +147,12 @@ def curves_of(evaluation: COCOeval_faster) -> Curves:
     return Curves(thresholds, ap, curves, recalls(evaluation))
 
 
-def picture_errors(picture: Matched, comparison: Comparison, threshold: float) -> PictureErrors:
-    """What went right and wrong in one picture, among results of at least `threshold`."""
-    cut = at_least(picture, threshold)
+def image_errors(image: Matched, comparison: Comparison, threshold: float) -> ImageErrors:
+    """What went right and wrong in one image, among results of at least `threshold`."""
+    cut = at_least(image, threshold)
     right, ignored = int((cut.match >= 0).sum()), int(cut.ignored.sum())
     objects = int((~cut.crowd).sum())
-    return PictureErrors(
-        comparison.image_ids[picture.picture], right, len(cut.scores) - right - ignored, objects - right
-    )
+    return ImageErrors(comparison.image_ids[image.image], right, len(cut.scores) - right - ignored, objects - right)
 
 
 def _curves_content(curves: Curves) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from pycocotools import mask as rle_codec
 
 from htc.data.coco import read_coco
 from htc.data.dataset import ImageRecord
-from htc.data.ground_truth import annotated, annotated_picture
-from htc.data.images import read_picture
+from htc.data.ground_truth import annotated, annotated_image
+from htc.data.images import read_image
 from htc.errors import OutputError
 from htc.evaluation.comparison import Annotation, Comparison, EncodedMask
 from htc.evaluation.errors import ERROR_KINDS, IGNORED, RIGHT, at_least, sort_errors
@@ -41,10 +41,10 @@ SCORE = 0.5
 def draw_comparisons(
     predictor: Predictor, annotations: Path, images: Path, folder: Path, most: int = 8
 ) -> tuple[Path, ...]:
-    """Writes, for up to `most` annotated pictures spread over all of them, ground truth (left) and prediction (right)
+    """Writes, for up to `most` annotated images spread over all of them, ground truth (left) and prediction (right)
     as PNG.
 
-    Predictions have a score of at least 0.5. Earlier pictures of the same name are replaced. Raises `OutputError` if
+    Predictions have a score of at least 0.5. Earlier images of the same name are replaced. Raises `OutputError` if
     the folder cannot be written to.
     """
     records = read_coco(annotations, images).images
@@ -69,42 +69,40 @@ def draw_comparisons(
 
 
 def comparison(predictor: Predictor, record: ImageRecord) -> np.ndarray:
-    """One annotated picture (H, W, 3), twice: with its objects, with what the model finds."""
-    picture = annotated_picture(record)
+    """One annotated image (H, W, 3), twice: with its objects, with what the model finds."""
+    image = annotated_image(record)
     truth = annotated(record, None, None).truth
     factor = enlargement((record.height, record.width))
     crops = None if truth.masks is None else crops_of(truth.masks, factor)
     named = len(predictor.config.classes) > 1  # captions of dozens of objects of one class would hide what they name
     captions = [predictor.config.classes[label] for label in truth.labels.tolist()] if named else None
     left = draw_objects(
-        enlarge(picture, factor),
+        enlarge(image, factor),
         truth.boxes.numpy() * factor,
         truth.labels.numpy(),
         crops,
         captions,
         outline_boxes=crops is None,
     )
-    found = predictor.predict(picture, score_threshold=SCORE)
-    right = found.drawing(picture, labels=named, scale=factor)
+    found = predictor.predict(image, score_threshold=SCORE)
+    right = found.drawing(image, labels=named, scale=factor)
     return side_by_side(
         left, right, (f"annotated: {len(truth.boxes)}", f"found, score {SCORE:g} or more: {len(found)}")
     )
 
 
-FOUND, MISTAKEN, IGNORED_COLOUR = PALETTE[1], PALETTE[5], np.array([150, 150, 150], np.uint8)
-"""Sky blue, vermilion, grey: told apart by every kind of colour vision."""
+FOUND, MISTAKEN, IGNORED_COLOR = PALETTE[1], PALETTE[5], np.array([150, 150, 150], np.uint8)
+"""Sky blue, vermilion, gray: told apart by every kind of color vision."""
 ERROR_NAMES = {kind: name for name, kind in ERROR_KINDS.items()}
 
 
-def draw_errors(
-    picture: Path, comparison: Comparison, matched: Matched, threshold: float
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Two pictures: annotated objects (the missed ones in vermilion), and results of at least `threshold` (the wrong
+def draw_errors(path: Path, comparison: Comparison, matched: Matched, threshold: float) -> UInt8[np.ndarray, "H W 3"]:
+    """Two images: annotated objects (the missed ones in vermilion), and results of at least `threshold` (the wrong
     ones so).
 
-    Raises `DataError` if the picture cannot be read.
+    Raises `DataError` if the image cannot be read.
     """
-    image = read_picture(picture)
+    image = read_image(path)
     scale = enlargement((image.shape[0], image.shape[1]))
     cut = at_least(matched, threshold)
     kinds = sort_errors(cut).kinds
@@ -114,7 +112,7 @@ def draw_errors(
         enlarge(image, scale),
         objects,
         None if comparison.object_masks is None else [comparison.object_masks[place] for place in cut.objects],
-        np.where(missed[:, None], MISTAKEN, np.where(cut.crowd[:, None], IGNORED_COLOUR, FOUND)),
+        np.where(missed[:, None], MISTAKEN, np.where(cut.crowd[:, None], IGNORED_COLOR, FOUND)),
         [comparison.categories[label][1] if bad else "" for label, bad in zip(cut.object_labels, missed, strict=True)],
         scale,
     )
@@ -122,7 +120,7 @@ def draw_errors(
         enlarge(image, scale),
         [comparison.found[place] for place in cut.found],
         None if comparison.found_masks is None else [comparison.found_masks[place] for place in cut.found],
-        np.where((kinds == RIGHT)[:, None], FOUND, np.where((kinds == IGNORED)[:, None], IGNORED_COLOUR, MISTAKEN)),
+        np.where((kinds == RIGHT)[:, None], FOUND, np.where((kinds == IGNORED)[:, None], IGNORED_COLOR, MISTAKEN)),
         [
             f"{ERROR_NAMES[kind]} {score:.2f}" if kind in ERROR_NAMES else ""
             for kind, score in zip(kinds.tolist(), cut.scores, strict=True)
@@ -136,7 +134,7 @@ def _painted(
     canvas: UInt8[np.ndarray, "H W 3"],
     items: Sequence[Annotation],
     masks: Sequence[EncodedMask] | None,
-    colours: UInt8[np.ndarray, "N 3"],
+    colors: UInt8[np.ndarray, "N 3"],
     captions: Sequence[str],
     scale: int,
 ) -> UInt8[np.ndarray, "H W 3"]:
@@ -147,11 +145,11 @@ def _painted(
     corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1) * np.float32(scale)
     for index in np.argsort(-boxes[:, 2:].prod(1), kind="stable"):
         if masks is None:
-            paint_box(canvas, corners[index], colours[index], thickness)
+            paint_box(canvas, corners[index], colors[index], thickness)
         else:
-            paint_mask(canvas, enlarge_crop(crop_of(masks[index]), scale), colours[index], thickness)
+            paint_mask(canvas, enlarge_crop(crop_of(masks[index]), scale), colors[index], thickness)
     named = [index for index, caption in enumerate(captions) if caption]
-    _caption(canvas, corners[named], [captions[index] for index in named], colours[named])
+    _caption(canvas, corners[named], [captions[index] for index in named], colors[named])
     return canvas
 
 
@@ -159,10 +157,10 @@ def _caption(
     canvas: UInt8[np.ndarray, "H W 3"],
     boxes: Float[np.ndarray, "N 4"],
     captions: Sequence[str],
-    colours: UInt8[np.ndarray, "N 3"],
+    colors: UInt8[np.ndarray, "N 3"],
 ) -> None:
     if captions:
-        paint_labels(canvas, boxes, captions, colours)
+        paint_labels(canvas, boxes, captions, colors)
 
 
 def crop_of(mask: EncodedMask) -> MaskCrop:

@@ -47,7 +47,7 @@ class ErrorKind:
 
 @dataclass(frozen=True)
 class Sorted:
-    """One picture's results with their kinds."""
+    """One image's results with their kinds."""
 
     kinds: Int[np.ndarray, " D"]
     meant: Int[np.ndarray, " D"]
@@ -55,16 +55,16 @@ class Sorted:
     missed: Bool[np.ndarray, " G"]
 
 
-def sort_errors(picture: Matched) -> Sorted:
+def sort_errors(image: Matched) -> Sorted:
     """The kind of each result, and the objects that were missed."""
-    count = len(picture.scores)
-    own = (picture.labels[:, None] == picture.object_labels[None]) & ~picture.crowd[None]
-    other = ~own & ~picture.crowd[None]
-    best_own, own_at = _best(np.where(own, picture.ious, 0.0))
-    best_other, other_at = _best(np.where(other, picture.ious, 0.0))
+    count = len(image.scores)
+    own = (image.labels[:, None] == image.object_labels[None]) & ~image.crowd[None]
+    other = ~own & ~image.crowd[None]
+    best_own, own_at = _best(np.where(own, image.ious, 0.0))
+    best_other, other_at = _best(np.where(other, image.ious, 0.0))
     conditions = [
-        picture.match >= 0,
-        picture.ignored,
+        image.match >= 0,
+        image.ignored,
         best_own >= IOU,
         best_other >= IOU,
         best_own >= NEAR,
@@ -72,42 +72,42 @@ def sort_errors(picture: Matched) -> Sorted:
     ]
     kinds = np.select(conditions, [RIGHT, IGNORED, DOUBLE, WRONG_CLASS, BAD_OUTLINE, BOTH], BACKGROUND)
     meant = np.select([kinds == WRONG_CLASS, kinds == BAD_OUTLINE], [other_at, own_at], np.full(count, -1))
-    missed = ~picture.detected & ~picture.crowd
+    missed = ~image.detected & ~image.crowd
     missed[meant[meant >= 0]] = False
     return Sorted(kinds, meant, missed)
 
 
-def errors_by_kind(pictures: Sequence[Matched], classes: int, threshold: float) -> dict[str, ErrorKind]:
+def errors_by_kind(images: Sequence[Matched], classes: int, threshold: float) -> dict[str, ErrorKind]:
     """Every kind's count, among results of at least `threshold`, and cost."""
     counts = dict.fromkeys([*ERROR_KINDS, MISSED], 0)
-    for picture in pictures:
-        cut = at_least(picture, threshold)
+    for image in images:
+        cut = at_least(image, threshold)
         found = sort_errors(cut)
         counts[MISSED] += int(found.missed.sum())
         for name, kind in ERROR_KINDS.items():
             counts[name] += int((found.kinds == kind).sum())
-    sorted_all = [sort_errors(picture) for picture in pictures]
-    plain = _ap50(pictures, sorted_all, classes, None)
-    costs = {name: _ap50(pictures, sorted_all, classes, name) - plain if plain >= 0 else -1.0 for name in counts}
+    sorted_all = [sort_errors(image) for image in images]
+    plain = _ap50(images, sorted_all, classes, None)
+    costs = {name: _ap50(images, sorted_all, classes, name) - plain if plain >= 0 else -1.0 for name in counts}
     return {name: ErrorKind(counts[name], costs[name]) for name in counts}
 
 
-def at_least(picture: Matched, threshold: float) -> Matched:
-    """The picture with its results of at least that score alone; their matches are the same, since better results
+def at_least(image: Matched, threshold: float) -> Matched:
+    """The image with its results of at least that score alone; their matches are the same, since better results
     choose first.
     """
-    kept = picture.scores >= threshold
+    kept = image.scores >= threshold
     return Matched(
-        picture.picture,
-        picture.found[kept],
-        picture.scores[kept],
-        picture.labels[kept],
-        picture.objects,
-        picture.object_labels,
-        picture.crowd,
-        picture.ious[kept],
-        picture.match[kept],
-        picture.ignored[kept],
+        image.image,
+        image.found[kept],
+        image.scores[kept],
+        image.labels[kept],
+        image.objects,
+        image.object_labels,
+        image.crowd,
+        image.ious[kept],
+        image.match[kept],
+        image.ignored[kept],
     )
 
 
@@ -129,17 +129,17 @@ def _best(ious: Float[np.ndarray, "D G"]) -> tuple[Float[np.ndarray, " D"], Int[
     return ious[np.arange(len(ious)), at], at
 
 
-def _ap50(pictures: Sequence[Matched], found: Sequence[Sorted], classes: int, fixed: str | None) -> float:
+def _ap50(images: Sequence[Matched], found: Sequence[Sorted], classes: int, fixed: str | None) -> float:
     """AP50 over the classes that have objects, with one kind of error put right."""
     objects = np.zeros(classes, np.int64)
     scores, rights, labels = [np.empty(0)], [np.empty(0, bool)], [np.empty(0, np.int64)]
-    for picture, errors in zip(pictures, found, strict=True):
-        right, kept, own = _put_right(picture, errors, fixed)
-        scores.append(picture.scores[kept])
+    for image, errors in zip(images, found, strict=True):
+        right, kept, own = _put_right(image, errors, fixed)
+        scores.append(image.scores[kept])
         rights.append(right[kept])
         labels.append(own[kept])
-        wanted = ~picture.crowd & ~errors.missed if fixed == MISSED else ~picture.crowd
-        objects += np.bincount(picture.object_labels[wanted], minlength=classes)
+        wanted = ~image.crowd & ~errors.missed if fixed == MISSED else ~image.crowd
+        objects += np.bincount(image.object_labels[wanted], minlength=classes)
     score, right, label = np.concatenate(scores), np.concatenate(rights), np.concatenate(labels)
     each = [
         average_precision(score[label == k], right[label == k], int(objects[k])) for k in range(classes) if objects[k]
@@ -148,18 +148,18 @@ def _ap50(pictures: Sequence[Matched], found: Sequence[Sorted], classes: int, fi
 
 
 def _put_right(
-    picture: Matched, errors: Sorted, fixed: str | None
+    image: Matched, errors: Sorted, fixed: str | None
 ) -> tuple[Bool[np.ndarray, " D"], Bool[np.ndarray, " D"], Int[np.ndarray, " D"]]:
     """Whether each result is right, whether it is kept, and its class, after the errors of one kind are put right."""
-    right, kept, labels = errors.kinds == RIGHT, errors.kinds != IGNORED, picture.labels.copy()
+    right, kept, labels = errors.kinds == RIGHT, errors.kinds != IGNORED, image.labels.copy()
     if fixed is None or fixed == MISSED:
         return right, kept, labels
     mistaken = errors.kinds == ERROR_KINDS[fixed]
     kept &= ~mistaken
-    found = picture.detected
+    found = image.detected
     for row in np.flatnonzero(mistaken & (errors.meant >= 0)):
         place = errors.meant[row]
         if not found[place]:
             found[place] = right[row] = kept[row] = True
-            labels[row] = picture.object_labels[place]
+            labels[row] = image.object_labels[place]
     return right, kept, labels

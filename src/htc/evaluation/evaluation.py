@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from htc.data.coco import read_coco, read_picture_list
+from htc.data.coco import read_coco, read_image_list
 from htc.data.dataset import Dataset
 from htc.errors import DataError
 from htc.evaluation.bootstrap import gains
 from htc.evaluation.coco import MetricValues, coco_metrics, metrics_of
 from htc.evaluation.comparison import Comparison, check_results, compare
 from htc.evaluation.diagnostics import Diagnostics, diagnose
-from htc.evaluation.files import read_annotations, read_pictures, read_results
+from htc.evaluation.files import read_annotations, read_images, read_results
 from htc.evaluation.maps import MapRequest, measured_maps
 from htc.evaluation.report import report_page
 from htc.evaluation.run import detections_that_count, measure_stages, stages_name, stream_results
@@ -171,8 +171,8 @@ def write_predictions(
     """Write the COCO results of images without annotations, as they come; returns how many. Raises `DataError` and
     `OutputError`.
     """
-    dataset = read_picture_list(annotations, images or images_folder(annotations))
-    truth = {**read_pictures(annotations), "annotations": []}
+    dataset = read_image_list(annotations, images or images_folder(annotations))
+    truth = {**read_images(annotations), "annotations": []}
     most = detections_that_count(predictor, None)
     with results_file(path) as file:
         for result in stream_results(predictor, dataset, truth, most, _named(progress, ""), batch_size):

@@ -16,14 +16,14 @@ def read_annotations(annotations: str | Path | Mapping[str, Any]) -> Mapping[str
     return _ground_truth(annotations, LISTS)
 
 
-def read_pictures(path: str | Path) -> Mapping[str, Any]:
+def read_images(path: str | Path) -> Mapping[str, Any]:
     """A COCO annotation file for its images; it need not have annotations. Raises `DataError`."""
     return _ground_truth(path, ("images", "categories"))
 
 
 def image_ids_by_name(path: str | Path) -> dict[str, int | str]:
     """The image ids of a COCO annotation file by file name; it needs no annotations; raises `DataError`."""
-    return {image["file_name"]: image["id"] for image in read_pictures(path)["images"]}
+    return {image["file_name"]: image["id"] for image in read_images(path)["images"]}
 
 
 def has_objects(path: str | Path) -> bool:

@@ -22,13 +22,13 @@ from htc.results import Detections
 
 
 class SemanticCounts:
-    """Adds up pixels of pictures: [true class, found class]; pixels of class 255 do not count."""
+    """Adds up pixels of images: [true class, found class]; pixels of class 255 do not count."""
 
     def __init__(self, classes: int) -> None:
         self.counts = np.zeros((classes, classes), np.int64)
 
     def add(self, truth: UInt8[np.ndarray, "H W"], found: UInt8[np.ndarray, "H W"]) -> None:
-        """One picture."""
+        """One image."""
         labelled = truth != IGNORE
         classes = len(self.counts)
         pairs = truth[labelled].astype(np.int64) * classes + found[labelled]
@@ -82,7 +82,7 @@ class SemanticMeasure:
         self.counts = SemanticCounts(branch.classes)
 
     def look(self, record: ImageRecord, found: Detections) -> None:
-        """Counts one picture. Raises `DataError` for its PNG."""
+        """Counts one image. Raises `DataError` for its PNG."""
         assert found.semantic is not None
         truth = annotated(record, len(self.counts.counts), self.dataset.semantic_maps).semantic
         assert truth is not None
@@ -134,7 +134,7 @@ class PanopticMeasure:
         self._stuff = stuff_labels(self.predictor.config, {id: not one.thing for id, one in categories.items()})
 
     def look(self, record: ImageRecord, found: Detections) -> None:
-        """Merges, measures and writes one picture."""
+        """Merges, measures and writes one image."""
         merged = merge(found, self._things, self._stuff)
         if self.truth is not None:
             self.counts.add(self.truth.read(record.id, (record.height, record.width)), merged)
@@ -180,7 +180,7 @@ class MeasuredMaps:
 
     @property
     def look(self) -> Callable[[int | str, Detections], None] | None:
-        """Shows every picture to all measures; None where there are none."""
+        """Shows every image to all measures; None where there are none."""
         if not self.measures:
             return None
         records = {record.id: record for record in self.dataset.images}
@@ -202,7 +202,7 @@ class MeasuredMaps:
 
 @contextmanager
 def measured_maps(maps: MapRequest, predictor: ImagePredictor[Any], dataset: Dataset) -> Iterator[MeasuredMaps]:
-    """Measures for the pictures of `dataset`; panoptic maps are complete when the block ends well. Raises
+    """Measures for the images of `dataset`; panoptic maps are complete when the block ends well. Raises
     `ConfigError`, `DataError`.
     """
     if not maps.wanted:

@@ -1,6 +1,6 @@
 """Matching of results to ground truth, image by image.
 
-By COCO's rule, in the order of the scores and within a class (`matched_pictures`), and by overlap alone, whatever the
+By COCO's rule, in the order of the scores and within a class (`matched_images`), and by overlap alone, whatever the
 classes (`pair_by_overlap`): the latter gives the confusion matrix, which has a row and a column for the background.
 Score thresholds and the kinds of errors are computed from the same matches.
 """
@@ -21,9 +21,9 @@ IOU = 0.5
 
 @dataclass(frozen=True)
 class Matched:
-    """One picture: D results, best first, and G objects, crowds among them."""
+    """One image: D results, best first, and G objects, crowds among them."""
 
-    picture: int
+    image: int
     """Place in `Comparison.image_ids`."""
     found: Int[np.ndarray, " D"]
     """Places in `Comparison.found`."""
@@ -49,10 +49,10 @@ class Matched:
         return found
 
 
-def matched_pictures(comparison: Comparison, max_detections: int) -> Iterator[Matched]:
-    """Every picture's results, at most `max_detections` of a class, matched at IoU 0.5."""
+def matched_images(comparison: Comparison, max_detections: int) -> Iterator[Matched]:
+    """Every image's results, at most `max_detections` of a class, matched at IoU 0.5."""
     labels = {category: label for label, (category, _) in enumerate(comparison.categories)}
-    for picture, (objects, found) in enumerate(comparison.by_picture()):
+    for image, (objects, found) in enumerate(comparison.by_image()):
         kept = _best(found, max_detections)
         own = np.array([labels[item["category_id"]] for item in kept], np.int64)
         object_labels = np.array([labels[item["category_id"]] for item in objects], np.int64)
@@ -60,7 +60,7 @@ def matched_pictures(comparison: Comparison, max_detections: int) -> Iterator[Ma
         ious = overlaps(comparison, kept, objects)
         match, ignored = match_by_score(np.where(own[:, None] == object_labels[None], ious, 0.0), crowd)
         scores = np.array([item["score"] for item in kept], np.float64)
-        yield Matched(picture, _places(kept), scores, own, _places(objects), object_labels, crowd, ious, match, ignored)
+        yield Matched(image, _places(kept), scores, own, _places(objects), object_labels, crowd, ious, match, ignored)
 
 
 def overlaps(
@@ -119,7 +119,7 @@ def _places(items: Sequence[Annotation]) -> Int[np.ndarray, " _"]:
     return np.array([item["id"] - 1 for item in items], np.int64)
 
 
-def confusion_matrix(pictures: Iterable[Matched], classes: int, threshold: float) -> Int[np.ndarray, "K1 K1"]:
+def confusion_matrix(images: Iterable[Matched], classes: int, threshold: float) -> Int[np.ndarray, "K1 K1"]:
     """Counts [object's class, result's class]; the last row are results without object, the last column objects without
     result.
 
@@ -127,15 +127,15 @@ def confusion_matrix(pictures: Iterable[Matched], classes: int, threshold: float
     down to 0.5. A result without object that lies in a crowd (of any class) is left out.
     """
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
-    for picture in pictures:
-        kept = picture.scores >= threshold
-        ious, labels = picture.ious[kept], picture.labels[kept]
-        pairs = pair_by_overlap(np.where(picture.crowd[None], 0.0, ious))
-        np.add.at(matrix, (picture.object_labels[pairs[pairs >= 0]], labels[pairs >= 0]), 1)
-        in_crowd = (ious[:, picture.crowd] >= IOU).any(1)
+    for image in images:
+        kept = image.scores >= threshold
+        ious, labels = image.ious[kept], image.labels[kept]
+        pairs = pair_by_overlap(np.where(image.crowd[None], 0.0, ious))
+        np.add.at(matrix, (image.object_labels[pairs[pairs >= 0]], labels[pairs >= 0]), 1)
+        in_crowd = (ious[:, image.crowd] >= IOU).any(1)
         matrix[classes, :classes] += np.bincount(labels[(pairs < 0) & ~in_crowd], minlength=classes)
-        missed = _free(len(picture.objects), pairs) & ~picture.crowd
-        matrix[:classes, classes] += np.bincount(picture.object_labels[missed], minlength=classes)
+        missed = _free(len(image.objects), pairs) & ~image.crowd
+        matrix[:classes, classes] += np.bincount(image.object_labels[missed], minlength=classes)
     return matrix
 
 

@@ -56,16 +56,16 @@ class Calibration:
     """
 
 
-def judged(pictures: Sequence[Matched], classes: int) -> Judged:
-    """The results of all pictures; right is an object of its own class at IoU 0.5."""
+def judged(images: Sequence[Matched], classes: int) -> Judged:
+    """The results of all images; right is an object of its own class at IoU 0.5."""
     objects = np.zeros(classes, np.int64)
-    for picture in pictures:
-        objects += np.bincount(picture.object_labels[~picture.crowd], minlength=classes)
-    kept = [~picture.ignored for picture in pictures]
+    for image in images:
+        objects += np.bincount(image.object_labels[~image.crowd], minlength=classes)
+    kept = [~image.ignored for image in images]
     return Judged(
-        np.concatenate([np.empty(0), *(p.scores[k] for p, k in zip(pictures, kept, strict=True))]),
-        np.concatenate([np.empty(0, bool), *(p.match[k] >= 0 for p, k in zip(pictures, kept, strict=True))]),
-        np.concatenate([np.empty(0, np.int64), *(p.labels[k] for p, k in zip(pictures, kept, strict=True))]),
+        np.concatenate([np.empty(0), *(p.scores[k] for p, k in zip(images, kept, strict=True))]),
+        np.concatenate([np.empty(0, bool), *(p.match[k] >= 0 for p, k in zip(images, kept, strict=True))]),
+        np.concatenate([np.empty(0, np.int64), *(p.labels[k] for p, k in zip(images, kept, strict=True))]),
         objects,
     )
 

@@ -14,14 +14,14 @@ from jaxtyping import Float
 
 from htc.data.panoptic import Category, Panoptic, Segment
 from htc.files import write_json
-from htc.inference.outputs import write_picture
+from htc.inference.outputs import write_image
 
 MATCH = 0.5
 """Segments of one class match if their IoU is *above* this: then no segment can match two."""
 
 
 class PanopticQuality:
-    """Adds up pictures; `numbers` tells PQ and its two factors, SQ (mean IoU of what matched) and RQ (F1 of
+    """Adds up images; `numbers` tells PQ and its two factors, SQ (mean IoU of what matched) and RQ (F1 of
     matching).
     """
 
@@ -32,7 +32,7 @@ class PanopticQuality:
         """IoU, TP, FP, FN of each class."""
 
     def add(self, truth: Panoptic, found: Panoptic) -> None:
-        """One picture. Void pixels (0) of the truth count neither for nor against a segment; crowds are not to be
+        """One image. Void pixels (0) of the truth count neither for nor against a segment; crowds are not to be
         found.
 
         A found segment without match is left out where more than half of it is void or in a crowd of its class.
@@ -112,7 +112,7 @@ BASE = 256
 
 
 class PanopticWriter:
-    """Maps into a folder, one a picture; use inside `with panoptic_writer(folder, categories)`."""
+    """Maps into a folder, one an image; use inside `with panoptic_writer(folder, categories)`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -120,8 +120,8 @@ class PanopticWriter:
 
     def add(self, image_id: int | str, name: str, found: Panoptic) -> None:
         """Writes `<name>.png` and remembers its segments; raises `OutputError`."""
-        colours = np.stack([found.ids // BASE**place % BASE for place in range(3)], axis=-1).astype(np.uint8)
-        write_picture(self.folder / f"{name}.png", colours)
+        colors = np.stack([found.ids // BASE**place % BASE for place in range(3)], axis=-1).astype(np.uint8)
+        write_image(self.folder / f"{name}.png", colors)
         segments = [_described(segment, found.ids == segment.id) for segment in found.segments]
         self.entries.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
 

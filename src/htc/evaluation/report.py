@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page: the numbers, the curves behind them, what goes wrong and the pictures where most
+"""An evaluation as one HTML page: the numbers, the curves behind them, what goes wrong and the images where most
 goes wrong.
 """
 
@@ -47,12 +47,12 @@ def report_page(
     metrics: MetricValues,
     found: Diagnostics,
     comparison: Comparison,
-    pictures: Mapping[int | str, Path] | None = None,
-    most_pictures: int = 12,
+    images: Mapping[int | str, Path] | None = None,
+    most_images: int = 12,
 ) -> Page:
-    """The page. `pictures` says where the picture of an image id lies; without it no picture is drawn.
+    """The page. `images` says where the image of an image id lies; without it no image is drawn.
 
-    Raises `DataError` if a picture that is to be drawn cannot be read.
+    Raises `DataError` if an image that is to be drawn cannot be read.
     """
     objects = sum(not item["iscrowd"] for item in comparison.objects)
     sections = [
@@ -76,8 +76,8 @@ def report_page(
         ),
         PageSection("Confusion", _confusion(found), _confusion_lead(found)),
     ]
-    if pictures is not None:
-        drawn = [_worst(place, found, comparison, pictures) for place in range(min(most_pictures, len(found.pictures)))]
+    if images is not None:
+        drawn = [_worst(place, found, comparison, images) for place in range(min(most_images, len(found.images)))]
         shown = [figure for figure in drawn if figure is not None]
         lead = (
             "Lowest F1 first. Vermilion: missed objects on the left, wrong results on the right. Blue: "
@@ -85,11 +85,9 @@ def report_page(
             "crowds, and results in them."
         )
         sections.append(
-            PageSection(
-                "Worst pictures", [Gallery(shown, 560) if shown else Text("Every picture is without error.")], lead
-            )
+            PageSection("Worst images", [Gallery(shown, 560) if shown else Text("Every image is without error.")], lead)
         )
-    subtitle = f"{len(comparison.image_ids)} pictures, {objects} objects, {len(comparison.found)} results"
+    subtitle = f"{len(comparison.image_ids)} images, {objects} objects, {len(comparison.found)} results"
     return Page(title, sections, subtitle, "AP, IoU and F1: see docs/evaluation.md of hybrid-task-cascade.")
 
 
@@ -270,13 +268,13 @@ def _confusion_cell(count: int, share: float, row: int, column: int, classes: in
     )
 
 
-def _worst(place: int, found: Diagnostics, comparison: Comparison, pictures: Mapping[int | str, Path]) -> Figure | None:
-    """The picture at that place from the worst; None for one without error."""
-    one = found.pictures[place]
+def _worst(place: int, found: Diagnostics, comparison: Comparison, images: Mapping[int | str, Path]) -> Figure | None:
+    """The image at that place from the worst; None for one without error."""
+    one = found.images[place]
     if not one.wrong + one.missed:
         return None
-    matched = next(item for item in found.matched if comparison.image_ids[item.picture] == one.image_id)
-    path = pictures[one.image_id]
+    matched = next(item for item in found.matched if comparison.image_ids[item.image] == one.image_id)
+    path = images[one.image_id]
     drawing = draw_errors(path, comparison, matched, found.best.threshold)
     caption = f"{path.name}: F1 {_percent(one.f1)}; {one.found} found, {one.missed} missed, {one.wrong} wrong"
     return Figure(pixels(drawing), caption, caption)

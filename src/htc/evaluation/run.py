@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from htc.data.coco import read_coco
 from htc.data.dataset import Dataset
-from htc.data.loader import PictureBatch, picture_batches
+from htc.data.loader import ImageBatch, image_batches
 from htc.data.transforms import NetworkInput
 from htc.errors import ConfigError, DataError
 from htc.evaluation.coco import MetricValues, coco_metrics
@@ -23,7 +23,7 @@ from htc.results import Detections
 
 _T = TypeVar("_T")
 OnDetections = Callable[[int | str, Detections], None]
-"""Called with the id of a picture and everything found in it."""
+"""Called with the id of an image and everything found in it."""
 
 
 def evaluate_model(
@@ -35,12 +35,12 @@ def evaluate_model(
     batch_size: int = 1,
     workers: int = 0,
 ) -> tuple[MetricValues, list[dict[str, Any]]]:
-    """COCO numbers of a model on the pictures of an annotation file, and its results as COCO result dicts with the
+    """COCO numbers of a model on the images of an annotation file, and its results as COCO result dicts with the
     file's category ids.
 
-    `images` is the folder of the pictures. `max_detections` (None: the model's `inference.max_detections`) objects of a
-    picture count. Masks are kept as run lengths, so memory grows with the objects, not with the pictures. Raises
-    `DataError` for annotations or pictures that cannot be used and for categories the model does not know;
+    `images` is the folder of the images. `max_detections` (None: the model's `inference.max_detections`) objects of a
+    image count. Masks are kept as run lengths, so memory grows with the objects, not with the images. Raises
+    `DataError` for annotations or images that cannot be used and for categories the model does not know;
     `ConfigError` for `max_detections`.
     """
     most = detections_that_count(predictor, max_detections)
@@ -63,14 +63,14 @@ def stream_results(
     workers: int = 0,
     look: OnDetections | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """A model's COCO results on the pictures of `dataset`, with the category ids of the annotations `truth`, by name.
+    """A model's COCO results on the images of `dataset`, with the category ids of the annotations `truth`, by name.
 
-    They come picture by picture, and nothing is kept of a picture that is done.
+    They come image by image, and nothing is kept of an image that is done.
 
-    `look` is shown the detections of every picture, with its semantic map; then the model needs a semantic branch.
+    `look` is shown the detections of every image, with its semantic map; then the model needs a semantic branch.
     """
 
-    def detect(batch: PictureBatch[Any]) -> dict[None, list[Detections]]:
+    def detect(batch: ImageBatch[Any]) -> dict[None, list[Detections]]:
         found = predictor.detect(batch.prepared, batch.original_sizes, semantic=look is not None)
         for image_id, one in zip(batch.image_ids, found, strict=True):
             if look is not None:
@@ -112,7 +112,7 @@ def match_categories(classes: Sequence[str], truth: Mapping[str, Any]) -> list[i
 
 
 def detections_that_count(predictor: ImagePredictor[Any], asked: int | None) -> int:
-    """How many objects of a picture count; raises `ConfigError` if the model does not give so many."""
+    """How many objects of an image count; raises `ConfigError` if the model does not give so many."""
     capacity = predictor.config.inference.max_detections
     most = capacity if asked is None else asked
     if not 1 <= most <= capacity:
@@ -125,7 +125,7 @@ def detections_that_count(predictor: ImagePredictor[Any], asked: int | None) -> 
 def results_of(
     predictor: ImagePredictor[Any],
     dataset: Dataset,
-    detect: Callable[[PictureBatch[Any]], dict[_T, list[Detections]]],
+    detect: Callable[[ImageBatch[Any]], dict[_T, list[Detections]]],
     category_ids: Sequence[int | None],
     max_detections: int,
     progress: Progress | None = None,
@@ -133,11 +133,11 @@ def results_of(
     workers: int = 0,
 ) -> Iterator[tuple[_T, dict[str, Any]]]:
     """COCO results of every kind of detections that `detect` gives for a batch, with the annotations' category ids,
-    picture by picture.
+    image by image.
     """
     by_name = dict(zip(predictor.config.classes, category_ids, strict=True))
     done = 0
-    for batch in picture_batches(dataset, predictor.preparation(), batch_size, workers):
+    for batch in image_batches(dataset, predictor.preparation(), batch_size, workers):
         for kind, found in detect(batch).items():
             for image_id, objects in zip(batch.image_ids, found, strict=True):
                 for result in objects[:max_detections].to_coco(image_id):
@@ -162,7 +162,7 @@ def evaluate_stages(
     """COCO numbers for each subset of the mask stages (from 1): boxes are the final ones, masks the mean over the
     subset.
 
-    Trunk, boxes and mask heads run once a picture. The rest is as in `evaluate_model`. Raises `ConfigError` for stages
+    Trunk, boxes and mask heads run once an image. The rest is as in `evaluate_model`. Raises `ConfigError` for stages
     that the model does not have, and what `evaluate_model` raises.
     """
     return measure_stages(predictor, annotations, images, subsets, max_detections, progress, batch_size, workers)[0]
@@ -185,7 +185,7 @@ def measure_stages(
     category_ids = match_categories(predictor.config.classes, truth)
     dataset = read_coco(Path(annotations), Path(images))
 
-    def detect(batch: PictureBatch[NetworkInput]) -> dict[StageSubset, list[Detections]]:
+    def detect(batch: ImageBatch[NetworkInput]) -> dict[StageSubset, list[Detections]]:
         return detect_stages(predictor, batch.prepared, batch.original_sizes, subsets)
 
     results: dict[StageSubset, list[dict[str, Any]]] = {subset: [] for subset in subsets}

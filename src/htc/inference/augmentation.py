@@ -27,6 +27,6 @@ def boxes_in_original(boxes: Float[Tensor, "*N 4"], placement: Placement) -> Flo
 
 
 def masks_in_original(masks: Float[Tensor, "*N h w"], placement: Placement) -> Float[Tensor, "*N h w"]:
-    """Grids over boxes, turned back to the picture's own left and top."""
+    """Grids over boxes, turned back to the image's own left and top."""
     axes = [axis for axis, flipped in ((-1, placement.flip_horizontal), (-2, placement.flip_vertical)) if flipped]
     return masks.flip(axes) if axes else masks

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float64, Int, UInt8
 from torch import Tensor, nn
 
 from htc.config import Config
-from htc.data.transforms import OriginalPixels, Placement, pad_pictures, place_picture
+from htc.data.transforms import OriginalPixels, Placement, pad_images, place_image
 from htc.errors import ConfigError
 from htc.inference.augmentation import boxes_in_original, boxes_in_view, masks_in_original
 from htc.inference.predictor import NO_SEMANTIC_BRANCH, ImagePredictor, Predictor, original_pixels
@@ -44,7 +44,7 @@ test).
 
 @dataclass(frozen=True)
 class Proposed:
-    """Regions of one picture in original pixels, best first."""
+    """Regions of one image in original pixels, best first."""
 
     boxes: Float64[Tensor, "R 4"]
     objectness: Float[Tensor, " R"]
@@ -98,7 +98,7 @@ class EnsemblePredictor(ImagePredictor[tuple[UInt8[np.ndarray, "_ _ 3"], ...]]):
 
     def __init__(self, predictors: Sequence[Predictor], views: Sequence[View] = SINGLE_VIEW) -> None:
         if not predictors or not views:
-            raise ConfigError("an ensemble needs at least one model, and one view of the picture")
+            raise ConfigError("an ensemble needs at least one model, and one view of the image")
         self.detectors = tuple(_member(predictor) for predictor in predictors)
         self.views = tuple(views)
         super().__init__(nn.ModuleList(self.detectors), predictors[0].config)
@@ -150,7 +150,7 @@ class EnsemblePredictor(ImagePredictor[tuple[UInt8[np.ndarray, "_ _ 3"], ...]]):
             settings = detector.config.input
             placement = view.placement(pixels.shape[:2], settings)
             images = (
-                pad_pictures([place_picture(pixels, placement)], settings)
+                pad_images([place_image(pixels, placement)], settings)
                 .to(device)
                 .contiguous(memory_format=torch.channels_last)
             )

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from htc.data.images import MAX_PIXELS, read_picture
+from htc.data.images import MAX_PIXELS, read_image
 from htc.files import Writer, whole_file, write_json
-from htc.inference.sources import PictureFile
+from htc.inference.sources import ImageFile
 from htc.results import Detections
 from htc.visual.drawing import enlargement
 
@@ -44,7 +44,7 @@ class ResultsList:
 
 
 class ResultsFile:
-    """A COCO result file, one list, that grows picture by picture; use inside `with results_file(path)`."""
+    """A COCO result file, one list, that grows image by image; use inside `with results_file(path)`."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -88,12 +88,12 @@ class PredictionWriter:
     max_pixels: int = MAX_PIXELS
     """`DataError` for larger images, which a drawing reads once more."""
 
-    def write(self, file: PictureFile, image_id: int | str, detections: Detections) -> None:
+    def write(self, file: ImageFile, image_id: int | str, detections: Detections) -> None:
         """Write the detections of one image; raises `OutputError`, and `DataError` if it can no longer be read."""
         if self.results is not None:
             self.results.add((polygon_results if self.polygons else Detections.to_coco)(detections, image_id))
         if self.drawings is not None:
-            write_drawing(self.drawings, file.name, detections, read_picture(file.path, self.max_pixels))
+            write_drawing(self.drawings, file.name, detections, read_image(file.path, self.max_pixels))
         if self.labelme is not None:
             write_labelme(self.labelme, file.name, detections)
 
@@ -110,7 +110,7 @@ def polygon_results(detections: Detections, image_id: int | str) -> list[dict[st
 
 
 def write_labelme(folder: Path, name: str, found: Detections, tolerance: float = 0.75) -> Path:
-    """`folder/<name without suffix>.json` for labelme, which finds the picture by its relative path; returns the
+    """`folder/<name without suffix>.json` for labelme, which finds the image by its relative path; returns the
     path.
     """
     path = (folder / name).with_suffix(".json")
@@ -119,32 +119,32 @@ def write_labelme(folder: Path, name: str, found: Detections, tolerance: float =
 
 
 def write_drawing(
-    folder: Path, name: str, found: Detections, picture: UInt8[np.ndarray, "H W 3"], *, labels: bool = True
+    folder: Path, name: str, found: Detections, image: UInt8[np.ndarray, "H W 3"], *, labels: bool = True
 ) -> Path:
-    """The picture with its detections, as `folder/<name>`; small pictures are enlarged. JPEG for a JPEG, PNG for all
+    """The image with its detections, as `folder/<name>`; small images are enlarged. JPEG for a JPEG, PNG for all
     else.
     """
-    drawing = found.drawing(picture, labels=labels, scale=enlargement(found.size))
+    drawing = found.drawing(image, labels=labels, scale=enlargement(found.size))
     path = folder / name
     if path.suffix.lower() not in (*JPEG, ".png") or (path.suffix.lower() in JPEG and max(drawing.shape) > JPEG_SIDE):
         path = path.with_name(path.name + ".png")
-    write_picture(path, drawing)
+    write_image(path, drawing)
     return path
 
 
-def write_picture(path: Path, picture: UInt8[np.ndarray, "H W 3"]) -> None:
-    """An RGB picture as JPEG or PNG, by its suffix; raises `OutputError`."""
+def write_image(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
+    """An RGB image as JPEG or PNG, by its suffix; raises `OutputError`."""
     encoded = io.BytesIO()
     if path.suffix.lower() in JPEG:
-        Image.fromarray(picture).save(encoded, "JPEG", quality=93, subsampling=0)
+        Image.fromarray(image).save(encoded, "JPEG", quality=93, subsampling=0)
     else:
-        Image.fromarray(picture).save(encoded, "PNG", compress_level=4)
+        Image.fromarray(image).save(encoded, "PNG", compress_level=4)
     with whole_file(path) as writer:
         writer.write(encoded.getbuffer())
 
 
 def _relative(source: str, folder: Path) -> str:
-    """From `folder` to the picture; absolute where there is no way (another drive)."""
+    """From `folder` to the image; absolute where there is no way (another drive)."""
     try:
         return Path(os.path.relpath(source, folder)).as_posix()
     except ValueError:

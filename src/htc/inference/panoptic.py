@@ -1,4 +1,4 @@
-"""One picture's instances and semantic map merged so that every pixel has one owner (Kirillov et al., Panoptic
+"""One image's instances and semantic map merged so that every pixel has one owner (Kirillov et al., Panoptic
 Segmentation, CVPR 2019).
 """
 
@@ -14,7 +14,7 @@ from htc.results import Detections
 
 SCORE, OVERLAP, STUFF_AREA = 0.5, 0.5, 4096
 """The paper's heuristic with the thresholds that Panoptic FPN made usual: instances below this score are left out; so
-are those of whose mask less than this share is still free; and stuff of fewer pixels than this in the whole picture.
+are those of whose mask less than this share is still free; and stuff of fewer pixels than this in the whole image.
 """
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from htc.checkpoint.native import save_pretrained
 from htc.config import Config
-from htc.data.images import MAX_PIXELS, Channels, ImageSource, read_picture
+from htc.data.images import MAX_PIXELS, Channels, ImageSource, read_image
 from htc.data.transforms import NetworkInput, Preparation, Prepared, ResizedInput
 from htc.errors import ConfigError, DataError
 from htc.inference.device import choose_device
@@ -348,7 +348,7 @@ def original_pixels(
     source: str | None = None,
     semantic_logits: Float[Tensor, "C h w"] | None = None,
 ) -> Detections:
-    """Picture `row` of a batch, from pixels of the network input, where its own size is `size`, to those of the
+    """Image `row` of a batch, from pixels of the network input, where its own size is `size`, to those of the
     `original` (both h, w).
     """
     semantic = None
@@ -399,7 +399,7 @@ def _read_all(
 
 
 def _read(index: int, source: ImageSource, call: _Call[Prepared]) -> _Image:
-    pixels = read_picture(source, call.max_pixels, call.channels)
+    pixels = read_image(source, call.max_pixels, call.channels)
     name = str(source) if isinstance(source, str | PathLike) else None
     prepared = call.preparation.image(pixels)
     return _Image(prepared, (pixels.shape[0], pixels.shape[1]), name, index, name or pixels)

@@ -10,7 +10,7 @@ from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from htc.data.images import MAX_PIXELS, picture_size
+from htc.data.images import MAX_PIXELS, image_size
 from htc.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from htc.results import Detections
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
-"""Files in a folder that are taken for pictures; a file named by itself may end in anything."""
+"""Files in a folder that are taken for images; a file named by itself may end in anything."""
 
 
-class PictureFile(NamedTuple):
-    """A picture to predict on."""
+class ImageFile(NamedTuple):
+    """An image to predict on."""
 
     path: Path
     name: str
@@ -30,39 +30,39 @@ class PictureFile(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A picture or source that could not be used, and the message for the user."""
+    """An image or source that could not be used, and the message for the user."""
 
     source: str
     message: str
 
 
-def expand(sources: Sequence[str | Path]) -> tuple[list[PictureFile], list[Failure]]:
-    """All pictures of files, folders (searched to the bottom, hidden ones left out) and glob patterns (`**` too), each
+def expand(sources: Sequence[str | Path]) -> tuple[list[ImageFile], list[Failure]]:
+    """All images of files, folders (searched to the bottom, hidden ones left out) and glob patterns (`**` too), each
     once.
 
-    A folder or pattern without pictures is a failure. A file that is named but missing stays in the list: reading it
+    A folder or pattern without images is a failure. A file that is named but missing stays in the list: reading it
     fails later.
     """
-    found: dict[Path, tuple[PictureFile, Path]] = {}
+    found: dict[Path, tuple[ImageFile, Path]] = {}
     failures = []
     for source in sources:
-        root, paths = _pictures(source)
+        root, paths = _images(source)
         if not paths:
             kind = "folder" if Path(source).is_dir() else "pattern"
             failures.append(
-                Failure(str(source), f"{source}: no picture in this {kind}; pictures end in {', '.join(SUFFIXES)}")
+                Failure(str(source), f"{source}: no image in this {kind}; images end in {', '.join(SUFFIXES)}")
             )
         for path in paths:
-            found.setdefault(path.absolute(), (PictureFile(path, path.relative_to(root).as_posix()), root))
+            found.setdefault(path.absolute(), (ImageFile(path, path.relative_to(root).as_posix()), root))
     return _distinct(list(found.values())), failures
 
 
-def readable(files: Iterable[PictureFile], max_pixels: int = MAX_PIXELS) -> tuple[list[PictureFile], list[Failure]]:
+def readable(files: Iterable[ImageFile], max_pixels: int = MAX_PIXELS) -> tuple[list[ImageFile], list[Failure]]:
     """Split images into those whose header can be read and that have at most `max_pixels`, and the others."""
     usable, failures = [], []
     for file in files:
         try:
-            height, width = picture_size(file.path)
+            height, width = image_size(file.path)
             if height * width > max_pixels:
                 raise DataError(
                     f"{file.path} has {height * width} pixels ({width}x{height}); if this is no mistake: --max-pixels "
@@ -74,8 +74,8 @@ def readable(files: Iterable[PictureFile], max_pixels: int = MAX_PIXELS) -> tupl
     return usable, failures
 
 
-def _pictures(source: str | Path) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the pictures in natural order."""
+def _images(source: str | Path) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the images in natural order."""
     path = Path(source)
     if path.is_dir():
         return path, _visible(path, path.rglob("*"))
@@ -87,19 +87,19 @@ def _pictures(source: str | Path) -> tuple[Path, list[Path]]:
 
 
 def _visible(root: Path, candidates: Iterable[Path]) -> list[Path]:
-    pictures = (path for path in candidates if path.suffix.lower() in SUFFIXES and path.is_file())
+    images = (path for path in candidates if path.suffix.lower() in SUFFIXES and path.is_file())
     return sorted(
-        (path for path in pictures if not any(part.startswith(".") for part in path.relative_to(root).parts)),
+        (path for path in images if not any(part.startswith(".") for part in path.relative_to(root).parts)),
         key=_natural,
     )
 
 
 def _natural(path: Path) -> list[tuple[str, int]]:
-    """Sorts picture 9 before picture 10."""
+    """Sorts image 9 before image 10."""
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", path.as_posix())]
 
 
-def _distinct(files: list[tuple[PictureFile, Path]]) -> list[PictureFile]:
+def _distinct(files: list[tuple[ImageFile, Path]]) -> list[ImageFile]:
     """Equal names from several sources get the source folder's name in front, then, if need be, the whole path."""
     names = [file.name for file, _ in files]
     for longer in (_under_root, _whole):
@@ -110,19 +110,19 @@ def _distinct(files: list[tuple[PictureFile, Path]]) -> list[PictureFile]:
     return [file._replace(name=name) for name, (file, _) in zip(names, files, strict=True)]
 
 
-def _under_root(file: PictureFile, root: Path) -> str:
+def _under_root(file: ImageFile, root: Path) -> str:
     return f"{root.absolute().name}/{file.name}"
 
 
-def _whole(file: PictureFile, _root: Path) -> str:
+def _whole(file: ImageFile, _root: Path) -> str:
     return file.path.absolute().as_posix().replace(":", "").lstrip("/")
 
 
-def image_ids(files: Sequence[PictureFile], annotations: Mapping[str, int | str] | None = None) -> list[int | str]:
-    """The id each picture has in result files.
+def image_ids(files: Sequence[ImageFile], annotations: Mapping[str, int | str] | None = None) -> list[int | str]:
+    """The id each image has in result files.
 
     That of its file name (relative, else the bare name) in `annotations`; else the integer of an all-digit stem, unless
-    another picture has this id; else its name.
+    another image has this id; else its name.
     """
     known = annotations or {}
     bare = {name.rsplit("/", 1)[-1]: image_id for name, image_id in known.items()}
@@ -137,17 +137,17 @@ def image_ids(files: Sequence[PictureFile], annotations: Mapping[str, int | str]
 
 def predict_files(
     predictor: "ImagePredictor[Any]",
-    files: Iterable[PictureFile],
+    files: Iterable[ImageFile],
     failures: list[Failure],
     batch_size: int = 1,
     score_threshold: float = 0.5,
     on_failure: Callable[[Failure], None] | None = None,
     **options: Any,
-) -> "Iterator[tuple[PictureFile, Detections]]":
+) -> "Iterator[tuple[ImageFile, Detections]]":
     """Each readable image with its detections, in order; the others are appended to `failures` and passed to
     `on_failure` at once. `options` are those of `predict_many`.
     """
-    waiting: dict[int, PictureFile] = {}
+    waiting: dict[int, ImageFile] = {}
 
     def paths() -> Iterator[Path]:
         for index, file in enumerate(files):

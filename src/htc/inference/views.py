@@ -25,7 +25,7 @@ SYNTAX = (
 
 @dataclass(frozen=True)
 class View:
-    """One way to show a picture to a network: resized, perhaps mirrored. The default is how the model sees it
+    """One way to show an image to a network: resized, perhaps mirrored. The default is how the model sees it
     anyway.
     """
 

@@ -16,7 +16,7 @@ from htc.model.backbones.timm_features import TimmFeatures, create
 from htc.model.backbones.vit import PlainViT
 from htc.model.norms import freeze_norms, norm
 from htc.model.variants.deformable import make_deformable
-from htc.model.variants.switchable import make_switchable, standardise
+from htc.model.variants.switchable import make_switchable, standardize
 
 C2_TO_C5 = (1, 2, 3, 4)
 
@@ -71,7 +71,7 @@ def build_resnet(config: ResNet, weights: Mapping[str, Tensor] | None = None) ->
     if config.stride_in == "1x1":
         stride_first(backbone)
     if config.standardized:
-        standardise(backbone)
+        standardize(backbone)
     for stage in config.deformable_stages:
         for block in backbone[f"layer{stage - 1}"]:  # type: ignore[index]
             assert config.deformable != "none"

@@ -10,7 +10,7 @@ from htc.config import RPN, Config, FineMask, FusionMask, GuidedRPN, NoMask, Pro
 from htc.model.cascade import HybridTaskCascade
 from htc.model.fusion import FusedPool, Pool, RegionPooling
 from htc.model.heads import BOX_BINS, MASK_BINS, BoxHead, FirstLayer, MaskHead, plain_layer
-from htc.model.layers import ConvBlock, initialise
+from htc.model.layers import ConvBlock, initialize
 from htc.model.rpn import ProposalHead
 from htc.model.variants.adaptive_pool import POOLED_LEVELS, AdaptivePool, PackedFlow, over_levels
 from htc.model.variants.fine_mask import FINER, DetailBranch, DetailPool, FineMaskHead
@@ -54,7 +54,7 @@ def build_cascade(config: Config) -> HybridTaskCascade:
         [ConvBlock(cascade.mask_channels, width, 1) for _ in range(cascade.num_stages - 1)] if cascade.mask_flow else []
     )
     for flow in flows:
-        initialise(flow)
+        initialize(flow)
     flows = [_flow(flow, config) for flow in flows]
     return HybridTaskCascade(_box_pool(config), _mask_pool(config), box_heads, mask_heads, flows, cascade.interleaved)
 

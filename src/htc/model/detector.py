@@ -66,7 +66,7 @@ class Detector(nn.Module):
     def forward(
         self, images: Float[Tensor, "B 3 H W"], sizes: Int[Tensor, "B 2"], limits: Limits = NO_LIMITS
     ) -> RawDetections:
-        """Normalised, padded images and their own (height, width) -> detections in pixels of the network input."""
+        """Normalized, padded images and their own (height, width) -> detections in pixels of the network input."""
         return self.detect(self.features(images), sizes, limits)
 
     def detect(self, features: Features, sizes: Int[Tensor, "B 2"], limits: Limits = NO_LIMITS) -> RawDetections:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from htc.config import Cascade
-from htc.model.layers import ConvBlock, initialise, initialise_output
+from htc.model.layers import ConvBlock, initialize, initialize_output
 from htc.ops import boxes as box_ops
 from htc.types import Rois
 
@@ -45,7 +45,7 @@ class BoxHead(nn.Module):
         width = config.box_channels
         conv = partial(ConvBlock, channels_in, channels_in, 3, norm_kind=config.box_norm)
         self.convs = nn.ModuleList(conv() if i else first(conv, 1) for i in range(config.box_convs))
-        initialise(self.convs)
+        initialize(self.convs)
         cells = BOX_BINS * BOX_BINS
         linear = partial(nn.Linear, channels_in * cells, width)
         shared = linear() if config.box_convs else first(linear, cells)
@@ -58,8 +58,8 @@ class BoxHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        initialise_output(self.classify, 0.01)
-        initialise_output(self.regress, 0.001)
+        initialize_output(self.classify, 0.01)
+        initialize_output(self.regress, 0.001)
 
     def forward(self, pooled: Float[Tensor, "N _ 7 7"]) -> tuple[Float[Tensor, "N classes"], Float[Tensor, "N deltas"]]:
         """-> class logits (N, K+1) and deltas (N, 4) or (N, 4 K), float32"""
@@ -71,7 +71,7 @@ class BoxHead(nn.Module):
         return self.classify(x).float(), self.regress(x).float()
 
     def move(self, rois: Rois, deltas: Float[Tensor, "B R deltas"], class_logits: Float[Tensor, "B R classes"]) -> Rois:
-        """Apply the deltas (of the likeliest object class, where they are class-specific) and clip to the picture."""
+        """Apply the deltas (of the likeliest object class, where they are class-specific) and clip to the image."""
         if not self.class_agnostic:
             best = class_logits[..., :-1].argmax(-1)
             deltas = deltas.unflatten(-1, (-1, 4)).gather(2, best[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
@@ -96,7 +96,7 @@ class MaskHead(nn.Module):
         self.convs = nn.ModuleList([first(partial(conv, channels_in), 1), *(conv(width) for _ in further)])
         self.upsample = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.logits = nn.Conv2d(width, num_classes, 1)
-        initialise(self)
+        initialize(self)
 
     def features(self, x: Float[Tensor, "N _ 14 14"]) -> Float[Tensor, "N width 14 14"]:
         """M_t^-: the mask feature before the deconvolution."""

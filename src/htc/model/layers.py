@@ -13,7 +13,7 @@ from htc.model.norms import norm
 class PointwiseConv2d(nn.Conv2d):
     """A 1x1 convolution that runs as a matrix product over channels-last pixels on a CPU.
 
-    torch sends a single-threaded 1x1 convolution of one picture to a path that copies its input (measured: 14-100
+    torch sends a single-threaded 1x1 convolution of one image to a path that copies its input (measured: 14-100
     GFLOP/s a core against 200 this way). Elsewhere, and in exported graphs, it is the convolution it says.
     """
 
@@ -69,7 +69,7 @@ class ConvBlock(nn.Module):
         return torch.relu_(x) if self.relu and not x.requires_grad else x.relu() if self.relu else x
 
 
-def initialise(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     """Kaiming-normal weights for ReLU and zero biases in every convolution and linear layer."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -78,7 +78,7 @@ def initialise(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def initialise_output(layer: nn.Conv2d | nn.Linear, std: float) -> None:
+def initialize_output(layer: nn.Conv2d | nn.Linear, std: float) -> None:
     """Small normal weights and zero bias, so that training starts from near-uniform predictions."""
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:

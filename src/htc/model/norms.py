@@ -13,7 +13,7 @@ from htc.config import BackboneNorm, LayerNorm
 
 
 class FixedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation whose affine is trained while its running statistics stay as loaded: the original's
+    """Batch normalization whose affine is trained while its running statistics stay as loaded: the original's
     setting.
     """
 
@@ -23,7 +23,7 @@ class FixedBatchNorm2d(nn.BatchNorm2d):
 
 
 class FrozenBatchNorm2d(FixedBatchNorm2d):
-    """Batch normalisation of which nothing is trained."""
+    """Batch normalization of which nothing is trained."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -45,7 +45,7 @@ def freeze_norms(module: nn.Module) -> nn.Module:
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that lets an empty batch pass: a step without positive regions has nothing to count, and
+    """Batch normalization that lets an empty batch pass: a step without positive regions has nothing to count, and
     no error to make.
     """
 
@@ -84,15 +84,15 @@ class SyncBatchNorm2d(BatchNorm2d):
         counted = summed_over_processes(exact.new_tensor([x.numel() // x.shape[1]]))
         count = counted.clamp(min=1)
         mean = summed_over_processes(exact.sum((0, 2, 3))) / count
-        centred = exact - mean[:, None, None]  # before it is squared: the difference of large squares would be rounding
-        variance = summed_over_processes(centred.square().sum((0, 2, 3))) / count
+        centerd = exact - mean[:, None, None]  # before it is squared: the difference of large squares would be rounding
+        variance = summed_over_processes(centerd.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             momentum = self.momentum * (counted > 0).to(self.running_mean.dtype)  # nothing anywhere: nothing is learnt
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             unbiased = variance * count / (count - 1).clamp(min=1)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return (centerd * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -104,7 +104,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def norm(kind: BackboneNorm | LayerNorm, channels: int) -> nn.Module:
-    """A normalisation layer for `channels` channels."""
+    """A normalization layer for `channels` channels."""
     match kind:
         case "statistics_fixed":
             return FixedBatchNorm2d(channels)

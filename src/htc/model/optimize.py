@@ -13,7 +13,7 @@ from htc.model.backbones.timm_features import TimmFeatures
 from htc.model.detector import Detector
 from htc.model.layers import use_pointwise
 from htc.model.variants.deformable import DeformableConv2d
-from htc.model.variants.switchable import StandardisedConv2d, SwitchableConv2d
+from htc.model.variants.switchable import StandardizedConv2d, SwitchableConv2d
 
 
 def for_inference(detector: Detector, precision: Precision = "fp32") -> Detector:
@@ -35,9 +35,9 @@ def for_inference(detector: Detector, precision: Precision = "fp32") -> Detector
 
 
 def bake(module: nn.Module) -> None:
-    """Standardise weights once instead of at every use."""
+    """Standardize weights once instead of at every use."""
     for name, child in list(module.named_children()):
-        if isinstance(child, StandardisedConv2d | SwitchableConv2d):
+        if isinstance(child, StandardizedConv2d | SwitchableConv2d):
             setattr(module, name, child.baked())
         else:
             bake(child)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from htc.config import PYRAMID_STRIDES, RPN
-from htc.model.layers import initialise_output
+from htc.model.layers import initialize_output
 from htc.ops import boxes as box_ops
 from htc.ops.boxes import nms
 from htc.types import Rois
@@ -55,10 +55,10 @@ class ProposalHead(nn.Module):
         self.objectness = nn.Conv2d(channels, ratios, 1)
         self.deltas = nn.Conv2d(channels, 4 * ratios, 1)
         for layer in (self.conv, self.objectness, self.deltas):
-            initialise_output(layer, 0.01)
+            initialize_output(layer, 0.01)
         self.further = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.convs - 1))
         for layer in self.further:
-            initialise_output(layer, 0.01)  # type: ignore[arg-type]
+            initialize_output(layer, 0.01)  # type: ignore[arg-type]
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> list[LevelScores]:
         """P2-P6 -> scores and deltas of every level, float32"""
@@ -77,7 +77,7 @@ class ProposalHead(nn.Module):
         return levels
 
     def _grid(self, finest: Tensor, features: Tensor) -> tuple[int, int] | None:
-        """torchvision divides the padded picture, whose size P2 tells, by the size of the map."""
+        """torchvision divides the padded image, whose size P2 tells, by the size of the map."""
         if self.config.anchor_grid == "exact":
             return None
         return PYRAMID_STRIDES[0] * finest.shape[2] // features.shape[2], PYRAMID_STRIDES[0] * finest.shape[
@@ -102,7 +102,7 @@ class ProposalHead(nn.Module):
         return box_ops.decode(self.anchors_at(level, index), deltas, STDS)
 
     def propose(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"], candidates: int, keep: int) -> ScoredRois:
-        """The `keep` best boxes of each picture, of at most `candidates` from each level before NMS."""
+        """The `keep` best boxes of each image, of at most `candidates` from each level before NMS."""
         ranked = [Ranked(level.logits, partial(self.boxes_at, level)) for level in levels]
         return best_boxes(ranked, sizes, candidates, keep, self.config.nms_iou)
 
@@ -119,7 +119,7 @@ class ProposalHead(nn.Module):
 def best_boxes(
     levels: list[Ranked], sizes: Int[Tensor, "B 2"], candidates: int, keep: int, nms_iou: float
 ) -> ScoredRois:
-    """The `keep` best boxes of each picture and their objectness (0..1), best first.
+    """The `keep` best boxes of each image and their objectness (0..1), best first.
 
     Of every level the `candidates` best boxes are made, clipped, and thinned by NMS; boxes without extent are dropped.
     """
@@ -132,7 +132,7 @@ def best_boxes(
 
 def _best_of_level(level: Ranked, sizes: Tensor, candidates: int, nms_iou: float) -> tuple[Tensor, Tensor, Tensor]:
     """-> boxes (B, candidates, 4), logits (B, candidates), valid (B, candidates), thinned by NMS"""
-    # a small level is filled up, so that the shape does not depend on the picture
+    # a small level is filled up, so that the shape does not depend on the image
     padded = torch.nn.functional.pad(level.logits, (0, candidates), value=float("-inf"))
     logits, index = padded.topk(candidates)
     valid = logits > float("-inf")

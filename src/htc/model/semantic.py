@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc.config import Semantic
-from htc.model.layers import ConvBlock, initialise
+from htc.model.layers import ConvBlock, initialize
 from htc.model.variants.context import build_context
 
 PYRAMID_LEVELS = 5
@@ -32,7 +32,7 @@ class SemanticBranch(nn.Module):
         self.embedding = block(config.channels, config.channels, 1)
         self.logits = nn.Conv2d(config.channels, config.classes, 1)
         self.commutes = config.norm == "none"
-        initialise(self)
+        initialize(self)
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> Tensor:
         """P2-P6 -> the feature (B, C, H/8, W/8) that precedes both outputs."""

@@ -18,9 +18,9 @@ def encode(
     boxes: Float[Tensor, "*N 4"], targets: Float[Tensor, "*N 4"], stds: tuple[float, ...]
 ) -> Float[Tensor, "*N 4"]:
     """The deltas (dx, dy, dw, dh), in units of `stds`, that move `boxes` onto `targets`."""
-    centre, extent = _centre_extent(boxes)
-    target_centre, target_extent = _centre_extent(targets)
-    deltas = torch.cat([(target_centre - centre) / extent, (target_extent / extent).log()], -1)
+    center, extent = _center_extent(boxes)
+    target_center, target_extent = _center_extent(targets)
+    deltas = torch.cat([(target_center - center) / extent, (target_extent / extent).log()], -1)
     return deltas / deltas.new_tensor(stds)
 
 
@@ -32,14 +32,14 @@ def decode(
 ) -> Float[Tensor, "*_ 4"]:
     """Move `boxes` by `deltas`; the inverse of `encode`, with the scale bounded by `max_log_scale`."""
     deltas = deltas.float() * torch.tensor(stds, dtype=torch.float32, device=deltas.device)
-    centre, extent = _centre_extent(boxes)
-    moved = centre + deltas[..., :2] * extent
+    center, extent = _center_extent(boxes)
+    moved = center + deltas[..., :2] * extent
     half = extent * deltas[..., 2:].clamp(-max_log_scale, max_log_scale).exp() / 2
     return torch.cat([moved - half, moved + half], -1)
 
 
 def clip(boxes: Float[Tensor, "B *N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B *N 4"]:
-    """Cut the boxes of each picture to its own (height, width)."""
+    """Cut the boxes of each image to its own (height, width)."""
     limit = sizes.flip(1).repeat(1, 2).to(boxes.dtype)
     limit = limit.view(len(sizes), *(1,) * (boxes.dim() - 2), 4)
     return torch.minimum(boxes.clamp(min=0), limit)
@@ -54,7 +54,7 @@ def has_extent(boxes: Float[Tensor, "*N 4"]) -> Tensor:
 def iou(first: Float[Tensor, "M 4"], second: Float[Tensor, "N 4"]) -> Float[Tensor, "M N"]:
     """Intersection over union of every pair, without gradient; 0 where the union is empty.
 
-    Coordinate by coordinate and in place: for all anchors of a picture that is 2.5 times as fast as tensors of pairs.
+    Coordinate by coordinate and in place: for all anchors of an image that is 2.5 times as fast as tensors of pairs.
     """
     left, top, right, bottom = first.T[:, :, None].unbind()
     other_left, other_top, other_right, other_bottom = second.T.contiguous().unbind()
@@ -74,7 +74,7 @@ def anchors_at(
 ) -> Float[Tensor, "*N 4"]:
     """The anchors of the given positions in one level's order (row, column, ratio).
 
-    The centre is (column, row) * stride, without a half-pixel offset; w = scale * stride / sqrt(ratio), h = scale *
+    The center is (column, row) * stride, without a half-pixel offset; w = scale * stride / sqrt(ratio), h = scale *
     stride * sqrt(ratio), not rounded.
     """
     shape = torch.tensor(ratios, dtype=torch.float32, device=index.device).sqrt()[index % len(ratios)]
@@ -87,7 +87,7 @@ def anchors_at(
 def whole_anchors_at(
     index: Int[Tensor, "*N"], width: int, step: tuple[int, int], side: float, ratios: tuple[float, ...]
 ) -> Float[Tensor, "*N 4"]:
-    """As `anchors_at`, with corners rounded to whole pixels (half to even) around centres at (row, column) * `step`:
+    """As `anchors_at`, with corners rounded to whole pixels (half to even) around centers at (row, column) * `step`:
     torchvision's anchors.
     """
     shape = torch.tensor(ratios, dtype=torch.float32, device=index.device).sqrt()[index % len(ratios)]
@@ -97,7 +97,7 @@ def whole_anchors_at(
     return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], -1)
 
 
-def _centre_extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
+def _center_extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
 
 

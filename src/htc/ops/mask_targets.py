@@ -1,6 +1,6 @@
 """Mask targets: what each mask head should answer on its box, taken from cropped bitmaps.
 
-Coordinates are continuous: pixel (row i, column j) covers [j, j + 1) x [i, i + 1) and its centre lies at (j + 0.5, i +
+Coordinates are continuous: pixel (row i, column j) covers [j, j + 1) x [i, i + 1) and its center lies at (j + 0.5, i +
 0.5).
 """
 
@@ -34,10 +34,10 @@ def mask_targets(
 ) -> Float[Tensor, "N {size} {size}"]:
     """RoIAlign of object `index[i]`'s bitmap over box i, at least 0.5: a grid of 0 and 1 for each box.
 
-    Equal to `torchvision.ops.roi_align(bitmap, aligned=True, sampling_ratio=-1) >= 0.5` on the whole-picture bitmap (He
+    Equal to `torchvision.ops.roi_align(bitmap, aligned=True, sampling_ratio=-1) >= 0.5` on the whole-image bitmap (He
     et al., Mask R-CNN, 2017), which is never made: RoIAlign is separable, target = Wy @ crop @ Wx^T, and everything
     outside the crop is 0. Boxes are xyxy pixels of the network input; sample positions are chosen there and then mapped
-    by `masks.scale` and `masks.shift` to the annotated picture, so flips, resizes and crops cost nothing. An object
+    by `masks.scale` and `masks.shift` to the annotated image, so flips, resizes and crops cost nothing. An object
     without mask gives zeros.
     """
     count = len(index)

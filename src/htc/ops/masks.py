@@ -1,6 +1,6 @@
-"""From mask probabilities on a grid over each box to pixels of the picture, without a dense (N, H, W) array on the way.
+"""From mask probabilities on a grid over each box to pixels of the image, without a dense (N, H, W) array on the way.
 
-A picture pixel is foreground where the bilinear sample of the grid at the pixel's centre reaches the threshold; outside
+An image pixel is foreground where the bilinear sample of the grid at the pixel's center reaches the threshold; outside
 the grid the probability is zero. The sample is separable: a crop is Wx @ grid^T @ Wy^T, two small matrix products over
 only those pixels that the box touches.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 WORK_ELEMENTS = 4_000_000
-"""Pixels and weights computed at a time: bounds the working memory at a few tens of MB whatever the picture's size."""
+"""Pixels and weights computed at a time: bounds the working memory at a few tens of MB whatever the image's size."""
 WEIGHT_TABLES = 64
 """Room for the weights of one column or row of a crop, in the same unit."""
 
@@ -25,9 +25,9 @@ class MaskCrop(NamedTuple):
     """One object's mask, cropped to the pixels its box touches."""
 
     x: int
-    """Column of the crop's left pixel in the picture."""
+    """Column of the crop's left pixel in the image."""
     y: int
-    """Row of the crop's top pixel in the picture."""
+    """Row of the crop's top pixel in the image."""
     bitmap: Bool[np.ndarray, "h w"]
 
 
@@ -43,16 +43,16 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskGrid:
-    """Probabilities over boxes, and the window of pixels, [start, stop), that each box touches inside the picture."""
+    """Probabilities over boxes, and the window of pixels, [start, stop), that each box touches inside the image."""
 
     probabilities: Float[np.ndarray, "N S S"]
     boxes: Float[np.ndarray, "N 4"]
     start: Int[np.ndarray, "N 2"]
     """(x, y)."""
     stop: Int[np.ndarray, "N 2"]
-    """(x, y); equal to `start` in both axes where nothing of the picture is touched."""
+    """(x, y); equal to `start` in both axes where nothing of the image is touched."""
     size: tuple[int, int]
-    """(height, width) of the picture."""
+    """(height, width) of the image."""
     threshold: float
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ def _ends(lengths: Int[np.ndarray, " P"]) -> Int[np.ndarray, " Q"]:
 def bilinear_weights(
     pixels: Int[np.ndarray, " L"], low: Float[np.ndarray, " L"], high: Float[np.ndarray, " L"], cells: int
 ) -> Float[np.ndarray, "L {cells}"]:
-    """Weights of `cells` grid cells spread over [low, high) at each pixel's centre, zero outside the grid.
+    """Weights of `cells` grid cells spread over [low, high) at each pixel's center, zero outside the grid.
 
     Computed in float32 in the order of `grid_sample`, so that both round alike.
     """
@@ -112,7 +112,7 @@ def bilinear_weights(
 def mask_grid(
     probabilities: Float[Tensor, "N S S"], boxes: Float[Tensor, "N 4"], size: tuple[int, int], threshold: float = 0.5
 ) -> MaskGrid:
-    """Lay probabilities (0..1) over boxes (xyxy, pixels of the picture) of a picture of `size` (height, width).
+    """Lay probabilities (0..1) over boxes (xyxy, pixels of the image) of an image of `size` (height, width).
 
     A box without extent, or not finite, has an empty mask. Raises `ValueError` for a threshold outside (0, 1].
     """
@@ -142,7 +142,7 @@ def pieces(grid: MaskGrid, index: int) -> list[Piece]:
 
 def crops(grid: MaskGrid) -> Iterator[MaskCrop]:
     """Every object's mask as a cropped bitmap, one at a time; (0, 0) pixels for an object without any in the
-    picture.
+    image.
     """
     for index in range(len(grid)):
         (left, top), (right, bottom) = grid.start[index].tolist(), grid.stop[index].tolist()
@@ -165,7 +165,7 @@ def bitmaps(grid: MaskGrid) -> Bool[np.ndarray, "N H W"]:
 def paste(
     probabilities: Float[Tensor, "N S S"], boxes: Float[Tensor, "N 4"], size: tuple[int, int], threshold: float = 0.5
 ) -> Bool[Tensor, "N H W"]:
-    """The dense reference of everything above: `grid_sample` at every pixel centre of the picture, object by object.
+    """The dense reference of everything above: `grid_sample` at every pixel center of the image, object by object.
 
     On the device of `probabilities`. A box without extent has an empty mask.
     """

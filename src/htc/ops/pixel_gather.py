@@ -137,7 +137,7 @@ def axis_taps(
 ) -> tuple[Tensor, Tensor]:
     """Pixels and weights of every bin along one axis. -> indices (N, bins, capacity) int64, weights (N, bins, capacity)
 
-    start (N,) in pixels, pixel centres at whole numbers; extent (N,) of a bin; size (N,) of the map. A bin of extent e
+    start (N,) in pixels, pixel centers at whole numbers; extent (N,) of a bin; size (N,) of the map. A bin of extent e
     takes subdivide * ceil(e / subdivide) equidistant samples; a sample outside [-1, size] weighs nothing, one outside
     [0, size - 1] takes the border pixel.
     """

@@ -52,7 +52,7 @@ def polygons(crop: MaskCrop, tolerance: float = 0.0) -> list[Polygon]:
 def _corner_grid(bitmap: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W"]:
     """Twice the resolution, so that the corners of pixels are points of it: corner (x, y) is point (2x + 1, 2y + 1).
 
-    OpenCV follows the centres of border points. A pixel becomes the 3x3 points from corner to corner, hence the outline
+    OpenCV follows the centers of border points. A pixel becomes the 3x3 points from corner to corner, hence the outline
     runs along the pixel's edges; pixels that only touch at a corner share that point, and pixels one apart stay apart.
     """
     height, width = bitmap.shape

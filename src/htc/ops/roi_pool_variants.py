@@ -98,7 +98,7 @@ def axis_integrals(
 ) -> tuple[Int[Tensor, "N bins capacity"], Float[Tensor, "N bins capacity"]]:
     """Pixels and weights of every bin along one axis: how much of a bin's mean each pixel's hat is.
 
-    start (N,) in pixels, pixel centres at whole numbers; extent (N,) of a bin; size (N,) of the map.
+    start (N,) in pixels, pixel centers at whole numbers; extent (N,) of a bin; size (N,) of the map.
     """
     low = start[:, None] + torch.arange(bins, device=start.device) * extent[:, None]
     leftmost = torch.minimum((low.detach().floor()).clamp(min=0), (size[:, None] - capacity).clamp(min=0).to(low.dtype))

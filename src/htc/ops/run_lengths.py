@@ -1,7 +1,7 @@
 """COCO run-length strings straight from mask crops: identical to `pycocotools.mask.encode` of the dense mask.
 
-COCO counts runs of 0 and 1 alternately down the columns of the whole picture. A crop's transitions give them without
-the picture: the rows above and below it only lengthen the runs of 0.
+COCO counts runs of 0 and 1 alternately down the columns of the whole image. A crop's transitions give them without
+the image: the rows above and below it only lengthen the runs of 0.
 """
 
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def _groups(grid: MaskGrid) -> Iterator[range]:
 
 
 def _edges(grid: MaskGrid, group: range) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]:
-    """Where runs begin and end, as (object in group, position down the columns of the picture), in order."""
+    """Where runs begin and end, as (object in group, position down the columns of the image), in order."""
     owners, edges = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     work = [piece for index in group for piece in pieces(grid, index)]
     single = len({piece.owner for piece in work}) < len(work)
@@ -103,12 +103,12 @@ def _encode(
     owners: Int[np.ndarray, " E"], edges: Int[np.ndarray, " E"], objects: int, size: tuple[int, int]
 ) -> list[dict[str, object]]:
     """COCO strings of `objects` masks from their edges, which alternate begin, end, begin, ..."""
-    # Where columns fill the picture's height, a run that ends a column and one that begins the next are one run.
+    # Where columns fill the image's height, a run that ends a column and one that begins the next are one run.
     joined = np.flatnonzero((edges[1:] == edges[:-1]) & (owners[1:] == owners[:-1]))
     keep = np.ones(len(edges), bool)
     keep[joined] = keep[joined + 1] = False
     owners, edges = owners[keep], edges[keep]
-    # Counts: first edge, differences, and what is left of the picture, unless that is nothing.
+    # Counts: first edge, differences, and what is left of the image, unless that is nothing.
     total = size[0] * size[1]
     amount = np.bincount(owners, minlength=objects)
     last = np.concatenate((np.cumsum(amount) - 1, [-1]))[:objects]

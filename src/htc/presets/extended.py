@@ -111,8 +111,8 @@ BEYOND: dict[str, Callable[[], Config]] = {
 def detectors(name: str, *, recursive: bool, switchable: bool) -> Config:
     """HTC R-50 with either part or both; 12 epochs, as mmdetection's, whose model zoo has weights of all three.
 
-    Two looks at the picture (recursive pyramid); switchable deformable convolution in C3-C5 of each backbone; weights
-    of every convolution standardised. Meant for 8 GPUs of two pictures each (13.6 GB there), both backbones from
+    Two looks at the image (recursive pyramid); switchable deformable convolution in C3-C5 of each backbone; weights
+    of every convolution standardised. Meant for 8 GPUs of two images each (13.6 GB there), both backbones from
     ImageNet. Nobody has trained these presets to the end with this library yet.
 
         htc train --preset detectors_htc_r50_1x_coco --backbone.pretrained true --data coco --semantic stuffthingmaps

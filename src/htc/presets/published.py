@@ -9,12 +9,12 @@ class Published:
 
     box_ap: float | None
     mask_ap: float | None
-    pictures: str
+    images: str
     source: str
 
 
-def _paper(box_ap: float | None, mask_ap: float, pictures: str, table: int) -> Published:
-    return Published(box_ap, mask_ap, pictures, f"arXiv 1901.07518, Table {table}")
+def _paper(box_ap: float | None, mask_ap: float, images: str, table: int) -> Published:
+    return Published(box_ap, mask_ap, images, f"arXiv 1901.07518, Table {table}")
 
 
 PUBLISHED: dict[str, Published] = {

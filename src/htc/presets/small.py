@@ -1,4 +1,4 @@
-"""Models that learn from scratch: a small one on a CPU, a large one where there are many pictures."""
+"""Models that learn from scratch: a small one on a CPU, a large one where there are many images."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ def htc_r18_small(name: str) -> Config:
     """A small HTC that learns from scratch in minutes on a CPU: what `htc demo` trains.
 
     One class, one foreground class in the semantic branch (derived from the instances), GroupNorm everywhere since
-    there are no pretrained statistics to keep, anchors half as large for small objects. Pictures are not enlarged, so
+    there are no pretrained statistics to keep, anchors half as large for small objects. Images are not enlarged, so
     that objects keep their size, and padded with their own edges, since crops show the network no padding. Training
     draws its regions from as many proposals as a test keeps: large boxes of background are not among the best 300, so
     never were a lesson, and scored high at test. Heads and samples are as small as cost no accuracy with 300 proposals
@@ -43,7 +43,7 @@ def htc_r50_scratch(name: str) -> Config:
     """HTC R-50 without pretrained weights: GroupNorm everywhere and nothing frozen, since there are no statistics to
     keep.
 
-    For data of about COCO's size: from some ten thousand pictures on, training from scratch reaches what ImageNet
+    For data of about COCO's size: from some ten thousand images on, training from scratch reaches what ImageNet
     weights do, given about three times the epochs (He, Girshick, Dollar 2019, "Rethinking ImageNet pre-training"). Not
     measured here.
     """

@@ -4,7 +4,7 @@ ensemble.
 Each row adds one component to the row above. What the paper does not say of them is decided here and named: deformable
 convolution is v1 (Dai et al. 2017) in res5; with SyncBN every batch norm of the backbone follows the batch and neck,
 semantic branch, mask heads and box heads get norms, and since the paper's box heads, two fully connected layers, have
-no place for one, they become four convolutions and one layer (4conv1fc). Training: 20 epochs, 16 GPUs of one picture
+no place for one, they become four convolutions and one layer (4conv1fc). Training: 20 epochs, 16 GPUs of one image
 each; in one process the learning rate scales with the batch. All start from ImageNet weights, fetched when a training
 starts, but FishNet: timm has none of it, so it starts from a file that you name (its authors'), else from nothing.
 

@@ -42,12 +42,12 @@ def total_memory(device: torch.device) -> float | None:
 CHOICES = "choices.json"
 EVERY = "evaluate every"
 FROM_SCRATCH, LARGE_FROM_SCRATCH, SUGGESTED_WEIGHTS = "htc_r18_small", "htc_r50_scratch", "htc_r50_fpn_20e_coco"
-ENOUGH_PICTURES = 10_000
+ENOUGH_IMAGES = 10_000
 """From about so many on, a large network learns as much from scratch as from ImageNet weights (He, Girshick, Dollar
 2019).
 """
 STEPS = 1500
-"""On fewer than `ENOUGH_PICTURES`, a training has at least so many steps, if `MOST_EPOCHS` allow."""
+"""On fewer than `ENOUGH_IMAGES`, a training has at least so many steps, if `MOST_EPOCHS` allow."""
 MOST_EPOCHS = 100
 EVALUATIONS = 20
 LARGEST_OBJECT = 0.9
@@ -127,7 +127,7 @@ def choose_config(
     rare = repeat_threshold(data)
     if rare is not None:
         rule = (
-            "some classes are on less than a tenth as many pictures as the median class: their pictures are shown "
+            "some classes are on less than a tenth as many images as the median class: their images are shown "
             "more often (repeat factors of LVIS)"
         )
         chooser.take({"training.sampling.repeat_threshold": float(f"{rare:.4g}")}, rule)
@@ -137,7 +137,7 @@ def choose_config(
     return Chosen(chooser.config, tuple(chooser.choices), max(1, epochs // EVALUATIONS))
 
 
-def _base(pictures: int, memory: float | None, weights: tuple[str, Config] | None) -> tuple[Config, str]:
+def _base(images: int, memory: float | None, weights: tuple[str, Config] | None) -> tuple[Config, str]:
     """The preset by what there is to learn from."""
     if weights is not None:
         name, config = weights
@@ -146,23 +146,22 @@ def _base(pictures: int, memory: float | None, weights: tuple[str, Config] | Non
             f"the weights {name} are of this architecture; its anchors stay, since the weights have learned them",
         )
     advice = (
-        f"; for a better model on few pictures start from released weights (--weights {SUGGESTED_WEIGHTS}) or your own"
+        f"; for a better model on few images start from released weights (--weights {SUGGESTED_WEIGHTS}) or your own"
     )
-    if pictures < ENOUGH_PICTURES:
+    if images < ENOUGH_IMAGES:
         return (
             preset(FROM_SCRATCH),
-            f"{pictures} pictures and no weights: below {ENOUGH_PICTURES} a large network learns too little from "
+            f"{images} images and no weights: below {ENOUGH_IMAGES} a large network learns too little from "
             f"scratch{advice}",
         )
     large = preset(LARGE_FROM_SCRATCH)
     needed = gib_needed(large, 1)
     if memory is not None and memory * USABLE < needed:
         fit = f"the larger {LARGE_FROM_SCRATCH} needs {needed:.0f} GiB and the device has {memory:.0f}"
-        return preset(FROM_SCRATCH), f"{pictures} pictures are enough for a large network, but {fit}"
+        return preset(FROM_SCRATCH), f"{images} images are enough for a large network, but {fit}"
     return (
         large,
-        f"{pictures} pictures, at least {ENOUGH_PICTURES}: a large network learns from scratch; it needs "
-        f"{needed:.0f} GiB",
+        f"{images} images, at least {ENOUGH_IMAGES}: a large network learns from scratch; it needs {needed:.0f} GiB",
     )
 
 
@@ -174,7 +173,7 @@ def gib_needed(config: Config, batch_size: int) -> float:
 
 
 def _crop(chooser: _Chooser, data: Statistics) -> None:
-    """Crops that show most objects whole; whole pictures where a crop would be nearly as large."""
+    """Crops that show most objects whole; whole images where a crop would be nearly as large."""
     present = chooser.config.training.augmentation.crop
     if present is None or not len(data.boxes):
         return
@@ -191,7 +190,7 @@ def _crop(chooser: _Chooser, data: Statistics) -> None:
     value = None if whole else (crop, crop)
     chooser.take(
         {"training.augmentation.crop": value},
-        rule + (f": {crop} px is nearly the whole picture, so no crop" if whole else ""),
+        rule + (f": {crop} px is nearly the whole image, so no crop" if whole else ""),
     )
 
 
@@ -203,21 +202,21 @@ def _batch(chooser: _Chooser, memory: float | None) -> None:
     room = int((memory * USABLE - GIB_FIXED) / (gib_needed(chooser.config, 1) - GIB_FIXED))
     if room < wanted:
         needed = (
-            f"{wanted} pictures a step need about {gib_needed(chooser.config, wanted):.0f} GiB, the device has "
+            f"{wanted} images a step need about {gib_needed(chooser.config, wanted):.0f} GiB, the device has "
             f"{memory:.0f}"
         )
         chooser.take({"training.batch_size": max(1, room)}, needed)
 
 
-def _length(chooser: _Chooser, pictures: int, processes: int) -> None:
+def _length(chooser: _Chooser, images: int, processes: int) -> None:
     """Epochs by the number of steps; milestones at 2/3 and 11/12 of them, as in the original's 12 epochs (8, 11)."""
     training = chooser.config.training
     together = training.batch_size * processes
-    steps = ceil(ceil(pictures / together) / training.accumulate)
-    if pictures < ENOUGH_PICTURES:
+    steps = ceil(ceil(images / together) / training.accumulate)
+    if images < ENOUGH_IMAGES:
         epochs = min(MOST_EPOCHS, max(training.epochs, ceil(STEPS / steps)))
         most = f"at most {MOST_EPOCHS} epochs, at least the preset's {training.epochs}"
-        rule = f"{steps} steps an epoch of {together * training.accumulate} pictures; at least {STEPS} steps, {most}"
+        rule = f"{steps} steps an epoch of {together * training.accumulate} images; at least {STEPS} steps, {most}"
         chooser.take({"training.epochs": epochs}, rule)
     epochs = chooser.config.training.epochs
     if training.schedule == "steps" and epochs != chooser.base.training.epochs:
@@ -239,10 +238,10 @@ def stated(
     training = config.training
     rate = base_learning_rate(training, images_per_step)
     if isinstance(training.optimizer, AdamW):
-        rule = f"AdamW's is used as it is, whatever the batch ({images_per_step} pictures a step)"
+        rule = f"AdamW's is used as it is, whatever the batch ({images_per_step} images a step)"
     else:
         rule = (
-            f"linear scaling: SGD's {training.optimizer.lr:g} is for {IMAGES_PER_STEP} pictures a step, and a step "
+            f"linear scaling: SGD's {training.optimizer.lr:g} is for {IMAGES_PER_STEP} images a step, and a step "
             f"has {images_per_step}"
         )
     found = [Choice({"learning rate": float(f"{rate:.6g}")}, rule)]
@@ -267,9 +266,7 @@ def stated(
             f"crowds ignored"
         )
         return [*found, Choice({"semantic targets": "auto"}, derived)]
-    merged = (
-        "merged: each of them lies over the one before" if len(semantic.merged) > 1 else "a PNG map for each picture"
-    )
+    merged = "merged: each of them lies over the one before" if len(semantic.merged) > 1 else "a PNG map for each image"
     return [*found, Choice({"semantic targets": ", ".join(semantic.merged)}, merged)]
 
 

@@ -154,7 +154,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After an optimiser step: a checkpoint if it is time, or if this step is the last for now."""
+        """After an optimizer step: a checkpoint if it is time, or if this step is the last for now."""
         if trainer.global_step == self._steps:
             return  # gradients are being accumulated: there is nothing whole to save
         self._steps = trainer.global_step

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from htc.checkpoint.fit import LoadedWeights
-from htc.checkpoint.formats.imagenet import expected_colours
+from htc.checkpoint.formats.imagenet import expected_colors
 from htc.config import Backbone, Config, CustomBackbone, FishNet, Input, ResNet, ViT
 from htc.data.dataset import Dataset
 from htc.data.semantic_maps import MapSources, least_classes
@@ -52,8 +52,8 @@ def _remedies(config: Backbone) -> str:
 
 BOXES_ONLY = {"none": "none", "box": "box", "mask": "none", "both": "box"}
 """What is left of the semantic fusion in a model without mask heads."""
-SAME_COLOUR = 0.1
-"""Grey levels of 255 by which means and deviations may differ and count as the same: published ones are rounded."""
+SAME_COLOR = 0.1
+"""Gray levels of 255 by which means and deviations may differ and count as the same: published ones are rounded."""
 OF_THE_CLASSES = (".classify.", ".regress.", ".logits.", "semantic.logits.")
 """Layers with rows of their own for each class: rows of classes that the weights do not know start anew."""
 
@@ -120,7 +120,7 @@ class Start:
         if not self.other_input:
             return []
         return [
-            f"{self.weights} was trained on pictures normalised otherwise, and has to learn this training's anew; for "
+            f"{self.weights} was trained on images normalized otherwise, and has to learn this training's anew; for "
             f"its own: {' '.join(self.other_input)}"
         ]
 
@@ -140,15 +140,15 @@ class Start:
         ]
 
 
-def other_colours(config: Config) -> str | None:
-    """What to say where the backbone's ImageNet weights were trained with another normalisation than `config.input`
+def other_colors(config: Config) -> str | None:
+    """What to say where the backbone's ImageNet weights were trained with another normalization than `config.input`
     has, else None.
     """
-    expected = expected_colours(config.backbone)
+    expected = expected_colors(config.backbone)
     if expected is None:
         return None
     flags = input_flags(config.input, *expected)
-    return f"its weights were trained with other colours: give {' '.join(flags)}" if flags else None
+    return f"its weights were trained with other colors: give {' '.join(flags)}" if flags else None
 
 
 def input_flags(own: Input, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ def input_flags(own: Input, mean: tuple[float, ...], std: tuple[float, ...]) -> 
     differs = {
         field: theirs
         for field, (ours, theirs) in known.items()
-        if any(abs(a - b) > SAME_COLOUR for a, b in zip(ours, theirs, strict=True))
+        if any(abs(a - b) > SAME_COLOR for a, b in zip(ours, theirs, strict=True))
     }
     return tuple(f"--input.{field} {','.join(f'{value:g}' for value in theirs)}" for field, theirs in differs.items())
 

@@ -1,6 +1,6 @@
-"""Where guided anchoring should expect an object's centre (Wang et al. 2019, section 3.2).
+"""Where guided anchoring should expect an object's center (Wang et al. 2019, section 3.2).
 
-Training of guided anchoring: where the centres are, which shape fits, then objectness and boxes of the guided
+Training of guided anchoring: where the centers are, which shape fits, then objectness and boxes of the guided
 anchors.
 """
 
@@ -26,46 +26,46 @@ NEGATIVE_WEIGHT = 0.1
 class LocationTargets:
     """What is true of the locations of one level."""
 
-    centre: Bool[Tensor, "B A"]
+    center: Bool[Tensor, "B A"]
     weight: Float[Tensor, "B A"]
-    """1 at centres, 0 around them, 0.1 elsewhere."""
+    """1 at centers, 0 around them, 0.1 elsewhere."""
 
 
 def location_targets(
     truths: tuple[GroundTruth, ...], levels: list[GuidedScores], config: GuidedRPN
 ) -> list[LocationTargets]:
-    """Object by object in order: weight 0 within its ignored part, then a centre of weight 1 within its central part.
+    """Object by object in order: weight 0 within its ignored part, then a center of weight 1 within its central part.
 
-    A later object's ignored part covers an earlier one's centre. On the two neighbouring levels the ignored part takes
+    A later object's ignored part covers an earlier one's center. On the two neighbouring levels the ignored part takes
     the weight where no object of that level wrote. Painted on the CPU: these are small rectangles on small maps.
     """
     maps = [(len(truths), level.scores.height, level.scores.width) for level in levels]
-    centres = [torch.zeros(size, dtype=torch.bool) for size in maps]
+    centers = [torch.zeros(size, dtype=torch.bool) for size in maps]
     weights = [torch.full(size, NEGATIVE_WEIGHT) for size in maps]
     written, near = ([torch.zeros(size, dtype=torch.bool) for size in maps] for _ in range(2))
     for i, truth in enumerate(truths):
         boxes = truth.boxes.detach().float().cpu()
         for box, level in zip(boxes, levels_of(boxes, config.anchor_scale, len(levels)).tolist(), strict=True):
-            ignored, centre = (
+            ignored, center = (
                 region(box / PYRAMID_STRIDES[level], part, maps[level][1:])
                 for part in (config.ignored_fraction, config.center_fraction)
             )
             written[level][i][ignored] = True
             weights[level][i][ignored] = 0
-            centres[level][i][ignored] = False
-            written[level][i][centre] = True
-            weights[level][i][centre] = 1
-            centres[level][i][centre] = True
+            centers[level][i][ignored] = False
+            written[level][i][center] = True
+            weights[level][i][center] = 1
+            centers[level][i][center] = True
             for other in (level - 1, level + 1):
                 if 0 <= other < len(levels):
                     near[other][i][region(box / PYRAMID_STRIDES[other], config.ignored_fraction, maps[other][1:])] = (
                         True
                     )
     targets = []
-    for level, centre, weight, own, close in zip(levels, centres, weights, written, near, strict=True):
+    for level, center, weight, own, close in zip(levels, centers, weights, written, near, strict=True):
         weight[close & ~own] = 0
         device = level.location.device
-        targets.append(LocationTargets(centre.flatten(1).to(device), weight.flatten(1).to(device)))
+        targets.append(LocationTargets(center.flatten(1).to(device), weight.flatten(1).to(device)))
     return targets
 
 
@@ -94,12 +94,12 @@ def region(box: Float[Tensor, "4"], fraction: float, size: tuple[int, ...]) -> t
 SHAPE_DRAW = 1
 """The shape's sample is drawn apart from that of objectness."""
 LOCATIONS_PER_UNIT = 200
-"""The location loss is a sum over all locations divided by a 200th of their number: about as many as have a centre."""
+"""The location loss is a sum over all locations divided by a 200th of their number: about as many as have a center."""
 BOUNDED_IOU_BETA, BOUNDED_IOU_EPSILON = 0.2, 1e-3
 
 
 def guided_losses(head: GuidedHead, levels: list[GuidedScores], batch: Batch) -> dict[str, Term]:
-    """Location, shape, objectness and box terms of all levels and pictures."""
+    """Location, shape, objectness and box terms of all levels and images."""
     anchors = torch.cat([head.anchors(level) for level in levels], 1)
     priors = prior_boxes(head.config, levels)
     inside = [locations_inside(head.config, levels, priors, size).nonzero().squeeze(1) for size in batch.sizes]
@@ -119,7 +119,7 @@ def location_term(levels: list[GuidedScores], targets: list[LocationTargets]) ->
     """Focal loss (gamma 2, alpha 0.25) over all locations, those of the padding included."""
     total, count = levels[0].location.new_zeros(()), 0
     for level, target in zip(levels, targets, strict=True):
-        each = sigmoid_focal_loss(level.location, target.centre.to(level.location.dtype), alpha=0.25, gamma=2.0)
+        each = sigmoid_focal_loss(level.location, target.center.to(level.location.dtype), alpha=0.25, gamma=2.0)
         total = total + (each * target.weight).sum()
         count += target.weight.numel()
     return Term(total, total.new_tensor(float(count)), LOCATIONS_PER_UNIT)
@@ -156,7 +156,7 @@ def bounded_iou_loss(predicted: Float[Tensor, "N 4"], target: Float[Tensor, "N 4
     size, wanted = predicted[:, 2:] - predicted[:, :2], target[:, 2:] - target[:, :2]
     apart = (
         target[:, :2] + target[:, 2:] - predicted[:, :2] - predicted[:, 2:]
-    ).abs()  # twice the distance of the centres
+    ).abs()  # twice the distance of the centers
     place = 1 - ((wanted - apart) / (wanted + apart + BOUNDED_IOU_EPSILON)).clamp(min=0)
     extent = 1 - torch.minimum(wanted / (size + BOUNDED_IOU_EPSILON), size / (wanted + BOUNDED_IOU_EPSILON))
     z = torch.cat([place, extent], 1)
@@ -194,7 +194,7 @@ def best_iou(
 def locations_inside(
     config: GuidedRPN, levels: list[GuidedScores], priors: list[Float[Tensor, "A 4"]], size: Int[Tensor, "2"]
 ) -> Bool[Tensor, " A"]:
-    """Which locations are trained for a picture of this (height, width)."""
+    """Which locations are trained for an image of this (height, width)."""
     if config.anchors_inside == "cells":
         return cells_inside([level.scores for level in levels], size)
     return torch.stack([wholly_inside(boxes, size) for boxes in priors]).any(0)

@@ -22,7 +22,7 @@ from htc.training.sampling import RPN_DRAW, balanced, generator, match
 from htc.types import Batch
 
 SEMANTIC_PADDING = 255
-"""What `Batch.semantic` holds beyond a picture, whichever value its own unlabelled pixels have."""
+"""What `Batch.semantic` holds beyond an image, whichever value its own unlabelled pixels have."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def averages(terms: Mapping[str, Term], over: Literal["global", "rank"]) -> dict
     """The weighted mean of every term; every process has the same terms.
 
     Data-parallel training averages the gradients of n processes. `global`: each divides by the count over all of them,
-    times n, so that the average is the gradient of one process that has all the pictures. `rank`: each divides by its
+    times n, so that the average is the gradient of one process that has all the images. `rank`: each divides by its
     own count, as the original does: a process with few objects gives each of them more weight.
     """
     processes = dist.get_world_size() if dist.is_initialized() else 1
@@ -85,7 +85,7 @@ CELL_ROUNDING = 32
 
 
 def rpn_losses(head: ProposalHead, levels: list[LevelScores], batch: Batch) -> dict[str, Term]:
-    """Objectness and box terms over the sampled anchors of all levels and pictures."""
+    """Objectness and box terms over the sampled anchors of all levels and images."""
     logits = torch.cat([level.logits for level in levels], 1)
     deltas = torch.cat([level.deltas for level in levels], 1)
     anchors = torch.cat([head.anchors(level) for level in levels])
@@ -102,9 +102,9 @@ def sampled_losses(
     config: RPN | GuidedRPN,
     batch: Batch,
 ) -> dict[str, Term]:
-    """Objectness and box terms over a sample of each picture's anchors, chosen among those at the indices `inside`.
+    """Objectness and box terms over a sample of each image's anchors, chosen among those at the indices `inside`.
 
-    Both are divided by the number of sampled anchors, where a picture counts at least one positive and one negative.
+    Both are divided by the number of sampled anchors, where an image counts at least one positive and one negative.
     """
     class_total, box_total, count = logits.sum() * 0, deltas.sum() * 0, 0
     for i, (truth, seed) in enumerate(zip(batch.truths, batch.seeds, strict=True)):
@@ -129,7 +129,7 @@ def sampled_losses(
 def anchors_inside(
     head: ProposalHead, levels: list[LevelScores], anchors: Float[Tensor, "A 4"], size: Int[Tensor, "2"]
 ) -> Bool[Tensor, " A"]:
-    """Which anchors are trained for a picture of this (height, width); those that only the batch's padding made
+    """Which anchors are trained for an image of this (height, width); those that only the batch's padding made
     never are.
     """
     if head.config.anchors_inside == "picture":
@@ -138,7 +138,7 @@ def anchors_inside(
 
 
 def wholly_inside(anchors: Float[Tensor, "A 4"], size: Int[Tensor, "2"]) -> Bool[Tensor, " A"]:
-    """Boxes that do not cross the border of a picture of this (height, width)."""
+    """Boxes that do not cross the border of an image of this (height, width)."""
     height, width = size.unbind()
     return (anchors[:, 0] >= 0) & (anchors[:, 1] >= 0) & (anchors[:, 2] < width) & (anchors[:, 3] < height)
 

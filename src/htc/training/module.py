@@ -38,7 +38,7 @@ LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities
 REMEDY = (
     "Lower the learning rate (--lr), lengthen training.warmup_steps or set training.clip_gradients; look "
     "at these "
-    "pictures and their annotations"
+    "images and their annotations"
 )
 
 
@@ -89,7 +89,7 @@ class TrainingModule(LightningModule):
         return {"loss": torch.stack([value.float() for value in losses.values()]).sum(), "terms": terms}  # pyright: ignore[reportReturnType]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The configured optimiser, stepped by `learning_rate_factor`."""
+        """The configured optimizer, stepped by `learning_rate_factor`."""
         training = self.training_config
         optimizer = build_optimizer(groups_of(self.detector, training.optimizer), training, self.images_per_step)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -118,17 +118,17 @@ def mean_of_processes(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_finite(terms: dict[str, Tensor], batch: Batch, step: int) -> None:
-    """Raises `TrainingError` that names the terms, the step and the pictures of a loss that is not finite.
+    """Raises `TrainingError` that names the terms, the step and the images of a loss that is not finite.
 
-    `terms` are the means over all processes, so that all of them stop; the pictures are those of all.
+    `terms` are the means over all processes, so that all of them stop; the images are those of all.
     """
     values = torch.stack([value.float() for value in terms.values()]).tolist()
     bad = {name: value for name, value in zip(terms, values, strict=True) if not abs(value) < float("inf")}
     if bad:
         listed = ", ".join(f"{name} = {value}" for name, value in bad.items())
         everyone = gathered(batch.image_ids)
-        pictures = ", ".join(str(image_id) for ids in everyone for image_id in ids)
-        message = f"the loss is not finite at step {step}: {listed}; pictures {pictures}. {REMEDY}"
+        images = ", ".join(str(image_id) for ids in everyone for image_id in ids)
+        message = f"the loss is not finite at step {step}: {listed}; images {images}. {REMEDY}"
         raise TrainingError(message) if rank() == 0 else ReportedElsewhereError(message)
 
 

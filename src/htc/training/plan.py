@@ -67,7 +67,7 @@ def plan_training(
     `DataError`, `ConfigError` and `CheckpointError`.
     """
     dataset = read_dataset(splits, options)
-    every, chosen, rule = evaluate_every or 1, (), "epochs, after which the validation pictures are measured"
+    every, chosen, rule = evaluate_every or 1, (), "epochs, after which the validation images are measured"
     if options.resume:
         config = _recorded_config(folder, settings)
         every = evaluate_every or recorded(folder, EVERY, 1)

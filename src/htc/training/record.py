@@ -25,7 +25,7 @@ IMAGES_FILE = "pictures.csv"
 class LossRecord(Callback):
     """Appends a row a step to a CSV file: step, epoch, learning rate, total, then every term as weighted in the total.
 
-    Beside it, `pictures.csv` lists the image ids of every step. Rows of steps that a resumed run does again are
+    Beside it, `images.csv` lists the image ids of every step. Rows of steps that a resumed run does again are
     dropped. Values are written in full, so that two runs that should be equal can be compared as files. Where several
     batches or processes make a step, their mean is the step's loss; the first process writes.
     """
@@ -33,7 +33,7 @@ class LossRecord(Callback):
     def __init__(self, path: Path, progress: Listener | None = None):
         self.progress = progress
         self._losses = _Rows(path)
-        self._pictures = _Rows(path.with_name(IMAGES_FILE))
+        self._images = _Rows(path.with_name(IMAGES_FILE))
         self._terms = StepTerms()
         self._seen: list[Any] = []
 
@@ -42,7 +42,7 @@ class LossRecord(Callback):
         self._terms.start(trainer)
         if trainer.is_global_zero:
             self._losses.open(trainer.global_step)
-            self._pictures.open(trainer.global_step)
+            self._images.open(trainer.global_step)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Notes the learning rate of the step: at its end the schedule has moved on."""
@@ -60,7 +60,7 @@ class LossRecord(Callback):
             self._losses.add(
                 [*LEADING, *terms], [step - 1, trainer.current_epoch, self._rate, sum(terms.values()), *terms.values()]
             )
-            self._pictures.add(["step", "pictures"], [step - 1, *self._seen])
+            self._images.add(["step", "pictures"], [step - 1, *self._seen])
             if self.progress is not None:
                 steps, epochs = int(trainer.estimated_stepping_batches), trainer.max_epochs or 1
                 memory = peak_memory(pl_module.device)
@@ -77,7 +77,7 @@ class LossRecord(Callback):
 
     def _close(self) -> None:
         self._losses.close()
-        self._pictures.close()
+        self._images.close()
 
 
 def peak_memory(device: torch.device) -> float | None:
@@ -95,7 +95,7 @@ def peak_memory(device: torch.device) -> float | None:
 
 
 class StepTerms:
-    """The loss terms of an optimiser step: the mean of its batches' terms."""
+    """The loss terms of an optimizer step: the mean of its batches' terms."""
 
     def __init__(self) -> None:
         self._batches: list[Mapping[str, Tensor]] = []

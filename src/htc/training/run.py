@@ -24,7 +24,7 @@ from htc.config import Config
 from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
 from htc.data.epochs import batches_per_epoch
-from htc.data.loader import PictureLoader, training_loader
+from htc.data.loader import ImageLoader, training_loader
 from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.data.user_transforms import Transforms
 from htc.errors import DataError, OutputError
@@ -43,7 +43,7 @@ from htc.training.auto_config import write_choices
 from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
 from htc.training.distributed import by_first, count, joined, leaves_parameters_unused, rank
 from htc.training.events import Choice, EvaluationStep, Event, Listener, Message, Phase
-from htc.training.finetune import fit_to_data, other_colours, start_from
+from htc.training.finetune import fit_to_data, other_colors, start_from
 from htc.training.history import LOSSES, best_of, draw_curves, read_history, row_metrics
 from htc.training.loggers import check_loggers
 from htc.training.metric_log import logging_to
@@ -71,9 +71,9 @@ class Options:
     evaluate_every: int = 1
     """Epochs between two evaluations; the last epoch always has one."""
     validation_losses: bool = True
-    """Compute every loss term on the validation pictures at each evaluation."""
-    pictures: int = 6
-    """Validation pictures to draw, ground truth beside prediction, at each best evaluation and at the last."""
+    """Compute every loss term on the validation images at each evaluation."""
+    images: int = 6
+    """Validation images to draw, ground truth beside prediction, at each best evaluation and at the last."""
     loggers: tuple[str | Logger, ...] = ()
     """Where to log losses, metrics and hyperparameters, besides the files of the run folder: `tensorboard`, `wandb`,
     `mlflow`, or Lightning loggers.
@@ -102,7 +102,7 @@ def run_training(
     config: Config, splits: Splits, out: Path, options: Options = DEFAULT_OPTIONS, progress: Listener | None = None
 ) -> TrainingResult:
     """Train on `splits` and leave in `out`: `model/`, `metrics.json`, `config.yaml`, `losses.csv`, `history.json`,
-    `validation.csv`, `curves/`, `pictures/`, `checkpoints/`, `start.json` if it started from weights, and what
+    `validation.csv`, `curves/`, `images/`, `checkpoints/`, `start.json` if it started from weights, and what
     the loggers write.
 
     The configuration takes the data's classes and ids. The same seed on the same machine gives the same numbers.
@@ -164,7 +164,7 @@ def read_dataset(splits: Splits, options: Options) -> Dataset:
     """The training part with its semantic maps, where there are some; raises `DataError`."""
     dataset = read_coco(splits.train_annotations, splits.train_images)
     if not len(dataset):
-        raise DataError(f"{splits.train_annotations} lists no picture: there is nothing to train on")
+        raise DataError(f"{splits.train_annotations} lists no image: there is nothing to train on")
     if isinstance(options.semantic, MapSources):
         dataset = with_semantic_maps(dataset, options.semantic)
     return dataset
@@ -204,14 +204,14 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
     sources = options.semantic if isinstance(options.semantic, MapSources) else None
     batches = validation_batches(dataset, config, sources, options.workers) if options.validation_losses else None
 
-    def tell(done: int, pictures: int) -> None:
-        progress(EvaluationStep(done, pictures))
+    def tell(done: int, total: int) -> None:
+        progress(EvaluationStep(done, total))
 
     def evaluate(detector: nn.Module) -> MetricValues:
         return evaluate_on_all_ranks(Predictor(detector, config), annotations, images, tell, options.workers)
 
     def draw(detector: nn.Module, folder: Path) -> None:
-        draw_comparisons(Predictor(detector, config), annotations, images, folder, options.pictures)
+        draw_comparisons(Predictor(detector, config), annotations, images, folder, options.images)
 
     return Validation(
         out,
@@ -219,7 +219,7 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
         options.evaluate_every,
         training.epochs,
         losses=None if batches is None else lambda detector: validation_losses(detector, config, batches),
-        draw=draw if options.pictures else None,
+        draw=draw if options.images else None,
         keep=None
         if options.checkpoints is None
         else lambda detector: save_pretrained(detector, config, out / CHECKPOINTS / BEST),
@@ -239,8 +239,8 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
             if isinstance(part, RecursivePyramid):
                 start_from_imagenet(part.backbone, config.backbone)
         if imagenet is not None:
-            colours = other_colours(config)
-            progress(Message(f"the backbone starts from {imagenet}" + (f"; {colours}" if colours else "")))
+            colors = other_colors(config)
+            progress(Message(f"the backbone starts from {imagenet}" + (f"; {colors}" if colors else "")))
     if options.weights is not None:
         start = start_from(detector, load_model(options.weights), options.weights)
         by_first(lambda: write_json(out / START, asdict(start)))
@@ -258,7 +258,7 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
     )
 
 
-def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, done: int) -> PictureLoader:
+def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, done: int) -> ImageLoader:
     """One epoch's batches without the first `done`."""
     size, workers = config.training.batch_size, options.workers
     return training_loader(

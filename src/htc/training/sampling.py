@@ -49,7 +49,7 @@ counts.
 
 
 def generator(seed: int, draw: int, stage: int = 0) -> torch.Generator:
-    """The random numbers of one draw for one picture."""
+    """The random numbers of one draw for one image."""
     return torch.Generator().manual_seed(((seed * 3 + draw) * 64 + stage) % LARGEST_PRIME_OF_32_BITS)
 
 

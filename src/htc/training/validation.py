@@ -19,7 +19,7 @@ from torch import nn
 from htc.config import Augmentation, Config, Sampling
 from htc.data.coco import read_coco
 from htc.data.dataset import Dataset
-from htc.data.loader import PictureBatch, PictureLoader, TrainingPictures, check_semantic, collate
+from htc.data.loader import ImageBatch, ImageLoader, TrainingImages, check_semantic, collate
 from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.errors import DataError
 from htc.evaluation.coco import MetricValues, coco_metrics
@@ -42,7 +42,7 @@ from htc.types import Batch
 def evaluate_on_all_ranks(
     predictor: Predictor, annotations: Path, images: Path, progress: Progress | None = None, workers: int = 0
 ) -> MetricValues:
-    """`evaluate_model`'s numbers, on every process. Each takes every n-th picture, whatever their number; the first
+    """`evaluate_model`'s numbers, on every process. Each takes every n-th image, whatever their number; the first
     counts.
     """
     if count() == 1:
@@ -51,7 +51,7 @@ def evaluate_on_all_ranks(
     dataset = read_coco(annotations, images)
     mine = replace(dataset, images=dataset.images[rank() :: count()])
 
-    def detect(batch: PictureBatch[Any]) -> dict[None, list[Detections]]:
+    def detect(batch: ImageBatch[Any]) -> dict[None, list[Detections]]:
         return {None: predictor.detect(batch.prepared, batch.original_sizes)}
 
     ids = match_categories(predictor.config.classes, truth)
@@ -81,13 +81,13 @@ def validation_batches(dataset: Dataset, config: Config, maps: MapSources | None
         config = config if found else config.replace(semantic=None, cascade={"semantic_fusion": "none"})
     config = config.replace(training={"augmentation": NO_AUGMENTATION, "sampling": Sampling()})
     check_semantic(dataset, config)
-    images = TrainingPictures(dataset, config, seed=0, epoch=0)
+    images = TrainingImages(dataset, config, seed=0, epoch=0)
     share = [[position] for position in range(rank(), len(images), count())]
-    return PictureLoader(images, partial(collate, settings=config.input), share, workers)
+    return ImageLoader(images, partial(collate, settings=config.input), share, workers)
 
 
 def _with_maps(dataset: Dataset, maps: MapSources) -> Dataset | None:
-    """None where maps are missing: not a fault, those of the validation pictures are not needed."""
+    """None where maps are missing: not a fault, those of the validation images are not needed."""
     try:
         return with_semantic_maps(dataset, maps)
     except DataError:
@@ -132,13 +132,13 @@ def _interleaved(shares: Sequence[Sequence[dict[str, Term]]]) -> Iterator[dict[s
 Evaluate = Callable[[nn.Module], MetricValues]
 """Measures a detector, which is in evaluation mode."""
 Losses = Callable[[nn.Module], dict[str, float]]
-"""The loss terms of a detector on the validation pictures."""
+"""The loss terms of a detector on the validation images."""
 DrawImages = Callable[[nn.Module, Path], object]
 """Draws what a detector finds into a folder."""
 Keep = Callable[[nn.Module], object]
 """Keeps a detector that is better than all before it."""
 
-PICTURES, BEST, FINAL = "pictures", "best", "last"
+IMAGES, BEST, FINAL = "pictures", "best", "last"
 
 
 class Validation(Callback):
@@ -146,8 +146,8 @@ class Validation(Callback):
     last.
 
     Writes `history.json`, a list of `{"epoch", "step", "bbox", "segm", "per_class", "losses"}`, the same as
-    `validation.csv`, and the curves, into `folder`; `draw` makes `pictures/best` at each best precision and
-    `pictures/last` after the last epoch. The training ends early when the precision has not grown for `patience`
+    `validation.csv`, and the curves, into `folder`; `draw` makes `images/best` at each best precision and
+    `images/last` after the last epoch. The training ends early when the precision has not grown for `patience`
     evaluations.
     """
 
@@ -216,9 +216,9 @@ class Validation(Callback):
         stops = self.patience is not None and evaluations_since_best(history) >= self.patience
         best = evaluations_since_best(history) == 0
         if self.draw is not None and best:
-            self.draw(detector, self.folder / PICTURES / BEST)
+            self.draw(detector, self.folder / IMAGES / BEST)
         if self.draw is not None and (trainer.should_stop or stops or epoch == self.epochs):
-            self.draw(detector, self.folder / PICTURES / FINAL)
+            self.draw(detector, self.folder / IMAGES / FINAL)
         if self.progress is not None:
             self.progress(EvaluationDone(entry, best, stops))
         return stops

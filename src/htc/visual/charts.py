@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from htc.visual.curves import COLOURS, DASHES
+from htc.visual.curves import COLORS, DASHES
 
 INK, GRID = "#010203", "#030201"
 """Stand-ins that the drawing's style replaces by the page's ink and its lines."""
@@ -40,11 +40,11 @@ def line_chart(
     if diagonal:
         plot.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 4)), alpha=0.6)
     for index, (name, (x, y)) in enumerate(series.items()):
-        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
+        color, dash = COLORS[index % len(COLORS)], DASHES[index // len(COLORS) % len(DASHES)]
         plot.plot(
             np.asarray(x, float),
             np.asarray(y, float),
-            color=colour,
+            color=color,
             linestyle=dash,
             linewidth=1.8,
             label=name,
@@ -77,7 +77,7 @@ def bar_chart(
     for index, (name, heights) in enumerate(groups.items()):
         at = places + (index - (len(groups) - 1) / 2) * width
         (plot.barh if horizontal else plot.bar)(
-            at, np.asarray(heights, float), width, color=COLOURS[index % len(COLOURS)], label=name
+            at, np.asarray(heights, float), width, color=COLORS[index % len(COLORS)], label=name
         )
     ticks = [_short(name) for name in names]
     if horizontal:

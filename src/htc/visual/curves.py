@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from htc.errors import OutputError
 
-# Okabe and Ito's colours: told apart by readers who see red and green alike; the yellow is left out, it is too pale for
+# Okabe and Ito's colors: told apart by readers who see red and green alike; the yellow is left out, it is too pale for
 # a line.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("-", "--", ":")
 INK, PALE, GRID = "#222222", "#8FA7B8", "#E4E4E4"
 
@@ -30,7 +30,7 @@ def draw_losses(
     """Writes the sum of the losses (left) and every term (right, logarithmic) over the steps.
 
     Each of `losses` has one value a step. Lines are a running mean over a fortieth of the run; the pale one is every
-    step. Each of `validation` has one value for each of the steps `measured`: dots, in its term's colour. Raises
+    step. Each of `validation` has one value for each of the steps `measured`: dots, in its term's color. Raises
     `OutputError` if the file cannot be written.
     """
     figure = Figure(figsize=(12, 4.5), dpi=110, layout="constrained", facecolor="white")
@@ -48,20 +48,20 @@ def draw_losses(
     )
     if len(validated):
         left.plot(
-            measured, validated, color=COLOURS[1], marker="o", markersize=4, linewidth=1.6, label="validation pictures"
+            measured, validated, color=COLORS[1], marker="o", markersize=4, linewidth=1.6, label="validation images"
         )
     _dress(left, "Loss (sum of all terms)", "step")
     if len(total):
         left.set_ylim(0, max(float(np.percentile(total, 99)), *validated[-len(validated) // 2 :], 0.0) * 1.1 or 1)
     left.legend(frameon=False)
     for index, (name, values) in enumerate(losses.items()):
-        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
+        color, dash = COLORS[index % len(COLORS)], DASHES[index // len(COLORS) % len(DASHES)]
         mean = running_mean(np.asarray(values, dtype=float), width)
-        right.plot(x, np.where(mean > 0, mean, np.nan), color=colour, linestyle=dash, linewidth=1.6, label=name)
+        right.plot(x, np.where(mean > 0, mean, np.nan), color=color, linestyle=dash, linewidth=1.6, label=name)
         if name in validation:
             values = np.asarray(validation[name], dtype=float)
             right.plot(
-                measured, np.where(values > 0, values, np.nan), color=colour, linestyle="none", marker="o", markersize=3
+                measured, np.where(values > 0, values, np.nan), color=color, linestyle="none", marker="o", markersize=3
             )
     _dress(right, "Each term, as weighted in the sum" + ("; dots: validation" if validation else ""), "step")
     right.set_yscale("log")
@@ -81,15 +81,15 @@ def draw_average_precision(path: str | Path, epochs: Sequence[float], metrics: M
     x, ends = np.asarray(epochs, dtype=float), []
     for index, (name, values) in enumerate(metrics.items()):
         y = np.where(np.asarray(values, dtype=float) < 0, np.nan, np.asarray(values, dtype=float))
-        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
-        axes.plot(x, y, color=colour, linestyle=dash, marker="o", markersize=4, linewidth=2, label=name)
+        color, dash = COLORS[index % len(COLORS)], DASHES[index // len(COLORS) % len(DASHES)]
+        axes.plot(x, y, color=color, linestyle=dash, marker="o", markersize=4, linewidth=2, label=name)
         if len(y) and np.isfinite(y[-1]):
-            ends.append((float(y[-1]), f"{name} {y[-1]:.3f}", colour))
-    _dress(axes, "Average precision on the validation pictures", "epoch")
+            ends.append((float(y[-1]), f"{name} {y[-1]:.3f}", color))
+    _dress(axes, "Average precision on the validation images", "epoch")
     highest = max((end[0] for end in ends), default=0.0)
     axes.set_ylim(0, min(1.0, max(0.1, highest * 1.15)))
     bottom, top = axes.get_ylim()
-    for (value, text, colour), place in zip(
+    for (value, text, color), place in zip(
         sorted(ends), spread([end[0] for end in sorted(ends)], (top - bottom) * 0.055), strict=True
     ):
         axes.annotate(
@@ -97,7 +97,7 @@ def draw_average_precision(path: str | Path, epochs: Sequence[float], metrics: M
             (x[-1], value),
             xytext=(1.02, (place - bottom) / (top - bottom)),
             textcoords="axes fraction",
-            color=colour,
+            color=color,
             fontsize=9,
             va="center",
         )

@@ -1,6 +1,6 @@
-"""Pictures of detections: translucent masks with crisp outlines, captions, and two pictures side by side.
+"""Images of detections: translucent masks with crisp outlines, captions, and two images side by side.
 
-Everything is painted inside the crops: beside the copy of the picture nothing of its size is made.
+Everything is painted inside the crops: beside the copy of the image nothing of its size is made.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +13,12 @@ from PIL import Image, ImageDraw
 from htc.ops.masks import MaskCrop
 from htc.types import MaskCrops
 from htc.visual.labels import font_size, load_font, paint_labels
-from htc.visual.palette import instance_colours, line_colour
+from htc.visual.palette import instance_colors, line_color
 
 FILL = 0.42
 """Opacity of a mask's inside."""
 LEGIBLE_SIDE = 640
-"""Pictures whose long side is shorter are enlarged by a whole number before they are drawn to a file."""
+"""Images whose long side is shorter are enlarged by a whole number before they are drawn to a file."""
 Crops = Callable[[Int[np.ndarray, " N"]], Iterable[MaskCrop]]
 """Gives the mask crops of the objects with these positions, one at a time."""
 
@@ -38,29 +38,29 @@ def draw_objects(
     ones.
     """
     canvas = rgb(image).copy()
-    colours = instance_colours(boxes, labels)
+    colors = instance_colors(boxes, labels)
     thickness = max(1, round(2 * (max(canvas.shape[:2]) / LEGIBLE_SIDE) ** 0.9))
     order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")
     if crops is not None:
         for index, crop in zip(order, crops(order), strict=True):
-            paint_mask(canvas, crop, colours[index], thickness)
+            paint_mask(canvas, crop, colors[index], thickness)
     if outline_boxes:
         for index in order:
-            paint_box(canvas, boxes[index], colours[index], thickness)
+            paint_box(canvas, boxes[index], colors[index], thickness)
     if captions is not None:
-        paint_labels(canvas, boxes, captions, colours)
+        paint_labels(canvas, boxes, captions, colors)
     return canvas
 
 
 def rgb(image: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
-    """A grey (H, W) or RGBA (H, W, 4) uint8 array as RGB; RGB as it is."""
+    """A gray (H, W) or RGBA (H, W, 4) uint8 array as RGB; RGB as it is."""
     if image.ndim == 2:
         return np.repeat(image[:, :, None], 3, axis=2)
     return image[:, :, :3]
 
 
 def paint_mask(
-    canvas: UInt8[np.ndarray, "H W 3"], crop: MaskCrop, colour: UInt8[np.ndarray, " 3"], thickness: int
+    canvas: UInt8[np.ndarray, "H W 3"], crop: MaskCrop, color: UInt8[np.ndarray, " 3"], thickness: int
 ) -> None:
     """One object's mask: its inside tinted, its outline (that of holes too) `thickness` pixels wide, less for a
     small object.
@@ -70,7 +70,7 @@ def paint_mask(
         return
     window = canvas[crop.y : crop.y + height, crop.x : crop.x + width]
     ground = float(window[crop.bitmap].mean())
-    tinted = cv2.addWeighted(window, 1 - FILL, np.broadcast_to(colour, window.shape).copy(), FILL, 0)
+    tinted = cv2.addWeighted(window, 1 - FILL, np.broadcast_to(color, window.shape).copy(), FILL, 0)
     np.copyto(window, tinted, where=crop.bitmap[:, :, None])
     thin = max(1, min(thickness, round(min(height, width) / 8)))
     room = thin + 1
@@ -80,25 +80,25 @@ def paint_mask(
         crop.bitmap.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(crop.x - left, crop.y - top)
     )
     lines = np.ascontiguousarray(around)
-    cv2.drawContours(lines, contours, -1, line_colour(colour, ground), thin, cv2.LINE_AA)
+    cv2.drawContours(lines, contours, -1, line_color(color, ground), thin, cv2.LINE_AA)
     around[:] = lines
 
 
 def paint_box(
-    canvas: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, " 4"], colour: UInt8[np.ndarray, " 3"], thickness: int
+    canvas: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, " 4"], color: UInt8[np.ndarray, " 3"], thickness: int
 ) -> None:
     """The outline of one box (xyxy pixels)."""
     x0, y0, x1, y1 = box.round().astype(int).tolist()
-    cv2.rectangle(canvas, (x0, y0), (max(x1 - 1, x0), max(y1 - 1, y0)), line_colour(colour, 0), thickness)
+    cv2.rectangle(canvas, (x0, y0), (max(x1 - 1, x0), max(y1 - 1, y0)), line_color(color, 0), thickness)
 
 
 def enlargement(size: tuple[int, int]) -> int:
-    """The whole number by which a picture of `size` (height, width) is enlarged so that a drawing on it is legible."""
+    """The whole number by which an image of `size` (height, width) is enlarged so that a drawing on it is legible."""
     return -(-LEGIBLE_SIDE // max(size)) if max(size) < LEGIBLE_SIDE * 0.8 else 1
 
 
 def enlarge(image: np.ndarray, factor: int) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture with each side `factor` times as long."""
+    """The image with each side `factor` times as long."""
     height, width = image.shape[:2]
     return (
         rgb(image)
@@ -108,12 +108,12 @@ def enlarge(image: np.ndarray, factor: int) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def crops_of(masks: MaskCrops, factor: int = 1) -> Crops:
-    """The crops of annotated objects, for `draw_objects` on the annotated picture enlarged by `factor`.
+    """The crops of annotated objects, for `draw_objects` on the annotated image enlarged by `factor`.
 
     Raises `ValueError` if the masks were resized, flipped or cropped since they were read.
     """
     if (masks.scale, masks.shift) != ((1.0, 1.0), (0.0, 0.0)):
-        raise ValueError("these masks belong to a transformed picture: give those of the annotated one")
+        raise ValueError("these masks belong to a transformed image: give those of the annotated one")
     ends = np.cumsum([0, *masks.sizes.prod(1).tolist()])
 
     def crops(order: Int[np.ndarray, " N"]) -> Iterator[MaskCrop]:
@@ -131,7 +131,7 @@ def crops_of(masks: MaskCrops, factor: int = 1) -> Crops:
 
 
 def enlarge_crop(crop: MaskCrop, factor: int) -> MaskCrop:
-    """A mask for a picture that was enlarged: its outline is smooth, not a staircase."""
+    """A mask for an image that was enlarged: its outline is smooth, not a staircase."""
     height, width = crop.bitmap.shape
     if factor == 1 or not crop.bitmap.size:
         return crop
@@ -144,16 +144,16 @@ def enlarge_crop(crop: MaskCrop, factor: int) -> MaskCrop:
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> UInt8[np.ndarray, "H W 3"]:
-    """Two pictures on a white sheet, each under its title, the tops level."""
-    pictures = [rgb(left), rgb(right)]
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    """Two images on a white sheet, each under its title, the tops level."""
+    images = [rgb(left), rgb(right)]
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     size = max(12, round(font_size((height, width)) * 1.25))
     gap, font = size, load_font(size)
     head = 2 * size
     sheet = Image.new("RGB", (2 * width + 3 * gap, height + head + gap), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+    for number, (image, title) in enumerate(zip(images, titles, strict=True)):
         x = gap + number * (width + gap)
-        sheet.paste(Image.fromarray(np.ascontiguousarray(picture)), (x, head))
+        sheet.paste(Image.fromarray(np.ascontiguousarray(image)), (x, head))
         pen.text((x, head // 2), title, fill=(34, 34, 34), font=font, anchor="lm")
     return np.asarray(sheet)

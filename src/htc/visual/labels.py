@@ -1,4 +1,4 @@
-"""Captions of objects: set in a size that suits the picture, placed where they cover neither one another nor other
+"""Captions of objects: set in a size that suits the image, placed where they cover neither one another nor other
 objects much.
 """
 
@@ -11,20 +11,20 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from htc.visual.palette import text_colour
+from htc.visual.palette import text_color
 
 SMALLEST_FONT, USUAL, REFERENCE_SIDE = 10, 13, 640
-"""Font sizes in pixels: the least that is legible, and the usual one on a picture whose long side is 640."""
+"""Font sizes in pixels: the least that is legible, and the usual one on an image whose long side is 640."""
 CROWDED = 0.13
-"""Share of the picture that captions may cover together. Beyond it only the last word (the score) of each is drawn, in
+"""Share of the image that captions may cover together. Beyond it only the last word (the score) of each is drawn, in
 the middle of objects that have room for it, so that the objects stay visible.
 """
 WORTHWHILE = 1 / 3
-"""Share of the objects of a crowded picture that must have room; a score here and there would say less than none."""
+"""Share of the objects of a crowded image that must have room; a score here and there would say less than none."""
 
 
 def font_size(size: tuple[int, int]) -> int:
-    """Pixels for a picture of `size` (height, width); it grows a little slower than the picture, which has more to
+    """Pixels for an image of `size` (height, width); it grows a little slower than the image, which has more to
     show.
     """
     return max(SMALLEST_FONT, round(USUAL * (max(size) / REFERENCE_SIDE) ** 0.8))
@@ -34,7 +34,7 @@ def paint_labels(
     canvas: UInt8[np.ndarray, "H W 3"],
     boxes: Float[np.ndarray, "N 4"],
     captions: Sequence[str],
-    colours: UInt8[np.ndarray, "N 3"],
+    colors: UInt8[np.ndarray, "N 3"],
 ) -> None:
     """Draw captions into `canvas`, the first ones first: those that would cover an earlier one are left out."""
     size = canvas.shape[:2]
@@ -43,7 +43,7 @@ def paint_labels(
     if crowded:
         font = load_font(max(SMALLEST_FONT - 1, round(font.size * 0.8)))
     placed, patches, plates = np.empty((0, 4), np.int64), [], []
-    for caption, box, colour in zip(captions, boxes, colours, strict=True):
+    for caption, box, color in zip(captions, boxes, colors, strict=True):
         patch = _patch(caption.rsplit(" ", 1)[-1] if crowded else caption, font)
         spot = _free_spot(
             _spots_within(box, patch.shape[:2]) if crowded else _spots_around(box, patch.shape[:2]),
@@ -54,11 +54,11 @@ def paint_labels(
         if spot is not None:
             placed = np.concatenate((placed, spot[None]))
             patches.append(patch)
-            plates.append(colour)
+            plates.append(color)
     if crowded and len(placed) < len(captions) * WORTHWHILE:
         return
-    for patch, spot, colour in zip(patches, placed, plates, strict=True):
-        _blend(canvas, patch, spot, colour)
+    for patch, spot, color in zip(patches, placed, plates, strict=True):
+        _blend(canvas, patch, spot, color)
 
 
 @lru_cache(maxsize=16)
@@ -109,7 +109,7 @@ def _spots_within(box: Float[np.ndarray, " 4"], patch: tuple[int, int]) -> list[
 def _free_spot(
     corners: list[tuple[int, int]], patch: tuple[int, int], size: tuple[int, int], placed: Int[np.ndarray, "M 4"]
 ) -> Int[np.ndarray, " 4"] | None:
-    """The first place (xyxy) inside the picture, moved a little if need be, that covers no earlier one; or None."""
+    """The first place (xyxy) inside the image, moved a little if need be, that covers no earlier one; or None."""
     height, width = patch
     for x, y in corners:
         left, top = min(max(x, 0), size[1] - width), min(max(y, 0), size[0] - height)
@@ -128,10 +128,10 @@ def _blend(
     canvas: UInt8[np.ndarray, "H W 3"],
     patch: UInt8[np.ndarray, "h w 2"],
     spot: Int[np.ndarray, " 4"],
-    colour: UInt8[np.ndarray, " 3"],
+    color: UInt8[np.ndarray, " 3"],
 ) -> None:
     x0, y0, x1, y1 = spot.tolist()
     window = canvas[y0:y1, x0:x1]
     plate, letters = patch[..., :1] / 255 * 0.92, patch[..., 1:] / 255
-    under = window * (1 - plate) + colour * plate
-    window[:] = (under * (1 - letters) + np.array(text_colour(colour)) * letters).round().astype(np.uint8)
+    under = window * (1 - plate) + color * plate
+    window[:] = (under * (1 - letters) + np.array(text_color(color)) * letters).round().astype(np.uint8)

@@ -21,7 +21,7 @@ from htc.files import whole_file
 
 Tone = Literal["plain", "good", "warning", "bad"]
 QUALITY = 88
-"""Of embedded JPEGs: outlines stay crisp, and a page with fifty pictures stays below ten megabytes."""
+"""Of embedded JPEGs: outlines stay crisp, and a page with fifty images stays below ten megabytes."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class PageTable:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture or chart; `source` is a `data:` address (see `pixels` and `vector`)."""
+    """An image or chart; `source` is a `data:` address (see `pixels` and `vector`)."""
 
     source: str
     alt: str
@@ -142,7 +142,7 @@ class Page:
 
 
 def pixels(image: UInt8[np.ndarray, "H W 3"], *, lossless: bool = False) -> str:
-    """An RGB picture as a `data:` address, JPEG or PNG."""
+    """An RGB image as a `data:` address, JPEG or PNG."""
     stream = io.BytesIO()
     if lossless:
         Image.fromarray(image).save(stream, "PNG", optimize=True)

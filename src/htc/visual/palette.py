@@ -1,5 +1,5 @@
-"""Colours of drawings: Okabe and Ito's colour-blind-safe set (2008), its dark blue lightened so that it shows on
-dark pictures.
+"""Colors of drawings: Okabe and Ito's color-blind-safe set (2008), its dark blue lightened so that it shows on
+dark images.
 """
 
 import numpy as np
@@ -17,14 +17,14 @@ of white).
 """
 
 
-def instance_colours(boxes: Float[np.ndarray, "N 4"], labels: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 3"]:
-    """One colour a class where there are several classes; where there is one, neighbours get different colours."""
+def instance_colors(boxes: Float[np.ndarray, "N 4"], labels: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 3"]:
+    """One color a class where there are several classes; where there is one, neighbours get different colors."""
     if len(np.unique(labels)) > 1:
-        return class_colours(labels)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        return class_colors(labels)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     chosen = np.zeros(len(boxes), np.int64)
     for index in range(len(boxes)):
-        distance = np.linalg.norm(centres[:index] - centres[index], axis=1)
+        distance = np.linalg.norm(centers[:index] - centers[index], axis=1)
         nearest = np.full(len(PALETTE), np.inf)
         np.minimum.at(nearest, chosen[:index], distance)
         unused = np.flatnonzero(np.isinf(nearest))
@@ -32,28 +32,28 @@ def instance_colours(boxes: Float[np.ndarray, "N 4"], labels: Int[np.ndarray, " 
     return PALETTE[chosen]
 
 
-def class_colours(labels: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 3"]:
-    """The colour of each class, the same in every picture: the palette, then lighter, then darker shades of it."""
+def class_colors(labels: Int[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 3"]:
+    """The color of each class, the same in every image: the palette, then lighter, then darker shades of it."""
     base = PALETTE[labels % len(PALETTE)].astype(float)
     shade = (labels // len(PALETTE) % 3)[:, None]
     mixed = np.where(shade == 1, base * 0.6 + WHITE * 0.4, np.where(shade == 2, base * 0.7, base))
     return mixed.astype(np.uint8)
 
 
-def luminance(colour: Float[np.ndarray, " 3"] | UInt8[np.ndarray, " 3"]) -> float:
-    """Relative luminance 0..1 of an sRGB colour 0..255 (WCAG 2)."""
-    value = np.asarray(colour, float) / 255
+def luminance(color: Float[np.ndarray, " 3"] | UInt8[np.ndarray, " 3"]) -> float:
+    """Relative luminance 0..1 of an sRGB color 0..255 (WCAG 2)."""
+    value = np.asarray(color, float) / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     return float(linear @ np.array([0.2126, 0.7152, 0.0722]))
 
 
-def text_colour(ground: UInt8[np.ndarray, " 3"]) -> tuple[int, int, int]:
+def text_color(ground: UInt8[np.ndarray, " 3"]) -> tuple[int, int, int]:
     """Black or white, whichever reads better on `ground`."""
     return (17, 17, 17) if luminance(ground) > DARK_TEXT else (255, 255, 255)
 
 
-def line_colour(colour: UInt8[np.ndarray, " 3"], ground: float) -> tuple[int, int, int]:
-    """A shade of `colour` for thin lines: darker on a bright ground (mean grey value 0..255), lighter on a dark one."""
-    mixed = colour * 0.72 if ground > 150 else colour * 0.85 + WHITE * 0.15
+def line_color(color: UInt8[np.ndarray, " 3"], ground: float) -> tuple[int, int, int]:
+    """A shade of `color` for thin lines: darker on a bright ground (mean gray value 0..255), lighter on a dark one."""
+    mixed = color * 0.72 if ground > 150 else color * 0.85 + WHITE * 0.15
     red, green, blue = (int(channel) for channel in mixed)
     return red, green, blue

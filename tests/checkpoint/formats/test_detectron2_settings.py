@@ -1,4 +1,4 @@
-"""What a file of detectron2 says of its colours, input and anchors is read, what it does not say is told, assumed
+"""What a file of detectron2 says of its colors, input and anchors is read, what it does not say is told, assumed
 aloud, or asked for.
 """
 
@@ -47,7 +47,7 @@ def reads_as_stored(state: dict[str, Tensor]) -> bool:
         ("3x3", (90.0, 90.0, 90.0), None, "rgb", False, ((90.0, 90.0, 90.0), RGB_STD)),
     ],
 )
-def test_colours_and_input(
+def test_colors_and_input(
     tmp_path: Path,
     stride: str,
     mean: tuple[float, ...] | None,
@@ -71,27 +71,25 @@ def test_colours_and_input(
     ("mean", "std", "bgr"),
     [(BGR_MEAN, BGR_STD, True), (RGB_MEAN, RGB_STD, False), ((90.0, 95.0, 100.0), (4.0, 5.0, 6.0), True)],
 )
-def test_the_stem_sees_the_picture_as_there(
+def test_the_stem_sees_the_image_as_there(
     tmp_path: Path, mean: tuple[float, ...], std: tuple[float, ...], bgr: bool
 ) -> None:
-    """Their stem on their input, in their order of colours, equals ours on ours."""
+    """Their stem on their input, in their order of colors, equals ours on ours."""
     theirs = as_detectron2(random_state(tiny(1)), 1)
     path = saved(tmp_path / "model.pth", theirs | {"pixel_mean": buffer(mean), "pixel_std": buffer(std)})
     loaded = load_model(path, overrides={"backbone": {"stride_in": "3x3"}})
-    picture = torch.rand(1, 3, 16, 16) * 255
+    image = torch.rand(1, 3, 16, 16) * 255
     expected = F.conv2d(
-        ((picture.flip(1) if bgr else picture) - buffer(mean)) / buffer(std),
+        ((image.flip(1) if bgr else image) - buffer(mean)) / buffer(std),
         theirs["backbone.bottom_up.stem.conv1.weight"],
     )
     settings = loaded.config.input
-    found = F.conv2d(
-        (picture - buffer(settings.mean)) / buffer(settings.std), loaded.state_dict["backbone.conv1.weight"]
-    )
+    found = F.conv2d((image - buffer(settings.mean)) / buffer(settings.std), loaded.state_dict["backbone.conv1.weight"])
     torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("mean", [None, (90.0, 90.0, 90.0)])
-def test_colours_that_nothing_tells_are_asked_for(tmp_path: Path, mean: tuple[float, ...] | None) -> None:
+def test_colors_that_nothing_tells_are_asked_for(tmp_path: Path, mean: tuple[float, ...] | None) -> None:
     given = {} if mean is None else {"pixel_mean": buffer(mean)}
     path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | given)
     with pytest.raises(
@@ -102,7 +100,7 @@ def test_colours_that_nothing_tells_are_asked_for(tmp_path: Path, mean: tuple[fl
 
 @pytest.mark.parametrize(("mean", "told"), [(BGR_MEAN, "rgb"), (RGB_MEAN, "bgr")])
 @pytest.mark.parametrize("stride", ["1x1", "3x3"])
-def test_colours_told_against_the_file_are_refused(
+def test_colors_told_against_the_file_are_refused(
     tmp_path: Path, stride: str, mean: tuple[float, ...], told: Any
 ) -> None:
     path = saved(tmp_path / "model.pth", as_detectron2(random_state(tiny(1)), 1) | {"pixel_mean": buffer(mean)})
@@ -169,7 +167,7 @@ def test_anchors_are_read_from_the_cells(tmp_path: Path, scale: float, ratios: t
         "fewer ratios",
         "six levels",
         "two sides",
-        "beside the centre",
+        "beside the center",
         "none",
         "negative",
     ],

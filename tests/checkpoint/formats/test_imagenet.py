@@ -13,7 +13,7 @@ from torch import Tensor
 
 from htc.checkpoint.download import FetchError
 from htc.checkpoint.formats import imagenet
-from htc.checkpoint.formats.imagenet import RESNETS, expected_colours, source_of, start_from_imagenet
+from htc.checkpoint.formats.imagenet import RESNETS, expected_colors, source_of, start_from_imagenet
 from htc.config import FishNet, Input, ResNet, Timm, ViT
 from htc.errors import CheckpointError, ConfigError
 from htc.model.backbone import build_backbone
@@ -140,18 +140,18 @@ def test_nothing_asked_nothing_done() -> None:
     assert start_from_imagenet(torch.nn.Identity(), ResNet()) is None
 
 
-def test_colours_that_weights_were_trained_with(tmp_path: Path) -> None:
+def test_colors_that_weights_were_trained_with(tmp_path: Path) -> None:
     """In the units of `input.mean`; a file does not say, whatever its network."""
     half = (127.5, 127.5, 127.5)
-    assert expected_colours(ViT(name="vit_base_patch16_224", pretrained=True)) == (half, half)
-    assert expected_colours(Timm(name="convnext_atto", pretrained="vit_base_patch16_224.augreg_in21k")) == (half, half)
-    mean, std = expected_colours(ResNet(depth=50, pretrained=True)) or ((), ())
+    assert expected_colors(ViT(name="vit_base_patch16_224", pretrained=True)) == (half, half)
+    assert expected_colors(Timm(name="convnext_atto", pretrained="vit_base_patch16_224.augreg_in21k")) == (half, half)
+    mean, std = expected_colors(ResNet(depth=50, pretrained=True)) or ((), ())
     assert mean == pytest.approx(Input().mean)
     assert std == pytest.approx(Input().std)
-    assert expected_colours(ViT(name="vit_base_patch16_224")) is None
-    assert expected_colours(FishNet()) is None
+    assert expected_colors(ViT(name="vit_base_patch16_224")) is None
+    assert expected_colors(FishNet()) is None
     (tmp_path / "own.pth").touch()
-    assert expected_colours(ViT(name="vit_base_patch16_224", pretrained=str(tmp_path / "own.pth"))) is None
+    assert expected_colors(ViT(name="vit_base_patch16_224", pretrained=str(tmp_path / "own.pth"))) is None
 
 
 def test_every_resnet_that_has_weights_is_in_timm_under_its_shape() -> None:
@@ -221,7 +221,7 @@ def test_switchable_convolutions_take_the_plain_ones(tmp_path: Path) -> None:
     assert any(name.endswith("difference") for name in switched)
 
 
-def test_a_standardised_network_starts_as_the_weights_say(tmp_path: Path) -> None:
+def test_a_standardized_network_starts_as_the_weights_say(tmp_path: Path) -> None:
     original = torchvision.models.resnet18().eval()
     path = str(saved(original, tmp_path / "resnet18.pth"))
     config = ResNet(depth=18, standardized=True, pretrained=path)

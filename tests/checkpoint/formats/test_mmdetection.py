@@ -210,7 +210,7 @@ def test_a_caffe_backbone_has_its_stride_and_reads_red_green_blue(tmp_path: Path
         load_model("htc_r50_fpn_1x_coco", tmp_path / "a.pth")
 
 
-def test_the_colours_of_a_file_without_text_are_told(tmp_path: Path) -> None:
+def test_the_colors_of_a_file_without_text_are_told(tmp_path: Path) -> None:
     path = save_v2(tmp_path / "a.pth", as_v2(STATE))
     plain, told = load_model(path), load_model(path, facts=UserFacts(colors="bgr"))
     assert torch.equal(told.state_dict["backbone.conv1.weight"], plain.state_dict["backbone.conv1.weight"].flip(1))

@@ -29,7 +29,7 @@ from htc.model.rpn import ProposalHead
 from htc.ops.roi_pool import Pyramid
 from htc.ops.roi_pool_variants import sampled_roi_pool
 from htc.types import RawDetections
-from small_detector import pictures
+from small_detector import random_images
 
 SIZES = [(64, 96), (56, 80)]
 BUILDERS: dict[str, Callable[..., MaskRCNN]] = {"v1": maskrcnn_resnet50_fpn, "v2": maskrcnn_resnet50_fpn_v2}
@@ -99,7 +99,7 @@ def empty_state(version: str, classes: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("version", BUILDERS)
 def test_detects_what_torchvision_detects(tmp_path: Path, version: str) -> None:
-    model, images = random_model(version), pictures()
+    model, images = random_model(version), random_images()
     torch.save(model.state_dict(), tmp_path / "model.pth")
     assert_same(ours(tmp_path / "model.pth", images), theirs(model, images))
 
@@ -185,7 +185,7 @@ def test_norms_that_count_batches_have_an_epsilon() -> None:
         read_torchvision(stored(empty_state("v2", 3)), 0)
 
 
-def test_colours_are_not_told_of_torchvisions_files(tmp_path: Path) -> None:
+def test_colors_are_not_told_of_torchvisions_files(tmp_path: Path) -> None:
     state = {
         name: tensor.clone()
         for name, tensor in empty_state("v1", 3).items()

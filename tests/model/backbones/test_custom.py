@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import htc
-from htc.checkpoint.formats.imagenet import expected_colours, start_from_imagenet
+from htc.checkpoint.formats.imagenet import expected_colors, start_from_imagenet
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import save_pretrained
 from htc.config import CustomBackbone, ResNet
@@ -16,7 +16,7 @@ from htc.errors import CheckpointError, ConfigError
 from htc.model.optimize import for_inference
 from htc.training.finetune import kept_random, start_from
 from htc.training.optimizer import groups_of, rate_factors
-from small_detector import pictures, small_batch, small_config
+from small_detector import random_images, small_batch, small_config
 
 CONFIG = small_config(2, semantic={})
 SIZES = torch.tensor([[64, 96], [56, 80]])
@@ -82,7 +82,7 @@ def test_stated_channels_are_believed_at_first_and_checked_in_the_forward() -> N
     made = htc.Detector(CONFIG, module)
     assert made.backbone.channels == (8, 12, 16, 23)
     with pytest.raises(ConfigError, match=r"channels, but its attribute `channels` is \(8, 12, 16, 23\)"):
-        made.backbone(pictures())
+        made.backbone(random_images())
 
 
 @pytest.mark.parametrize(
@@ -136,17 +136,19 @@ def test_optimizing_for_inference_leaves_it_correct() -> None:
     made = detector().eval()
     ready = for_inference(made)
     assert isinstance(ready.backbone.body.norm, nn.BatchNorm2d)
-    for ours, theirs in zip(ready.backbone(pictures()), made.backbone(pictures()), strict=True):
+    for ours, theirs in zip(ready.backbone(random_images()), made.backbone(random_images()), strict=True):
         torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(ready(pictures(), SIZES).scores, made(pictures(), SIZES).scores, atol=1e-5, rtol=1e-4)
-    half = for_inference(made, "bf16")(pictures(), SIZES)
-    torch.testing.assert_close(half.scores, made(pictures(), SIZES).scores, atol=0.02, rtol=0.1)
+    torch.testing.assert_close(
+        ready(random_images(), SIZES).scores, made(random_images(), SIZES).scores, atol=1e-5, rtol=1e-4
+    )
+    half = for_inference(made, "bf16")(random_images(), SIZES)
+    torch.testing.assert_close(half.scores, made(random_images(), SIZES).scores, atol=0.02, rtol=0.1)
 
 
 def test_no_imagenet_weights_and_no_complaint() -> None:
     made = detector()
     assert start_from_imagenet(made.backbone, made.config.backbone) is None
-    assert expected_colours(made.config.backbone) is None
+    assert expected_colors(made.config.backbone) is None
     assert kept_random(made.config.backbone) is None
 
 
@@ -156,7 +158,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     loaded = htc.load(tmp_path, backbone=Swapped())
     assert loaded.config == made.config
     torch.testing.assert_close(
-        loaded.detector(pictures(), SIZES).scores, made(pictures(), SIZES).scores, atol=1e-5, rtol=1e-4
+        loaded.detector(random_images(), SIZES).scores, made(random_images(), SIZES).scores, atol=1e-5, rtol=1e-4
     )
 
 

@@ -49,7 +49,7 @@ def test_swin_s_maps_are_timm_s_own_before_the_windows_shift_otherwise() -> None
 
 
 def test_swin_s_windows_are_local_at_any_size() -> None:
-    """The left half of C2 is the same whatever stands beside the picture: two blocks of windows of 7 see no further."""
+    """The left half of C2 is the same whatever stands beside the image: two blocks of windows of 7 see no further."""
     torch.manual_seed(0)
     backbone = build_backbone(Timm(name="swin_tiny_patch4_window7_224")).eval()
     x = torch.randn(1, 3, 112, 112)
@@ -70,7 +70,7 @@ def test_opposite_edges_do_not_see_each_other(size: tuple[int, int], side: int) 
     other = x.clone()
     other.narrow(side, 0, 3 * 4).normal_()
     with torch.no_grad():
-        before, after = (backbone(picture)[0] for picture in (x, other))
+        before, after = (backbone(image)[0] for image in (x, other))
     rest = before.shape[side] - 14
     assert torch.equal(after.narrow(side, 14, rest), before.narrow(side, 14, rest))
     assert not torch.equal(after, before)
@@ -145,7 +145,7 @@ def test_nothing_to_deform_is_refused() -> None:
         ("swin_tiny_patch4_window7", "did you mean .*swin_"),
         ("nothing_of_the_kind", "timm has no network of that name"),
         ("vit_tiny_patch16_224", "take backbone.kind vit"),
-        ("maxvit_nano_rw_256", "takes pictures of .*256.* only"),
+        ("maxvit_nano_rw_256", "takes images of .*256.* only"),
     ],
 )
 def test_names_that_cannot_be_a_backbone_are_refused(name: str, says: str) -> None:

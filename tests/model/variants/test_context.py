@@ -29,7 +29,7 @@ def test_aspp_sets_views_of_several_widths_side_by_side(size: tuple[int, int]) -
 
 @pytest.mark.parametrize("k", [3, 7])
 def test_gcn_sees_k_by_k_pixels_by_lines(k: int) -> None:
-    """One point of light reaches exactly k x k pixels, and its picture is the sum of both orders' outer products."""
+    """One point of light reaches exactly k x k pixels, and its image is the sum of both orders' outer products."""
     torch.manual_seed(0)
     net = GlobalConvolution(1, GCN(kernel=k))  # type: ignore[arg-type]
     for line in (*net.down_across, *net.across_down):

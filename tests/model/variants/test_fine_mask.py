@@ -45,7 +45,7 @@ def test_details_as_channels_come_back() -> None:
         assert torch.equal(packed[:, where : where + DETAIL, 6, 9], fine[:, :, 24 + row, 36 + column])
 
 
-def test_details_are_pooled_from_the_averaged_picture_feature() -> None:
+def test_details_are_pooled_from_the_averaged_image_feature() -> None:
     """Each region from the level where it is small, by torchvision's RoIAlign; the pyramid's own features come
     first.
     """

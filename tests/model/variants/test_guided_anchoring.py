@@ -23,7 +23,7 @@ def head(**fields: object) -> GuidedHead:
 
 
 def levels(seed: int = 0, spread: float = 1.0, height: int = 128, width: int = 160) -> list[GuidedScores]:
-    """About half of the locations are likely centres."""
+    """About half of the locations are likely centers."""
     numbers = torch.Generator().manual_seed(seed)
     said = []
     for stride in (4, 8, 16, 32, 64):
@@ -181,7 +181,7 @@ def test_feature_adaption_samples_where_the_shape_says() -> None:
     assert adaption.offset.weight.grad is not None
 
 
-def test_a_new_head_expects_a_centre_with_one_percent() -> None:
+def test_a_new_head_expects_a_center_with_one_percent() -> None:
     said = head()(tuple(torch.zeros(1, 8, 2, 2) for _ in range(5)))
     for level in said:
         torch.testing.assert_close(level.location.sigmoid(), torch.full((1, 4), 0.01))

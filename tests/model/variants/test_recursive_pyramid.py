@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from htc.config import FishNet, RecursiveFPN, ResNet
 from htc.model.detector import Detector
 from htc.model.variants.recursive_pyramid import FeedbackContext, RecursivePyramid
-from small_detector import CHANNELS, pictures, seeded_detector, small_config
+from small_detector import CHANNELS, random_images, seeded_detector, small_config
 
 DEPTHS = (18, 50)
 
@@ -20,7 +20,7 @@ def detector(depth: int) -> tuple[Detector, RecursivePyramid]:
 
 
 def first_pyramid(found: Detector) -> tuple[Tensor, ...]:
-    return found.neck(found.backbone(pictures()))
+    return found.neck(found.backbone(random_images()))
 
 
 def close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
@@ -36,15 +36,15 @@ def test_without_feedback_the_same_backbone_sees_the_same(depth: int) -> None:
     """
     found, look = detector(depth)
     look.backbone.load_state_dict(found.backbone.state_dict())
-    close(found.features(pictures()).pyramid, first_pyramid(found))
+    close(found.features(random_images()).pyramid, first_pyramid(found))
 
 
 @torch.no_grad()
 def test_it_starts_as_the_mean_of_two_pyramids() -> None:
     found, look = detector(18)
-    second = found.neck(look.backbone(pictures()))
+    second = found.neck(look.backbone(random_images()))
     close(
-        found.features(pictures()).pyramid,
+        found.features(random_images()).pyramid,
         tuple((a + b) / 2 for a, b in zip(first_pyramid(found), second, strict=True)),
     )
 
@@ -54,7 +54,7 @@ def test_a_weight_of_zero_leaves_fpn() -> None:
     found, look = detector(18)
     assert look.weight.bias is not None
     look.weight.bias.fill_(-100)
-    close(found.features(pictures()).pyramid, first_pyramid(found))
+    close(found.features(random_images()).pyramid, first_pyramid(found))
 
 
 def definition(look: RecursivePyramid, pyramid: tuple[Tensor, ...]) -> list[Tensor]:
@@ -67,7 +67,7 @@ def definition(look: RecursivePyramid, pyramid: tuple[Tensor, ...]) -> list[Tens
         last = block.bn3 if "bn3" in dict(block.named_children()) else block.bn2
         said = conv(look.context(level))
         handles.append(last.register_forward_hook(lambda _module, _inputs, out, said=said: out + said))
-    features = look.backbone(pictures())
+    features = look.backbone(random_images())
     for handle in handles:
         handle.remove()
     return list(features)
@@ -82,12 +82,14 @@ def test_with_feedback_by_its_definition(depth: int) -> None:
     nn.init.normal_(look.weight.weight, std=0.5)
     first = first_pyramid(found)
     second = found.neck(definition(look, first))
-    assert (second[3] - found.neck(look.backbone(pictures()))[3]).abs().max() > 0.01, "the feedback changes nothing"
+    assert (second[3] - found.neck(look.backbone(random_images()))[3]).abs().max() > 0.01, (
+        "the feedback changes nothing"
+    )
     expected = []
     for old, new in zip(first, second, strict=True):
         share = torch.sigmoid(F.conv2d(new, look.weight.weight, look.weight.bias))
         expected.append(share * new + (1 - share) * old)
-    close(found.features(pictures()).pyramid, tuple(expected))
+    close(found.features(random_images()).pyramid, tuple(expected))
 
 
 @torch.no_grad()
@@ -107,7 +109,7 @@ def test_both_backbones_and_the_feedback_learn() -> None:
     found, look = detector(18)
     for conv in (*look.feedback, look.weight):
         nn.init.normal_(conv.weight, std=0.1)  # type: ignore[arg-type]
-    sum(level.square().sum() for level in found.train().features(pictures()).pyramid).backward()  # type: ignore[union-attr]
+    sum(level.square().sum() for level in found.train().features(random_images()).pyramid).backward()  # type: ignore[union-attr]
     learning = {
         name.split(".")[1]
         for name, p in found.named_parameters()

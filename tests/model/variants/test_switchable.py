@@ -12,7 +12,7 @@ from htc.model.variants.switchable import SwitchableConv2d, mean_around
 CASES = [(1, 1, False), (2, 1, False), (2, 2, False), (1, 1, True), (2, 1, True)]
 
 
-def picture() -> Tensor:
+def image() -> Tensor:
     return torch.randn(2, 4, 9, 12, generator=torch.Generator().manual_seed(0))
 
 
@@ -27,7 +27,7 @@ def layer(stride: int, groups: int, deformable: bool) -> tuple[nn.Conv2d, Switch
 @torch.no_grad()
 def test_it_starts_as_the_convolution_it_replaces(stride: int, groups: int, deformable: bool) -> None:
     plain, ours = layer(stride, groups, deformable)
-    torch.testing.assert_close(ours(picture()), plain(picture()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours(image()), plain(image()), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("stride", "groups", "deformable"), CASES)
@@ -38,8 +38,8 @@ def test_switched_off_it_is_the_wide_convolution_of_the_other_weights(
     plain, ours = layer(stride, groups, deformable)
     nn.init.zeros_(ours.switch.bias)
     nn.init.normal_(ours.difference)
-    wide = F.conv2d(picture(), plain.weight + ours.difference, stride=stride, padding=3, dilation=3, groups=groups)
-    torch.testing.assert_close(ours(picture()), wide, atol=1e-4, rtol=1e-4)
+    wide = F.conv2d(image(), plain.weight + ours.difference, stride=stride, padding=3, dilation=3, groups=groups)
+    torch.testing.assert_close(ours(image()), wide, atol=1e-4, rtol=1e-4)
 
 
 def mirrored(place: int, size: int) -> int:
@@ -59,7 +59,7 @@ def test_between_by_its_definition() -> None:
     plain, ours = layer(1, 1, deformable=False)
     for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.3)
-    x = picture()
+    x = image()
     x = x + F.conv2d(x.mean((2, 3), keepdim=True), ours.before.weight, ours.before.bias)
     near = F.conv2d(x, plain.weight, padding=1)
     far = F.conv2d(x, plain.weight + ours.difference, padding=3, dilation=3)
@@ -75,7 +75,7 @@ def test_between_by_its_definition() -> None:
                 switch[:, None] * near[:, :, row, column] + (1 - switch[:, None]) * far[:, :, row, column]
             )
     expected = mixed + F.conv2d(mixed.mean((2, 3), keepdim=True), ours.after.weight, ours.after.bias)
-    torch.testing.assert_close(ours(picture()), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours(image()), expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -85,12 +85,12 @@ def test_each_view_has_offsets_of_its_own() -> None:
     bias = ours.offsets[0].bias
     assert isinstance(bias, Tensor)
     bias.copy_(torch.tensor([0.0, 1.0] * 9))
-    shifted = F.conv2d(F.pad(picture(), (0, 1))[..., 1:], plain.weight, padding=1)
+    shifted = F.conv2d(F.pad(image(), (0, 1))[..., 1:], plain.weight, padding=1)
     inside = (slice(None), slice(None), slice(1, -1), slice(1, -2))
-    torch.testing.assert_close(ours(picture())[inside], shifted[inside], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours(image())[inside], shifted[inside], atol=1e-5, rtol=1e-5)
     nn.init.zeros_(ours.switch.bias)
     torch.testing.assert_close(
-        ours(picture()), F.conv2d(picture(), plain.weight, padding=3, dilation=3), atol=1e-5, rtol=1e-5
+        ours(image()), F.conv2d(image(), plain.weight, padding=3, dilation=3), atol=1e-5, rtol=1e-5
     )
 
 
@@ -98,7 +98,7 @@ def test_every_parameter_learns() -> None:
     _, ours = layer(2, 1, deformable=True)
     for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.1)
-    ours(picture()).square().sum().backward()
+    ours(image()).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in ours.parameters())
 
 

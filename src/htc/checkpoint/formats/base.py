@@ -69,7 +69,7 @@ def pixel_major(result: ConvertedWeights) -> None:
 
 
 def rgb_stem(result: ConvertedWeights) -> None:
-    """The stems of a network that reads blue, green, red, for pictures in red, green, blue; exact."""
+    """The stems of a network that reads blue, green, red, for images in red, green, blue; exact."""
     for name in ("backbone.conv1.weight", "second_look.backbone.conv1.weight"):
         result.change(name, "input channels from BGR to RGB", lambda weight: weight.flip(1))
 

@@ -33,7 +33,7 @@ _STRIDES = (4, 8, 16, 32, 64)
 def read_colors(stored: Stored, stride_in: str, given: Colors | None) -> Colors:
     """The order of the channels that the network reads.
 
-    By the file's own mean where it has one that is no grey; else `given`; else BGR for MSRA's ResNets, which come in no
+    By the file's own mean where it has one that is no gray; else `given`; else BGR for MSRA's ResNets, which come in no
     other order. Raises `CheckpointError` where what was given contradicts the mean, and where nothing tells.
     """
     mean = _pixels(stored, "pixel_mean")

@@ -122,8 +122,8 @@ def source_of(config: Backbone) -> str:
     return config.name
 
 
-def expected_colours(config: Backbone) -> tuple[Triple, Triple] | None:
-    """Mean and standard deviation (RGB, 0-255) of the pictures that the configured weights were trained with.
+def expected_colors(config: Backbone) -> tuple[Triple, Triple] | None:
+    """Mean and standard deviation (RGB, 0-255) of the images that the configured weights were trained with.
 
     None where a configuration asks for no weights, or for a file, which does not say. Raises `ConfigError` as
     `source_of`.

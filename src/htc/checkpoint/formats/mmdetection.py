@@ -110,7 +110,7 @@ V1_NOTE = (
 )
 
 GUIDED_NOTE = (
-    "guided anchoring of 2020 or later was trained with objects' centres as background: "
+    "guided anchoring of 2020 or later was trained with objects' centers as background: "
     "`rpn.location_threshold` may "
     "hide objects; if it does, set it to 0"
 )

@@ -303,8 +303,8 @@ def _soft_nms(nms: Any) -> dict[str, Any] | None:
 
 def _input(text: dict[str, Any], facts: ConfigFacts) -> None:
     steps = list(_steps(at(text, "test_pipeline") or at(text, "data", "test", "pipeline")))
-    normalise = next((step for step in steps if _kind(step) == "Normalize"), None)
-    source = at(text, "model", "data_preprocessor") or normalise or at(text, "img_norm_cfg")
+    normalize = next((step for step in steps if _kind(step) == "Normalize"), None)
+    source = at(text, "model", "data_preprocessor") or normalize or at(text, "img_norm_cfg")
     turned = at(source, "to_rgb") if at(source, "bgr_to_rgb") is None else at(source, "bgr_to_rgb")
     facts.bgr = not turned if isinstance(turned, bool) else None
     for name in ("mean", "std"):

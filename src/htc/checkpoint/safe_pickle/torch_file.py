@@ -39,8 +39,8 @@ _OTHER_FILES = (
     (b"version https://git-lfs", "a git-lfs pointer, not the file itself: run `git lfs pull`"),
     (b"<", "an HTML or XML page, not weights: the download went wrong, use the address of the file itself"),
     (b"{", "JSON text, not weights: give the .pth or .safetensors file, or the folder"),
-    (b"\x89PNG", "a picture, not weights"),
-    (b"\xff\xd8\xff", "a picture, not weights"),
+    (b"\x89PNG", "an image, not weights"),
+    (b"\xff\xd8\xff", "an image, not weights"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
 )
 

@@ -12,7 +12,7 @@ from htc.data.mask_encodings import Rings, polygon_runs
 from htc.files import write_json
 
 ANNOTATIONS_FOLDER = "annotations"
-PICTURE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif"))
+IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif"))
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folder names of the parts of a data set, as the usual tools write them, and what we call them."""
 
@@ -30,10 +30,10 @@ class ConvertedInstance:
 
 @dataclass(frozen=True, slots=True)
 class ConvertedImage:
-    """One picture and its objects."""
+    """One image and its objects."""
 
     file_name: str
-    """Relative to `Converted.pictures`, with forward slashes."""
+    """Relative to `Converted.images`, with forward slashes."""
     height: int
     width: int
     objects: tuple[ConvertedInstance, ...]
@@ -45,7 +45,7 @@ class Converted:
 
     kind: str
     """What it was, for messages: "YOLO", "labelme", ..."""
-    pictures: Path
+    images: Path
     """The folder that file names are relative to; nothing in it is copied or changed."""
     classes: tuple[str, ...]
     parts: dict[str, tuple[ConvertedImage, ...]]
@@ -69,41 +69,41 @@ class Notes:
         return tuple(what if count == 1 else f"{count} x {what}" for what, count in self.counts.items())
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, by name."""
+def images_in(folder: Path) -> list[Path]:
+    """The images directly in a folder, by name."""
     return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".")
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
     )
 
 
 def write_parts(data: Converted, destination: Path) -> dict[str, Path]:
     """Writes `annotations/instances_<part>.json` below `destination`; the files by part. Raises `OutputError`."""
     files = {}
-    for part, pictures in data.parts.items():
+    for part, images in data.parts.items():
         files[part] = destination / ANNOTATIONS_FOLDER / f"instances_{part}.json"
-        write_json(files[part], coco_content(data, pictures))
+        write_json(files[part], coco_content(data, images))
     return files
 
 
-def coco_content(data: Converted, pictures: tuple[ConvertedImage, ...]) -> dict[str, Any]:
-    """One part as COCO's instance format; picture, object and category ids begin at 1."""
+def coco_content(data: Converted, images: tuple[ConvertedImage, ...]) -> dict[str, Any]:
+    """One part as COCO's instance format; image, object and category ids begin at 1."""
     return {
-        "info": {"description": f"{data.kind} data, converted; file names are relative to {data.pictures}"},
+        "info": {"description": f"{data.kind} data, converted; file names are relative to {data.images}"},
         "images": [
-            {"id": number, "file_name": picture.file_name, "height": picture.height, "width": picture.width}
-            for number, picture in enumerate(pictures, start=1)
+            {"id": number, "file_name": image.file_name, "height": image.height, "width": image.width}
+            for number, image in enumerate(images, start=1)
         ],
         "categories": [{"id": number, "name": name} for number, name in enumerate(data.classes, start=1)],
-        "annotations": list(_annotations(pictures)),
+        "annotations": list(_annotations(images)),
     }
 
 
-def _annotations(pictures: tuple[ConvertedImage, ...]) -> Iterator[dict[str, Any]]:
+def _annotations(images: tuple[ConvertedImage, ...]) -> Iterator[dict[str, Any]]:
     id = 0
-    for number, picture in enumerate(pictures, start=1):
-        for found in picture.objects:
+    for number, image in enumerate(images, start=1):
+        for found in image.objects:
             id += 1
-            box, area = _box_and_area(found, picture)
+            box, area = _box_and_area(found, image)
             record = {
                 "id": id,
                 "image_id": number,
@@ -115,8 +115,8 @@ def _annotations(pictures: tuple[ConvertedImage, ...]) -> Iterator[dict[str, Any
             yield record if found.segmentation is None else record | {"segmentation": found.segmentation}
 
 
-def _box_and_area(found: ConvertedInstance, picture: ConvertedImage) -> tuple[list[float], float]:
-    """xywh and the number of pixels; of a polygon the box of its points within the picture, as COCO's own boxes are."""
+def _box_and_area(found: ConvertedInstance, image: ConvertedImage) -> tuple[list[float], float]:
+    """xywh and the number of pixels; of a polygon the box of its points within the image, as COCO's own boxes are."""
     if found.segmentation is None:
         assert found.box is not None
         return [round(value, 3) for value in found.box], round(found.box[2] * found.box[3], 3)
@@ -124,8 +124,8 @@ def _box_and_area(found: ConvertedInstance, picture: ConvertedImage) -> tuple[li
         runs: Any = {**found.segmentation, "counts": found.segmentation["counts"].encode("ascii")}
         return [float(value) for value in coco_masks.toBbox(runs)], float(coco_masks.area(runs))
     points = np.concatenate([np.array(ring, np.float64) for ring in found.segmentation]).reshape(-1, 2)
-    low, high = points.min(0).clip(0), np.minimum(points.max(0), (picture.width, picture.height))
-    encoded = coco_masks.merge(polygon_runs(found.segmentation, picture.height, picture.width))
+    low, high = points.min(0).clip(0), np.minimum(points.max(0), (image.width, image.height))
+    encoded = coco_masks.merge(polygon_runs(found.segmentation, image.height, image.width))
     return [round(float(value), 3) for value in (*low, *(high - low))], float(coco_masks.area(encoded))
 
 

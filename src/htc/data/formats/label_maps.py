@@ -1,7 +1,7 @@
-"""Folders of label maps: `images/` and `masks/` (or `labels/`) with a PNG or TIFF for each picture, every value above 0
+"""Folders of label maps: `images/` and `masks/` (or `labels/`) with a PNG or TIFF for each image, every value above 0
 one object.
 
-Values may have 8, 16 or 32 bits, or be colours. Where all maps of the data set hold one and the same value, they are
+Values may have 8, 16 or 32 bits, or be colors. Where all maps of the data set hold one and the same value, they are
 binary masks, and each connected region (8 neighbours) is an object. Folders inside `masks/` are classes:
 `masks/cat/a.png` are the cats of `images/a.jpg`.
 """
@@ -21,10 +21,10 @@ from htc.data.formats.converted import (
     ConvertedImage,
     ConvertedInstance,
     Notes,
-    pictures_in,
+    images_in,
     text_of,
 )
-from htc.data.images import picture_size
+from htc.data.images import image_size
 from htc.data.map_files import read_pixels
 from htc.errors import DataError
 
@@ -32,11 +32,11 @@ IMAGE_FOLDERS = ("images", "image", "imgs")
 MAP_FOLDERS = ("masks", "labels", "mask", "label_maps", "instances")
 LOSSLESS = frozenset((".png", ".tif", ".tiff", ".bmp", ".gif"))
 MOST_OBJECTS = 20_000
-"""More values than this in one map are smoothed colours, not objects."""
+"""More values than this in one map are smoothed colors, not objects."""
 
 
 def map_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """(pictures, maps) of each part: DIR/train/images + masks, DIR/images/train + masks/train, or DIR/images +
+    """(images, maps) of each part: DIR/train/images + masks, DIR/images/train + masks/train, or DIR/images +
     masks; empty if not so.
     """
     parts = {part: pair for name, part in SPLIT_NAMES.items() if (pair := _pair(folder / name))}
@@ -74,13 +74,13 @@ def read_label_maps(folder: Path) -> Converted:
     if binary:
         notes.add("the maps are binary, so each connected region is taken as one object: objects that touch are one")
     read = {
-        part: tuple(_picture(path, maps, folder, classes, binary, faults, notes) for path in pictures_in(images))
+        part: tuple(_image(path, maps, folder, classes, binary, faults, notes) for path in images_in(images))
         for part, (images, maps) in parts.items()
     }
     faults.check()
-    if not any(picture.objects for picture in read.get("train", ())):
+    if not any(image.objects for image in read.get("train", ())):
         raise DataError(
-            f"{folder}: no label map of a train picture holds an object; masks/a.png (or masks/CLASS/a.png) belongs "
+            f"{folder}: no label map of a train image holds an object; masks/a.png (or masks/CLASS/a.png) belongs "
             f"to images/a.jpg, 0 is none"
         )
     return Converted("label-map", folder, tuple(classes), read, notes.lines())
@@ -95,7 +95,7 @@ def _classes(parts: dict[str, tuple[Path, Path]]) -> list[str]:
 
 
 def _map_files(maps: Path, stem: str, classes: list[str]) -> list[tuple[int, Path]]:
-    """(class, file) of the maps of one picture."""
+    """(class, file) of the maps of one image."""
     places = (
         [(label, maps / name) for label, name in enumerate(classes)]
         if any((maps / name).is_dir() for name in classes)
@@ -112,8 +112,8 @@ def _all_binary(parts: dict[str, tuple[Path, Path]], classes: list[str]) -> bool
     """Whether all maps hold at most one value, and all the same: reading stops at the first that does not."""
     seen: set[int] = set()
     for images, maps in parts.values():
-        for picture in pictures_in(images):
-            for _, path in _map_files(maps, picture.stem, classes):
+        for image in images_in(images):
+            for _, path in _map_files(maps, image.stem, classes):
                 try:
                     seen |= set(np.unique(read_values(path)).tolist()) - {0}
                 except DataError:
@@ -123,15 +123,15 @@ def _all_binary(parts: dict[str, tuple[Path, Path]], classes: list[str]) -> bool
     return True
 
 
-def _picture(
+def _image(
     path: Path, maps: Path, folder: Path, classes: list[str], binary: bool, faults: Faults, notes: Notes
 ) -> ConvertedImage:
     name = path.relative_to(folder).as_posix()
     try:
-        size = picture_size(path)
+        size = image_size(path)
         files = _map_files(maps, path.stem, classes)
         if not files:
-            notes.add("picture without label map: taken as one without objects")
+            notes.add("image without label map: taken as one without objects")
         return ConvertedImage(
             name, *size, tuple(found for label, file in files for found in _objects(file, label, size, binary))
         )
@@ -144,8 +144,8 @@ def _objects(file: Path, label: int, size: tuple[int, int], binary: bool) -> lis
     values = read_values(file)
     if values.shape != size:
         raise DataError(
-            f"{file} is {values.shape[1]}x{values.shape[0]}, its picture {size[1]}x{size[0]}; a label map must have "
-            f"its picture's size"
+            f"{file} is {values.shape[1]}x{values.shape[0]}, its image {size[1]}x{size[0]}; a label map must have "
+            f"its image's size"
         )
     if binary:
         values = cv2.connectedComponents((values > 0).astype(np.uint8), connectivity=8)[1]
@@ -163,7 +163,7 @@ def _objects(file: Path, label: int, size: tuple[int, int], binary: bool) -> lis
 
 
 def read_values(file: Path) -> Int[np.ndarray, "H W"]:
-    """The values of a label map; of a colour map R + 256 G + 65536 B. Transparency does not count. Raises
+    """The values of a label map; of a color map R + 256 G + 65536 B. Transparency does not count. Raises
     `DataError`.
     """
     mode, values = read_pixels(file)
@@ -175,7 +175,7 @@ def read_values(file: Path) -> Int[np.ndarray, "H W"]:
     if mode == "LA":
         return values[:, :, 0].astype(np.int64)
     raise DataError(
-        f"{file} has mode {mode}; save label maps as PNG with whole numbers (8 or 16 bits grey, palette, or colours)"
+        f"{file} has mode {mode}; save label maps as PNG with whole numbers (8 or 16 bits gray, palette, or colors)"
     )
 
 

@@ -1,4 +1,4 @@
-"""labelme folders: a JSON file beside each picture, with polygons, rectangles, circles and masks.
+"""labelme folders: a JSON file beside each image, with polygons, rectangles, circles and masks.
 
 https://github.com/wkentaro/labelme. Shapes of one label and one `group_id` are one object. A folder whose shapes are
 all rectangles holds boxes; beside other shapes a rectangle is an outline, as in labelme's own exports.
@@ -24,10 +24,10 @@ from htc.data.formats.converted import (
     ConvertedImage,
     ConvertedInstance,
     Notes,
-    pictures_in,
+    images_in,
     text_of,
 )
-from htc.data.images import picture_size
+from htc.data.images import image_size
 from htc.data.mask_encodings import polygon_runs
 from htc.errors import DataError
 
@@ -42,7 +42,7 @@ def is_labelme(folder: Path) -> bool:
     for place in (folder, folder / "train"):
         for file in sorted(place.glob("*.json"))[:1]:
             with file.open("rb") as stream:
-                # imageData, a whole picture, comes after these keys or between them: a few kilobytes may not hold both.
+                # imageData, a whole image, comes after these keys or between them: a few kilobytes may not hold both.
                 if b'"shapes"' in stream.read(65536) or '"shapes"' in file.read_text(
                     encoding="utf-8", errors="replace"
                 ):
@@ -69,14 +69,14 @@ def read_labelme(folder: Path) -> Converted:
     elif any(shape.get("shape_type") == "rectangle" for shape in shapes):
         notes.add("rectangles beside other shapes are taken as outlines, not as boxes without outline")
     reader = _Reader(folder, classes, boxes_only, faults, notes)
-    parts = {part: tuple(reader.picture(file, content) for file, content in files) for part, files in contents.items()}
+    parts = {part: tuple(reader.image(file, content) for file, content in files) for part, files in contents.items()}
     faults.check()
     for part, place in places.items():
-        annotated = {picture.file_name for picture in parts[part]}
-        for path in pictures_in(place):
+        annotated = {image.file_name for image in parts[part]}
+        for path in images_in(place):
             if path.relative_to(folder).as_posix() not in annotated:
                 notes.add(
-                    "picture without JSON file: left out as not annotated (save it in labelme without shapes if "
+                    "image without JSON file: left out as not annotated (save it in labelme without shapes if "
                     "nothing is on it)"
                 )
     return Converted("labelme", folder, classes, parts, notes.lines())
@@ -113,30 +113,28 @@ def _classes(folder: Path, shapes: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 class _Reader:
-    """From one file's content to a picture with objects."""
+    """From one file's content to an image with objects."""
 
     def __init__(self, folder: Path, classes: tuple[str, ...], boxes_only: bool, faults: Faults, notes: Notes) -> None:
         self.folder, self.boxes_only, self.faults, self.notes = folder, boxes_only, faults, notes
         self.labels = {name: label for label, name in enumerate(classes)}
 
-    def picture(self, file: Path, content: dict[str, Any]) -> ConvertedImage:
-        """The picture with its objects, shapes of a group together."""
-        path = _picture_of(file, content)
+    def image(self, file: Path, content: dict[str, Any]) -> ConvertedImage:
+        """The image with its objects, shapes of a group together."""
+        path = _image_of(file, content)
         if path is None:
-            self.faults.add(
-                f"{file}: its picture {content.get('imagePath')!r} is not there; put it beside the JSON file"
-            )
+            self.faults.add(f"{file}: its image {content.get('imagePath')!r} is not there; put it beside the JSON file")
             return ConvertedImage("", 1, 1, ())
         try:
-            size = picture_size(path)
+            size = image_size(path)
         except DataError as error:
             self.faults.add(str(error))
             return ConvertedImage("", 1, 1, ())
         said = (content.get("imageHeight"), content.get("imageWidth"))
         if None not in said and said != size:
             self.faults.add(
-                f"{file} says {said[1]}x{said[0]}, its picture {path.name} is {size[1]}x{size[0]}; put the annotated "
-                f"picture there"
+                f"{file} says {said[1]}x{said[0]}, its image {path.name} is {size[1]}x{size[0]}; put the annotated "
+                f"image there"
             )
         groups: dict[Any, list[dict[str, Any]]] = {}
         for number, shape in enumerate(content["shapes"], start=1):
@@ -182,12 +180,12 @@ class _Reader:
         return ConvertedInstance(label, {"size": [height, width], "counts": text_of(merged)})
 
 
-def _picture_of(file: Path, content: dict[str, Any]) -> Path | None:
-    """The file that imagePath names (Windows writes backslashes), else a picture with the JSON file's own name."""
+def _image_of(file: Path, content: dict[str, Any]) -> Path | None:
+    """The file that imagePath names (Windows writes backslashes), else an image with the JSON file's own name."""
     named = str(content.get("imagePath") or "").replace("\\", "/")
     tried = [file.parent / named, file.parent / Path(named).name] if named else []
     found = next((path for path in tried if path.is_file()), None)
-    return found or next((path for path in pictures_in(file.parent) if path.stem == file.stem), None)
+    return found or next((path for path in images_in(file.parent) if path.stem == file.stem), None)
 
 
 def _rings(shape: dict[str, Any]) -> list[list[float]]:
@@ -219,7 +217,7 @@ def _rings(shape: dict[str, Any]) -> list[list[float]]:
 
 
 def _mask(shape: dict[str, Any], height: int, width: int) -> UInt8[np.ndarray, "H W"]:
-    """The bitmap of a mask shape in the picture; `ValueError` says what is wrong."""
+    """The bitmap of a mask shape in the image; `ValueError` says what is wrong."""
     try:
         with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as image:
             bitmap = np.array(image.convert("L")) > 0
@@ -228,7 +226,7 @@ def _mask(shape: dict[str, Any], height: int, width: int) -> UInt8[np.ndarray, "
         raise ValueError(f"{shape['where']}: its mask cannot be read ({error}); draw it again in labelme") from error
     if x < 0 or y < 0 or y + bitmap.shape[0] > height or x + bitmap.shape[1] > width:
         raise ValueError(
-            f"{shape['where']}: its mask reaches out of the {width}x{height} picture; draw it again in labelme"
+            f"{shape['where']}: its mask reaches out of the {width}x{height} image; draw it again in labelme"
         )
     canvas = np.zeros((height, width), np.uint8)
     canvas[y : y + bitmap.shape[0], x : x + bitmap.shape[1]] = bitmap

@@ -23,8 +23,8 @@ from htc.files import write_json
 
 OTHERS = (
     "data.yaml (or data.yml) with images/ and labels/*.txt: YOLO",
-    "images/ and masks/ (or labels/) with a PNG for each picture: label maps; with train/ and val/ above or below",
-    "JSON files of labelme beside the pictures; in train/ and val/ where there are parts",
+    "images/ and masks/ (or labels/) with a PNG for each image: label maps; with train/ and val/ above or below",
+    "JSON files of labelme beside the images; in train/ and val/ where there are parts",
 )
 Say = Callable[[str], object]
 Data = Path | Dataset | Mapping[str, Dataset]
@@ -42,13 +42,13 @@ class ConvertedFiles:
     def splits(self) -> Splits:
         """Where training finds it."""
         val = self.files.get("val")
-        return Splits(self.files["train"], self.data.pictures, val, None if val is None else self.data.pictures)
+        return Splits(self.files["train"], self.data.images, val, None if val is None else self.data.images)
 
     @property
     def training_flags(self) -> str:
         """The flags with which `htc train` takes the converted files."""
         return " ".join(
-            f"--{part}-annotations {self.files[part]} --{part}-images {self.data.pictures}"
+            f"--{part}-annotations {self.files[part]} --{part}-images {self.data.images}"
             for part in ("train", "val")
             if part in self.files
         )
@@ -56,7 +56,7 @@ class ConvertedFiles:
     def to_json(self) -> dict[str, Any]:
         """As in the JSON of `htc convert`."""
         return {
-            "images": str(self.data.pictures),
+            "images": str(self.data.images),
             "annotations": {part: str(file) for part, file in self.files.items()},
             "classes": list(self.data.classes),
             "notes": list(self.data.notes),
@@ -124,11 +124,11 @@ def prepare_splits(data: Data, destination: Path, val_share: float | None = None
             )
         splits = split_off(splits, val_share, destination)
         say(
-            f"{val_share:.0%} of the pictures, chosen by their names, are set apart for validation: "
+            f"{val_share:.0%} of the images, chosen by their names, are set apart for validation: "
             f"{splits.val_annotations}"
         )
     elif splits.val_annotations is None:
-        say("there is no validation part, so nothing is measured; --val-share 0.2 sets a fifth of the pictures apart")
+        say("there is no validation part, so nothing is measured; --val-share 0.2 sets a fifth of the images apart")
     return splits
 
 
@@ -157,7 +157,7 @@ def locate_splits(
         return prepare_splits(data, converted or _default_folder(data), val_share, say)
     if val_share is not None:
         raise DataError(
-            "--val-share divides the pictures of --data DIR; give that, or --val-annotations with --val-images"
+            "--val-share divides the images of --data DIR; give that, or --val-annotations with --val-images"
         )
     if train_annotations is None or train_images is None:
         raise DataError("nothing to train on: give --data DIR, or --train-annotations JSON with --train-images DIR")
@@ -197,7 +197,7 @@ def read_split(folder: Path, split: str) -> Dataset:
     if other is None:
         return read_coco(*_coco_split(folder, name))
     content = coco_content(other, other.parts[name])
-    return dataset_of(annotation_file(content, folder, other.pictures))
+    return dataset_of(annotation_file(content, folder, other.images))
 
 
 def _folder_split(folder: Path, name: str, destination: Path, say: Say) -> tuple[Path, Path]:
@@ -208,7 +208,7 @@ def _folder_split(folder: Path, name: str, destination: Path, say: Say) -> tuple
     converted = ConvertedFiles(only, write_parts(only, destination))
     for line in conversion_summary(converted):
         say(line)
-    return converted.files[name], only.pictures
+    return converted.files[name], only.images
 
 
 def _coco_split(folder: Path, name: str) -> tuple[Path, Path]:
@@ -282,13 +282,13 @@ def conversion_summary(converted: ConvertedFiles) -> list[str]:
     """How the data set was read, for the user."""
     data = converted.data
     counts = ", ".join(
-        f"{part}: {len(pictures)} pictures with {sum(len(p.objects) for p in pictures)} objects"
-        for part, pictures in data.parts.items()
+        f"{part}: {len(images)} images with {sum(len(p.objects) for p in images)} objects"
+        for part, images in data.parts.items()
     )
     names = ", ".join(data.classes[:10]) + (", ..." if len(data.classes) > 10 else "")
     files = ", ".join(str(file) for file in converted.files.values())
     return [
-        f"{data.pictures} is {data.kind} data; {counts}; {len(data.classes)} classes: {names}",
+        f"{data.images} is {data.kind} data; {counts}; {len(data.classes)} classes: {names}",
         f"as COCO: {files}",
         *(f"note: {note}" for note in data.notes),
     ]
@@ -306,9 +306,9 @@ def unknown_layout(folder: Path) -> str:
 
 
 def split_off(splits: Splits, share: float, destination: Path) -> Splits:
-    """The training part divided: about `share` of its pictures to validation, chosen by a hash of their names.
+    """The training part divided: about `share` of its images to validation, chosen by a hash of their names.
 
-    So a picture stays where it is when others are added. Pictures with the same value of `group` in their record (crops
+    So an image stays where it is when others are added. Images with the same value of `group` in their record (crops
     of one micrograph, frames of one film) stay together. Raises `DataError` if either part would be empty.
     """
     if not 0 < share < 1:
@@ -320,7 +320,7 @@ def split_off(splits: Splits, share: float, destination: Path) -> Splits:
     empty = [part for part, ids in parts.items() if not ids]
     if empty:
         raise DataError(
-            f"--val-share {share:g} of {len(content['images'])} pictures leaves no picture to {empty[0]}; give "
+            f"--val-share {share:g} of {len(content['images'])} images leaves no image to {empty[0]}; give "
             f"another share"
         )
     files = {part: destination / ANNOTATIONS_FOLDER / f"instances_{part}_split.json" for part in parts}
@@ -332,7 +332,7 @@ def split_off(splits: Splits, share: float, destination: Path) -> Splits:
 
 
 def _place(image: dict[str, Any]) -> float:
-    """0..1, by the picture's group or name alone."""
+    """0..1, by the image's group or name alone."""
     name = str(image.get("group", Path(str(image["file_name"])).name))
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
 

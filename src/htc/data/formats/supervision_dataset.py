@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pycocotools import mask as coco_masks
 
-from htc.data.images import read_picture
+from htc.data.images import read_image
 from htc.data.records import DatasetRecord
 from htc.errors import DataError
 
@@ -41,7 +41,7 @@ def _in_memory(dataset: "DetectionDataset", index: int) -> Any:
         path, image, _ = dataset[index]
     except ValueError:
         return dataset.image_paths[index]
-    return read_picture(image, channels="bgr") if image is not None else path
+    return read_image(image, channels="bgr") if image is not None else path
 
 
 def _run_lengths(mask: np.ndarray) -> Any:

@@ -1,7 +1,7 @@
-"""YOLO folders: data.yaml, pictures under `images`, a text file for each under `labels`.
+"""YOLO folders: data.yaml, images under `images`, a text file for each under `labels`.
 
-A line is `class x1 y1 x2 y2 x3 y3 ...`, an outline, or `class centre_x centre_y width height`, a box; all in fractions
-of the picture. https://docs.ultralytics.com/datasets/segment/ describes the form.
+A line is `class x1 y1 x2 y2 x3 y3 ...`, an outline, or `class center_x center_y width height`, a box; all in fractions
+of the image. https://docs.ultralytics.com/datasets/segment/ describes the form.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from htc.data.faults import Faults
-from htc.data.formats.converted import SPLIT_NAMES, Converted, ConvertedImage, ConvertedInstance, Notes, pictures_in
-from htc.data.images import picture_size
+from htc.data.formats.converted import SPLIT_NAMES, Converted, ConvertedImage, ConvertedInstance, Notes, images_in
+from htc.data.images import image_size
 from htc.errors import DataError
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -36,15 +36,15 @@ def read_yolo(folder: Path) -> Converted:
     parts: dict[str, tuple[ConvertedImage, ...]] = {}
     for key, part in SPLIT_NAMES.items():
         if content.get(key):
-            pictures = [picture for place in _places(content[key], root, file, key) for picture in _pictures(place)]
-            parts[part] = tuple(_picture(path, folder, len(classes), faults, notes) for path in pictures)
-            if not pictures:
+            images = [image for place in _places(content[key], root, file, key) for image in _images(place)]
+            parts[part] = tuple(_image(path, folder, len(classes), faults, notes) for path in images)
+            if not images:
                 raise DataError(
-                    f"{file}: {key} is {content[key]!r}, where no picture is; correct the path or remove the line"
+                    f"{file}: {key} is {content[key]!r}, where no image is; correct the path or remove the line"
                 )
     faults.check()
     if "train" not in parts:
-        raise DataError(f"{file} names no train pictures; add a line such as `train: images/train`")
+        raise DataError(f"{file} names no train images; add a line such as `train: images/train`")
     _check_labels(file, parts["train"], notes)
     return Converted("YOLO", folder, classes, parts, notes.lines())
 
@@ -91,7 +91,7 @@ def _root(content: dict[str, Any], file: Path) -> Path:
 
 
 def _places(value: Any, root: Path, file: Path, key: str) -> list[Path]:
-    """Folders of pictures or text files that list them."""
+    """Folders of images or text files that list them."""
     places = []
     for entry in value if isinstance(value, list) else [value]:
         # Roboflow writes ../train/images for a folder beside data.yaml.
@@ -100,53 +100,53 @@ def _places(value: Any, root: Path, file: Path, key: str) -> list[Path]:
             root / str(entry).removeprefix("../"),
             root / str(entry).removeprefix("../") / "images",
         ]
-        found = next((place for place in tried if place.is_file() or (place.is_dir() and _has_pictures(place))), None)
+        found = next((place for place in tried if place.is_file() or (place.is_dir() and _has_images(place))), None)
         if found is None:
             raise DataError(
-                f"{file}: {key} is {entry!r}, but {tried[0]} is no folder of pictures and no list of them; correct "
+                f"{file}: {key} is {entry!r}, but {tried[0]} is no folder of images and no list of them; correct "
                 f"the path or remove the line"
             )
         places.append(found)
     return places
 
 
-def _has_pictures(folder: Path) -> bool:
-    return any(True for _ in _pictures(folder))
+def _has_images(folder: Path) -> bool:
+    return any(True for _ in _images(folder))
 
 
-def _pictures(place: Path) -> Iterator[Path]:
-    """The pictures in a folder and those below it, or those that a text file lists."""
+def _images(place: Path) -> Iterator[Path]:
+    """The images in a folder and those below it, or those that a text file lists."""
     if place.is_dir():
-        yield from pictures_in(place)
+        yield from images_in(place)
         for folder in sorted(path for path in place.iterdir() if path.is_dir() and path.name != "labels"):
-            yield from _pictures(folder)
+            yield from _images(folder)
         return
     for line in place.read_text(encoding="utf-8").splitlines():
         if line.strip():
             yield place.parent / line.strip().removeprefix("./")
 
 
-def label_file(picture: Path) -> Path:
-    """Where the objects of a picture are written: the last folder `images` of its path becomes `labels`; else beside
+def label_file(image: Path) -> Path:
+    """Where the objects of an image are written: the last folder `images` of its path becomes `labels`; else beside
     it.
     """
-    parts = list(picture.parts)
+    parts = list(image.parts)
     if "images" in parts[:-1]:
         last = len(parts) - 2 - parts[-2::-1].index("images")
         parts[last] = "labels"
     return Path(*parts).with_suffix(".txt")
 
 
-def _picture(path: Path, folder: Path, classes: int, faults: Faults, notes: Notes) -> ConvertedImage:
+def _image(path: Path, folder: Path, classes: int, faults: Faults, notes: Notes) -> ConvertedImage:
     try:
-        height, width = picture_size(path)
+        height, width = image_size(path)
     except DataError as error:
         faults.add(str(error))
         height = width = 1
     name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path.absolute())
     labels = label_file(path)
     if not labels.is_file():
-        notes.add("picture without label file: taken as one without objects")
+        notes.add("image without label file: taken as one without objects")
         return ConvertedImage(name, height, width, ())
     objects = []
     for number, line in enumerate(labels.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
@@ -173,13 +173,12 @@ def _object(fields: list[str], classes: int, width: int, height: int) -> Convert
         )
     if len(values) < 4 or len(values) % 2:
         return (
-            f"{len(values)} coordinates; a box has four (centre and size), an outline x and y of at least three points"
+            f"{len(values)} coordinates; a box has four (center and size), an outline x and y of at least three points"
         )
     wrong = next((value for value in values if not -OUTSIDE_SHARE <= value <= 1 + OUTSIDE_SHARE), None)
     if wrong is not None:
         return (
-            f"coordinate {wrong:g} is not within 0..1; YOLO's are fractions of the picture's width and height, "
-            f"not pixels"
+            f"coordinate {wrong:g} is not within 0..1; YOLO's are fractions of the image's width and height, not pixels"
         )
     if len(values) == 4:
         return _box(int(label), values, width, height)
@@ -195,19 +194,19 @@ def _box(label: int, values: list[float], width: int, height: int) -> ConvertedI
     return ConvertedInstance(label, None, (left, top, max(right - left, 0.0), max(bottom - top, 0.0)))
 
 
-def _check_labels(file: Path, pictures: tuple[ConvertedImage, ...], notes: Notes) -> None:
+def _check_labels(file: Path, images: tuple[ConvertedImage, ...], notes: Notes) -> None:
     """A data set in which nothing is labelled has its labels elsewhere."""
-    if not any(picture.objects for picture in pictures):
+    if not any(image.objects for image in images):
         raise DataError(
-            f"{file}: none of its {len(pictures)} train pictures has a label file with objects; images/a.jpg needs "
+            f"{file}: none of its {len(images)} train images has a label file with objects; images/a.jpg needs "
             f"labels/a.txt beside images/"
         )
-    boxes = sum(found.segmentation is None for picture in pictures for found in picture.objects)
-    total = sum(len(picture.objects) for picture in pictures)
+    boxes = sum(found.segmentation is None for image in images for found in image.objects)
+    total = sum(len(image.objects) for image in images)
     if boxes:
         which = (
             "no object has an outline, so boxes alone are learned"
             if boxes == total
             else f"{boxes} of {total} objects are boxes without outline"
         )
-        notes.add(f"{which}; pictures with such objects teach no masks")
+        notes.add(f"{which}; images with such objects teach no masks")

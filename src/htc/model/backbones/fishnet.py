@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc.config import BackboneNorm, FishNet
-from htc.model.layers import initialise
+from htc.model.layers import initialize
 from htc.model.norms import norm
 
 STEM = 64
@@ -116,7 +116,7 @@ class Neck(nn.Module):
 
 
 class FishFeatures(nn.Module):
-    """Picture -> C2 (end of the body) and C3-C5 (head), each a concatenation that keeps all earlier features of its
+    """Image -> C2 (end of the body) and C3-C5 (head), each a concatenation that keeps all earlier features of its
     resolution.
 
     Differs from the paper by: no classifier. Where a map has an odd side, going up fits the size of the map it joins.
@@ -143,7 +143,7 @@ class FishFeatures(nn.Module):
         self.transfers = nn.ModuleList(
             blocks(width, width, count, kind) for width, count in zip(carried, depths.transfers, strict=True)
         )
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> [C2, C3, C4, C5] with 320, 832, 1600 and 2112 channels"""

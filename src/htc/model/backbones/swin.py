@@ -62,7 +62,7 @@ def pad_before_shift(body: nn.Module) -> None:
 
 
 def windows(x: Shaped[Tensor, "B H W C"], window: tuple[int, ...]) -> Shaped[Tensor, "N T C"]:
-    """The tokens of each window, N windows of T tokens: those of a picture one after the other, row by row."""
+    """The tokens of each window, N windows of T tokens: those of an image one after the other, row by row."""
     return x.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0])).transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 

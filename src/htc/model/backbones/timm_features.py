@@ -1,4 +1,4 @@
-"""Networks of timm as backbones: four feature maps of strides 4 to 32 for any picture size."""
+"""Networks of timm as backbones: four feature maps of strides 4 to 32 for any image size."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -17,7 +17,7 @@ from htc.model.variants.deformable import make_deformable
 
 BACKBONE_STRIDES = (4, 8, 16, 32)
 _ANY_SIZE: dict[str, dict[str, Any]] = {
-    # windows stay whole and shifted whatever the picture's size, for the bias tables know windows only; WindowBlock
+    # windows stay whole and shifted whatever the image's size, for the bias tables know windows only; WindowBlock
     # pads the maps
     "timm.models.swin_transformer": {"strict_img_size": False, "always_partition": True},
     "timm.models.swin_transformer_v2": {"strict_img_size": False, "always_partition": True},
@@ -107,14 +107,14 @@ def map_indices(name: str) -> tuple[int, ...]:
 
 
 def _size_options(name: str) -> dict[str, Any]:
-    """What makes the network take pictures of any size; raises `ConfigError` if it takes one size only."""
+    """What makes the network take images of any size; raises `ConfigError` if it takes one size only."""
     module = timm.models.model_entrypoint(name.split(".")[0]).__module__
     if module in _ANY_SIZE:
         return _ANY_SIZE[module]
     described = timm.models.get_pretrained_cfg(name)
     if described is not None and described.fixed_input_size:
         raise ConfigError(
-            f"backbone.name {name}: takes pictures of {described.input_size} only; take a convolutional network, "
+            f"backbone.name {name}: takes images of {described.input_size} only; take a convolutional network, "
             f"swin_* or convnext_*"
         )
     return {}

@@ -20,7 +20,7 @@ class PlainViT(nn.Module):
     """C2-C5 of strides 4, 8, 16 and 32, all from the transformer's last feature, by deconvolution and pooling.
 
     Differs from the paper by: attention is global in every block (the paper has windows in all but four), position
-    embeddings are interpolated to each picture's size, the transformer's final LayerNorm is applied (its code leaves it
+    embeddings are interpolated to each image's size, the transformer's final LayerNorm is applied (its code leaves it
     out and has LayerNorms in the pyramid's convolutions instead; ours are plain), and the 1x1 and 3x3 convolutions
     after the maps are the neck's, top-down path included. Raises `ConfigError` for names that are no vision transformer
     with patches of 16 pixels.

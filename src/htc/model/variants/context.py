@@ -25,7 +25,7 @@ class DilatedConv(nn.Module):
 class AtrousPyramid(nn.Module):
     """ASPP of DeepLab v3 (Chen et al. 2017, section 3.3): views of several widths side by side, then a 1x1 projection.
 
-    The picture's mean goes without a norm: it is one value a channel, of which a batch of one has no statistics.
+    The image's mean goes without a norm: it is one value a channel, of which a batch of one has no statistics.
     """
 
     def __init__(self, channels: int, config: ASPP, norm_kind: LayerNorm) -> None:

@@ -1,10 +1,10 @@
-"""Masks finer than 28 x 28: a 56 x 56 mask head that sees the picture beside the pyramid.
+"""Masks finer than 28 x 28: a 56 x 56 mask head that sees the image beside the pyramid.
 
 The pyramid's finest map has stride 4, so an outline is decoded from cells of 4 pixels, and a larger grid alone adds
-cells but no evidence. Here a shallow feature of the picture itself is pooled on the fine grid and joins the last
+cells but no evidence. Here a shallow feature of the image itself is pooled on the fine grid and joins the last
 layers. The idea, fine features where the outline is decided, is that of PointRend (Kirillov et al., CVPR 2020) and
 RefineMask (Zhang et al., CVPR 2021). Differs from them by: all cells instead of chosen points, one step instead of
-several, and the picture instead of P2.
+several, and the image instead of P2.
 
 Through the cascade's mask path the fine grid travels as channels of the 14 x 14 features: each cell carries its own 4 x
 4 samples.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from htc.config import Cascade, FineMask, LayerNorm
 from htc.model.fusion import Pool
 from htc.model.heads import MASK_BINS, FirstLayer, MaskHead, own_class_logits, plain_layer
-from htc.model.layers import ConvBlock, initialise
+from htc.model.layers import ConvBlock, initialize
 from htc.ops.roi_pool import Pyramid, roi_pool
 from htc.types import Features, Rois
 
@@ -54,14 +54,14 @@ class DetailedFeatures(Features):
 
 
 class DetailBranch(nn.Module):
-    """Two 3x3 convolutions on the picture, at its own resolution."""
+    """Two 3x3 convolutions on the image, at its own resolution."""
 
     def __init__(self, channels: int, norm_kind: LayerNorm) -> None:
         super().__init__()
         self.convs = nn.Sequential(
             ConvBlock(3, channels, 3, norm_kind=norm_kind), ConvBlock(channels, channels, 3, norm_kind=norm_kind)
         )
-        initialise(self)
+        initialize(self)
 
     def forward(
         self,
@@ -117,7 +117,7 @@ class FineMaskHead(MaskHead):
         self.upsample_again = nn.ConvTranspose2d(width, detail, 2, stride=2)
         self.join = ConvBlock(2 * detail, detail, 3, norm_kind=config.mask_norm)
         self.logits = nn.Conv2d(detail, num_classes, 1)
-        initialise(self)
+        initialize(self)
 
     def features(self, x: Float[Tensor, "N _ 14 14"]) -> Float[Tensor, "N _ 14 14"]:
         """M_t^- with the details behind it: (N, C + 16 D, 14, 14) -> (N, width + 16 D, 14, 14)"""

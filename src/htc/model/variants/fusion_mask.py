@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from htc.config import Cascade
 from htc.model.heads import MASK_BINS, FirstLayer, MaskHead, plain_layer
-from htc.model.layers import ConvBlock, initialise, initialise_output
+from htc.model.layers import ConvBlock, initialize, initialize_output
 
 FUSION_SIDE = 2 * MASK_BINS
 
@@ -34,8 +34,8 @@ class FusionMaskHead(MaskHead):
             ConvBlock(width, half, 3, norm_kind=config.mask_norm),
         )
         self.fc = nn.Linear(half * MASK_BINS**2, FUSION_SIDE**2)
-        initialise(self.fc_convs)
-        initialise_output(self.fc, 0.001)
+        initialize(self.fc_convs)
+        initialize_output(self.fc, 0.001)
 
     def features(self, x: Float[Tensor, "N _ 14 14"]) -> Float[Tensor, "N _ 14 14"]:
         """-> (N, 2 width, 14, 14): M_t^-, and what the fully connected branch reads."""

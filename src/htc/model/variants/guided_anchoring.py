@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from htc.config import PYRAMID_STRIDES, GuidedRPN
-from htc.model.layers import initialise_output
+from htc.model.layers import initialize_output
 from htc.model.rpn import LevelScores, Ranked, ScoredRois, best_boxes
 from htc.ops import boxes as box_ops
 
@@ -20,7 +20,7 @@ MAX_LOG_SHAPE = math.log(1e6)
 """A guided anchor may be far from its square."""
 OFFSET_GROUPS, TAPS = 4, 9
 LOCATION_PRIOR = 0.01
-"""Probability of a centre at the start of a training, so that the many locations without one cost little (Lin et al.
+"""Probability of a center at the start of a training, so that the many locations without one cost little (Lin et al.
 2017).
 """
 
@@ -32,7 +32,7 @@ class GuidedScores:
     scores: LevelScores
     """Objectness and deltas of the guided anchors."""
     location: Float[Tensor, "B A"]
-    """Logit of an object's centre."""
+    """Logit of an object's center."""
     shape: Float[Tensor, "B A 2"]
     """Logarithms of the anchor's width and height over the square's, in units of `anchor_stds`."""
 
@@ -44,8 +44,8 @@ class FeatureAdaption(nn.Module):
         super().__init__()
         self.offset = nn.Conv2d(2, OFFSET_GROUPS * TAPS * 2, 1, bias=False)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        initialise_output(self.offset, 0.1)
-        initialise_output(self.conv, 0.01)
+        initialize_output(self.offset, 0.1)
+        initialize_output(self.conv, 0.01)
 
     def forward(self, x: Float[Tensor, "B C H W"], shape: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B C H W"]:
         """The shape is taken as given: no gradient reaches it."""
@@ -71,7 +71,7 @@ class GuidedHead(nn.Module):
         self.objectness = nn.Conv2d(channels, 1, 1)
         self.deltas = nn.Conv2d(channels, 4, 1)
         for layer in (self.conv, self.location, self.shape, self.objectness, self.deltas):
-            initialise_output(layer, 0.01)
+            initialize_output(layer, 0.01)
         assert self.location.bias is not None
         nn.init.constant_(self.location.bias, -math.log(1 / LOCATION_PRIOR - 1))
 
@@ -115,7 +115,7 @@ class GuidedHead(nn.Module):
         return replace(level, scores=replace(level.scores, logits=level.scores.logits.masked_fill(far, float("-inf"))))
 
     def propose(self, levels: list[GuidedScores], sizes: Int[Tensor, "B 2"], candidates: int, keep: int) -> ScoredRois:
-        """The `keep` best boxes of each picture, of at most `candidates` from each level before NMS."""
+        """The `keep` best boxes of each image, of at most `candidates` from each level before NMS."""
         ranked = [Ranked(level.scores.logits, partial(self.boxes_at, level)) for level in levels]
         return best_boxes(ranked, sizes, candidates, keep, self.config.nms_iou)
 

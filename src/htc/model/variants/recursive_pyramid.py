@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from htc.config import ResNet
 from htc.model.backbone import build_resnet, channels
-from htc.model.layers import initialise
+from htc.model.layers import initialize
 from htc.types import Features
 
 RATES = (3, 6)
@@ -18,7 +18,7 @@ FEEDBACK_STAGES = ("layer2", "layer3", "layer4")
 
 
 class FeedbackContext(nn.Module):
-    """ASPP of section 3.3: four views side by side, a 1x1 convolution, two dilated 3x3 ones and the picture's mean;
+    """ASPP of section 3.3: four views side by side, a 1x1 convolution, two dilated 3x3 ones and the image's mean;
     no projection.
     """
 
@@ -29,7 +29,7 @@ class FeedbackContext(nn.Module):
         self.point = nn.Conv2d(width, quarter, 1)
         self.dilated = nn.ModuleList(nn.Conv2d(width, quarter, 3, padding=rate, dilation=rate) for rate in RATES)
         self.mean = nn.Conv2d(width, quarter, 1)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, about C, H, W)"""

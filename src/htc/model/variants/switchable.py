@@ -12,7 +12,7 @@ from torchvision.ops import deform_conv2d
 VARIANCE_EPSILON = 1e-5
 
 
-class WeightStandardisation(nn.Module):
+class WeightStandardization(nn.Module):
     """w -> gamma (w - mean(w)) / sqrt(var(w) + 1e-5) + beta, with the mean and variance (divided by n - 1) of each
     output channel.
 
@@ -41,7 +41,7 @@ def _mean_and_deviation(weight: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (variance + VARIANCE_EPSILON).sqrt()
 
 
-class StandardisedConv2d(nn.Conv2d):
+class StandardizedConv2d(nn.Conv2d):
     """A convolution whose weight is standardised before each use; `baked` is the plain convolution that it amounts
     to.
     """
@@ -49,7 +49,7 @@ class StandardisedConv2d(nn.Conv2d):
     def __init__(self, plain: nn.Conv2d) -> None:
         super().__init__(*_shape(plain), bias=plain.bias is not None)  # type: ignore[misc]
         self.weight, self.bias = plain.weight, plain.bias
-        self.standard = WeightStandardisation(plain.weight)
+        self.standard = WeightStandardization(plain.weight)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(N, C, H, W) -> (N, C', H', W')"""
@@ -66,13 +66,13 @@ def _shape(conv: nn.Conv2d) -> tuple[object, ...]:
     return conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
 
 
-def standardise(module: nn.Module) -> None:
+def standardize(module: nn.Module) -> None:
     """Turn every plain convolution inside `module` into a standardised one."""
     for name, child in list(module.named_children()):
         if type(child) is nn.Conv2d:
-            setattr(module, name, StandardisedConv2d(child))
+            setattr(module, name, StandardizedConv2d(child))
         else:
-            standardise(child)
+            standardize(child)
 
 
 WIDE = 3
@@ -88,7 +88,7 @@ class SwitchableConv2d(nn.Module):
 
     The switch S is a 1x1 convolution of the mean of 5x5 pixels, without a squashing function; it starts at 1, dw and
     the contexts at zero, so that a trained convolution starts as it is. `deformable`: both views are deformable (Dai et
-    al. 2017), with offsets of their own. Made of a standardised convolution it standardises w, and adds dw after that.
+    al. 2017), with offsets of their own. Made of a standardised convolution it standardizes w, and adds dw after that.
     Not an `nn.Conv2d`: no norm can be folded into it.
     """
 
@@ -96,7 +96,7 @@ class SwitchableConv2d(nn.Module):
         super().__init__()
         self.stride, self.groups = plain.stride, plain.groups
         self.weight = plain.weight
-        self.standard = plain.standard if isinstance(plain, StandardisedConv2d) else nn.Identity()
+        self.standard = plain.standard if isinstance(plain, StandardizedConv2d) else nn.Identity()
         self.difference = nn.Parameter(torch.zeros_like(plain.weight))
         self.switch = nn.Conv2d(plain.in_channels, 1, 1, plain.stride)  # type: ignore[arg-type]
         self.before = nn.Conv2d(plain.in_channels, plain.in_channels, 1)
