@@ -77,8 +77,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 annotations.append(
                     {"id": index + 1, "image_id": index + 5, "category_id": (3, 7)[index], "iscrowd": 0, **box}
                 )
-            Image.fromarray(pixels).save(folder / split / f"picture{index}.png")
-            images.append({"id": index + 5, "file_name": f"picture{index}.png", "height": 64, "width": 80})
+            Image.fromarray(pixels).save(folder / split / f"image{index}.png")
+            images.append({"id": index + 5, "file_name": f"image{index}.png", "height": 64, "width": 80})
         content = {
             "images": images,
             "annotations": annotations,

@@ -209,7 +209,7 @@ def test_nothing_is_fetched_for_an_unusable_call(
     monkeypatch.setenv("HTC_CACHE", str(tmp_path / "cache"))
     (tmp_path / "file").write_text("mine")
     places = {
-        "PICTURE": data / "val" / "picture0.png",
+        "PICTURE": data / "val" / "image0.png",
         "ANNOTATIONS": data / "annotations" / "instances_val.json",
         "DATA": data,
     }
@@ -235,7 +235,7 @@ def small_disk() -> Iterator[Callable[[int], None]]:
             ("predict", "PICTURES", "--model", "MODEL", "--no-draw", "--score-threshold", "0", "--json", "found.json"),
             "found.json",
         ),
-        (("predict", "PICTURES", "--model", "MODEL", "--out", "drawn", "--score-threshold", "0"), "drawn/picture0.png"),
+        (("predict", "PICTURES", "--model", "MODEL", "--out", "drawn", "--score-threshold", "0"), "drawn/image0.png"),
         (("convert", "MODEL", "native"), "native"),
         (("models", "--json", "list.json"), "list.json"),
     ],

@@ -27,7 +27,7 @@ def test_diagnostics_and_page_of_a_model(htc: Htc, model: Path, data: Path, tmp_
         "found.json",
     )
     assert result.code == 0, result.err
-    assert "page in page.html" in result.err
+    assert "page: page.html" in result.err
     assert "best F1" in result.out
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert set(numbers) == {"bbox", "segm", "per_class", "diagnostics"}
@@ -57,7 +57,7 @@ def test_the_page_of_a_result_file_has_images_where_they_are(htc: Htc, data: Pat
     assert htc("evaluate", "--results", "found.json", "--annotations", annotations, "--html", "with.html").code == 0
     assert "Worst images" in (tmp_path / "with.html").read_text()
     result = htc("evaluate", "--results", "found.json", "--annotations", alone, "--html", "without.html")
-    assert "no images: --images DIR adds them" in result.err
+    assert "no images: give images (--images DIR)" in result.err
     assert "Worst images" not in (tmp_path / "without.html").read_text()
 
 
@@ -75,7 +75,7 @@ def test_results_of_images_without_annotations(
 ) -> None:
     result = htc("evaluate", model, "--annotations", test_dev, "--images", data / "val", "--save-results", "found.json")
     assert (result.code, result.out) == (0, "")
-    assert "has no annotations, so nothing was measured" in result.err
+    assert "has no annotations, so nothing was evaluated" in result.err
     found = json.loads((tmp_path / "found.json").read_text())
     assert {one["image_id"] for one in found} == {5, 6, 7}
     assert all(set(one) == {"image_id", "category_id", "bbox", "score", "segmentation"} for one in found)
@@ -177,9 +177,9 @@ def test_semantic_and_panoptic_maps(htc: Htc, model: Path, data: Path, tmp_path:
     assert {one["image_id"] for one in written["annotations"]} == {5, 6, 7}
     assert {path.name for path in (tmp_path / "merged").iterdir()} == {
         "panoptic.json",
-        "picture0.png",
-        "picture1.png",
-        "picture2.png",
+        "image0.png",
+        "image1.png",
+        "image2.png",
     }
     plain = htc("evaluate", model, "--annotations", data / "annotations" / "instances_val.json", "--json", "-")
     assert json.loads(plain.out) == {key: numbers[key] for key in ("bbox", "segm", "per_class")}
@@ -188,21 +188,21 @@ def test_semantic_and_panoptic_maps(htc: Htc, model: Path, data: Path, tmp_path:
 def test_a_folder_of_semantic_maps(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "maps").mkdir()
     for index in range(3):
-        Image.fromarray(np.full((64, 80), index, np.uint8)).save(tmp_path / "maps" / f"picture{index}.png")
+        Image.fromarray(np.full((64, 80), index, np.uint8)).save(tmp_path / "maps" / f"image{index}.png")
     annotations = data / "annotations" / "instances_val.json"
     numbers = json.loads(htc("evaluate", model, "--annotations", annotations, "--semantic", "maps", "--json", "-").out)
     assert set(numbers["semantic"]["per_class"]) == {"0", "1", "2"}
     result = htc("evaluate", model, "--annotations", annotations, "--semantic", "nowhere")
     assert result.code == 2
-    assert "--semantic nowhere: no such folder; give auto or a folder of PNG maps" in result.err
+    assert "semantic nowhere: no such folder; give auto, or a folder of PNG maps" in result.err
 
 
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
         (("MODEL", "--panoptic-dir", "x"), "which is missing"),
-        (("--results", "found.json", "--semantic", "auto"), "need a MODEL"),
-        (("MODEL", "--stages", "1", "--semantic", "auto"), "leave out --semantic"),
+        (("--results", "found.json", "--semantic", "auto"), "need a model"),
+        (("MODEL", "--stages", "1", "--semantic", "auto"), "leave out semantic and panoptic maps"),
         (("MODEL", "--panoptic-json", "gone.json"), "gone.json: no such file"),
     ],
 )

@@ -41,7 +41,7 @@ def maps(tmp_path: Path) -> Path:
     for name in ("stuff", "panoptic"):
         (tmp_path / name).mkdir()
     for index in (0, 1):
-        Image.fromarray(stuff_map()).save(tmp_path / "stuff" / f"picture{index}.png")
+        Image.fromarray(stuff_map()).save(tmp_path / "stuff" / f"image{index}.png")
     entries = []
     for image_id in (6, 7):
         Image.fromarray(
@@ -173,7 +173,7 @@ def test_a_training_learns_from_panoptic_maps_with_instances(
             ("--semantic", "stuff", "--semantic-instances", "id"),
             "--semantic-instances id: give the value of the first class",
         ),
-        (("--semantic", "gone"), "--semantic gone: no such folder"),
+        (("--semantic", "gone"), "semantic gone: no such folder"),
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
@@ -194,7 +194,7 @@ def found_labels(model: Path, data: Path) -> dict[int, np.ndarray]:
     predictor = load(str(model), device="cpu")
     labels = {}
     for row, image_id in enumerate((5, 6, 7)):
-        semantic = predictor.predict(data / "val" / f"picture{row}.png", semantic=True).semantic
+        semantic = predictor.predict(data / "val" / f"image{row}.png", semantic=True).semantic
         assert semantic is not None
         labels[image_id] = semantic.labels()
     return labels
@@ -273,7 +273,7 @@ def test_mean_iou_against_merged_maps(htc: Htc, model: Path, data: Path, tmp_pat
     (tmp_path / "val.json").write_text(json.dumps(content))
     (tmp_path / "stuff").mkdir()
     for row in range(3):
-        Image.fromarray(np.full((HEIGHT, WIDTH), row, np.uint8)).save(tmp_path / "stuff" / f"picture{row}.png")
+        Image.fromarray(np.full((HEIGHT, WIDTH), row, np.uint8)).save(tmp_path / "stuff" / f"image{row}.png")
     renumbered = np.array([1, 2, 0, *[255] * 253])  # grass, square, disc have the ids 2, 3, 1 now
     merged_maps = {
         id: np.where(values == 255, row, renumbered[values]) for row, (id, values) in enumerate(truth.items())

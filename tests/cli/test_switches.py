@@ -39,7 +39,7 @@ def predicted(htc: Htc, model: Path, data: Path) -> Callable[..., list[dict[str,
     def call(*flags: object) -> list[dict[str, Any]]:
         result = htc(
             "predict",
-            data / "val" / "picture0.png",
+            data / "val" / "image0.png",
             "--model",
             model,
             "--score-threshold",
@@ -72,7 +72,7 @@ def flags_of(settings: dict[str, Any], prefix: str = "--") -> list[str]:
 def plain(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What the model finds as it is."""
     path = tmp_path_factory.mktemp("plain") / "found.json"
-    image = data / "val" / "picture0.png"
+    image = data / "val" / "image0.png"
     run(
         [
             "predict",
@@ -178,6 +178,6 @@ def test_print_config_needs_nothing_but_the_model(htc: Htc, model: Path, verb: s
 def test_switches_that_do_not_fit_are_errors(
     htc: Htc, model: Path, data: Path, flags: tuple[str, ...], message: str
 ) -> None:
-    result = htc("predict", data / "val" / "picture0.png", "--model", model, *flags)
+    result = htc("predict", data / "val" / "image0.png", "--model", model, *flags)
     assert result.code == 2
     assert message in result.err

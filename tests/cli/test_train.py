@@ -64,7 +64,7 @@ def test_choices_are_printed_recorded_and_kept_by_a_resumed_run(htc: Htc, data: 
     assert "epoch 1/1, step 1/1, loss" in result.err
     again = htc("train", "--data", data, "--resume", "--out", run, "--epochs", "4", "--device", "cpu")
     assert again.code == 0, again.err
-    assert "epoch 3/4, step 3/4, loss" in again.err
+    assert "epoch 4/4, step 4/4, loss" in again.err
     measured = json.loads((run / "history.json").read_text())
     assert [entry["epoch"] for entry in measured] == [1, 2, 4]  # the last of the first run, then every second again
     resumed = yaml.safe_load((run / "config.yaml").read_text())

@@ -38,9 +38,9 @@ def test_predict_writes_drawings_and_results(htc: Htc, model: Path, data: Path, 
     )
     assert (result.code, result.out) == (0, ""), result.err
     assert {path.name for path in (tmp_path / "runs" / "predict" / "val").iterdir()} == {
-        "picture0.png",
-        "picture1.png",
-        "picture2.png",
+        "image0.png",
+        "image1.png",
+        "image2.png",
     }
     found = json.loads((tmp_path / "found.json").read_text())
     assert {one["image_id"] for one in found} == {5, 6, 7}
@@ -49,12 +49,12 @@ def test_predict_writes_drawings_and_results(htc: Htc, model: Path, data: Path, 
 
 
 def test_predict_to_stdout_with_limits(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
-    image = data / "val" / "picture0.png"
+    image = data / "val" / "image0.png"
     call = ("predict", image, "--model", model, "--score-threshold", "0", "--json", "-", "--no-draw")
     found = json.loads(htc(*call, "--max-detections", "3", "--polygons").out)
     assert len(found) == 3
     assert all(isinstance(one["segmentation"], list) for one in found)
-    assert found[0]["image_id"] == "picture0.png"
+    assert found[0]["image_id"] == "image0.png"
     only = json.loads(htc(*call, "--classes", "square").out)
     assert {one["category_name"] for one in only} <= {"square"}
     assert len(json.loads(htc(*call, "--max-detections", "40").out)) > 20  # more than the model's own limit
@@ -64,7 +64,7 @@ def test_predict_to_stdout_with_limits(htc: Htc, model: Path, data: Path, tmp_pa
 def test_a_switch_changes_the_prediction(htc: Htc, model: Path, data: Path) -> None:
     call = (
         "predict",
-        data / "val" / "picture0.png",
+        data / "val" / "image0.png",
         "--model",
         model,
         "--score-threshold",
@@ -80,10 +80,10 @@ def test_a_switch_changes_the_prediction(htc: Htc, model: Path, data: Path) -> N
 def test_a_bad_image_is_named_and_the_rest_is_done(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    Image.open(data / "val" / "picture0.png").save(folder / "good.png")
+    Image.open(data / "val" / "image0.png").save(folder / "good.png")
     (folder / "text.png").write_text("not an image")
     (folder / "empty.jpg").write_bytes(b"")
-    (folder / "cut.png").write_bytes((data / "val" / "picture1.png").read_bytes()[:3000])
+    (folder / "cut.png").write_bytes((data / "val" / "image1.png").read_bytes()[:3000])
     result = htc("predict", folder, "--model", model, "--out", "drawn", "--labelme")
     assert result.code == 1
     for name in ("text.png", "empty.jpg", "cut.png"):
@@ -92,7 +92,7 @@ def test_a_bad_image_is_named_and_the_rest_is_done(htc: Htc, model: Path, data: 
 
 
 def test_only_bad_images_leave_nothing(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
-    (tmp_path / "cut.png").write_bytes((data / "val" / "picture1.png").read_bytes()[:3000])
+    (tmp_path / "cut.png").write_bytes((data / "val" / "image1.png").read_bytes()[:3000])
     before = list(tmp_path.iterdir())
     result = htc("predict", "cut.png", "gone.png", "--model", model, "--json", "found.json")
     assert result.code == 2
@@ -102,14 +102,14 @@ def test_only_bad_images_leave_nothing(htc: Htc, model: Path, data: Path, tmp_pa
 
 
 def test_a_image_over_the_limit_says_which_flag_raises_it(htc: Htc, model: Path, data: Path) -> None:
-    result = htc("predict", data / "val" / "picture0.png", "--model", model, "--max-pixels", "100")
+    result = htc("predict", data / "val" / "image0.png", "--model", model, "--max-pixels", "100")
     assert result.code == 2
     assert "--max-pixels 5120" in result.err
 
 
 def test_unusable_outputs_are_refused_before_the_work(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    image = data / "val" / "picture0.png"
+    image = data / "val" / "image0.png"
     for flags in (("--out", "file"), ("--json", "file"), ("--out", "file/below"), ("--json", ".")):
         result = htc("predict", image, "--model", model, *flags)
         assert result.code == 2, flags
@@ -132,7 +132,7 @@ def test_unusable_outputs_are_refused_before_the_work(htc: Htc, model: Path, dat
 def test_what_contradicts_the_model_is_an_error(
     htc: Htc, model: Path, data: Path, flags: tuple[str, ...], message: str
 ) -> None:
-    result = htc("predict", data / "val" / "picture0.png", "--model", model, *flags)
+    result = htc("predict", data / "val" / "image0.png", "--model", model, *flags)
     assert result.code == 2
     assert message in result.err
 
@@ -143,7 +143,7 @@ def test_what_contradicts_the_model_is_an_error(
 )
 def test_a_damaged_checkpoint_is_named(htc: Htc, data: Path, tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    result = htc("predict", data / "val" / "picture0.png", "--model", name)
+    result = htc("predict", data / "val" / "image0.png", "--model", name)
     assert result.code == 2
     assert name in result.err
     assert len(result.err.splitlines()) <= 6
@@ -196,7 +196,7 @@ def test_train_from_a_configuration_file(htc: Htc, data: Path, small_config: Con
     assert result.code == 0, result.err
     assert "boxes" in result.out
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
-    assert htc("predict", data / "val" / "picture0.png", "--model", "run", "--no-draw", "--json", "-").code == 0
+    assert htc("predict", data / "val" / "image0.png", "--model", "run", "--no-draw", "--json", "-").code == 0
     again = htc("train", "--data", data, "--config", "own.json", "--out", "run")
     assert again.code == 2
     assert "run" in again.err
@@ -205,7 +205,7 @@ def test_train_from_a_configuration_file(htc: Htc, data: Path, small_config: Con
 def test_results_are_as_the_contract_says(htc: Htc, model: Path, data: Path, tmp_path: Path) -> None:
     for name in ("000139.png", "b/7.png", "c/7.png", "street.png"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.open(data / "val" / "picture0.png").save(tmp_path / "photos" / name)
+        Image.open(data / "val" / "image0.png").save(tmp_path / "photos" / name)
     call = ("predict", "photos", "--model", model, "--score-threshold", "0", "--json", "-", "--no-draw")
     found = json.loads(htc(*call).out)
     assert {one["image_id"] for one in found} == {
@@ -242,11 +242,11 @@ def test_labelme_files_lie_beside_the_drawings(htc: Htc, model: Path, data: Path
     )
     assert (result.code, result.err) == (0, "3 images done, files in drawn\n")
     names = {path.name for path in (tmp_path / "drawn").iterdir()}
-    assert names == {f"picture{index}.{suffix}" for index in range(3) for suffix in ("png", "json")}
-    content = json.loads((tmp_path / "drawn" / "picture0.json").read_text())
+    assert names == {f"image{index}.{suffix}" for index in range(3) for suffix in ("png", "json")}
+    content = json.loads((tmp_path / "drawn" / "image0.json").read_text())
     assert (content["imageHeight"], content["imageWidth"]) == (64, 80)
     assert {shape["label"] for shape in content["shapes"]} <= {"disc", "square"}
-    assert (tmp_path / "drawn" / content["imagePath"]).samefile(data / "val" / "picture0.png")
+    assert (tmp_path / "drawn" / content["imagePath"]).samefile(data / "val" / "image0.png")
 
 
 def test_convert_reports_every_tensor(htc: Htc, model: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def build(verb: str | None = None) -> App:
         name="htc",
         help="Instance segmentation with Hybrid Task Cascade, Cascade Mask R-CNN and Mask R-CNN.",
         version=lambda: version("hybrid-task-cascade"),
-        help_format="plaintext",
+        help_format="markdown",
         help_epilogue=None if verb else OVERVIEW,
         group_commands=Group("Options", sort_key=len(GROUPS)),
         suppress_keyboard_interrupt=False,

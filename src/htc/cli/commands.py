@@ -160,18 +160,21 @@ def with_current_flags(command: Command, arguments: Sequence[str]) -> tuple[list
 
 
 OVERVIEW = """Examples:
-  htc demo                                          # does it work here?
-  htc predict photos --model htc_r50_fpn_20e_coco   # released weights
-  htc doctor my_data                                # check a dataset
-  htc train --data my_data                          # train on it
-  htc predict photos --model runs/train/my_data     # use the result
+
+    htc demo                                          # does it work here?
+    htc predict photos --model htc_r50_fpn_20e_coco   # released weights
+    htc doctor my_data                                # check a dataset
+    htc train --data my_data                          # train on it
+    htc predict photos --model runs/train/my_data     # use the result
 
 `htc COMMAND --help` shows the options of a command, with examples."""
 SETTINGS = """Every field of the configuration can be set; each of these over the ones before:
-  preset or model   --preset NAME, --model MODEL
-  file              --config own.yaml
-  environment       HTC_INFERENCE__NMS_IOU=0.6
-  flag              --inference.nms_iou 0.6 --cascade.interleaved false
+
+    preset or model   --preset NAME, --model MODEL
+    file              --config own.yaml
+    environment       HTC_INFERENCE__NMS_IOU=0.6
+    flag              --inference.nms_iou 0.6 --cascade.interleaved false
+
 --print-config shows the result, `htc models --schema` all fields."""
 """Help below the flags of a command that takes settings."""
 
@@ -179,10 +182,10 @@ SETTINGS = """Every field of the configuration can be set; each of these over th
 def epilogue(command: Command, *, settings: bool) -> str:
     """Examples and, where the command takes settings, how to give them."""
     lines = [line for call, what in command.examples for line in _lines(call, what)]
-    parts = ["\n".join(["Examples:", *lines])] if lines else []
+    parts = ["\n".join(["Examples:", "", *lines])] if lines else []
     return "\n\n".join([*parts, SETTINGS] if settings else parts)
 
 
 def _lines(call: str, what: str) -> list[str]:
     """One example: its purpose as a comment above the call."""
-    return ([f"  # {what}"] if what else []) + [f"  htc {call}"]
+    return ([f"    # {what}"] if what else []) + [f"    htc {call}"]

@@ -14,7 +14,7 @@ from htc.config import Config, Precision
 from htc.data.coco import read_splits
 from htc.data.formats.layouts import locate_splits
 from htc.data.semantic_maps import semantic_sources
-from htc.errors import ConfigError
+from htc.errors import ConfigError, DataError
 from htc.presets import DEFAULT_PRESET
 from htc.ranks import here
 from htc.run_folders import filling, folder_for
@@ -106,6 +106,11 @@ class TrainingRequest:
         if self.ranks > 1:
             check_can_be_sent({"transforms": self.transforms, "backbone": self.backbone}, self.callbacks, self.loggers)
         return given
+
+    def check_data(self) -> None:
+        """Raise `DataError` if nothing is named to train on."""
+        if not self.has_data:
+            raise DataError("nothing to train on: give --data DIR, or --train-annotations JSON with --train-images DIR")
 
     @property
     def name(self) -> str:
@@ -275,6 +280,7 @@ def schedule_settings(epochs: int | None, batch_size: int | None, lr: float | No
 def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult":
     """Train as `htc.train` does; with several devices in processes that are started here."""
     request.check()
+    request.check_data()
     if request.devices * request.nodes > 1 and here().ranks == 1:
         return run_in_processes(partial(run_request, request), request.devices, request.nodes, listener)
     prepared = prepare(request, listener)
