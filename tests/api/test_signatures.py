@@ -11,7 +11,8 @@ from htc.cli.app import build
 from htc.evaluation.evaluate import EvaluationRequest, evaluate
 from htc.inference.load import ensemble, load
 from htc.inference.predictor import ImagePredictor
-from htc.training.train import TrainingRequest, train
+from htc.training.request import TrainingRequest
+from htc.training.train import train
 
 PYTHON_ONLY = {
     "train": {

@@ -14,7 +14,8 @@ from htc.ranks import here
 from htc.settings.layers import Setting, names_preset, to_yaml
 from htc.training.display import displaying
 from htc.training.events import Event, Listener, StepDone
-from htc.training.train import TrainingRequest, prepare, run_request, schedule_settings
+from htc.training.request import TrainingRequest
+from htc.training.train import prepare, run_request, schedule_settings
 
 
 def train(

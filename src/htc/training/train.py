@@ -1,29 +1,25 @@
 """`htc.train`: from a dataset to a trained model. Imports torch only when the options have been checked."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from htc.checkpoint.check import check_weights, to_be_fetched
+from htc.checkpoint.check import to_be_fetched
 from htc.checkpoint.zoo import fetch
 from htc.compatibility import check_torch
 from htc.config import Config, Precision
 from htc.data.coco import read_splits
 from htc.data.formats.layouts import locate_splits
 from htc.data.semantic_maps import semantic_sources
-from htc.errors import ConfigError, DataError
-from htc.presets import DEFAULT_PRESET
-from htc.ranks import here
 from htc.run_folders import filling, folder_for
-from htc.settings.layers import Setting, names_preset, resolve
+from htc.settings.layers import Setting
 from htc.settings.python import Overrides, check_overrides, python_settings
 from htc.training.display import displaying
 from htc.training.events import Downloading, Listener, Message, Phase, Planned
-from htc.training.launch import check_can_be_sent, on_first_process, run_in_processes
-from htc.training.loggers import check_loggers
+from htc.training.launch import on_first_process, run_in_processes
+from htc.training.request import TrainingRequest
 
 if TYPE_CHECKING:
     import torch
@@ -37,89 +33,6 @@ if TYPE_CHECKING:
     from htc.data.user_transforms import Transforms
     from htc.training.plan import TrainingPlan
     from htc.training.result import TrainingResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRequest:
-    """The options of `htc.train`, which documents them; `settings` are those of the configuration."""
-
-    settings: Sequence[Setting] = ()
-    data: "str | Path | Dataset | Mapping[str, Dataset] | None" = None
-    val_share: float | None = None
-    train_annotations: str | Path | None = None
-    train_images: str | Path | None = None
-    val_annotations: str | Path | None = None
-    val_images: str | Path | None = None
-    weights: str | Path | None = None
-    semantic: "Literal['auto', 'none'] | MapSources" = "auto"
-    out: str | Path | None = None
-    evaluate_every: int | None = None
-    max_time: float | None = None
-    seed: int = 0
-    workers: int = 0
-    resume: bool = False
-    checkpoint_steps: int | None = None
-    devices: int = 1
-    nodes: int = 1
-    device: "str | int | torch.device" = "auto"
-    precision: Precision | Literal["auto"] | None = None
-    backbone: "nn.Module | None" = None
-    transforms: "Transforms | None" = None
-    callbacks: "Sequence[Callback]" = ()
-    loggers: "Sequence[str | Logger]" = ()
-
-    @property
-    def ranks(self) -> int:
-        """Processes that train together."""
-        return max(self.devices * self.nodes, here().ranks)
-
-    @property
-    def has_data(self) -> bool:
-        """Whether any data is named."""
-        return self.data is not None or self.train_annotations is not None
-
-    def check(self) -> Config:
-        """Raise `ConfigError` for options that cannot be used, before any data is read; the configuration so far."""
-        given = resolve(self.settings, DEFAULT_PRESET)
-        for name, least in {"devices": 1, "nodes": 1, "workers": 0, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}: give {least} or more")
-        for name in ("evaluate_every", "checkpoint_steps", "max_time"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name} is {value}: give a value above 0")
-        if self.resume and self.out is None:
-            raise ConfigError("resume needs out, the folder of the run to resume (--resume --out DIR)")
-        if self.devices > 1 and str(self.device) not in ("auto", "cpu", "cuda"):
-            raise ConfigError(
-                f"devices is {self.devices} and device is {self.device}: several processes take the devices 0 to "
-                f"{self.devices - 1}; give device cuda or cpu, and select GPUs with CUDA_VISIBLE_DEVICES"
-            )
-        if self.weights is not None:
-            check_weights(str(self.weights))
-        check_loggers(self.loggers)
-        if self.transforms is not None and not callable(self.transforms):
-            raise ConfigError(f"transforms is a {type(self.transforms).__name__}: give a function (image, target)")
-        for one in self.callbacks:
-            if not callable(getattr(one, "on_train_start", None)):  # as Lightning's are; its import would take seconds
-                raise ConfigError(f"callbacks: {one!r} is no Lightning callback")
-        if self.ranks > 1:
-            check_can_be_sent({"transforms": self.transforms, "backbone": self.backbone}, self.callbacks, self.loggers)
-        return given
-
-    def check_data(self) -> None:
-        """Raise `DataError` if nothing is named to train on."""
-        if not self.has_data:
-            raise DataError("nothing to train on: give --data DIR, or --train-annotations JSON with --train-images DIR")
-
-    @property
-    def name(self) -> str:
-        """The run's name: the preset's where one is named, else that of the data."""
-        source = self.data if isinstance(self.data, str | Path) else self.train_annotations
-        if names_preset(self.settings) or source is None:
-            return resolve(self.settings, DEFAULT_PRESET).preset if names_preset(self.settings) else "dataset"
-        path = Path(source).absolute()
-        return path.stem if path.suffix else path.name
 
 
 @dataclass(frozen=True)
@@ -281,7 +194,7 @@ def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult
     """Train as `htc.train` does; with several devices in processes that are started here."""
     request.check()
     request.check_data()
-    if request.devices * request.nodes > 1 and here().ranks == 1:
+    if request.starts_processes:
         return run_in_processes(partial(run_request, request), request.devices, request.nodes, listener)
     prepared = prepare(request, listener)
     plan = prepared.plan
