@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
 import htc
+from htc import api
 
 NAMES = {
     "CheckpointError",
@@ -16,11 +18,20 @@ NAMES = {
     "Detections",
     "Detector",
     "HTCError",
+    "InstallationError",
+    "Metrics",
     "OutputError",
     "Predictor",
+    "TrainingError",
     "TrainingObjective",
+    "TrainingResult",
     "__version__",
+    "doctor",
+    "ensemble",
+    "evaluate",
+    "list_models",
     "load",
+    "train",
 }
 
 
@@ -47,3 +58,16 @@ def test_import_loads_nothing_heavy() -> None:
     assert (
         subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_functions_stay_functions_when_their_packages_are_imported() -> None:
+    """A subpackage of the same name would take a function's place."""
+    for name in ("doctor", "ensemble", "evaluate", "list_models", "load", "train"):
+        assert callable(getattr(htc, name))
+        with pytest.raises(ModuleNotFoundError):
+            import_module(f"htc.{name}")
+
+
+def test_the_api_module_names_the_same_functions() -> None:
+    assert set(api.__all__) == {name for name in NAMES if callable(getattr(htc, name)) and name.islower()}
+    assert all(getattr(htc, name) is getattr(api, name) for name in api.__all__)

@@ -30,8 +30,8 @@ ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("save_txt", "save_json"), ("json",)),
     **dict.fromkeys(("val_interval", "eval_interval", "eval_period"), ("evaluate_every",)),
     "cuda": ("device cuda",),
-    "data": ("annotations", "ANNOTATIONS"),
-    "data_root": ("data", "annotations", "ANNOTATIONS"),
+    "data": ("annotations", "DATA"),
+    "data_root": ("data", "annotations", "DATA"),
     "model": ("preset", "MODEL"),
     "patience": ("training.early_stop",),
     "resume_from": ("resume",),
@@ -60,8 +60,7 @@ def unknown_option(function: Callable[..., Any], unknown: Mapping[str, Any], fur
     A public function ends its parameters with `**unknown: Never` and raises this if anything arrives there: type
     checkers refuse an unknown option, and at run time the message helps.
     """
-    kinds = (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    options = [name for name, one in signature(function).parameters.items() if one.kind in kinds and name != "self"]
+    options = [name for name, one in signature(function).parameters.items() if one.kind is Parameter.KEYWORD_ONLY]
     options += further
     name = next(iter(unknown))
     near = near_names(name, options)

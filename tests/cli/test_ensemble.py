@@ -125,7 +125,7 @@ def test_stages_and_maps_are_of_one_model(htc: Htc, model: Path, data: Path, mor
         "evaluate", model, "--annotations", data / "annotations" / "instances_val.json", "--views", "1:flip", *more
     )
     assert result.code == 2
-    assert "of one model as it is" in result.err
+    assert "one model in one view" in result.err
 
 
 def test_a_result_file_has_no_views(htc: Htc, data: Path) -> None:
@@ -139,4 +139,4 @@ def test_a_result_file_has_no_views(htc: Htc, data: Path) -> None:
         "1:flip",
     )
     assert result.code == 2
-    assert "--views needs a MODEL" in result.err
+    assert "need a model" in result.err

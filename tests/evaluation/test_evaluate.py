@@ -6,14 +6,14 @@ import pytest
 
 from evaluation.test_run import images as images
 from evaluation.test_run import predictor
-from htc.evaluation.evaluation import evaluate, images_folder, member_names, read_evaluation_data
+from htc.evaluation.evaluation import evaluate_predictor, images_folder, member_names, read_evaluation_data
 from htc.evaluation.run import evaluate_model
 
 
 def test_the_object_holds_the_metrics_and_what_is_beside_them(images, tmp_path):
     data = read_evaluation_data(images / "instances.json", images)
     one, steps = predictor(), []
-    found = evaluate(
+    found = evaluate_predictor(
         one,
         data,
         members={"a": one, "b": one},

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from htc.cli.existing import check_files, check_folders
 from htc.cli.metrics import print_metrics
-from htc.cli.model import check_named_models, fetch_weights, load_named_models, print_config_of
+from htc.cli.model import check_named_models, load_named_models, print_config_of
 from htc.cli.options import (
     MODEL_OPTIONS,
     Count,
@@ -150,8 +150,6 @@ def evaluate(
     check_torch()
     from htc.evaluation.evaluate import run_evaluation
 
-    for name in models:
-        fetch_weights(weights if weights is not None else name)
     with progress("evaluate") as bar:
         metrics = run_evaluation(
             models,

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from htc.checkpoint.check import check_models
+from htc.checkpoint.check import check_models, to_be_fetched
+from htc.checkpoint.zoo import fetch
 from htc.config import Config
 from htc.data.coco import read_coco
 from htc.data.formats.layouts import locate_split
@@ -247,6 +248,9 @@ def _of_models(
     known = check_models([str(one) for one in models if isinstance(one, str | Path)], _name(weights), settings)
     if known is not None:
         match_categories(known.classes, data.truth)  # before a long download or load
+    for name in dict.fromkeys(_name(weights) or str(one) for one in models if isinstance(one, str | Path)):
+        if to_be_fetched(name):
+            fetch(name, progress=lambda done, total, name=name: tell(done >> 20, (total or 0) >> 20, f"MiB of {name}"))
     if request.max_detections is not None:
         limit = Setting(("inference", "max_detections"), request.max_detections, "max_detections")
         settings = [*settings, limit]

@@ -315,7 +315,7 @@ def test_hashing_nested_keys_cannot_overflow_the_stack() -> None:
         (b"", "empty"),
         (b"<!DOCTYPE html><html>", "HTML"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"\x89PNG\r\n\x1a\n", "picture"),
+        (b"\x89PNG\r\n\x1a\n", "an image"),
         (b'{"a": 1}', "JSON"),
         (b"hello, this is no checkpoint", "not a checkpoint"),
         (pickle.dumps({"model": {"a": 1}}), "not one of torch.save"),
