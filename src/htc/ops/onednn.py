@@ -1,4 +1,4 @@
-"""Float32 matrix products with oneDNN, on processors where it is faster than torch's default library and equally exact."""
+"""Float32 matrix products with oneDNN, where it is faster than torch's default library and equally exact."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Polygons of mask crops in image coordinates, where pixel (column, row) covers [column, column + 1) x [row, row + 1)."""
+"""Polygons of mask crops in image coordinates: pixel (column, row) covers [column, column + 1) x [row, row + 1)."""
 
 from dataclasses import dataclass
 

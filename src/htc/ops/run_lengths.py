@@ -54,7 +54,7 @@ def _groups(grid: MaskGrid) -> Iterator[range]:
 
 
 def _edges(grid: MaskGrid, group: range) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]:
-    """Positions where runs begin and end, as (instance in the group, position down the columns of the image), in order."""
+    """Positions where runs begin and end, in order, as (instance in the group, position down the image's columns)."""
     owners, edges = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     work = [piece for index in group for piece in pieces(grid, index)]
     single = len({piece.owner for piece in work}) < len(work)
