@@ -188,11 +188,11 @@ def test_a_list_of_edges() -> None:
     ("values", "says"),
     [
         ({"short_edges": (3, 9), "short_edge_choices": (3,)}, "exclude each other"),
-        ({"short_edges": (9, 3)}, "the shorter edge comes first"),
+        ({"short_edges": (9, 3)}, "give the shorter edge first"),
         ({"short_edge_choices": ()}, "is empty"),
-        ({"jitter": {}, "crop": (5, 5)}, "leave out crop"),
-        ({"jitter": {}, "resize": False}, "leave out resize"),
-        ({"jitter": {"scales": (2.0, 1.0)}}, "the smaller factor comes first"),
+        ({"jitter": {}, "crop": (5, 5)}, "remove crop"),
+        ({"jitter": {}, "resize": False}, "remove resize"),
+        ({"jitter": {"scales": (2.0, 1.0)}}, "give the smaller factor first"),
         ({"photometric": {"hue": 0.6}}, "less than or equal to 0.5"),
     ],
 )
