@@ -176,12 +176,10 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """Copy the batch to another device."""
 
-        def move(masks: MaskCrops | None) -> MaskCrops | None:
-            if masks is None:
+        def move(m: MaskCrops | None) -> MaskCrops | None:
+            if m is None:
                 return None
-            return replace(
-                masks, pixels=masks.pixels.to(device), sizes=masks.sizes.to(device), offsets=masks.offsets.to(device)
-            )
+            return replace(m, pixels=m.pixels.to(device), sizes=m.sizes.to(device), offsets=m.offsets.to(device))
 
         truths = tuple(
             replace(
