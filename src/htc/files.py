@@ -14,7 +14,7 @@ from htc.errors import DataError, OutputError
 REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space, or choose a path on another disk",
     errno.EDQUOT: "the disk quota is used up: free some space, or choose another path",
-    errno.EFBIG: "the file would exceed the size limit of this system or session: raise the limit (ulimit -f), or "
+    errno.EFBIG: "the file would be larger than this system or session allows: raise the limit (ulimit -f), or "
     "write less",
     errno.EACCES: "no permission to write there: choose another path",
     errno.EPERM: "no permission to write there: choose another path",

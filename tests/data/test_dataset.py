@@ -20,7 +20,7 @@ import htc
 import htc.demo
 from htc.data.dataset import Polygons, RunLengths
 from htc.data.ground_truth import annotated_image, check_images
-from htc.data.instance_masks import decode_mask
+from htc.data.mask_encodings import decode_mask
 from htc.data.written import xywh_of
 from htc.errors import DataError
 

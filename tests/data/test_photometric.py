@@ -45,7 +45,7 @@ COLORS = np.stack(np.meshgrid(*[np.arange(0, 256, 5, dtype=np.uint8)] * 3), axis
 
 
 @pytest.mark.parametrize(
-    "picture", [COLORS, IMAGE, np.full((3, 4, 3), 7, np.uint8)], ids=["all colors", "noise", "one gray"]
+    "image", [COLORS, IMAGE, np.full((3, 4, 3), 7, np.uint8)], ids=["all colors", "noise", "one gray"]
 )
 @pytest.mark.parametrize("part", ["brightness", "contrast", "saturation", "hue"])
 def test_each_operator_is_torchvisions_to_one_level(image: np.ndarray, part: str) -> None:
