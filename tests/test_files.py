@@ -39,5 +39,5 @@ def test_an_interruption_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_named_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match=r"folder: it is a folder: name a file"):
+    with pytest.raises(OutputError, match=r"folder: it is a folder: give the path of a file"):
         write_text(tmp_path / "folder", "a")

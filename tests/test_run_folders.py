@@ -40,7 +40,7 @@ def test_a_place_that_takes_no_files_is_refused(tmp_path: Path, monkeypatch: pyt
     for number, reason in (
         (errno.EACCES, "no permission"),
         (errno.EROFS, "that disk is read-only"),
-        (errno.ENOENT, "no file can be made there"),
+        (errno.ENOENT, "no file can be created there"),
     ):
 
         def refuse(

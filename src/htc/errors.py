@@ -1,22 +1,21 @@
-"""The errors a user can meet. Each message says what is wrong, where, and what to do.
+"""Exceptions for the user. Each message contains what is wrong, where, and what to do.
 
-HTCError
-├── ConfigError       a configuration value, preset name or flag that cannot be used; also a ValueError
-├── CheckpointError   a weights file that is missing, damaged, refused or of another architecture
-├── DataError         an image, annotation file or folder that cannot be used
-├── TrainingError     a training that cannot go on: a loss that is not finite
-├── OutputError       a place that cannot be written to
-├── InstallationError packages that do not fit together
-└── ReportedElsewhereError  an error that another of several processes reports
+HTCError ├── ConfigError       an invalid configuration value, preset name or option; also a ValueError ├──
+CheckpointError   a weights file that is missing, damaged, refused or of another architecture ├── DataError         an
+unusable image, annotation file or folder ├── TrainingError     a training that cannot continue: a loss that is not
+finite ├── OutputError       a path that cannot be written to ├── InstallationError incompatible packages └──
+ReportedElsewhereError  an error that another process reports
 """
 
 
 class HTCError(Exception):
-    """Base of all errors meant for the user; the command line prints it without a traceback and exits with 2."""
+    """Base class of all errors for the user; the command line prints the message without a traceback and exits with
+    2.
+    """
 
 
 class ConfigError(HTCError, ValueError):
-    """A configuration value, preset name or flag that cannot be used; also a `ValueError`."""
+    """An invalid configuration value, preset name or option; also a `ValueError`."""
 
 
 class CheckpointError(HTCError):
@@ -24,26 +23,24 @@ class CheckpointError(HTCError):
 
 
 class DataError(HTCError):
-    """An image, annotation file or folder that cannot be used."""
+    """An unusable image, annotation file or folder."""
 
 
 class TrainingError(HTCError):
-    """A training that cannot go on: a loss that is not finite."""
+    """A training that cannot continue: a loss that is not finite."""
 
 
 class OutputError(HTCError):
-    """A place that cannot be written to: a file where a folder should be, no permission, no space left."""
+    """A path that cannot be written to: a file instead of a folder, no permission, no free space."""
 
 
 class InstallationError(HTCError):
-    """Installed packages that do not fit together, such as a torchvision built for another torch."""
+    """Incompatible packages, such as a torchvision built for another torch."""
 
 
 class RenamedWarning(FutureWarning):
-    """An old name of an option or configuration field, which is accepted for one release."""
+    """Use of the old name of an option or configuration field, which is accepted for one release."""
 
 
 class ReportedElsewhereError(HTCError):
-    """An error that ends all of several processes and that the first of them reports: the others have nothing to
-    say.
-    """
+    """An error that ends all processes and that the first one reports: the other processes print nothing."""

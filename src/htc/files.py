@@ -1,4 +1,4 @@
-"""JSON files that somebody else wrote, and files of our own that appear whole or not at all."""
+"""Reading of JSON files from other programs, and atomic writing of files: complete or not at all."""
 
 import errno
 import gc
@@ -12,39 +12,39 @@ from typing import IO, Any
 from htc.errors import DataError, OutputError
 
 REMEDIES = {
-    errno.ENOSPC: "the disk is full: make room, or name a place on another disk",
-    errno.EDQUOT: "the disk quota is used up: make room, or name another place",
+    errno.ENOSPC: "the disk is full: free some space, or choose a path on another disk",
+    errno.EDQUOT: "the disk quota is used up: free some space, or choose another path",
     errno.EFBIG: "the file would be larger than this system or session allows: raise the limit (ulimit -f), or "
     "write less",
-    errno.EACCES: "no permission to write there: name another place",
-    errno.EPERM: "no permission to write there: name another place",
-    errno.EROFS: "that disk is read-only: name another place",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: name another place",
-    errno.EEXIST: "a part of the path is a file, not a folder: name another place",
-    errno.EISDIR: "it is a folder: name a file",
-    errno.ENAMETOOLONG: "the name is too long: name a shorter one",
+    errno.EACCES: "no permission to write there: choose another path",
+    errno.EPERM: "no permission to write there: choose another path",
+    errno.EROFS: "that disk is read-only: choose another path",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
+    errno.EEXIST: "a part of the path is a file, not a folder: choose another path",
+    errno.EISDIR: "it is a folder: give the path of a file",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 
 
 class Writer:
-    """Bytes into a file that is not there yet; raises `OutputError`."""
+    """Write bytes to a temporary file; raises `OutputError`."""
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
         self._stream = stream
         self._path = path
 
     def write(self, content: bytes | memoryview) -> None:
-        """Appends."""
+        """Append the content."""
         with _explained(self._path):
             self._stream.write(content)
 
     def flush(self) -> None:
-        """Hands what is written so far to the system."""
+        """Pass the written content to the operating system."""
         with _explained(self._path):
             self._stream.flush()
 
     def sync(self) -> None:
-        """Waits until what is written is on the disk: it then outlives a loss of power too."""
+        """Wait until the written content is on the disk, so that it survives a power failure."""
         with _explained(self._path):
             self._stream.flush()
             os.fsync(self._stream.fileno())
@@ -52,10 +52,9 @@ class Writer:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Writer]:
-    """A file to write that takes its name only when all is written; after an error or interruption nothing is left of
-    it.
+    """Open a file that gets its name only when it is complete; after an error or interruption, nothing is left of it.
 
-    Folders on the way are made. Raises `OutputError` that names the file, the reason and the remedy.
+    Parent folders are created. Raises `OutputError` with the file, the reason and the remedy.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _explained(path):
@@ -70,7 +69,7 @@ def whole_file(path: Path) -> Iterator[Writer]:
             temporary.replace(path)
     finally:
         with suppress(OSError):
-            stream.close()  # a full disk would complain once more about what is still buffered
+            stream.close()  # a full disk would raise again for the buffered content
         temporary.unlink(missing_ok=True)
 
 
@@ -79,40 +78,40 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0, f"{error.strerror or error}: name another place")
+        remedy = REMEDIES.get(error.errno or 0, f"{error.strerror or error}: choose another path")
         raise OutputError(f"cannot write {path}: {remedy}") from error
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes readable JSON; raises `OutputError`."""
+    """Write indented JSON; raises `OutputError`."""
     with whole_file(path) as writer:
         writer.write(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n")
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes UTF-8 text; raises `OutputError`."""
+    """Write UTF-8 text; raises `OutputError`."""
     with whole_file(path) as writer:
         writer.write(content.encode())
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Pauses the garbage collection: of the many small objects that a large file becomes none is garbage, yet each
-    round would visit them all.
+    """Pause garbage collection while a large file is read: none of its many small objects is garbage, but each
+    collection would visit them all.
     """
-    collected = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collected:
+        if was_enabled:
             gc.enable()
 
 
 @uncollected()
 def read_json(path: Path, kind: str) -> Any:
-    """The content; `kind` names the expected file in the error. Raises `DataError` if the file is missing, damaged or
-    cannot be read.
+    """Read a JSON file; `kind` describes the expected file in error messages. Raises `DataError` if it is missing,
+    invalid or not readable.
     """
     if path.is_dir() or not path.exists():  # a pipe is neither a folder nor a regular file, and can be read
         raise DataError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}; give {kind}")

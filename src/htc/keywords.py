@@ -1,4 +1,4 @@
-"""Names that a caller may misspell, options and classes: the error names the nearest ones."""
+"""Suggestions for misspelled options and classes in error messages."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -39,26 +39,30 @@ ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "time": ("max_time",),
     "weights": ("model", "MODEL", "SRC"),
 }
-"""Names of options in other libraries, and ours, the first that a function or command has.
+"""Option names of other libraries, and the equivalents in this one, of which the first that a function or command has
+is used.
 
-Ours may bring a value ("precision bf16"), be a field of the configuration ("inference.nms_iou"), or an argument without
-a flag ("SOURCE").
+An equivalent may include a value ("precision bf16"), be a configuration field ("inference.nms_iou"), or be an argument
+without a flag ("SOURCE").
 """
 
 
 def near_names(word: str, options: Collection[str], cutoff: float = 0.5) -> list[str]:
-    """Of `options`, the name of what another library calls `word`, else those at least `cutoff` (0..1) like it."""
-    for ours in ELSEWHERE.get(word.lower().replace("-", "_"), ()):
-        if ours.split()[0] in options:
-            return [ours]
+    """The equivalent in `options` of another library's name `word`, else the options with a similarity of at least
+    `cutoff` (0..1).
+    """
+    for equivalent in ELSEWHERE.get(word.lower().replace("-", "_"), ()):
+        if equivalent.split()[0] in options:
+            return [equivalent]
     return get_close_matches(word, [name for name in options if "." not in name], n=2, cutoff=cutoff)
 
 
 def unknown_option(function: Callable[..., Any], unknown: Mapping[str, Any], further: Sequence[str] = ()) -> TypeError:
-    """The error for an option that `function` does not have; it names the nearest of those it has, `further` included.
+    """Build the error for an option that `function` does not have, with the nearest of its options, including those in
+    `further`.
 
-    A public function ends its parameters with `**unknown: Never` and raises this if anything arrives there: type
-    checkers refuse an unknown option, and at run time the message helps.
+    A public function ends its parameters with `**unknown: Never` and raises this error for anything in it: type
+    checkers reject an unknown option, and at run time the message helps.
     """
     options = [name for name, one in signature(function).parameters.items() if one.kind is Parameter.KEYWORD_ONLY]
     options += further
@@ -75,7 +79,7 @@ def _as_keyword(option: str) -> str:
 
 
 def check_classes(wanted: Iterable[str], known: Sequence[str]) -> None:
-    """Raises `ConfigError` with near names for the first class name that a model does not have."""
+    """Raise `ConfigError`, with similar names, for the first class name that the model does not have."""
     for name in wanted:
         if name not in known:
             near = get_close_matches(name, known, n=3, cutoff=0.5)

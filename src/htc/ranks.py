@@ -1,5 +1,5 @@
-"""Which of several processes this one is, as torchrun, SLURM's srun or `htc train --devices` say in the environment.
-Needs no torch.
+"""Rank and world size of this process, from the environment variables of torchrun, SLURM's srun or `htc train
+--devices`. Needs no torch.
 """
 
 import os
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train one model together."""
+    """Rank of this process among the processes of a distributed training."""
 
     rank: int = 0
-    """Of all processes, from 0."""
+    """Global rank, from 0."""
     ranks: int = 1
     local_rank: int = 0
-    """Of those on this machine, from 0: which of its GPUs is this process's."""
+    """Rank on this machine, from 0: the index of this process's GPU."""
     local_ranks: int = 1
 
     @property
     def nodes(self) -> int:
-        """Machines."""
+        """Number of machines."""
         return self.ranks // self.local_ranks
 
 
 def here(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """What the environment says; one process alone if it says nothing.
+    """Read the ranks from the environment; a single process if they are not set.
 
-    SLURM's variables count within a step only (`srun`): the batch script has them too, but runs once.
+    SLURM's variables are used only within a step (`srun`): the batch script has them too, but runs once.
     """
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= environment.keys():
         return Ranks(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))

@@ -1,6 +1,6 @@
 """Detections as COCO results, labelme files, supervision's detections, plain values and drawings.
 
-The methods of `htc.results.Detections` call these functions and document them.
+Called, and documented, by the methods of `htc.results.Detections`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,8 @@ def drawing(
     pixels = read_image(image)
     if pixels.shape[:2] != detections.size:
         raise ValueError(
-            f"the detections are of an image of {detections.size} (height, width), this one has {pixels.shape[:2]}: "
-            f"pass the original"
+            f"the detections are of an image of size {detections.size} (height, width), but this one has "
+            f"{pixels.shape[:2]}: pass the original image"
         )
     larger = detections.masks.scaled(scale)
     named = zip(detections.class_names, detections.scores, strict=True)
@@ -54,7 +54,7 @@ def coco_results(detections: "Detections", image_id: int | str) -> list[dict[str
     ]
     if not detections.masks.exist:
         return results
-    return [{**one, "segmentation": mask} for one, mask in zip(results, detections.masks.rle(), strict=True)]
+    return [{**result, "segmentation": mask} for result, mask in zip(results, detections.masks.rle(), strict=True)]
 
 
 def plain_values(detections: "Detections") -> dict[str, Any]:
@@ -89,14 +89,14 @@ def labelme_content(detections: "Detections", image_path: str, tolerance: float)
         else ("rectangle", [[box.reshape(2, 2)] for box in detections.boxes])
     )
     shapes = []
-    for number, (one, parts) in enumerate(zip(detections, outlines, strict=True)):
+    for number, (detection, parts) in enumerate(zip(detections, outlines, strict=True)):
         group = number if len(parts) > 1 else None
         for part in parts:
             shape = {
-                "label": one.class_name,
+                "label": detection.class_name,
                 "points": part.tolist(),
                 "group_id": group,
-                "description": f"score {one.score:.3f}",
+                "description": f"score {detection.score:.3f}",
             }
             shapes.append({**shape, "shape_type": kind, "flags": {}, "mask": None})
     height, width = detections.size
@@ -121,16 +121,14 @@ def supervision_detections(detections: "Detections") -> "supervision.Detections"
         if exist
         else None
     )
-    found = supervision.Detections(
+    converted = supervision.Detections(
         xyxy=detections.boxes, mask=compact, confidence=detections.scores, class_id=detections.labels
     )
-    found.data["class_name"] = np.array(detections.class_names, dtype=str)
-    found.data["category_id"] = detections.category_ids
-    return found
+    converted.data["class_name"] = np.array(detections.class_names, dtype=str)
+    converted.data["category_id"] = detections.category_ids
+    return converted
 
 
 def _shortest(values: Float32[np.ndarray, "*shape"]) -> Any:
-    """float32 values as the shortest decimals that stand for them, as (nested) lists: 0.1 rather than
-    0.10000000149011612.
-    """
+    """float32 values as the shortest equal decimals, in (nested) lists: 0.1 instead of 0.10000000149011612."""
     return values.astype(str).astype(np.float64).tolist()

@@ -1,4 +1,4 @@
-"""The class of every pixel of an image, kept as the semantic branch's logits until the map is asked for."""
+"""Semantic map of an image, stored as logits until it is requested."""
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -8,10 +8,10 @@ from htc.ops.masks import WORK_ELEMENTS
 
 
 class SemanticMap:
-    """What every pixel of one image is, kept as the semantic branch's logits (C, h, w) until the map is asked for.
+    """The class of every pixel of an image, stored as the semantic branch's logits (C, h, w) until it is requested.
 
-    Logit (i, j) speaks for the pixel (8 i, 8 j) of the network input, as it was trained to; `input_size` is the
-    image's own (height, width) there, `size` that of the original.
+    Logit (i, j) is the prediction for pixel (8 i, 8 j) of the network input, as in training; `input_size` is the
+    image's (height, width) there, `size` that of the original image.
     """
 
     def __init__(
@@ -22,11 +22,9 @@ class SemanticMap:
         self.size = size
 
     def labels(self) -> UInt8[np.ndarray, "H W"]:
-        """The likeliest class of each pixel of the original image: logits between two places are mixed by
-        distance.
-        """
-        top, bottom, down = self._places(0)
-        left, right, along = self._places(1)
+        """Most likely class of each pixel of the original image, after bilinear interpolation of the logits."""
+        top, bottom, down = self._neighbors(0)
+        left, right, along = self._neighbors(1)
         labels = np.empty(self.size, np.uint8)
         step = max(1, WORK_ELEMENTS // (len(self.logits) * self.size[1]))
         for start in range(0, self.size[0], step):
@@ -38,12 +36,14 @@ class SemanticMap:
             labels[strip] = (rows[:, :, left] + (rows[:, :, right] - rows[:, :, left]) * along).argmax(0)
         return labels
 
-    def _places(self, axis: int) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"], Float32[np.ndarray, " L"]]:
-        """For each row (or column) of the original, the logits before and after its center, and how far it lies
-        between them.
+    def _neighbors(
+        self, axis: int
+    ) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"], Float32[np.ndarray, " L"]]:
+        """Logit indices before and after the center of each row (or column) of the original image, and its fractional
+        position between them.
         """
         centers = (np.arange(self.size[axis]) + 0.5) * self.input_size[axis] / self.size[axis] - 0.5
         last = self.logits.shape[1 + axis] - 1
-        place = np.clip(centers / SEMANTIC_STRIDE, 0, last)
-        before = np.floor(place).astype(np.int64)
-        return before, np.minimum(before + 1, last), (place - before).astype(np.float32)
+        position = np.clip(centers / SEMANTIC_STRIDE, 0, last)
+        before = np.floor(position).astype(np.int64)
+        return before, np.minimum(before + 1, last), (position - before).astype(np.float32)

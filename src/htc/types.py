@@ -1,7 +1,7 @@
-"""The values that travel between the parts, with their shapes and units stated once.
+"""The values passed between the parts of the model, with their shapes and units.
 
-B images, R regions an image, D detections an image, K classes. Boxes are xyxy float pixels of the network input unless
-a field says otherwise; sizes are (height, width).
+B images, R RoIs per image, D detections per image, K classes. Boxes are xyxy float pixels of the network input unless
+stated otherwise; sizes are (height, width).
 """
 
 from dataclasses import dataclass, replace
@@ -16,48 +16,48 @@ from htc.ops.roi_pool import Pyramid
 
 @dataclass(frozen=True)
 class RoiTargets:
-    """What each sampled RoI is trained to answer."""
+    """Training targets of the sampled RoIs."""
 
     objects: Int[Tensor, "B R"]
-    """Index of the matched ground-truth object of its image; meaningless where not positive."""
+    """Index of the matched ground-truth instance in its image; undefined unless `positive`."""
     labels: Int[Tensor, "B R"]
     """0 .. K-1, or K for background."""
     positive: Bool[Tensor, "B R"]
     appended: Bool[Tensor, "B R"]
-    """Ground-truth boxes that were added to the sample: they train this stage, but are no RoIs of the next."""
+    """True for ground-truth boxes added to the sample: they train this stage, but are not RoIs of the next."""
 
 
 @dataclass(frozen=True)
 class Rois:
-    """Regions of interest, the same capacity for every image; `valid` says which rows mean something."""
+    """Regions of interest, the same number of slots for every image; `valid` marks the filled slots."""
 
     boxes: Float[Tensor, "B R 4"]
     valid: Bool[Tensor, "B R"]
     sizes: Int[Tensor, "B 2"]
-    """Each image's own (height, width) in the network input, without padding: boxes are clipped to it."""
+    """(height, width) of each image in the network input, without padding: boxes are clipped to it."""
     packed: bool = False
-    """Whether only valid slots are pooled and go through the heads: in training, whose norms must not see empty slots,
-    and for the masks of eager inference, where an empty slot costs as much as a detection. Otherwise all slots do, so
-    that shapes are static.
+    """True if only valid slots are pooled and go through the heads: in training, since norms must not see empty slots,
+    and for the masks of eager inference, since an empty slot costs as much as a detection. False if all slots do, for
+    static shapes.
     """
 
     targets: RoiTargets | None = None
-    """Set by the sampler of training, which `with_boxes` keeps; None at test time."""
+    """Set by the training sampler and kept by `with_boxes`; None at test time."""
 
     @cached_property
     def rows(self) -> Int[Tensor, " N"] | None:
         """Indices, among all B R slots, of those that go through the heads; None: all of them.
 
-        Its length depends on `valid`, so the first use waits for the device; later ones do not.
+        The length depends on `valid`, so the first use synchronizes with the device; later ones do not.
         """
         return self.valid.flatten().nonzero().squeeze(1) if self.packed else None
 
     def pack(self, values: Tensor) -> Tensor:
-        """Of one value a slot (B R, ...), those that go through the heads; none at all where no slot is valid."""
+        """Select the values (B R, ...) of the slots that go through the heads; empty if no slot is valid."""
         return values if self.rows is None else values[self.rows]
 
     def unpack(self, values: Tensor) -> Tensor:
-        """The outputs of the heads, each in its slot (B, R, ...); zero in the others."""
+        """Put the outputs of the heads into their slots (B, R, ...); the other slots are zero."""
         if self.rows is None:
             return values.unflatten(0, self.valid.shape)
         slots = values.new_zeros((self.valid.numel(), *values.shape[1:]))
@@ -65,45 +65,45 @@ class Rois:
         return slots.unflatten(0, self.valid.shape)
 
     def with_boxes(self, boxes: Tensor) -> "Rois":
-        """The same regions moved to `boxes` (B, R, 4)."""
+        """Copy with `boxes` (B, R, 4) as the new boxes."""
         return replace(self, boxes=boxes)
 
 
 @dataclass(frozen=True)
 class BoxStage:
-    """What one stage of the box cascade saw and said."""
+    """Input and output of one stage of the box cascade."""
 
     rois: Rois
-    """r_{t-1}: the regions this stage classified."""
+    """r_{t-1}: the RoIs that this stage classifies."""
     class_logits: Float[Tensor, "B R classes_and_background"]
     """K + 1 logits, background last."""
     deltas: Float[Tensor, "B R deltas"]
-    """4 values, or 4 K when boxes are class-specific."""
+    """4 values, or 4 K if boxes are class-specific."""
     refined: Rois
     """r_t, without gradient, clipped to the image."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the trunk hands to the region part."""
+    """Output of the trunk, input of the RoI heads."""
 
     pyramid: tuple[Float[Tensor, "B C _ _"], ...]
     """P2-P6, strides 4-64."""
     semantic: Float[Tensor, "B C _ _"] | None
-    """S(x): the semantic embedding at stride 8; None without the branch."""
+    """S(x): the semantic embedding at stride 8; None without semantic fusion."""
     semantic_logits: Float[Tensor, "B classes _ _"] | None
-    """Only where asked for: training, semantic output."""
+    """Semantic prediction; only if requested, for training and semantic output."""
 
     @cached_property
     def pooled(self) -> tuple[Pyramid, Pyramid | None]:
-        """x (P2-P5) and s (stride 8) as the region part pools them; their pixel tables are built once."""
+        """x (P2-P5) and s (stride 8) for RoI pooling; their pixel tables are built once."""
         s = None if self.semantic is None else Pyramid((self.semantic,), (8,))
         return Pyramid(self.pyramid[:4], (4, 8, 16, 32)), s
 
 
 @dataclass(frozen=True)
 class RawDetections:
-    """Detections of fixed capacity, best first, in pixels of the network input."""
+    """Detections in a fixed number of slots, best first, in pixels of the network input."""
 
     boxes: Float[Tensor, "B D 4"]
     scores: Float[Tensor, "B D"]
@@ -111,26 +111,26 @@ class RawDetections:
     """0 .. K-1."""
     valid: Bool[Tensor, "B D"]
     masks: Float[Tensor, "B D S S"]
-    """Probability of the detected class on a grid over the box (S is 28; 56 with fine mask heads), mean over the
+    """Probability of the detected class on a grid over the box (S is 28; 56 with fine mask heads), averaged over the
     mask stages.
     """
 
 
-torch.export.register_dataclass(RawDetections)  # so that an exported graph can return it
+torch.export.register_dataclass(RawDetections)  # for exported graphs, which return it
 
 
 @dataclass(frozen=True)
 class MaskCrops:
-    """Instance masks of one image as bitmaps cropped to their boxes, all in one buffer; nothing dense (N, H, W).
+    """Instance masks of one image as bitmaps cropped to their boxes, in one buffer instead of a dense (N, H, W) array.
 
-    Flips, resizes and crops do not touch the pixels: they change `scale` and `shift`, which map a coordinate of the
+    Flips, resizes and crops do not change the pixels: they change `scale` and `shift`, which map a coordinate of the
     network input to the annotated image: source = scale * input + shift (x and y; a negative scale is a flip).
     """
 
     pixels: UInt8[Tensor, " P"]
-    """0 or 1, row by row, object after object."""
+    """0 or 1, row by row, instance by instance."""
     sizes: Int[Tensor, "M 2"]
-    """(height, width) of each crop; (0, 0) for an object without mask."""
+    """(height, width) of each crop; (0, 0) for an instance without a mask."""
     offsets: Int[Tensor, "M 2"]
     """(x, y) of each crop's top-left pixel in the annotated image."""
     canvas: tuple[int, int]
@@ -146,40 +146,40 @@ class MaskCrops:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The objects of one training image (crowds are kept apart: they take part in no matching)."""
+    """The instances of one training image; crowd regions are separate, since they are never matched."""
 
     boxes: Float[Tensor, "M 4"]
     labels: Int[Tensor, " M"]
     """0 .. K-1."""
     masks: MaskCrops | None
-    """None: this image has boxes only, and its mask losses are off."""
+    """None: this image has boxes only, and its mask losses are disabled."""
     crowd_boxes: Float[Tensor, "C 4"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step's input."""
+    """Input of one training step."""
 
     images: Float[Tensor, "B 3 H W"]
-    """RGB, normalized, then padded with zeros at the right and bottom."""
+    """RGB, normalized, then padded with zeros on the right and bottom."""
     sizes: Int[Tensor, "B 2"]
-    """Own (height, width) of each image, without padding."""
+    """(height, width) of each image, without padding."""
     truths: tuple[GroundTruth, ...]
     semantic: UInt8[Tensor, "B H W"] | None
-    """Class of every pixel, 255 = ignore and padding."""
+    """Class of every pixel; 255: ignored pixels and padding."""
     image_ids: tuple[int | str, ...]
     seeds: tuple[int, ...]
-    """One an image: a pure function of (seed, epoch, position, image id); region sampling draws from it alone."""
+    """One per image: a pure function of (seed, epoch, position, image id), the only source of randomness in RoI
+    sampling.
+    """
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
+        """Copy the batch to another device."""
 
-        def move(masks: MaskCrops | None) -> MaskCrops | None:
-            if masks is None:
+        def move(m: MaskCrops | None) -> MaskCrops | None:
+            if m is None:
                 return None
-            return replace(
-                masks, pixels=masks.pixels.to(device), sizes=masks.sizes.to(device), offsets=masks.offsets.to(device)
-            )
+            return replace(m, pixels=m.pixels.to(device), sizes=m.sizes.to(device), offsets=m.offsets.to(device))
 
         truths = tuple(
             replace(

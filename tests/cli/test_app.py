@@ -186,7 +186,7 @@ def test_a_full_disk_is_a_message(htc: Htc, monkeypatch: pytest.MonkeyPatch) -> 
 
     use(monkeypatch, models)
     assert htc("models") == Result(
-        2, "", "htc: found.json: the disk is full: make room, or name a place on another disk\n"
+        2, "", "htc: found.json: the disk is full: free some space, or choose a path on another disk\n"
     )
 
 

@@ -168,7 +168,7 @@ def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_
         (("predict", "PICTURE", "--model", PRESET, "--device", "cuda:9"), "device 'cuda:9' is not available"),
         (
             ("predict", "PICTURE", "--model", PRESET, "--inference.box_stage", "4"),
-            "inference names stage 4, but cascade.num_stages is 3",
+            "inference uses stage 4, but cascade.num_stages is 3",
         ),
         (("predict", "PICTURE", "--model", "htc_r18_small"), "no released weights for this preset"),
         (

@@ -123,8 +123,8 @@ def test_an_old_field_works_with_one_warning(htc: Htc, tmp_path: Path) -> None:
     result = htc("train", "--preset", PRESET, "--config", "own.yaml", "--print-config")
     assert Config.model_validate(yaml.safe_load(result.out)).backbone.model_dump()["standardized"] is True
     assert result.err.splitlines() == [
-        "htc: warning: own.yaml: backbone.standardised: standardised is now called standardized; the old name goes "
-        "with the next release"
+        "htc: warning: own.yaml: backbone.standardised: standardised is now called standardized; the next release "
+        "rejects the old name"
     ]
 
 

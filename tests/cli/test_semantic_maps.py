@@ -161,10 +161,10 @@ def test_a_training_learns_from_panoptic_maps_with_instances(
     [
         (
             ("--semantic", "stuff", "--semantic-panoptic", "panoptic"),
-            "--semantic-panoptic holds the PNGs of --semantic-json FILE",
+            "--semantic-panoptic is the folder of the PNGs of --semantic-json FILE",
         ),
-        (("--semantic", "auto", "--semantic-json", "panoptic.json"), "say how to read a folder of maps"),
-        (("--semantic-instances", "3"), "say how to read a folder of maps"),
+        (("--semantic", "auto", "--semantic-json", "panoptic.json"), "need a folder of maps"),
+        (("--semantic-instances", "3"), "need a folder of maps"),
         (
             ("--semantic", "stuff", "--semantic-instances", "-1"),
             "--semantic-instances -1: give the value of the first class",

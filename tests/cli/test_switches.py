@@ -155,10 +155,10 @@ def test_print_config_needs_nothing_but_the_model(htc: Htc, model: Path, verb: s
         (("--cascade.num_stages", "2"), "--cascade.num_stages: delta_stds has 3 values for num_stages = 2"),
         (
             ("--cascade.mask_convs", "1", "--cascade.mask_head.kind", "fusion", "--cascade.samples", "16"),
-            "--cascade.mask_convs: mask_head fusion branches off before the last of mask_convs",
+            "--cascade.mask_convs: mask_head fusion needs mask_convs of 2 or more",
         ),
-        (("--inference.mask_stages", "4,1"), "inference names stage 4, but cascade.num_stages is 3"),
-        (("--inference.mask_stages", "1"), "--inference.mask_stages: is a list of values: write [1]"),
+        (("--inference.mask_stages", "4,1"), "inference uses stage 4, but cascade.num_stages is 3"),
+        (("--inference.mask_stages", "1"), "--inference.mask_stages: must be a list of values: write [1]"),
         (("--cascade.box_channels", "12"), "cascade.box_channels: the weights have 32, the configuration says 12"),
         (
             ("--inference.soft_nms.kind", "hard"),
@@ -170,7 +170,7 @@ def test_print_config_needs_nothing_but_the_model(htc: Htc, model: Path, verb: s
         ),
         (
             ("--inference.soft_nms.sigma", "1"),
-            "--inference.soft_nms.sigma: say of which kind: set inference.soft_nms.kind to one of 'linear', 'gaussian'",
+            "--inference.soft_nms.sigma: the kind is missing: set inference.soft_nms.kind to one of 'linear'",
         ),
         (("--semantic", "none"), "cascade.semantic_fusion is 'both' but semantic is null"),
     ],

@@ -68,7 +68,7 @@ def test_another_kind_replaces_the_whole_variant(config: Config) -> None:
         ({"neck": {"channels": 0}}, r"^neck\.channels: should be greater than or equal to 1 \(got 0\)$"),
         ({"precision": "fp64"}, r"^precision: should be 'fp32' or 'bf16' \(got 'fp64'\)$"),
         ({"neck": {"kind": "bifpn"}}, r"^neck: .*'bifpn'"),
-        ({"inference": {"box_stage": 4}}, r"^configuration: inference names stage 4, but cascade\.num_stages is 3$"),
+        ({"inference": {"box_stage": 4}}, r"^configuration: inference uses stage 4, but cascade\.num_stages is 3$"),
         ({"cascade": {"ious": (0.5, 2, 0.7)}}, r"^cascade\.ious\.1: should be less than or equal to 1 \(got 2\)$"),
         ({"inference": 3}, r"^inference: .*\(got 3\)$"),
         (

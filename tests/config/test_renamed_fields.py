@@ -39,10 +39,10 @@ def test_a_stored_yaml_file_loads_with_a_warning(tmp_path: Path) -> None:
     with pytest.warns(RenamedWarning) as caught:
         assert resolve(from_file(path), "htc_r18_small") == GUIDED
     assert [str(one.message) for one in caught] == [
-        f"{path}: backbone.standardised: standardised is now called standardized; the old name goes with the next "
-        f"release",
-        f"{path}: rpn.centre_fraction: centre_fraction is now called center_fraction; the old name goes with the next "
-        f"release",
+        f"{path}: backbone.standardised: standardised is now called standardized; the next release rejects the old "
+        f"name",
+        f"{path}: rpn.centre_fraction: centre_fraction is now called center_fraction; the next release rejects the old "
+        f"name",
     ]
 
 
@@ -63,7 +63,7 @@ def test_flags_environment_and_python_take_the_old_name() -> None:
 
 
 def test_both_names_together_are_refused() -> None:
-    with pytest.raises(ConfigError, match="standardised is the old name of standardized: give one of them"):
+    with pytest.raises(ConfigError, match="standardised is the old name of standardized: use only one"):
         preset("htc_r50_fpn_1x_coco").replace(backbone={"standardised": True, "standardized": True})
     text = json.dumps(ResNet().model_dump() | {"standardised": True})
     with pytest.raises(ValueError, match="standardised is the old name of standardized"):

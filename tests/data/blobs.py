@@ -8,7 +8,7 @@ from htc.data.ground_truth import AnnotatedView
 from htc.data.instance_masks import boxes_from_masks, crop_bitmaps, mask_crops
 from htc.data.mask_encodings import Crop
 from htc.data.semantic_maps import derived_map
-from htc.data.transforms import Placement, place_image, place_semantic, place_truth
+from htc.data.transforms import Placement, place_ground_truth, place_image, place_semantic
 from htc.types import GroundTruth, MaskCrops
 
 
@@ -43,11 +43,11 @@ def truth_of(seed: int, size: tuple[int, int], count: int = 4) -> tuple[GroundTr
 
 def view_of_blobs(seed: int, placement: Placement, count: int = 3) -> AnnotatedView:
     """An image of noise with random blobs and their derived map, placed."""
-    truth, crops = truth_of(seed, placement.original, count)
+    ground_truth, crops = truth_of(seed, placement.original, count)
     image = np.random.default_rng(seed).integers(0, 256, (*placement.original, 3), dtype=np.uint8)
-    semantic = derived_map(crops, truth.labels.tolist(), [], placement.original)
+    semantic = derived_map(crops, ground_truth.labels.tolist(), [], placement.original)
     return AnnotatedView(
-        place_image(image, placement), place_truth(truth, placement), place_semantic(semantic, placement)
+        place_image(image, placement), place_ground_truth(ground_truth, placement), place_semantic(semantic, placement)
     )
 
 

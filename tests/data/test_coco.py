@@ -134,15 +134,15 @@ FIRST = ("annotations", 0)
     [
         (change("images", 0, "file_name", to="gone.jpg"), r"gone\.jpg of 2 not found"),
         (change("images", 1, "id", to=0), "image id 0 occurs twice"),
-        (change("images", 0, "height", to=None), "needs height and width"),
-        (change("images", 0, "file_name", to=None), "has no file_name"),
+        (change("images", 0, "height", to=None), "height and width are None"),
+        (change("images", 0, "file_name", to=None), "its file_name is None"),
         (change("images", to=[]), "has no images"),
-        (change("images", 0, "id", to=None), "needs a whole number or a text as id"),
+        (change("images", 0, "id", to=None), "an id must be an integer or a string"),
         (change("categories", to=[]), "has no categories"),
         (change("categories", 1, "id", to=90), "category id 90 occurs twice"),
         (change("categories", 1, "name", to="toothbrush"), "'toothbrush' occurs twice"),
         (change("categories", 1, "id", to="3"), "needs a whole number as id"),
-        (change(*FIRST, to=17), r"annotations\[0\] is not an object"),
+        (change(*FIRST, to=17), r"annotations\[0\] is not a JSON object"),
         (change(*FIRST, "id", to=9), "annotation id 9 occurs twice"),
         (change(*FIRST, "image_id", to=3), r"annotation 5 \(image 3\): its image_id 3 is not among the images"),
         (change(*FIRST, "category_id", to=4), "category_id 4 is not among"),
@@ -165,7 +165,7 @@ FIRST = ("annotations", 0)
         (change(*FIRST, "segmentation", to={"size": [20, 30], "counts": [700, -100]}), "encode the mask again"),
         (change(*FIRST, "segmentation", to={"size": [20, 30], "counts": "~~~ü"}), "text is damaged"),
         (change(*FIRST, "segmentation", to={"size": [20, 30], "counts": "o" * 40}), "text is damaged"),
-        (change(*FIRST, "segmentation", to={"size": [20, 30], "counts": 4}), "neither a text nor a list"),
+        (change(*FIRST, "segmentation", to={"size": [20, 30], "counts": 4}), "neither a string nor a list"),
     ],
 )
 def test_faults_are_named(tmp_path: Path, fault: Callable[[dict[str, Any]], None], says: str) -> None:

@@ -19,8 +19,8 @@ from htc.types import GroundTruth
 
 def shown(view: AnnotatedView) -> np.ndarray:
     """(M, h, w) dense masks of a view's objects."""
-    assert view.truth.masks is not None
-    return seen_bitmaps(view.truth.masks, view.size)
+    assert view.ground_truth.masks is not None
+    return seen_bitmaps(view.ground_truth.masks, view.size)
 
 
 def laid_over(below: np.ndarray, above: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
@@ -38,7 +38,7 @@ def test_by_its_definition(first: Placement, second: Placement, seed: int, data:
     is nothing.
     """
     view, other = view_of_blobs(seed, first), view_of_blobs(seed + 1, second)
-    chosen = torch.tensor([data.draw(st.booleans()) for _ in range(len(other.truth.boxes))], dtype=torch.bool)
+    chosen = torch.tensor([data.draw(st.booleans()) for _ in range(len(other.ground_truth.boxes))], dtype=torch.bool)
     corner = corner_of(view.size, other.size, data.draw(st.tuples(st.floats(0, 0.99), st.floats(0, 0.99))))
     result = pasted(view, other, chosen, corner)
     above = [
@@ -54,7 +54,7 @@ def test_by_its_definition(first: Placement, second: Placement, seed: int, data:
     left = [mask & ~cover for mask in shown(view)]
     expected = [*(mask for mask in left if mask.any()), *above]
     assert np.array_equal(shown(result), np.array(expected).reshape(-1, *view.size))
-    assert len(result.truth.boxes) == len(result.truth.labels) == len(expected)
+    assert len(result.ground_truth.boxes) == len(result.ground_truth.labels) == len(expected)
     assert np.array_equal(
         result.image, np.where(cover[:, :, None], laid_over(view.image, other.image, corner), view.image)
     )
@@ -69,7 +69,9 @@ def test_by_its_definition(first: Placement, second: Placement, seed: int, data:
     # outermost pixels.
     touched = [bool((before & cover).any()) for before, after in zip(shown(view), left, strict=True) if after.any()]
     same_size = first.resized == first.original and second.resized == second.original
-    for box, exact, cut in zip(result.truth.boxes.numpy(), boxes, [*touched, *[False] * len(above)], strict=True):
+    for box, exact, cut in zip(
+        result.ground_truth.boxes.numpy(), boxes, [*touched, *[False] * len(above)], strict=True
+    ):
         if cut or same_size:
             assert box.tolist() == exact.tolist()
         assert (box[:2] <= exact[:2] + 0.501).all()
@@ -82,22 +84,22 @@ def box_view(
     """Rectangles on an image of one value."""
     crops = [Crop(x1, y1, np.ones((y2 - y1, x2 - x1), np.uint8)) for x1, y1, x2, y2 in boxes]
     packed = mask_crops(crops, size)
-    truth = GroundTruth(
+    ground_truth = GroundTruth(
         boxes_from_masks(packed),
         torch.arange(len(boxes)),
         packed if masks else None,
         torch.tensor([[0.0, 0.0, 2.0, 2.0]]),
     )
-    return AnnotatedView(np.full((*size, 3), value, np.uint8), truth, np.full(size, value, np.uint8))
+    return AnnotatedView(np.full((*size, 3), value, np.uint8), ground_truth, np.full(size, value, np.uint8))
 
 
 def test_a_covered_object_goes_and_a_half_covered_one_shrinks() -> None:
     below = box_view([(4, 4, 8, 8), (6, 4, 14, 8), (15, 15, 19, 19)], (20, 20), 1)
     above = box_view([(2, 2, 10, 10)], (20, 20), 9)
     found = pasted(below, above, torch.tensor([True]), (0, 0))
-    assert found.truth.boxes.tolist() == [[10, 4, 14, 8], [15, 15, 19, 19], [2, 2, 10, 10]]
-    assert found.truth.labels.tolist() == [1, 2, 0]
-    assert found.truth.crowd_boxes.tolist() == [[0, 0, 2, 2]]
+    assert found.ground_truth.boxes.tolist() == [[10, 4, 14, 8], [15, 15, 19, 19], [2, 2, 10, 10]]
+    assert found.ground_truth.labels.tolist() == [1, 2, 0]
+    assert found.ground_truth.crowd_boxes.tolist() == [[0, 0, 2, 2]]
     assert found.semantic is not None
     assert found.semantic[5, 5] == found.image[5, 5, 0] == 9
     assert found.semantic[12, 12] == 1
@@ -111,7 +113,7 @@ def test_what_lies_beyond_the_edge_is_cut() -> None:
         torch.tensor([True, True]),
         (-5, -4),
     )
-    assert found.truth.boxes.tolist() == [[0, 0, 2, 1], [4, 3, 10, 10]]
+    assert found.ground_truth.boxes.tolist() == [[0, 0, 2, 1], [4, 3, 10, 10]]
 
 
 @pytest.mark.parametrize(("below", "above"), [(False, True), (True, False), (False, False)])
@@ -126,7 +128,7 @@ def test_nothing_to_paste() -> None:
     assert pasted(view, view, torch.tensor([False]), (0, 0)) is view
     without = pasted(replace(view, semantic=None), view, torch.tensor([True]), (2, 2))
     assert without.semantic is None
-    assert len(without.truth.boxes) == 2
+    assert len(without.ground_truth.boxes) == 2
 
 
 def test_the_draw() -> None:

@@ -66,11 +66,11 @@ def test_four_hundred_objects_are_never_dense(tmp_path: Path, encoding: str, aug
     sample = images[0]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert sample.truth.masks is not None
-    assert len(sample.truth.boxes) == len(sample.truth.masks) >= OBJECTS
+    assert sample.ground_truth.masks is not None
+    assert len(sample.ground_truth.boxes) == len(sample.ground_truth.masks) >= OBJECTS
     assert sample.semantic is not None
     if not augmentation:
-        assert len(sample.truth.masks.pixels) == OBJECTS * 60 * 50
+        assert len(sample.ground_truth.masks.pixels) == OBJECTS * 60 * 50
         assert int((sample.semantic == 1).sum()) == OBJECTS * 60 * 50
     assert peak < 64e6
 
@@ -89,8 +89,8 @@ def test_images_with_and_without_masks_share_a_batch(tmp_path: Path) -> None:
         json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cell"}]})
     )
     (batch,) = training_loader(read_coco(tmp_path / "a.json", tmp_path), config_of(horizontal_flip=0.0), 0, 0, 2)
-    for id, truth in zip(batch.image_ids, batch.truths, strict=True):
-        assert (truth.masks is None) == (id == 1)
-        assert truth.boxes.tolist() == [[4, 4, 24, 24]]
+    for id, ground_truth in zip(batch.image_ids, batch.truths, strict=True):
+        assert (ground_truth.masks is None) == (id == 1)
+        assert ground_truth.boxes.tolist() == [[4, 4, 24, 24]]
     assert batch.semantic is not None
     assert np.array_equal(batch.semantic[0], batch.semantic[1])

@@ -127,15 +127,15 @@ def test_roboflows_yolo_folders(tmp_path: Path) -> None:
         ({"lines": "0 10 10 50 10 50 50\n"}, r"a\.txt:1: coordinate 10 is not within 0\.\.1"),
         ({"lines": "0 0.1 0.1 0.5\n"}, r"a\.txt:1: 3 coordinates"),
         ({"lines": "0 0.1 0.1 0.5 0.5 0.5\n"}, r"a\.txt:1: 5 coordinates"),
-        ({"lines": "cat 0.1 0.1 0.5 0.5\n"}, r"a\.txt:1: 'cat 0\.1 0\.1 0\.5 0\.5' is not a class number"),
+        ({"lines": "cat 0.1 0.1 0.5 0.5\n"}, r"a\.txt:1: 'cat 0\.1 0\.1 0\.5 0\.5' is not a class index"),
         ({"lines": "0 nan 0.1 0.5 0.5\n"}, "coordinate nan is not within"),
-        ({"lines": ""}, "none of its 2 train images has a label file with objects"),
+        ({"lines": ""}, "none of its 2 train images has a label file with instances"),
         ({"names": "nc: 3\nnames: [cat, dog]"}, "nc is 3, but there are 2 names"),
         ({"names": "names: {0: cat, 2: dog}"}, "without gaps"),
         ({"names": "names: [cat, cat]"}, "'cat' twice"),
         ({"names": ""}, "has no names"),
         ({"names": "names: [cat"}, "not valid YAML"),
-        ({"place": "val: images"}, "names no train images"),
+        ({"place": "val: images"}, "has no train images"),
         ({"place": "train: elsewhere"}, "train is 'elsewhere'"),
     ],
 )
@@ -191,7 +191,7 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     assert bitmap(record, 1)[10:20, 20:30].all()
     assert abs(int(bitmap(record, 2).sum()) - np.pi * 25) < 4
     assert np.argwhere(bitmap(record, 3)).tolist() == [[30, 50], [31, 50], [31, 51]]
-    for part in ("type point", "__ignore__", "rectangles beside"):
+    for part in ("type point", "__ignore__", "rectangles next to"):
         assert any(part in note for note in notes)
 
 
@@ -236,8 +236,8 @@ def test_the_order_of_labels_txt(tmp_path: Path) -> None:
         ([shape("spiral", [[1, 1]] * 3)], {}, "type 'spiral'"),
         ([shape("mask", [[1, 1], [2, 2]], mask="?")], {}, "its mask cannot be read"),
         ([{**POLYGON, "label": None}, POLYGON], {}, "shape 1 has no label"),
-        ([POLYGON], {"imageHeight": 41}, r"says 60x41, its image a\.png is 60x40"),
-        ([], {}, "hold no object"),
+        ([POLYGON], {"imageHeight": 41}, r"at 60x41, but a\.png is 60x40"),
+        ([], {}, "contain no instances"),
         ([POLYGON], {"imagePath": "gone.png", "name": "a"}, None),
     ],
 )
@@ -249,7 +249,7 @@ def test_faults_of_labelme(
     if says is None:
         assert len(trained_on(folder)) == 1  # the image of the same name, as labelme itself would not find it
         (folder / "a.png").unlink()
-        says = "its image 'gone.png' is not there"
+        says = "its image 'gone.png' does not exist"
     with pytest.raises(DataError, match=says):
         trained_on(folder)
 
@@ -314,7 +314,7 @@ def test_classes_by_folder_and_parts(tmp_path: Path) -> None:
     ("values", "says"),
     [
         (TWO[:39], r"masks/a\.png is 60x39, its image 60x40"),
-        (TWO * 0, "no label map of a train image holds an object"),
+        (TWO * 0, "no label map of a train image contains an instance"),
         (np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 2000, None),
     ],
 )
@@ -381,7 +381,7 @@ def yolo_with_val(folder: Path) -> Path:
 
 def test_groups_stay_together(tmp_path: Path) -> None:
     splits = prepare_splits(coco(tmp_path, 10, group="one film"), tmp_path / "out")
-    with pytest.raises(DataError, match="leaves no image to"):
+    with pytest.raises(DataError, match="leaves no image for"):
         split_off(splits, 0.5, tmp_path / "out")
 
 

@@ -96,11 +96,11 @@ def test_every_image_once_in_valid_batches(dataset: Dataset, batch_size: int, au
         assert batch.images.shape[3] % 32 == 0
         assert batch.semantic is not None
         for number, (height, width) in enumerate(batch.sizes.tolist()):
-            truth = batch.truths[number]
-            assert truth.masks is not None
-            assert len(truth.boxes) == len(truth.labels) == len(truth.masks)
-            assert (truth.boxes[:, 2:] > truth.boxes[:, :2]).all()
-            assert (truth.boxes <= torch.tensor([width, height, width, height])).all()
+            ground_truth = batch.truths[number]
+            assert ground_truth.masks is not None
+            assert len(ground_truth.boxes) == len(ground_truth.labels) == len(ground_truth.masks)
+            assert (ground_truth.boxes[:, 2:] > ground_truth.boxes[:, :2]).all()
+            assert (ground_truth.boxes <= torch.tensor([width, height, width, height])).all()
             assert (batch.images[number, :, height:] == 0).all()
             assert (batch.semantic[number, height:] == 255).all()
             assert (batch.semantic[number, :, width:] == 255).all()
@@ -202,19 +202,19 @@ def test_semantic_map_boxes_and_mask_targets_agree(dataset: Dataset) -> None:
     config = settings(**CROPPED)
     images = TrainingImages(dataset, config, 0, 0)
     sample = images[images.order.index(3)]
-    assert sample.truth.boxes.tolist() == [[0, 0, 24, 24]]
-    assert sample.truth.masks is not None
-    assert bool(mask_targets(sample.truth.masks, torch.tensor([0]), sample.truth.boxes).all())
+    assert sample.ground_truth.boxes.tolist() == [[0, 0, 24, 24]]
+    assert sample.ground_truth.masks is not None
+    assert bool(mask_targets(sample.ground_truth.masks, torch.tensor([0]), sample.ground_truth.boxes).all())
     assert sample.semantic is not None
-    assert np.unique(sample.semantic).tolist() == [int(sample.truth.labels[0]) + 1]
+    assert np.unique(sample.semantic).tolist() == [int(sample.ground_truth.labels[0]) + 1]
 
 
 def test_derived_map_of_a_image_with_a_crowd(dataset: Dataset) -> None:
     targets = annotated(dataset.images[0], 3, None)
     assert targets.semantic is not None
     assert [int(targets.semantic[y, x]) for y, x in ((6, 6), (13, 12), (25, 35), (0, 0))] == [1, 2, 255, 0]
-    assert targets.truth.crowd_boxes.tolist() == [[30, 20, 50, 40]]
-    assert targets.truth.labels.tolist() == [0, 1]
+    assert targets.ground_truth.crowd_boxes.tolist() == [[30, 20, 50, 40]]
+    assert targets.ground_truth.labels.tolist() == [0, 1]
 
 
 def test_no_semantic_branch_no_map(dataset: Dataset) -> None:
@@ -249,7 +249,7 @@ def test_semantic_maps_from_a_folder(dataset: Dataset, tmp_path: Path) -> None:
     [
         (Image.new("L", (4, 4)), "is 4x4, its image 5x4"),
         (Image.new("RGB", (5, 4)), "has mode RGB"),
-        (Image.new("L", (5, 4), 3), r"holds the value 3, the model has classes 0\.\.2"),
+        (Image.new("L", (5, 4), 3), r"contains the value 3, but the model has classes 0\.\.2"),
         (None, "no such semantic map"),
         (b"no png", "not a readable image"),
     ],
@@ -267,7 +267,9 @@ def test_semantic_maps_that_cannot_be_used(tmp_path: Path, image: Image.Image | 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_image_unlike_its_record_is_named_in_one_line(dataset: Dataset, workers: int) -> None:
     Image.new("RGB", (50, 40)).rotate(90, expand=True).save(dataset.images[0].path)
-    with pytest.raises(DataError, match=r"0\.png is 40x50, its record .* says 50x40; save the image upright") as error:
+    with pytest.raises(
+        DataError, match=r"0\.png is 40x50, but 50x40 in its record .*; save the image upright"
+    ) as error:
         list(training_loader(dataset, settings(), 0, 0, 1, workers=workers))
     assert len(str(error.value).splitlines()) == 1
 
@@ -277,7 +279,8 @@ def test_images_are_checked_by_their_headers(dataset: Dataset) -> None:
     Image.new("RGB", (9, 9)).save(dataset.images[1].path)
     dataset.images[2].path.write_bytes(b"")
     with pytest.raises(
-        DataError, match=r"2 faults:\n.*1\.png is 9x9, its record \(image 1\) says 30x64; correct.*\n.*2\.png is empty"
+        DataError,
+        match=r"2 faults:\n.*1\.png is 9x9, but 30x64 in its record \(image 1\); correct.*\n.*2\.png is empty",
     ):
         check_images(dataset)
 

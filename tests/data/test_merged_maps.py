@@ -163,8 +163,8 @@ def test_either_may_lack_a_image_that_the_other_has(tmp_path: Path) -> None:
     ("stuff", "panoptic", "says"),
     [
         ((1,), (2,), r"panoptic\.json: image 3 \(3\.jpg\) has no annotation"),
-        ((), (1, 2, 3), r"stuff has no semantic map of any of the 3 images"),
-        ((1, 2, 3), (8,), r"panoptic\.json has no annotation of any of the 3 images"),
+        ((), (1, 2, 3), r"stuff has no semantic map for any of the 3 images"),
+        ((1, 2, 3), (8,), r"panoptic\.json has no annotation for any of the 3 images"),
     ],
     ids=["in neither", "none in the folder", "none in the annotations"],
 )
@@ -237,7 +237,9 @@ def test_the_branch_has_room_for_the_highest_id(tmp_path: Path) -> None:
     assert config.semantic.classes == SKY
     with pytest.raises(ConfigError, match=f"the semantic maps need {SKY}"):
         training_loader(found, small, 0, 0, 1)
-    with pytest.raises(DataError, match=r"holds the value 199, the model has classes 0\.\.39 .*set semantic\.classes"):
+    with pytest.raises(
+        DataError, match=r"contains the value 199, but the model has classes 0\.\.39 .*set semantic\.classes"
+    ):
         list(training_loader(found, config, 0, 0, 1))
 
 

@@ -141,10 +141,10 @@ def faulty(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         (faulty(lambda c: c["annotations"][0].update(file_name="q.png")), r"image q\.png of image 5 is not in"),
         (faulty(lambda c: c["annotations"][0].pop("file_name")), "image 5 is damaged"),
         (faulty(lambda c: c["annotations"][0]["segments_info"][0].update(category_id=8)), "image 5 is damaged"),
-        (faulty(lambda c: c["categories"][1].update(id=7)), "category 7 needs a whole number of its own"),
+        (faulty(lambda c: c["categories"][1].update(id=7)), "category 7 needs a unique integer"),
         (
             faulty(lambda c: c["categories"][1].pop("name")),
-            "category 40 needs a whole number of its own as id, and a name",
+            "category 40 needs a unique integer as id, and a name",
         ),
         (
             faulty(lambda c: c.update(categories=[{"id": i, "name": str(i), "isthing": 1} for i in range(256)])),
@@ -166,7 +166,7 @@ def test_files_that_cannot_be_used(data: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"p\.png is 9x6, its image 8x6"):
         map_of(with_semantic_maps(data, maps))
     Image.new("L", (8, 6)).save(tmp_path / "maps/p.png")
-    with pytest.raises(DataError, match=r"has mode L; .* for class numbers leave out its JSON"):
+    with pytest.raises(DataError, match=r"has mode L; .* for class indices, do not pass a JSON"):
         map_of(with_semantic_maps(data, maps))
     (tmp_path / "maps/p.png").write_bytes(b"x")
     with pytest.raises(DataError, match="not a readable image"):

@@ -175,11 +175,11 @@ for data in (5, {"train": "folder"}):
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.splitlines() == [
         'data is of type int; give a folder, an htc.Dataset, or {"train": Dataset, "val": Dataset}',
-        "data['train'] is of type str; give an htc.Dataset",
+        "data['train'] is of type str; pass an htc.Dataset",
     ]
 
 
 def test_semantic_maps_are_not_lost_silently(tmp_path: Path) -> None:
     mapped = htc.Dataset(Path("a"), ("cat",), (1,), made(("cat",)).images, semantic_maps=SemanticMaps(tmp_path))
-    with pytest.raises(DataError, match="has semantic maps, which no COCO file holds; give them as semantic="):
+    with pytest.raises(DataError, match="has semantic maps, which a COCO file cannot store; pass them as semantic="):
         locate_splits(data=mapped, converted=tmp_path)

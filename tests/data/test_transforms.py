@@ -22,10 +22,10 @@ from htc.data.transforms import (
     normalize,
     pad_images,
     pad_semantic,
+    place_ground_truth,
     place_image,
     place_masks,
     place_semantic,
-    place_truth,
     plain_placement,
     resized_size,
 )
@@ -35,8 +35,8 @@ from htc.types import GroundTruth
 @settings(max_examples=60, deadline=None)
 @given(placements(), st.integers(0, 2**31))
 def test_boxes_are_the_boxes_of_their_masks(placement: Placement, seed: int) -> None:
-    truth, _ = truth_of(seed, placement.original)
-    placed = place_truth(truth, placement)
+    ground_truth, _ = truth_of(seed, placement.original)
+    placed = place_ground_truth(ground_truth, placement)
     assert placed.masks is not None
     torch.testing.assert_close(
         placed.boxes, clip_boxes(boxes_from_masks(placed.masks), placement.size), atol=1e-3, rtol=1e-5
@@ -49,12 +49,12 @@ def test_boxes_are_the_boxes_of_their_masks(placement: Placement, seed: int) -> 
 @settings(max_examples=60, deadline=None)
 @given(placements(resize=False), st.integers(0, 2**31))
 def test_masks_and_image_show_the_same_pixels(placement: Placement, seed: int) -> None:
-    truth, crops = truth_of(seed, placement.original)
-    assert truth.masks is not None
+    ground_truth, crops = truth_of(seed, placement.original)
+    assert ground_truth.masks is not None
     for number, crop in enumerate(crops):
         image = np.zeros((*placement.original, 3), np.uint8)
         image[crop.y : crop.y + crop.bitmap.shape[0], crop.x : crop.x + crop.bitmap.shape[1]] = crop.bitmap[:, :, None]
-        seen = seen_bitmaps(place_masks(truth.masks, placement), placement.size)[number]
+        seen = seen_bitmaps(place_masks(ground_truth.masks, placement), placement.size)[number]
         assert np.array_equal(place_image(image, placement)[:, :, 0] > 0, seen)
 
 
@@ -62,42 +62,42 @@ def test_masks_and_image_show_the_same_pixels(placement: Placement, seed: int) -
 @given(placements(), st.integers(0, 2**31))
 def test_the_semantic_map_follows(placement: Placement, seed: int) -> None:
     """One object: its class is exactly where its placed mask is."""
-    truth, crops = truth_of(seed, placement.original, count=1)
-    assert truth.masks is not None
+    ground_truth, crops = truth_of(seed, placement.original, count=1)
+    assert ground_truth.masks is not None
     semantic = place_semantic(derived_map(crops, [6], [], placement.original), placement)
     assert semantic.shape == placement.size
-    assert np.array_equal(semantic == 7, seen_bitmaps(place_masks(truth.masks, placement), placement.size)[0])
+    assert np.array_equal(semantic == 7, seen_bitmaps(place_masks(ground_truth.masks, placement), placement.size)[0])
 
 
 @settings(max_examples=40, deadline=None)
 @given(placements(), st.integers(0, 2**31), st.booleans(), st.booleans())
 def test_a_second_flip_undoes_the_first(placement: Placement, seed: int, horizontal: bool, vertical: bool) -> None:
     """Flips are involutions, of image, boxes, masks and semantic map alike."""
-    truth, crops = truth_of(seed, placement.original)
+    ground_truth, crops = truth_of(seed, placement.original)
     height, width = placement.original
     flip = Placement(placement.original, placement.original, horizontal, vertical)
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     semantic = derived_map(crops, [0, 1, 2, 3], [], placement.original)
-    twice = place_truth(place_truth(truth, flip), flip)
+    twice = place_ground_truth(place_ground_truth(ground_truth, flip), flip)
     assert np.array_equal(place_image(place_image(image, flip), flip), image)
     assert np.array_equal(place_semantic(place_semantic(semantic, flip), flip), semantic)
-    assert torch.equal(twice.boxes, truth.boxes)
+    assert torch.equal(twice.boxes, ground_truth.boxes)
     assert twice.masks is not None
-    assert truth.masks is not None
-    assert np.array_equal(seen_bitmaps(twice.masks, (height, width)), seen_bitmaps(truth.masks, (height, width)))
+    assert ground_truth.masks is not None
+    assert np.array_equal(seen_bitmaps(twice.masks, (height, width)), seen_bitmaps(ground_truth.masks, (height, width)))
 
 
 @settings(max_examples=60, deadline=None)
 @given(placements(), st.integers(0, 2**31))
 def test_deriving_and_moving_can_be_exchanged(placement: Placement, seed: int) -> None:
     """The semantic map derived from the annotated masks, then moved, equals the one derived from the moved masks."""
-    truth, crops = truth_of(seed, placement.original, count=3)
-    placed = place_truth(truth, placement)
+    ground_truth, crops = truth_of(seed, placement.original, count=3)
+    placed = place_ground_truth(ground_truth, placement)
     assert placed.masks is not None
     # Small over large is decided by the annotated areas; the moved ones may be equal.
     order = sorted(range(3), key=lambda i: -int(crops[i].bitmap.sum()))
     expected = np.zeros(placement.size, np.uint8)
-    dense = seen_bitmaps(place_masks(truth.masks, placement), placement.size)  # type: ignore[arg-type]
+    dense = seen_bitmaps(place_masks(ground_truth.masks, placement), placement.size)  # type: ignore[arg-type]
     for i in order:
         expected[dense[i]] = 1 + i
     assert np.array_equal(place_semantic(derived_map(crops, [0, 1, 2], [], placement.original), placement), expected)
@@ -188,11 +188,11 @@ def test_a_list_of_edges() -> None:
     ("values", "says"),
     [
         ({"short_edges": (3, 9), "short_edge_choices": (3,)}, "exclude each other"),
-        ({"short_edges": (9, 3)}, "the shorter edge comes first"),
+        ({"short_edges": (9, 3)}, "give the shorter edge first"),
         ({"short_edge_choices": ()}, "is empty"),
-        ({"jitter": {}, "crop": (5, 5)}, "leave out crop"),
-        ({"jitter": {}, "resize": False}, "leave out resize"),
-        ({"jitter": {"scales": (2.0, 1.0)}}, "the smaller factor comes first"),
+        ({"jitter": {}, "crop": (5, 5)}, "remove crop"),
+        ({"jitter": {}, "resize": False}, "remove resize"),
+        ({"jitter": {"scales": (2.0, 1.0)}}, "give the smaller factor first"),
         ({"photometric": {"hue": 0.6}}, "less than or equal to 0.5"),
     ],
 )
@@ -208,21 +208,21 @@ def test_a_window_larger_than_the_image_is_the_image() -> None:
 
 
 def test_objects_without_mask_are_clipped_and_crowds_move_along() -> None:
-    truth = GroundTruth(
+    ground_truth = GroundTruth(
         torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 4.0, 4.0]]),
         torch.tensor([0, 1]),
         None,
         torch.tensor([[8.0, 8.0, 20.0, 20.0]]),
     )
-    placed = place_truth(truth, Placement((20, 20), (20, 20), corner=(5, 5), window=(10, 10)))
+    placed = place_ground_truth(ground_truth, Placement((20, 20), (20, 20), corner=(5, 5), window=(10, 10)))
     assert placed.boxes.tolist() == [[0, 0, 5, 5]]
     assert placed.labels.tolist() == [0]
     assert placed.crowd_boxes.tolist() == [[3, 3, 10, 10]]
 
 
 def test_no_objects() -> None:
-    truth, _ = truth_of(0, (10, 10), count=0)
-    placed = place_truth(truth, Placement((10, 10), (20, 20), True, True, (2, 2), (7, 7)))
+    ground_truth, _ = truth_of(0, (10, 10), count=0)
+    placed = place_ground_truth(ground_truth, Placement((10, 10), (20, 20), True, True, (2, 2), (7, 7)))
     assert placed.boxes.shape == (0, 4)
     assert placed.masks is not None
     assert len(placed.masks) == 0

@@ -58,9 +58,9 @@ def view(
 
 def dense(found: AnnotatedView) -> np.ndarray:
     """(N, H, W) bool."""
-    assert found.truth.masks is not None
-    masks = np.zeros((len(found.truth.masks), *found.size), bool)
-    for mask, crop in zip(masks, crops_in_view(found.truth.masks, found.size), strict=True):
+    assert found.ground_truth.masks is not None
+    masks = np.zeros((len(found.ground_truth.masks), *found.size), bool)
+    for mask, crop in zip(masks, crops_in_view(found.ground_truth.masks, found.size), strict=True):
         mask[crop.y : crop.y + crop.bitmap.shape[0], crop.x : crop.x + crop.bitmap.shape[1]] = crop.bitmap > 0
     return masks
 
@@ -109,8 +109,8 @@ def test_masks_boxes_and_derived_map_follow_a_flip(dataset: Dataset) -> None:
     plain, flipped = view(dataset, lambda *pair: pair), view(dataset, v2.RandomHorizontalFlip(1.0))
     assert np.array_equal(flipped.image, plain.image[:, ::-1])
     assert np.array_equal(dense(flipped), dense(plain)[:, :, ::-1])
-    assert flipped.truth.boxes.tolist() == [[30, 5, 44, 15], [6, 10, 20, 30]]
-    assert flipped.truth.crowd_boxes.tolist() == [[10, 30, 46, 38]]
+    assert flipped.ground_truth.boxes.tolist() == [[30, 5, 44, 15], [6, 10, 20, 30]]
+    assert flipped.ground_truth.crowd_boxes.tolist() == [[10, 30, 46, 38]]
     assert plain.semantic is not None
     assert flipped.semantic is not None
     assert set(np.unique(plain.semantic)) == {0, 1, 2, 255}
@@ -121,11 +121,11 @@ def test_rotated_boxes_are_tight_and_the_map_is_that_of_the_masks(dataset: Datas
     found = view(dataset, v2.RandomRotation((30, 30), expand=True))  # type: ignore[arg-type]
     assert found.size != SIZES[0]
     masks = dense(found)
-    for mask, box in zip(masks, found.truth.boxes.tolist(), strict=True):
+    for mask, box in zip(masks, found.ground_truth.boxes.tolist(), strict=True):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     assert found.semantic is not None
-    for mask, label in zip(masks, found.truth.labels.tolist(), strict=True):
+    for mask, label in zip(masks, found.ground_truth.labels.tolist(), strict=True):
         assert (found.semantic[mask] == label + 1).all()
 
 
@@ -133,8 +133,8 @@ def test_colors_leave_the_annotated_targets(dataset: Dataset) -> None:
     found = view(dataset, v2.ColorJitter(0.5, 0.5, 0.5), index=2)
     before = annotated(dataset.images[2], 3, None)
     assert not np.array_equal(found.image, dataset.images[2].pixels)  # type: ignore[arg-type]
-    assert found.truth is before.truth or torch.equal(found.truth.boxes, before.truth.boxes)
-    assert found.truth.boxes.tolist() == [[4.5, 2.5, 30.5, 30.25]]
+    assert found.ground_truth is before.ground_truth or torch.equal(found.ground_truth.boxes, before.ground_truth.boxes)
+    assert found.ground_truth.boxes.tolist() == [[4.5, 2.5, 30.5, 30.25]]
 
 
 @pytest.mark.parametrize(
@@ -159,10 +159,10 @@ def test_colors_leave_the_annotated_targets(dataset: Dataset) -> None:
 def test_transforms_of_torchvision(dataset: Dataset, transforms: Callable[..., Any], index: int) -> None:
     found = view(dataset, transforms, index, seed=1)
     assert found.image.dtype == np.uint8
-    assert found.truth.masks is not None
-    assert len(found.truth.boxes) == len(found.truth.labels) == len(found.truth.masks)
-    assert found.truth.masks.canvas == found.size
-    assert (found.truth.boxes[:, 2:] > found.truth.boxes[:, :2]).all()
+    assert found.ground_truth.masks is not None
+    assert len(found.ground_truth.boxes) == len(found.ground_truth.labels) == len(found.ground_truth.masks)
+    assert found.ground_truth.masks.canvas == found.size
+    assert (found.ground_truth.boxes[:, 2:] > found.ground_truth.boxes[:, :2]).all()
     assert found.semantic is not None
     assert found.semantic.shape == found.size
 
@@ -173,12 +173,12 @@ def test_iou_crop_and_sanitizing(dataset: Dataset) -> None:
     both = v2.Compose(
         [v2.RandomIoUCrop(min_scale=0.3, max_scale=0.4, sampler_options=[0.0]), v2.SanitizeBoundingBoxes()]
     )
-    counts = {len(view(without_crowd, both, seed=seed).truth.boxes) for seed in range(8)}
+    counts = {len(view(without_crowd, both, seed=seed).ground_truth.boxes) for seed in range(8)}
     assert counts == {1, 2} or counts == {1}
     for seed in range(4):  # marked as removed by an empty box, though some of its mask is left
         cropped = v2.RandomIoUCrop(min_scale=0.3, max_scale=0.4, sampler_options=[0.0])
         one, other = view(without_crowd, cropped, seed=seed), view(without_crowd, both, seed=seed)
-        assert torch.equal(one.truth.boxes, other.truth.boxes)
+        assert torch.equal(one.ground_truth.boxes, other.ground_truth.boxes)
 
 
 def test_instances_without_mask_or_box_are_dropped(dataset: Dataset) -> None:
@@ -187,14 +187,14 @@ def test_instances_without_mask_or_box_are_dropped(dataset: Dataset) -> None:
         return image, target
 
     found = view(dataset, left_half)
-    assert found.truth.labels.tolist() == [0]
-    assert found.truth.crowd_boxes.tolist() == [[4, 30, 24, 38]]
+    assert found.ground_truth.labels.tolist() == [0]
+    assert found.ground_truth.crowd_boxes.tolist() == [[4, 30, 24, 38]]
 
     def no_first_box(image: Any, target: dict[str, Any]) -> Any:
         target["boxes"][0] = 0
         return image, target
 
-    assert view(dataset, no_first_box).truth.labels.tolist() == [1]
+    assert view(dataset, no_first_box).ground_truth.labels.tolist() == [1]
 
 
 def test_boxes_without_masks() -> None:
@@ -204,12 +204,12 @@ def test_boxes_without_masks() -> None:
     seen = []
     found = view(boxes, lambda *pair: (seen.append(pair[1]), v2.functional.horizontal_flip(pair[0]), pair[1])[1:])
     assert set(seen[0]) == {"boxes", "labels", "semantic"}
-    assert found.truth.masks is None
+    assert found.ground_truth.masks is None
     cropped = view(boxes, v2.Compose([v2.RandomCrop((40, 40)), v2.Lambda(lambda value: value)]), seed=2)
-    assert cropped.truth.masks is None
-    assert (cropped.truth.boxes[:, 2] <= 40).all()
+    assert cropped.ground_truth.masks is None
+    assert (cropped.ground_truth.boxes[:, 2] <= 40).all()
     turned = view(boxes, v2.RandomHorizontalFlip(1.0))
-    assert turned.truth.boxes.tolist() == [[30, 3, 47.5, 30], [0, 30, 10, 40]]
+    assert turned.ground_truth.boxes.tolist() == [[30, 3, 47.5, 30], [0, 30, 10, 40]]
     assert turned.semantic is not None
     assert (turned.semantic[30:, :10] == 2).all()
 
@@ -285,7 +285,7 @@ NAN = torch.tensor([[1.0, 2, float("nan"), 4]] * 3)
         (lambda image, _: image, r"transforms returned a tensor of shape .* must return \(image, target\)"),
         (lambda *_: None, r"transforms returned None; transforms must return"),
         (lambda image, _: (image, None), "None as target"),
-        (lambda image, target: (image.float(), target), "type float32 as image; .* leave out ToDtype"),
+        (lambda image, target: (image.float(), target), "type float32 as image; .* remove ToDtype"),
         (lambda image, target: (image[:1], target), r"shape \(1, 40, 50\)"),
         (v2.ToPILImage(), "a value of type Image as image"),
         (lambda image, target: (image[:, :0], target), "without pixels"),

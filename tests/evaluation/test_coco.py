@@ -133,7 +133,7 @@ def test_results_that_do_not_fit_are_named(change, says):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("", "not valid JSON"), ("[]", "not COCO annotations"), ('{"images": []}', "annotations, categories")],
+    [("", "not valid JSON"), ("[]", "not a COCO instance file"), ('{"images": []}', "annotations, categories")],
 )
 def test_bad_annotation_files_are_named(tmp_path, content, says):
     path = tmp_path / "bad.json"

@@ -142,7 +142,7 @@ def test_files_come_back_as_they_were(tmp_path):
         "area": 100,
         "bbox": [10, 0, 10, 10],
     }
-    with pytest.raises(DataError, match="must have their image's size"):
+    with pytest.raises(DataError, match="must have the size of its image"):
         again.read(17, (10, 21))
 
 

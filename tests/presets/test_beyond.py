@@ -59,7 +59,8 @@ def test_pasted_objects_are_in_image_truth_and_semantic_map(dataset: Dataset) ->
         differs = (pasted.image != plain.image).any(-1)
         changed += bool(differs.any())
         assert differs.any() == (
-            len(pasted.truth.boxes) != len(plain.truth.boxes) or not torch.equal(pasted.truth.boxes, plain.truth.boxes)
+            len(pasted.ground_truth.boxes) != len(plain.ground_truth.boxes)
+            or not torch.equal(pasted.ground_truth.boxes, plain.ground_truth.boxes)
         )
         assert ((pasted.semantic != plain.semantic) <= differs).all()
         assert (

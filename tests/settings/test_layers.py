@@ -189,16 +189,16 @@ def test_all_faults_come_at_once_with_their_sources(tmp_path: Path) -> None:
     ("flag", "message"),
     [
         (("lr", "1"), "--lr: there is no such setting; did you mean training.optimizer.lr?"),
-        (("qqq", "1"), "--qqq: there is no such setting; --print-config shows all settings"),
+        (("qqq", "1"), "--qqq: there is no such setting; --print-config lists all settings"),
         (("training.optimizer.momentum.x", "1"), "--training.optimizer.momentum.x: "),
         (("cascade", "3"), "--cascade: is a section, not a value (got 3): set cascade.<name>"),
         (
             ("semantic", "none"),
-            "--semantic: cascade.semantic_fusion is 'both' but semantic is null: set semantic_fusion to none",
+            "--semantic: cascade.semantic_fusion is 'both' but semantic is null: set cascade.semantic_fusion to none",
         ),
         (
             ("cascade.num_stages", "1"),
-            "--cascade.num_stages: delta_stds has 3 values for num_stages = 1: give one value a stage",
+            "--cascade.num_stages: delta_stds has 3 values for num_stages = 1: give one value per stage",
         ),
         (("neck.channels", "128"), "--neck.channels: semantic.channels 256 must equal neck.channels 128"),
         (("cascade.ious", "0.5,7,0.7"), "--cascade.ious: should be less than or equal to 1 (got 7)"),
@@ -220,9 +220,9 @@ def test_a_field_of_another_variant_is_named_as_such() -> None:
     ("content", "message"),
     [
         (b"a: [", "is not YAML"),
-        (b"- 1", "must hold sections and values"),
+        (b"- 1", "must contain sections and values"),
         (b"\xff\xfe\x00", "is not text"),
-        (b"7", "must hold sections"),
+        (b"7", "must contain sections"),
     ],
 )
 def test_an_unusable_file_is_named(content: bytes, message: str, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_custom_starts_from_whole_sections_so_that_one_field_of_a_kind_can_be_se
     assert config.rpn == RPN(samples=5)
     guided = resolve(from_flags([*named, ("rpn.proposals", "7"), ("rpn.kind", "guided_rpn")]), BASE)
     assert guided.rpn == GuidedRPN(proposals=7)
-    with pytest.raises(ConfigError, match=r"neck\.channels that divide by 4, not 6"):
+    with pytest.raises(ConfigError, match=r"neck\.channels divisible by 4, not 6"):
         resolve(
             from_flags([*named, ("rpn.kind", "guided_rpn"), ("neck.channels", "6"), ("semantic.channels", "6")]), BASE
         )

@@ -103,7 +103,7 @@ def test_stages_of_masks_are_refused(result):
     "changes", [{"mask_flow": True, "semantic_fusion": "box"}, {"mask_flow": False, "semantic_fusion": "both"}]
 )
 def test_masks_that_are_not_there_neither_flow_nor_fuse(changes):
-    with pytest.raises(ValidationError, match="no masks to flow"):
+    with pytest.raises(ValidationError, match="set mask_flow to false"):
         type(tiny().cascade)(mask_head=NoMask(), **changes)
 
 

@@ -1,9 +1,9 @@
-"""The typed configuration of a model and of its training: frozen and validated as a whole.
+"""The typed configuration of a model and its training: frozen, and validated as a whole.
 
-A configuration is a value. `whole` is its root, and each part has a module: `backbone`, `model` (neck, proposals,
-heads), `inference`, `training`; `base` is what they share, `Section.replace` included. Presets (`htc.presets`) are
-functions that return one; files, environment and flags (`htc.settings`) are laid over it before it is validated, so
-that every error is found at once.
+`whole` defines the root, and each part has a module: `backbone`, `model` (neck, proposals, heads), `inference`,
+`training`; `base` has what they share, including `Section.replace`. Presets (`htc.presets`) are functions that return a
+configuration; settings from files, environment and flags (`htc.settings`) override it before validation, so that all
+errors are reported at once.
 """
 
 from htc.config.backbone import Backbone, BackboneNorm, CustomBackbone, FishNet, ResNet, Timm, ViT

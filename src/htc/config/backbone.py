@@ -1,4 +1,4 @@
-"""Backbones: C2-C5 from an image."""
+"""Configuration of the backbones, which compute C2-C5 from an image."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
@@ -9,7 +9,9 @@ from htc.config.base import Fraction, Positive, Section
 
 BackboneNorm = Literal["statistics_fixed", "frozen", "batch", "sync", "group"]
 Pretrained = bool | str
-"""Weights a training starts from: false none, true those of timm for this network, else another timm name or a file."""
+"""Initial weights for training: false: none; true: timm's weights for this network; else another timm name or a
+file.
+"""
 StageCount = Annotated[int, Field(ge=-1, le=4)]
 Deformable = Literal["none", "v1", "v2"]
 Switchable = Literal["none", "plain", "deformable"]
@@ -19,36 +21,37 @@ DeformableStages = tuple[Annotated[int, Field(ge=2, le=5)], ...]
 def _check_deformable(kind: Deformable, stages: DeformableStages) -> None:
     if (kind != "none") != bool(stages):
         raise ValueError(
-            "deformable and deformable_stages go together: for example deformable: v1, deformable_stages: [3, 4, 5]"
+            "deformable and deformable_stages must be set together, as in deformable: v1, deformable_stages: [3, 4, 5]"
         )
 
 
 def _check_switchable(kind: Switchable, stages: DeformableStages, deformable: DeformableStages) -> None:
     if (kind != "none") != bool(stages):
         raise ValueError(
-            "switchable and switchable_stages go together: for example switchable: deformable, switchable_stages: "
+            "switchable and switchable_stages must be set together, as in switchable: deformable, switchable_stages: "
             "[3, 4, 5]"
         )
     if set(stages) & set(deformable):
         raise ValueError(
-            "a stage is in switchable_stages and in deformable_stages: for both at once set switchable: deformable "
-            "and leave the other out"
+            "a stage is in both switchable_stages and deformable_stages: to combine them, set switchable: deformable "
+            "and remove deformable"
         )
 
 
 def _check_pretrained(norm: BackboneNorm, pretrained: Pretrained) -> None:
     if norm == "group" and pretrained:
         raise ValueError(
-            "ImageNet weights come with batch norms: with pretrained choose norm statistics_fixed, frozen, "
-            "batch or sync"
+            "norm group cannot use ImageNet weights, which have BatchNorm: with pretrained, set norm to "
+            "statistics_fixed, frozen, batch or sync"
         )
 
 
 class ResNet(Section):
-    """ResNet or ResNeXt, features C2-C5 of strides 4-32.
+    """ResNet or ResNeXt with feature maps C2-C5 of strides 4-32.
 
-    `norm`: `statistics_fixed` trains the affine and keeps the running statistics (the original); `frozen` trains
-    neither. `frozen_stages`: 1 freezes the stem and layer1 (the original), 0 the stem alone, -1 nothing.
+    `norm`: `statistics_fixed` trains the affine parameters and keeps the running statistics (as in mmdetection);
+    `frozen` trains neither. `frozen_stages`: 1 freezes the stem and layer1 (as in mmdetection), 0 the stem only, -1
+    nothing.
     """
 
     renamed_fields: ClassVar[Mapping[str, str]] = {"standardised": "standardized"}
@@ -59,22 +62,22 @@ class ResNet(Section):
     norm: BackboneNorm = "statistics_fixed"
     frozen_stages: StageCount = 1
     stride_in: Literal["3x3", "1x1"] = "3x3"
-    """Which convolution of a stage's first block has the stride: 1x1 is the older "caffe" or MSRA style, of
+    """Convolution in each stage's first block that has the stride; 1x1 is the older "caffe" or MSRA style of
     detectron2's weights.
     """
     deformable: Deformable = "none"
     deformable_stages: DeformableStages = ()
     switchable: Switchable = "none"
-    """Switchable atrous convolution (Qiao et al. 2020) in `switchable_stages`: of plain or of deformable
+    """Switchable atrous convolution (Qiao et al. 2020) in `switchable_stages`, made of plain or deformable
     convolutions.
     """
     switchable_stages: DeformableStages = ()
     standardized: bool = False
-    """Adaptive weight standardization of every convolution but the deformable ones, as DetectoRS was trained."""
+    """Adaptive weight standardization of every convolution except the deformable ones, as in DetectoRS."""
     pretrained: Pretrained = False
 
     @model_validator(mode="after")
-    def _deformable_says_where(self) -> Self:
+    def _options_fit(self) -> Self:
         _check_deformable(self.deformable, self.deformable_stages)
         _check_switchable(self.switchable, self.switchable_stages, self.deformable_stages)
         if self.stride_in == "1x1" and self.depth < 50:
@@ -88,11 +91,11 @@ class ResNet(Section):
 
 
 class Timm(Section):
-    """Any network of timm with feature maps of strides 4, 8, 16 and 32: `legacy_senet154`, `dpn107`, `swin_*`,
+    """Any timm network with feature maps of strides 4, 8, 16 and 32: `legacy_senet154`, `dpn107`, `swin_*`,
     `convnext_*`, ...
 
-    `norm` is what its batch norms become (networks without any, as Swin and ConvNeXt, are not touched by it).
-    `frozen_stages`: 1 freezes all that makes C2, stem included, 2 also what makes C3, and so on; -1 nothing.
+    `norm` replaces the network's batch norms (networks without any, such as Swin and ConvNeXt, ignore it).
+    `frozen_stages`: 1 freezes all layers up to C2, stem included, 2 also those up to C3, and so on; -1 nothing.
     """
 
     kind: Literal["timm"] = "timm"
@@ -100,32 +103,30 @@ class Timm(Section):
     norm: Literal["statistics_fixed", "frozen", "batch", "sync"] = "statistics_fixed"
     frozen_stages: Literal[-1, 1, 2, 3, 4] = -1
     output_norm: Literal["none", "layer"] = "none"
-    """A LayerNorm on each feature map, as Swin and ConvNeXt have for detection (their own code; Liu et al. 2021,
-    2022).
-    """
+    """A LayerNorm on each feature map, as in the detectors of Swin's and ConvNeXt's authors (Liu et al. 2021, 2022)."""
     drop_path_rate: Fraction = 0.0
-    """Stochastic depth: the share of residual branches left out in training, growing with the depth up to this."""
+    """Stochastic depth: maximum rate of dropped residual branches in training; the rate grows with depth."""
     deformable: Deformable = "none"
     deformable_stages: DeformableStages = ()
-    """Every 3x3 convolution of what makes these feature maps (2-5)."""
+    """Feature maps (2-5) whose layers use deformable 3x3 convolutions."""
     pretrained: Pretrained = False
 
     @model_validator(mode="after")
-    def _deformable_says_where(self) -> Self:
+    def _options_fit(self) -> Self:
         _check_deformable(self.deformable, self.deformable_stages)
         return self
 
 
 class FishNet(Section):
-    """FishNet (Sun et al. 2018, arXiv 1901.03495): tail, body and head; C2 is the body's last feature, C3-C5 are the
-    head's.
+    """FishNet (Sun et al. 2018, arXiv 1901.03495): tail, body and head; C2 is the last feature of the body, C3-C5 are
+    the head's.
     """
 
     kind: Literal["fishnet"] = "fishnet"
     depth: Literal[99, 150] = 150
     norm: BackboneNorm = "statistics_fixed"
     pretrained: str | Literal[False] = False
-    """A file, of the authors' names or ours; timm has no weights of it."""
+    """A weights file with the authors' parameter names or this library's; timm has no weights of it."""
 
     @model_validator(mode="after")
     def _pretrained_fits(self) -> Self:
@@ -134,8 +135,8 @@ class FishNet(Section):
 
 
 class ViT(Section):
-    """A plain vision transformer of timm with patches of 16 pixels and a simple pyramid on its last feature (Li et
-    al. 2022, ViTDet).
+    """Plain vision transformer from timm with 16-pixel patches and a simple pyramid on its last feature (Li et al.
+    2022, ViTDet).
     """
 
     kind: Literal["vit"] = "vit"
@@ -145,17 +146,17 @@ class ViT(Section):
 
 
 class CustomBackbone(Section):
-    """A user's own module, passed beside the configuration: `htc.Detector(config, backbone=module)`.
+    """A user's module, passed in addition to the configuration: `htc.Detector(config, backbone=module)`.
 
-    Its code is not part of the configuration. `name` is its module and class, for messages and for the reader;
-    `channels` are those of C2-C5. `htc.Detector` fills in both.
+    Its code is not part of the configuration. `name` is its module and class, used in messages; `channels` are those of
+    C2-C5. `htc.Detector` sets both.
     """
 
     kind: Literal["custom"] = "custom"
     name: str
     channels: tuple[Positive, Positive, Positive, Positive]
     pretrained: Literal[False] = False
-    """The module brings its own weights."""
+    """The module initializes its own weights."""
 
 
 Backbone = Annotated[ResNet | Timm | FishNet | ViT | CustomBackbone, Field(discriminator="kind")]

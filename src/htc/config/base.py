@@ -1,4 +1,4 @@
-"""What every part of the configuration is made of: frozen pydantic models with bounded numbers and validated copies."""
+"""Base of every part of the configuration: frozen pydantic models with bounded numbers and validated copies."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -15,11 +15,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Quad = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
 Precision = Literal["fp32", "bf16"]
-"""Of the network's arithmetic; box arithmetic is always fp32."""
+"""Precision of the network's arithmetic; box arithmetic is always fp32."""
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, unknown keys refused."""
+    """A part of the configuration: immutable, rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     renamed_fields: ClassVar[Mapping[str, str]] = {}
@@ -30,16 +30,16 @@ class Section(BaseModel):
     def _current_names(cls, values: Any, info: ValidationInfo) -> Any:
         if not isinstance(values, Mapping) or cls.renamed_fields.keys().isdisjoint(values):
             return values
-        # JSON is what an older version stored: nobody can be asked to change it.
+        # JSON was written by an older version: no warning, since the user cannot change it.
         return with_current_names(cls, values, None if info.mode == "json" else cls.__name__)
 
     def replace(self, **changes: Any) -> Self:
-        """A validated copy with other values of the named fields.
+        """Make a validated copy with other values of the given fields.
 
-        A nested section is given as a section object, which takes the place of the old one, or as a dictionary of
-        changes to it: `config.replace(inference={"max_detections": 300})`. A dictionary with another `kind` replaces
-        the whole variant, whose other fields get their defaults. Values that must agree, such as the tuples with one
-        value per stage, belong into one call. Raises `ConfigError` that names every field that cannot be used.
+        A nested section is given as a section object, which replaces the old one, or as a dictionary of changes to it:
+        `config.replace(inference={"max_detections": 300})`. A dictionary with another `kind` replaces the whole
+        variant, with defaults for its other fields. Values that must agree, such as the tuples with one value per
+        stage, must be changed in one call. Raises `ConfigError` that lists every invalid field.
         """
         try:
             return self.model_validate(_merged(self, changes))
@@ -47,14 +47,14 @@ class Section(BaseModel):
             raise ConfigError(field_errors(error, type(self))) from None
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """pydantic's copy. `update` raises `ConfigError`: pydantic would take its values without validation."""
+        """pydantic's copy. `update` raises `ConfigError`, since pydantic would not validate its values."""
         if update:
             raise ConfigError(f"model_copy(update=...) does not validate {', '.join(update)}: use replace(...)")
         return super().model_copy(deep=deep)
 
 
 def _merged(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The section's values with the changes over them; a dictionary is merged into the nested section of its kind."""
+    """Merge the changes into the section's values; a dictionary is merged into the nested section of its kind."""
     values = dict(section)
     for name, change in with_current_names(type(section), changes, type(section).__name__).items():
         current = values.get(name)
@@ -67,16 +67,16 @@ def _merged(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_current_names(section: type[Section], values: Mapping[str, Any], source: str | None) -> dict[str, Any]:
-    """`values` of that section with its fields' current names; an old name gives a `RenamedWarning`.
+    """Rename old field names in `values` to the current ones; each gives a `RenamedWarning`.
 
-    `source` is where the values come from, for the warning; None: no warning. Raises `ConfigError` if a field is given
+    `source` is the origin of the values, for the warning; None: no warning. Raises `ConfigError` if a field is given
     under both names.
     """
     current: dict[str, Any] = {}
     for name, value in values.items():
         new = section.renamed_fields.get(name, name)
         if new != name and new in values:
-            raise ConfigError(f"{name} is the old name of {new}: give one of them")
+            raise ConfigError(f"{name} is the old name of {new}: use only one of them")
         if new != name and source is not None:
             warn_of_old_name(source, name, new)
         current[new] = value
@@ -84,19 +84,19 @@ def with_current_names(section: type[Section], values: Mapping[str, Any], source
 
 
 def warn_of_old_name(source: str, old: str, new: str) -> None:
-    """Give the `RenamedWarning` of one name."""
-    warn(f"{source}: {old} is now called {new}; the old name goes with the next release", RenamedWarning, stacklevel=3)
+    """Warn that an old name is used (`RenamedWarning`)."""
+    warn(f"{source}: {old} is now called {new}; the next release rejects the old name", RenamedWarning, stacklevel=3)
 
 
 def sections_of(annotation: object) -> list[type[Section]]:
-    """The sections that a type allows: one, several variants of a union, or none for a plain value."""
+    """The section classes in a type annotation: one, several variants of a union, or none for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [section for part in get_args(annotation) for section in sections_of(part)]
 
 
 def field_errors(error: ValidationError, model: type[Section]) -> str:
-    """All errors of a validation of `model` in one line: `field: reason (got value); field: ...`."""
+    """Format all validation errors of `model` in one line: `field: reason (got value); field: ...`."""
     return "; ".join(_field_error(details, model) for details in error.errors(include_url=False))
 
 
@@ -115,9 +115,9 @@ def _field_error(details: ErrorDetails, model: type[Section]) -> str:
 
 
 def _located(location: tuple[int | str, ...], model: type[Section]) -> tuple[list[str], list[str]]:
-    """The path of field names of an error, and the fields beside its last one.
+    """Path of field names of an error, and the fields beside the last one.
 
-    pydantic's location also names the variant of a union (neck, fpn, channels), which the path leaves out.
+    pydantic's location also contains the variant of a union (neck, fpn, channels), which is removed.
     """
     path: list[str] = []
     inside, beside = [model], [model]

@@ -1,4 +1,4 @@
-"""What the network is given at test time, and how its outputs become detections."""
+"""Configuration of the network input and of the conversion from head outputs to detections."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,24 +8,25 @@ from htc.config.base import Fraction, Positive, PositiveFloat, Section
 
 
 class Input(Section):
-    """Network input: RGB, resized with its ratio kept into (short_edge, long_edge), normalized, padded to `divisor`."""
+    """Network input: RGB, resized to fit (short_edge, long_edge) with a fixed aspect ratio, normalized, padded to
+    `divisor`.
+    """
 
     short_edge: Positive = 800
     long_edge: Positive = 1333
     max_scale: PositiveFloat | None = None
-    """Never enlarge an image by more than this, however far below the edges it stays: 1 keeps the size of small ones.
+    """Maximum enlargement of an image, even if it stays smaller than the edges: 1 keeps small images at their size.
 
-    Where training draws the short edge, or a test looks at several scales, the limit is multiplied by the same factor.
+    If training draws the short edge, or prediction uses several scales, the limit is multiplied by the same factor.
     """
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     divisor: Positive = 32
     padding: Literal["zero", "edge"] = "zero"
-    """What fills the padding: zeros, which are the mean color, as in the original; or the image's last row and
-    column repeated.
+    """Padding values: zeros, which are the mean color, as in mmdetection; or the image's last row and column repeated.
 
-    A network trained on crops never sees padding. Where images are dark, a band of the mean color is a bright one,
-    and what it has not learned to ignore: edge keeps it out.
+    A network trained on crops never sees padding. If images are dark, zero padding is a bright band that it has not
+    learned to ignore; `edge` avoids that.
     """
 
     @model_validator(mode="after")
@@ -36,8 +37,8 @@ class Input(Section):
 
 
 class LinearSoftNMS(Section):
-    """A box whose IoU with a better one of its class is over `iou` keeps 1 - IoU of its score; below `min_score` it
-    is dropped.
+    """Linear Soft-NMS: a box whose IoU with a better one of its class is over `iou` has its score multiplied by 1 -
+    IoU; a box below `min_score` is removed.
     """
 
     kind: Literal["linear"] = "linear"
@@ -46,7 +47,9 @@ class LinearSoftNMS(Section):
 
 
 class GaussianSoftNMS(Section):
-    """Every better box of its class leaves a box exp(-IoU^2 / sigma) of its score; below `min_score` it is dropped."""
+    """Gaussian Soft-NMS: each better box of its class multiplies a box's score by exp(-IoU^2 / sigma); a box below
+    `min_score` is removed.
+    """
 
     kind: Literal["gaussian"] = "gaussian"
     sigma: PositiveFloat = 0.5
@@ -62,8 +65,8 @@ class Inference(Section):
     score_threshold: Fraction = 0.001
     nms_iou: Fraction = 0.5
     soft_nms: Annotated[SoftNMS, Field(discriminator="kind")] | None = None
-    """Lower the scores of overlapping boxes instead of dropping boxes over `nms_iou`, which then has no use; null:
-    drop them.
+    """Lower the scores of overlapping boxes instead of removing boxes over `nms_iou`, which is then unused; null:
+    remove them.
     """
     max_detections: Positive = 100
     score_ensemble: Literal["logits", "probabilities"] = "logits"

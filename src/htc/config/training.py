@@ -1,4 +1,4 @@
-"""How a model is trained: optimizer, schedule, augmentation and sampling of images."""
+"""Configuration of training: optimizer, schedule, augmentation and sampling of images."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,8 +10,8 @@ Deviation = Annotated[float, Field(ge=0, le=1)]
 
 
 class ScaleJitter(Section):
-    """Large-scale jitter (Ghiasi et al. 2021, section 3): the image, fitted into `size` times a factor drawn from
-    `scales`, of which a window of `size` (height, width) is cut at random; what is smaller is padded with its batch.
+    """Large-scale jitter (Ghiasi et al. 2021, section 3): the image is resized to fit `size` (height, width) times a
+    random factor from `scales`; then a random window of `size` is cropped. A smaller image is padded in its batch.
     """
 
     scales: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
@@ -20,16 +20,16 @@ class ScaleJitter(Section):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.scales[0] > self.scales[1]:
-            raise ValueError(f"scales {self.scales}: the smaller factor comes first")
+            raise ValueError(f"scales {self.scales}: give the smaller factor first")
         return self
 
 
 class Photometric(Section):
-    """Colors (the distortion of SSD, Liu et al. 2016, section 3.6): each of four changes is made with the given
-    probability.
+    """Color augmentation (the distortion of SSD, Liu et al. 2016, section 3.6): four changes, each applied with
+    `probability`.
 
-    Brightness, contrast and saturation are multiplied by a factor from 1 - d to 1 + d, the hue turns by up to d (0.5:
-    half way round).
+    Brightness, contrast and saturation are multiplied by a factor from 1 - d to 1 + d; the hue is rotated by up to d
+    (0.5: half a turn).
     """
 
     probability: Fraction = 0.5
@@ -40,33 +40,33 @@ class Photometric(Section):
 
 
 class CopyPaste(Section):
-    """Objects of a second image, pasted with their masks (Ghiasi et al. 2021, section 3), without blending."""
+    """Copy-paste (Ghiasi et al. 2021, section 3): instances of a second image are pasted with their masks, without
+    blending.
+    """
 
     probability: Fraction = 0.5
-    """Of an image to receive any."""
+    """Probability that instances are pasted into an image."""
     share: Fraction = 0.5
-    """Each object of the second image is pasted with this probability."""
+    """Probability of each instance of the second image to be pasted."""
 
 
 class Augmentation(Section):
-    """What happens to a training image: resize, flips, crop; then colors; then pasted objects. Null leaves a part
-    out.
-    """
+    """Augmentation of a training image: resize, flips, crop; then colors; then copy-paste. Null disables a step."""
 
     horizontal_flip: Fraction = 0.5
     vertical_flip: Fraction = 0.0
     resize: bool = True
     """False keeps the image at its original size (before a crop)."""
     short_edges: tuple[Positive, Positive] | None = None
-    """Multi-scale: the short edge is drawn from this range, ends included; null takes input.short_edge."""
+    """Multi-scale training: the short edge is drawn from this range, ends included; null: input.short_edge."""
     short_edge_choices: tuple[Positive, ...] | None = None
-    """Multi-scale: the short edge is one of these."""
+    """Multi-scale training: the short edge is one of these."""
     long_edge: Positive | None = None
-    """Null takes input.long_edge."""
+    """Null: input.long_edge."""
     crop: tuple[Positive, Positive] | None = None
-    """(height, width) of a window cut at random after resizing."""
+    """(height, width) of a random crop after resizing."""
     jitter: ScaleJitter | None = None
-    """Instead of resize and crop."""
+    """Replaces resize and crop."""
     photometric: Photometric | None = None
     copy_paste: CopyPaste | None = None
 
@@ -74,36 +74,37 @@ class Augmentation(Section):
     def _one_way_to_resize(self) -> Self:
         if self.short_edges is not None and self.short_edge_choices is not None:
             raise ValueError(
-                "short_edges (a range) and short_edge_choices (a list) exclude each other: give one of them"
+                "short_edges (a range) and short_edge_choices (a list) exclude each other: set one of them"
             )
         if self.short_edges is not None and self.short_edges[0] > self.short_edges[1]:
-            raise ValueError(f"short_edges {self.short_edges}: the shorter edge comes first")
+            raise ValueError(f"short_edges {self.short_edges}: give the shorter edge first")
         if self.short_edge_choices == ():
-            raise ValueError("short_edge_choices is empty: name at least one edge, or null")
+            raise ValueError("short_edge_choices is empty: give at least one edge, or null")
         resizing = [
             name
             for name in ("short_edges", "short_edge_choices", "long_edge", "crop")
             if getattr(self, name) is not None
         ]
         if self.jitter is not None and (resizing or not self.resize):
-            raise ValueError(f"jitter resizes and crops by itself: leave out {', '.join(resizing) or 'resize: false'}")
+            raise ValueError(f"jitter already resizes and crops: remove {', '.join(resizing) or 'resize: false'}")
         return self
 
 
 class Sampling(Section):
-    """How often images are seen in an epoch, and how they are grouped; the default is once each, in any company."""
+    """Sampling of images in an epoch and their grouping into batches; by default, each image once, in random
+    batches.
+    """
 
     group_by_shape: bool = False
-    """Landscape and portrait images in batches of their own, so that little of a batch is padding."""
+    """Put landscape and portrait images into separate batches, which need less padding."""
     repeat_threshold: Fraction | None = None
-    """Repeat-factor sampling (LVIS, Gupta et al. 2019, appendix A): a class c that only a fraction f(c) below this
-    threshold t of the images shows is seen sqrt(t / f(c)) times as often, by repeating its images. LVIS takes
-    0.001. Null: every image once.
+    """Repeat-factor sampling (LVIS, Gupta et al. 2019, appendix A): images of a class c that occurs in a fraction f(c)
+    of the images, below this threshold t, are repeated sqrt(t / f(c)) times. LVIS uses 0.001. Null: every image once.
     """
 
 
 class SGD(Section):
-    """The original's optimizer; `lr` is for 16 images a step and scales linearly with the real batch."""
+    """SGD, the optimizer of the paper; `lr` is for 16 images per step and scales linearly with the batch size."""
 
     kind: Literal["sgd"] = "sgd"
     lr: PositiveFloat = 0.02
@@ -112,25 +113,24 @@ class SGD(Section):
 
 
 class AdamW(Section):
-    """AdamW; `lr` is used as it is."""
+    """AdamW; `lr` is not scaled with the batch size."""
 
     kind: Literal["adamw"] = "adamw"
     lr: PositiveFloat = 3e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     weight_decay_of: Literal["all", "weights"] = "all"
-    """`weights` spares norms, biases and position tables, as transformers are trained."""
+    """`weights` excludes norms, biases and position embeddings, as is usual for transformers."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The learning rate of each block of the backbone over that of the next one (Bao et al. 2021, BEiT); 1: all
-    learn alike.
+    """Learning rate of each block of the backbone, relative to the next one (Bao et al. 2021, BEiT); 1: the same for
+    all.
     """
 
 
 class Training(Section):
-    """The schedule: linear warm-up, then `steps` multiplies the learning rate by `lr_factor` after each milestone
-    (epochs), `cosine` lowers it along half a cosine to nothing at the end of the last epoch.
+    """Learning-rate schedule: linear warm-up, then either `steps`, which multiplies the learning rate by `lr_factor`
+    after each milestone (epochs), or `cosine`, which lowers it to zero at the end of the last epoch.
 
-    `average_decay`: evaluate and keep a moving average of the weights, that much of it kept at each step; null: the
-    weights themselves.
+    `average_decay`: decay of an EMA of the weights, which is evaluated and saved in place of the weights; null: no EMA.
     """
 
     epochs: Positive = 12
@@ -141,12 +141,12 @@ class Training(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 500
     warmup_start: PositiveFloat = 0.001
     batch_size: Positive = 2
-    """Images of one process at once."""
+    """Images per process and batch."""
     accumulate: Positive = 1
-    """Batches whose gradients make one step: a larger batch than memory holds."""
+    """Number of batches whose gradients are accumulated for one step, for a larger batch than fits into memory."""
     clip_gradients: PositiveFloat | None = None
     early_stop: Positive | None = None
-    """End after so many evaluations without a better mask AP (box AP without masks); null: never."""
+    """Stop after this many evaluations without an improvement of mask AP (box AP without masks); null: never."""
     loss_average: Literal["global", "rank"] = "global"
     optimizer: Annotated[SGD | AdamW, Field(discriminator="kind")] = SGD()
     augmentation: Augmentation = Augmentation()

@@ -1,4 +1,4 @@
-"""Everything that defines a detector and its training."""
+"""The whole configuration of a detector and its training."""
 
 from typing import Annotated, Self
 
@@ -12,7 +12,7 @@ from htc.config.training import Training
 
 
 class Config(Section):
-    """Everything that defines a detector and its training. `category_ids` are the ids written to result files."""
+    """The whole configuration of a detector and its training. `category_ids` are the ids in result files."""
 
     preset: str = "custom"
     classes: tuple[str, ...]
@@ -29,23 +29,23 @@ class Config(Section):
 
     @property
     def num_classes(self) -> int:
-        """K: object classes without the background."""
+        """Number of object classes K, without the background."""
         return len(self.classes)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if not self.classes:
-            raise ValueError("classes is empty: name at least one class")
+            raise ValueError("classes is empty: give at least one class")
         if len(self.classes) != len(self.category_ids):
             raise ValueError(
-                f"{len(self.classes)} classes but {len(self.category_ids)} category_ids: give one id a class"
+                f"{len(self.classes)} classes but {len(self.category_ids)} category_ids: give one id per class"
             )
         if len(set(self.category_ids)) != len(self.category_ids):
-            raise ValueError("category_ids repeat an id")
+            raise ValueError("category_ids contains an id twice: give each class its own id")
         if self.semantic is None and self.cascade.semantic_fusion != "none":
             raise ValueError(
                 f"cascade.semantic_fusion is {self.cascade.semantic_fusion!r} but semantic is null: set "
-                f"semantic_fusion to none"
+                f"cascade.semantic_fusion to none"
             )
         if self.semantic is not None and self.semantic.channels != self.neck.channels:
             raise ValueError(
@@ -54,16 +54,15 @@ class Config(Section):
             )
         if self.rpn.kind == "guided_rpn" and self.neck.channels % 4:
             raise ValueError(
-                f"rpn.kind guided_rpn needs neck.channels that divide by 4, not {self.neck.channels}: its features "
+                f"rpn.kind guided_rpn needs neck.channels divisible by 4, not {self.neck.channels}: its features "
                 f"are adapted in four groups"
             )
         if self.neck.kind == "rfp" and self.backbone.kind != "resnet":
             raise ValueError(
-                f"neck.kind rfp feeds back into the stages of a ResNet: backbone.kind {self.backbone.kind} has "
-                f"another neck, fpn or pafpn"
+                f"neck.kind rfp needs backbone.kind resnet, not {self.backbone.kind}: use neck.kind fpn or pafpn"
             )
         stages = [self.inference.box_stage, *(self.inference.score_stages or ()), *(self.inference.mask_stages or ())]
         for stage in stages:
             if stage is not None and stage > self.cascade.num_stages:
-                raise ValueError(f"inference names stage {stage}, but cascade.num_stages is {self.cascade.num_stages}")
+                raise ValueError(f"inference uses stage {stage}, but cascade.num_stages is {self.cascade.num_stages}")
         return self

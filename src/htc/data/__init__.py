@@ -1,6 +1,6 @@
 """Annotated images, from files to batches.
 
-Here belong the one reader of COCO files, the typed dataset it fills, decoded images and masks, semantic maps,
-augmentation, the loaders, and statistics of a dataset. Other annotation formats are in `htc.data.formats`; checks that
-go beyond reading are in `htc.checks`.
+This package contains the only reader of COCO files, the dataset class, image and mask decoding, semantic maps,
+augmentation, the loaders, and dataset statistics. Other annotation formats are in `htc.data.formats`; checks beyond
+reading are in `htc.checks`.
 """

@@ -1,7 +1,7 @@
-"""What a data set asks of a configuration: input size, anchor scale, detections an image, rare classes; each with its
-rule.
+"""Configuration values derived from a dataset, each with its rule: input size, anchor scale, detections per image,
+sampling.
 
-Pure functions of the annotations, so that `htc doctor` and `htc train` say and do the same.
+Pure functions of the annotations, so that `htc doctor` and `htc train` report and use the same values.
 """
 
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ from htc.data.dataset import Dataset
 from htc.data.transforms import resized_size
 
 SMALL_SHARE = 0.1
-"""The input size serves all but this share of the objects, the smallest."""
+"""Fraction of the instances, the smallest ones, that the input size may leave too small."""
 LEAST_SIDE, AMPLE_SIDE = 24.0, 64.0
-"""Pixels (square root of the box's area): what nine in ten objects of COCO have at the original's 800 px; and where
-nothing is gained by more.
+"""Pixels (square root of the box's area): a size that nine in ten instances of COCO exceed at mmdetection's 800 px; and
+one above which enlarging gains nothing.
 """
 MOST_ENLARGED = 2.0
-"""Beyond this, enlarging adds work and no information."""
+"""Maximum enlargement: beyond it, enlarging adds computation and no information."""
 ENOUGH_SHORT, MOST_LONG = 800, 1600
-"""The original's short edge; the longest long edge it was trained with."""
+"""mmdetection's short edge, and the largest long edge of its training."""
 ANCHOR_SCALES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 ANCHOR_IOU = 0.5
 ANCHOR_GAIN = 0.05
-"""Share of the objects that another anchor scale must serve in addition to be worth a change."""
+"""Minimum gain in recall of another anchor scale that justifies a change."""
 RARE = 10
-"""A class is rare in fewer than this part of the images in which the median class is."""
+"""A class is rare if its fraction of images is below 1/RARE of the median class's."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Sizes and numbers of images and objects; crowd regions are left out."""
+    """Sizes and numbers of images and instances, without crowd regions."""
 
     classes: tuple[str, ...]
     sizes: Int[np.ndarray, "P 2"]
@@ -43,11 +43,11 @@ class Statistics:
     """xyxy, pixels of the image."""
     labels: Int[np.ndarray, " N"]
     images: Int[np.ndarray, " N"]
-    """Which image each object is on."""
+    """Index of each instance's image."""
 
     @property
     def counts(self) -> Int[np.ndarray, " P"]:
-        """Objects of each image."""
+        """Number of instances per image."""
         return np.bincount(self.images, minlength=len(self.sizes))
 
     @property
@@ -58,42 +58,47 @@ class Statistics:
 
     @property
     def class_shares(self) -> Float[np.ndarray, " K"]:
-        """The share of the images that show each class, 0..1."""
+        """Fraction of the images that contain each class, 0..1."""
         seen = np.unique(np.stack((self.labels, self.images), 1), axis=0)
         return np.bincount(seen[:, 0], minlength=len(self.classes)) / max(1, len(self.sizes))
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Values for fields of the configuration (dotted names), and how they came about."""
+    """Values for configuration fields (dotted names), and the reason for them."""
 
     settings: dict[str, int | float]
     reason: str
-    """What was measured and the rule that was applied, for the user."""
+    """The statistics and the rule, for the user."""
 
 
 def statistics_of(dataset: Dataset) -> Statistics:
-    """What the rules look at."""
-    found = [(number, one) for number, record in enumerate(dataset.images) for one in record.instances if not one.crowd]
+    """Collect the statistics that the rules use."""
+    instances = [
+        (number, instance)
+        for number, record in enumerate(dataset.images)
+        for instance in record.instances
+        if not instance.crowd
+    ]
     return Statistics(
         classes=dataset.classes,
         sizes=np.array([(record.height, record.width) for record in dataset.images], np.int64).reshape(-1, 2),
-        boxes=np.array([one.box for _, one in found], np.float64).reshape(-1, 4),
-        labels=np.array([one.label for _, one in found], np.int64),
-        images=np.array([number for number, _ in found], np.int64),
+        boxes=np.array([instance.box for _, instance in instances], np.float64).reshape(-1, 4),
+        labels=np.array([instance.label for _, instance in instances], np.int64),
+        images=np.array([number for number, _ in instances], np.int64),
     )
 
 
 def input_size(data: Statistics) -> Advice:
-    """The size at which the network should see the images.
+    """Choose the size of the network input.
 
-    Images are enlarged, at most twofold, until nine in ten objects are at least 24 px large (as COCO's at the
-    original's 800 px), and reduced, down to the original's short edge of 800, as long as nine in ten stay above 64 px.
-    The edges are those of all but the largest tenth of the images; `max_scale` keeps small images of a mixed set
-    from being blown up. The long edge is at least 5/3 of the short one, as the original's, and at most 1600.
+    Images are enlarged, at most twofold, until nine in ten instances are at least 24 px large (as in COCO at
+    mmdetection's 800 px), and reduced, down to mmdetection's short edge of 800, as long as nine in ten stay above 64
+    px. The edges fit all but the largest tenth of the images; `max_scale` keeps small images of a mixed dataset from
+    being enlarged further. The long edge is at least 5/3 of the short one, as in mmdetection, and at most 1600.
     """
     if not len(data.sizes) or not len(data.boxes):
-        return Advice({}, "without objects the input size stays the preset's")
+        return Advice({}, "there are no instances: the preset's input size is kept")
     side = float(np.quantile(data.sides, SMALL_SHARE))
     short, long = (float(np.quantile(edges, 1 - SMALL_SHARE)) for edges in (data.sizes.min(1), data.sizes.max(1)))
     scale = 1.0
@@ -105,16 +110,16 @@ def input_size(data: Statistics) -> Advice:
     short_edge = _multiple(short * fitting)
     long_edge = max(short_edge, min(MOST_LONG, max(_multiple(long * fitting), _multiple(short_edge * 5 / 3))))
     measured = (
-        f"nine in ten objects are at least {side:.0f} px large in their images and {side * fitting:.0f} "
-        f"px in the "
-        f"network's input"
+        f"90% of the instances are at least {side:.0f} px large in their images and {side * fitting:.0f} px at the "
+        f"input size"
     )
     cut = (
         ""
         if fitting == scale
-        else f"; larger inputs than {MOST_LONG} px are too much at a time: train on crops (training.augmentation.crop)"
+        else f"; the input size is limited to {MOST_LONG} px: for larger inputs, train on crops "
+        f"(training.augmentation.crop)"
     )
-    rule = f"enlarged (at most {MOST_ENLARGED:g} times) to {LEAST_SIDE:.0f} px, reduced only above {AMPLE_SIDE:.0f} px"
+    rule = f"enlarged (at most {MOST_ENLARGED:g}x) up to {LEAST_SIDE:.0f} px, reduced only above {AMPLE_SIDE:.0f} px"
     return Advice(
         {"input.short_edge": short_edge, "input.long_edge": long_edge, "input.max_scale": round(fitting, 2)},
         f"{measured}; {rule}{cut}",
@@ -128,8 +133,8 @@ def anchor_coverage(
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
     least_iou: float = ANCHOR_IOU,
 ) -> float:
-    """The share of the objects, 0..1, that overlap some anchor of the RPN with at least `least_iou` in the network's
-    input; 1 without objects.
+    """Recall of the anchors: fraction of the instances, 0..1, with an anchor of IoU at least `least_iou` at the input
+    size; 1 if there are no instances.
     """
     if not len(data.boxes):
         return 1.0
@@ -137,10 +142,10 @@ def anchor_coverage(
 
 
 def best_anchor_iou(data: Statistics, size: Input, scale: float, ratios: tuple[float, ...]) -> Float[np.ndarray, " N"]:
-    """Intersection over union of each object with its best anchor.
+    """IoU of each instance with its best anchor.
 
-    An anchor's center is (column, row) * stride. For one shape the overlap falls with the distance of the centers along
-    each axis, so the nearest cell's anchor is the best one, and no grid of anchors is needed.
+    An anchor's center is (column, row) * stride. For one shape, the overlap falls with the distance of the centers
+    along each axis, so the nearest cell's anchor is the best one, and no grid of anchors is needed.
     """
     shown = np.array(
         [
@@ -167,42 +172,41 @@ def best_anchor_iou(data: Statistics, size: Input, scale: float, ratios: tuple[f
 def anchor_scale(
     data: Statistics, size: Input, present: float = 8.0, ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
 ) -> Advice:
-    """The side of the anchors in units of their stride.
+    """Choose the side of the anchors in units of their stride.
 
-    The scale whose anchors overlap most objects with IoU 0.5 or more; the `present` one stays if another serves less
-    than 5 % of the objects in addition, and of equally good ones (within 0.5 %) the nearest to the present one is
-    taken.
+    The scale whose anchors reach IoU 0.5 with the most instances; the `present` one is kept if another gains less than
+    5 % recall, and of equally good ones (within 0.5 %) the nearest to the present one is chosen.
     """
     if not len(data.boxes):
-        return Advice({}, "without objects the anchors stay the preset's")
-    served = {scale: anchor_coverage(data, size, scale, ratios) for scale in sorted({*ANCHOR_SCALES, present})}
-    most = max(served.values())
+        return Advice({}, "there are no instances: the preset's anchors are kept")
+    recalls = {scale: anchor_coverage(data, size, scale, ratios) for scale in sorted({*ANCHOR_SCALES, present})}
+    most = max(recalls.values())
     best = min(
-        (scale for scale in served if served[scale] >= most - ANCHOR_GAIN / 10),
+        (scale for scale in recalls if recalls[scale] >= most - ANCHOR_GAIN / 10),
         key=lambda scale: abs(np.log(scale / present)),
     )
-    if served[best] < served[present] + ANCHOR_GAIN:
+    if recalls[best] < recalls[present] + ANCHOR_GAIN:
         best = present
-    listed = ", ".join(f"scale {scale:g}: {share:.0%}" for scale, share in served.items())
+    listed = ", ".join(f"scale {scale:g}: {recall:.0%}" for scale, recall in recalls.items())
     return Advice(
         {"rpn.anchor_scale": best},
-        f"objects with an anchor of IoU >= {ANCHOR_IOU} at short edge {size.short_edge}: {listed}",
+        f"recall of the anchors at IoU {ANCHOR_IOU} (short edge {size.short_edge}): {listed}",
     )
 
 
 def max_detections(data: Statistics) -> Advice:
-    """Detections an image: the next hundred above the number of objects of the densest image."""
+    """Choose the detections per image: the next multiple of 100 above the most instances in one image."""
     densest = int(data.counts.max(initial=0))
     return Advice(
         {"inference.max_detections": (densest // 100 + 1) * 100},
-        f"the densest image has {densest} objects; the next hundred above that",
+        f"the densest image has {densest} instances; the next multiple of 100 above that",
     )
 
 
 def repeat_threshold(data: Statistics) -> float | None:
-    """The share of images below which a class should be shown more often; None where no class is rare.
+    """Fraction of images below which a class's images are repeated; None if no class is rare.
 
-    A tenth of the median class's share (of the classes that occur at all).
+    A tenth of the median class's fraction (of the classes that occur at all).
     """
     shares = data.class_shares[data.class_shares > 0]
     if not len(shares):
@@ -212,25 +216,25 @@ def repeat_threshold(data: Statistics) -> float | None:
 
 
 def class_repeats(data: Statistics, threshold: float) -> Float[np.ndarray, " K"]:
-    """How often images with each class should be shown: max(1, sqrt(threshold / share)) (Gupta et al. 2019, LVIS);
-    1 for absent classes.
+    """Repeat factor of images with each class: max(1, sqrt(threshold / share)) (Gupta et al. 2019, LVIS); 1 for absent
+    classes.
     """
     shares = data.class_shares
     return np.where(shares > 0, np.maximum(1.0, np.sqrt(threshold / np.maximum(shares, 1e-12))), 1.0)
 
 
 def sampling(data: Statistics) -> Advice:
-    """Repeat-factor sampling where a class is rare."""
+    """Choose repeat-factor sampling if a class is rare."""
     threshold = repeat_threshold(data)
     if threshold is None:
         return Advice(
-            {}, f"no class is in less than 1/{RARE} of the images that the median class is in: every image once"
+            {}, f"every class is in at least 1/{RARE} of the number of images of the median class: every image once"
         )
     threshold = float(f"{threshold:.3g}")
     rare = int((class_repeats(data, threshold) > 1).sum())
     reason = (
-        f"{rare} classes are in less than {threshold:.2%} of the images, 1/{RARE} of the median class's share; "
-        f"theirs are shown more often"
+        f"{rare} classes are in less than {threshold:.2%} of the images, 1/{RARE} of the median class's share: their "
+        f"images are repeated"
     )
     return Advice({"training.sampling.repeat_threshold": threshold}, reason)
 

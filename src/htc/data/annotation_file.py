@@ -1,7 +1,8 @@
-"""The one reader of COCO instance files: typed entries of all that can be understood, and the faults of the rest.
+"""The only reader of COCO instance files: typed entries for all valid records, and the faults of the others.
 
-Training (`htc.data.coco.read_coco`) and evaluation refuse a file for the faults found here and for nothing else;
-`htc doctor` reports each of them as an error and adds checks of its own. So what the doctor accepts, they accept.
+Training (`htc.data.coco.read_coco`) and evaluation reject a file for the faults found here and for no others; `htc
+doctor` reports each of them as an error and has further checks. Therefore training and evaluation accept what the
+doctor accepts.
 """
 
 from collections import Counter, defaultdict
@@ -21,12 +22,12 @@ LISTS = ("images", "annotations", "categories")
 ID_TYPES = frozenset((int, str))
 NO_PATH = Path()
 MAX_SIDE = 2**31 - 1
-"""Pixels that the COCO tools can count along one side."""
+"""Largest image side in pixels that the COCO tools support."""
 
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """An image record with id and file name."""
+    """An image record with an id and a file name."""
 
     position: int
     id: int | str
@@ -36,7 +37,7 @@ class ImageEntry:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(height, width) as annotated; None unless both are possible numbers of pixels."""
+        """(height, width) as annotated; None unless both are valid."""
         height, width = self.record.get("height"), self.record.get("width")
         if not is_whole(height) or not is_whole(width):
             return None
@@ -45,21 +46,22 @@ class ImageEntry:
 
 @dataclass(slots=True)
 class AnnotationEntry:
-    """An annotation that belongs to an image of the file.
+    """An annotation of an image in the file.
 
-    Not to be changed; a frozen class with a dictionary takes four times as long to fill, and COCO has 860,000 of them.
+    Do not modify: it is not frozen only because a frozen class with a dictionary takes four times as long to create,
+    and COCO has 860,000 annotations.
     """
 
     position: int
     id: int | str
-    """Its own, or `[position]` where it has none."""
+    """The annotation's id, or `[position]` if it has none."""
     image: ImageEntry
     record: dict[str, Any]
     _outline: Outline | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def outline(self) -> Outline:
-        """Its segmentation with all faults, read at the first call; empty where the image has no size."""
+        """Its segmentation with all faults, parsed on first use; empty if the image has no size."""
         if self._outline is None:
             size = self.image.size
             self._outline = NO_OUTLINE if size is None else read_outline(self.record.get("segmentation"), *size)
@@ -67,12 +69,14 @@ class AnnotationEntry:
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
-        """x, y, width, height as annotated; None unless these are four finite numbers and the sizes not negative."""
+        """x, y, width, height as annotated; None unless these are four finite numbers and the sizes are not
+        negative.
+        """
         return usable_box(self.record.get("bbox"))
 
     @property
     def where(self) -> tuple[float, float, float, float] | None:
-        """xyxy: where to look for it."""
+        """xyxy location for display: the box of the segmentation, else the annotated box."""
         if self.outline.box is not None:
             return self.outline.box
         box = self.box
@@ -80,22 +84,22 @@ class AnnotationEntry:
 
     @property
     def category(self) -> int | None:
-        """`category_id`, if it is a whole number."""
+        """`category_id`, if it is an integer."""
         category = self.record.get("category_id")
         return category if is_whole(category) else None
 
     @property
     def crowd(self) -> bool:
-        """From `iscrowd` alone."""
+        """Set by `iscrowd` only."""
         return self.record.get("iscrowd") == 1
 
     def fault(self, code: str, what: str) -> RecordFault:
-        """A fault of this annotation."""
+        """Create a fault of this annotation."""
         return RecordFault(code, what, "annotations", self.position, self.image.id, self.id)
 
 
 def category_fault(entry: AnnotationEntry, categories: Container[Any]) -> RecordFault | None:
-    """A label that is no category."""
+    """Check that the category exists."""
     if entry.category in categories:
         return None
     what = f"its category_id {short(entry.record.get('category_id'))} is not among the categories"
@@ -103,7 +107,7 @@ def category_fault(entry: AnnotationEntry, categories: Container[Any]) -> Record
 
 
 def box_fault(entry: AnnotationEntry) -> RecordFault | None:
-    """A box that is none, or neither box nor segmentation."""
+    """Check that there is a valid box, or else a segmentation."""
     stated = entry.record.get("bbox")
     if stated is None:
         if entry.record.get("segmentation"):
@@ -119,7 +123,7 @@ def box_fault(entry: AnnotationEntry) -> RecordFault | None:
 
 
 def crowd_fault(entry: AnnotationEntry) -> RecordFault | None:
-    """An `iscrowd` that is neither 0 nor 1; without one, it is 0."""
+    """Check that `iscrowd` is 0 or 1; a missing one means 0."""
     stated = entry.record.get("iscrowd")
     if stated is None or stated in (0, 1):
         return None
@@ -130,17 +134,17 @@ def crowd_fault(entry: AnnotationEntry) -> RecordFault | None:
 class AnnotationFile:
     """The content of one COCO instance file, and the folder of its images.
 
-    `images`, `classes` and `annotations` hold what can be understood, in the file's order; each list has its faults.
+    `images`, `classes` and `annotations` contain the valid records, in the file's order; each list has its faults.
     """
 
     file: Path
     folder: Path | None
-    """None: the presence of the images does not matter."""
+    """None: do not check that the images exist."""
     content: Mapping[str, Any]
     name: str = ""
-    """Of the split, `train` or `val`; empty where there is one file only."""
+    """Name of the split, `train` or `val`; empty if there is only one file."""
     names_needed: bool = True
-    """Whether an image needs a file name; the evaluation of stored results needs none."""
+    """Whether images need a file name; the evaluation of saved results does not need them."""
 
     @cached_property
     def present(self) -> frozenset[str]:
@@ -149,32 +153,32 @@ class AnnotationFile:
 
     @property
     def images(self) -> tuple[ImageEntry, ...]:
-        """All image records with id and name, also those of one id."""
+        """All image records with an id and a name, including those with a duplicate id."""
         return self._images[0]
 
     @property
     def image_faults(self) -> tuple[RecordFault, ...]:
-        """No images; no id, name or size; ids that occur twice."""
+        """No images; missing id, name or size; duplicate ids."""
         return self._images[1]
 
     @property
     def classes(self) -> dict[int, str]:
-        """Names by id, in order of the ids; the first of each id."""
+        """Class names by category id, sorted by id; the first record of each id."""
         return self._categories[0]
 
     @property
     def category_faults(self) -> tuple[RecordFault, ...]:
-        """No categories; no id or name; ids and names that occur twice."""
+        """No categories; missing id or name; duplicate ids and names."""
         return self._categories[1]
 
     @property
     def annotations(self) -> tuple[AnnotationEntry, ...]:
-        """All annotations that belong to an image."""
+        """All annotations of an image in the file."""
         return self._annotations[0]
 
     @property
     def annotation_faults(self) -> tuple[RecordFault, ...]:
-        """No object with fields; no image; ids that occur twice."""
+        """Records that are not JSON objects; unknown images; duplicate ids."""
         return self._annotations[1]
 
     @cached_property
@@ -189,22 +193,22 @@ class AnnotationFile:
     def by_image(self) -> dict[int, list[AnnotationEntry]]:
         """Annotations by the position of their image's record."""
         grouped: dict[int, list[AnnotationEntry]] = defaultdict(list)
-        for one in self.annotations:
-            grouped[one.image.position].append(one)
+        for annotation in self.annotations:
+            grouped[annotation.image.position].append(annotation)
         return grouped
 
     @cached_property
     def object_counts(self) -> Counter[int]:
-        """Annotations of each image (by the position of its record), crowds left out."""
-        return Counter(one.image.position for one in self.annotations if not one.crowd)
+        """Number of annotations of each image (by the position of its record), without crowds."""
+        return Counter(annotation.image.position for annotation in self.annotations if not annotation.crowd)
 
     def path_of(self, name: str) -> Path:
-        """The file of an image, directly in the folder or below it as its name says."""
+        """Path of an image in the folder, or in a subfolder if its name contains one."""
         if self.folder is None:
             return Path(name)
         if name in self.present or ("/" in name and (self.folder / name).is_file()):
             return self.folder / name
-        # Some exports write the folder into file_name as well.
+        # Some exports also include the folder in file_name.
         plain = Path(name.replace("\\", "/")).name
         return self.folder / (plain if plain in self.present else name)
 
@@ -216,12 +220,12 @@ class AnnotationFile:
         for position, record in enumerate(self.content["images"]):
             id, name = (record.get("id"), record.get("file_name")) if isinstance(record, dict) else (None, None)
             if not isinstance(record, dict) or not is_id(id):
-                what = f"images[{position}] has the id {id!r}; it needs a whole number or a text as id"
+                what = f"images[{position}] has the id {id!r}; an id must be an integer or a string"
                 faults.append(RecordFault("image-record", what, "images", position))
                 continue
             if not isinstance(name, str) or not name:
                 if self.names_needed:
-                    what = f"it has no file_name, but {name!r}"
+                    what = f"its file_name is {name!r}"
                     faults.append(RecordFault("image-record", what, "images", position, id))
                     continue
                 name = ""
@@ -234,7 +238,7 @@ class AnnotationFile:
         for entry in entries:
             if entry.size is None:
                 height, width = entry.record.get("height"), entry.record.get("width")
-                what = f"it needs height and width in whole pixels; it has {short(height)} and {short(width)}"
+                what = f"its height and width are {short(height)} and {short(width)}; they must be integers, in pixels"
                 faults.append(RecordFault("image-size-missing", what, "images", entry.position, entry.id))
         if not self.content["images"]:
             faults.append(RecordFault("list-empty", "it has no images", "images"))
@@ -247,7 +251,7 @@ class AnnotationFile:
         for position, record in enumerate(self.content["categories"]):
             id, name = (record.get("id"), record.get("name")) if isinstance(record, dict) else (None, None)
             if not is_whole(id) or not isinstance(name, str) or not name:
-                what = f"categories[{position}] needs a whole number as id and a name; it has {id!r} and {name!r}"
+                what = f"categories[{position}] has the id {id!r} and the name {name!r}; it needs an integer and a name"
                 faults.append(RecordFault("category-record", what, "categories", position))
             elif id in classes:
                 what = f"category id {id} occurs twice, for {classes[id]!r} and {name!r}"
@@ -269,22 +273,22 @@ class AnnotationFile:
         images = self.by_id
         for position, record in enumerate(self.content["annotations"]):
             if not isinstance(record, dict):
-                what = f"annotations[{position}] is not an object with fields: {short(record)}"
+                what = f"annotations[{position}] is not a JSON object: {short(record)}"
                 faults.append(RecordFault("annotation-record", what, "annotations", position))
                 continue
-            own, image_id = record.get("id"), record.get("image_id")
-            id = own if is_id(own) else f"[{position}]"
+            stated_id, image_id = record.get("id"), record.get("image_id")
+            id = stated_id if is_id(stated_id) else f"[{position}]"
             image = images.get(image_id) if is_id(image_id) else None
             if image is None:
                 what = f"its image_id {image_id!r} is not among the images"
                 known = image_id if is_id(image_id) else None
                 faults.append(RecordFault("annotation-without-image", what, "annotations", position, known, id))
                 continue
-            if is_id(own):
-                if own in seen:
-                    what = f"annotation id {own} occurs twice"
+            if is_id(stated_id):
+                if stated_id in seen:
+                    what = f"annotation id {stated_id} occurs twice"
                     faults.append(RecordFault("annotation-id-twice", what, "annotations", position, image.id, id))
-                seen.add(own)
+                seen.add(stated_id)
             entries.append(AnnotationEntry(position, id, image, record))
         return tuple(entries), tuple(faults)
 
@@ -292,39 +296,39 @@ class AnnotationFile:
 def read_annotation_file(
     file: Path, folder: Path | None, name: str = "", lists: tuple[str, ...] = LISTS
 ) -> AnnotationFile:
-    """Reads a file once; raises `DataError` only if nothing of it can be understood, or the folder is missing.
+    """Read a file once; raises `DataError` only if it is unusable as a whole, or the folder is missing.
 
-    `lists` must be there; others are read as empty.
+    The lists in `lists` are required; missing others are treated as empty.
     """
     if folder is not None and not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give the folder of the images that {file} names")
+        raise DataError(f"{folder}: no such folder; give the folder of the images that {file} lists")
     return annotation_file(read_json(file, KIND), file, folder, name, lists)
 
 
 def annotation_file(
     content: Any, file: Path, folder: Path | None = None, name: str = "", lists: tuple[str, ...] = LISTS
 ) -> AnnotationFile:
-    """The same of a content that is read already."""
+    """Interpret content that is already parsed; see `read_annotation_file`."""
     if not isinstance(content, Mapping):
-        like = ", as result files are" if isinstance(content, list) else ""
+        like = ", like a result file" if isinstance(content, list) else ""
         raise DataError(
-            f"{file}: not COCO annotations but a {type(content).__name__}{like}: not a COCO instance file; give one, "
-            f"with images, annotations and categories"
+            f"{file} contains a {type(content).__name__}{like}: not a COCO instance file; give one, with images, "
+            f"annotations and categories"
         )
     missing = [key for key in LISTS if (key in lists or key in content) and not isinstance(content.get(key), list)]
     if missing:
         panoptic = "images" not in missing and any(
-            isinstance(one, dict) and "segments_info" in one for one in content.get("annotations") or ()
+            isinstance(record, dict) and "segments_info" in record for record in content.get("annotations") or ()
         )
         hint = (
-            "it is panoptic: give it to training as semantic targets"
+            "it is panoptic: use it for the semantic targets of training"
             if panoptic
             else "export it as COCO instance segmentation, with images, annotations, categories"
         )
         raise DataError(f"{file} is not a COCO instance file: it has no list of {' and '.join(missing)}; {hint}")
     absent = {key: [] for key in LISTS if key not in content}
     content = {**absent, **content} if absent else content
-    if any(isinstance(one, dict) and "segments_info" in one for one in content["annotations"][:1]):
+    if any(isinstance(record, dict) and "segments_info" in record for record in content["annotations"][:1]):
         raise DataError(
             f"{file} is a COCO panoptic file, whose masks are in PNGs; give the instance file (instances_*.json)"
         )
@@ -332,17 +336,17 @@ def annotation_file(
 
 
 def is_whole(value: Any) -> TypeGuard[int]:
-    """A whole number; JSON's true and false are none."""
+    """Test for an integer; JSON's true and false are not integers."""
     return type(value) is int
 
 
 def is_id(value: Any) -> TypeGuard[int | str]:
-    """Whole numbers and texts; JSON's true and false are neither."""
+    """Test for an integer or a string; JSON's true and false are neither."""
     return type(value) in ID_TYPES
 
 
 def usable_box(value: Any) -> tuple[float, float, float, float] | None:
-    """Four finite numbers with sizes not negative, or None."""
+    """Return four finite numbers with non-negative sizes, or None."""
     if not isinstance(value, list) or len(value) != 4 or not are_numbers(value):
         return None
     x, y, width, height = map(float, value)

@@ -1,6 +1,6 @@
-"""COCO instance files to datasets and to the ground truth of an evaluation, and the folder layouts they come in.
+"""Datasets and ground truth for evaluation from COCO instance files, and the folder layouts of COCO datasets.
 
-Format: https://cocodataset.org/#format-data. `info` and `licenses` are not needed; ids may have gaps and begin at 0.
+Format: https://cocodataset.org/#format-data. `info` and `licenses` are not needed; ids may have gaps and start at 0.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,20 +30,20 @@ LAYOUTS = (
     ("annotations/instances_train2017.json", "train2017", "annotations/instances_val2017.json", "val2017"),
     ("train/_annotations.coco.json", "train", "valid/_annotations.coco.json", "valid"),
 )
-"""(training annotations, their images, validation annotations, their images): plain, COCO's own, Roboflow's."""
+"""(training annotations, their images, validation annotations, their images): plain, COCO's, Roboflow's."""
 TEST_PARTS = (
     ("annotations/instances_test.json", "test"),
     ("annotations/instances_test2017.json", "test2017"),
     ("test/_annotations.coco.json", "test"),
 )
-"""(test annotations, their images) of each of `LAYOUTS`; no training needs them."""
+"""(test annotations, their images) for each of `LAYOUTS`; not needed for training."""
 HARMLESS = frozenset(("list-empty", "annotation-id-twice", "category-name-twice"))
-"""Faults that do not matter to an evaluation, which numbers annotations anew and tells categories apart by id."""
+"""Faults that do not affect an evaluation, which renumbers annotations and distinguishes categories by id."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Where a data set's parts lie; without validation part, both of its places are None."""
+    """Paths of the training and validation splits; without a validation split, both of its paths are None."""
 
     train_annotations: Path
     train_images: Path
@@ -52,34 +52,34 @@ class Splits:
 
 
 def find_splits(folder: Path) -> Splits:
-    """The parts of a data set in one of `LAYOUTS`; `DataError` if none is there or its image folder is missing."""
+    """Find the splits of a dataset in one of `LAYOUTS`; `DataError` if there is none or its image folder is missing."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give the folder that holds the annotations and images")
+        raise DataError(f"{folder}: no such folder; give the folder that contains the annotations and images")
     for train, train_images, val, val_images in LAYOUTS:
         if not (folder / train).is_file():
             continue
         if not (folder / train_images).is_dir():
             raise DataError(
-                f"{folder / train} is there, but its image folder {folder / train_images} is not; add it or use "
+                f"{folder / train} exists, but its image folder {folder / train_images} does not; add it or use "
                 f"--train-images"
             )
         if not (folder / val).is_file():
             return Splits(folder / train, folder / train_images, None, None)
         if not (folder / val_images).is_dir():
             raise DataError(
-                f"{folder / val} is there, but its image folder {folder / val_images} is not; add it or use "
+                f"{folder / val} exists, but its image folder {folder / val_images} does not; add it or use "
                 f"--val-images"
             )
         return Splits(folder / train, folder / train_images, folder / val, folder / val_images)
     known = "".join(f"\n  {train} with {images}/" for train, images, _, _ in LAYOUTS)
     raise DataError(
-        f"{folder} has none of the known layouts:{known}\narrange it like one of them, or name the parts: "
+        f"{folder} has none of the known layouts:{known}\narrange it like one of them, or pass the paths: "
         f"--train-annotations, --train-images"
     )
 
 
 def read_splits(splits: Splits) -> tuple[Dataset, Dataset | None]:
-    """The training part and the validation part, if there is one; raises `DataError` like `read_coco`."""
+    """Read the training split and, if there is one, the validation split; raises `DataError` like `read_coco`."""
     train = read_coco(splits.train_annotations, splits.train_images)
     if splits.val_annotations is None or splits.val_images is None:
         return train, None
@@ -87,31 +87,32 @@ def read_splits(splits: Splits) -> tuple[Dataset, Dataset | None]:
 
 
 def coco_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """(annotations, images) of each split, `train`, `val` and `test`, that a folder has in the first of `LAYOUTS` of
-    which it has any; without checking the folders of the images.
+    """(annotations, images) of each split `train`, `val` and `test` that a folder has, in the first matching layout of
+    `LAYOUTS`; image folders are not checked.
     """
     for (train, train_images, val, val_images), test in zip(LAYOUTS, TEST_PARTS, strict=True):
         parts = {"train": (train, train_images), "val": (val, val_images), "test": test}
-        there = {name: (folder / file, folder / images) for name, (file, images) in parts.items()}
-        there = {name: part for name, part in there.items() if part[0].is_file()}
-        if there:
-            return there
+        existing = {name: (folder / file, folder / images) for name, (file, images) in parts.items()}
+        existing = {name: part for name, part in existing.items() if part[0].is_file()}
+        if existing:
+            return existing
     return {}
 
 
 def read_coco(annotations: Path, images: Path | None) -> Dataset:
-    """Reads an instance file; the images are in the folder `images` (None: their presence is not checked).
+    """Read an instance file; the images are in the folder `images` (None: do not check that they exist).
 
-    Raises `DataError` that names the file, the record, what is wrong and what to do; objects nothing can be learned
-    from go to `dropped`.
+    Raises `DataError` with the file, the record, what is wrong and what to do; instances that cannot be used for
+    training are listed in `dropped`.
     """
     return dataset_of(read_annotation_file(annotations, images))
 
 
 def read_image_list(annotations: Path, images: Path | None) -> Dataset:
-    """Images and classes alone, of a file that need not have annotations: COCO's `image_info_test-dev2017.json`.
+    """Read only the images and classes, from a file that need not have annotations: COCO's
+    `image_info_test-dev2017.json`.
 
-    The rest is as in `read_coco`.
+    Otherwise like `read_coco`.
     """
     file = read_annotation_file(annotations, images, lists=("images", "categories"))
     return dataset_of(replace(file, content={**file.content, "annotations": []}))
@@ -119,9 +120,10 @@ def read_image_list(annotations: Path, images: Path | None) -> Dataset:
 
 @uncollected()
 def dataset_of(file: AnnotationFile, describe: Callable[[RecordFault], str] = attrgetter("message")) -> Dataset:
-    """The dataset of a file without faults; else raises `DataError` with all of them. Classes are ordered by id.
+    """Build the dataset of a file without faults; else raises `DataError` with all of them. Classes are sorted by
+    category id.
 
-    `describe`: the text of a fault, for content that did not come from a file.
+    `describe`: formats a fault, for content that does not come from a file.
     """
     faults = Faults(file.file)
     for fault in (*file.category_faults, *file.image_faults):
@@ -171,26 +173,26 @@ def _check_presence(file: AnnotationFile, folder: Path, faults: Faults) -> None:
 def _instances(
     file: AnnotationFile, faults: Faults, describe: Callable[[RecordFault], str]
 ) -> tuple[dict[int, list[Instance]], list[str]]:
-    """Instances by the position of their image, and why others were left out."""
+    """Instances by the position of their image, and the reasons for dropped ones."""
     instances: dict[int, list[Instance]] = {}
     dropped: list[str] = []
-    refused = list(file.annotation_faults)
+    faulty = list(file.annotation_faults)
     labels = {category: label for label, category in enumerate(file.classes)}
     for entry in file.annotations:
-        one = _instance(entry, labels)
-        if isinstance(one, Instance):
-            instances.setdefault(entry.image.position, []).append(one)
-        elif isinstance(one, RecordFault):
-            refused.append(one)
+        instance = _instance(entry, labels)
+        if isinstance(instance, Instance):
+            instances.setdefault(entry.image.position, []).append(instance)
+        elif isinstance(instance, RecordFault):
+            faulty.append(instance)
         else:
-            dropped.append(f"annotation {entry.id} (image {entry.image.id}): {one}")
-    for fault in sorted(refused, key=lambda fault: fault.position or 0):
+            dropped.append(f"annotation {entry.id} (image {entry.image.id}): {instance}")
+    for fault in sorted(faulty, key=lambda fault: fault.position or 0):
         faults.add(describe(fault))
     return instances, dropped
 
 
 def _instance(entry: AnnotationEntry, labels: Mapping[int, int]) -> Instance | RecordFault | str:
-    """The object of an annotation; its fault; or a sentence why nothing can be learned from it."""
+    """The instance of an annotation; its fault; or the reason why it cannot be used for training."""
     height, width = _size(entry.image)
     segmentation, faults = parse_segmentation(entry.record.get("segmentation"), height, width)
     if faults:
@@ -202,7 +204,7 @@ def _instance(entry: AnnotationEntry, labels: Mapping[int, int]) -> Instance | R
     assert category is not None
     x, y, w, h = _box(entry, segmentation, height, width)
     box = (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height)))
-    # mmdetection leaves these out as well; COCO's own train2017 holds some.
+    # mmdetection also drops these; COCO's train2017 contains some.
     if w < 1 or h < 1:
         return f"its box is {w:g} x {h:g} pixels, less than one"
     if box[0] >= box[2] or box[1] >= box[3]:
@@ -214,7 +216,7 @@ def _instance(entry: AnnotationEntry, labels: Mapping[int, int]) -> Instance | R
 def _box(
     entry: AnnotationEntry, segmentation: Polygons | RunLengths | None, height: int, width: int
 ) -> tuple[float, float, float, float]:
-    """x, y, width, height; the mask's where the annotation has none."""
+    """x, y, width, height; the mask's if the annotation has no box."""
     box = entry.box
     if box is not None:
         return box
@@ -225,10 +227,10 @@ def _box(
 
 @uncollected()
 def ground_truth_of(file: AnnotationFile) -> Mapping[str, Any]:
-    """The content as the COCO evaluation takes it; a missing id, box or `iscrowd` is filled in.
+    """Content for the COCO evaluation; a missing id, box or `iscrowd` is filled in.
 
-    Nothing else is changed or left out: ids and names that occur twice do not matter here. Raises `DataError` for
-    images without id or size, and for annotations without image, category or usable box.
+    Nothing else is changed or removed: duplicate ids and names do not matter here. Raises `DataError` for images
+    without id or size, and for annotations without image, category or usable box.
     """
     faults = Faults(file.file)
     for fault in (*file.category_faults, *file.image_faults, *file.annotation_faults):
@@ -248,8 +250,8 @@ def ground_truth_of(file: AnnotationFile) -> Mapping[str, Any]:
         if fault is not None:
             faults.add(fault.message)
         else:
-            own = {"id": entry.id, "bbox": _ground_truth_box(entry), "iscrowd": int(entry.crowd)}
-            filled[entry.position] = {**entry.record, **own}
+            values = {"id": entry.id, "bbox": _ground_truth_box(entry), "iscrowd": int(entry.crowd)}
+            filled[entry.position] = {**entry.record, **values}
     faults.check()
     if not filled:
         return file.content
@@ -258,7 +260,7 @@ def ground_truth_of(file: AnnotationFile) -> Mapping[str, Any]:
 
 
 def _segmentation_fault(entry: AnnotationEntry) -> RecordFault | None:
-    """The first fault for which the segmentation cannot be used."""
+    """First fault that makes the segmentation unusable."""
     faults = parse_segmentation(entry.record.get("segmentation"), *_size(entry.image)).faults
     return entry.fault(faults[0].code, faults[0].what) if faults else None
 

@@ -1,6 +1,6 @@
-"""Images and their annotations, typed and checked: the values every reader produces and every loader consumes.
+"""Images and their annotations, typed and validated: every reader returns them, every loader takes them.
 
-The readers are imported when they are called: this module needs no torch.
+Readers are imported when they are called: this module does not import torch.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from htc.data.records import DatasetRecord
 
 NAMES_SHOWN = 5
-"""Class names in the `repr` of a dataset."""
+"""Number of class names in the `repr` of a dataset."""
 
 
 @dataclass(frozen=True, slots=True)
 class Polygons:
-    """Outlines whose union is the mask."""
+    """Polygons whose union is the mask."""
 
     rings: tuple[Float[np.ndarray, " _"], ...]
     """x, y, x, y, ... in pixels of the image, at least three points each."""
@@ -41,7 +41,7 @@ class RunLengths:
     """COCO's run-length encoding, down the columns, background first."""
 
     counts: bytes | Int[np.ndarray, " R"]
-    """COCO's compressed text, or the runs themselves."""
+    """COCO's compressed string, or the runs themselves."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunLengths) and np.array_equal(self.counts, other.counts)
@@ -49,34 +49,34 @@ class RunLengths:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One object of one image."""
+    """One annotated instance of an image."""
 
     id: int | str
     label: int
-    """0 .. K-1: place in `Dataset.classes`."""
+    """0 .. K-1: index in `Dataset.classes`."""
     box: tuple[float, float, float, float]
     """xyxy, pixels of the image, clipped to it."""
     crowd: bool
-    """From `iscrowd` alone: a region of uncounted objects, which is neither object nor background."""
+    """Set by `iscrowd` only: a region of uncounted instances, which is neither instance nor background."""
     segmentation: Polygons | RunLengths | None
     area: float | None = None
-    """Square pixels as annotated, by which the COCO evaluation sorts instances into small, medium and large; None:
-    those of the mask or box.
+    """Annotated area in square pixels, by which the COCO evaluation sorts instances into small, medium and large; None:
+    the area of the mask or box.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image and its instances, maybe none."""
+    """An image and its instances, if any."""
 
     id: int | str
     path: Path
-    """Of an image in memory the name that it will be written as."""
+    """For an image in memory, the name that it will be saved under."""
     height: int
     width: int
     instances: tuple[Instance, ...]
     pixels: UInt8[np.ndarray, "H W 3"] | None = field(default=None, repr=False)
-    """RGB, of an image that is not a file."""
+    """RGB pixels of an image that is not a file."""
     group: int | str | None = None
     """Images of one group stay together when a dataset is split."""
 
@@ -91,33 +91,29 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class PanopticMaps:
-    """What COCO's panoptic annotations say of the images of one data set."""
+    """COCO panoptic annotations of the images of a dataset."""
 
     names: dict[int, str]
-    """Of the classes, things and stuff, by their value in the maps."""
+    """Names of the classes, things and stuff, by their value in the maps."""
     folder: Path
     """PNGs whose pixels are segment ids, R + 256 G + 65536 B."""
     files: dict[int | str, str]
-    """Name of the PNG of each image that has one, by image id."""
+    """File name of each image's PNG, by image id."""
     segments: dict[int | str, dict[int, int]]
-    """Class of each segment id of each image; a crowd has 255 (ignore)."""
+    """Class of each segment id of each image; crowds have 255 (ignore)."""
 
 
 @dataclass(frozen=True)
 class SemanticMaps:
-    """Maps of a data set whose semantic targets are not derived from its instances alone; each source lies over the
-    one before.
-    """
+    """Semantic maps of a dataset that are not only derived from its instances; each source overrides the one before."""
 
     folder: Path | None
-    """PNGs of class numbers, named like the images."""
+    """PNGs of class indices, named like the images."""
     absent: frozenset[int | str] = frozenset()
-    """Images without a PNG in `folder`, by image id: their maps are panoptic alone."""
+    """Ids of images without a PNG in `folder`, which have only a panoptic map."""
     panoptic: PanopticMaps | None = None
     instance_values: tuple[int, ...] | None = None
-    """The instances are drawn over the maps, class k (0 .. K-1) as `instance_values[k]`; None: the maps stay as they
-    are.
-    """
+    """The instances are drawn over the maps, class k (0 .. K-1) as `instance_values[k]`; None: they are not drawn."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,7 +137,7 @@ class Dataset:
     category_ids: tuple[int, ...]
     images: tuple[ImageRecord, ...]
     dropped: tuple[str, ...] = field(default=(), compare=False)
-    """Instances that cannot be learned from and were left out, each with its reason; for the user to read."""
+    """Instances that were dropped as unusable for training, each with its reason, for the user."""
     semantic_maps: SemanticMaps | None = None
     """None: semantic targets are derived from the instances."""
 
@@ -149,7 +145,7 @@ class Dataset:
     def from_records(
         cls, records: "Iterable[DatasetRecord] | Iterable[Mapping[str, Any]]", classes: Sequence[str] | None = None
     ) -> "Dataset":
-        """Build a dataset from images and instances held in Python.
+        """Build a dataset from images and instances in memory.
 
         Args:
             records: One dictionary per image, with N instances (`htc.data.records.DatasetRecord`):
@@ -157,13 +153,13 @@ class Dataset:
                 `labels`: (N,) class names or indices into `classes`, `[]` for an image without instances;
                 `boxes`: (N, 4) xyxy in pixels of the image, or None: those of the masks;
                 `masks`: None, an (N, H, W) bool array, or per instance a bitmap (H, W), a list of polygons
-                `[[x, y, x, y, ...], ...]` in pixels, COCO run lengths, or None for an instance without mask;
+                `[[x, y, x, y, ...], ...]` in pixels, COCO RLE, or None for an instance without a mask;
                 `crowd`: (N,) bool, optional; `id` of the image, optional; `group`, optional: images of one group stay
-                together when the data are split. Tensors on the CPU are taken as arrays.
+                together when the data are split. Tensors on the CPU are accepted as arrays.
             classes: Names in the order of their indices; None: the names in use, sorted.
 
         Raises:
-            DataError: Names the index of each record that cannot be used, its image, what is wrong and what to do.
+            DataError: A record cannot be used; the message has its index, its image, what is wrong and what to do.
 
         Example:
             >>> outline = [[10, 10, 60, 10, 60, 40, 10, 40]]
@@ -176,18 +172,18 @@ class Dataset:
 
     @classmethod
     def from_supervision(cls, dataset: "DetectionDataset") -> "Dataset":
-        """Build a dataset from a `supervision.DetectionDataset`, with masks or without.
+        """Build a dataset from a `supervision.DetectionDataset`, with or without masks.
 
-        Images that are files are not read. Crowds are those of `detections.data["iscrowd"]`, as supervision's own
-        reader of COCO files sets it.
+        Images that are files are not read. Crowds are given by `detections.data["iscrowd"]`, as set by supervision's
+        reader of COCO files.
 
         Raises:
-            DataError: Names the image, what is wrong and what to do: no `class_id`, a missing file, masks of another
-                size.
+            DataError: Missing `class_id`, a missing file, or masks of another size; the message has the image and the
+                remedy.
 
         Example:
-            >>> theirs = supervision.DetectionDataset.from_coco("images", "annotations.json", force_masks=True)
-            >>> htc.Dataset.from_supervision(theirs)
+            >>> source = supervision.DetectionDataset.from_coco("images", "annotations.json", force_masks=True)
+            >>> htc.Dataset.from_supervision(source)
             Dataset(12 images, 340 instances, 3 classes: cat, dog, horse)
         """
         from htc.data.formats.supervision_dataset import records_of_supervision
@@ -200,7 +196,7 @@ class Dataset:
         """Read a COCO instance file, whose images are in the folder `images`.
 
         Raises:
-            DataError: Names the file, the record, what is wrong and what to do.
+            DataError: The file cannot be used; the message has the file, the record, what is wrong and what to do.
 
         Example:
             >>> htc.Dataset.from_coco("annotations/instances_val2017.json", "val2017")
@@ -212,10 +208,10 @@ class Dataset:
 
     @classmethod
     def from_folder(cls, folder: str | PathLike[str], split: str = "train") -> "Dataset":
-        """Read one split of a folder in any layout that `htc train` takes: COCO, YOLO, labelme, label maps.
+        """Read one split of a folder in any layout that `htc train` accepts: COCO, YOLO, labelme, label maps.
 
         Args:
-            folder: The dataset; nothing is written into it.
+            folder: The dataset; nothing is written to it.
             split: `train`, `val` (also `valid`, `validation`) or `test`.
 
         Raises:
@@ -233,8 +229,8 @@ class Dataset:
     def to_coco(self) -> dict[str, Any]:
         """The content of a COCO instance file: `images`, `categories` and `annotations`.
 
-        File names are relative to the common folder of all images, and those of images in memory are `000001.png`
-        and so on, by position. Maps of semantic targets are not part of it.
+        File names are relative to the common folder of all images; images in memory are named `000001.png` and so on,
+        by position. Semantic maps are not included.
 
         Example:
             >>> content = dataset.to_coco()
@@ -246,16 +242,16 @@ class Dataset:
         return content_of(self, *located(self))
 
     def save(self, folder: str | PathLike[str], split: str = "train") -> tuple[Path, Path]:
-        """Write `folder/annotations/instances_<split>.json`, and images in memory as PNGs into `folder/<split>`.
+        """Write `folder/annotations/instances_<split>.json`, and images in memory as PNGs to `folder/<split>`.
 
-        Images that are files stay where they are.
+        Images that are files are not copied.
 
         Returns:
             The annotation file and the folder of the images, as `from_coco` and `htc train` take them
             (`--train-annotations`, `--train-images`).
 
         Raises:
-            OutputError: The folder cannot be written.
+            OutputError: The folder cannot be written to.
 
         Example:
             >>> annotations, images = dataset.save("my_data", split="val")

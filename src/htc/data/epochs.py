@@ -1,5 +1,5 @@
-"""Which images an epoch holds, in which order, and who takes which: pure functions of (seed, epoch), the same on
-every process.
+"""Images of an epoch, their order, and their distribution over ranks: pure functions of (seed, epoch), equal in every
+process.
 """
 
 import hashlib
@@ -15,49 +15,51 @@ from htc.data.dataset import Dataset
 
 
 def pure_seed(*parts: int | str) -> int:
-    """A 63-bit number that depends on `parts` alone, whatever the process or platform."""
+    """A 63-bit hash of `parts`, the same in every process and on every platform."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def pure_generator(*parts: int | str) -> torch.Generator:
-    """Random numbers that depend on `parts` alone."""
+    """A random generator that is seeded by `parts` only."""
     return torch.Generator().manual_seed(pure_seed(*parts))
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """The images 0 .. count-1 in the order of that epoch."""
+    """Random order of the images 0 .. count-1 in an epoch."""
     return torch.randperm(count, generator=pure_generator("order", seed, epoch)).tolist()
 
 
-def images_of_epoch(dataset: Dataset, sampling: Sampling, seed: int, epoch: int, together: int) -> list[int]:
-    """The images of an epoch in their order; a step of all processes takes the next `together`."""
+def images_of_epoch(dataset: Dataset, sampling: Sampling, seed: int, epoch: int, step_size: int) -> list[int]:
+    """Images of an epoch in their order; each step of all ranks takes the next `step_size`."""
     order = epoch_order(len(dataset), seed, epoch)
     if sampling.repeat_threshold is not None:
         factors = repeat_factors(dataset, sampling.repeat_threshold)
         order = repeated(order, factors, pure_generator("repeats", seed, epoch))
     if sampling.group_by_shape:
         landscape = [record.width >= record.height for record in dataset.images]
-        order = grouped(order, landscape, together, pure_generator("groups", seed, epoch))
+        order = grouped(order, landscape, step_size, pure_generator("groups", seed, epoch))
     return order
 
 
 def epoch_length(dataset: Dataset, sampling: Sampling) -> int:
-    """Images in every epoch, repeats included."""
+    """Number of images per epoch, including repeats."""
     if sampling.repeat_threshold is None:
         return len(dataset)
     return _length(repeat_factors(dataset, sampling.repeat_threshold))
 
 
 def batches_per_epoch(dataset: Dataset, sampling: Sampling, batch_size: int, ranks: int = 1) -> int:
-    """Batches of an epoch for each of `ranks` processes, of `batch_size` images; the last may be smaller."""
+    """Number of batches per epoch and rank, for `ranks` processes with `batch_size` images each; the last may be
+    smaller.
+    """
     return ceil(epoch_length(dataset, sampling) / (batch_size * ranks))
 
 
 def repeat_factors(dataset: Dataset, threshold: float) -> Float[np.ndarray, " N"]:
-    """How often each image is to be seen in an epoch, on average (LVIS, Gupta et al. 2019, appendix A): the largest
-    max(1, sqrt(threshold / f(c))) of its classes c, where f(c) is the fraction of images that show c; 1 without
-    objects.
+    """Average number of repeats of each image per epoch (LVIS, Gupta et al. 2019, appendix A): the maximum of max(1,
+    sqrt(threshold / f(c))) over its classes c, where f(c) is the fraction of images that contain c; 1 without
+    instances.
     """
     shown = [{instance.label for instance in record.instances if not instance.crowd} for record in dataset.images]
     images = Counter(label for labels in shown for label in labels)
@@ -71,9 +73,9 @@ def _length(factors: Float[np.ndarray, " N"]) -> int:
 
 
 def repeated(order: list[int], factors: Float[np.ndarray, " N"], generator: torch.Generator) -> list[int]:
-    """Each image about as often as its factor says, and as many in all in every epoch.
+    """Repeat each image by its factor on average, with the same total in every epoch.
 
-    Fractions are rounded by systematic sampling along the order: their sum (rounded up) is met exactly, whatever the
+    Fractions are rounded by systematic sampling along the order: their sum (rounded up) is reached exactly in every
     draw.
     """
     whole = np.floor(factors[order])
@@ -89,28 +91,24 @@ def repeated(order: list[int], factors: Float[np.ndarray, " N"], generator: torc
     return often[torch.randperm(len(often), generator=generator).numpy()].tolist()
 
 
-def grouped(order: list[int], landscape: list[bool], together: int, generator: torch.Generator) -> list[int]:
-    """The same images so that each next `together` are of one shape, but for what is left over of each, which
-    comes last.
-    """
+def grouped(order: list[int], landscape: list[bool], group_size: int, generator: torch.Generator) -> list[int]:
+    """Reorder the images so that each group of `group_size` has one orientation; the remainder of each comes last."""
     full: list[list[int]] = []
     rest: list[int] = []
     for shape in (True, False):
         alike = [image for image in order if landscape[image] == shape]
-        cut = len(alike) - len(alike) % together
-        full += [alike[start : start + together] for start in range(0, cut, together)]
+        cut = len(alike) - len(alike) % group_size
+        full += [alike[start : start + group_size] for start in range(0, cut, group_size)]
         rest += alike[cut:]
-    shuffled = [full[place] for place in torch.randperm(len(full), generator=generator).tolist()]
+    shuffled = [full[index] for index in torch.randperm(len(full), generator=generator).tolist()]
     return [image for group in shuffled for image in group] + rest
 
 
 def rank_positions(count: int, batch_size: int, rank: int, ranks: int) -> list[list[int]]:
-    """The positions of one rank in every step of an epoch of `count` images; the same number of steps for every
-    rank.
-    """
+    """Positions of one rank in every step of an epoch of `count` images; every rank has the same number of steps."""
     steps = []
     for start in range(0, count, batch_size * ranks):
-        together = list(range(start, min(start + batch_size * ranks, count)))
-        together += [position % count for position in range(-len(together) % ranks)]
-        steps.append(together[rank::ranks])
+        positions = list(range(start, min(start + batch_size * ranks, count)))
+        positions += [position % count for position in range(-len(positions) % ranks)]
+        steps.append(positions[rank::ranks])
     return steps

@@ -1,4 +1,4 @@
-"""Faults of annotation files: one value each, and all of a file in one message."""
+"""Faults of annotation files: one value per fault, and all faults of a file in one message."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from htc.errors import DataError
 
 FAULTS_SHOWN = 5
 FAULT_REMEDIES = {
-    "list-empty": "export the data set again",
+    "list-empty": "export the dataset again",
     "image-record": "give it an id and a file_name",
     "image-size-missing": "add the image's size",
     "image-id-twice": "give every image its own id",
@@ -33,44 +33,44 @@ FAULT_REMEDIES = {
     "rle-length": "encode the mask again",
     "rle-damaged": "encode the mask again, for example with pycocotools",
 }
-"""What to do about each fault for which a COCO file cannot be used, by its code."""
+"""Remedy for each fault that makes a COCO file unusable, by its code."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordFault:
-    """Why one record of a COCO file cannot be used."""
+    """Reason why a record of a COCO file cannot be used."""
 
     code: str
     """A key of `FAULT_REMEDIES`."""
     what: str
     part: Literal["images", "annotations", "categories"]
     position: int | None = None
-    """In that list; None: the list as a whole."""
+    """Index in that list; None: the whole list."""
     image: int | str | None = None
     annotation: int | str | None = None
 
     @property
     def message(self) -> str:
-        """Which record, what is wrong, what to do."""
-        place = "" if self.image is None else f"image {self.image}: "
+        """The record, what is wrong, and what to do."""
+        record = "" if self.image is None else f"image {self.image}: "
         if self.annotation is not None:
-            place = f"annotation {self.annotation} (image {self.image}): "
-        return f"{place}{self.what}; {FAULT_REMEDIES[self.code]}"
+            record = f"annotation {self.annotation} (image {self.image}): "
+        return f"{record}{self.what}; {FAULT_REMEDIES[self.code]}"
 
 
 class Faults:
-    """What cannot be used in one file; `check` raises `DataError` if there is anything."""
+    """Collects the faults of a file; `check` raises `DataError` if there are any."""
 
     def __init__(self, file: Path):
         self.file = file
         self.messages: list[str] = []
 
     def add(self, message: str) -> None:
-        """One sentence: which record, what is wrong, what to do."""
+        """Add one sentence: the record, what is wrong, and what to do."""
         self.messages.append(message)
 
     def check(self) -> None:
-        """Raises `DataError` that names the file and the first faults."""
+        """Raise `DataError` with the file and the first faults."""
         if not self.messages:
             return
         count = len(self.messages)

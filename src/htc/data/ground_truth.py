@@ -1,4 +1,4 @@
-"""The training targets of one image (boxes, labels, masks, semantic map), and image and targets placed together."""
+"""Training targets of an image (boxes, labels, masks, semantic map), and joint placement of image and targets."""
 
 from dataclasses import dataclass
 
@@ -12,52 +12,54 @@ from htc.data.images import image_size, read_image
 from htc.data.instance_masks import mask_crops
 from htc.data.mask_encodings import Crop, decode_mask
 from htc.data.semantic_maps import derived_map, draw_instances, read_semantic
-from htc.data.transforms import Placement, place_image, place_semantic, place_truth
+from htc.data.transforms import Placement, place_ground_truth, place_image, place_semantic
 from htc.errors import DataError
 from htc.types import GroundTruth
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """The targets of one image, before any transform."""
+    """Targets of an image before any transform."""
 
-    truth: GroundTruth
+    ground_truth: GroundTruth
     semantic: UInt8[np.ndarray, "H W"] | None
 
 
 def annotated(record: ImageRecord, semantic_classes: int | None, semantic_maps: SemanticMaps | None) -> Annotated:
-    """The targets of `record`; the semantic map comes from `semantic_maps` or else is derived (None classes: no map).
+    """Build the targets of `record`; the semantic map comes from `semantic_maps` or else is derived (None classes: no
+    map).
 
-    An object whose outline covers no pixel is left out. If any object has no mask at all, the image teaches boxes
-    only.
+    An instance whose mask is empty is dropped. If any instance has no segmentation, the image trains boxes only.
     """
     size = (record.height, record.width)
-    objects = [instance for instance in record.instances if not instance.crowd]
+    instances = [instance for instance in record.instances if not instance.crowd]
     crowds = [instance for instance in record.instances if instance.crowd]
-    with_masks = all(instance.segmentation is not None for instance in objects)
-    crops = [crop_of(instance, size) for instance in objects]
+    with_masks = all(instance.segmentation is not None for instance in instances)
+    crops = [crop_of(instance, size) for instance in instances]
     if with_masks:
-        objects = [instance for instance, crop in zip(objects, crops, strict=True) if crop.bitmap.size]
+        instances = [instance for instance, crop in zip(instances, crops, strict=True) if crop.bitmap.size]
         crops = [crop for crop in crops if crop.bitmap.size]
-    truth = GroundTruth(
-        boxes=torch.tensor([instance.box for instance in objects], dtype=torch.float32).view(-1, 4),
-        labels=torch.tensor([instance.label for instance in objects], dtype=torch.long),
+    ground_truth = GroundTruth(
+        boxes=torch.tensor([instance.box for instance in instances], dtype=torch.float32).view(-1, 4),
+        labels=torch.tensor([instance.label for instance in instances], dtype=torch.long),
         masks=mask_crops(crops, size) if with_masks else None,
         crowd_boxes=torch.tensor([instance.box for instance in crowds], dtype=torch.float32).view(-1, 4),
     )
     if semantic_classes is None:
-        return Annotated(truth, None)
-    labels = [instance.label for instance in objects]
+        return Annotated(ground_truth, None)
+    labels = [instance.label for instance in instances]
     if semantic_maps is None:
-        return Annotated(truth, derived_map(crops, labels, [crop_of(instance, size) for instance in crowds], size))
+        return Annotated(
+            ground_truth, derived_map(crops, labels, [crop_of(instance, size) for instance in crowds], size)
+        )
     semantic = read_semantic(record, semantic_maps, semantic_classes)
     if semantic_maps.instance_values is not None:
         draw_instances(semantic, crops, [semantic_maps.instance_values[label] for label in labels])
-    return Annotated(truth, semantic)
+    return Annotated(ground_truth, semantic)
 
 
 def crop_of(instance: Instance, size: tuple[int, int]) -> Crop:
-    """The object's mask; its box where it has none."""
+    """Mask of an instance; a filled box if it has no segmentation."""
     if instance.segmentation is not None:
         return decode_mask(instance.segmentation, *size)
     x1, y1, x2, y2 = (round(value) for value in instance.box)
@@ -65,7 +67,7 @@ def crop_of(instance: Instance, size: tuple[int, int]) -> Crop:
 
 
 def annotated_image(record: ImageRecord) -> UInt8[np.ndarray, "H W 3"]:
-    """The image of `record`; `DataError` if its size is not the annotated one."""
+    """Read the image of `record`; `DataError` if its size differs from the annotated one."""
     image = read_image(record.path) if record.pixels is None else record.pixels
     fault = _size_fault(record, (image.shape[0], image.shape[1]))
     if fault is not None:
@@ -74,7 +76,7 @@ def annotated_image(record: ImageRecord) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def check_images(dataset: Dataset) -> None:
-    """Reads every image's header (about 0.1 ms each); `DataError` names those that are none or unlike their
+    """Read every image's header (about 0.1 ms each); `DataError` for those that are not images or differ from their
     record.
     """
     faults = Faults(dataset.annotations)
@@ -98,18 +100,17 @@ def _size_fault(record: ImageRecord, size: tuple[int, int]) -> str | None:
         else "correct the record or the image"
     )
     return (
-        f"{record.path} is {size[1]}x{size[0]}, its record (image {record.id}) says "
-        f"{record.width}x{record.height}; "
+        f"{record.path} is {size[1]}x{size[0]}, but {record.width}x{record.height} in its record (image {record.id}); "
         f"{remedy}"
     )
 
 
 @dataclass(frozen=True)
 class AnnotatedView:
-    """What is seen and what is true of it; objects in pixels of `image`."""
+    """An image and its targets, in pixels of `image`."""
 
     image: UInt8[np.ndarray, "h w 3"]
-    truth: GroundTruth
+    ground_truth: GroundTruth
     semantic: UInt8[np.ndarray, "h w"] | None
 
     @property
@@ -121,15 +122,15 @@ class AnnotatedView:
 def view_of(
     record: ImageRecord, placement: Placement, semantic_classes: int | None, semantic_maps: SemanticMaps | None
 ) -> AnnotatedView:
-    """The image of `record` and its targets (see `annotated`), placed."""
+    """Read the image of `record` and its targets (see `annotated`) and apply the placement."""
     targets = annotated(record, semantic_classes, semantic_maps)
-    return placed(AnnotatedView(annotated_image(record), targets.truth, targets.semantic), placement)
+    return placed(AnnotatedView(annotated_image(record), targets.ground_truth, targets.semantic), placement)
 
 
 def placed(view: AnnotatedView, placement: Placement) -> AnnotatedView:
-    """An image and its targets moved together."""
+    """Apply a placement to an image and its targets."""
     return AnnotatedView(
         image=place_image(view.image, placement),
-        truth=place_truth(view.truth, placement),
+        ground_truth=place_ground_truth(view.ground_truth, placement),
         semantic=None if view.semantic is None else place_semantic(view.semantic, placement),
     )

@@ -1,9 +1,9 @@
-"""Images of every kind to RGB bytes: the one reader of training and prediction.
+"""Images of all formats as RGB bytes: the only reader, for training and prediction.
 
-Gray becomes three equal channels, palettes are looked up, transparency is dropped (the colors below it stay, as OpenCV
-and so the original read them), the first frame of several is taken, and the EXIF orientation is applied. Of 16-bit
-images the smallest camera depth (8, 10, 12, 14, 16 bits) that holds their brightest value is mapped to 0..255: a
-12-bit micrograph in a 16-bit file would otherwise be black, and one that uses all 16 bits is divided by 257.
+Gray becomes three equal channels, palettes are converted, transparency is dropped (the colors below it are kept, as in
+OpenCV and so in mmdetection), the first of several frames is used, and the EXIF orientation is applied. For 16-bit
+images, the smallest camera depth (8, 10, 12, 14, 16 bits) that contains their brightest value is mapped to 0..255: a
+12-bit micrograph in a 16-bit file would otherwise be black, while one that uses all 16 bits is divided by 257.
 """
 
 import io
@@ -22,9 +22,9 @@ from PIL import Image, ImageOps
 from htc.errors import DataError
 
 MAX_PIXELS = 178_956_970
-"""Pillow's own limit against images made to fill the memory."""
+"""Pillow's limit against images that are made to exhaust the memory."""
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
-"""Pixel formats of Pillow and its plugins; not those that would run another program (EPS) or draw vectors."""
+"""Pixel formats of Pillow and its plugins, without those that run another program (EPS) or render vector graphics."""
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 BROKEN = (
     OSError,
@@ -38,19 +38,19 @@ BROKEN = (
     struct.error,
     zlib.error,
 )
-"""What Pillow's decoders raise on damaged files."""
+"""Exceptions of Pillow's decoders for damaged files."""
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)
-"""EXIF orientations that exchange height and width."""
+"""EXIF orientations that swap height and width."""
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     ImageSource = str | PathLike[str] | BinaryIO | Image.Image | np.ndarray | Tensor
 else:
-    ImageSource = object  # torch is imported only where a tensor is given
+    ImageSource = object  # torch is imported only for a tensor
 ACCEPTED = (
-    "give a path, an open binary file, a PIL image, a (height, width, 3) uint8 array (channels='bgr' for OpenCV's), or "
+    "pass a path, an open binary file, a PIL image, a (height, width, 3) uint8 array (channels='bgr' for OpenCV), or "
     "a (3, height, width) tensor, uint8 or float from 0 to 1"
 )
 Channels = Literal["rgb", "bgr"]
@@ -59,12 +59,12 @@ Channels = Literal["rgb", "bgr"]
 def read_image(
     source: ImageSource, max_pixels: int = MAX_PIXELS, channels: Channels = "rgb"
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB, 0..255, of an image of any kind.
+    """Read an image of any kind as RGB, 0..255.
 
     `source` is a path, an open binary file, a PIL image, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of 8 or 16
-    bits, or a tensor (3, H, W), uint8 or float 0..1. `channels` is the order of the colors in an array or a tensor;
-    files and PIL images know theirs. Raises `DataError` that names the image and the remedy. No setting of Pillow is
-    touched, so threads may call it.
+    bits, or a tensor (3, H, W), uint8 or float 0..1. `channels` is the color order of an array or a tensor; files and
+    PIL images define theirs. Raises `DataError` with the image and the remedy. Pillow's settings are not changed, so
+    the function is thread-safe.
     """
     if isinstance(source, np.ndarray):
         return _in_rgb(_from_array(source), channels)
@@ -78,7 +78,7 @@ def read_image(
         hint = ", or predict_many for several images" if isinstance(source, list | tuple | set) else ""
         raise DataError(f"an image cannot be a {type(source).__name__}: {ACCEPTED}{hint}")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(source)):
-        raise DataError(f"{source}: addresses are not read; download the image and give its path")
+        raise DataError(f"{source}: URLs are not supported here; download the image and pass its path")
     path = Path(source)
     with _stream(path) as stream:
         return _from_stream(stream, str(path), max_pixels)
@@ -89,8 +89,7 @@ def _from_stream(stream: BinaryIO | io.BufferedIOBase, name: str, max_pixels: in
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise DataError(
-            f"{name} has {pixels} pixels ({image.width}x{image.height}), more than {max_pixels}; raise max_pixels if "
-            f"this is no mistake"
+            f"{name} has {pixels} pixels ({image.width}x{image.height}), more than {max_pixels}; increase max_pixels"
         )
     return _from_image(_deep_color(image, stream, name) or image, name)
 
@@ -102,30 +101,28 @@ def _in_rgb(pixels: UInt8[np.ndarray, "H W 3"], channels: Channels) -> UInt8[np.
 def _from_tensor(tensor: "Tensor") -> UInt8[np.ndarray, "H W 3"]:
     values = tensor.detach().cpu()
     if values.ndim != 3 or values.shape[0] != 3 or not values.numel():
-        raise DataError(f"a tensor of shape {tuple(values.shape)} is no image: {ACCEPTED}")
+        raise DataError(f"a tensor of shape {tuple(values.shape)} is not an image: {ACCEPTED}")
     if values.is_floating_point():
         values = values.float()
         if not bool(((values >= 0) & (values <= 1)).all()):
             raise DataError(
-                f"a float tensor of values {float(values.min()):.3g} to {float(values.max()):.3g} is no image: values "
-                f"are from 0 to 1, neither normalized nor 0..255 (give these as uint8)"
+                f"a float tensor with values from {float(values.min()):.3g} to {float(values.max()):.3g} is not an "
+                f"image: values must be in 0..1, neither normalized nor 0..255 (pass these as uint8)"
             )
         values = (values * 255).round()
     elif str(values.dtype) != "torch.uint8":
-        raise DataError(f"a tensor of type {values.dtype} is no image: {ACCEPTED}")
+        raise DataError(f"a tensor of type {values.dtype} is not an image: {ACCEPTED}")
     return np.ascontiguousarray(values.byte().permute(1, 2, 0).numpy())
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) as `read_image` would return it, from the header alone; raises `DataError` like it."""
+    """(height, width) of the image that `read_image` returns, read from the header only; raises `DataError` like it."""
     height, width, orientation = image_header(path)
     return (width, height) if orientation in TURNED else (height, width)
 
 
 def image_header(path: Path) -> tuple[int, int, int]:
-    """(height, width) as stored, and the EXIF orientation: 1 is upright, as is an image that does not say; raises
-    `DataError`.
-    """
+    """(height, width) as stored, and the EXIF orientation (1: upright, also if there is none); raises `DataError`."""
     with _stream(path) as stream:
         image = _open(stream, str(path))
         try:
@@ -137,7 +134,7 @@ def image_header(path: Path) -> tuple[int, int, int]:
 
 def _stream(path: Path) -> BinaryIO:
     if path.is_dir():
-        raise DataError(f"{path} is a folder, not an image; name the files in it")
+        raise DataError(f"{path} is a folder, not an image; pass the files in it")
     if not path.exists():
         raise DataError(f"{path}: no such file; check the path")
     try:
@@ -152,8 +149,8 @@ def _stream(path: Path) -> BinaryIO:
 
 
 def _open(stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image:
-    """The image with its header read. `Image.open` would apply a process-wide limit, so the decoder is chosen
-    here.
+    """Open the image and read its header. The decoder is selected here since `Image.open` applies a process-wide
+    limit.
     """
     Image.init()
     prefix = stream.read(16)
@@ -169,14 +166,12 @@ def _open(stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image:
             return decoder(cast(BinaryIO, stream), name)
         except BROKEN:
             continue
-    raise DataError(
-        f"{name} is not an image that can be read, or its header is damaged; give a JPEG, PNG, WebP or TIFF file"
-    )
+    raise DataError(f"{name} is not a readable image, or its header is damaged; use a JPEG, PNG, WebP or TIFF file")
 
 
 def _deep_color(image: Image.Image, stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image | None:
-    """A color image of 16 bits a channel in 8 bits; None for others. Pillow would keep the upper byte, black in a
-    12-bit one.
+    """Convert a color image of 16 bits per channel to 8 bits; None for others. Pillow would keep the upper byte, which
+    is black for 12 bits.
     """
     deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ())) and image.mode in ("RGB", "RGBA", "LA")
     if not deep:
@@ -185,7 +180,7 @@ def _deep_color(image: Image.Image, stream: BinaryIO | io.BufferedIOBase, name: 
     values = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         raise DataError(
-            f"{name} is damaged, incomplete, or of a 16-bit kind that cannot be read; save it again as a 16-bit PNG"
+            f"{name} is damaged, incomplete, or of an unsupported 16-bit kind; save it again as a 16-bit PNG"
         )
     converted = Image.fromarray(_to_bytes(values[:, :, 2::-1]))
     converted.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
@@ -197,28 +192,28 @@ def _from_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
         image.load()
     except MemoryError as error:
         raise DataError(
-            f"{name}: {image.width}x{image.height} pixels do not fit into the memory; make it smaller"
+            f"{name}: {image.width}x{image.height} pixels exceed the memory; use a smaller image"
         ) from error
     except BROKEN as error:
         raise DataError(f"{name} is damaged or incomplete ({error}); copy or download it again") from error
     if image.width == 0 or image.height == 0:
-        raise DataError(f"{name} has no pixels ({image.width}x{image.height}); give an image of at least 1x1")
+        raise DataError(f"{name} has no pixels ({image.width}x{image.height}); use an image of at least 1x1")
     image = _upright(image)
     if image.mode == "F":
-        raise DataError(f"{name} holds floating-point values, whose range is not known; convert it to 8 or 16 bits")
+        raise DataError(f"{name} has floating-point values of unknown range; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):
         gray = np.asarray(image)
         if gray.min() < 0 or gray.max() > 65535:
-            raise DataError(f"{name} holds 32-bit values ({gray.min()} to {gray.max()}); convert it to 8 or 16 bits")
+            raise DataError(f"{name} has 32-bit values ({gray.min()} to {gray.max()}); convert it to 8 or 16 bits")
         return np.stack([_to_bytes(gray)] * 3, axis=-1)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says; a damaged EXIF block says nothing."""
+    """Apply the EXIF orientation; a damaged EXIF block is ignored."""
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
-        # An upright image is not copied, as `exif_transpose` would: it may be half a gigabyte.
+        # An upright image is not copied, while `exif_transpose` would copy it: it may be half a gigabyte.
         return image if orientation == 1 else ImageOps.exif_transpose(image)
     except BROKEN:
         return image
@@ -229,17 +224,16 @@ def _from_array(array: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "H W 3"]:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.dtype not in (np.uint8, np.uint16):
         raise DataError(
-            f"an array of shape {array.shape} and type {array.dtype} is no image; give (height, width, 3) RGB "
-            f"values of type uint8"
+            f"an array of shape {array.shape} and type {array.dtype} is not an image; pass (height, width, 3) RGB uint8"
         )
     if not array.size:
-        raise DataError(f"an array of shape {array.shape} has no pixels; give an image of at least 1x1")
+        raise DataError(f"an array of shape {array.shape} has no pixels; pass an image of at least 1x1")
     channels = array[:, :, :3] if array.shape[2] > 1 else np.repeat(array, 3, axis=2)
     return np.ascontiguousarray(channels if array.dtype == np.uint8 else _to_bytes(channels))
 
 
 def _to_bytes(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    """0..65535 to 0..255 by the smallest usual depth that holds the brightest value."""
+    """Map 0..65535 to 0..255 by the smallest common depth that contains the brightest value."""
     brightest = int(values.max())
     top = next(2**depth - 1 for depth in BIT_DEPTHS if brightest < 2**depth)
     return (values.astype(np.float32) * (255 / top) + 0.5).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The masks of an image's instances in one buffer, and the geometry that moves them without touching a pixel."""
+"""The masks of an image's instances in one buffer, and geometric transforms that do not change the pixels."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from htc.types import MaskCrops
 
 
 def mask_crops(crops: Iterable[Crop], canvas: tuple[int, int]) -> MaskCrops:
-    """The crops of one image of size `canvas` (height, width) in one buffer."""
+    """Combine the crops of an image of size `canvas` (height, width) in one buffer."""
     crops = list(crops)
     pixels = np.concatenate([np.zeros(0, np.uint8), *(crop.bitmap.reshape(-1) for crop in crops)])
     return MaskCrops(
@@ -25,20 +25,20 @@ def mask_crops(crops: Iterable[Crop], canvas: tuple[int, int]) -> MaskCrops:
 
 
 def crop_bitmaps(masks: MaskCrops) -> list[UInt8[np.ndarray, "_ _"]]:
-    """Every object's crop, a view of the one buffer."""
+    """Crops of all instances, as views of the buffer."""
     ends = masks.sizes.prod(1).cumsum(0).tolist()
     pixels = masks.pixels.numpy()
     return [pixels[end - h * w : end].reshape(h, w) for end, (h, w) in zip(ends, masks.sizes.tolist(), strict=True)]
 
 
 def select_crops(masks: MaskCrops, keep: Bool[Tensor, " M"]) -> MaskCrops:
-    """Only the objects of `keep`."""
+    """Select the instances in `keep`."""
     wanted = torch.repeat_interleave(keep, masks.sizes.prod(1))
     return replace(masks, pixels=masks.pixels[wanted], sizes=masks.sizes[keep], offsets=masks.offsets[keep])
 
 
 def boxes_from_masks(masks: MaskCrops) -> Float[Tensor, "M 4"]:
-    """xyxy box of each mask in pixels of the network input; zeros for an object without mask."""
+    """xyxy box of each mask in pixels of the network input; zeros for an instance without a mask."""
     low = masks.offsets.double()
     high = low + masks.sizes.flip(1)
     scale, shift = torch.tensor(masks.scale, dtype=torch.double), torch.tensor(masks.shift, dtype=torch.double)
@@ -48,25 +48,25 @@ def boxes_from_masks(masks: MaskCrops) -> Float[Tensor, "M 4"]:
 
 
 def resized(masks: MaskCrops, sx: float, sy: float) -> MaskCrops:
-    """Seen in an image that is `sx` times as wide and `sy` times as high."""
+    """Rescale the masks by (`sx`, `sy`)."""
     return replace(masks, scale=(masks.scale[0] / sx, masks.scale[1] / sy))
 
 
 def flipped_horizontally(masks: MaskCrops, width: int) -> MaskCrops:
-    """Seen in the mirror image of an image of that width."""
+    """Flip the masks of an image of that width horizontally."""
     (sx, sy), (tx, ty) = masks.scale, masks.shift
     return replace(masks, scale=(-sx, sy), shift=(tx + sx * width, ty))
 
 
 def flipped_vertically(masks: MaskCrops, height: int) -> MaskCrops:
-    """Seen upside down in an image of that height."""
+    """Flip the masks of an image of that height vertically."""
     (sx, sy), (tx, ty) = masks.scale, masks.shift
     return replace(masks, scale=(sx, -sy), shift=(tx, ty + sy * height))
 
 
 def cropped(masks: MaskCrops, left: int, top: int, width: int, height: int) -> MaskCrops:
-    """Seen through a window (network-input pixels). Crops are cut to what the window shows of them, maybe to
-    nothing.
+    """Crop the masks to a window (in pixels of the network input); the bitmaps are clipped to it and may become
+    empty.
     """
     (sx, sy), (tx, ty) = masks.scale, masks.shift
     shift = (tx + sx * left, ty + sy * top)
@@ -80,9 +80,9 @@ def cropped(masks: MaskCrops, left: int, top: int, width: int, height: int) -> M
 
 
 def _cut(crop: Crop, window: tuple[float, float, float, float]) -> Crop:
-    """The part of a crop whose pixels reach into the window (xyxy, annotated pixels), cut to its box again."""
+    """Clip a crop to the pixels that overlap the window (xyxy, annotated pixels), and to its box again."""
     height, width = crop.bitmap.shape
-    # A window edge that misses a pixel edge by rounding alone must not let the next pixel in.
+    # A window edge that differs from a pixel edge only by rounding must not include the next pixel.
     left = max(int(np.floor(window[0] + 1e-6)) - crop.x, 0)
     top = max(int(np.floor(window[1] + 1e-6)) - crop.y, 0)
     right = min(int(np.ceil(window[2] - 1e-6)) - crop.x, width)
@@ -94,17 +94,17 @@ def _cut(crop: Crop, window: tuple[float, float, float, float]) -> Crop:
 
 
 def crops_in_view(masks: MaskCrops, size: tuple[int, int]) -> list[Crop]:
-    """Each object's pixels in the grid of a network input of `size` (height, width): those whose center lies in its
+    """Resample each mask to the pixel grid of a network input of `size` (height, width): pixels whose center is in the
     mask.
     """
     across, down = (
         np.floor(masks.scale[axis] * (np.arange(size[1 - axis]) + 0.5) + masks.shift[axis] + 1e-9).astype(np.int64)
         for axis in (0, 1)
     )
-    found = []
+    crops = []
     for (x, y), bitmap in zip(masks.offsets.tolist(), crop_bitmaps(masks), strict=True):
         rows = np.flatnonzero((down >= y) & (down < y + bitmap.shape[0]))
         columns = np.flatnonzero((across >= x) & (across < x + bitmap.shape[1]))
         seen = bitmap[down[rows] - y].take(across[columns] - x, axis=1)
-        found.append(tight(Crop(int(columns[0]), int(rows[0]), seen)) if seen.size else Crop(0, 0, seen.reshape(0, 0)))
-    return found
+        crops.append(tight(Crop(int(columns[0]), int(rows[0]), seen)) if seen.size else Crop(0, 0, seen.reshape(0, 0)))
+    return crops

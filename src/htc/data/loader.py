@@ -1,6 +1,6 @@
-"""Batches. What is seen, in which order and how augmented is a pure function of (seed, epoch, position, image id).
+"""Batches: images, order and augmentation are pure functions of (seed, epoch, position, image id).
 
-So an epoch can be entered anywhere, on any number of workers and processes, and goes on as if it had never stopped.
+Therefore training can resume at any step, with any number of workers and processes, as if it had not been interrupted.
 """
 
 from collections.abc import Iterator
@@ -29,10 +29,10 @@ from htc.types import Batch, GroundTruth
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One image as the network will see it, before normalizing and padding."""
+    """One image as the network input, before normalization and padding."""
 
     image: UInt8[np.ndarray, "h w 3"]
-    truth: GroundTruth
+    ground_truth: GroundTruth
     semantic: UInt8[np.ndarray, "h w"] | None
     image_id: int | str
     seed: int
@@ -40,19 +40,19 @@ class TrainingSample:
 
 @dataclass(frozen=True)
 class ImageBatch(Generic[Prepared]):
-    """Images to predict on."""
+    """A batch of images for prediction."""
 
     prepared: Prepared
-    """As the predictor's `Preparation` returns them."""
+    """Output of the predictor's `Preparation`."""
     original_sizes: tuple[tuple[int, int], ...]
     """(height, width) of each image file."""
     image_ids: tuple[int | str, ...]
 
 
 class TrainingImages(TorchDataset[TrainingSample]):
-    """Item p is the image at position p of one epoch's order, augmented. Read it from any process, in any order.
+    """Item p is the augmented image at position p of one epoch's order. Can be read from any process, in any order.
 
-    A step of all processes takes `together` images. `transforms` of the user come before the augmentation
+    A step of all ranks takes `step_size` images. The user's `transforms` are applied before the augmentation
     (`htc.data.user_transforms.transformed`).
     """
 
@@ -62,7 +62,7 @@ class TrainingImages(TorchDataset[TrainingSample]):
         config: Config,
         seed: int,
         epoch: int,
-        together: int = 1,
+        step_size: int = 1,
         transforms: Transforms | None = None,
     ):
         self.dataset = dataset
@@ -70,7 +70,7 @@ class TrainingImages(TorchDataset[TrainingSample]):
         self.seed = seed
         self.epoch = epoch
         self.transforms = transforms
-        self.order = images_of_epoch(dataset, config.training.sampling, seed, epoch, together)
+        self.order = images_of_epoch(dataset, config.training.sampling, seed, epoch, step_size)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -80,17 +80,17 @@ class TrainingImages(TorchDataset[TrainingSample]):
         seed = pure_seed(self.seed, self.epoch, position, record.id)
         augmentation = self.config.training.augmentation
         view = self._view(record, torch.Generator().manual_seed(seed), pure_seed("transforms", seed))
-        # Each further part draws from numbers of its own: switching it on leaves all other draws as they were.
+        # Each further step draws from a separate generator: enabling it does not change the other draws.
         if augmentation.copy_paste is not None:
             pasted_seed = pure_seed("transforms of the pasted", seed)
             view = self._with_pasted(view, augmentation.copy_paste, pure_generator("copy-paste", seed), pasted_seed)
         image = view.image
         if augmentation.photometric is not None:
             image = distorted(image, draw_distortion(augmentation.photometric, pure_generator("photometric", seed)))
-        return TrainingSample(image, view.truth, view.semantic, record.id, seed)
+        return TrainingSample(image, view.ground_truth, view.semantic, record.id, seed)
 
     def _view(self, record: ImageRecord, generator: torch.Generator, seed: int) -> AnnotatedView:
-        """`seed` is that of the user's transforms."""
+        """Read, transform and place an image; `seed` is for the user's transforms."""
         config, maps = self.config, self.dataset.semantic_maps
         semantic_classes = None if config.semantic is None else config.semantic.classes
         if self.transforms is None:
@@ -115,18 +115,18 @@ class TrainingImages(TorchDataset[TrainingSample]):
         if not draw.happens:
             return view
         other = self._view(self.dataset.images[draw.other], generator, seed)
-        chosen = torch.rand(len(other.truth.boxes), generator=generator) < settings.share
+        chosen = torch.rand(len(other.ground_truth.boxes), generator=generator) < settings.share
         return pasted(view, other, chosen, corner_of(view.size, other.size, draw.corner))
 
 
 def collate(samples: list[TrainingSample], settings: Input) -> Batch:
-    """Samples of any sizes to one padded batch."""
+    """Combine samples of any sizes into one padded batch."""
     images = pad_images([sample.image for sample in samples], settings)
     maps = [sample.semantic for sample in samples if sample.semantic is not None]
     return Batch(
         images=images,
         sizes=torch.tensor([sample.image.shape[:2] for sample in samples]),
-        truths=tuple(sample.truth for sample in samples),
+        truths=tuple(sample.ground_truth for sample in samples),
         semantic=pad_semantic(maps, (images.shape[2], images.shape[3])) if maps else None,
         image_ids=tuple(sample.image_id for sample in samples),
         seeds=tuple(sample.seed for sample in samples),
@@ -146,17 +146,17 @@ def training_loader(
     ranks: int = 1,
     transforms: Transforms | None = None,
 ) -> "ImageLoader":
-    """One epoch of batches for process `rank` of `ranks`, from step `first_step` on.
+    """Build the loader of one epoch for process `rank` of `ranks`, from step `first_step` on.
 
-    Step s of all ranks together holds positions s * batch_size * ranks ... of the epoch's order; the last step may be
-    smaller, but every rank takes part in it (with images from the epoch's beginning if there are too few).
+    Step s of all ranks together has positions s * batch_size * ranks ... of the epoch's order; the last step may be
+    smaller, but every rank takes part in it (with images from the start of the epoch if there are too few).
 
-    `transforms(image, target)`, in the style of torchvision v2, see the original image before the augmentation of the
+    `transforms(image, target)`, in the style of torchvision v2, get the original image before the augmentation of the
     configuration; `docs/extending.md` describes them. They draw from the global generators of torch, NumPy and Python,
     which are seeded for each image, and must be picklable if workers are started by `spawn`.
 
     Raises `ConfigError` if the semantic branch has too few classes for its maps; batches raise `DataError` for an image
-    that cannot be used, or for transforms that return something else than an image and its target.
+    that cannot be used, or if the transforms do not return an image and its target.
     """
     check_semantic(dataset, config)
     images = TrainingImages(dataset, config, seed, epoch, batch_size * ranks, transforms)
@@ -165,22 +165,22 @@ def training_loader(
 
 
 def check_semantic(dataset: Dataset, config: Config) -> None:
-    """Raises `ConfigError` if the semantic branch has fewer classes than its targets."""
+    """Raise `ConfigError` if the semantic branch has fewer classes than its targets."""
     if config.semantic is None:
         return
     count, needed, maps = len(dataset.classes), least_classes(dataset), dataset.semantic_maps
     if maps is None and count > MAX_SEMANTIC_CLASSES:
         raise ConfigError(
-            f"{count} classes are too many for a derived semantic map (at most {MAX_SEMANTIC_CLASSES}): give a folder "
+            f"{count} classes are too many for a derived semantic map (at most {MAX_SEMANTIC_CLASSES}): pass a folder "
             f"of maps or use --semantic none"
         )
     if config.semantic.classes < needed:
-        what = (
+        requirement = (
             f"a map derived from {count} classes needs {needed} with the background"
             if maps is None
             else f"the semantic maps need {needed}"
         )
-        raise ConfigError(f"semantic.classes is {config.semantic.classes}; {what}")
+        raise ConfigError(f"semantic.classes is {config.semantic.classes}; {requirement}")
 
 
 class EvaluationImages(TorchDataset[tuple[UInt8[np.ndarray, "h w 3"], int]]):
@@ -200,7 +200,7 @@ class EvaluationImages(TorchDataset[tuple[UInt8[np.ndarray, "h w 3"], int]]):
 def image_batches(
     dataset: Dataset, preparation: Preparation[Any], batch_size: int = 1, workers: int = 0
 ) -> "ImageLoader":
-    """Batches (`ImageBatch`) of all images, prepared for a predictor, those of like size together."""
+    """Batches (`ImageBatch`) of all images, prepared for a predictor; images of similar size are batched together."""
     sizes = [preparation.size((record.height, record.width)) for record in dataset.images]
     order = sorted(range(len(sizes)), key=lambda index: sizes[index])
     steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -209,7 +209,9 @@ def image_batches(
 
 
 class ImageLoader(DataLoader[Any]):
-    """A `DataLoader` over given steps that leaves torch's global random state alone and keeps our errors short."""
+    """A `DataLoader` over given steps that does not use torch's global random state and shortens the workers'
+    errors.
+    """
 
     def __init__(self, images: TorchDataset[Any], collate_fn: Any, steps: list[list[int]], workers: int):
         super().__init__(
@@ -225,19 +227,18 @@ class ImageLoader(DataLoader[Any]):
         try:
             yield from super().__iter__()
         except DataError as error:
-            # A worker's error comes with its whole traceback as text; the user's message is what follows the class
-            # name.
+            # A worker's error contains its whole traceback as text; the message follows the class name.
             raise DataError(str(error).rpartition("htc.errors.DataError: ")[2].strip()) from None
 
 
 def _one_thread(_worker: int) -> None:
-    """OpenCV in one thread a worker: the workers share the machine already."""
+    """Limit OpenCV to one thread per worker, since the workers already share the CPU."""
     cv2.setNumThreads(0)
 
 
 @dataclass(frozen=True)
 class _Collate:
-    """`collate` with its settings, as a value that can be sent to worker processes."""
+    """`collate` with its settings, picklable for worker processes."""
 
     settings: Input
 

@@ -1,4 +1,4 @@
-"""Images whose pixels are numbers: class maps, label maps, COCO's panoptic maps."""
+"""Images whose pixels are indices: class maps, label maps, COCO's panoptic maps."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from htc.errors import DataError
 
 
 def read_pixels(path: Path) -> tuple[str, np.ndarray]:
-    """Pillow's mode and the values as they are stored, (H, W) or (H, W, C); raises `DataError` for what Pillow
-    cannot read.
+    """Read Pillow's mode and the stored values, (H, W) or (H, W, C); raises `DataError` if Pillow cannot read the
+    file.
     """
     try:
         with Image.open(path) as image:
@@ -22,24 +22,24 @@ def read_pixels(path: Path) -> tuple[str, np.ndarray]:
 
 
 def read_segment_ids(path: Path, size: tuple[int, int]) -> Int32[np.ndarray, "H W"]:
-    """The segment of each pixel of a panoptic PNG, R + 256 G + 65536 B; transparency does not count.
+    """Segment id of each pixel of a panoptic PNG, R + 256 G + 65536 B; transparency is ignored.
 
-    Raises `DataError` if it is damaged, no color image, or not `size` (height, width).
+    Raises `DataError` if it is damaged, not a color image, or not of `size` (height, width).
     """
     mode, colors = read_pixels(path)
     if mode not in ("RGB", "RGBA"):
         raise DataError(
             f"{path} has mode {mode}; a panoptic PNG has segment ids as colors, R + 256 G + 65536 B: for class "
-            f"numbers leave out its JSON"
+            f"indices, do not pass a JSON"
         )
     check_size(path, colors, size)
     return colors[:, :, 0] + 256 * colors[:, :, 1].astype(np.int32) + 65536 * colors[:, :, 2].astype(np.int32)
 
 
 def check_size(path: Path, values: np.ndarray, size: tuple[int, int]) -> None:
-    """Raises `DataError` for a map that is not as large as its image, (height, width)."""
+    """Raise `DataError` if a map does not have the size of its image, (height, width)."""
     if values.shape[:2] != size:
         raise DataError(
-            f"{path} is {values.shape[1]}x{values.shape[0]}, its image {size[1]}x{size[0]}; maps must have their "
-            f"image's size"
+            f"{path} is {values.shape[1]}x{values.shape[0]}, but its image {size[1]}x{size[0]}; a map must have the "
+            f"size of its image"
         )

@@ -1,8 +1,8 @@
-"""COCO's mask encodings as bitmaps cut to their box.
+"""Decoding of COCO's mask encodings to bitmaps cropped to their boxes.
 
-Run lengths become the crop directly; polygons are rasterised by pycocotools to run lengths, in memory that grows with
-their outline, so nothing as large as the image is ever made. Needs no torch: annotation files are read and checked
-before torch is imported.
+RLE is decoded directly to the crop; polygons are rasterized by pycocotools to RLE, in memory proportional to their
+outline, so no array of the image's size is created. Needs no torch: annotation files are read and checked before torch
+is imported.
 """
 
 from typing import Any, NamedTuple
@@ -14,13 +14,13 @@ from pycocotools import mask as coco_masks
 from htc.data.dataset import Polygons, RunLengths
 
 CHARACTERS = 13
-"""Most characters of one run in COCO's text: 64 bits in groups of 5."""
+"""Maximum number of characters per run in COCO's text: 64 bits in groups of 5."""
 Rings = list[list[float]]
-"""Polygons as COCO's JSON has them, each x, y, x, y, ..."""
+"""Polygons as in COCO's JSON, each x, y, x, y, ..."""
 
 
 class Crop(NamedTuple):
-    """A mask cut to its box; (0, 0) pixels when there is nothing in it."""
+    """A mask cropped to its box; (0, 0) pixels for an empty mask."""
 
     x: int
     y: int
@@ -28,7 +28,7 @@ class Crop(NamedTuple):
 
 
 def read_counts(text: bytes) -> Int[np.ndarray, " R"]:
-    """The runs that COCO's compressed text stands for; `ValueError` if it is not such a text."""
+    """Decode COCO's compressed text to runs; raises `ValueError` for invalid text."""
     codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if not len(codes):
         return np.zeros(0, np.int64)
@@ -36,25 +36,25 @@ def read_counts(text: bytes) -> Int[np.ndarray, " R"]:
         raise ValueError("its counts are not COCO's compressed run lengths")
     ends = np.flatnonzero(codes & 32 == 0)
     starts = np.concatenate(([0], ends[:-1] + 1))
-    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
-    if place.max() >= CHARACTERS:
+    position = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    if position.max() >= CHARACTERS:
         raise ValueError("its counts are not COCO's compressed run lengths")
-    counts = np.add.reduceat((codes & 31) << (5 * place), starts)
-    counts -= np.where(codes[ends] & 16, 1 << (5 * (place[ends] + 1)), 0)
-    # From the fourth on, each is stored as its difference to the one two before it.
+    counts = np.add.reduceat((codes & 31) << (5 * position), starts)
+    counts -= np.where(codes[ends] & 16, 1 << (5 * (position[ends] + 1)), 0)
+    # From the fourth on, each is stored as the difference to the one two before it.
     counts[1::2] = np.cumsum(counts[1::2])
     counts[2::2] = np.cumsum(counts[2::2])
     return counts
 
 
 def polygon_runs(rings: Rings, height: int, width: int) -> Any:
-    """pycocotools' run lengths of each ring; its stubs know other types than it takes."""
+    """Encode each ring with pycocotools, whose type stubs are inaccurate."""
     outlines: Any = rings
     return coco_masks.frPyObjects(outlines, height, width)
 
 
 def counts_of(segmentation: Polygons | RunLengths, height: int, width: int) -> Int[np.ndarray, " R"]:
-    """The runs of any encoding on an image of that size."""
+    """Runs of a segmentation of any encoding on an image of that size."""
     if isinstance(segmentation, RunLengths):
         return read_counts(segmentation.counts) if isinstance(segmentation.counts, bytes) else segmentation.counts
     counts = coco_masks.merge(polygon_runs([ring.tolist() for ring in segmentation.rings], height, width))["counts"]
@@ -62,12 +62,12 @@ def counts_of(segmentation: Polygons | RunLengths, height: int, width: int) -> I
 
 
 def decode_mask(segmentation: Polygons | RunLengths, height: int, width: int) -> Crop:
-    """The mask as a bitmap cut to its box."""
+    """Decode the mask to a bitmap cropped to its box."""
     ends = np.cumsum(counts_of(segmentation, height, width))
     stop = ends[1::2]
     start = ends[0::2][: len(stop)]
-    some = stop > start
-    start, stop = start[some], stop[some]
+    nonempty = stop > start
+    start, stop = start[nonempty], stop[nonempty]
     if not len(start):
         return Crop(0, 0, np.zeros((0, 0), np.uint8))
     left, right = int(start[0]) // height, (int(stop[-1]) - 1) // height + 1
@@ -81,7 +81,7 @@ def decode_mask(segmentation: Polygons | RunLengths, height: int, width: int) ->
 
 
 def tight(crop: Crop) -> Crop:
-    """The same mask cut to its box again."""
+    """Crop a mask to its box again."""
     rows, columns = np.flatnonzero(crop.bitmap.any(1)), np.flatnonzero(crop.bitmap.any(0))
     if not len(rows):
         return Crop(0, 0, np.zeros((0, 0), np.uint8))

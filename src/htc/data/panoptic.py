@@ -1,4 +1,4 @@
-"""COCO's panoptic format: a JSON of segments, and a PNG an image whose colors are their ids.
+"""COCO's panoptic format: a JSON file with segments, and a PNG per image whose colors are segment ids.
 
 https://cocodataset.org/#format-data, "Panoptic Segmentation".
 """
@@ -31,37 +31,37 @@ class Category:
 
 @dataclass(frozen=True)
 class Segment:
-    """A thing, or all of one kind of stuff in the image."""
+    """One thing, or all of one stuff class in an image."""
 
     id: int
     """Its value in the map, from 1."""
     category_id: int
     crowd: bool = False
-    """Annotations alone: a region of uncounted things."""
+    """Only in annotations: a region of uncounted things."""
 
 
 @dataclass(frozen=True)
 class Panoptic:
-    """Who owns each pixel."""
+    """Segment of each pixel of an image."""
 
     ids: Int32[np.ndarray, "H W"]
-    """`Segment.id`; 0: nobody (void)."""
+    """`Segment.id`; 0: no segment (void)."""
     segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True)
 class PanopticFile:
-    """Annotations whose maps are read when they are asked for."""
+    """Panoptic annotations whose maps are read on demand."""
 
     file: Path
     folder: Path
     categories: dict[int, Category]
     """By id, in the file's order."""
     maps: dict[int | str, tuple[str, tuple[Segment, ...]]]
-    """Name of the PNG and segments, by image id."""
+    """PNG file name and segments, by image id."""
 
     def read(self, image_id: int | str, size: tuple[int, int]) -> Panoptic:
-        """One image's segments; `size` (height, width) is that of its image. Raises `DataError`."""
+        """Read the segments of an image of `size` (height, width). Raises `DataError`."""
         name, segments = self.maps[image_id]
         ids = read_segment_ids(self.folder / name, size)
         return Panoptic(
@@ -72,34 +72,34 @@ class PanopticFile:
 def valued(
     path: Path, ids: Int32[np.ndarray, "H W"], values: Mapping[int, int], void: int, dtype: type[np.generic]
 ) -> np.ndarray:
-    """The value of each pixel's segment, `void` where there is none. Raises `DataError` if the PNG holds segments
-    that are not listed.
+    """Map each pixel's segment to its value, `void` outside of segments. Raises `DataError` if the PNG contains
+    segments that are not listed.
     """
     known = {**values, 0: void}
     order = np.array(sorted(known), np.int32)
-    place = np.searchsorted(order, ids).clip(max=len(order) - 1)
-    unlisted = ids[order[place] != ids]
+    index = np.searchsorted(order, ids).clip(max=len(order) - 1)
+    unlisted = ids[order[index] != ids]
     if len(unlisted):
         raise DataError(
-            f"{path} holds segment {int(unlisted[0])}, which its annotation does not list; PNG and JSON must belong "
-            f"together"
+            f"{path} contains segment {int(unlisted[0])}, which its annotation does not list; check that PNG and JSON "
+            f"belong together"
         )
-    return np.array([known[int(id)] for id in order], dtype)[place]
+    return np.array([known[int(id)] for id in order], dtype)[index]
 
 
 def read_panoptic(
     file: Path, folder: Path, dataset: Dataset | None = None, may_lack: Collection[int | str] = ()
 ) -> PanopticFile:
-    """The JSON, checked with the presence of its PNGs: for every image of `dataset`, or for all that it has.
+    """Read the JSON file and check that the PNGs exist: for every image of `dataset`, or for all in the file.
 
-    An image of `dataset` without annotation is a fault, but for those that `may_lack` it, as long as some have one.
-    Raises `DataError` that names the file, what is wrong and what to do.
+    An image of `dataset` without an annotation is a fault unless it is in `may_lack`; at least one image must have one.
+    Raises `DataError` with the file, what is wrong and what to do.
     """
     content = _load(file)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of panoptic PNGs; give the right one")
+        raise DataError(f"{folder}: no such folder of panoptic PNGs; correct the path")
     faults = Faults(file)
-    found = PanopticFile(file, folder, _categories(content["categories"], faults), {})
+    panoptic = PanopticFile(file, folder, _categories(content["categories"], faults), {})
     faults.check()
     entries = {
         entry["image_id"]: entry for entry in content["annotations"] if isinstance(entry, dict) and "image_id" in entry
@@ -110,14 +110,14 @@ def read_panoptic(
         else {record.id: f" ({record.path.name})" for record in dataset.images}
     )
     if may_lack and not any(id in entries for id in names):
-        raise DataError(f"{file} has no annotation of any of the {len(names)} images; give the file of these images")
+        raise DataError(f"{file} has no annotation for any of the {len(names)} images; give the file of these images")
     for id, name in names.items():
         if id in entries:
-            _add(found, id, entries[id], faults)
+            _add(panoptic, id, entries[id], faults)
         elif id not in may_lack:
-            faults.add(f"image {id}{name} has no annotation; add it, or leave the image out")
+            faults.add(f"image {id}{name} has no annotation; add it, or remove the image")
     faults.check()
-    return found
+    return panoptic
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -141,25 +141,25 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _categories(categories: list[Any], faults: Faults) -> dict[int, Category]:
-    found: dict[int, Category] = {}
+    by_id: dict[int, Category] = {}
     for category in categories:
         fields = category if isinstance(category, dict) else {}
         id, name = fields.get("id"), fields.get("name")
-        if not isinstance(id, int) or not isinstance(name, str) or id in found:
-            faults.add(f"category {id!r} needs a whole number of its own as id, and a name; correct it")
+        if not isinstance(id, int) or not isinstance(name, str) or id in by_id:
+            faults.add(f"category {id!r} needs a unique integer as id, and a name; correct it")
         elif fields.get("isthing") not in (0, 1):
             faults.add(f"category {name!r} needs isthing, 1 for things and 0 for stuff; correct it")
         else:
-            found[id] = Category(id, name, bool(fields["isthing"]))
-    return found
+            by_id[id] = Category(id, name, bool(fields["isthing"]))
+    return by_id
 
 
-def _add(found: PanopticFile, id: int | str, entry: Mapping[str, Any], faults: Faults) -> None:
+def _add(panoptic: PanopticFile, id: int | str, entry: Mapping[str, Any], faults: Faults) -> None:
     try:
         name = str(entry["file_name"])
         segments = tuple(
-            Segment(int(one["id"]), found.categories[one["category_id"]].id, bool(one.get("iscrowd", 0)))
-            for one in entry["segments_info"]
+            Segment(int(segment["id"]), panoptic.categories[segment["category_id"]].id, bool(segment.get("iscrowd", 0)))
+            for segment in entry["segments_info"]
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         faults.add(
@@ -167,6 +167,6 @@ def _add(found: PanopticFile, id: int | str, entry: Mapping[str, Any], faults: F
             f"listed category"
         )
         return
-    if not (found.folder / name).is_file():
-        faults.add(f"image {name} of image {id} is not in {found.folder}; give the folder of the panoptic PNGs")
-    found.maps[id] = name, segments
+    if not (panoptic.folder / name).is_file():
+        faults.add(f"image {name} of image {id} is not in {panoptic.folder}; give the folder of the panoptic PNGs")
+    panoptic.maps[id] = name, segments

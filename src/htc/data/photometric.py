@@ -1,7 +1,7 @@
-"""Random colors; all chance comes from one generator.
+"""Random color changes, drawn from one generator.
 
-The operators are torchvision's `adjust_...` to within one gray level, computed by OpenCV and lookup tables: about ten
-times as fast.
+The operators equal torchvision's `adjust_...` to within one gray level, computed with OpenCV and lookup tables: about
+ten times as fast.
 """
 
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from htc.config import Photometric
 
 VALUES = np.arange(256, dtype=np.float32)
 ROUNDED = 0.5
-"""How much more rounding to the nearest gives than cutting off, in the mean."""
+"""Mean difference between rounding to nearest and rounding down."""
 
 
 class Distortion(NamedTuple):
-    """Factors as torchvision's `adjust_...` take them; None: that change is not made."""
+    """Factors for torchvision's `adjust_...`; None: the change is not applied."""
 
     brightness: float | None
     contrast: float | None
@@ -29,7 +29,7 @@ class Distortion(NamedTuple):
 
 
 def draw_distortion(settings: Photometric, generator: torch.Generator) -> Distortion:
-    """Which changes are made, and how strong; always the same number of draws."""
+    """Draw which changes are applied, and their factors; always the same number of draws."""
     numbers = torch.rand(9, generator=generator, dtype=torch.double).tolist()
     widths = (settings.brightness, settings.contrast, settings.saturation, settings.hue)
     middles = (1.0, 1.0, 1.0, 0.0)
@@ -41,7 +41,7 @@ def draw_distortion(settings: Photometric, generator: torch.Generator) -> Distor
 
 
 def distorted(image: UInt8[np.ndarray, "H W 3"], distortion: Distortion) -> UInt8[np.ndarray, "H W 3"]:
-    """The image with its colors changed: brightness, contrast, saturation, hue, or with the contrast last."""
+    """Change the colors of an image: brightness, contrast, saturation, hue, or with contrast last."""
     if distortion.brightness is not None:
         image = _looked_up(image, VALUES * np.float32(distortion.brightness))
     if distortion.contrast is not None and not distortion.contrast_last:
@@ -56,25 +56,25 @@ def distorted(image: UInt8[np.ndarray, "H W 3"], distortion: Distortion) -> UInt
 
 
 def _looked_up(image: UInt8[np.ndarray, "H W 3"], table: Float32[np.ndarray, "256"]) -> UInt8[np.ndarray, "H W 3"]:
-    """A byte has 256 values only: each is computed once. Fractions are cut off."""
+    """Apply a lookup table: a byte has only 256 values. Fractions are truncated."""
     return np.asarray(cv2.LUT(image, table.clip(0, 255).astype(np.uint8)))
 
 
 def _with_contrast(image: UInt8[np.ndarray, "H W 3"], factor: float) -> UInt8[np.ndarray, "H W 3"]:
-    """Away from the image's mean gray, or towards it."""
-    # Torchvision's gray is rounded down, OpenCV's to the nearest: half a level less, on average.
+    """Interpolate between the image's mean gray and the image."""
+    # torchvision's gray is rounded down, OpenCV's to nearest: a difference of half a level on average.
     mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] - ROUNDED
     return _looked_up(image, VALUES * np.float32(factor) + np.float32((1 - factor) * mean))
 
 
 def _with_saturation(image: UInt8[np.ndarray, "H W 3"], factor: float) -> UInt8[np.ndarray, "H W 3"]:
-    """Away from each pixel's own gray, or towards it."""
+    """Interpolate between each pixel's gray and its color."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.addWeighted(image, factor, cv2.merge([gray, gray, gray]), 1 - factor, -ROUNDED))
 
 
 def _with_hue(image: UInt8[np.ndarray, "H W 3"], turn: float) -> UInt8[np.ndarray, "H W 3"]:
-    """Hues moved around their circle by `turn` of it; lightness and saturation stay."""
+    """Rotate the hues by `turn` full turns; lightness and saturation are kept."""
     colors = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)
     degrees = colors[:, :, 0]
     degrees += np.float32(360 * (turn % 1))

@@ -1,7 +1,8 @@
-"""Images and instances held in Python, as the content of a COCO instance file: one set of rules checks both.
+"""Conversion of images and instances in memory to the content of a COCO instance file, so that the same rules check
+both.
 
-What concerns the form of a record (types, shapes, counts) is checked here; what concerns an annotation (polygons, run
-lengths, boxes, categories) is left to the one reader of COCO files, whose faults are reported by index of the record.
+The form of a record (types, shapes, counts) is checked here; annotations (polygons, RLE, boxes, categories) are checked
+by the reader of COCO files, whose faults are reported with the index of the record.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,11 +28,11 @@ from htc.data.written import xywh_of
 from htc.errors import DataError
 
 MaskLike = np.ndarray | Sequence[Sequence[float]] | Mapping[str, Any] | None
-"""A mask: a bitmap (H, W) bool or 0/1, polygons [[x, y, x, y, ...], ...] in pixels, COCO run lengths, or none."""
+"""A mask: a bitmap (H, W) bool or 0/1, polygons [[x, y, x, y, ...], ...] in pixels, COCO RLE, or None."""
 
 
 class DatasetRecord(TypedDict):
-    """One image and its N instances, as `htc.Dataset.from_records` takes it."""
+    """One image and its N instances, the input of `htc.Dataset.from_records`."""
 
     image: str | PathLike[str] | Image.Image | np.ndarray
     """A path, a PIL image, or an RGB array (H, W, 3) uint8."""
@@ -44,9 +45,9 @@ class DatasetRecord(TypedDict):
     crowd: NotRequired[Sequence[bool] | np.ndarray | None]
     """(N,): regions of uncounted instances, neither positive nor background; absent or None: no crowd."""
     id: NotRequired[int | str]
-    """Of the image; absent: its position, from 1."""
+    """Image id; absent: the image's position, from 1."""
     group: NotRequired[int | str]
-    """Images of one group stay in one part when `val_share` splits the data."""
+    """Images of one group stay in one split when `val_share` splits the data."""
 
 
 FIELDS = tuple(DatasetRecord.__annotations__)
@@ -55,7 +56,7 @@ NEEDED = ("image", "labels")
 
 @dataclass(frozen=True)
 class _Parsed:
-    """A record whose form is right."""
+    """A record of valid form."""
 
     name: str
     path: Path
@@ -65,60 +66,73 @@ class _Parsed:
     annotations: list[dict[str, Any]]
     """Without ids and category."""
     fields: dict[str, Any]
-    """`id` and `group`, where given."""
+    """`id` and `group`, if given."""
 
 
 def dataset_of_records(records: Iterable[Mapping[str, Any]], classes: Sequence[str] | None, source: str) -> Dataset:
-    """The dataset of `records`; `source` names them in errors. See `htc.Dataset.from_records`."""
+    """Build the dataset of `records`; `source` describes them in errors. See `htc.Dataset.from_records`."""
     faults = Faults(Path(source))
     parsed: list[_Parsed] = []
-    places: list[str] = []
+    descriptions: list[str] = []
     for index, record in enumerate(records):
-        places.append(_place(index, record))
+        descriptions.append(_describe(index, record))
         try:
             parsed.append(_parse(record, index))
         except DataError as error:
-            faults.add(f"{places[-1]}: {error}")
+            faults.add(f"{descriptions[-1]}: {error}")
     faults.check()
     if not parsed:
-        raise DataError(f"{source}: there are no records; give one for each image, also for images without instances")
+        raise DataError(f"{source}: there are no records; give one per image, also for images without instances")
     names = _class_names(parsed, classes, source)
-    return _read(parsed, names, places, faults)
+    return _read(parsed, names, descriptions, faults)
 
 
-def _read(parsed: list[_Parsed], names: list[str], places: list[str], faults: Faults) -> Dataset:
+def _read(parsed: list[_Parsed], names: list[str], descriptions: list[str], faults: Faults) -> Dataset:
     annotations: list[dict[str, Any]] = []
     owners: list[str] = []
     images: list[dict[str, Any]] = []
-    for index, one in enumerate(parsed):
-        image = {"id": index + 1, "file_name": one.name, "height": one.size[0], "width": one.size[1], **one.fields}
+    for index, parsed_record in enumerate(parsed):
+        image = {
+            "id": index + 1,
+            "file_name": parsed_record.name,
+            "height": parsed_record.size[0],
+            "width": parsed_record.size[1],
+            **parsed_record.fields,
+        }
         images.append(image)
-        for instance, (label, annotation) in enumerate(zip(one.labels, one.annotations, strict=True)):
+        for instance, (label, annotation) in enumerate(
+            zip(parsed_record.labels, parsed_record.annotations, strict=True)
+        ):
             try:
                 category = _category(label, names)
             except DataError as error:
-                faults.add(f"{places[index]}: labels[{instance}] {error}")
+                faults.add(f"{descriptions[index]}: labels[{instance}] {error}")
                 continue
-            owners.append(f"{places[index]}, instance {instance}")
-            own = {"id": len(owners), "image_id": image["id"], "category_id": category, **annotation}
-            annotations.append(own)
+            owners.append(f"{descriptions[index]}, instance {instance}")
+            complete = {"id": len(owners), "image_id": image["id"], "category_id": category, **annotation}
+            annotations.append(complete)
     faults.check()
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     content = {"images": images, "categories": categories, "annotations": annotations}
-    in_order = {"images": places, "annotations": owners, "categories": [f"classes[{n}]" for n in range(len(names))]}
+    in_order = {
+        "images": descriptions,
+        "annotations": owners,
+        "categories": [f"classes[{n}]" for n in range(len(names))],
+    }
 
     def describe(fault: RecordFault) -> str:
-        where = "" if fault.position is None else f"{in_order[fault.part][fault.position]}: "
-        return f"{where}{fault.what}; {FAULT_REMEDIES[fault.code]}"
+        prefix = "" if fault.position is None else f"{in_order[fault.part][fault.position]}: "
+        return f"{prefix}{fault.what}; {FAULT_REMEDIES[fault.code]}"
 
     dataset = dataset_of(annotation_file(content, faults.file), describe)
     located = tuple(
-        replace(record, path=one.path, pixels=one.pixels) for record, one in zip(dataset.images, parsed, strict=True)
+        replace(record, path=parsed_record.path, pixels=parsed_record.pixels)
+        for record, parsed_record in zip(dataset.images, parsed, strict=True)
     )
     return replace(dataset, images=located)
 
 
-def _place(index: int, record: Any) -> str:
+def _describe(index: int, record: Any) -> str:
     image = record.get("image") if isinstance(record, Mapping) else None
     return f"records[{index}]" + (f" (image {image})" if isinstance(image, str | PathLike) else "")
 
@@ -145,7 +159,7 @@ def _parse(record: Any, index: int) -> _Parsed:
 
 
 def _image(image: Any, index: int) -> tuple[Path, UInt8[np.ndarray, "H W 3"] | None, tuple[int, int]]:
-    """Path, pixels of an image that is not a file, and (height, width), of a file from its header alone."""
+    """Path, pixels if the image is not a file, and (height, width), for a file from its header only."""
     if isinstance(image, str | PathLike):
         path = Path(image).absolute()
         return path, None, image_size(path)
@@ -163,7 +177,7 @@ def _labels(labels: Any) -> list[str] | list[int]:
 
 
 def _boxes(boxes: Any, count: int) -> list[list[float]] | None:
-    """As COCO's x, y, width, height."""
+    """Convert to COCO's x, y, width, height."""
     if boxes is None:
         return None
     array = _array(boxes, "boxes")
@@ -184,7 +198,7 @@ def _boxes(boxes: Any, count: int) -> list[list[float]] | None:
 
 
 def _masks(masks: Any, count: int, size: tuple[int, int]) -> list[Any]:
-    """Each as COCO's `segmentation`, None for an instance without mask."""
+    """Convert each mask to COCO's `segmentation`, None for an instance without a mask."""
     if masks is None:
         return [None] * count
     if not isinstance(masks, list | tuple):
@@ -213,7 +227,7 @@ def _segmentation(mask: Any, name: str, size: tuple[int, int]) -> Any:
 
 
 def _ring(ring: Any) -> Any:
-    """A polygon as a list of numbers x, y, x, y, ...; anything else as it is, for the reader to refuse."""
+    """Convert a polygon to a list x, y, x, y, ...; anything else is returned unchanged, for the reader to reject."""
     try:
         return (
             np.asarray(ring, np.float64).reshape(-1).tolist() if isinstance(ring, list | tuple | np.ndarray) else ring
@@ -247,7 +261,7 @@ def _array(values: Any, name: str) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers, lists and text of Python for those of NumPy and for bytes."""
+    """Convert NumPy values and bytes to Python numbers, lists and text."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     return value.decode("ascii", "replace") if isinstance(value, bytes) else value
@@ -258,16 +272,16 @@ def _class_names(parsed: list[_Parsed], classes: Sequence[str] | None, source: s
         if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
             raise DataError(f"{source}: classes is {short(classes)}; give a list of names")
         return list(classes)
-    labels = {label for one in parsed for label in one.labels}
+    labels = {label for record in parsed for label in record.labels}
     if any(not isinstance(label, str) for label in labels):
-        raise DataError(f"{source}: labels are indices, so classes=[...] is needed: the name of each")
+        raise DataError(f"{source}: labels are indices, so classes=[...] is needed: the name of each class")
     if not labels:
         raise DataError(f"{source}: no record has an instance, so classes=[...] is needed")
     return sorted(map(str, labels))
 
 
 def _category(label: str | int, names: list[str]) -> int:
-    """The category id, from 1; raises `DataError`."""
+    """Category id of a label, from 1; raises `DataError`."""
     if isinstance(label, str):
         if label in names:
             return names.index(label) + 1

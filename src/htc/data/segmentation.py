@@ -1,7 +1,7 @@
-"""The `segmentation` of a COCO annotation: parsed, its faults named, and the outline it describes.
+"""The `segmentation` of a COCO annotation: parsing, faults, and the area that it covers.
 
-`parse_segmentation` finds what cannot be used at all, for every reader. `read_outline` adds, for `htc doctor`, the
-faults of shapes that can be read but cover nothing, lie outside the image, or are not in pixels.
+`parse_segmentation` finds the faults that make it unusable, for every reader. `read_outline` adds, for `htc doctor`,
+the faults of shapes that are readable but cover nothing, are outside the image, or are not in pixels.
 """
 
 import math
@@ -17,26 +17,26 @@ from htc.data.dataset import Polygons, RunLengths
 from htc.data.mask_encodings import Rings, counts_of, decode_mask, polygon_runs, read_counts
 
 FAR = 10
-"""A polygon further outside than this many image sizes does not belong to this image."""
+"""A polygon further outside than this multiple of the image size does not belong to the image."""
 OUTSIDE_PIXELS = 1.0
-"""Pixels that a polygon may reach outside; annotation tools round their corners."""
+"""Pixels that a polygon may extend beyond the image; annotation tools round vertices."""
 NUMBER_TYPES = frozenset((int, float))
 
 
 @dataclass(frozen=True)
 class SegmentationFault:
-    """One fault of one segmentation."""
+    """A fault of a segmentation."""
 
     code: str
     what: str
     kept: Any = None
-    """The segmentation without the fault; None where only a person can decide."""
+    """The segmentation without the fault; None if it needs a human decision."""
     fixed_by: str = ""
-    """What leads to `kept`."""
+    """How `kept` was obtained."""
 
 
 class ParsedSegmentation(NamedTuple):
-    """A segmentation that can be used (None: there is none), or the faults for which it cannot."""
+    """A usable segmentation (None: there is none), or the faults that make it unusable."""
 
     segmentation: Polygons | RunLengths | None
     faults: tuple[SegmentationFault, ...] = ()
@@ -44,24 +44,24 @@ class ParsedSegmentation(NamedTuple):
 
 @dataclass(frozen=True)
 class Outline:
-    """What a segmentation covers."""
+    """The area covered by a segmentation."""
 
     segmentation: Polygons | RunLengths | None
     """None if there is none, or it has an error."""
     faults: tuple[SegmentationFault, ...] = ()
     box: tuple[float, float, float, float] | None = None
-    """xyxy of the mask within the image; None where there is none or it covers nothing."""
+    """xyxy of the mask within the image; None if there is no mask or it is empty."""
     area: float = 0.0
-    """Square pixels: of run lengths counted, of polygons the sum of their areas within the image."""
+    """Square pixels: for RLE, the number of pixels; for polygons, the sum of their areas within the image."""
     drawn: Rings | None = None
-    """Polygons to draw."""
+    """Polygons for drawing."""
 
 
 NO_OUTLINE = Outline(None)
 
 
 def parse_segmentation(value: Any, height: int, width: int) -> ParsedSegmentation:
-    """The segmentation of an annotation on an image of that size, with every fault that makes it unusable."""
+    """Parse the segmentation of an annotation on an image of that size, with all faults that make it unusable."""
     if value is None or value == []:
         return ParsedSegmentation(None)
     if isinstance(value, list):
@@ -73,7 +73,9 @@ def parse_segmentation(value: Any, height: int, width: int) -> ParsedSegmentatio
 
 
 def read_outline(value: Any, height: int, width: int) -> Outline:
-    """The outline of an annotation on an image of that size, with all faults, also those that training can ignore."""
+    """Parse the segmentation of an annotation on an image of that size, with all faults, including those that training
+    ignores.
+    """
     if isinstance(value, list) and value and not _is_flat(value):
         return _outline_of_polygons(value, height, width)
     segmentation, faults = parse_segmentation(value, height, width)
@@ -89,15 +91,15 @@ def read_outline(value: Any, height: int, width: int) -> Outline:
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Finite as a float, and neither true nor false."""
+    """Test for a finite number that is not a boolean."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number of more than 308 digits
+    except OverflowError:  # an integer of more than 308 digits
         return False
 
 
 def are_numbers(values: list[Any]) -> bool:
-    """`is_number` of all, several times as fast for the long lists of polygons."""
+    """`is_number` for all values, several times as fast for the long lists of polygons."""
     try:
         if set(map(type, values)) <= NUMBER_TYPES and math.isfinite(sum(values)):
             return True
@@ -107,7 +109,7 @@ def are_numbers(values: list[Any]) -> bool:
 
 
 def short(value: Any, most: int = 60) -> str:
-    """A value in a message."""
+    """Shorten a value for a message."""
     text = repr(value)
     return text if len(text) <= most else text[: most - 3] + "..."
 
@@ -121,23 +123,23 @@ def _parse_polygons(rings: list[Any], height: int, width: int) -> ParsedSegmenta
         what = f"its segmentation is one flat list of {len(rings)} numbers, not a list of polygons"
         return ParsedSegmentation(None, (SegmentationFault("polygon-flat", what),))
     parsed = [_parse_ring(ring, height, width) for ring in rings]
-    arrays = [one for one in parsed if isinstance(one, np.ndarray)]
+    arrays = [result for result in parsed if isinstance(result, np.ndarray)]
     if len(arrays) < len(parsed):
         return ParsedSegmentation(None, tuple(_numbered(parsed)))
     return ParsedSegmentation(Polygons(tuple(arrays)))
 
 
 def _numbered(parsed: Iterable[Float[np.ndarray, " _"] | SegmentationFault]) -> list[SegmentationFault]:
-    """The faults of single polygons, named by the polygon's number."""
+    """Faults of single polygons, with the polygon's number."""
     return [
-        SegmentationFault(one.code, f"polygon {number} {one.what}", one.kept)
-        for number, one in enumerate(parsed, start=1)
-        if isinstance(one, SegmentationFault)
+        SegmentationFault(result.code, f"polygon {number} {result.what}", result.kept)
+        for number, result in enumerate(parsed, start=1)
+        if isinstance(result, SegmentationFault)
     ]
 
 
 def _parse_ring(ring: Any, height: int, width: int) -> Float[np.ndarray, " _"] | SegmentationFault:
-    """x, y, x, y, ...; of a fault, `kept` is anything but None where leaving the polygon out loses nothing."""
+    """Parse x, y, x, y, ...; for a fault, `kept` is not None if the polygon can be removed without losing anything."""
     if not isinstance(ring, list) or not are_numbers(ring):
         what = f"is not a list of finite numbers x, y, x, y, ...: {short(ring, 40)}"
         return SegmentationFault("polygon-not-numbers", what)
@@ -160,7 +162,7 @@ def _parse_ring(ring: Any, height: int, width: int) -> Float[np.ndarray, " _"] |
 def _parse_runs(value: dict[str, Any], height: int, width: int) -> ParsedSegmentation:
     size, counts = value.get("size"), value["counts"]
     if size != [height, width]:
-        turned = ", which is width and height exchanged" if size == [width, height] else ""
+        turned = ", with width and height swapped" if size == [width, height] else ""
         what = f"its run-length size is {short(size)}{turned}; the image's [height, width] is [{height}, {width}]"
         return ParsedSegmentation(None, (SegmentationFault("rle-size", what),))
     damaged = None
@@ -171,13 +173,13 @@ def _parse_runs(value: dict[str, Any], height: int, width: int) -> ParsedSegment
             runs = read_counts(text)
         except ValueError:
             damaged = f"its run-length text is damaged: {short(counts, 24)} cannot be decoded"
-    elif isinstance(counts, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in counts):
+    elif isinstance(counts, list) and all(isinstance(run, int) and not isinstance(run, bool) for run in counts):
         try:
             runs = np.array(counts, np.int64)
         except OverflowError:
             damaged = "its run-length counts are too large"
     else:
-        damaged = "its run-length counts are neither a text nor a list of whole numbers"
+        damaged = "its run-length counts are neither a string nor a list of integers"
     if runs is None or damaged is not None:
         return ParsedSegmentation(None, (SegmentationFault("rle-damaged", str(damaged)),))
     if (runs < 0).any() or int(runs.sum()) != height * width:
@@ -199,13 +201,15 @@ def _outline_of_runs(segmentation: RunLengths, height: int, width: int) -> Outli
 
 def _outline_of_polygons(rings: list[Any], height: int, width: int) -> Outline:
     parsed = [_parse_ring(ring, height, width) for ring in rings]
-    checked = [one if isinstance(one, SegmentationFault) else _shape_fault(one, height, width) or one for one in parsed]
-    good = [one for one in checked if isinstance(one, np.ndarray)]
+    checked = [
+        ring if isinstance(ring, SegmentationFault) else _shape_fault(ring, height, width) or ring for ring in parsed
+    ]
+    good = [ring for ring in checked if isinstance(ring, np.ndarray)]
     faults = _numbered(checked)
     if faults:
         kept = None
         if all(fault.kept is not None for fault in faults):
-            kept = [ring for ring, one in zip(rings, checked, strict=True) if isinstance(one, np.ndarray)]
+            kept = [ring for ring, result in zip(rings, checked, strict=True) if isinstance(result, np.ndarray)]
         how = "" if kept is None else ("left out" if good else "the outline left out")
         faults = [SegmentationFault(fault.code, fault.what, kept, how) for fault in faults]
     if not good or any(fault.code != "polygon-no-area" for fault in faults):
@@ -217,7 +221,7 @@ def _outline_of_polygons(rings: list[Any], height: int, width: int) -> Outline:
 
 
 def _shape_fault(ring: Float[np.ndarray, " _"], height: int, width: int) -> SegmentationFault | None:
-    """What is wrong with the shape of a polygon that can be read."""
+    """Fault in the shape of a readable polygon."""
     points = ring.reshape(-1, 2)
     if max(height, width) > 16 and points.min() >= 0 and points.max() <= 1.0 and (points % 1).any():
         what = "has coordinates between 0 and 1 only: fractions of the image, not pixels"
@@ -252,15 +256,13 @@ def _good_polygons(
 
 
 def signed_area(ring: Float[np.ndarray, "P 2"]) -> float:
-    """Shoelace formula."""
+    """Signed area of a polygon (shoelace formula)."""
     x, y = ring.T
     return float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)
 
 
 def cut_ring(ring: list[float], height: int, width: int) -> list[float]:
-    """The ring x, y, x, y, ... cut at the image's border (Sutherland and Hodgman 1974); empty if nothing of it is
-    inside.
-    """
+    """Clip the ring x, y, x, y, ... to the image (Sutherland and Hodgman 1974); empty if it is completely outside."""
     points = [(float(x), float(y)) for x, y in np.asarray(ring, float).reshape(-1, 2)]
     for axis, limit, sign in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):
         inside: list[tuple[float, float]] = []
@@ -286,7 +288,7 @@ def _box_of(rings: list[Float[np.ndarray, "_ 2"]], height: int, width: int) -> t
 
 
 def exact_area(outline: Outline, height: int, width: int) -> float:
-    """The number of pixels of a usable outline."""
+    """Number of pixels of a usable outline."""
     assert outline.segmentation is not None
     if isinstance(outline.segmentation, RunLengths):
         return outline.area

@@ -1,7 +1,7 @@
-"""Semantic maps for HTC's semantic branch (paper, section 3.3): one class, or 255 (ignore), for every pixel.
+"""Semantic maps for HTC's semantic branch (paper, section 3.3): one class, or 255 (ignore), per pixel.
 
 They are derived from the instances, or read: from a folder of PNGs, from COCO's panoptic annotations (whose crowd
-segments and unlabeled pixels become 255), or from both, with the instances drawn over them.
+segments and unlabeled pixels become 255), or from both, optionally with the instances drawn over them.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,17 +21,17 @@ from htc.errors import ConfigError, DataError
 
 IGNORE = 255
 MAX_SEMANTIC_CLASSES = 254
-"""Classes 1..254 beside background 0 and ignore 255."""
+"""Classes 1..254, besides background 0 and ignore 255."""
 
 
 def derived_map(
     crops: list[Crop], labels: list[int], crowds: list[Crop], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "H W"]:
-    """Background 0, class k (0 .. K-1) as k + 1, crowd regions 255: so every instance data set trains the semantic
-    branch.
+    """Derive a semantic map from the instances: background 0, class k (0 .. K-1) as k + 1, crowd regions 255. Therefore
+    any instance dataset can train the semantic branch.
 
-    Small objects lie over large ones and all objects over crowds. With one class this is "any object". `size` is
-    (height, width) of the image. At most `MAX_SEMANTIC_CLASSES` classes.
+    Small instances are drawn over large ones and all instances over crowds. With one class, this is foreground. `size`
+    is (height, width) of the image. At most `MAX_SEMANTIC_CLASSES` classes.
     """
     canvas = np.zeros(size, np.uint8)
     for crowd in crowds:
@@ -41,7 +41,7 @@ def derived_map(
 
 
 def draw_instances(canvas: UInt8[np.ndarray, "H W"], crops: list[Crop], values: list[int]) -> None:
-    """Draws the objects into a map, each with its value, small ones over large ones."""
+    """Draw the instances into a map, each with its value, small ones over large ones."""
     areas = [int(crop.bitmap.sum()) for crop in crops]
     for i in sorted(range(len(crops)), key=lambda i: -areas[i]):
         _draw(canvas, crops[i], values[i])
@@ -53,55 +53,56 @@ def _draw(canvas: UInt8[np.ndarray, "H W"], crop: Crop, value: int) -> None:
 
 
 def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarray, "H W"]:
-    """A PNG whose values are classes 0 .. classes-1 or 255 (ignore): COCO-Stuff's `stuffthingmaps`, or one's own.
+    """Read a PNG whose values are classes 0 .. classes-1 or 255 (ignore): COCO-Stuff's `stuffthingmaps`, or custom
+    maps.
 
-    Raises `DataError` if it is missing, not 8-bit single-channel, not `size` (height, width), or holds other values.
+    Raises `DataError` if it is missing, not 8-bit single-channel, not of `size` (height, width), or has other values.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such semantic map; every image needs one with its own name and the ending .png")
+        raise DataError(f"{path}: no such semantic map; every image needs one with the same name and the suffix .png")
     mode, values = read_pixels(path)
     if mode not in ("L", "P"):
         raise DataError(
-            f"{path} has mode {mode}; a semantic map has one 8-bit channel (gray or palette) that holds class "
-            f"numbers, not colors"
+            f"{path} has mode {mode}; a semantic map has one 8-bit channel (gray or palette) of class indices, not "
+            f"colors"
         )
     check_size(path, values, size)
     wrong = values[(values >= classes) & (values != IGNORE)]
     if len(wrong):
         raise DataError(
-            f"{path} holds the value {int(wrong.max())}, the model has classes 0..{classes - 1} (and 255 to ignore); "
+            f"{path} contains the value {int(wrong.max())}, but the model has classes 0..{classes - 1} (255: ignore); "
             f"set semantic.classes or correct the map"
         )
     return values
 
 
 def map_path(folder: Path, image: Path) -> Path:
-    """Where the semantic map of an image lies."""
+    """Path of the semantic map of an image."""
     return folder / f"{image.stem}.png"
 
 
 @dataclass(frozen=True)
 class MapSources:
-    """Semantic maps on the disk, up to three that are merged: each lies over the one before, and what it leaves 255
-    shows that.
+    """Files of semantic maps, up to three sources that are merged: each overrides the one before, except where it is
+    255.
 
-    Raises `ConfigError` if there is no map at all, or only one half of panoptic annotations.
+    Raises `ConfigError` if there are no maps, or if only the JSON or only the PNGs of panoptic annotations are given.
     """
 
     folder: Path | None = None
-    """PNGs of class numbers, named like the images."""
+    """PNGs of class indices, named like the images."""
     panoptic_json: Path | None = None
-    """COCO panoptic annotations, over the folder's maps."""
+    """COCO panoptic annotations, which override the folder's maps."""
     panoptic_folder: Path | None = None
     """Their PNGs."""
     instances: int | Literal["ids"] | None = None
-    """Over all: the instances, class k (from 0) as this value + k, or each as its category id - 1, as COCO-Stuff
-    numbers them.
+    """The instances, drawn over all maps: class k (from 0) as this value + k, or each as its category id - 1, as in
+    COCO-Stuff.
     """
 
     def __post_init__(self) -> None:
         if (self.panoptic_json is None) != (self.panoptic_folder is None):
-            raise ConfigError("panoptic annotations are a JSON file and a folder of PNGs; give both")
+            raise ConfigError("panoptic annotations are a JSON file and a folder of PNGs; pass both")
         if self.folder is None and self.panoptic_json is None:
             raise ConfigError(
                 "semantic maps need a folder of PNGs, panoptic annotations, or both; without them targets are derived "
@@ -116,14 +117,16 @@ class MapSources:
         panoptic_folder: Path | None = None,
         instances: int | Literal["ids"] | None = None,
     ) -> "MapSources":
-        """The sources that a folder of PNGs stands for: maps of class numbers; with `panoptic_json` alone its panoptic
-        PNGs; with `panoptic_folder` too, class numbers below the panoptic PNGs of that second folder.
+        """The sources that a folder of PNGs means: maps of class indices; with `panoptic_json` only, its panoptic PNGs;
+        with `panoptic_folder` too, maps of class indices that the panoptic PNGs of the second folder override.
 
         Raises `ConfigError` for `panoptic_folder` without `panoptic_json`.
         """
         if panoptic_json is None:
             if panoptic_folder is not None:
-                raise ConfigError("--semantic-panoptic holds the PNGs of --semantic-json FILE, which is missing")
+                raise ConfigError(
+                    "--semantic-panoptic is the folder of the PNGs of --semantic-json FILE, which is missing"
+                )
             return cls(folder, instances=instances)
         if panoptic_folder is None:
             return cls(None, panoptic_json, folder, instances)
@@ -131,24 +134,24 @@ class MapSources:
 
     @property
     def by_id(self) -> bool:
-        """Whether a panoptic category's class is its id - 1, as COCO-Stuff's maps have it, and not its place in the
+        """Whether the class of a panoptic category is its id - 1, as in COCO-Stuff's maps, and not its position in the
         file.
         """
         return self.folder is not None or self.instances == "ids"
 
     def of_part(self, name: str) -> "MapSources":
-        """The same for another part of the data: `maps/train2017` becomes `maps/<name>`, `panoptic_train2017.json`
+        """Paths for another split: `maps/train2017` becomes `maps/<name>`, `panoptic_train2017.json`
         `panoptic_<name>.json`.
         """
-        found = {key: None if path is None else _beside(path, name) for key, path in self._paths().items()}
-        return replace(self, **found)
+        paths = {key: None if path is None else _beside(path, name) for key, path in self._paths().items()}
+        return replace(self, **paths)
 
     def _paths(self) -> dict[str, Path | None]:
         return {"folder": self.folder, "panoptic_json": self.panoptic_json, "panoptic_folder": self.panoptic_folder}
 
     @property
     def merged(self) -> tuple[str, ...]:
-        """What is merged, from below, for people to read."""
+        """Names of the merged sources, lowest first, for display."""
         files = [str(path) for path in (self.folder, self.panoptic_json) if path is not None]
         return (*files, *([] if self.instances is None else ["instances"]))
 
@@ -162,56 +165,55 @@ def _beside(path: Path, name: str) -> Path:
 def read_panoptic_maps(
     annotations: Path, folder: Path, dataset: Dataset, *, by_id: bool = False, may_lack: Collection[int | str] = ()
 ) -> PanopticMaps:
-    """Reads a panoptic annotation file. Classes are its categories in their order, from 0, or `by_id` their category
-    ids - 1.
+    """Read a panoptic annotation file. Classes are its categories in their order, from 0, or `by_id` their category ids
+    - 1.
 
-    Every image of `dataset` must have an annotation (by image id) whose PNG lies in `folder`, but for those that
-    `may_lack` it. Raises `DataError` that names the file, what is wrong and what to do.
+    Every image of `dataset` must have an annotation (by image id) with a PNG in `folder`, except for the images in
+    `may_lack`. Raises `DataError` with the file, what is wrong and what to do.
     """
-    found = read_panoptic(annotations, folder, dataset, may_lack)
-    values = _values(found, by_id)
-    files = {id: name for id, (name, _) in found.maps.items()}
+    panoptic = read_panoptic(annotations, folder, dataset, may_lack)
+    values = _values(panoptic, by_id)
+    files = {id: name for id, (name, _) in panoptic.maps.items()}
     segments = {
-        id: {one.id: IGNORE if one.crowd else values[one.category_id] for one in own}
-        for id, (_, own) in found.maps.items()
+        id: {segment.id: IGNORE if segment.crowd else values[segment.category_id] for segment in image_segments}
+        for id, (_, image_segments) in panoptic.maps.items()
     }
     return PanopticMaps(
-        {values[id]: category.name for id, category in found.categories.items()}, folder, files, segments
+        {values[id]: category.name for id, category in panoptic.categories.items()}, folder, files, segments
     )
 
 
-def _values(found: PanopticFile, by_id: bool) -> dict[int, int]:
-    """Class number by category id: the place in the file, or the id - 1."""
-    faults = Faults(found.file)
-    if not by_id and len(found.categories) > MAX_SEMANTIC_CLASSES + 1:
+def _values(panoptic: PanopticFile, by_id: bool) -> dict[int, int]:
+    """Class index by category id: the position in the file, or the id - 1."""
+    faults = Faults(panoptic.file)
+    if not by_id and len(panoptic.categories) > MAX_SEMANTIC_CLASSES + 1:
         faults.add(
-            f"{len(found.categories)} categories do not fit into a semantic map (at most {MAX_SEMANTIC_CLASSES + 1})"
+            f"{len(panoptic.categories)} categories do not fit into a semantic map (at most {MAX_SEMANTIC_CLASSES + 1})"
         )
-    for id, category in found.categories.items() if by_id else ():
+    for id, category in panoptic.categories.items() if by_id else ():
         if not 1 <= id <= MAX_SEMANTIC_CLASSES + 1:
             faults.add(
-                f"category {category.name!r} has the id {id}; classes are category ids - 1 here, so ids must be "
+                f"category {category.name!r} has the id {id}; classes are category ids - 1 here, so ids must be in "
                 f"1..{MAX_SEMANTIC_CLASSES + 1}"
             )
     faults.check()
-    return {id: id - 1 if by_id else place for place, id in enumerate(found.categories)}
+    return {id: id - 1 if by_id else index for index, id in enumerate(panoptic.categories)}
 
 
 def read_panoptic_map(record: ImageRecord, panoptic: PanopticMaps) -> UInt8[np.ndarray, "H W"]:
-    """The class of every pixel of one image; raises `DataError` for a PNG that cannot be used or holds unlisted
-    segments.
-    """
+    """Read the class of every pixel of an image; raises `DataError` for an unusable PNG or unlisted segments."""
     path = panoptic.folder / panoptic.files[record.id]
     ids = read_segment_ids(path, (record.height, record.width))
     return valued(path, ids, panoptic.segments[record.id], IGNORE, np.uint8)
 
 
 def with_semantic_maps(dataset: Dataset, sources: MapSources, classes: Sequence[str] | None = None) -> Dataset:
-    """`dataset` with the maps of `sources`, checked for every image.
+    """Add the maps of `sources` to `dataset`, checked for every image.
 
-    Every image needs its map; of two sources at least one must have it, and each must have some. `classes`: names in
-    the order that numbers the instances, the data set's own by default; instances of other classes are drawn as 255
-    (ignore). Raises `DataError` that names what is missing, or what is called differently in the panoptic annotations.
+    Every image needs a map; of two sources, at least one must have it, and each source must have some. `classes`: class
+    names in the order that sets the instances' values, by default the dataset's; instances of other classes are drawn
+    as 255 (ignore). Raises `DataError` with what is missing, or which class has another name in the panoptic
+    annotations.
     """
     folder, panoptic, absent = sources.folder, None, frozenset[int | str]()
     if folder is not None and sources.panoptic_json is None:
@@ -220,8 +222,8 @@ def with_semantic_maps(dataset: Dataset, sources: MapSources, classes: Sequence[
         absent = frozenset(record.id for record in _without_map(dataset, folder))
         if len(absent) == len(dataset):
             raise DataError(
-                f"{folder} has no semantic map of any of the {len(dataset)} images; give the right folder, or the "
-                f"panoptic maps alone"
+                f"{folder} has no semantic map for any of the {len(dataset)} images; correct the path, or pass only "
+                f"the panoptic maps"
             )
     if sources.panoptic_json is not None and sources.panoptic_folder is not None:
         enough = frozenset(record.id for record in dataset.images) - absent if folder is not None else frozenset()
@@ -243,7 +245,7 @@ def _instance_values(dataset: Dataset, sources: MapSources, classes: Sequence[st
 
 
 def _check_instances(dataset: Dataset, maps: SemanticMaps) -> None:
-    """Values that a map can hold, and that mean the same in the panoptic annotations."""
+    """Check that the values fit into a map and have the same meaning in the panoptic annotations."""
     names = {} if maps.panoptic is None else maps.panoptic.names
     values = {name: value for value, name in names.items()}
     for name, value in zip(dataset.classes, maps.instance_values or (), strict=False):
@@ -251,7 +253,7 @@ def _check_instances(dataset: Dataset, maps: SemanticMaps) -> None:
             continue
         if not 0 <= value <= MAX_SEMANTIC_CLASSES:
             raise DataError(
-                f"instances of {name!r} would be drawn with the value {value}, a map has 0..{MAX_SEMANTIC_CLASSES}"
+                f"instances of {name!r} would be drawn with the value {value}, but a map has 0..{MAX_SEMANTIC_CLASSES}"
             )
         if names.get(value, name) != name:
             raise DataError(
@@ -266,9 +268,7 @@ def _check_instances(dataset: Dataset, maps: SemanticMaps) -> None:
 
 
 def check_maps(dataset: Dataset, folder: Path) -> None:
-    """Raises `DataError` if the folder or one image's map is missing: before the first step, not at the end of an
-    epoch.
-    """
+    """Raise `DataError` if the folder or an image's map is missing, before the first training step."""
     missing = _without_map(dataset, folder)
     if missing:
         raise DataError(
@@ -280,15 +280,15 @@ def check_maps(dataset: Dataset, folder: Path) -> None:
 def _without_map(dataset: Dataset, folder: Path) -> list[ImageRecord]:
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: no such folder of semantic maps; give the right one, or --semantic auto to derive them from "
+            f"{folder}: no such folder of semantic maps; correct the path, or use --semantic auto to derive them from "
             f"the instances"
         )
     return [record for record in dataset.images if not map_path(folder, record.path).is_file()]
 
 
 def least_classes(dataset: Dataset) -> int:
-    """Values 0 .. that the data set's semantic maps are known to need; a folder's own are not counted, their maps
-    are checked when read.
+    """Minimum number of classes for the dataset's semantic maps; the maps of a folder are not counted, since they are
+    checked when they are read.
     """
     maps = dataset.semantic_maps
     if maps is None:
@@ -299,7 +299,7 @@ def least_classes(dataset: Dataset) -> int:
 
 
 def semantic_class_names(dataset: Dataset) -> dict[int, str]:
-    """Names of the classes of the data set's semantic maps by their value, as far as they are known."""
+    """Known names of the semantic classes by their value in the maps."""
     maps = dataset.semantic_maps
     if maps is None:
         return {0: "background", **dict(enumerate(dataset.classes, start=1))}
@@ -308,9 +308,9 @@ def semantic_class_names(dataset: Dataset) -> dict[int, str]:
 
 
 def read_semantic(record: ImageRecord, maps: SemanticMaps, classes: int) -> UInt8[np.ndarray, "H W"]:
-    """The map of one image, an array of its own: the panoptic class of a pixel, or where that is 255 the folder's."""
-    own = None if maps.folder is None or record.id in maps.absent else map_path(maps.folder, record.path)
-    below = None if own is None else read_map(own, (record.height, record.width), classes)
+    """Read the map of an image as a new array: the panoptic class of each pixel, or the folder's where that is 255."""
+    map_file = None if maps.folder is None or record.id in maps.absent else map_path(maps.folder, record.path)
+    below = None if map_file is None else read_map(map_file, (record.height, record.width), classes)
     if maps.panoptic is None or record.id not in maps.panoptic.files:
         assert below is not None
         return below
@@ -325,21 +325,22 @@ def semantic_sources(
     instances: int | Literal["ids"] | None = None,
     words: Sequence[str] = ("auto",),
 ) -> Any:
-    """What the option `semantic` and the three beside it stand for: one of `words`, None, or the sources of maps.
+    """Interpret the option `semantic` and the three options that refine it: returns one of `words`, None, or the
+    sources of the maps.
 
-    Raises `ConfigError` for a folder that is missing and for options that need one.
+    Raises `ConfigError` for a missing folder and for options that need one.
     """
-    beside = (panoptic_json, panoptic_folder, instances)
+    refinements = (panoptic_json, panoptic_folder, instances)
     if semantic is None or isinstance(semantic, MapSources) or semantic in words:
-        if beside != (None, None, None):
+        if refinements != (None, None, None):
             raise ConfigError(
-                "semantic_json, semantic_panoptic and semantic_instances say how to read a folder of maps: give it as "
-                "semantic (--semantic DIR)"
+                "semantic_json, semantic_panoptic and semantic_instances need a folder of maps: pass it as semantic "
+                "(--semantic DIR)"
             )
         return semantic
     if not str(semantic) or not Path(semantic).is_dir():
         raise ConfigError(
-            f"semantic {semantic}: no such folder; give {', '.join(words)}, or a folder of PNG maps named like the "
+            f"semantic {semantic}: no such folder; pass {', '.join(words)}, or a folder of PNG maps named like the "
             f"images"
         )
     json, folder = (None if path is None else Path(path) for path in (panoptic_json, panoptic_folder))

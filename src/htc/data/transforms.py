@@ -1,7 +1,7 @@
-"""How an image becomes network input: one `Placement` moves image, boxes, masks and semantic map together.
+"""From an image to the network input: one `Placement` transforms image, boxes, masks and semantic map together.
 
-A placement is drawn first and then applied to each of them, so nothing can move alone. Coordinates are continuous,
-pixel centers at + 0.5.
+A placement is drawn once and then applied to each of them, so that they stay aligned. Coordinates are continuous, pixel
+centers at + 0.5.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ from htc.types import GroundTruth, MaskCrops
 
 @dataclass(frozen=True)
 class Placement:
-    """Resize, then flips, then a window. Sizes are (height, width) in pixels."""
+    """Resize, then flips, then a crop window. Sizes are (height, width) in pixels."""
 
     original: tuple[int, int]
     resized: tuple[int, int]
@@ -31,20 +31,20 @@ class Placement:
     corner: tuple[int, int] = (0, 0)
     """(top, left) of the window in the resized and flipped image."""
     window: tuple[int, int] | None = None
-    """(height, width) of the window, inside the resized image; None: all of it."""
+    """(height, width) of the window, inside the resized image; None: the whole image."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of what the network sees."""
+        """(height, width) of the network input."""
         return self.resized if self.window is None else self.window
 
 
 def resized_size(
     size: tuple[int, int], short_edge: int, long_edge: int, max_scale: float | None = None
 ) -> tuple[int, int]:
-    """The largest (height, width) of the same ratio whose edges fit into both bounds, rounded as the original rounds.
+    """The largest (height, width) with the same aspect ratio whose edges fit both bounds, rounded as in mmdetection.
 
-    No more than `max_scale` times as large as `size`, where it is given.
+    At most `max_scale` times as large as `size`, if given.
     """
     height, width = size
     scale = min(
@@ -56,15 +56,15 @@ def resized_size(
 
 
 def plain_placement(size: tuple[int, int], settings: Input) -> Placement:
-    """What prediction and evaluation see: the image resized, nothing else."""
+    """Placement for prediction and evaluation: the image resized, nothing else."""
     return Placement(size, resized_size(size, settings.short_edge, settings.long_edge, settings.max_scale))
 
 
 def draw_placement(
     size: tuple[int, int], settings: Input, augmentation: Augmentation, generator: torch.Generator
 ) -> Placement:
-    """A training view of an image of `size` (height, width); all chance comes from `generator`."""
-    # Always the same number of draws, so that one setting does not change what another one draws.
+    """Draw a training view of an image of `size` (height, width), with random numbers from `generator`."""
+    # Always the same number of draws, so that one setting does not change the draws of another.
     edge, horizontal, vertical, down, across = torch.rand(5, generator=generator, dtype=torch.double).tolist()
     resized, crop = _drawn_size(size, edge, settings, augmentation)
     corner, window = (0, 0), None
@@ -78,12 +78,12 @@ def draw_placement(
 def _drawn_size(
     size: tuple[int, int], draw: float, settings: Input, augmentation: Augmentation
 ) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """The resized (height, width) and the window to cut from it, None for none; `draw` in [0, 1) decides."""
+    """Resized (height, width) and the size of the crop window, or None; `draw` is a random number in [0, 1)."""
     jitter = augmentation.jitter
     if jitter is not None:
         low, high = jitter.scales
         fit = min(jitter.size[0] / size[0], jitter.size[1] / size[1])
-        # The limit is of the size that the factor then changes: small images would else hardly ever change theirs.
+        # The limit applies before the factor: otherwise small images would hardly ever change their size.
         scale = (fit if settings.max_scale is None else min(fit, settings.max_scale)) * (low + draw * (high - low))
         return (max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)), jitter.size
     if not augmentation.resize:
@@ -93,13 +93,13 @@ def _drawn_size(
     else:
         low, high = augmentation.short_edges or (settings.short_edge, settings.short_edge)
         short_edge = low + int(draw * (high - low + 1))
-    # The limit moves with the edge: images below it would else never change their size.
+    # The limit scales with the edge: otherwise images below it would never change their size.
     most = None if settings.max_scale is None else settings.max_scale * short_edge / settings.short_edge
     return resized_size(size, short_edge, augmentation.long_edge or settings.long_edge, most), augmentation.crop
 
 
 def place_image(image: UInt8[np.ndarray, "H W 3"], placement: Placement) -> UInt8[np.ndarray, "h w 3"]:
-    """Bilinear without antialiasing, by OpenCV: the original's own resize."""
+    """Resize with OpenCV, bilinear without antialiasing, as in mmdetection; flip and crop."""
     if placement.resized != placement.original:
         image = cv2.resize(image, placement.resized[::-1], interpolation=cv2.INTER_LINEAR)
     image = image[:: -1 if placement.flip_vertical else 1, :: -1 if placement.flip_horizontal else 1]
@@ -108,13 +108,13 @@ def place_image(image: UInt8[np.ndarray, "H W 3"], placement: Placement) -> UInt
 
 
 def place_semantic(semantic: UInt8[np.ndarray, "H W"], placement: Placement) -> UInt8[np.ndarray, "h w"]:
-    """Each pixel takes the class under its center."""
+    """Resample a semantic map: each pixel takes the class at its center."""
     rows, columns = (_nearest(placement, axis) for axis in (0, 1))
     return semantic[rows].take(columns, axis=1)
 
 
 def _nearest(placement: Placement, axis: int) -> np.ndarray:
-    """The annotated row (axis 0) or column (1) under each row or column center of the network input."""
+    """Annotated row (axis 0) or column (1) at each row or column center of the network input."""
     seen = placement.corner[axis] + np.arange(placement.size[axis])
     if (placement.flip_vertical, placement.flip_horizontal)[axis]:
         seen = placement.resized[axis] - 1 - seen
@@ -122,7 +122,7 @@ def _nearest(placement: Placement, axis: int) -> np.ndarray:
 
 
 def place_masks(masks: MaskCrops, placement: Placement) -> MaskCrops:
-    """The same objects seen in the network input; their pixels are copied only where a window cuts them."""
+    """Transform the masks to the network input; their pixels are copied only if the window cuts them."""
     height, width = placement.resized
     masks = instance_masks.resized(masks, width / placement.original[1], height / placement.original[0])
     if placement.flip_horizontal:
@@ -136,7 +136,7 @@ def place_masks(masks: MaskCrops, placement: Placement) -> MaskCrops:
 
 
 def place_boxes(boxes: Float[Tensor, "M 4"], placement: Placement) -> Float[Tensor, "M 4"]:
-    """xyxy boxes in pixels of the network input, not clipped to the window."""
+    """Transform xyxy boxes to pixels of the network input, without clipping to the window."""
     (height, width), (top, left) = placement.resized, placement.corner
     x = boxes[:, 0::2].double() * (width / placement.original[1])
     y = boxes[:, 1::2].double() * (height / placement.original[0])
@@ -149,42 +149,45 @@ def place_boxes(boxes: Float[Tensor, "M 4"], placement: Placement) -> Float[Tens
 
 
 def clip_boxes(boxes: Float[Tensor, "M 4"], size: tuple[int, int]) -> Float[Tensor, "M 4"]:
-    """xyxy boxes cut to an image of `size` (height, width)."""
+    """Clip xyxy boxes to an image of `size` (height, width)."""
     high = boxes.new_tensor([size[1], size[0], size[1], size[0]])
     return boxes.clamp(min=0).minimum(high)
 
 
-def place_truth(truth: GroundTruth, placement: Placement) -> GroundTruth:
-    """The objects in the network input. Those that a window cuts get the box of what is left of their mask.
+def place_ground_truth(ground_truth: GroundTruth, placement: Placement) -> GroundTruth:
+    """Transform the instances to the network input. If the window cuts an instance, its box becomes that of the
+    remaining mask.
 
-    An object that is cut to less than one pixel, or to nothing, is dropped.
+    An instance with less than one pixel left is dropped.
     """
-    boxes = place_boxes(truth.boxes, placement)
+    boxes = place_boxes(ground_truth.boxes, placement)
     clipped = clip_boxes(boxes, placement.size)
     cut = (boxes - clipped).abs().amax(1) > 1e-3
-    masks = None if truth.masks is None else place_masks(truth.masks, placement)
+    masks = None if ground_truth.masks is None else place_masks(ground_truth.masks, placement)
     if masks is not None:
-        left = clip_boxes(instance_masks.boxes_from_masks(masks), placement.size)
-        clipped = torch.where(cut[:, None], left, clipped)
+        remaining = clip_boxes(instance_masks.boxes_from_masks(masks), placement.size)
+        clipped = torch.where(cut[:, None], remaining, clipped)
     keep = ~cut | ((clipped[:, 2:] - clipped[:, :2]) >= 1).all(1)
     if masks is not None:
         keep &= masks.sizes.prod(1) > 0
         masks = masks if bool(keep.all()) else instance_masks.select_crops(masks, keep)
-    crowds = clip_boxes(place_boxes(truth.crowd_boxes, placement), placement.size)
-    seen = (crowds[:, 2:] > crowds[:, :2]).all(1)
-    return replace(truth, boxes=clipped[keep], labels=truth.labels[keep], masks=masks, crowd_boxes=crowds[seen])
+    crowds = clip_boxes(place_boxes(ground_truth.crowd_boxes, placement), placement.size)
+    visible = (crowds[:, 2:] > crowds[:, :2]).all(1)
+    return replace(
+        ground_truth, boxes=clipped[keep], labels=ground_truth.labels[keep], masks=masks, crowd_boxes=crowds[visible]
+    )
 
 
 def normalize(image: UInt8[np.ndarray, "H W 3"], settings: Input) -> Float[np.ndarray, "H W 3"]:
-    """(value - mean) / std of each channel, looked up: a channel has 256 values only."""
+    """(value - mean) / std of each channel, with a lookup table: a channel has only 256 values."""
     values = np.arange(256, dtype=np.float32)[:, None]
     table = (values - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
     return cv2.LUT(image, table[None])
 
 
 def pad_images(views: list[UInt8[np.ndarray, "_ _ 3"]], settings: Input) -> Float[Tensor, "B 3 H W"]:
-    """Normalized views, padded at the right and bottom, as `settings` say, to one size that their divisor
-    divides; channels_last.
+    """Normalize views and pad them on the right and bottom, as set in `settings`, to one size that is a multiple of the
+    divisor; channels_last.
     """
     height, width = padded_size([view.shape[:2] for view in views], settings.divisor)
     images = np.zeros((len(views), height, width, 3), np.float32)
@@ -198,7 +201,7 @@ def pad_images(views: list[UInt8[np.ndarray, "_ _ 3"]], settings: Input) -> Floa
 
 
 def pad_semantic(maps: list[UInt8[np.ndarray, "_ _"]], size: tuple[int, int]) -> UInt8[Tensor, "B H W"]:
-    """Semantic maps padded with 255 (ignore) to `size`, so that padding teaches nothing."""
+    """Pad semantic maps with 255 (ignore) to `size`, so that padding has no loss."""
     padded = np.full((len(maps), *size), IGNORE, np.uint8)
     for canvas, semantic in zip(padded, maps, strict=True):
         canvas[: semantic.shape[0], : semantic.shape[1]] = semantic
@@ -206,49 +209,49 @@ def pad_semantic(maps: list[UInt8[np.ndarray, "_ _"]], size: tuple[int, int]) ->
 
 
 def padded_size(sizes: list[tuple[int, int]], divisor: int) -> tuple[int, int]:
-    """The smallest (height, width) that holds all sizes and is a multiple of `divisor`."""
+    """The smallest (height, width) that contains all sizes and is a multiple of `divisor`."""
     height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
     return height, width
 
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """Images as a detector takes them."""
+    """Input of a detector."""
 
     images: Float[Tensor, "B 3 H W"]
-    """RGB, normalized, padded at the right and bottom."""
+    """RGB, normalized, padded on the right and bottom."""
     sizes: Int[Tensor, "B 2"]
     """(height, width) of each image, without padding."""
 
 
 Prepared = TypeVar("Prepared")
-"""What a predictor takes: `NetworkInput`, or the images' own pixels."""
+"""Input of a predictor: `NetworkInput`, or the original pixels of the images."""
 
 
 class Preparation(ABC, Generic[Prepared]):
-    """How a predictor wants its images: each one by itself, then a batch of them. Can be sent to worker processes."""
+    """Preparation of images for a predictor: each image separately, then a batch. Picklable for worker processes."""
 
     @abstractmethod
     def size(self, original: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) that an image of the `original` size is given, without padding."""
+        """(height, width) of an image of size `original` after preparation, without padding."""
 
     @abstractmethod
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of a batch of images of this size; images that agree in it may share one."""
+        """(height, width) of a batch of images of this size; images with an equal value can share a batch."""
 
     @abstractmethod
     def image(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """One RGB image, resized."""
+        """Resize one RGB image."""
 
     @abstractmethod
     def batch(self, images: list[UInt8[np.ndarray, "_ _ 3"]]) -> Prepared:
-        """Images that `image` has returned, together."""
+        """Combine images returned by `image` into a batch."""
 
 
 @final
 @dataclass(frozen=True)
 class ResizedInput(Preparation[NetworkInput]):
-    """For one detector: resized, normalized and padded as its configuration says."""
+    """For a single detector: images resized, normalized and padded as configured."""
 
     settings: Input
 
@@ -273,7 +276,7 @@ class ResizedInput(Preparation[NetworkInput]):
 @final
 @dataclass(frozen=True)
 class OriginalPixels(Preparation[tuple[UInt8[np.ndarray, "_ _ 3"], ...]]):
-    """For a predictor that prepares several views of each image by itself: the image as it is."""
+    """For a predictor that prepares several views of each image: the image is not changed."""
 
     def size(self, original: tuple[int, int]) -> tuple[int, int]:
         """See `Preparation`."""

@@ -1,7 +1,7 @@
-"""A user's own transforms, in the style of torchvision v2, on the original image and its ground truth.
+"""A user's transforms, in the style of torchvision v2, on the original image and its ground truth.
 
-They run before the augmentation of the configuration. Instances travel as dense masks only here, and only where there
-are transforms.
+They run before the augmentation of the configuration. Instances are converted to dense masks only here, and only if
+there are transforms.
 """
 
 import random
@@ -28,12 +28,12 @@ from htc.types import GroundTruth
 Transforms = Callable[[tv_tensors.Image, dict[str, Any]], tuple[Any, Any]]
 """(image, target) -> (image, target); see `transformed`."""
 XYXY = tv_tensors.BoundingBoxFormat.XYXY
-RETURN = "transforms must return (image, target), as they are given them"
+RETURN = "transforms must return (image, target) of the same form as their input"
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The instances that the transforms return, crowds among them."""
+    """The instances returned by the transforms, including crowds."""
 
     boxes: Tensor
     """(N, 4) xyxy, float32, within the image."""
@@ -57,18 +57,18 @@ def transformed(
     semantic_classes: int | None,
     semantic_maps: SemanticMaps | None,
 ) -> AnnotatedView:
-    """The image of `record` and its targets after `transforms(image, target)`, unplaced.
+    """Read the image of `record` and its targets and apply `transforms(image, target)`, without placement.
 
-    `image` is a `tv_tensors.Image` (3, H, W) uint8, RGB. `target` holds
-    `boxes`: `tv_tensors.BoundingBoxes` (N, 4) XYXY, float32, pixels; `labels`: (N,) int64, 0 .. classes - 1;
-    `masks`: `tv_tensors.Mask` (N, H, W) uint8, 0 or 1; absent if an instance of the image has no mask;
-    `crowd`: (N,) bool; absent if the image has no crowd;
-    `semantic`: `tv_tensors.Mask` (H, W) uint8, class + 1, where 0 is ignored, so that what a geometric transform fills
-    in is ignored; absent where the map is derived from the masks: it then follows these.
+    `image` is a `tv_tensors.Image` (3, H, W) uint8, RGB. `target` has:
+    - `boxes`: `tv_tensors.BoundingBoxes` (N, 4) XYXY, float32, pixels; `labels`: (N,) int64, 0 .. classes - 1;
+    - `masks`: `tv_tensors.Mask` (N, H, W) uint8, 0 or 1; absent if an instance of the image has no mask;
+    - `crowd`: (N,) bool; absent if the image has no crowd;
+    - `semantic`: `tv_tensors.Mask` (H, W) uint8, class + 1, where 0 is ignored, so that the fill value of geometric
+      transforms is ignored; absent if the map is derived from the masks: it is then derived after the transforms.
 
-    A box is recomputed from its mask where there is one, and an instance whose box or mask is empty is dropped. All
-    random numbers of torch (on the CPU), NumPy and Python come from `seed` alone; the generators are left as they were.
-    Raises `DataError` that names the image if the transforms return anything else than such a pair.
+    A box is recomputed from its mask if there is one, and an instance whose box or mask is empty is dropped. All random
+    numbers of torch (on the CPU), NumPy and Python depend on `seed` only; the state of the generators is restored.
+    Raises `DataError` with the image if the transforms do not return such a pair.
     """
     before = annotated(record, semantic_classes, semantic_maps)
     pixels = torch.from_numpy(annotated_image(record)).permute(2, 0, 1)
@@ -89,10 +89,10 @@ def transformed(
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The global generators of torch (CPU), NumPy and Python started from `seed`, and put back afterwards."""
+    """Seed the global generators of torch (CPU), NumPy and Python with `seed`, and restore their state afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        # Not `torch.manual_seed`, which would start the generators of every GPU anew.
+        # Not `torch.manual_seed`, which would also seed the generators of every GPU.
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -104,23 +104,23 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _target_of(record: ImageRecord, before: Annotated, *, derived: bool) -> dict[str, Tensor]:
-    """What the transforms are given; crowds are rows after the other instances."""
-    truth, size = before.truth, (record.height, record.width)
+    """Target for the transforms; crowds are rows after the other instances."""
+    ground_truth, size = before.ground_truth, (record.height, record.width)
     crowds = [instance for instance in record.instances if instance.crowd]
-    labels = torch.cat([truth.labels, torch.tensor([instance.label for instance in crowds], dtype=torch.long)])
-    boxes = torch.cat([truth.boxes, truth.crowd_boxes])
+    labels = torch.cat([ground_truth.labels, torch.tensor([instance.label for instance in crowds], dtype=torch.long)])
+    boxes = torch.cat([ground_truth.boxes, ground_truth.crowd_boxes])
     target: dict[str, Tensor] = {
         "boxes": tv_tensors.BoundingBoxes(boxes, format=XYXY, canvas_size=size),  # type: ignore[call-overload]
         "labels": labels,
     }
-    if truth.masks is not None:
-        offsets, bitmaps = truth.masks.offsets.tolist(), crop_bitmaps(truth.masks)
+    if ground_truth.masks is not None:
+        offsets, bitmaps = ground_truth.masks.offsets.tolist(), crop_bitmaps(ground_truth.masks)
         crops = [Crop(x, y, bitmap) for (x, y), bitmap in zip(offsets, bitmaps, strict=True)]
         crops += [crop_of(instance, size) for instance in crowds]
         target["masks"] = tv_tensors.Mask(torch.from_numpy(_dense(crops, size)))
     if crowds:
-        target["crowd"] = torch.arange(len(labels)) >= len(truth.labels)
-    if before.semantic is not None and not (derived and truth.masks is not None):
+        target["crowd"] = torch.arange(len(labels)) >= len(ground_truth.labels)
+    if before.semantic is not None and not (derived and ground_truth.masks is not None):
         target["semantic"] = tv_tensors.Mask(torch.from_numpy(before.semantic) + 1)  # 255, ignored, becomes 0
     return target
 
@@ -136,7 +136,7 @@ def _dense(crops: list[Crop], size: tuple[int, int]) -> UInt8[np.ndarray, "N H W
 def _view_of(
     returned: Any, given: Mapping[str, Tensor], before: Annotated, original: tuple[int, int], classes: int
 ) -> AnnotatedView:
-    """The view that the transforms returned; raises `DataError` for what cannot be one."""
+    """Build the view from the output of the transforms; raises `DataError` if it is invalid."""
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         raise DataError(f"transforms returned {_described(returned)}; {RETURN}")
     pixels, target = _pixels(returned[0]), returned[1]
@@ -147,24 +147,26 @@ def _view_of(
         if not isinstance(target.get(name), Tensor):
             raise DataError(f"transforms returned a target whose {name!r} is {_described(target.get(name))}; {RETURN}")
     if size == original and all(torch.equal(target[name].as_subclass(Tensor), value) for name, value in given.items()):
-        return AnnotatedView(pixels, before.truth, before.semantic)  # nothing moved: boxes stay as annotated
+        return AnnotatedView(pixels, before.ground_truth, before.semantic)  # unchanged: boxes stay as annotated
     rows = _rows(target, given, size, classes)
-    objects, crowds = rows.where(~rows.crowd), rows.where(rows.crowd)
-    masks = None if objects.crops is None else mask_crops(objects.crops, size)
-    truth = GroundTruth(objects.boxes, objects.labels, masks, crowds.boxes)
+    instances, crowds = rows.where(~rows.crowd), rows.where(rows.crowd)
+    masks = None if instances.crops is None else mask_crops(instances.crops, size)
+    ground_truth = GroundTruth(instances.boxes, instances.labels, masks, crowds.boxes)
     if before.semantic is None:
-        return AnnotatedView(pixels, truth, None)
+        return AnnotatedView(pixels, ground_truth, None)
     if "semantic" in given:
-        return AnnotatedView(pixels, truth, _semantic(target["semantic"], size))
-    assert objects.crops is not None  # else the map was given to the transforms
-    return AnnotatedView(pixels, truth, derived_map(objects.crops, objects.labels.tolist(), crowds.crops or [], size))
+        return AnnotatedView(pixels, ground_truth, _semantic(target["semantic"], size))
+    assert instances.crops is not None  # else the map was given to the transforms
+    return AnnotatedView(
+        pixels, ground_truth, derived_map(instances.crops, instances.labels.tolist(), crowds.crops or [], size)
+    )
 
 
 def _pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
     if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise DataError(
             f"transforms returned {_described(image)} as image; it must stay a tensor (3, height, width) of uint8: "
-            f"leave out ToDtype, ToPILImage and Normalize, images are normalized afterwards"
+            f"remove ToDtype, ToPILImage and Normalize, images are normalized afterwards"
         )
     if not image.numel():
         raise DataError(f"transforms returned an image without pixels, of shape {tuple(image.shape)}")
@@ -172,7 +174,7 @@ def _pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _rows(target: Mapping[str, Any], given: Mapping[str, Tensor], size: tuple[int, int], classes: int) -> _Rows:
-    """The instances with a box and, where there are masks, a mask."""
+    """Instances that have a box and, if there are masks, a mask."""
     counts = {name: len(target[name]) for name in ("boxes", "labels", "masks", "crowd") if name in given}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count} {name}" for name, count in counts.items())

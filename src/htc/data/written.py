@@ -1,4 +1,6 @@
-"""Datasets of Python as COCO instance files. Images stay where they are; images in memory are written as PNGs."""
+"""Writing of datasets built in Python as COCO instance files. Images are not copied; images in memory are written as
+PNGs.
+"""
 
 import hashlib
 import io
@@ -23,9 +25,9 @@ from htc.files import whole_file, write_json
 
 
 def write_dataset(dataset: Dataset, annotations: Path, arrays: Path) -> Path:
-    """Write the COCO instance file `annotations`, and the images that are arrays into the folder `arrays`.
+    """Write the COCO instance file `annotations`, and the images in memory to the folder `arrays`.
 
-    Returns the folder that the file names are relative to: that of all images. Raises `OutputError`.
+    Returns the folder that file names are relative to, the common folder of all images. Raises `OutputError`.
     """
     root, paths = located(dataset, arrays)
     for record, path in zip(dataset.images, paths, strict=True):
@@ -36,7 +38,7 @@ def write_dataset(dataset: Dataset, annotations: Path, arrays: Path) -> Path:
 
 
 def save_split(dataset: Dataset, folder: Path, split: str) -> tuple[Path, Path]:
-    """Write one split below `folder`; (annotations, images). Raises `DataError` for another name of a split, and
+    """Write one split below `folder`; returns (annotations, images). Raises `DataError` for an unknown split, and
     `OutputError`.
     """
     name = split_name(split)
@@ -45,7 +47,9 @@ def save_split(dataset: Dataset, folder: Path, split: str) -> tuple[Path, Path]:
 
 
 def split_name(split: str) -> str:
-    """`train`, `val` or `test`, for these and for `valid` and `validation`; raises `DataError` for other names."""
+    """Normalize the name of a split to `train`, `val` or `test` (also `valid`, `validation`); raises `DataError` for
+    other names.
+    """
     if split not in SPLIT_NAMES:
         near = get_close_matches(str(split), SPLIT_NAMES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"splits are {', '.join(dict.fromkeys(SPLIT_NAMES.values()))}"
@@ -54,39 +58,41 @@ def split_name(split: str) -> str:
 
 
 def by_split(data: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """The datasets by `train`, `val` and `test`, in the order of the first one's classes where the others' are among
-    them; raises `DataError` for other keys and values.
+    """Datasets by `train`, `val` and `test`, with the class order of the first one if it contains the others' classes;
+    raises `DataError` for other keys and values.
     """
     named: dict[str, Dataset] = {}
     for key, dataset in data.items():
         name = split_name(key)
         if name in named:
-            raise DataError(f"data has two datasets for the split {name!r}: give one")
+            raise DataError(f"data has two datasets for the split {name!r}: pass only one")
         if not isinstance(dataset, Dataset):
-            raise DataError(f"data[{key!r}] is of type {type(dataset).__name__}; give an htc.Dataset")
+            raise DataError(f"data[{key!r}] is of type {type(dataset).__name__}; pass an htc.Dataset")
         if dataset.semantic_maps is not None:
-            raise DataError(f"data[{key!r}] has semantic maps, which no COCO file holds; give them as semantic=")
+            raise DataError(f"data[{key!r}] has semantic maps, which a COCO file cannot store; pass them as semantic=")
         named[name] = dataset
     if not named:
-        raise DataError('data is an empty dictionary; give {"train": Dataset, "val": Dataset}')
+        raise DataError('data is an empty dictionary; pass {"train": Dataset, "val": Dataset}')
     first = named.get("train") or next(iter(named.values()))
     return {name: with_classes_of(dataset, first) for name, dataset in named.items()}
 
 
 def with_classes_of(dataset: Dataset, other: Dataset) -> Dataset:
-    """`dataset` with the classes and category ids of `other`, if it has no class that `other` does not have."""
+    """Give `dataset` the classes and category ids of `other`, if `other` has all of its classes."""
     if not set(dataset.classes) <= set(other.classes):
-        return dataset  # an evaluation matches classes by name, and reports those with instances that the model lacks
+        return dataset  # evaluation matches classes by name, and reports those that are missing in the model
     labels = [other.classes.index(name) for name in dataset.classes]
     images = tuple(
-        replace(record, instances=tuple(replace(one, label=labels[one.label]) for one in record.instances))
+        replace(
+            record, instances=tuple(replace(instance, label=labels[instance.label]) for instance in record.instances)
+        )
         for record in dataset.images
     )
     return replace(dataset, classes=other.classes, category_ids=other.category_ids, images=images)
 
 
 def digest(datasets: Mapping[str, Dataset]) -> str:
-    """Eight characters that differ for other annotations or images in memory."""
+    """A hash of eight characters of the annotations and the images in memory."""
     hashed = hashlib.blake2b(digest_size=4)
     for name, dataset in datasets.items():
         hashed.update(json.dumps([name, str(located(dataset)[0]), dataset.to_coco()]).encode())
@@ -96,7 +102,7 @@ def digest(datasets: Mapping[str, Dataset]) -> str:
 
 
 def located(dataset: Dataset, arrays: Path | None = None) -> tuple[Path, list[Path]]:
-    """The common folder of all images, and the absolute path of each; those in memory are to be in `arrays` (None: in
+    """The common folder of all images, and the absolute path of each; images in memory are placed in `arrays` (None:
     the common folder).
     """
     folders = [_absolute(record.path.parent) for record in dataset.images if record.pixels is None]
@@ -114,12 +120,12 @@ def located(dataset: Dataset, arrays: Path | None = None) -> tuple[Path, list[Pa
 
 
 def _absolute(path: Path) -> Path:
-    """Without `..`, which a file name may not contain; links are followed only where that is needed for it."""
+    """Absolute path without `..`, which a file name must not contain; links are resolved only if that is necessary."""
     return path.resolve() if ".." in path.parts else path.absolute()
 
 
 def content_of(dataset: Dataset, root: Path, paths: list[Path]) -> dict[str, Any]:
-    """The content of a COCO instance file; file names are relative to `root`, with forward slashes."""
+    """Content of a COCO instance file; file names are relative to `root`, with forward slashes."""
     return {
         "images": [_image(record, path.relative_to(root)) for record, path in zip(dataset.images, paths, strict=True)],
         "categories": [
@@ -140,7 +146,7 @@ def _image(record: ImageRecord, name: Path) -> dict[str, Any]:
 
 def _annotation(instance: Instance, record: ImageRecord, category: int) -> dict[str, Any]:
     x, y, width, height = xywh_of(instance.box)
-    found: dict[str, Any] = {
+    record_values: dict[str, Any] = {
         "id": instance.id,
         "image_id": record.id,
         "category_id": category,
@@ -150,17 +156,17 @@ def _annotation(instance: Instance, record: ImageRecord, category: int) -> dict[
     }
     outline = instance.segmentation
     if outline is None:
-        return found if instance.area is not None else found | {"area": width * height}
+        return record_values if instance.area is not None else record_values | {"area": width * height}
     if instance.area is None:
-        found["area"] = float(counts_of(outline, record.height, record.width)[1::2].sum())
+        record_values["area"] = float(counts_of(outline, record.height, record.width)[1::2].sum())
     if isinstance(outline, Polygons):
-        return found | {"segmentation": [ring.tolist() for ring in outline.rings]}
+        return record_values | {"segmentation": [ring.tolist() for ring in outline.rings]}
     counts = outline.counts.decode("ascii") if isinstance(outline.counts, bytes) else outline.counts.tolist()
-    return found | {"segmentation": {"size": [record.height, record.width], "counts": counts}}
+    return record_values | {"segmentation": {"size": [record.height, record.width], "counts": counts}}
 
 
 def xywh_of(box: tuple[float, float, float, float]) -> list[float]:
-    """x, y, width, height of an xyxy box, such that x + width and y + height are its ends to the last bit."""
+    """x, y, width, height of an xyxy box, such that x + width and y + height equal the original ends bit for bit."""
     return [box[0], box[1], _extent(box[0], box[2]), _extent(box[1], box[3])]
 
 
@@ -168,7 +174,7 @@ def _extent(start: float, end: float) -> float:
     extent = end - start
     if start + extent == end:
         return extent
-    # The difference was rounded, and the sum half-way between two numbers went to the other one.
+    # The difference was rounded, and the sum, half-way between two floats, was rounded to the other one.
     return math.nextafter(extent, math.inf if start + extent < end else -math.inf)
 
 

@@ -71,7 +71,7 @@ def draw_comparisons(
 def comparison(predictor: Predictor, record: ImageRecord) -> np.ndarray:
     """One annotated image (H, W, 3), twice: with its objects, with what the model finds."""
     image = annotated_image(record)
-    truth = annotated(record, None, None).truth
+    truth = annotated(record, None, None).ground_truth
     factor = enlargement((record.height, record.width))
     crops = None if truth.masks is None else crops_of(truth.masks, factor)
     named = len(predictor.config.classes) > 1  # captions of dozens of objects of one class would hide what they name

@@ -1,5 +1,5 @@
-"""The backbone that the configuration names; ResNet and ResNeXt by timm, with deformable or switchable convolution
-where asked for.
+"""Build the backbone that the configuration selects; ResNet and ResNeXt come from timm, optionally with deformable or
+switchable convolutions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,21 @@ from htc.model.variants.switchable import make_switchable, standardize
 C2_TO_C5 = (1, 2, 3, 4)
 
 
-def chosen_backbone(config: Config, module: nn.Module | None) -> tuple[Config, nn.Module]:
-    """The user's `module`, and the configuration that names it; without one, the backbone of the configuration.
+def select_backbone(config: Config, module: nn.Module | None) -> tuple[Config, nn.Module]:
+    """Return the user's `module` with a configuration that records it, or the backbone of the configuration if `module`
+    is None.
 
-    Raises `ConfigError` if `module` cannot be a backbone, or is missing where the configuration names one.
+    Raises `ConfigError` if `module` cannot be a backbone, or if the configuration requires one and it is missing.
     """
     return (config, build_backbone(config.backbone)) if module is None else with_custom(config, module)
 
 
 def build_backbone(config: Backbone, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """A module (B, 3, H, W) -> [C2, C3, C4, C5] of strides 4, 8, 16, 32.
+    """Build a module (B, 3, H, W) -> [C2, C3, C4, C5] of strides 4, 8, 16, 32.
 
-    `weights` are a classifier's under timm's names (`htc.checkpoint.formats.imagenet` finds them); what has no place in
-    it stays as it is. Raises `ConfigError` for names that timm does not have or that cannot be a backbone.
+    `weights` are a classifier's, under timm's names (`htc.checkpoint.formats.imagenet` reads them); parameters that are
+    missing in it keep their initial values. Raises `ConfigError` for names that timm does not have or that cannot be a
+    backbone.
     """
     match config:
         case ResNet():
@@ -49,13 +51,13 @@ def build_backbone(config: Backbone, weights: Mapping[str, Tensor] | None = None
             return fish
         case CustomBackbone():
             raise ConfigError(
-                f"backbone.kind is custom: the code of {config.name} is not part of the configuration; pass it: "
+                f"backbone.kind is custom: the code of {config.name} is not part of the configuration. Pass it: "
                 f"htc.load(folder, backbone=MyBackbone()) or htc.Detector(config, backbone=MyBackbone())"
             )
 
 
 def build_resnet(config: ResNet, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Parameter names are torchvision's: conv1, bn1, layer1.0.conv1, ..."""
+    """Build a ResNet or ResNeXt with torchvision's parameter names: conv1, bn1, layer1.0.conv1, ..."""
     widths: dict[str, Any] = (
         {"cardinality": config.groups, "base_width": config.base_width} if config.depth >= 50 else {}
     )
@@ -91,14 +93,12 @@ def stride_first(backbone: nn.Module) -> None:
 
 
 def _norm(channels: int, *, kind: BackboneNorm, **_placement: Any) -> nn.Module:
-    """timm also passes device and dtype; ours follow torch's defaults."""
+    """Build a norm of `kind`. timm also passes device and dtype, which are ignored: torch's defaults apply."""
     return norm(kind, channels)
 
 
 def freeze(backbone: nn.Module, stages: int) -> None:
-    """Stop training the stem (stages >= 0) and the first `stages` layers, their norms and running statistics
-    included.
-    """
+    """Freeze the stem (stages >= 0) and the first `stages` layers, including the running statistics of their norms."""
     frozen = [] if stages < 0 else ["conv1", "bn1", *(f"layer{i}" for i in range(1, stages + 1))]
     for name in frozen:
         backbone[name] = freeze_norms(backbone[name]).requires_grad_(False)  # type: ignore[index, operator]

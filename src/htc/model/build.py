@@ -1,5 +1,5 @@
-"""Composes the variants that a configuration names: pools, heads and flows of the cascade, proposals, and what extends
-the trunk. The parts themselves do not know of one another.
+"""Build the variants that a configuration selects: RoI pools, heads and flows of the cascade, the proposal head, and
+extensions of the trunk. The parts do not depend on one another.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ POOLINGS: dict[str, RegionPooling] = {"align": roi_pool, "precise": precise_roi_
 
 
 def build_rpn(channels: int, config: Proposals) -> ProposalHead | GuidedHead:
-    """What makes proposals from the pyramid. All kinds have `propose_at_test` and `propose_in_training`."""
+    """Build the proposal head. All kinds have `propose_at_test` and `propose_in_training`."""
     match config:
         case RPN():
             return ProposalHead(channels, config)
@@ -33,10 +33,10 @@ def build_rpn(channels: int, config: Proposals) -> ProposalHead | GuidedHead:
 
 
 def build_extensions(config: Config) -> dict[str, nn.Module]:
-    """Further parts of the trunk (`htc.model.detector.TrunkExtension`), by their names in the state dict."""
+    """Build the extensions of the trunk (`htc.model.detector.TrunkExtension`), by their names in the state dict."""
     extensions: dict[str, nn.Module] = {}
     if config.neck.kind == "rfp":
-        assert isinstance(config.backbone, ResNet)  # the configuration allows no other
+        assert isinstance(config.backbone, ResNet)  # guaranteed by the configuration
         extensions["second_look"] = RecursivePyramid(config.backbone, config.neck.channels)
     if isinstance(fine := config.cascade.mask_head, FineMask):
         extensions["detail"] = DetailBranch(fine.detail_channels, config.cascade.mask_norm)
@@ -44,7 +44,7 @@ def build_extensions(config: Config) -> dict[str, nn.Module]:
 
 
 def build_cascade(config: Config) -> HybridTaskCascade:
-    """Heads, flows and pools of the region part."""
+    """Build the RoI heads: pools, box heads, mask heads and mask flows."""
     cascade, width, first = config.cascade, config.neck.channels, _first_layer(config)
     box_heads = [BoxHead(width, config.num_classes, cascade, stds, first) for stds in cascade.delta_stds]
     mask_heads = (
@@ -98,7 +98,7 @@ def _mask_head(config: Config) -> MaskHead:
 
 
 def _flow(flow: nn.Module, config: Config) -> nn.Module:
-    """G_t; the plain one wherever a mask path carries one feature."""
+    """Build G_t: a plain convolution if the mask path carries one feature, else a `PackedFlow` around it."""
     cascade, levels = config.cascade, _levels(config)
     packed = partial(PackedFlow, flow, cascade.mask_channels, levels)
     match cascade.mask_head:

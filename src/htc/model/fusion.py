@@ -10,28 +10,29 @@ from htc.types import Rois
 
 @runtime_checkable
 class RegionPooling(Protocol):
-    """P; see `roi_pool`."""
+    """RoI pooling P; see `roi_pool`."""
 
     def __call__(
         self, pyramid: Pyramid, boxes: Tensor, bins: int, subdivide: int = 1, *, rows: Tensor | None = None
     ) -> Tensor:
-        """Features, boxes (B, R, 4) and which rows of them -> (N, C, bins, bins)."""
+        """Pool the boxes (B, R, 4), or those at `rows`. -> (N, C, bins, bins)"""
         ...
 
 
 @runtime_checkable
 class Pool(Protocol):
-    """From the features and the regions to what the heads read: `FusedPool`, or what is built around one."""
+    """Maps features and RoIs to the inputs of the heads: `FusedPool`, or a module around one."""
 
     def __call__(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Tensor:
-        """-> (N, C, bins, bins), N the slots of `rois` that go through the heads."""
+        """-> (N, C, bins, bins), where N is the number of slots of `rois` that go through the heads."""
         ...
 
 
 class FusedPool(nn.Module):
-    """P(x, r), plus P(S(x), r) where `fuse`: the semantic feature is pooled at stride 8 whatever a region's level.
+    """P(x, r), plus P(S(x), r) if `fuse`; the semantic feature is pooled at stride 8 for boxes of any size.
 
-    The original pools the semantic feature 14x14 and averages it to 7x7 for boxes: `semantic_subdivide` = 2.
+    For the box heads, mmdetection's HTC pools the semantic feature to 14x14 and averages it to 7x7:
+    `semantic_subdivide` = 2.
     """
 
     def __init__(
@@ -47,9 +48,9 @@ class FusedPool(nn.Module):
         return pooled + self.of_semantic(s, rois) if self.fuse and s is not None else pooled
 
     def of_pyramid(self, x: Pyramid, rois: Rois) -> Tensor:
-        """P(x, r)"""
+        """P(x, r)."""
         return self.pooling(x, rois.boxes, self.bins, 1, rows=rois.rows)
 
     def of_semantic(self, s: Pyramid, rois: Rois) -> Tensor:
-        """P(S(x), r)"""
+        """P(S(x), r)."""
         return self.pooling(s, rois.boxes, self.bins, self.semantic_subdivide, rows=rois.rows)

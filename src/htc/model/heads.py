@@ -1,4 +1,4 @@
-"""B_t and M_t: the box head and the mask head of one stage."""
+"""The box head B_t and the mask head M_t of one stage."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,21 +16,21 @@ from htc.types import Rois
 BOX_BINS = 7
 MASK_BINS = 14
 FirstLayer = Callable[[Callable[[], nn.Module], int], nn.Module]
-"""Makes a head's first layer from a factory of the plain one and the number of cells that a row of its input holds."""
+"""Builds a head's first layer from a factory of the plain layer and the number of cells in one row of its input."""
 
 
 def plain_layer(layer: Callable[[], nn.Module], cells: int) -> nn.Module:  # noqa: ARG001 - a FirstLayer's signature
-    """The layer itself: the pool gives one feature a RoI."""
+    """Build the plain layer: the pool gives one feature per RoI."""
     return layer()
 
 
 class BoxHead(nn.Module):
-    """B_t: shared layers on 7x7 features, then K+1 class logits (background last) and box deltas.
+    """Box head B_t: shared layers on 7x7 features, then K+1 class logits (background last) and box deltas.
 
-    The shared layers are two fully connected ones in the paper; convolutions may come before them.
+    The shared layers are two fully connected ones in the paper; convolutions may precede them.
 
-    Features are read pixel by pixel (7, 7, C), as the pool lays them out; the original flattens (C, 7, 7), so its first
-    layer's columns are reordered when a checkpoint is converted.
+    Features are read pixel by pixel (7, 7, C), the layout of the pool; mmdetection flattens (C, 7, 7), so the columns
+    of the first layer are reordered when a checkpoint is converted.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class BoxHead(nn.Module):
         initialize_output(self.regress, 0.001)
 
     def forward(self, pooled: Float[Tensor, "N _ 7 7"]) -> tuple[Float[Tensor, "N classes"], Float[Tensor, "N deltas"]]:
-        """-> class logits (N, K+1) and deltas (N, 4) or (N, 4 K), float32"""
+        """-> class logits (N, K+1) and deltas (N, 4) or (N, 4 K), float32."""
         for conv in self.convs:
             pooled = conv(pooled)
         x = pooled.permute(0, 2, 3, 1).flatten(1)
@@ -71,20 +71,20 @@ class BoxHead(nn.Module):
         return self.classify(x).float(), self.regress(x).float()
 
     def move(self, rois: Rois, deltas: Float[Tensor, "B R deltas"], class_logits: Float[Tensor, "B R classes"]) -> Rois:
-        """Apply the deltas (of the likeliest object class, where they are class-specific) and clip to the image."""
+        """Apply the deltas (if class-specific, those of the most likely object class) and clip to the image."""
         if not self.class_agnostic:
             best = class_logits[..., :-1].argmax(-1)
             deltas = deltas.unflatten(-1, (-1, 4)).gather(2, best[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
         return rois.with_boxes(box_ops.clip(box_ops.decode(rois.boxes, deltas, self.stds), rois.sizes))
 
     def boxes_per_class(self, rois: Rois, deltas: Float[Tensor, "B R deltas"]) -> Float[Tensor, "B R K 4"]:
-        """Where each class puts each region; K = 1 stands for all classes when boxes are class-agnostic."""
+        """Boxes of each RoI for each class; K = 1 if boxes are class-agnostic."""
         moved = box_ops.decode(rois.boxes[:, :, None], deltas.unflatten(-1, (-1, 4)), self.stds)
         return box_ops.clip(moved, rois.sizes)
 
 
 class MaskHead(nn.Module):
-    """M_t = prediction after M_t^-: four 3x3 convolutions give the feature that flows; 2x2 deconvolution, 1x1
+    """Mask head M_t: four 3x3 convolutions (M_t^-), whose output flows to the next stage; 2x2 deconvolution; 1x1
     prediction.
     """
 
@@ -99,16 +99,16 @@ class MaskHead(nn.Module):
         initialize(self)
 
     def features(self, x: Float[Tensor, "N _ 14 14"]) -> Float[Tensor, "N width 14 14"]:
-        """M_t^-: the mask feature before the deconvolution."""
+        """Mask feature M_t^-, before the deconvolution."""
         for conv in self.convs:
             x = conv(x)
         return x
 
     def forward(self, features: Float[Tensor, "N width 14 14"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N 28 28"]:
-        """Logits of each RoI's own class, float32."""
-        # The deconvolution's 2x2 outputs of a pixel do not overlap: one product gives all four, and only the logits,
-        # one channel instead of `width`, are put into their places on the finer grid. Bit for bit the same, a third
-        # faster.
+        """Mask logits of each RoI's class, float32."""
+        # The 2x2 outputs of the deconvolution for different pixels do not overlap: one matrix product computes all
+        # four, and only the logits (one channel instead of `width`) are rearranged on the finer grid. Bit for bit the
+        # same, a third faster.
         count, width, rows, columns = features.shape
         kernel, bias = self.upsample.weight.permute(2, 3, 1, 0).flatten(0, 2), self.upsample.bias
         assert bias is not None
@@ -120,7 +120,7 @@ class MaskHead(nn.Module):
 def own_class_logits(
     cells: Float[Tensor, "N cells C"], prediction: nn.Conv2d, labels: Int[Tensor, " N"]
 ) -> Float[Tensor, "N cells 1"]:
-    """A 1x1 prediction for each RoI's own class alone, float32: the other classes' maps are never computed."""
+    """1x1 prediction of each RoI's class only, float32: the maps of the other classes are never computed."""
     weight, bias = prediction.weight.flatten(1)[labels], prediction.bias
     assert bias is not None
     return torch.baddbmm(bias[labels].view(-1, 1, 1), cells, weight[..., None]).float()

@@ -1,4 +1,4 @@
-"""The few layers every part is made of."""
+"""Layers that all parts share, and their initialization."""
 
 from typing import Any
 
@@ -13,12 +13,13 @@ from htc.model.norms import norm
 class PointwiseConv2d(nn.Conv2d):
     """A 1x1 convolution that runs as a matrix product over channels-last pixels on a CPU.
 
-    torch sends a single-threaded 1x1 convolution of one image to a path that copies its input (measured: 14-100
-    GFLOP/s a core against 200 this way). Elsewhere, and in exported graphs, it is the convolution it says.
+    torch runs a single-threaded 1x1 convolution of one image on a path that copies its input (measured: 14-100 GFLOP/s
+    per core against 200 with the matrix product). On other devices and in exported graphs it is an ordinary
+    convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, C, H, W) -> (N, C', H', W')"""
+        """(N, C, H, W) -> (N, C', H', W')."""
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         rows, columns = self.stride
@@ -28,7 +29,7 @@ class PointwiseConv2d(nn.Conv2d):
 
 
 def use_pointwise(module: nn.Module) -> None:
-    """Turn every plain 1x1 convolution inside `module` into a `PointwiseConv2d` with the same parameters."""
+    """Replace every plain 1x1 convolution inside `module` with a `PointwiseConv2d` with the same parameters."""
     for parent in list(module.modules()):
         for name, conv in list(parent.named_children()):
             if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0):
@@ -41,9 +42,9 @@ def use_pointwise(module: nn.Module) -> None:
 
 
 class ConvBlock(nn.Module):
-    """Convolution, then norm, then ReLU, where the last two are optional; padding keeps the size at stride 1.
+    """Convolution, optional norm, optional ReLU; padding keeps the size at stride 1.
 
-    With a norm the convolution has no bias.
+    A convolution that is followed by a norm has no bias.
     """
 
     def __init__(
@@ -64,13 +65,13 @@ class ConvBlock(nn.Module):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')"""
+        """(N, C, H, W) -> (N, C', H', W')."""
         x = self.norm(self.conv(x))
         return torch.relu_(x) if self.relu and not x.requires_grad else x.relu() if self.relu else x
 
 
 def initialize(module: nn.Module) -> None:
-    """Kaiming-normal weights for ReLU and zero biases in every convolution and linear layer."""
+    """Initialize convolutions and linear layers with Kaiming-normal weights for ReLU and zero biases."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -79,7 +80,7 @@ def initialize(module: nn.Module) -> None:
 
 
 def initialize_output(layer: nn.Conv2d | nn.Linear, std: float) -> None:
-    """Small normal weights and zero bias, so that training starts from near-uniform predictions."""
+    """Initialize with small normal weights and zero bias, so that training starts from near-uniform predictions."""
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

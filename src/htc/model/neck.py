@@ -11,8 +11,8 @@ from htc.model.layers import ConvBlock
 
 
 class FeaturePyramid(nn.Module):
-    """FPN (Lin et al. 2017): lateral 1x1, top-down by nearest upsampling, output 3x3; no activation. P6 is P5 at
-    every second pixel.
+    """FPN (Lin et al. 2017): 1x1 lateral convolutions, top-down path by nearest upsampling, 3x3 output convolutions; no
+    activation. P6 is every second pixel of P5.
     """
 
     def __init__(self, channels_in: Sequence[int], config: FPN | PAFPN | RecursiveFPN) -> None:
@@ -22,12 +22,12 @@ class FeaturePyramid(nn.Module):
         self.output = nn.ModuleList(block(config.channels, config.channels, 3) for _ in channels_in)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, ...]:
-        """C2-C5 (B, C_i, H_i, W_i) -> P2-P6 (B, C, H_i, W_i)"""
+        """C2-C5 (B, C_i, H_i, W_i) -> P2-P6 (B, C, H_i, W_i)."""
         pyramid = self.top_down(features)
         return (*pyramid, pyramid[-1][:, :, ::2, ::2])
 
     def top_down(self, features: list[Tensor]) -> list[Tensor]:
-        """C2-C5 -> P2-P5"""
+        """C2-C5 -> P2-P5."""
         levels = [lateral(f) for lateral, f in zip(self.lateral, features, strict=True)]
         for i in range(len(levels) - 1, 0, -1):
             levels[i - 1] = levels[i - 1] + F.interpolate(levels[i], size=levels[i - 1].shape[-2:], mode="nearest")
@@ -35,9 +35,9 @@ class FeaturePyramid(nn.Module):
 
 
 class PathAggregation(FeaturePyramid):
-    """FPN with a bottom-up path (PANet, Liu et al. 2018), as mmdetection computes it.
+    """FPN with a bottom-up path (PANet, Liu et al. 2018), as in mmdetection.
 
-    n_2 = p_2; n_{i+1} = p_{i+1} + down_i(n_i). Differs from the paper by: the sum goes on upwards *before* its 3x3
+    n_2 = p_2; n_{i+1} = p_{i+1} + down_i(n_i). Differs from the paper by: the sum is passed upwards *before* its 3x3
     convolution.
     """
 
@@ -49,7 +49,7 @@ class PathAggregation(FeaturePyramid):
         self.bottom_up = nn.ModuleList(block() for _ in above)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, ...]:
-        """C2-C5 (B, C_i, H_i, W_i) -> N2-N6 (B, C, H_i, W_i)"""
+        """C2-C5 (B, C_i, H_i, W_i) -> N2-N6 (B, C, H_i, W_i)."""
         levels = self.top_down(features)
         for i, down in enumerate(self.downsample):
             levels[i + 1] = levels[i + 1] + down(levels[i])
@@ -58,7 +58,7 @@ class PathAggregation(FeaturePyramid):
 
 
 def build_neck(channels_in: Sequence[int], config: FPN | PAFPN | RecursiveFPN) -> FeaturePyramid:
-    """The neck that the configuration names, with the original's first weights; a recursive pyramid's first step is
+    """Build the neck that the configuration selects, initialized as in mmdetection; a recursive pyramid starts with an
     FPN.
     """
     neck = PathAggregation(channels_in, config) if isinstance(config, PAFPN) else FeaturePyramid(channels_in, config)

@@ -1,4 +1,6 @@
-"""Normalization layers: fixed, frozen or over all processes, also with an empty batch; GroupNorm."""
+"""Normalization layers: BatchNorm with fixed, frozen, local or synchronized statistics, also for an empty batch;
+GroupNorm.
+"""
 
 from typing import Any
 
@@ -13,17 +15,15 @@ from htc.config import BackboneNorm, LayerNorm
 
 
 class FixedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalization whose affine is trained while its running statistics stay as loaded: the original's
-    setting.
-    """
+    """BatchNorm with trainable affine parameters and fixed running statistics, mmdetection's default for backbones."""
 
-    def train(self, mode: bool = True) -> "FixedBatchNorm2d":  # noqa: ARG002 - never in training mode, that is the point
+    def train(self, mode: bool = True) -> "FixedBatchNorm2d":  # noqa: ARG002 - never in training mode, on purpose
         """Stay in evaluation mode."""
         return super().train(False)
 
 
 class FrozenBatchNorm2d(FixedBatchNorm2d):
-    """Batch normalization of which nothing is trained."""
+    """BatchNorm with fixed affine parameters and fixed running statistics."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -31,8 +31,8 @@ class FrozenBatchNorm2d(FixedBatchNorm2d):
 
 
 def freeze_norms(module: nn.Module) -> nn.Module:
-    """`module` with every batch norm that would follow the batch replaced by one that stays as loaded, with the same
-    values.
+    """Replace every BatchNorm in `module` that updates its statistics with a frozen one of the same values. -> the
+    module
     """
     if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and not isinstance(module, FixedBatchNorm2d):
         frozen = FrozenBatchNorm2d(module.num_features)
@@ -45,12 +45,10 @@ def freeze_norms(module: nn.Module) -> nn.Module:
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalization that lets an empty batch pass: a step without positive regions has nothing to count, and
-    no error to make.
-    """
+    """BatchNorm that accepts an empty batch, as in a training step without positive RoIs."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, C, H, W) -> the same shape; N may be 0"""
+        """(N, C, H, W) -> (N, C, H, W); N may be 0."""
         if len(x) or not self.training:
             return super().forward(x)
         return F.batch_norm(
@@ -59,15 +57,14 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class SyncBatchNorm2d(BatchNorm2d):
-    """Mean and variance over all processes' pixels together; a process may have none. Alone, or in evaluation, a plain
-    batch norm.
+    """BatchNorm with mean and variance over the pixels of all processes; a process may have none.
 
-    On a GPU torch's fused kernels compute it. Not a `torch.nn.SyncBatchNorm`: data-parallel training refuses those on a
-    CPU.
+    With one process, or in evaluation mode, an ordinary BatchNorm. On a GPU, torch's fused kernels are used. Not a
+    subclass of `torch.nn.SyncBatchNorm`, which DistributedDataParallel refuses on a CPU.
     """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, C, H, W) -> (N, C, H, W)"""
+        """(N, C, H, W) -> (N, C, H, W)."""
         if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
         assert self.running_mean is not None
@@ -81,18 +78,18 @@ class SyncBatchNorm2d(BatchNorm2d):
                 x, self.weight, self.bias, *statistics, self.eps, self.momentum, dist.group.WORLD, dist.get_world_size()
             )  # type: ignore[return-value]
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        counted = summed_over_processes(exact.new_tensor([x.numel() // x.shape[1]]))
-        count = counted.clamp(min=1)
+        total_count = summed_over_processes(exact.new_tensor([x.numel() // x.shape[1]]))
+        count = total_count.clamp(min=1)
         mean = summed_over_processes(exact.sum((0, 2, 3))) / count
-        centerd = exact - mean[:, None, None]  # before it is squared: the difference of large squares would be rounding
-        variance = summed_over_processes(centerd.square().sum((0, 2, 3))) / count
+        centered = exact - mean[:, None, None]  # before squaring: a difference of large squares would lose precision
+        variance = summed_over_processes(centered.square().sum((0, 2, 3))) / count
         with torch.no_grad():
-            momentum = self.momentum * (counted > 0).to(self.running_mean.dtype)  # nothing anywhere: nothing is learnt
+            momentum = self.momentum * (total_count > 0).to(self.running_mean.dtype)  # an empty batch updates nothing
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             unbiased = variance * count / (count - 1).clamp(min=1)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (centerd * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -104,7 +101,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def norm(kind: BackboneNorm | LayerNorm, channels: int) -> nn.Module:
-    """A normalization layer for `channels` channels."""
+    """Build a normalization layer of `kind` for `channels` channels."""
     match kind:
         case "statistics_fixed":
             return FixedBatchNorm2d(channels)
@@ -121,7 +118,7 @@ def norm(kind: BackboneNorm | LayerNorm, channels: int) -> nn.Module:
 
 
 def summed_over_processes(value: Tensor) -> Tensor:
-    """The sum over all processes; its gradient is the sum of theirs."""
+    """Sum over all processes; its gradient is the sum of the gradients of all processes."""
     return _Summed.apply(value)  # type: ignore[return-value]
 
 

@@ -1,4 +1,4 @@
-"""A trained detector made ready to predict: norms folded, precision chosen, memory laid out."""
+"""Preparation of a trained detector for inference: norms folded, precision and memory layout chosen."""
 
 from copy import deepcopy
 from itertools import pairwise
@@ -17,15 +17,15 @@ from htc.model.variants.switchable import StandardizedConv2d, SwitchableConv2d
 
 
 def for_inference(detector: Detector, precision: Precision = "fp32") -> Detector:
-    """A copy in evaluation mode: batch norms folded into their convolutions, 1x1 convolutions as products, that
-    precision, channels last.
+    """Copy the detector for inference: evaluation mode, BatchNorms folded into their convolutions, 1x1 convolutions as
+    matrix products, weights in `precision`, channels last.
 
-    The detections are the same up to float32 rounding; the copy cannot be trained further. Box arithmetic stays float32
-    in either precision.
+    The detections are equal up to float32 rounding; the copy cannot be trained further. Box arithmetic stays float32 in
+    either precision.
     """
     ready = deepcopy(detector).requires_grad_(False)
     for part in ready.children():
-        if not isinstance(part, CustomFeatures):  # what a user's module does with its layers is not known
+        if not isinstance(part, CustomFeatures):  # how a user's module applies its layers is unknown
             bake(part)
             fold_batch_norms(part)
             use_pointwise(part)
@@ -35,7 +35,7 @@ def for_inference(detector: Detector, precision: Precision = "fp32") -> Detector
 
 
 def bake(module: nn.Module) -> None:
-    """Standardize weights once instead of at every use."""
+    """Standardize weights once instead of in every forward."""
     for name, child in list(module.named_children()):
         if isinstance(child, StandardizedConv2d | SwitchableConv2d):
             setattr(module, name, child.baked())
@@ -44,10 +44,9 @@ def bake(module: nn.Module) -> None:
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Replace every batch norm that directly follows a convolution in its parent by the identity, and scale the
-    convolution.
+    """Fold every BatchNorm that directly follows a convolution in its parent into that convolution.
 
-    Not inside networks of timm: the order in which their modules are listed need not be the order in which they run.
+    Not inside networks of timm: their modules need not be listed in the order in which they run.
     """
     if isinstance(module, TimmFeatures):
         return

@@ -1,5 +1,5 @@
-"""From head outputs to detections: how stages combine (paper, section 4: test-time ensembles), and which boxes
-survive.
+"""From head outputs to detections: combination of the stages (paper, section 4: test-time ensembles) and box
+selection.
 """
 
 from dataclasses import dataclass
@@ -18,25 +18,25 @@ from htc.types import BoxStage, Rois
 
 @dataclass(frozen=True)
 class Limits:
-    """Which detections a call asks for; they are applied before masks are computed. None: as configured."""
+    """Limits of one call on the detections that it returns, applied before masks are computed. None: as configured."""
 
     score_threshold: float | None = None
-    """Detections with a lower score are left out (0..1), whatever the configuration's own threshold; so are those with
-    a score of 0.
+    """Remove detections with a lower score (0..1), instead of the configured threshold; detections of score 0 are
+    always removed.
     """
     labels: tuple[int, ...] | None = None
-    """Only these classes (0 .. K-1); None: all."""
+    """Keep these classes only (0 .. K-1); None: all."""
     max_detections: int | None = None
-    """At most this many detections an image, best first, counted among the classes above."""
+    """Maximum number of detections per image, best first, counted after the selection of classes."""
 
 
 NO_LIMITS = Limits()
-"""The detections that the configuration describes."""
+"""No limits besides the configured ones."""
 
 
 @dataclass(frozen=True)
 class Selected:
-    """The boxes that are kept, best first, before they have masks."""
+    """The selected boxes, best first, before their masks are computed."""
 
     rois: Rois
     scores: Float[Tensor, "B D"]
@@ -44,7 +44,7 @@ class Selected:
 
 
 def class_scores(stages: list[BoxStage], config: Inference) -> Float[Tensor, "B R K"]:
-    """Probability of each object class, averaged over the score stages: their logits, or their probabilities."""
+    """Probability of each object class, averaged over the score stages: either their logits or their probabilities."""
     chosen = [stages[t - 1].class_logits for t in config.score_stages or range(1, len(stages) + 1)]
     if config.score_ensemble == "probabilities":
         return torch.stack([logits.softmax(-1) for logits in chosen]).mean(0)[..., :-1]
@@ -52,7 +52,7 @@ def class_scores(stages: list[BoxStage], config: Inference) -> Float[Tensor, "B 
 
 
 def final_boxes(roi: HybridTaskCascade, stages: list[BoxStage], config: Inference) -> Float[Tensor, "B R K 4"]:
-    """Where the box stage puts each region, for each class (K = 1 where all classes share one box)."""
+    """Boxes of the configured box stage for each RoI and class (K = 1 if all classes share one box)."""
     t = (config.box_stage or len(stages)) - 1
     return roi.box_heads[t].boxes_per_class(stages[t].rois, stages[t].deltas)
 
@@ -66,32 +66,32 @@ def select(
     config: Inference,
     limits: Limits = NO_LIMITS,
 ) -> Selected:
-    """Every (region, class) pair over the score threshold is a candidate; NMS or Soft-NMS per class; the best are
-    kept.
+    """Select detections: every (RoI, class) pair above the score threshold is a candidate for NMS or Soft-NMS per
+    class.
 
-    `limits` give the detections that would be left of all those without them: a box is suppressed by better ones of its
-    own class alone. In eager execution the result is packed, so that no mask is computed for an empty slot; an exported
-    or compiled graph has static shapes and computes all.
+    `limits` do not change the other detections, since a box is suppressed only by better ones of its class. In eager
+    execution the result is packed, so that no mask is computed for an empty slot; an exported or compiled graph has
+    static shapes and computes all slots.
     """
     classes, capacity = scores.shape[2], limits.max_detections or config.max_detections
-    if scores.shape[1] == 0:  # no region: an invalid one fills the slots
+    if scores.shape[1] == 0:  # no RoI: an invalid one fills the slots
         scores, boxes, valid = (t.new_zeros(t.shape[0], 1, *t.shape[2:]) for t in (scores, boxes, valid))
     labels = torch.arange(classes, device=scores.device).repeat(scores.shape[1])
     picked = []
     for s, b, v in zip(scores.unbind(), boxes.unbind(), valid.unbind(), strict=True):
         flat = b.expand(-1, classes, -1).reshape(-1, 4)
         candidate = (_wanted(s, config, limits) & v[:, None]).flatten()
-        slots, left, filled = thin(flat, s.flatten(), labels, candidate, config, capacity)
-        if limits.score_threshold is not None:  # Soft-NMS has lowered scores
-            filled = filled & (left >= limits.score_threshold)
-        picked.append((flat[slots] * filled[:, None], left * filled, labels[slots] * filled, filled))
+        slots, remaining_scores, filled = thin(flat, s.flatten(), labels, candidate, config, capacity)
+        if limits.score_threshold is not None:  # Soft-NMS lowers scores
+            filled = filled & (remaining_scores >= limits.score_threshold)
+        picked.append((flat[slots] * filled[:, None], remaining_scores * filled, labels[slots] * filled, filled))
     kept_boxes, kept_scores, kept_labels, kept = (torch.stack(parts) for parts in zip(*picked, strict=True))
     static = torch.compiler.is_compiling() or torch.compiler.is_exporting()
     return Selected(Rois(kept_boxes, kept, sizes, packed=not static), kept_scores, kept_labels)
 
 
 def _wanted(scores: Float[Tensor, "R K"], config: Inference, limits: Limits) -> Bool[Tensor, "R K"]:
-    """The pairs of region and class that a call asks for."""
+    """Pairs of RoI and class above the score threshold, of the requested classes."""
     if limits.score_threshold is None:
         wanted = scores > config.score_threshold
     else:
@@ -111,8 +111,8 @@ def thin(
     config: Inference,
     capacity: int,
 ) -> tuple[Int[Tensor, " D"], Float[Tensor, " D"], Bool[Tensor, " D"]]:
-    """Which boxes survive their better neighbours of the same class, best first; the scores they end with; which
-    slots are filled.
+    """Suppress boxes that overlap better ones of the same class. -> indices, best first; scores after suppression;
+    filled slots
     """
     soft = config.soft_nms
     if soft is None:
@@ -125,21 +125,20 @@ def thin(
 def segment(
     roi: HybridTaskCascade, x: Pyramid, s: Pyramid | None, rois: Rois, labels: Int[Tensor, "B D"], config: Inference
 ) -> Float[Tensor, "B D S S"]:
-    """Probability of each box's own class on a grid of S x S cells (28 x 28, or the mask heads' own size): the mean
-    over the mask stages of their sigmoids.
+    """Mask probabilities of each box's class on a grid of S x S cells, averaged over the mask stages; S is 28 or the
+    mask head's size.
 
-    All stages see the same, final boxes; of packed RoIs only the valid ones, and the grids of empty slots are zero.
-    Averaging probabilities, not thresholded masks, lets callers average
-    further (over augmentations, over models) before they decide. A model of boxes alone gives grids without cells (S =
-    0).
+    All stages use the same, final boxes. Of packed RoIs, only the valid ones are computed; the masks of empty slots are
+    zero. Averaging probabilities, not thresholded masks, lets callers average further (over augmentations, over models)
+    before they apply a threshold. A model without mask heads returns grids without cells (S = 0).
     """
     if not roi.mask_heads:
         return rois.boxes.new_zeros((*labels.shape, 0, 0))
     stages = config.mask_stages or tuple(range(1, len(roi.mask_heads) + 1))
-    return segment_stages(roi, x, s, rois, labels, stages).mean(0)
+    return stage_masks(roi, x, s, rois, labels, stages).mean(0)
 
 
-def segment_stages(
+def stage_masks(
     roi: HybridTaskCascade,
     x: Pyramid,
     s: Pyramid | None,
@@ -147,7 +146,7 @@ def segment_stages(
     labels: Int[Tensor, "B D"],
     stages: tuple[int, ...],
 ) -> Float[Tensor, "T B D S S"]:
-    """Each of these mask stages' (from 1) own probabilities; every head runs once."""
+    """Mask probabilities of each of the given stages (from 1); every head runs once."""
     features = roi.mask_features(x, s, rois, max(stages))
-    of_rows = rois.pack(labels.flatten())
-    return torch.stack([rois.unpack(roi.mask_heads[t - 1](features[t - 1], of_rows).sigmoid()) for t in stages])
+    packed_labels = rois.pack(labels.flatten())
+    return torch.stack([rois.unpack(roi.mask_heads[t - 1](features[t - 1], packed_labels).sigmoid()) for t in stages])

@@ -1,4 +1,4 @@
-"""The region proposal network: anchors, their scores and deltas, and the best boxes (Ren et al. 2015, on a pyramid)."""
+"""Region proposal network on a pyramid (Ren et al. 2015): anchors, their objectness and deltas, and the best boxes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ STDS = (1.0, 1.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class LevelScores:
-    """What the RPN says of the anchors of one level, in the order row, column, ratio."""
+    """Output of the RPN for the anchors of one level, in the order row, column, ratio."""
 
     logits: Float[Tensor, "B A"]
     deltas: Float[Tensor, "B A 4"]
@@ -27,21 +27,23 @@ class LevelScores:
     width: int
     stride: int
     grid: tuple[int, int] | None = None
-    """Down and right: anchors stand so far apart and have whole corners, as torchvision's; None: `stride`, exact."""
+    """Distance of the anchors (down, right) for torchvision's anchors, whose corners are rounded; None: `stride`, not
+    rounded.
+    """
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """What one level offers: a score for each position, and the boxes of chosen positions."""
+    """Scores of all positions of one level, and a function that computes the boxes of some positions."""
 
     logits: Float[Tensor, "B A"]
     """-inf: never a proposal."""
     boxes_at: Callable[[Tensor], Tensor]
-    """Positions (B, N) -> boxes (B, N, 4), not clipped."""
+    """Indices (B, N) -> boxes (B, N, 4), not clipped."""
 
 
 ScoredRois = tuple[Rois, Float[Tensor, "B keep"]]
-"""Regions and their objectness (0..1), best first."""
+"""Proposals and their objectness (0..1), best first."""
 
 
 class ProposalHead(nn.Module):
@@ -61,35 +63,31 @@ class ProposalHead(nn.Module):
             initialize_output(layer, 0.01)  # type: ignore[arg-type]
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> list[LevelScores]:
-        """P2-P6 -> scores and deltas of every level, float32"""
+        """P2-P6 -> objectness logits and deltas of every level, float32."""
         levels = []
-        for stride, features in zip(PYRAMID_STRIDES, pyramid, strict=True):
-            hidden = self.conv(features).relu_()
+        for stride, level in zip(PYRAMID_STRIDES, pyramid, strict=True):
+            hidden = self.conv(level).relu_()
             for conv in self.further:
                 hidden = conv(hidden).relu_()
             logits = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1).float()
             deltas = self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)).float()
             levels.append(
-                LevelScores(
-                    logits, deltas, features.shape[2], features.shape[3], stride, self._grid(pyramid[0], features)
-                )
+                LevelScores(logits, deltas, level.shape[2], level.shape[3], stride, self._grid(pyramid[0], level))
             )
         return levels
 
-    def _grid(self, finest: Tensor, features: Tensor) -> tuple[int, int] | None:
-        """torchvision divides the padded image, whose size P2 tells, by the size of the map."""
+    def _grid(self, p2: Tensor, level: Tensor) -> tuple[int, int] | None:
+        """Distance of torchvision's anchors: the size of the padded image (from P2) divided by the size of the map."""
         if self.config.anchor_grid == "exact":
             return None
-        return PYRAMID_STRIDES[0] * finest.shape[2] // features.shape[2], PYRAMID_STRIDES[0] * finest.shape[
-            3
-        ] // features.shape[3]
+        return PYRAMID_STRIDES[0] * p2.shape[2] // level.shape[2], PYRAMID_STRIDES[0] * p2.shape[3] // level.shape[3]
 
     def anchors(self, level: LevelScores) -> Float[Tensor, "A 4"]:
         """All anchors of a level."""
         return self.anchors_at(level, torch.arange(level.logits.shape[1], device=level.logits.device))
 
     def anchors_at(self, level: LevelScores, index: Int[Tensor, "*N"]) -> Float[Tensor, "*N 4"]:
-        """The anchors of the given positions."""
+        """Anchors at the given indices."""
         if level.grid is not None:
             return box_ops.whole_anchors_at(
                 index, level.width, level.grid, self.config.anchor_scale * level.stride, self.config.anchor_ratios
@@ -97,21 +95,21 @@ class ProposalHead(nn.Module):
         return box_ops.anchors_at(index, level.width, level.stride, self.config.anchor_scale, self.config.anchor_ratios)
 
     def boxes_at(self, level: LevelScores, index: Int[Tensor, "B N"]) -> Float[Tensor, "B N 4"]:
-        """Where the anchors of the given positions are moved to."""
+        """Boxes of the anchors at the given indices after their deltas are applied."""
         deltas = level.deltas.gather(1, index[..., None].expand(-1, -1, 4))
         return box_ops.decode(self.anchors_at(level, index), deltas, STDS)
 
     def propose(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"], candidates: int, keep: int) -> ScoredRois:
-        """The `keep` best boxes of each image, of at most `candidates` from each level before NMS."""
+        """The `keep` best boxes of each image, from at most `candidates` per level before NMS."""
         ranked = [Ranked(level.logits, partial(self.boxes_at, level)) for level in levels]
         return best_boxes(ranked, sizes, candidates, keep, self.config.nms_iou)
 
     def propose_at_test(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"]) -> ScoredRois:
-        """As many as the configuration says for prediction."""
+        """Up to `rpn.proposals` proposals per image, for prediction."""
         return self.propose(levels, sizes, self.config.candidates_per_level, self.config.proposals)
 
     def propose_in_training(self, levels: list[LevelScores], sizes: Int[Tensor, "B 2"]) -> ScoredRois:
-        """As many as the configuration says for training."""
+        """Up to `rpn.training_proposals` proposals per image, for training."""
         return self.propose(levels, sizes, self.config.training_candidates_per_level, self.config.training_proposals)
 
 
@@ -121,7 +119,8 @@ def best_boxes(
 ) -> ScoredRois:
     """The `keep` best boxes of each image and their objectness (0..1), best first.
 
-    Of every level the `candidates` best boxes are made, clipped, and thinned by NMS; boxes without extent are dropped.
+    The boxes of the `candidates` best positions of each level are decoded, clipped, and reduced by NMS; boxes of zero
+    area are removed.
     """
     chosen = [_best_of_level(level, sizes, candidates, nms_iou) for level in levels]
     boxes, logits, valid = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
@@ -131,8 +130,8 @@ def best_boxes(
 
 
 def _best_of_level(level: Ranked, sizes: Tensor, candidates: int, nms_iou: float) -> tuple[Tensor, Tensor, Tensor]:
-    """-> boxes (B, candidates, 4), logits (B, candidates), valid (B, candidates), thinned by NMS"""
-    # a small level is filled up, so that the shape does not depend on the image
+    """Best boxes of a level after NMS. -> boxes (B, candidates, 4), logits (B, candidates), valid (B, candidates)"""
+    # a small level is padded, so that the shape does not depend on the image
     padded = torch.nn.functional.pad(level.logits, (0, candidates), value=float("-inf"))
     logits, index = padded.topk(candidates)
     valid = logits > float("-inf")

@@ -1,4 +1,4 @@
-"""S(x), the semantic branch (paper, section 3.3 and Fig. 3)."""
+"""The semantic branch S(x) (paper, section 3.3 and Fig. 3)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,13 +12,13 @@ from htc.model.variants.context import build_context
 
 PYRAMID_LEVELS = 5
 FUSED_LEVEL = 1
-"""P3: the branch works at stride 8."""
+"""P3: the levels are fused at stride 8."""
 SEMANTIC_STRIDE = 8
 
 
 class SemanticBranch(nn.Module):
-    """Every pyramid level at stride 8 through a 1x1 convolution, summed; 3x3 convolutions; then a prediction and an
-    embedding.
+    """Sum of all pyramid levels, resized to stride 8, after 1x1 convolutions; then 3x3 convolutions, a prediction and
+    an embedding.
     """
 
     def __init__(self, channels_in: int, config: Semantic) -> None:
@@ -35,7 +35,7 @@ class SemanticBranch(nn.Module):
         initialize(self)
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> Tensor:
-        """P2-P6 -> the feature (B, C, H/8, W/8) that precedes both outputs."""
+        """P2-P6 -> feature (B, C, H/8, W/8) before the two output layers."""
         size = (pyramid[FUSED_LEVEL].shape[2], pyramid[FUSED_LEVEL].shape[3])
         x = sum((self._at_stride_8(i, level, size) for i, level in enumerate(pyramid)), start=pyramid[0].new_zeros(()))
         for conv in self.convs:
@@ -45,7 +45,7 @@ class SemanticBranch(nn.Module):
     def _at_stride_8(self, index: int, level: Tensor, size: tuple[int, int]) -> Tensor:
         lateral = self.lateral[index]
         if index > FUSED_LEVEL and self.commutes:
-            # the original resizes first; a 1x1 convolution commutes with interpolation and is cheaper on the small map
+            # mmdetection resizes first; a 1x1 convolution commutes with interpolation and is cheaper on the small map
             return F.interpolate(lateral.conv(level), size=size, mode="bilinear", align_corners=True).relu()
         if index != FUSED_LEVEL:
             level = F.interpolate(level, size=size, mode="bilinear", align_corners=True)

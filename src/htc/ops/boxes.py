@@ -1,6 +1,6 @@
 """Box arithmetic and non-maximum suppression on tensors. Boxes are xyxy float32 pixels; sizes are (height, width).
 
-Suppression gives results of fixed capacity, so that graphs built on it have static shapes.
+Suppression returns a fixed number of slots, so that graphs built on it have static shapes.
 """
 
 import math
@@ -11,13 +11,13 @@ from torch import Tensor
 from torchvision.ops import nms as torchvision_nms
 
 MAX_LOG_SCALE = math.log(1000 / 16)
-"""A box grows or shrinks by at most this factor (as a logarithm) in one step."""
+"""Largest change of a box's width or height in one decoding step, as a logarithm."""
 
 
 def encode(
     boxes: Float[Tensor, "*N 4"], targets: Float[Tensor, "*N 4"], stds: tuple[float, ...]
 ) -> Float[Tensor, "*N 4"]:
-    """The deltas (dx, dy, dw, dh), in units of `stds`, that move `boxes` onto `targets`."""
+    """Encode `targets` relative to `boxes` as deltas (dx, dy, dw, dh), divided by `stds`."""
     center, extent = _center_extent(boxes)
     target_center, target_extent = _center_extent(targets)
     deltas = torch.cat([(target_center - center) / extent, (target_extent / extent).log()], -1)
@@ -30,7 +30,7 @@ def decode(
     stds: tuple[float, ...],
     max_log_scale: float = MAX_LOG_SCALE,
 ) -> Float[Tensor, "*_ 4"]:
-    """Move `boxes` by `deltas`; the inverse of `encode`, with the scale bounded by `max_log_scale`."""
+    """Apply `deltas` to `boxes`; the inverse of `encode`, with the change of size bounded by `max_log_scale`."""
     deltas = deltas.float() * torch.tensor(stds, dtype=torch.float32, device=deltas.device)
     center, extent = _center_extent(boxes)
     moved = center + deltas[..., :2] * extent
@@ -39,14 +39,14 @@ def decode(
 
 
 def clip(boxes: Float[Tensor, "B *N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B *N 4"]:
-    """Cut the boxes of each image to its own (height, width)."""
+    """Clip the boxes of each image to its (height, width)."""
     limit = sizes.flip(1).repeat(1, 2).to(boxes.dtype)
     limit = limit.view(len(sizes), *(1,) * (boxes.dim() - 2), 4)
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
 def has_extent(boxes: Float[Tensor, "*N 4"]) -> Tensor:
-    """True where a box has a positive width and height. -> (*N,) bool"""
+    """Test whether each box has a positive width and height. -> (*N,) bool"""
     return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
 
@@ -54,7 +54,8 @@ def has_extent(boxes: Float[Tensor, "*N 4"]) -> Tensor:
 def iou(first: Float[Tensor, "M 4"], second: Float[Tensor, "N 4"]) -> Float[Tensor, "M N"]:
     """Intersection over union of every pair, without gradient; 0 where the union is empty.
 
-    Coordinate by coordinate and in place: for all anchors of an image that is 2.5 times as fast as tensors of pairs.
+    Computed one coordinate at a time and in place: for all anchors of an image, this is 2.5 times as fast as with a
+    tensor of box pairs.
     """
     left, top, right, bottom = first.T[:, :, None].unbind()
     other_left, other_top, other_right, other_bottom = second.T.contiguous().unbind()
@@ -72,7 +73,7 @@ def area(boxes: Float[Tensor, "*N 4"]) -> Tensor:
 def anchors_at(
     index: Int[Tensor, "*N"], width: int, stride: int, scale: float, ratios: tuple[float, ...]
 ) -> Float[Tensor, "*N 4"]:
-    """The anchors of the given positions in one level's order (row, column, ratio).
+    """Anchors at the given indices of one level, whose order is (row, column, ratio).
 
     The center is (column, row) * stride, without a half-pixel offset; w = scale * stride / sqrt(ratio), h = scale *
     stride * sqrt(ratio), not rounded.
@@ -87,8 +88,8 @@ def anchors_at(
 def whole_anchors_at(
     index: Int[Tensor, "*N"], width: int, step: tuple[int, int], side: float, ratios: tuple[float, ...]
 ) -> Float[Tensor, "*N 4"]:
-    """As `anchors_at`, with corners rounded to whole pixels (half to even) around centers at (row, column) * `step`:
-    torchvision's anchors.
+    """torchvision's anchors: like `anchors_at`, but with corners rounded to whole pixels (half to even) around centers
+    at (row, column) * `step`.
     """
     shape = torch.tensor(ratios, dtype=torch.float32, device=index.device).sqrt()[index % len(ratios)]
     cell = index // len(ratios)
@@ -102,31 +103,32 @@ def _center_extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 NMS_PREFIX = 3000
-"""Candidates that enter the first attempt of `nms_per_class`; greedy suppression of a score-sorted prefix is exact
-for that prefix.
+"""Number of best-scored candidates in the first attempt of `nms_per_class`; greedy suppression of a prefix of the
+sorted candidates is exact for that prefix.
 """
 EXPORT_PREFIX = 12000
-"""An exported graph cannot try again: it takes this many candidates once."""
+"""Number of candidates in an exported graph, which cannot make a second attempt."""
 
 
 def without_float64(boxes: Tensor) -> bool:
-    """Whether they lie on a device that has no float64 (Apple's GPUs): suppression then runs on the CPU."""
+    """Test whether the device of `boxes` has no float64 (Apple's GPUs); suppression then runs on the CPU."""
     return boxes.device.type == "mps"
 
 
 def nms(
     boxes: Float[Tensor, "N 4"], scores: Float[Tensor, " N"], valid: Bool[Tensor, " N"], threshold: float, capacity: int
 ) -> tuple[Int[Tensor, " K"], Bool[Tensor, " K"]]:
-    """Indices of the surviving boxes, best first, and which of the `capacity` slots are filled.
+    """Indices of the boxes that survive suppression, best first, and a mask of the filled ones among the `capacity`
+    slots.
 
-    A box is dropped when its IoU with a better kept one is over `threshold`. Invalid rows never survive and suppress
-    nothing.
+    A box is removed if its IoU with a better surviving box is over `threshold`. Rows that are not `valid` never survive
+    and suppress nothing.
     """
     if len(scores) == 0:
         return torch.zeros(capacity, dtype=torch.long, device=scores.device), torch.zeros(
             capacity, dtype=torch.bool, device=scores.device
         )
-    # a box without extent has IoU 0 (or undefined, which compares false) with every other
+    # a box of zero area has IoU 0 (or NaN, which compares false) with every other box
     candidates = torch.where(valid[:, None], boxes, 0.0)
     keep = torchvision_nms(candidates, scores.masked_fill(~valid, float("-inf")), threshold)
     slots = torch.cat([keep, keep.new_zeros(capacity)])[:capacity]
@@ -142,7 +144,7 @@ def nms_per_class(
     threshold: float,
     capacity: int,
 ) -> tuple[Int[Tensor, " K"], Bool[Tensor, " K"]]:
-    """As `nms`, but boxes of different classes do not suppress each other."""
+    """Like `nms`, but boxes of different classes do not suppress each other."""
     total = scores.shape[0]
     if total == 0:
         return nms(boxes, scores, valid, threshold, capacity)
@@ -150,13 +152,13 @@ def nms_per_class(
         slots, filled = nms_per_class(boxes.cpu(), scores.cpu(), labels.cpu(), valid.cpu(), threshold, capacity)
         return slots.to(boxes.device), filled.to(boxes.device)
     ranked = scores.masked_fill(~valid, float("-inf"))
-    # float64: class offsets of up to 80 x 1333 pixels would cost float32 boxes their hundredths
-    apart = (boxes.amax() - boxes.amin() + 1).double()
+    # float64: after a class offset of up to 80 x 1333 pixels, float32 would round away hundredths of a pixel
+    class_offset = (boxes.amax() - boxes.amin() + 1).double()
     exporting = torch.compiler.is_exporting()
     prefix = min(EXPORT_PREFIX if exporting else NMS_PREFIX, total)
     while True:
         best = ranked.topk(prefix).indices
-        shifted = boxes[best].double() + labels[best][:, None] * apart
+        shifted = boxes[best].double() + labels[best][:, None] * class_offset
         slots, filled = nms(shifted, scores[best].double(), valid[best], threshold, capacity)
         if exporting or prefix == total or bool(filled.all()) or not bool(valid[best[-1]]):
             return best[slots], filled

@@ -1,7 +1,6 @@
-"""Mask targets: what each mask head should answer on its box, taken from cropped bitmaps.
+"""Training targets of the mask heads, computed from cropped bitmaps.
 
-Coordinates are continuous: pixel (row i, column j) covers [j, j + 1) x [i, i + 1) and its center lies at (j + 0.5, i +
-0.5).
+Coordinates are continuous: pixel (row i, column j) covers [j, j + 1) x [i, i + 1) and its center is (j + 0.5, i + 0.5).
 """
 
 from typing import Protocol, runtime_checkable
@@ -13,7 +12,7 @@ from torch import Tensor
 
 @runtime_checkable
 class CroppedBitmaps(Protocol):
-    """The part of `htc.types.MaskCrops` that targets are made from; its fields are documented there."""
+    """The fields of `htc.types.MaskCrops` that the targets are computed from; they are documented there."""
 
     @property
     def pixels(self) -> UInt8[Tensor, " P"]: ...
@@ -32,13 +31,13 @@ class CroppedBitmaps(Protocol):
 def mask_targets(
     masks: CroppedBitmaps, index: Int[Tensor, " N"], boxes: Float[Tensor, "N 4"], size: int = 28
 ) -> Float[Tensor, "N {size} {size}"]:
-    """RoIAlign of object `index[i]`'s bitmap over box i, at least 0.5: a grid of 0 and 1 for each box.
+    """Binary mask targets: RoIAlign of the bitmap of instance `index[i]` over box i, thresholded at 0.5.
 
-    Equal to `torchvision.ops.roi_align(bitmap, aligned=True, sampling_ratio=-1) >= 0.5` on the whole-image bitmap (He
-    et al., Mask R-CNN, 2017), which is never made: RoIAlign is separable, target = Wy @ crop @ Wx^T, and everything
-    outside the crop is 0. Boxes are xyxy pixels of the network input; sample positions are chosen there and then mapped
-    by `masks.scale` and `masks.shift` to the annotated image, so flips, resizes and crops cost nothing. An object
-    without mask gives zeros.
+    Equal to `torchvision.ops.roi_align(bitmap, aligned=True, sampling_ratio=-1) >= 0.5` on the bitmap of the whole
+    image (He et al., Mask R-CNN, 2017), which is never created: RoIAlign is separable, target = Wy @ crop @ Wx^T, and
+    everything outside the crop is 0. Boxes are xyxy pixels of the network input; the sample positions are computed
+    there and mapped by `masks.scale` and `masks.shift` to the annotated image, so that flips, resizes and crops cost
+    nothing. The target of an instance without a mask is all zeros.
     """
     count = len(index)
     targets = torch.zeros(count, size, size, device=boxes.device)
@@ -57,18 +56,19 @@ def mask_targets(
 
     starts = (masks.sizes.prod(1).cumsum(0) - masks.sizes.prod(1)).tolist()
     extents = masks.sizes.tolist()
-    objects, repeats = torch.unique_consecutive(index[order], return_counts=True)
+    instances, repeats = torch.unique_consecutive(index[order], return_counts=True)
     averages = []
-    row_at = column_at = 0
-    for j, n in zip(objects.tolist(), repeats.tolist(), strict=True):
-        # The boxes of one object share its crop: one product with all their rows, then one with each box's columns.
+    row_start = column_start = 0
+    for j, n in zip(instances.tolist(), repeats.tolist(), strict=True):
+        # The boxes of one instance share its crop: one product with all their row weights, then one per box with its
+        # column weights.
         h, w = extents[j]
         crop = masks.pixels[starts[j] : starts[j] + h * w].view(h, w).float()
-        down = rows[row_at : row_at + n * size * h].view(n * size, h)
-        across = columns[column_at : column_at + n * size * w].view(n, size, w)
+        down = rows[row_start : row_start + n * size * h].view(n * size, h)
+        across = columns[column_start : column_start + n * size * w].view(n, size, w)
         averages.append(torch.bmm((down @ crop).view(n, size, w), across.transpose(1, 2)))
-        row_at += n * size * h
-        column_at += n * size * w
+        row_start += n * size * h
+        column_start += n * size * w
     targets[order] = (torch.cat(averages) >= 0.5).float()
     return targets
 
@@ -83,8 +83,7 @@ def _bin_weights(
     length: Int[Tensor, " N"],
     size: int,
 ) -> Float[Tensor, " weights"]:
-    """Along one axis, how much every pixel of the crop counts in every bin: N matrices (size, length_i) in one flat
-    tensor.
+    """Weights of every pixel of the crop in every bin along one axis: N matrices (size, length_i) in one flat tensor.
 
     The arithmetic follows torchvision's kernel operation by operation, so that samples fall on the same side of every
     edge.
@@ -107,7 +106,7 @@ def _bin_weights(
     upper = position - low
     low = low - offset[:, None, None]
 
-    # Row i of box n starts at first[n] + i * length[n]; what falls outside the crop goes to one spare cell at the end.
+    # Row i of box n starts at first[n] + i * length[n]; weights outside the crop are added to a spare cell at the end.
     ends = (length * size).cumsum(0)
     total = int(ends[-1])
     row = (ends - length * size)[:, None] + steps * length[:, None]

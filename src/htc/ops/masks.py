@@ -1,8 +1,8 @@
-"""From mask probabilities on a grid over each box to pixels of the image, without a dense (N, H, W) array on the way.
+"""Image masks from mask probabilities on a grid over each box, computed without a dense (N, H, W) array.
 
 An image pixel is foreground where the bilinear sample of the grid at the pixel's center reaches the threshold; outside
 the grid the probability is zero. The sample is separable: a crop is Wx @ grid^T @ Wy^T, two small matrix products over
-only those pixels that the box touches.
+the pixels inside the box only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 WORK_ELEMENTS = 4_000_000
-"""Pixels and weights computed at a time: bounds the working memory at a few tens of MB whatever the image's size."""
+"""Pixels and weights computed at a time: bounds the working memory at a few tens of MB for any image size."""
 WEIGHT_TABLES = 64
-"""Room for the weights of one column or row of a crop, in the same unit."""
+"""Memory for the weights of one column or row of a crop, in the same unit."""
 
 
 class MaskCrop(NamedTuple):
-    """One object's mask, cropped to the pixels its box touches."""
+    """The mask of one instance, cropped to the pixels that its box touches."""
 
     x: int
     """Column of the crop's left pixel in the image."""
@@ -32,7 +32,7 @@ class MaskCrop(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A run of columns of one object, [left, right), to be computed at once: a whole crop unless the object is very
+    """A range of columns [left, right) of one instance, computed at once: the whole crop unless the instance is very
     large.
     """
 
@@ -43,14 +43,14 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskGrid:
-    """Probabilities over boxes, and the window of pixels, [start, stop), that each box touches inside the image."""
+    """Mask probabilities over boxes, and the window of image pixels, [start, stop), that each box touches."""
 
     probabilities: Float[np.ndarray, "N S S"]
     boxes: Float[np.ndarray, "N 4"]
     start: Int[np.ndarray, "N 2"]
     """(x, y)."""
     stop: Int[np.ndarray, "N 2"]
-    """(x, y); equal to `start` in both axes where nothing of the image is touched."""
+    """(x, y); equal to `start` in both axes if the box touches no pixel of the image."""
     size: tuple[int, int]
     """(height, width) of the image."""
     threshold: float
@@ -59,7 +59,7 @@ class MaskGrid:
         return len(self.boxes)
 
     def sample(self, pieces: Sequence[Piece]) -> Iterator[Float[np.ndarray, "w h"]]:
-        """Probabilities of each piece, column by column; every array is overwritten by the next one."""
+        """Yield the probabilities of each piece, column by column; each array is overwritten by the next one."""
         index = np.array([piece.owner for piece in pieces], np.int64)
         left, right = np.array([piece[1:] for piece in pieces], np.int64).reshape(-1, 2).T
         top, bottom = self.start[index, 1], self.stop[index, 1]
@@ -75,9 +75,7 @@ class MaskGrid:
     def _weights(
         self, index: Int[np.ndarray, " P"], axis: int, start: Int[np.ndarray, " P"], stop: Int[np.ndarray, " P"]
     ) -> Float[np.ndarray, "L S"]:
-        """Bilinear weights of pixels start..stop-1 along `axis` (0: x, 1: y) of each piece, one piece after the
-        other.
-        """
+        """Bilinear weights of the pixels start..stop-1 along `axis` (0: x, 1: y), the pieces concatenated."""
         length = stop - start
         pixels = np.arange(length.sum()) + np.repeat(start - _ends(length)[:-1], length)
         low, high = self.boxes[index, axis], self.boxes[index, axis + 2]
@@ -85,23 +83,23 @@ class MaskGrid:
 
 
 def _ends(lengths: Int[np.ndarray, " P"]) -> Int[np.ndarray, " Q"]:
-    """0 and the running sum: where each item begins, and where the last one ends."""
+    """Cumulative sum of `lengths` with a leading 0: the start of each item, and the end of the last."""
     return np.concatenate(([0], np.cumsum(lengths)))
 
 
 def bilinear_weights(
     pixels: Int[np.ndarray, " L"], low: Float[np.ndarray, " L"], high: Float[np.ndarray, " L"], cells: int
 ) -> Float[np.ndarray, "L {cells}"]:
-    """Weights of `cells` grid cells spread over [low, high) at each pixel's center, zero outside the grid.
+    """Bilinear weights of `cells` grid cells over [low, high) at each pixel's center, zero outside the grid.
 
-    Computed in float32 in the order of `grid_sample`, so that both round alike.
+    Computed in float32 in the same order as `grid_sample`, so that both round equally.
     """
     grid = (pixels.astype(np.float32) + np.float32(0.5) - low) / (high - low) * np.float32(2) - np.float32(1)
     position = ((grid + np.float32(1)) * np.float32(cells) - np.float32(1)) / np.float32(2)
     position = np.clip(position, -2, cells)
     cell = np.floor(position)
     fraction = position - cell
-    # Two more columns at each side take the weights that fall outside the grid, where the probability is zero.
+    # Two extra columns on each side take the weights that fall outside the grid, where the probability is zero.
     weights = np.zeros((len(pixels), cells + 4), np.float32)
     rows, column = np.arange(len(pixels)), cell.astype(np.int64) + 2
     weights[rows, column] = 1 - fraction
@@ -112,9 +110,10 @@ def bilinear_weights(
 def mask_grid(
     probabilities: Float[Tensor, "N S S"], boxes: Float[Tensor, "N 4"], size: tuple[int, int], threshold: float = 0.5
 ) -> MaskGrid:
-    """Lay probabilities (0..1) over boxes (xyxy, pixels of the image) of an image of `size` (height, width).
+    """Place probabilities (0..1) over boxes (xyxy, pixels) of an image of `size` (height, width).
 
-    A box without extent, or not finite, has an empty mask. Raises `ValueError` for a threshold outside (0, 1].
+    A box of zero area or with a non-finite coordinate has an empty mask. Raises `ValueError` for a threshold outside
+    (0, 1].
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"mask threshold {threshold} must be above 0 and at most 1")
@@ -122,7 +121,7 @@ def mask_grid(
     values = probabilities.detach().to("cpu", torch.float32).numpy()
     extent = corners[:, 2:] - corners[:, :2]
     usable = np.isfinite(corners).all(axis=1) & np.all(extent > 0, axis=1)
-    # The outermost half cell fades towards zero outside the box, so it reaches a threshold below one half only.
+    # The outermost half cell fades to zero outside the box, so it can reach only a threshold below 0.5.
     margin = extent / np.float32(2 * values.shape[-1]) if threshold < 0.5 else np.float32(0)
     limit = np.array([size[1], size[0]])
     with np.errstate(invalid="ignore"):
@@ -134,16 +133,14 @@ def mask_grid(
 
 
 def pieces(grid: MaskGrid, index: int) -> list[Piece]:
-    """The columns of one object in pieces that fit the working memory; none for an empty one."""
+    """Split the columns of one instance into pieces that fit the working memory; an empty mask has none."""
     (left, top), (right, bottom) = grid.start[index].tolist(), grid.stop[index].tolist()
     step = max(1, WORK_ELEMENTS // (bottom - top + 1 + WEIGHT_TABLES))
     return [Piece(index, column, min(column + step, right)) for column in range(left, right, step)]
 
 
 def crops(grid: MaskGrid) -> Iterator[MaskCrop]:
-    """Every object's mask as a cropped bitmap, one at a time; (0, 0) pixels for an object without any in the
-    image.
-    """
+    """Yield the mask of each instance as a cropped bitmap; (0, 0) pixels if it touches no pixel of the image."""
     for index in range(len(grid)):
         (left, top), (right, bottom) = grid.start[index].tolist(), grid.stop[index].tolist()
         bitmap = np.zeros((bottom - top, right - left), bool)
@@ -154,7 +151,7 @@ def crops(grid: MaskGrid) -> Iterator[MaskCrop]:
 
 
 def bitmaps(grid: MaskGrid) -> Bool[np.ndarray, "N H W"]:
-    """Dense masks: N x H x W bytes, for whoever asks."""
+    """Dense masks, N x H x W bytes."""
     dense = np.zeros((len(grid), *grid.size), bool)
     for canvas, crop in zip(dense, crops(grid), strict=True):
         height, width = crop.bitmap.shape
@@ -165,9 +162,10 @@ def bitmaps(grid: MaskGrid) -> Bool[np.ndarray, "N H W"]:
 def paste(
     probabilities: Float[Tensor, "N S S"], boxes: Float[Tensor, "N 4"], size: tuple[int, int], threshold: float = 0.5
 ) -> Bool[Tensor, "N H W"]:
-    """The dense reference of everything above: `grid_sample` at every pixel center of the image, object by object.
+    """Dense reference for the rest of this module: `grid_sample` at every pixel center of the image, instance by
+    instance.
 
-    On the device of `probabilities`. A box without extent has an empty mask.
+    Runs on the device of `probabilities`. A box of zero area has an empty mask.
     """
     height, width = size
     dense = torch.zeros((len(boxes), height, width), dtype=torch.bool, device=probabilities.device)

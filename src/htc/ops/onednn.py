@@ -1,4 +1,4 @@
-"""Float32 matrix products through oneDNN, where they are faster than the default library and just as exact."""
+"""Float32 matrix products with oneDNN, where it is faster than torch's default library and equally exact."""
 
 import threading
 from collections.abc import Iterator
@@ -8,13 +8,16 @@ from functools import cache
 import torch
 
 PROBE_ERROR = 1e-5
-"""Far above float32's rounding in the probe (about 1e-6), far below bfloat16's (about 1e-2)."""
+"""Largest relative error of an exact product: well above float32 rounding in the probe (about 1e-6), well below
+bfloat16 (about 1e-2).
+"""
 
 
 class _SharedSwitch:
-    """torch's process-wide precision of oneDNN products, shared by the blocks of all threads.
+    """torch's process-wide precision setting of oneDNN products, shared by the blocks of all threads.
 
-    The first block that begins sets it, the last one that ends restores it. In between, all blocks compute alike.
+    The first block to begin sets it, the last one to end restores it. In between, all blocks compute with the same
+    setting.
     """
 
     def __init__(self) -> None:
@@ -23,9 +26,10 @@ class _SharedSwitch:
         self.before = ""
 
     def begin(self) -> bool:
-        """Open a block unless oneDNN's products are inexact here. -> whether one was opened
+        """Open a block unless oneDNN's products are inexact on this processor. -> whether a block was opened
 
-        The first call probes the processor under the lock: the probe sets the switch too, and no block may run then.
+        The first call probes the processor under the lock, since the probe changes the setting too and no block may run
+        then.
         """
         with self.lock:
             if not _is_exact():
@@ -45,17 +49,17 @@ class _SharedSwitch:
 
 
 _SWITCH = _SharedSwitch()
-"""One for the process, as torch's setting is."""
+"""One per process, like torch's setting."""
 
 
 @contextmanager
 def exact_onednn_matmul() -> Iterator[None]:
-    """Within the block, CPU products of float32 matrices (linear layers, 1x1 convolutions) go through oneDNN.
+    """Run the CPU products of float32 matrices in the block (linear layers, 1x1 convolutions) with oneDNN.
 
-    On processors that are not Intel's, torch's default library runs them at half the speed (measured: 100 against 220
-    GFLOP/s a core on an AMD Zen 5). The switch that selects oneDNN also allows it bfloat16 arithmetic; that changes
-    nothing where the processor has no such matrix unit. Whether it does is measured once, and only an exact product is
-    used. Blocks may be nested and may overlap in several threads; when the last one ends, the switch is as before.
+    On processors that are not Intel's, torch's default library takes twice as long (measured: 100 against 220 GFLOP/s
+    per core on an AMD Zen 5). The setting that selects oneDNN also allows it bfloat16 arithmetic, which has no effect
+    on processors without a bfloat16 matrix unit. A probe, run once, checks this, and oneDNN is used only if its product
+    is exact. Blocks may be nested and may overlap in several threads; the last one to end restores the setting.
     """
     if torch.compiler.is_compiling() or not _SWITCH.begin():
         yield
@@ -68,11 +72,11 @@ def exact_onednn_matmul() -> Iterator[None]:
 
 @cache
 def _is_exact() -> bool:
-    """Whether oneDNN, allowed to use bfloat16, still computes in float32 here."""
+    """Test whether oneDNN, allowed to use bfloat16, still computes in float32 on this processor."""
     if not torch.backends.mkldnn.is_available():
         return False
-    numbers = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(256, 512, generator=numbers) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 512, generator=generator) for _ in range(2))
     exact = a.double() @ b.double().T
     before = _precision()
     _set_precision("bf16")

@@ -1,7 +1,7 @@
-"""Weighted sums of pixel-table rows, and the taps that turn RoIAlign into such sums.
+"""Weighted sums of pixel-table rows, and the taps that express RoIAlign as such sums.
 
-Along one axis a bin of RoIAlign averages bilinear samples; their weights fall on a short run of pixels: the taps. A
-bin's value is the sum over its taps in y and x of (weight y) (weight x) (pixel): a "bag" of table rows.
+Along one axis, a bin of RoIAlign averages bilinear samples; their weights fall on a short run of pixels, the taps. The
+value of a bin is the sum over its taps in y and x of (weight y) (weight x) (pixel): a "bag" of table rows.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 CAPACITIES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 24, 29, 34, 52, 80, 130, 200, 400, 1000, 3000, 10000)
-"""Taps an axis; boxes are processed in groups of like size, so that small boxes do not pay for large ones."""
+"""Supported numbers of taps per axis; boxes of similar size form a group, so that small boxes do not pay for large
+ones.
+"""
 FEWEST_BOXES_A_GROUP = 24
-"""A smaller group joins the next larger capacity: one call costs more than a few zero weights."""
+"""A smaller group joins the next larger capacity: one more call costs more than a few zero weights."""
 FEWEST_TAPS_SAVED = 50_000
-"""Thin boxes get bags of their own shape where that leaves out at least so many zero weights, which take several times
-as long as the calls of one more group (at 256 channels).
+"""Thin boxes get a group with its own shape if that saves at least this many zero weights, which take several times as
+long as the calls of one more group (at 256 channels).
 """
 
 
@@ -33,7 +35,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Bags of equal length: `rows` of the output (boxes), and per bag the table rows and their weights."""
+    """Bags of equal length: the indices of their boxes, and for each bag the table rows and their weights."""
 
     boxes: Tensor
     index: Tensor
@@ -42,7 +44,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Bags:
-    """All bags of one pooling: `count` boxes of `bins` x `bins` bins."""
+    """All bags of one pooling call: `count` boxes with `bins` x `bins` bins each."""
 
     count: int
     bins: int
@@ -51,14 +53,14 @@ class Bags:
 
 @torch.no_grad()
 def bags(boxes: Tensor, sizes: Tensor, first: Tensor, bins: int, subdivide: int) -> Bags:
-    """RoIAlign (aligned, adaptive) of each box as bags.
+    """Express RoIAlign (aligned, adaptive) of each box as bags.
 
-    boxes (N, 4) xyxy in pixels of their own map; sizes (N, 2) that map's (height, width); first (N,) its first table
-    row.
+    boxes (N, 4) xyxy in pixels of the map that each is pooled from; sizes (N, 2) that map's (height, width); first (N,)
+    its first row in the table.
     """
     start = boxes[:, :2] - 0.5
     extent = (boxes[:, 2:] - boxes[:, :2]) / bins
-    # from the first sample to the last, both with two neighbours: not the whole bin, which would cost twice the taps
+    # from the first sample to the last, each with two neighbors: the whole bin would need twice the taps
     samples = (torch.ceil(extent.clamp(min=0) / subdivide) * subdivide).clamp(min=1)
     needed = torch.ceil(extent * (samples - 1) / samples) + 2
     capacity = torch.bucketize(needed.amax(1), torch.tensor(CAPACITIES, dtype=torch.float32))
@@ -80,11 +82,11 @@ def _by_capacity(capacity: Tensor) -> list[tuple[int, Tensor]]:
 
 
 def by_shape(members: Tensor, needed: Tensor, capacity: int, bins: int) -> list[Shape]:
-    """Boxes that fit `capacity` x `capacity` taps, split by shape where that saves enough.
+    """Split boxes that fit `capacity` x `capacity` taps by shape where that saves enough taps.
 
-    members (M,) indices of boxes; needed (M, 2) taps of each along (x, y). Split off are boxes that need at most half
-    the capacity along one axis: a box of 1333 x 9 pixels would otherwise have 50 rows of zero weights in every bin.
-    The others, nearly all of an ordinary image, stay together.
+    members (M,) indices of boxes; needed (M, 2) taps of each along (x, y). Boxes that need at most half the capacity
+    along one axis are split off: a box of 1333 x 9 pixels would otherwise have 50 rows of zero weights in every bin.
+    The others, nearly all boxes of an ordinary image, stay together.
     """
     shapes = []
     lengths = [length for length in CAPACITIES if 2 * length <= capacity]
@@ -104,9 +106,9 @@ def by_shape(members: Tensor, needed: Tensor, capacity: int, bins: int) -> list[
 
 
 def _worthwhile(counts: list[int], lengths: list[int], capacity: int, bins: int) -> list[int]:
-    """Positions in `lengths` up to which boxes form a group of their own; `counts` boxes need each length.
+    """Positions in `lengths` at which a group ends; `counts[i]` boxes need `lengths[i]` taps.
 
-    Boxes that are not worth a group join those of the next length.
+    Boxes that do not save enough taps as a group join the group of the next length.
     """
     split, pending = [], 0
     present = [position for position in range(len(lengths)) if counts[position]]
@@ -137,9 +139,9 @@ def axis_taps(
 ) -> tuple[Tensor, Tensor]:
     """Pixels and weights of every bin along one axis. -> indices (N, bins, capacity) int64, weights (N, bins, capacity)
 
-    start (N,) in pixels, pixel centers at whole numbers; extent (N,) of a bin; size (N,) of the map. A bin of extent e
-    takes subdivide * ceil(e / subdivide) equidistant samples; a sample outside [-1, size] weighs nothing, one outside
-    [0, size - 1] takes the border pixel.
+    start (N,) in pixels, pixel centers at integers; extent (N,) of a bin; size (N,) of the map. A bin of extent e takes
+    subdivide * ceil(e / subdivide) equidistant samples; a sample outside [-1, size] has weight zero, one outside [0,
+    size - 1] takes the border pixel.
     """
     samples = torch.ceil(extent / subdivide) * subdivide
     ordinal = torch.arange(max(int(samples.max()), 1))
@@ -163,13 +165,13 @@ def axis_taps(
 class PixelGather(torch.autograd.Function):
     """(table (P, C), bags) -> (boxes * bins * bins, C); differentiable in the table.
 
-    The gradient is the transposed sum: the bags are sorted by table row, so that it, too, is a gather, without
-    collisions.
+    The gradient is the transposed sum. The bags are sorted by table row, so that it is a gather too, without write
+    conflicts.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, table: Tensor, bags: Bags) -> Tensor:
-        """Sum the bags."""
+        """Sum the rows of each bag."""
         ctx.bags, ctx.rows = bags, len(table)  # type: ignore[attr-defined]
         cells = bags.bins * bags.bins
         if len(bags.groups) == 1:
@@ -181,7 +183,7 @@ class PixelGather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        """Sum, for every table row, the bins it went into."""
+        """Sum, for each table row, the gradients of the bins that it contributes to."""
         bags: Bags = ctx.bags  # type: ignore[attr-defined]
         cells = bags.bins * bags.bins
         index = torch.cat([g.index.flatten() for g in bags.groups])
@@ -203,6 +205,6 @@ def _sums(table: Tensor, group: Group) -> Tensor:
 
 
 def _bins_of(group: Group, cells: int) -> Tensor:
-    """The output row of every entry of the group's bags."""
+    """Output row of each entry of the group's bags."""
     bins = group.boxes.int()[:, None] * cells + torch.arange(cells, dtype=torch.int32, device=group.boxes.device)
     return bins.flatten().repeat_interleave(group.index.shape[1])

@@ -1,6 +1,4 @@
-"""Outlines of mask crops as polygons in image coordinates, where pixel (column, row) covers [column, column + 1) x
-[row, row + 1).
-"""
+"""Polygons of mask crops in image coordinates: pixel (column, row) covers [column, column + 1) x [row, row + 1)."""
 
 from dataclasses import dataclass
 
@@ -13,47 +11,48 @@ from htc.ops.masks import MaskCrop
 
 @dataclass(frozen=True)
 class Polygon:
-    """One connected part of a mask: what lies inside `exterior` and in none of the `holes`."""
+    """One connected part of a mask: the area inside `exterior` and outside all `holes`."""
 
     exterior: Float32[np.ndarray, "V 2"]
-    """(x, y) corners in pixels of the image; the last one is joined to the first."""
+    """(x, y) vertices in image pixels; the last one is joined to the first."""
     holes: tuple[Float32[np.ndarray, "_ 2"], ...] = ()
-    """Likewise; an island inside a hole is a polygon of its own."""
+    """Rings of the same form; an island inside a hole is a separate polygon."""
 
 
 def polygons(crop: MaskCrop, tolerance: float = 0.0) -> list[Polygon]:
-    """The connected parts of one instance, largest exterior first, with their holes.
+    """Extract the connected parts of one instance, largest exterior first, with their holes.
 
-    With `tolerance` 0 an outline runs exactly along the edges of the pixels; above it, corners are left out as long as
-    the outline moves by no more than `tolerance` pixels. Every outline has at least four corners (three after
-    simplification).
+    With `tolerance` 0, a ring follows the pixel edges exactly; with a larger value, vertices are removed as long as the
+    ring moves by at most `tolerance` pixels. Every ring has at least four vertices (three after simplification).
     """
     if not crop.bitmap.any():
         return []
-    found, hierarchy = cv2.findContours(_corner_grid(crop.bitmap), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    contours = [_with_corners(contour.reshape(-1, 2)) for contour in found]
+    raw_contours, hierarchy = cv2.findContours(_corner_grid(crop.bitmap), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    contours = [_with_corners(contour.reshape(-1, 2)) for contour in raw_contours]
     parents: list[int] = hierarchy[0, :, 3].tolist()
-    exteriors = [number for number, parent in enumerate(parents) if parent < 0]
-    exteriors.sort(key=lambda number: cv2.contourArea(contours[number]), reverse=True)
+    outer = [index for index, parent in enumerate(parents) if parent < 0]
+    outer.sort(key=lambda index: cv2.contourArea(contours[index]), reverse=True)
     offset = np.array([crop.x, crop.y], np.float32)
 
-    def outline(number: int) -> Float[np.ndarray, "V 2"]:
-        contour = contours[number]
+    def ring(index: int) -> Float[np.ndarray, "V 2"]:
+        contour = contours[index]
         if tolerance > 0:
             contour = _simplified(contour, 2 * tolerance)
         return contour.reshape(-1, 2).astype(np.float32) / 2 - 0.5 + offset
 
     return [
-        Polygon(outline(number), tuple(outline(hole) for hole, parent in enumerate(parents) if parent == number))
-        for number in exteriors
+        Polygon(ring(index), tuple(ring(hole) for hole, parent in enumerate(parents) if parent == index))
+        for index in outer
     ]
 
 
 def _corner_grid(bitmap: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W"]:
-    """Twice the resolution, so that the corners of pixels are points of it: corner (x, y) is point (2x + 1, 2y + 1).
+    """Upsample the bitmap to twice its resolution, so that pixel corners are points: corner (x, y) is point (2x + 1, 2y
+    + 1).
 
-    OpenCV follows the centers of border points. A pixel becomes the 3x3 points from corner to corner, hence the outline
-    runs along the pixel's edges; pixels that only touch at a corner share that point, and pixels one apart stay apart.
+    OpenCV follows the centers of border points. Each pixel becomes the 3x3 points from corner to corner, so the contour
+    runs along the pixel's edges; pixels that touch only at a corner share that point, and pixels with a gap of one stay
+    apart.
     """
     height, width = bitmap.shape
     points = np.zeros((2 * height + 3, 2 * width + 3), np.uint8)
@@ -62,12 +61,12 @@ def _corner_grid(bitmap: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W"]:
 
 
 def _with_corners(contour: Int32[np.ndarray, "V 2"]) -> Int32[np.ndarray, "C 2"]:
-    """The pixel corners of a contour: OpenCV cuts each inward corner by one diagonal step between two points that
-    are no corners.
+    """Pixel corners of a contour: OpenCV cuts each inward corner with one diagonal step between two points that are not
+    corners.
     """
     following = np.roll(contour, -1, axis=0)
     diagonal = (np.abs(following - contour) == 1).all(axis=1)
-    # Corners are odd in both axes; of the two ways round a diagonal step exactly one passes such a point.
+    # Corners are odd in both axes; of the two ways around a diagonal step, exactly one passes through such a point.
     turn = np.stack((contour[:, 0], following[:, 1]), axis=1)
     turn = np.where((turn % 2 == 1).all(axis=1)[:, None], turn, np.stack((following[:, 0], contour[:, 1]), axis=1))
     points = np.stack((contour, np.where(diagonal[:, None], turn, 0)), axis=1).reshape(-1, 2)

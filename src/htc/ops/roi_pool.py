@@ -1,10 +1,11 @@
-"""P(x, r) of the paper: RoIAlign (aligned, adaptive sampling) over a pyramid, with two backends that agree to 1e-4.
+"""RoI pooling, P(x, r) in the paper: RoIAlign (aligned, adaptive sampling) over a pyramid, with two backends that agree
+to 1e-4.
 
 `gather` reads all levels of all images from one channels-last pixel table. RoIAlign's bilinear samples are separable,
-so the samples of a bin collapse into a few taps an axis, and a bin is a weighted sum of table rows: `embedding_bag`. On
-a CPU it is an order of magnitude faster than torchvision's scalar kernel. `torchvision` is the oracle, the export
-backend and the one for accelerators; it has static shapes: on the levels a box does not belong to, it is pooled with
-zero extent, which costs and adds nothing.
+so the samples of a bin reduce to a few taps per axis, and a bin is a weighted sum of table rows: `embedding_bag`. On a
+CPU it is ten times as fast as torchvision's scalar kernel. `torchvision` is the reference, and the backend for exported
+graphs and accelerators. Its shapes are static: each box is pooled from every level, with zero extent on the levels that
+it is not assigned to, which adds nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -21,12 +22,12 @@ from htc.ops.pixel_gather import PixelGather, bags
 
 Backend = Literal["auto", "gather", "torchvision"]
 FINEST_SCALE = 56
-"""Boxes whose side (square root of the area) is below twice this many pixels go to the finest level."""
+"""Boxes whose side (square root of the area) is less than twice this many pixels are pooled from the finest level."""
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Feature maps (B, C, H, W) of one network, finest first, and their strides in input pixels."""
+    """Feature maps (B, C, H, W) of a network, finest first, and their strides in pixels of the network input."""
 
     maps: tuple[Tensor, ...]
     strides: tuple[int, ...]
@@ -38,16 +39,16 @@ class Pyramid:
 
     @cached_property
     def single(self) -> tuple["Pyramid", ...]:
-        """Each level as a pyramid of its own, from which a box of any size is pooled."""
+        """Each level as a separate pyramid, from which boxes of any size are pooled."""
         return tuple(Pyramid((level,), (stride,)) for level, stride in zip(self.maps, self.strides, strict=True))
 
     def float(self) -> "Pyramid":
-        """The same maps in float32."""
+        """Convert the maps to float32."""
         return replace(self, maps=tuple(m.float() for m in self.maps))
 
 
 def pyramid_level(boxes: Float[Tensor, "*N 4"], levels: int) -> Int[Tensor, "*N"]:
-    """floor(log2(sqrt(w h) / 56 + 1e-6)), within 0 .. levels - 1."""
+    """Level that each box is pooled from: floor(log2(sqrt(w h) / 56 + 1e-6)), clipped to 0 .. levels - 1."""
     side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0).sqrt()
     return torch.log2(side / FINEST_SCALE + 1e-6).floor().clamp(0, levels - 1).long()
 
@@ -60,19 +61,20 @@ def roi_pool(
     backend: Backend = "auto",
     rows: Int[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "N C bins bins"]:
-    """RoIAlign each box on its level. -> (N, C, bins, bins), channels last: of all B R boxes, or of those at `rows`.
+    """RoIAlign each box on its level. -> (N, C, bins, bins), channels last: for all B R boxes, or for those at `rows`.
 
     `subdivide` = 2 computes 2 bins x 2 bins and averages each 2 x 2 block (the semantic feature of the box branch),
-    without ever holding the larger grid where the backend can avoid it.
+    without storing the larger grid where the backend can avoid it.
     """
     if backend == "auto":
         backend = "gather" if boxes.device.type == "cpu" and not torch.compiler.is_exporting() else "torchvision"
-    # a diverging network may say NaN: such a box pools nothing instead of failing inside a kernel
+    # a diverging network may predict NaN: such a box is pooled to zeros instead of failing inside a kernel
     boxes = boxes.detach().float().nan_to_num(0, 0, 0)
     if backend == "torchvision":
         return _by_torchvision(pyramid, boxes, bins, subdivide, rows)
     if rows is not None and pyramid.maps[0].requires_grad:
-        # The order in which a pixel's gradients are added up depends on all boxes: leaving some out would change sums.
+        # The order in which a pixel's gradients are summed depends on all boxes: without some of them, the sums would
+        # change.
         return roi_pool(pyramid, boxes, bins, subdivide, backend)[rows]
     on_maps = on_levels(pyramid, boxes, rows)
     count = len(on_maps[0])
@@ -85,7 +87,7 @@ def roi_pool(
 def selected_boxes(
     boxes: Float[Tensor, "B R 4"], rows: Int[Tensor, " N"] | None
 ) -> tuple[Float[Tensor, "N 4"], Int[Tensor, " N"]]:
-    """All B R boxes, or those at `rows`, and the index of each one's image."""
+    """All B R boxes, or those at `rows`, and the image index of each."""
     image = torch.arange(boxes.shape[0], device=boxes.device).repeat_interleave(boxes.shape[1])
     flat = boxes.flatten(0, 1)
     return (flat, image) if rows is None else (flat[rows], image[rows])
@@ -94,7 +96,7 @@ def selected_boxes(
 def on_levels(
     pyramid: Pyramid, boxes: Float[Tensor, "B R 4"], rows: Int[Tensor, " N"] | None = None
 ) -> tuple[Float[Tensor, "N 4"], Int[Tensor, "N 2"], Int[Tensor, " N"]]:
-    """Each box in pixels of its own map, that map's (height, width), and the map's first row in the pixel table."""
+    """Each box in pixels of its map, that map's (height, width), and the map's first row in the pixel table."""
     images = boxes.shape[0]
     boxes, image = selected_boxes(boxes, rows)
     level = pyramid_level(boxes.detach(), len(pyramid.maps))

@@ -1,16 +1,17 @@
-"""Two other ways to pool a box over a pyramid, for `cascade.pooling precise` and `torchvision`; see `roi_pool`.
+"""Two alternatives to `roi_pool`, for `cascade.pooling precise` and `torchvision`.
 
-`precise_roi_pool` (Jiang et al., "Acquisition of Localization Confidence", ECCV 2018, section 3.2): a bin is an exact
-average instead of an average of samples. A feature map is a continuous surface: bilinear between pixel centers,
-falling to zero within one pixel outside the map. A bin is the integral of that surface over it, divided by its area
-(Eq. 4 there). The surface is a sum of products of hat functions, so a bin is weights_y^T F weights_x, where a weight is
-the integral of one pixel's hat over the bin's side: piecewise quadratic in the side's ends. Pooled features are
-therefore differentiable in the boxes, too, which RoIAlign's are only between its jumps. Differs from the authors' code
-by: pixel centers lie half a pixel inside, as in aligned RoIAlign, so that both pool the same region.
+`precise_roi_pool` (Jiang et al., "Acquisition of Localization Confidence", ECCV 2018, section 3.2) replaces the average
+of samples in a bin with the exact average. The feature map is treated as a continuous surface: bilinear between pixel
+centers, falling to zero within one pixel outside the map. A bin is the integral of that surface over the bin, divided
+by its area (Eq. 4 there). The surface is a sum of products of hat functions, so a bin is weights_y^T F weights_x, where
+a weight is the integral of one pixel's hat over the bin's side: piecewise quadratic in the ends of the side. Pooled
+features are therefore differentiable in the boxes too, while RoIAlign's gradient is undefined where its number of
+samples jumps. Differs from the authors' code by: pixel centers are shifted by half a pixel, as in aligned RoIAlign, so
+that both pool the same region.
 
-`sampled_roi_pool`, as torchvision's detectors compute it: RoIAlign as first published (He et al. 2017), with two
+`sampled_roi_pool` is the pooling of torchvision's detectors: RoIAlign as first published (He et al. 2017), with two
 samples along each axis of a bin and coordinates that are not shifted by half a pixel. Weights trained in torchvision
-expect it.
+need it.
 """
 
 import torch
@@ -24,11 +25,11 @@ from htc.ops.pixel_gather import CAPACITIES, Bags, Group, PixelGather, by_shape
 from htc.ops.roi_pool import Pyramid, on_levels, pyramid_level, selected_boxes
 
 SMALLEST_EXTENT = 1e-6
-"""A bin narrower than this many pixels has no area to average over and pools zero, as in the authors' code."""
+"""A bin narrower than this many pixels has no area to average over and is pooled to zero, as in the authors' code."""
 SAMPLES = 2
 """Samples per bin and axis of torchvision's pooling."""
-NOWHERE = -1e6
-"""Coordinate of a box that samples no pixel of any map."""
+OUTSIDE = -1e6
+"""Coordinate of a box outside every map, which samples no pixel."""
 
 
 def precise_roi_pool(
@@ -38,17 +39,17 @@ def precise_roi_pool(
     subdivide: int = 1,
     rows: Int[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "N C bins bins"]:
-    """The exact mean of each bin of each box on its level. -> (N, C, bins, bins), channels last: of all B R boxes, or
-    of those at `rows`.
+    """Exact mean of each bin of each box on its level. -> (N, C, bins, bins), channels last: for all B R boxes, or for
+    those at `rows`.
 
-    Differentiable in the features, and in the boxes if they require it. A box without extent, or that is no number,
-    pools zero. `subdivide` is RoIAlign's: the mean of exact means over parts of a bin is the exact mean of the bin,
-    whatever it says. Raises `ConfigError` in a `torch.export`: it has no static shapes.
+    Differentiable in the features, and in the boxes if they require it. A box of zero area or with NaN coordinates is
+    pooled to zeros. `subdivide` has no effect, since the mean of the exact means of a bin's parts is the exact mean of
+    the bin. Raises `ConfigError` in a `torch.export`: its shapes are not static.
     """
     if torch.compiler.is_exporting():
         raise ConfigError(
-            "cascade.pooling precise cannot be exported: how many pixels a bin covers is no static shape; export a "
-            "model of pooling align"
+            "a model with cascade.pooling precise cannot be exported: the number of pixels in a bin is not a static "
+            "shape; export a model with cascade.pooling align"
         )
     if rows is not None and pyramid.maps[0].requires_grad:
         return precise_roi_pool(pyramid, boxes, bins, subdivide)[rows]  # as in `roi_pool`
@@ -68,13 +69,13 @@ def precise_roi_pool(
 def _groups(
     boxes: Float[Tensor, "N 4"], sizes: Int[Tensor, "N 2"], first: Int[Tensor, " N"], bins: int, exact: torch.dtype
 ) -> list[Group]:
-    """The bags of every bin, boxes of like size together: how many pixels a bin touches decides how long its bags are.
+    """Bags of every bin, grouped by box size: the number of pixels that a bin touches sets the length of its bags.
 
-    Weights are computed in float64, where the small differences of integrals do not cancel, and kept in `exact`.
+    Weights are computed in float64, where small differences of integrals do not cancel, and stored in `exact`.
     """
     start = boxes[:, :2] - 0.5
     extent = (boxes[:, 2:] - boxes[:, :2]) / bins
-    # hats reach one pixel to either side of a bin, whose ends fall anywhere between pixels
+    # a hat reaches one pixel to either side of a bin, whose ends lie anywhere between pixels
     touched = torch.ceil(extent.detach().clamp(min=0)) + 2
     limits = torch.tensor(CAPACITIES, dtype=touched.dtype, device=boxes.device)
     capacity = torch.bucketize(torch.minimum(touched.amax(1), sizes.amax(1) + 2), limits)
@@ -96,9 +97,10 @@ def _groups(
 def axis_integrals(
     start: Float[Tensor, " N"], extent: Float[Tensor, " N"], bins: int, size: Int[Tensor, " N"], capacity: int
 ) -> tuple[Int[Tensor, "N bins capacity"], Float[Tensor, "N bins capacity"]]:
-    """Pixels and weights of every bin along one axis: how much of a bin's mean each pixel's hat is.
+    """Pixels and weights of every bin along one axis, where a weight is the share of one pixel's hat in the mean of the
+    bin.
 
-    start (N,) in pixels, pixel centers at whole numbers; extent (N,) of a bin; size (N,) of the map.
+    start (N,) in pixels, pixel centers at integers; extent (N,) of a bin; size (N,) of the map.
     """
     low = start[:, None] + torch.arange(bins, device=start.device) * extent[:, None]
     leftmost = torch.minimum((low.detach().floor()).clamp(min=0), (size[:, None] - capacity).clamp(min=0).to(low.dtype))
@@ -112,13 +114,13 @@ def axis_integrals(
 
 
 def hat_integral(end: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """The integral of max(0, 1 - |t|) from minus infinity to `end`."""
+    """Integral of max(0, 1 - |t|) from minus infinity to `end`."""
     within = end.clamp(-1, 1)
     return 0.5 + within - within.abs() * within / 2
 
 
 def _differentiable_in_weights(table: Float[Tensor, "P C"], groups: list[Group], count: int) -> Float[Tensor, "M C"]:
-    """The same sums, with torch's own gradient to table and weights."""
+    """The same sums as `PixelGather`, with torch's gradient for both the table and the weights."""
     order = torch.cat([group.boxes for group in groups]).argsort()
     sums = [
         F.embedding_bag(g.index, table, mode="sum", per_sample_weights=g.weight.to(table.dtype)).view(
@@ -136,16 +138,17 @@ def sampled_roi_pool(
     subdivide: int = 1,
     rows: Int[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "N C bins bins"]:
-    """As `roi_pool`, with torchvision's samples; a box is at least one pixel of its map wide and high.
+    """RoIAlign with torchvision's fixed samples; a box is at least one pixel of its map wide and high.
 
-    Shapes are static: on the levels a box does not belong to it lies outside the map, where the kernel adds nothing.
+    Shapes are static: on the levels that a box is not assigned to, it lies outside the map, where the kernel adds
+    nothing.
     """
-    boxes, image = selected_boxes(boxes.detach().float().nan_to_num(NOWHERE, NOWHERE, NOWHERE), rows)
+    boxes, image = selected_boxes(boxes.detach().float().nan_to_num(OUTSIDE, OUTSIDE, OUTSIDE), rows)
     level = pyramid_level(boxes, len(pyramid.maps))
     features = pyramid.maps[0]
     total = features.new_zeros((len(boxes), features.shape[1], bins * subdivide, bins * subdivide), dtype=torch.float32)
     for index, (features, stride) in enumerate(zip(pyramid.maps, pyramid.strides, strict=True)):
-        here = torch.where((level == index)[..., None], boxes, NOWHERE)
+        here = torch.where((level == index)[..., None], boxes, OUTSIDE)
         rois = torch.cat([image[:, None].to(here.dtype), here], 1)
         total = total + roi_align(features.float(), rois, bins * subdivide, 1 / stride, SAMPLES, aligned=False)
     pooled = F.avg_pool2d(total, subdivide) if subdivide > 1 else total

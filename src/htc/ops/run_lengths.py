@@ -1,7 +1,7 @@
-"""COCO run-length strings straight from mask crops: identical to `pycocotools.mask.encode` of the dense mask.
+"""COCO run-length encoding of mask crops, identical to `pycocotools.mask.encode` of the dense masks.
 
-COCO counts runs of 0 and 1 alternately down the columns of the whole image. A crop's transitions give them without
-the image: the rows above and below it only lengthen the runs of 0.
+COCO counts runs of 0 and 1 alternately down the columns of the whole image. The transitions inside a crop are enough to
+compute them: the rows above and below the crop only lengthen the runs of 0.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from htc.ops.masks import WEIGHT_TABLES, WORK_ELEMENTS, MaskCrop, MaskGrid, Piec
 
 CHARACTER_BITS = 5
 LONGEST = 13
-"""Characters of a 64-bit count."""
+"""Maximum number of characters for a 64-bit count."""
 
 
 def rle(grid: MaskGrid) -> list[dict[str, object]]:
-    """COCO run-length encoding of every object: `{"size": [height, width], "counts": str}`."""
+    """Encode the mask of each instance as COCO RLE: `{"size": [height, width], "counts": str}`."""
     encoded: list[dict[str, object]] = []
     for group in _groups(grid):
         owners, edges = _edges(grid, group)
@@ -27,7 +27,7 @@ def rle(grid: MaskGrid) -> list[dict[str, object]]:
 
 
 def rle_of_crops(crops: list[MaskCrop], size: tuple[int, int]) -> list[dict[str, object]]:
-    """The same for masks that are cropped bitmaps already."""
+    """Encode masks that are already cropped bitmaps as COCO RLE; `size` is the image's (height, width)."""
     encoded: list[dict[str, object]] = []
     for crop in crops:
         height, width = crop.bitmap.shape
@@ -40,21 +40,21 @@ def rle_of_crops(crops: list[MaskCrop], size: tuple[int, int]) -> list[dict[str,
 
 
 def _groups(grid: MaskGrid) -> Iterator[range]:
-    """Consecutive objects whose crops fit the working memory together; an object larger than that is alone."""
+    """Consecutive instances whose crops fit the working memory together; a larger instance forms a group of one."""
     extent = grid.stop - grid.start
     cost = extent[:, 0] * (extent[:, 1] + 1) + WEIGHT_TABLES * extent.sum(1)
     first, total = 0, 0
-    for index, own in enumerate(cost.tolist()):
-        if index > first and total + own > WORK_ELEMENTS:
+    for index, elements in enumerate(cost.tolist()):
+        if index > first and total + elements > WORK_ELEMENTS:
             yield range(first, index)
             first, total = index, 0
-        total += own
+        total += elements
     if len(cost):
         yield range(first, len(cost))
 
 
 def _edges(grid: MaskGrid, group: range) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]:
-    """Where runs begin and end, as (object in group, position down the columns of the image), in order."""
+    """Positions where runs begin and end, in order, as (instance in the group, position down the image's columns)."""
     owners, edges = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     work = [piece for index in group for piece in pieces(grid, index)]
     single = len({piece.owner for piece in work}) < len(work)
@@ -66,9 +66,9 @@ def _edges(grid: MaskGrid, group: range) -> tuple[Int[np.ndarray, " E"], Int[np.
 
 
 def _batch_edges(grid: MaskGrid, batch: list[Piece]) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]:
-    """The edges of several pieces with one search through all their pixels.
+    """Find the edges of several pieces in one search through all their pixels.
 
-    Every column is followed by one cell of background, so that columns and objects cannot run into one another.
+    Every column is followed by one background cell, so that runs do not continue into the next column or instance.
     """
     index = np.array([piece.owner for piece in batch], np.int64)
     width = np.array([piece.right - piece.left for piece in batch], np.int64)
@@ -100,18 +100,18 @@ def _transitions(padded: Bool[np.ndarray, "w h"]) -> tuple[Int[np.ndarray, " E"]
 
 
 def _encode(
-    owners: Int[np.ndarray, " E"], edges: Int[np.ndarray, " E"], objects: int, size: tuple[int, int]
+    owners: Int[np.ndarray, " E"], edges: Int[np.ndarray, " E"], instances: int, size: tuple[int, int]
 ) -> list[dict[str, object]]:
-    """COCO strings of `objects` masks from their edges, which alternate begin, end, begin, ..."""
-    # Where columns fill the image's height, a run that ends a column and one that begins the next are one run.
+    """COCO RLE of `objects` masks from their edges, which alternate begin, end, begin, ..."""
+    # If a column fills the image's height, a run that ends there and one that begins the next column are one run.
     joined = np.flatnonzero((edges[1:] == edges[:-1]) & (owners[1:] == owners[:-1]))
     keep = np.ones(len(edges), bool)
     keep[joined] = keep[joined + 1] = False
     owners, edges = owners[keep], edges[keep]
-    # Counts: first edge, differences, and what is left of the image, unless that is nothing.
+    # Counts: the first edge, the differences, and the rest of the image unless it is empty.
     total = size[0] * size[1]
-    amount = np.bincount(owners, minlength=objects)
-    last = np.concatenate((np.cumsum(amount) - 1, [-1]))[:objects]
+    amount = np.bincount(owners, minlength=instances)
+    last = np.concatenate((np.cumsum(amount) - 1, [-1]))[:instances]
     rest = np.where(amount > 0, total - edges[last] if len(edges) else total, total)
     counts = np.insert(np.diff(edges, prepend=0), last + 1, rest)
     first = np.cumsum(amount + 1) - amount - 1
@@ -124,8 +124,8 @@ def _encode(
 
 
 def _strings(counts: Int[np.ndarray, " C"], lengths: Int[np.ndarray, " N"]) -> list[str]:
-    """COCO's text of counts: each less the one two before it (from the fourth on), in signed groups of 5 bits, low
-    first.
+    """COCO's text of the counts: each minus the one two before it (from the fourth on), in signed groups of 5 bits,
+    lowest bits first.
     """
     position = np.arange(len(counts)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     value = counts.copy()
@@ -133,12 +133,12 @@ def _strings(counts: Int[np.ndarray, " C"], lengths: Int[np.ndarray, " N"]) -> l
     characters = np.zeros((len(counts), LONGEST), np.uint8)
     used = np.zeros((len(counts), LONGEST), bool)
     active = np.ones(len(counts), bool)
-    for place in range(LONGEST):
+    for position_in_text in range(LONGEST):
         digit = value & 31
         value = value >> CHARACTER_BITS
         more = np.where(digit & 16 != 0, value != -1, value != 0)
-        characters[:, place] = digit + np.where(more, 32, 0) + 48
-        used[:, place] = active
+        characters[:, position_in_text] = digit + np.where(more, 32, 0) + 48
+        used[:, position_in_text] = active
         active = active & more
         if not active.any():
             break

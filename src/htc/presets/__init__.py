@@ -1,8 +1,8 @@
-"""Named configurations, and what has been published or measured for them.
+"""Named configurations, and their published or measured AP.
 
-Each preset is a function that returns a whole `Config`; nothing inherits from anything. Names follow mmdetection's, so
-that its released weights map one to one. A preset belongs to the module of its source: `coco`, `paper`, `table7`,
-`small` or `extended`; `published` holds AP with its sources.
+Each preset is a function that returns a whole `Config`; there is no inheritance. Names follow mmdetection's, so that
+its released weights map one to one. A preset belongs to the module of its source: `coco`, `paper`, `table7`, `small` or
+`extended`; `published` holds AP with its sources.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from htc.presets.small import SMALL
 from htc.presets.table7 import TABLE7
 
 DEFAULT_PRESET = "htc_r50_fpn_1x_coco"
-"""The preset where none is named and none is chosen for a dataset."""
+"""Preset if none is given and none is derived from a dataset."""
 PRESETS: dict[str, Callable[[], Config]] = {
     **OFFICIAL,
     **PAPER,
@@ -31,7 +31,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
 
 
 def preset(name: str) -> Config:
-    """The configuration of that name; raises `ConfigError` with the nearest names if there is none."""
+    """Return the configuration of that name; raises `ConfigError` with the nearest names if there is none."""
     if name not in PRESETS:
         near = get_close_matches(name, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`htc models` lists them."

@@ -223,7 +223,7 @@ def htc(name: str, backbone: Backbone, training: Training = TWENTY_EPOCHS) -> Co
 
 
 def htc_without_semantic(name: str) -> Config:
-    """HTC of Eqs. 2-5, without the semantic branch: for data without stuff maps, or the third row of Table 2."""
+    """HTC of Eqs. 2-5, without the semantic branch, for data without stuff maps; the third row of Table 2."""
     return Config(
         preset=name,
         classes=COCO_CLASSES,

@@ -1,4 +1,6 @@
-"""Models beyond the paper's own: PANet, guided anchoring, DetectoRS, and HTC on transformers and ConvNeXt ("HTC++")."""
+"""Models beyond the paper: PANet, guided anchoring, DetectoRS, and HTC with transformer and ConvNeXt backbones
+("HTC++").
+"""
 
 from collections.abc import Callable
 
@@ -27,10 +29,10 @@ from htc.presets.small import htc_r18_small
 def panet(name: str) -> Config:
     """Mask R-CNN with PANet's three parts: bottom-up path, adaptive feature pooling, fully-connected fusion of masks.
 
-    Anchors, losses and schedule are those of `mask_rcnn_r50_fpn_1x_coco`, so that the two differ in these parts alone.
-    The bottom-up path is the one of released PAFPN weights. No weights of this preset are published, and its frozen
-    layers would stay random without ImageNet weights:
-    `htc train --preset panet_r50_fpn_1x_coco --backbone.pretrained true`.
+    Anchors, losses and schedule are those of `mask_rcnn_r50_fpn_1x_coco`, so that the two differ in these parts only.
+    The bottom-up path is that of the released PAFPN weights. There are no published weights of this preset, and its
+    frozen layers would stay random without ImageNet weights: `htc train --preset panet_r50_fpn_1x_coco
+    --backbone.pretrained true`.
     """
     cascade = {"pooled_levels": "all", "mask_head": FusionMask()}
     return mask_rcnn(name, BACKBONES["r50"]).replace(neck=PAFPN(), cascade=cascade)
@@ -43,19 +45,19 @@ THREE_EPOCHS = Training(epochs=3, milestones=(1, 2))
 
 
 def htc_ga_rpn(name: str, training: Training) -> Config:
-    """HTC whose proposals come from guided anchoring, trained together with all the rest.
+    """HTC with proposals from guided anchoring, trained jointly with the other parts.
 
-    The paper's step from 44.3 to 45.3 mask AP (Table 7, with SENet-154) finetuned a trained detector: that is the
+    The paper's step from 44.3 to 45.3 mask AP (Table 7, with SENet-154) fine-tuned a trained detector: that is the
     schedule of three epochs, `htc train --preset htc_r50_fpn_ga_rpn_finetune_3e --weights TRAINED_HTC`, where
-    everything but the proposals' own layers starts from the given weights. The longer schedule needs ImageNet weights,
-    or the frozen layers stay random: `htc train --preset htc_r50_fpn_ga_rpn_20e --backbone.pretrained true`. Nobody has
-    published an AP of these presets with ResNet-50, and we have not trained them on COCO.
+    everything but the layers of guided anchoring starts from the given weights. The longer schedule needs ImageNet
+    weights, or the frozen layers stay random: `htc train --preset htc_r50_fpn_ga_rpn_20e --backbone.pretrained true`.
+    There is no published AP of these presets with ResNet-50, and they have not been trained on COCO with this library.
     """
     return htc(name, BACKBONES["r50"], training).replace(rpn=GuidedRPN())
 
 
 def htc_r18_small_ga_rpn(name: str) -> Config:
-    """`htc_r18_small` with guided anchoring; squares as large as its anchors, as many proposals."""
+    """`htc_r18_small` with guided anchoring; squares of the size of its anchors, the same number of proposals."""
     rpn = GuidedRPN(
         anchor_scale=4.0, candidates_per_level=500, training_candidates_per_level=500, training_proposals=1000
     )
@@ -70,7 +72,7 @@ GA_RPN: dict[str, Callable[[], Config]] = {
 
 
 def beyond(name: str, backbone: Backbone, *, layer_decay: float = 1.0) -> Config:
-    """The full HTC under that backbone with the recipe of this module."""
+    """The full HTC with the given backbone and the training recipe of this module."""
     training = Training(
         epochs=72,
         milestones=(63, 69),
@@ -85,7 +87,7 @@ def beyond(name: str, backbone: Backbone, *, layer_decay: float = 1.0) -> Config
 
 
 def swin(size: str, drop_path_rate: float) -> Timm:
-    """Swin of ImageNet-22K with windows of 7, as for detection."""
+    """Swin with windows of 7, pretrained on ImageNet-22K, with the options for detection."""
     return Timm(
         name=f"swin_{size}_patch4_window7_224.ms_in22k",
         output_norm="layer",
@@ -109,17 +111,18 @@ BEYOND: dict[str, Callable[[], Config]] = {
 
 
 def detectors(name: str, *, recursive: bool, switchable: bool) -> Config:
-    """HTC R-50 with either part or both; 12 epochs, as mmdetection's, whose model zoo has weights of all three.
+    """HTC R-50 with either or both parts of DetectoRS; 12 epochs, as in mmdetection, whose model zoo has weights of all
+    three.
 
-    Two looks at the image (recursive pyramid); switchable deformable convolution in C3-C5 of each backbone; weights
-    of every convolution standardised. Meant for 8 GPUs of two images each (13.6 GB there), both backbones from
-    ImageNet. Nobody has trained these presets to the end with this library yet.
+    `recursive`: recursive pyramid; `switchable`: switchable deformable convolutions in C3-C5 of each backbone. The
+    weights of every convolution are standardized. Meant for 8 GPUs with two images each (13.6 GB), both backbones from
+    ImageNet weights. These presets have not been trained to the end with this library yet.
 
         htc train --preset detectors_htc_r50_1x_coco --backbone.pretrained true --data coco --semantic stuffthingmaps
         --devices 8
     """
-    where = {"switchable": "deformable", "switchable_stages": (3, 4, 5)} if switchable else {}
-    backbone = ResNet(depth=50, standardized=True, **where)
+    options = {"switchable": "deformable", "switchable_stages": (3, 4, 5)} if switchable else {}
+    backbone = ResNet(depth=50, standardized=True, **options)
     return htc(name, backbone, Training()).replace(neck=RecursiveFPN() if recursive else FPN())
 
 

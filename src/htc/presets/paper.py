@@ -1,4 +1,4 @@
-"""The paper's own settings, where the released configurations differ from them."""
+"""The paper's settings, where the released configurations differ from them."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from htc.presets.coco import BACKBONES, TWENTY_EPOCHS, cascade_mask_rcnn, htc, m
 
 
 def paper(config: Config) -> Config:
-    """The paper's own numbers where the released configurations differ: beta 1, score threshold 0.001, one matching
+    """Apply the paper's values where the released configurations differ: beta 1, score threshold 0.001, one matching
     rule.
     """
     semantic = None if config.semantic is None else {"loss_weight": 1.0}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """Per cent; None where the source gives none."""
+    """AP in percent; None if the source gives none."""
 
     box_ap: float | None
     mask_ap: float | None
@@ -30,7 +30,7 @@ PUBLISHED: dict[str, Published] = {
 
 @dataclass(frozen=True)
 class MeasuredAP:
-    """Per cent, the mean over `seeds`; a row of what was run to the end, never an estimate."""
+    """AP in percent, the mean over `seeds`; only completed trainings, no estimates."""
 
     data: str
     split: str

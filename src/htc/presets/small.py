@@ -1,4 +1,4 @@
-"""Models that learn from scratch: a small one on a CPU, a large one where there are many images."""
+"""Models for training from scratch: a small one for a CPU, a large one for datasets of many images."""
 
 from collections.abc import Callable
 
@@ -7,14 +7,15 @@ from htc.presets.coco import COCO_CLASSES, COCO_IDS
 
 
 def htc_r18_small(name: str) -> Config:
-    """A small HTC that learns from scratch in minutes on a CPU: what `htc demo` trains.
+    """A small HTC that trains from scratch in minutes on a CPU; the model of `htc demo`.
 
     One class, one foreground class in the semantic branch (derived from the instances), GroupNorm everywhere since
-    there are no pretrained statistics to keep, anchors half as large for small objects. Images are not enlarged, so
-    that objects keep their size, and padded with their own edges, since crops show the network no padding. Training
-    draws its regions from as many proposals as a test keeps: large boxes of background are not among the best 300, so
-    never were a lesson, and scored high at test. Heads and samples are as small as cost no accuracy with 300 proposals
-    (mask AP of 360 steps on the bundled nuclei: 0.407 with 32 mask channels, 0.409 with 64).
+    there are no pretrained statistics, anchors of half the size for small instances. Images are not enlarged, so that
+    instances keep their size; they are padded with their edges, since training on crops never shows padding. In
+    training, RoIs are sampled from as many proposals as prediction keeps: large background boxes are not among the best
+    300, so with 300 they were never sampled as negatives and scored high in prediction. Heads and numbers of samples
+    are as small as possible without a loss of accuracy with 300 proposals (mask AP after 360 steps on the bundled
+    nuclei: 0.407 with 32 mask channels, 0.409 with 64).
     """
     return Config(
         preset=name,
@@ -40,12 +41,12 @@ def htc_r18_small(name: str) -> Config:
 
 
 def htc_r50_scratch(name: str) -> Config:
-    """HTC R-50 without pretrained weights: GroupNorm everywhere and nothing frozen, since there are no statistics to
-    keep.
+    """HTC R-50 without pretrained weights: GroupNorm everywhere and nothing frozen, since there are no pretrained
+    statistics.
 
-    For data of about COCO's size: from some ten thousand images on, training from scratch reaches what ImageNet
-    weights do, given about three times the epochs (He, Girshick, Dollar 2019, "Rethinking ImageNet pre-training"). Not
-    measured here.
+    For datasets of about COCO's size: from some ten thousand images on, training from scratch reaches the accuracy of
+    ImageNet weights with about three times as many epochs (He, Girshick, Dollar 2019, "Rethinking ImageNet
+    pre-training"). Not measured with this library.
     """
     return Config(
         preset=name,

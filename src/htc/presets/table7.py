@@ -1,12 +1,12 @@
 """Table 7 of the paper (arXiv 1901.07518), row by row: from 38.4 to 44.3 mask AP on test-dev, and the members of its
 ensemble.
 
-Each row adds one component to the row above. What the paper does not say of them is decided here and named: deformable
-convolution is v1 (Dai et al. 2017) in res5; with SyncBN every batch norm of the backbone follows the batch and neck,
-semantic branch, mask heads and box heads get norms, and since the paper's box heads, two fully connected layers, have
-no place for one, they become four convolutions and one layer (4conv1fc). Training: 20 epochs, 16 GPUs of one image
-each; in one process the learning rate scales with the batch. All start from ImageNet weights, fetched when a training
-starts, but FishNet: timm has none of it, so it starts from a file that you name (its authors'), else from nothing.
+Each row adds one component to the row above. Details that the paper omits are chosen as follows: deformable convolution
+is v1 (Dai et al. 2017) in res5; with SyncBN, the backbone's batch norms are trained, and neck, semantic branch, mask
+heads and box heads get norms. Since the paper's box heads, two fully connected layers, cannot have a norm, they become
+four convolutions and one fully connected layer (4conv1fc). Training: 20 epochs, 16 GPUs with one image each; in one
+process the learning rate scales with the batch size. All start from ImageNet weights, downloaded when training starts,
+except FishNet: timm has no weights of it, so it starts from a file that you pass (the authors'), else from scratch.
 
     htc train --preset htc_r50_dcn_syncbn_mstrain_table7 --data coco --semantic stuffthingmaps
     htc train --preset htc_fishnet150_table7 --backbone.pretrained FILE --data coco --semantic stuffthingmaps
@@ -19,16 +19,16 @@ from htc.presets.coco import htc
 from htc.presets.paper import paper
 
 DPN_INPUT = Input(mean=(124.0, 117.0, 104.0), std=(59.88, 59.88, 59.88))
-"""What DPN's ImageNet weights expect."""
+"""Input normalization of DPN's ImageNet weights."""
 
 
 def deformable(config: Config) -> Config:
-    """+ DCN: deformable convolution in res5 (39.5)."""
+    """Add deformable convolution in res5 (+ DCN, 39.5)."""
     return config.replace(backbone={"deformable": "v1", "deformable_stages": (5,)})
 
 
 def synchronised(config: Config) -> Config:
-    """+ SyncBN in backbone and heads (40.7)."""
+    """Add SyncBN in backbone and heads (40.7)."""
     heads = {"mask_norm": "sync", "box_convs": 4, "box_fcs": 1, "box_norm": "sync"}
     return config.replace(
         backbone={"norm": "sync", "frozen_stages": -1},
@@ -39,7 +39,7 @@ def synchronised(config: Config) -> Config:
 
 
 def multi_scale(config: Config) -> Config:
-    """+ multi-scale training: of a short edge of 800, 400-1400, long edge 1600 (42.5 with ResNet-50, 44.3 with
+    """Add multi-scale training: for a short edge of 800, 400-1400, long edge 1600 (42.5 with ResNet-50, 44.3 with
     SENet-154).
     """
     short = config.input.short_edge
@@ -53,7 +53,7 @@ def _start(name: str) -> Config:
 
 
 def _member(name: str, backbone: Backbone, network_input: Input | None = None) -> Config:
-    """Every component above, on a larger backbone."""
+    """All components above, with a larger backbone."""
     config = multi_scale(synchronised(_start(name)))
     return config.replace(backbone=backbone, input=network_input or config.input)
 
@@ -75,8 +75,8 @@ def resnext(base_width: int, groups: int) -> ResNet:
 SENET154 = Timm(name="legacy_senet154", norm="sync", deformable="v1", deformable_stages=(5,), pretrained=True)
 DPN107 = Timm(name="dpn107", norm="sync", deformable="v1", deformable_stages=(5,), pretrained=True)
 FISHNET150 = FishNet(depth=150, norm="sync")
-"""The paper says FishNet; its largest published one of that time is taken, without deformable convolution (it has no
-res5).
+"""The paper only says FishNet; this is the largest published one of that time, without deformable convolution (it has
+no res5).
 """
 
 TABLE7: dict[str, Callable[[], Config]] = {

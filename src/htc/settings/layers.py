@@ -1,9 +1,8 @@
-"""Configuration in layers: preset < `--config FILE` < `HTC_*` environment < flags; values are laid over each other,
-then checked once.
+"""Configuration in layers: preset < `--config FILE` < `HTC_*` environment < flags; merged, then validated once.
 
-A later layer changes only what it names. Changing a `kind` replaces the whole variant, since the fields of one mean
-nothing to another. The settings stay a list with their sources until they are laid over something: a preset, or a
-checkpoint's own configuration.
+A later layer changes only the settings that it contains. Changing a `kind` replaces the whole variant, since variants
+have different fields. Settings are a list with their sources until they are applied to a preset or to a checkpoint's
+configuration.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,8 +26,8 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True)
 class Setting:
-    """One value a user gave: where it goes, and where it came from (`--cascade.ious`, `HTC_CASCADE__IOUS`,
-    `own.yaml: cascade.ious`).
+    """One value set by the user: its path, the value, and its source (`--cascade.ious`, `HTC_CASCADE__IOUS`, `own.yaml:
+    cascade.ious`).
     """
 
     path: Path
@@ -37,7 +36,7 @@ class Setting:
 
 
 def _named(path: Path, source: str) -> Path:
-    """The path with current names; `RenamedWarning` for an old one."""
+    """Rename old field names in the path to the current ones, with a `RenamedWarning`."""
     current = current_path(path)
     for old, new in zip(path, current, strict=True):
         if old != new:
@@ -46,25 +45,25 @@ def _named(path: Path, source: str) -> Path:
 
 
 def from_values(values: Mapping[str, Any], source: str = "overrides") -> list[Setting]:
-    """Settings of nested values, as read from a file or given in Python."""
-    found: list[Setting] = []
+    """Settings from nested values, as read from a file or given in Python."""
+    settings: list[Setting] = []
 
     def visit(node: Mapping[str, Any], path: Path) -> None:
         for key, value in node.items():
-            here = (*path, str(key).replace("-", "_"))
+            full_path = (*path, str(key).replace("-", "_"))
             if isinstance(value, Mapping) and value:
-                visit(value, here)
+                visit(value, full_path)
             else:
-                named = f"{source}: {'.'.join(here)}"
-                here = _named(here, named)
-                found.append(Setting(here, _fitted(value, here), named))
+                setting_source = f"{source}: {'.'.join(full_path)}"
+                full_path = _named(full_path, setting_source)
+                settings.append(Setting(full_path, _fitted(value, full_path), setting_source))
 
     visit(values, ())
-    return _kinds_first(found)
+    return _kinds_first(settings)
 
 
 def from_file(path: str | FilePath) -> list[Setting]:
-    """Settings of a YAML or JSON file; raises `ConfigError` if it cannot be read or is not a mapping."""
+    """Settings from a YAML or JSON file; raises `ConfigError` if it cannot be read or is not a mapping."""
     try:
         values = yaml.safe_load(FilePath(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -79,42 +78,44 @@ def from_file(path: str | FilePath) -> list[Setting]:
         return []
     if not isinstance(values, Mapping):
         raise ConfigError(
-            f"--config {path}: must hold sections and values, such as\n  cascade:\n    interleaved: false"
+            f"--config {path}: must contain sections and values, such as\n  cascade:\n    interleaved: false"
         )
     return from_values(values, str(path))
 
 
 def from_environment(environment: Mapping[str, str]) -> list[Setting]:
-    """Settings of `HTC_SECTION__NAME=value` variables. Empty ones and `HTC_` variables that name no section
-    (HTC_CACHE) are left alone.
+    """Settings from `HTC_SECTION__NAME=value` variables. Empty ones, and `HTC_` variables that are not a section
+    (HTC_CACHE), are ignored.
     """
-    found = []
+    settings = []
     for name, text in sorted(environment.items()):
         section, *names = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         if name.startswith(ENVIRONMENT_PREFIX) and text and (names or section in Config.model_fields):
             path = _named((section, *names), name)
-            found.append(Setting(path, parsed(text, path), name))
-    return _kinds_first(found)
+            settings.append(Setting(path, parsed(text, path), name))
+    return _kinds_first(settings)
 
 
 def from_flags(flags: Iterable[tuple[str, str]]) -> list[Setting]:
-    """Settings of (`cascade.mask-flow`, `false`) pairs; values are written as in YAML, tuples also as `0.5,0.6,0.7`."""
-    found = []
+    """Settings from (`cascade.mask-flow`, `false`) pairs; values are written as in YAML, tuples also as
+    `0.5,0.6,0.7`.
+    """
+    settings = []
     for name, text in flags:
         path = _named(tuple(name.replace("-", "_").split(".")), f"--{name}")
-        found.append(Setting(path, parsed(text, path), f"--{name}"))
-    return _kinds_first(found)
+        settings.append(Setting(path, parsed(text, path), f"--{name}"))
+    return _kinds_first(settings)
 
 
 def gather(
     file: str | FilePath | None, environment: Mapping[str, str], flags: Iterable[tuple[str, str]]
 ) -> list[Setting]:
-    """All that the user set, lowest layer first."""
+    """All settings of the user, lowest layer first."""
     return [*(from_file(file) if file is not None else []), *from_environment(environment), *from_flags(flags)]
 
 
 def parsed(text: str, path: Path) -> object:
-    """The value of a flag or variable, read as YAML; what is not YAML stays text, and the check names it."""
+    """Parse the value of a flag or variable as YAML; invalid YAML stays text, and validation reports it."""
     try:
         value = yaml.safe_load(text)
         if isinstance(value, str) and "," in value:
@@ -125,8 +126,8 @@ def parsed(text: str, path: Path) -> object:
 
 
 def _fitted(value: object, path: Path) -> object:
-    """`none` where a value may be absent; a boolean where no boolean belongs becomes a word, which no number
-    accepts.
+    """Convert `none` to None if the setting allows it, and a boolean to text if the setting takes no boolean, so that
+    validation rejects it.
     """
     if isinstance(value, str) and value.lower() == "none" and allows_none(path):
         return None
@@ -136,12 +137,12 @@ def _fitted(value: object, path: Path) -> object:
 
 
 def _kinds_first(settings: list[Setting]) -> list[Setting]:
-    """Within a layer the kind of a variant comes before its fields, in whatever order they were written."""
+    """Sort the settings of a layer so that the kind of a variant precedes its fields."""
     return sorted(settings, key=lambda setting: setting.path[-1] != "kind")
 
 
 def nested(settings: Sequence[Setting]) -> dict[str, Any]:
-    """The settings alone as nested values, a later one over an earlier one."""
+    """The settings as nested values; later ones override earlier ones."""
     values: dict[str, Any] = {}
     for setting in settings:
         _put(values, setting)
@@ -163,9 +164,9 @@ def _put(values: dict[str, Any], setting: Setting) -> None:
 
 
 def resolve(settings: Sequence[Setting], default_preset: str) -> Config:
-    """The configuration of the preset that the settings name (or of the default), with the settings laid over it.
+    """Build the configuration: the preset in the settings (or the default), overridden by the settings.
 
-    Raises `ConfigError` with every fault at once. `preset: custom` starts from the defaults of `htc.config`.
+    Raises `ConfigError` with all faults at once. `preset: custom` starts from the defaults of `htc.config`.
     """
     named = [setting for setting in settings if setting.path == ("preset",)]
     name = str(named[-1].value) if named else default_preset
@@ -179,9 +180,7 @@ def resolve(settings: Sequence[Setting], default_preset: str) -> Config:
 
 
 def _defaults() -> dict[str, Any]:
-    """The sections a configuration has without being told: each with its kind, so that a field of it can be set
-    alone.
-    """
+    """Default sections of a configuration, each with its kind, so that a single field can be overridden."""
     return {
         name: field.default.model_dump()
         for name, field in Config.model_fields.items()
@@ -190,8 +189,8 @@ def _defaults() -> dict[str, Any]:
 
 
 def overlay(base: Config, settings: Sequence[Setting]) -> Config:
-    """`base` (a checkpoint's own configuration) with the settings laid over it; raises `ConfigError` with every
-    fault at once.
+    """Override `base` (a checkpoint's configuration) with the settings; raises `ConfigError` with all faults at
+    once.
     """
     for setting in settings:
         if setting.path == ("preset",) and setting.value != base.preset:
@@ -210,14 +209,12 @@ def _checked(values: dict[str, Any], settings: Sequence[Setting]) -> Config:
 
 
 def to_yaml(config: Config) -> str:
-    """The whole configuration as YAML that `--config` reads back."""
+    """The whole configuration as YAML that `--config` can read."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=150)
 
 
 def check_alone(settings: Sequence[Setting]) -> None:
-    """Refuse names that no configuration has and values that none takes, before any model is known; `ConfigError`
-    with all of them.
-    """
+    """Validate names and values of the settings before any model is known; raises `ConfigError` with all faults."""
     faults = [
         f"{setting.source}: {fault}" for setting in settings for fault in faults_alone(setting.path, setting.value)
     ]
@@ -226,5 +223,5 @@ def check_alone(settings: Sequence[Setting]) -> None:
 
 
 def names_preset(settings: Sequence[Setting]) -> bool:
-    """Whether any setting names the preset."""
+    """Test whether any setting sets the preset."""
     return any(setting.path == ("preset",) for setting in settings)

@@ -1,4 +1,6 @@
-"""All faults of a configuration in one message: where each value came from, what is wrong with it, what was meant."""
+"""Error messages for a configuration: all faults at once, each with the source of the value, the fault and the nearest
+name.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -13,20 +15,20 @@ Sources = Sequence[tuple[Path, str]]
 
 
 def describe(error: ValidationError, values: Mapping[str, Any], sources: Sources) -> str:
-    """One line a fault, under a head line when there are several."""
+    """Format validation errors: one line per fault, with a heading if there are several."""
     return listed([_line(details, values, sources) for details in error.errors(include_url=False)])
 
 
 def listed(lines: Sequence[str]) -> str:
-    """The faults as one message."""
+    """Join the faults into one message."""
     if len(lines) == 1:
         return lines[0]
     return f"{len(lines)} settings cannot be used:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def faults_alone(path: Path, value: object) -> list[str]:
-    """What is wrong with one setting whatever the others are: an unknown name, or a value that no kind of its
-    section takes.
+    """Faults of a single setting that no other setting can change: an unknown name, or a value that no variant
+    accepts.
     """
     fields = fields_at(path)
     if not fields:
@@ -51,9 +53,9 @@ def _value_faults(field: FieldInfo, value: object) -> list[str]:
 
 
 def nearest_hint(path: Path, values: Mapping[str, Any] | None = None) -> str:
-    """`; did you mean ...?` or, where nothing is near, how to see all settings."""
-    found = nearest(path, values)
-    return f"; did you mean {found}?" if found else "; --print-config shows all settings"
+    """`; did you mean ...?` or, if no name is similar, how to list all settings."""
+    name = nearest(path, values)
+    return f"; did you mean {name}?" if name else "; --print-config lists all settings"
 
 
 def _line(details: ErrorDetails, values: Mapping[str, Any], sources: Sources) -> str:
@@ -83,21 +85,21 @@ def _fault(details: ErrorDetails, path: Path, values: Mapping[str, Any]) -> str:
     if kind == "union_tag_invalid":
         return f"there is no kind {given.get('kind')!r}, only {details.get('ctx', {}).get('expected_tags', '')}"
     if kind == "union_tag_not_found":
-        return f"say of which kind: set {'.'.join(path)}.kind to one of {_kinds(path)}"
+        return f"the kind is missing: set {'.'.join(path)}.kind to one of {_kinds(path)}"
     if kind == "tuple_type":
-        return f"is a list of values: write [{given}]"
+        return f"must be a list of values: write [{given}]"
     if kind == "value_error":
         return details["msg"].removeprefix("Value error, ")
     return f"{details['msg'].replace('Input should', 'should', 1)} (got {given!r})"
 
 
 def _kinds(section: Path) -> str:
-    """The variants of a section."""
+    """Names of a section's variants."""
     return ", ".join(repr(field.default) for field in fields_at((*section, "kind")))
 
 
 def _without_tags(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[int | str, ...]:
-    """pydantic names the variant of a union in its locations (neck, fpn, channels); users do not."""
+    """Remove the variants of unions from pydantic's locations (neck, fpn, channels), since users do not write them."""
     kept: list[int | str] = []
     node: object = values
     for part in location:
@@ -112,15 +114,26 @@ def _without_tags(location: tuple[int | str, ...], values: Mapping[str, Any]) ->
 
 
 def _origin(path: Path, message: str, sources: Sources) -> tuple[Path, str]:
-    """The last setting at that path, else above or below it, else anywhere; of several, one that the message speaks of.
+    """Find the setting that caused an error: the last one at that path, else above or below it, else anywhere; of
+    several, one that the message mentions.
 
-    The last two are faults of values that do not fit together.
+    The last two cases are values that are inconsistent with each other.
     """
-    exact = [found for found in sources if found[0] == path]
-    related = [(at, source) for at, source in sources if path and (at[: len(path)] == path or path[: len(at)] == at)]
-    spoken = [(at, source) for at, source in related if any(name in message for name in at[len(path) :])]
-    named = [(at, source) for at, source in sources if not path and ".".join(at) in message]
-    for found in (exact, spoken, related, named):
-        if found:
-            return found[-1]
+    exact = [(setting_path, source) for setting_path, source in sources if setting_path == path]
+    related = [
+        (setting_path, source)
+        for setting_path, source in sources
+        if path and (setting_path[: len(path)] == path or path[: len(setting_path)] == setting_path)
+    ]
+    mentioned = [
+        (setting_path, source)
+        for setting_path, source in related
+        if any(name in message for name in setting_path[len(path) :])
+    ]
+    named = [
+        (setting_path, source) for setting_path, source in sources if not path and ".".join(setting_path) in message
+    ]
+    for candidates in (exact, mentioned, related, named):
+        if candidates:
+            return candidates[-1]
     return path, ".".join(path) or "the settings together"

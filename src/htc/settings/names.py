@@ -1,6 +1,4 @@
-"""The settings a configuration has, by dotted name: which exist, which are near a misspelt one, which types they
-accept.
-"""
+"""Names of the settings: which exist, which are similar to a misspelled one, and which types they accept."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -16,32 +14,32 @@ Path = tuple[str, ...]
 
 
 def fields_at(path: Path, model: type[Section] = Config) -> list[FieldInfo]:
-    """The fields of that path, one for each variant that has it; empty if there is no such setting."""
+    """Fields at that path, one for each variant that has it; empty if there is no such setting."""
     if not path or path[0] not in model.model_fields:
         return []
     field = model.model_fields[path[0]]
     if len(path) == 1:
         return [field]
-    return [found for section in sections_of(field.annotation) for found in fields_at(path[1:], section)]
+    return [inner for section in sections_of(field.annotation) for inner in fields_at(path[1:], section)]
 
 
 def current_path(path: Path, model: type[Section] = Config) -> Path:
-    """The path with the current names of renamed fields; an unknown one stays as it is."""
+    """Rename old field names in the path to the current ones; unknown names are not changed."""
     if not path:
         return path
     name = model.renamed_fields.get(path[0], path[0])
     sections = sections_of(model.model_fields[name].annotation) if name in model.model_fields else []
     inner = (current_path(path[1:], section) for section in sections)
-    return (name, *next((found for found in inner if found != path[1:]), path[1:]))
+    return (name, *next((candidate for candidate in inner if candidate != path[1:]), path[1:]))
 
 
 def is_section(path: Path) -> bool:
-    """Whether that path holds further settings."""
+    """Test whether that path has further settings below it."""
     return any(sections_of(field.annotation) for field in fields_at(path))
 
 
 def accepts(path: Path, kind: type) -> bool:
-    """Whether a value of exactly that type (bool, NoneType) may stand there."""
+    """Test whether the setting accepts a value of exactly that type (bool, NoneType)."""
     return any(kind is field.annotation or kind in _parts(field.annotation) for field in fields_at(path))
 
 
@@ -52,7 +50,7 @@ def _parts(annotation: object) -> Iterator[object]:
 
 
 def all_names(model: type[Section] = Config, prefix: str = "") -> list[str]:
-    """Every dotted name, sections included, variants of a union joined."""
+    """All dotted names, sections included, of all variants of unions."""
     names: dict[str, None] = {}
     for name, field in model.model_fields.items():
         names[prefix + name] = None
@@ -62,10 +60,10 @@ def all_names(model: type[Section] = Config, prefix: str = "") -> list[str]:
 
 
 def nearest(path: Path, values: Mapping[str, object] | None = None) -> str | None:
-    """The existing setting most like that path: in its own section, else of the whole name, else the same last word
+    """The existing setting most similar to that path: in its section, else by the whole name, else by the last word
     anywhere.
 
-    `values` is the configuration at hand: settings of another variant of a union are not offered then.
+    `values` is the current configuration: settings of other variants of a union are then not suggested.
     """
     names = [name for name in all_names() if values is None or _present(name, values)]
     section, wanted = ".".join(path[:-1]), path[-1]
@@ -92,5 +90,5 @@ def _present(name: str, values: Mapping[str, object]) -> bool:
 
 
 def allows_none(path: Path) -> bool:
-    """Whether `none` there means the absence of a value (and not the word, as in `semantic_fusion: none`)."""
+    """Test whether `none` means None for this setting (and not the word, as in `semantic_fusion: none`)."""
     return accepts(path, NoneType)

@@ -1,4 +1,4 @@
-"""Configuration settings given in Python: the keywords that `htc.load`, `htc.train` and `htc.evaluate` share."""
+"""Configuration overrides in Python: the keywords that `htc.load`, `htc.train` and `htc.evaluate` share."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -29,8 +29,8 @@ SECTIONS = tuple(Overrides.__annotations__)
 
 
 def check_overrides(function: Callable[..., Any], overrides: Mapping[str, Any]) -> None:
-    """Raise `TypeError` for a keyword that is neither an option of `function` nor a section of the configuration; it
-    names the nearest.
+    """Raise `TypeError`, with the nearest name, for a keyword that is neither an option of `function` nor a section of
+    the configuration.
     """
     unknown = {name: value for name, value in overrides.items() if name not in SECTIONS}
     if unknown:
@@ -38,26 +38,26 @@ def check_overrides(function: Callable[..., Any], overrides: Mapping[str, Any]) 
 
 
 def python_settings(config: Config | str | Path | None, values: Mapping[str, Any], function: str) -> list[Setting]:
-    """The settings of a call: `config` (a file, or a whole configuration) < `HTC_*` environment < keywords.
+    """Settings of a call: `config` (a file or a whole configuration) < `HTC_*` environment < keywords.
 
-    `function` names the call in error messages. Raises `ConfigError` with all names and values that no configuration
-    can have.
+    `function` is the name of the call for error messages. Raises `ConfigError` with all unknown names and invalid
+    values.
     """
     file: list[Setting] = []
     if isinstance(config, Config):
         file = from_values(config.model_dump(), f"{function}: config")
     elif config is not None:
         if not isinstance(config, str | Path):
-            raise ConfigError(f"config is a {type(config).__name__}: give a YAML or JSON file, or an htc.Config")
+            raise ConfigError(f"config is a {type(config).__name__}: pass a YAML or JSON file, or an htc.Config")
         file = from_file(config)
     plain = {name: value for name, value in values.items() if value is not None}
-    found = [*file, *from_environment(os.environ), *from_values(plain_sections(plain), function)]
-    check_alone(found)
-    return found
+    settings = [*file, *from_environment(os.environ), *from_values(plain_sections(plain), function)]
+    check_alone(settings)
+    return settings
 
 
 def plain_sections(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections as dictionaries."""
+    """Convert sections to dictionaries."""
     return {
         name: value.model_dump() if isinstance(value, Cascade | Inference | Input | Training) else value
         for name, value in values.items()

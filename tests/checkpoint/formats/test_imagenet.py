@@ -132,7 +132,7 @@ def test_what_cannot_be_is_refused_before_anything_is_fetched(config: ResNet | T
 
 @pytest.mark.parametrize("config", [ResNet, FishNet])
 def test_group_norm_has_no_imagenet_weights(config: type) -> None:
-    with pytest.raises(ValueError, match="come with batch norms"):
+    with pytest.raises(ValueError, match="norm group cannot use ImageNet weights"):
         config(norm="group", pretrained="some.pth")
 
 

@@ -88,10 +88,13 @@ def test_stated_channels_are_believed_at_first_and_checked_in_the_forward() -> N
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Swapped((8, 12, 16)), r"\(1, 8, 32, 32\), \(1, 12, 16, 16\), \(1, 16, 8, 8\); a backbone gives four maps"),
+        (
+            Swapped((8, 12, 16)),
+            r"\(1, 8, 32, 32\), \(1, 12, 16, 16\), \(1, 16, 8, 8\); a backbone must return four maps",
+        ),
         (Swapped(first_stride=2), r"128x128 pixels to the shapes \(1, 8, 64, 64\), .* strides s = 4, 8, 16 and 32"),
-        (nn.Conv2d(3, 4, 1), r"returns a Tensor; a backbone gives four maps"),
-        (nn.Conv2d(4, 4, 1), r"fails on an image of zeros .* RuntimeError: .* give it an attribute `channels`"),
+        (nn.Conv2d(3, 4, 1), r"returns a Tensor; a backbone must return four maps"),
+        (nn.Conv2d(4, 4, 1), r"fails on a zero image .* RuntimeError: .* attribute `channels`"),
     ],
 )
 def test_other_maps_are_refused(module: nn.Module, message: str) -> None:

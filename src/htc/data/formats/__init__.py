@@ -1,5 +1,6 @@
-"""Annotation formats other than COCO's; each reader is a module of its own and hands on COCO instance files.
+"""Annotation formats other than COCO; each reader is a separate module that returns COCO instance data.
 
-The readers are our own: supervision's make a dense bitmap of the image's size for every object and keep neither several
-polygons of one object nor boxes without a mask, and none of the well-kept libraries names the line that is wrong.
+The readers are not taken from a library: supervision's create a dense bitmap of the image's size for every instance and
+support neither several polygons per instance nor boxes without a mask, and none of the well-maintained libraries
+reports the faulty line.
 """

@@ -1,4 +1,4 @@
-"""What every reader of another form produces, and how it becomes COCO instance files."""
+"""Output of all readers of other formats, and its conversion to COCO instance files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,23 +14,23 @@ from htc.files import write_json
 ANNOTATIONS_FOLDER = "annotations"
 IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif"))
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folder names of the parts of a data set, as the usual tools write them, and what we call them."""
+"""Folder names of the splits, as common tools write them, and their names here."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertedInstance:
-    """One object: polygons, run lengths (COCO's dict), or its box alone."""
+    """One instance: polygons, RLE (COCO's dict), or a box only."""
 
     category: int
     """Index into `Converted.classes`."""
     segmentation: Rings | dict[str, Any] | None
     box: tuple[float, float, float, float] | None = None
-    """x, y, width, height in pixels; None: that of the segmentation."""
+    """x, y, width, height in pixels; None: the box of the segmentation."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertedImage:
-    """One image and its objects."""
+    """One image and its instances."""
 
     file_name: str
     """Relative to `Converted.images`, with forward slashes."""
@@ -41,43 +41,45 @@ class ConvertedImage:
 
 @dataclass(frozen=True)
 class Converted:
-    """A whole data set, read."""
+    """A whole dataset that was read."""
 
     kind: str
-    """What it was, for messages: "YOLO", "labelme", ..."""
+    """Name of the source format, for messages: "YOLO", "labelme", ..."""
     images: Path
     """The folder that file names are relative to; nothing in it is copied or changed."""
     classes: tuple[str, ...]
     parts: dict[str, tuple[ConvertedImage, ...]]
-    """`train`, maybe `val` and `test`."""
+    """`train`, optionally `val` and `test`."""
     notes: tuple[str, ...] = ()
-    """What the user should know about how it was read."""
+    """Notes for the user about how it was read."""
 
 
 @dataclass
 class Notes:
-    """Things that were left out or decided, counted so that each is one line."""
+    """Notes about skipped or interpreted data, counted so that each takes one line."""
 
     counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, what: str) -> None:
-        """Once more the same."""
+        """Count one occurrence."""
         self.counts[what] = self.counts.get(what, 0) + 1
 
     def lines(self) -> tuple[str, ...]:
-        """One line each, with its count where there is more than one."""
+        """One line per note, with its count if there are several."""
         return tuple(what if count == 1 else f"{count} x {what}" for what, count in self.counts.items())
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images directly in a folder, by name."""
+    """Image files directly in a folder, sorted by name."""
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
     )
 
 
 def write_parts(data: Converted, destination: Path) -> dict[str, Path]:
-    """Writes `annotations/instances_<part>.json` below `destination`; the files by part. Raises `OutputError`."""
+    """Write `annotations/instances_<part>.json` below `destination`; returns the files by part. Raises
+    `OutputError`.
+    """
     files = {}
     for part, images in data.parts.items():
         files[part] = destination / ANNOTATIONS_FOLDER / f"instances_{part}.json"
@@ -86,7 +88,7 @@ def write_parts(data: Converted, destination: Path) -> dict[str, Path]:
 
 
 def coco_content(data: Converted, images: tuple[ConvertedImage, ...]) -> dict[str, Any]:
-    """One part as COCO's instance format; image, object and category ids begin at 1."""
+    """One part in COCO's instance format; image, instance and category ids start at 1."""
     return {
         "info": {"description": f"{data.kind} data, converted; file names are relative to {data.images}"},
         "images": [
@@ -101,35 +103,35 @@ def coco_content(data: Converted, images: tuple[ConvertedImage, ...]) -> dict[st
 def _annotations(images: tuple[ConvertedImage, ...]) -> Iterator[dict[str, Any]]:
     id = 0
     for number, image in enumerate(images, start=1):
-        for found in image.objects:
+        for instance in image.objects:
             id += 1
-            box, area = _box_and_area(found, image)
+            box, area = _box_and_area(instance, image)
             record = {
                 "id": id,
                 "image_id": number,
-                "category_id": found.category + 1,
+                "category_id": instance.category + 1,
                 "iscrowd": 0,
                 "bbox": box,
                 "area": area,
             }
-            yield record if found.segmentation is None else record | {"segmentation": found.segmentation}
+            yield record if instance.segmentation is None else record | {"segmentation": instance.segmentation}
 
 
-def _box_and_area(found: ConvertedInstance, image: ConvertedImage) -> tuple[list[float], float]:
-    """xywh and the number of pixels; of a polygon the box of its points within the image, as COCO's own boxes are."""
-    if found.segmentation is None:
-        assert found.box is not None
-        return [round(value, 3) for value in found.box], round(found.box[2] * found.box[3], 3)
-    if isinstance(found.segmentation, dict):
-        runs: Any = {**found.segmentation, "counts": found.segmentation["counts"].encode("ascii")}
+def _box_and_area(instance: ConvertedInstance, image: ConvertedImage) -> tuple[list[float], float]:
+    """xywh and number of pixels; for a polygon, the box of its points within the image, like COCO's boxes."""
+    if instance.segmentation is None:
+        assert instance.box is not None
+        return [round(value, 3) for value in instance.box], round(instance.box[2] * instance.box[3], 3)
+    if isinstance(instance.segmentation, dict):
+        runs: Any = {**instance.segmentation, "counts": instance.segmentation["counts"].encode("ascii")}
         return [float(value) for value in coco_masks.toBbox(runs)], float(coco_masks.area(runs))
-    points = np.concatenate([np.array(ring, np.float64) for ring in found.segmentation]).reshape(-1, 2)
+    points = np.concatenate([np.array(ring, np.float64) for ring in instance.segmentation]).reshape(-1, 2)
     low, high = points.min(0).clip(0), np.minimum(points.max(0), (image.width, image.height))
-    encoded = coco_masks.merge(polygon_runs(found.segmentation, image.height, image.width))
+    encoded = coco_masks.merge(polygon_runs(instance.segmentation, image.height, image.width))
     return [round(float(value), 3) for value in (*low, *(high - low))], float(coco_masks.area(encoded))
 
 
 def text_of(runs: Any) -> str:
-    """The counts of compressed run lengths, as JSON holds them."""
+    """Counts of a compressed RLE as a string for JSON."""
     counts = runs["counts"]
     return counts if isinstance(counts, str) else counts.decode("ascii")

@@ -1,9 +1,9 @@
-"""Folders of label maps: `images/` and `masks/` (or `labels/`) with a PNG or TIFF for each image, every value above 0
-one object.
+"""Folders of label maps: `images/` and `masks/` (or `labels/`) with a PNG or TIFF per image, where each value above 0
+is one instance.
 
-Values may have 8, 16 or 32 bits, or be colors. Where all maps of the data set hold one and the same value, they are
-binary masks, and each connected region (8 neighbours) is an object. Folders inside `masks/` are classes:
-`masks/cat/a.png` are the cats of `images/a.jpg`.
+Values may have 8, 16 or 32 bits, or be colors. If all maps of the dataset contain one and the same value, they are
+binary masks, and each connected component (8 neighbors) is an instance. Folders inside `masks/` are classes:
+`masks/cat/a.png` contains the cats of `images/a.jpg`.
 """
 
 from pathlib import Path
@@ -32,12 +32,12 @@ IMAGE_FOLDERS = ("images", "image", "imgs")
 MAP_FOLDERS = ("masks", "labels", "mask", "label_maps", "instances")
 LOSSLESS = frozenset((".png", ".tif", ".tiff", ".bmp", ".gif"))
 MOST_OBJECTS = 20_000
-"""More values than this in one map are smoothed colors, not objects."""
+"""More values than this in one map are smoothed colors, not instances."""
 
 
 def map_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """(images, maps) of each part: DIR/train/images + masks, DIR/images/train + masks/train, or DIR/images +
-    masks; empty if not so.
+    """(images, maps) of each part: DIR/train/images + masks, DIR/images/train + masks/train, or DIR/images + masks;
+    empty for other layouts.
     """
     parts = {part: pair for name, part in SPLIT_NAMES.items() if (pair := _pair(folder / name))}
     if parts:
@@ -45,12 +45,12 @@ def map_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
     pair = _pair(folder)
     if pair is None:
         return {}
-    below = {
+    by_split = {
         part: (pair[0] / name, pair[1] / name)
         for name, part in SPLIT_NAMES.items()
         if (pair[0] / name).is_dir() and (pair[1] / name).is_dir()
     }
-    return below or {"train": pair}
+    return by_split or {"train": pair}
 
 
 def _pair(folder: Path) -> tuple[Path, Path] | None:
@@ -66,13 +66,13 @@ def _holds_maps(folder: Path) -> bool:
 
 
 def read_label_maps(folder: Path) -> Converted:
-    """Every part of the folder. Raises `DataError` that names file, fault and remedy."""
+    """Read all parts of the folder. Raises `DataError` with the file, the fault and the remedy."""
     parts = map_parts(folder)
     faults, notes = Faults(folder), Notes()
     classes = _classes(parts)
     binary = _all_binary(parts, classes)
     if binary:
-        notes.add("the maps are binary, so each connected region is taken as one object: objects that touch are one")
+        notes.add("the maps are binary, so each connected region is one instance: touching instances are merged")
     read = {
         part: tuple(_image(path, maps, folder, classes, binary, faults, notes) for path in images_in(images))
         for part, (images, maps) in parts.items()
@@ -80,36 +80,39 @@ def read_label_maps(folder: Path) -> Converted:
     faults.check()
     if not any(image.objects for image in read.get("train", ())):
         raise DataError(
-            f"{folder}: no label map of a train image holds an object; masks/a.png (or masks/CLASS/a.png) belongs "
-            f"to images/a.jpg, 0 is none"
+            f"{folder}: no label map of a train image contains an instance; masks/a.png (or masks/CLASS/a.png) must "
+            f"belong to images/a.jpg, and 0 is background"
         )
     return Converted("label-map", folder, tuple(classes), read, notes.lines())
 
 
 def _classes(parts: dict[str, tuple[Path, Path]]) -> list[str]:
-    """The folders inside the maps' folders; without any, one class called object."""
+    """Names of the folders inside the map folders; without any, one class named object."""
     names = {
-        place.name for _, maps in parts.values() for place in maps.iterdir() if place.is_dir() and _holds_maps(place)
+        folder.name
+        for _, maps in parts.values()
+        for folder in maps.iterdir()
+        if folder.is_dir() and _holds_maps(folder)
     }
     return sorted(names) or ["object"]
 
 
 def _map_files(maps: Path, stem: str, classes: list[str]) -> list[tuple[int, Path]]:
-    """(class, file) of the maps of one image."""
-    places = (
+    """(class index, file) of the maps of one image."""
+    folders = (
         [(label, maps / name) for label, name in enumerate(classes)]
         if any((maps / name).is_dir() for name in classes)
         else [(0, maps)]
     )
-    found = (
-        (label, next((p for ending in sorted(LOSSLESS) if (p := place / f"{stem}{ending}").is_file()), None))
-        for label, place in places
+    files = (
+        (label, next((p for ending in sorted(LOSSLESS) if (p := folder / f"{stem}{ending}").is_file()), None))
+        for label, folder in folders
     )
-    return [(label, path) for label, path in found if path is not None]
+    return [(label, path) for label, path in files if path is not None]
 
 
 def _all_binary(parts: dict[str, tuple[Path, Path]], classes: list[str]) -> bool:
-    """Whether all maps hold at most one value, and all the same: reading stops at the first that does not."""
+    """Test whether all maps have at most one value, the same in all; stops reading at the first that does not."""
     seen: set[int] = set()
     for images, maps in parts.values():
         for image in images_in(images):
@@ -117,7 +120,7 @@ def _all_binary(parts: dict[str, tuple[Path, Path]], classes: list[str]) -> bool
                 try:
                     seen |= set(np.unique(read_values(path)).tolist()) - {0}
                 except DataError:
-                    continue  # named when it is read for its objects
+                    continue  # reported when its instances are read
                 if len(seen) > 1:
                     return False
     return True
@@ -131,9 +134,9 @@ def _image(
         size = image_size(path)
         files = _map_files(maps, path.stem, classes)
         if not files:
-            notes.add("image without label map: taken as one without objects")
+            notes.add("image without label map: used as an image without instances")
         return ConvertedImage(
-            name, *size, tuple(found for label, file in files for found in _objects(file, label, size, binary))
+            name, *size, tuple(instance for label, file in files for instance in _objects(file, label, size, binary))
         )
     except DataError as error:
         faults.add(str(error))
@@ -144,16 +147,16 @@ def _objects(file: Path, label: int, size: tuple[int, int], binary: bool) -> lis
     values = read_values(file)
     if values.shape != size:
         raise DataError(
-            f"{file} is {values.shape[1]}x{values.shape[0]}, its image {size[1]}x{size[0]}; a label map must have "
-            f"its image's size"
+            f"{file} is {values.shape[1]}x{values.shape[0]}, but its image {size[1]}x{size[0]}; a label map must have "
+            f"the size of its image"
         )
     if binary:
         values = cv2.connectedComponents((values > 0).astype(np.uint8), connectivity=8)[1]
     runs = runs_by_value(values)
     if len(runs) > MOST_OBJECTS:
         raise DataError(
-            f"{file} holds {len(runs)} values; a label map has one for each object: save it without smoothing and "
-            f"lossless"
+            f"{file} contains {len(runs)} values; a label map has one per instance: save it without smoothing, in a "
+            f"lossless format"
         )
     return [
         ConvertedInstance(label, {"size": [*size], "counts": _text(counts, size)})
@@ -163,7 +166,7 @@ def _objects(file: Path, label: int, size: tuple[int, int], binary: bool) -> lis
 
 
 def read_values(file: Path) -> Int[np.ndarray, "H W"]:
-    """The values of a label map; of a color map R + 256 G + 65536 B. Transparency does not count. Raises
+    """Read the values of a label map; for a color map, R + 256 G + 65536 B. Transparency is ignored. Raises
     `DataError`.
     """
     mode, values = read_pixels(file)
@@ -175,12 +178,12 @@ def read_values(file: Path) -> Int[np.ndarray, "H W"]:
     if mode == "LA":
         return values[:, :, 0].astype(np.int64)
     raise DataError(
-        f"{file} has mode {mode}; save label maps as PNG with whole numbers (8 or 16 bits gray, palette, or colors)"
+        f"{file} has mode {mode}; save label maps as PNG with integers (8 or 16 bits gray, palette, or colors)"
     )
 
 
 def runs_by_value(values: Int[np.ndarray, "H W"]) -> dict[int, Int[np.ndarray, " R"]]:
-    """COCO's runs (down the columns, background first) of every value, in one pass: nothing dense for each object."""
+    """COCO's runs (down the columns, background first) of every value, in one pass without dense masks."""
     flat = values.flatten(order="F")
     starts = np.concatenate(([0], np.flatnonzero(np.diff(flat)) + 1))
     ends = np.append(starts[1:], len(flat))
@@ -188,8 +191,8 @@ def runs_by_value(values: Int[np.ndarray, "H W"]) -> dict[int, Int[np.ndarray, "
     order = np.argsort(held, kind="stable")
     distinct, first = np.unique(held[order], return_index=True)
     runs = {}
-    for value, mine in zip(distinct.tolist(), np.split(order, first[1:]), strict=True):
-        edges = np.stack([starts[mine], ends[mine]], axis=1).reshape(-1)
+    for value, indices in zip(distinct.tolist(), np.split(order, first[1:]), strict=True):
+        edges = np.stack([starts[indices], ends[indices]], axis=1).reshape(-1)
         runs[value] = np.diff(np.concatenate(([0], edges, [len(flat)])))
     return runs
 

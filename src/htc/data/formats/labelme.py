@@ -1,7 +1,7 @@
-"""labelme folders: a JSON file beside each image, with polygons, rectangles, circles and masks.
+"""labelme folders: a JSON file next to each image, with polygons, rectangles, circles and masks.
 
-https://github.com/wkentaro/labelme. Shapes of one label and one `group_id` are one object. A folder whose shapes are
-all rectangles holds boxes; beside other shapes a rectangle is an outline, as in labelme's own exports.
+https://github.com/wkentaro/labelme. Shapes with the same label and `group_id` form one instance. If all shapes of a
+folder are rectangles, they are boxes; next to other shapes, a rectangle is an outline, as in labelme's own exports.
 """
 
 import base64
@@ -32,17 +32,18 @@ from htc.data.mask_encodings import polygon_runs
 from htc.errors import DataError
 
 NO_OBJECTS = ("__ignore__", "_background_")
-"""Labels that labelme's own tools give a meaning of their own; no class of objects."""
+"""Labels with a special meaning in labelme's tools, which are not object classes."""
 THIN = ("point", "points", "line", "linestrip")
 CIRCLE_POINTS = 64
 
 
 def is_labelme(folder: Path) -> bool:
-    """Whether a folder, or its `train`, holds labelme's JSON files."""
-    for place in (folder, folder / "train"):
-        for file in sorted(place.glob("*.json"))[:1]:
+    """Test whether a folder, or its `train` folder, contains labelme's JSON files."""
+    for candidate in (folder, folder / "train"):
+        for file in sorted(candidate.glob("*.json"))[:1]:
             with file.open("rb") as stream:
-                # imageData, a whole image, comes after these keys or between them: a few kilobytes may not hold both.
+                # imageData, a whole image, comes after these keys or between them: the first kilobytes may not include
+                # both.
                 if b'"shapes"' in stream.read(65536) or '"shapes"' in file.read_text(
                     encoding="utf-8", errors="replace"
                 ):
@@ -51,33 +52,36 @@ def is_labelme(folder: Path) -> bool:
 
 
 def read_labelme(folder: Path) -> Converted:
-    """The folder, or its parts train, val (valid, validation) and test. Raises `DataError` that names file, shape,
-    fault and remedy.
+    """Read the folder, or its parts train, val (valid, validation) and test. Raises `DataError` with the file, the
+    shape, the fault and the remedy.
     """
-    places = {part: folder / name for name, part in SPLIT_NAMES.items() if any((folder / name).glob("*.json"))} or {
+    folders = {part: folder / name for name, part in SPLIT_NAMES.items() if any((folder / name).glob("*.json"))} or {
         "train": folder
     }
     faults, notes = Faults(folder), Notes()
-    read = {part: [_load(file, faults) for file in sorted(place.glob("*.json"))] for part, place in places.items()}
+    read = {
+        part: [_load(file, faults) for file in sorted(part_folder.glob("*.json"))]
+        for part, part_folder in folders.items()
+    }
     faults.check()
     contents = {part: [content for content in files if content is not None] for part, files in read.items()}
     shapes = [shape for files in contents.values() for _, content in files for shape in content["shapes"]]
     classes = _classes(folder, shapes)
     boxes_only = all(shape.get("shape_type") == "rectangle" for shape in shapes)
     if boxes_only:
-        notes.add("all shapes are rectangles, so boxes alone are learned, no masks")
+        notes.add("all shapes are rectangles: only boxes are used for training, no masks")
     elif any(shape.get("shape_type") == "rectangle" for shape in shapes):
-        notes.add("rectangles beside other shapes are taken as outlines, not as boxes without outline")
+        notes.add("rectangles next to other shapes are used as outlines, not as boxes without a mask")
     reader = _Reader(folder, classes, boxes_only, faults, notes)
     parts = {part: tuple(reader.image(file, content) for file, content in files) for part, files in contents.items()}
     faults.check()
-    for part, place in places.items():
+    for part, part_folder in folders.items():
         annotated = {image.file_name for image in parts[part]}
-        for path in images_in(place):
+        for path in images_in(part_folder):
             if path.relative_to(folder).as_posix() not in annotated:
                 notes.add(
-                    "image without JSON file: left out as not annotated (save it in labelme without shapes if "
-                    "nothing is on it)"
+                    "image without JSON file: skipped as not annotated (if it has no instances, save it in labelme "
+                    "without shapes)"
                 )
     return Converted("labelme", folder, classes, parts, notes.lines())
 
@@ -92,49 +96,51 @@ def _load(file: Path, faults: Faults) -> tuple[Path, dict[str, Any]] | None:
         or not isinstance(content.get("shapes"), list)
         or not all(isinstance(shape, dict) for shape in content["shapes"])
     ):
-        return faults.add(f"{file} has no list of shapes, so it is not labelme's; move it elsewhere")
+        return faults.add(f"{file} has no list of shapes, so it is not a labelme file; move it to another folder")
     return file, content
 
 
 def _classes(folder: Path, shapes: list[dict[str, Any]]) -> tuple[str, ...]:
-    """The names in `labels.txt` in their order, where there is one, else those in use, by name."""
+    """The names in `labels.txt` in their order, if it exists, else the used labels, sorted."""
     used = {shape["label"] for shape in shapes if isinstance(shape.get("label"), str)} - set(NO_OBJECTS)
     if not used:
-        raise DataError(f"{folder}: its labelme files hold no object; annotate some")
+        raise DataError(f"{folder}: its labelme files contain no instances; annotate some")
     if not (folder / "labels.txt").is_file():
         return tuple(sorted(used))
     lines = (line.strip() for line in (folder / "labels.txt").read_text(encoding="utf-8").splitlines())
     names = tuple(dict.fromkeys(name for name in lines if name and name not in NO_OBJECTS))
     if used - set(names):
         raise DataError(
-            f"{folder / 'labels.txt'} lacks the label {min(used - set(names))!r}, which shapes have; add or correct it"
+            f"{folder / 'labels.txt'} does not contain the label {min(used - set(names))!r} of a shape; add or fix it"
         )
     return names
 
 
 class _Reader:
-    """From one file's content to an image with objects."""
+    """Converts the content of one file to an image with instances."""
 
     def __init__(self, folder: Path, classes: tuple[str, ...], boxes_only: bool, faults: Faults, notes: Notes) -> None:
         self.folder, self.boxes_only, self.faults, self.notes = folder, boxes_only, faults, notes
         self.labels = {name: label for label, name in enumerate(classes)}
 
     def image(self, file: Path, content: dict[str, Any]) -> ConvertedImage:
-        """The image with its objects, shapes of a group together."""
+        """The image with its instances, where the shapes of a group are combined."""
         path = _image_of(file, content)
         if path is None:
-            self.faults.add(f"{file}: its image {content.get('imagePath')!r} is not there; put it beside the JSON file")
+            self.faults.add(
+                f"{file}: its image {content.get('imagePath')!r} does not exist; put it next to the JSON file"
+            )
             return ConvertedImage("", 1, 1, ())
         try:
             size = image_size(path)
         except DataError as error:
             self.faults.add(str(error))
             return ConvertedImage("", 1, 1, ())
-        said = (content.get("imageHeight"), content.get("imageWidth"))
-        if None not in said and said != size:
+        annotated_size = (content.get("imageHeight"), content.get("imageWidth"))
+        if None not in annotated_size and annotated_size != size:
             self.faults.add(
-                f"{file} says {said[1]}x{said[0]}, its image {path.name} is {size[1]}x{size[0]}; put the annotated "
-                f"image there"
+                f"{file} was annotated at {annotated_size[1]}x{annotated_size[0]}, but {path.name} is "
+                f"{size[1]}x{size[0]}; replace it with the annotated image"
             )
         groups: dict[Any, list[dict[str, Any]]] = {}
         for number, shape in enumerate(content["shapes"], start=1):
@@ -145,14 +151,16 @@ class _Reader:
                 )
         objects = [self._object(shapes, *size) for shapes in groups.values()]
         return ConvertedImage(
-            path.relative_to(self.folder).as_posix(), *size, tuple(found for found in objects if found is not None)
+            path.relative_to(self.folder).as_posix(),
+            *size,
+            tuple(instance for instance in objects if instance is not None),
         )
 
     def _is_object(self, shape: dict[str, Any], where: str) -> bool:
         if shape.get("label") in NO_OBJECTS:
-            self.notes.add(f"shape labelled {shape['label']}: left out")
+            self.notes.add(f"shape labelled {shape['label']}: skipped")
         elif shape.get("shape_type") in THIN:
-            self.notes.add(f"shape of type {shape['shape_type']}: left out, it has no area")
+            self.notes.add(f"shape of type {shape['shape_type']}: skipped, it has no area")
         elif not isinstance(shape.get("label"), str):
             self.faults.add(f"{where} has no label; give it one in labelme")
         else:
@@ -181,15 +189,15 @@ class _Reader:
 
 
 def _image_of(file: Path, content: dict[str, Any]) -> Path | None:
-    """The file that imagePath names (Windows writes backslashes), else an image with the JSON file's own name."""
+    """The file in imagePath (Windows writes backslashes), else an image with the JSON file's name."""
     named = str(content.get("imagePath") or "").replace("\\", "/")
-    tried = [file.parent / named, file.parent / Path(named).name] if named else []
-    found = next((path for path in tried if path.is_file()), None)
+    candidates = [file.parent / named, file.parent / Path(named).name] if named else []
+    found = next((path for path in candidates if path.is_file()), None)
     return found or next((path for path in images_in(file.parent) if path.stem == file.stem), None)
 
 
 def _rings(shape: dict[str, Any]) -> list[list[float]]:
-    """The outline of a polygon, rectangle or circle; `ValueError` says what is wrong."""
+    """Rings of a polygon, rectangle or circle; raises `ValueError` with the fault."""
     kind, points = shape.get("shape_type", "polygon"), shape.get("points")
     if not isinstance(points, list) or not all(
         isinstance(point, list) and len(point) == 2 and all(_is_number(v) for v in point) for point in points
@@ -198,12 +206,12 @@ def _rings(shape: dict[str, Any]) -> list[list[float]]:
     needed = {"polygon": 3, "rectangle": 2, "circle": 2, "oriented_rectangle": 4}.get(kind)
     if needed is None:
         raise ValueError(
-            f"{shape['where']} is of type {kind!r}; only polygon, rectangle, circle and mask are known: draw it as "
+            f"{shape['where']} is of type {kind!r}; only polygon, rectangle, circle and mask are supported: draw it as "
             f"one of them"
         )
     if len(points) < needed or (kind == "circle" and len(points) > 2):
         raise ValueError(
-            f"{shape['where']}, a {kind}, has {len(points)} points, it needs {needed}; draw it again or remove it"
+            f"{shape['where']}, a {kind}, has {len(points)} points but needs {needed}; draw it again or remove it"
         )
     if kind == "circle":
         (x, y), (edge_x, edge_y) = points
@@ -217,7 +225,7 @@ def _rings(shape: dict[str, Any]) -> list[list[float]]:
 
 
 def _mask(shape: dict[str, Any], height: int, width: int) -> UInt8[np.ndarray, "H W"]:
-    """The bitmap of a mask shape in the image; `ValueError` says what is wrong."""
+    """Bitmap of a mask shape in the image; raises `ValueError` with the fault."""
     try:
         with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as image:
             bitmap = np.array(image.convert("L")) > 0
@@ -226,7 +234,7 @@ def _mask(shape: dict[str, Any], height: int, width: int) -> UInt8[np.ndarray, "
         raise ValueError(f"{shape['where']}: its mask cannot be read ({error}); draw it again in labelme") from error
     if x < 0 or y < 0 or y + bitmap.shape[0] > height or x + bitmap.shape[1] > width:
         raise ValueError(
-            f"{shape['where']}: its mask reaches out of the {width}x{height} image; draw it again in labelme"
+            f"{shape['where']}: its mask extends beyond the {width}x{height} image; draw it again in labelme"
         )
     canvas = np.zeros((height, width), np.uint8)
     canvas[y : y + bitmap.shape[0], x : x + bitmap.shape[1]] = bitmap

@@ -1,6 +1,6 @@
-"""Any known dataset as COCO files: a folder whose layout is recognized, or datasets built in Python.
+"""Any supported dataset as COCO files: a folder whose layout is detected, or datasets built in Python.
 
-What is not COCO is converted into a folder of ours; images stay where they are.
+Other formats are converted and written to an output folder; images are not copied.
 """
 
 import hashlib
@@ -24,29 +24,29 @@ from htc.files import write_json
 OTHERS = (
     "data.yaml (or data.yml) with images/ and labels/*.txt: YOLO",
     "images/ and masks/ (or labels/) with a PNG for each image: label maps; with train/ and val/ above or below",
-    "JSON files of labelme beside the images; in train/ and val/ where there are parts",
+    "JSON files of labelme next to the images; in train/ and val/ if there are several parts",
 )
 Say = Callable[[str], object]
 Data = Path | Dataset | Mapping[str, Dataset]
-"""A folder, one dataset (all of it for training), or datasets by split: `{"train": ..., "val": ...}`."""
+"""A folder, one dataset (used for training), or datasets by split: `{"train": ..., "val": ...}`."""
 
 
 @dataclass(frozen=True)
 class ConvertedFiles:
-    """A converted data set: its content and the COCO file of each part."""
+    """A converted dataset: its content and the COCO file of each part."""
 
     data: Converted
     files: dict[str, Path]
 
     @property
     def splits(self) -> Splits:
-        """Where training finds it."""
+        """Paths for training."""
         val = self.files.get("val")
         return Splits(self.files["train"], self.data.images, val, None if val is None else self.data.images)
 
     @property
     def training_flags(self) -> str:
-        """The flags with which `htc train` takes the converted files."""
+        """Flags that pass the converted files to `htc train`."""
         return " ".join(
             f"--{part}-annotations {self.files[part]} --{part}-images {self.data.images}"
             for part in ("train", "val")
@@ -54,7 +54,7 @@ class ConvertedFiles:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As in the JSON of `htc convert`."""
+        """Values for the JSON output of `htc convert`."""
         return {
             "images": str(self.data.images),
             "annotations": {part: str(file) for part, file in self.files.items()},
@@ -64,17 +64,17 @@ class ConvertedFiles:
 
 
 def is_coco(folder: Path) -> bool:
-    """Whether a folder has one of `LAYOUTS`."""
+    """Test whether a folder has one of `LAYOUTS`."""
     return any((folder / train).is_file() for train, _, _, _ in LAYOUTS)
 
 
 def is_known(folder: Path) -> bool:
-    """Whether a folder holds a data set of any known layout."""
+    """Test whether a folder contains a dataset in any supported layout."""
     return is_coco(folder) or description(folder) is not None or bool(map_parts(folder)) or is_labelme(folder)
 
 
 def read_other(folder: Path) -> Converted | None:
-    """A data set that is not COCO's, read; None if it is none that is known. Raises `DataError` for its faults."""
+    """Read a dataset that is not in COCO format; None if its layout is unknown. Raises `DataError` for its faults."""
     if not folder.is_dir():
         return None
     if description(folder) is not None:
@@ -85,13 +85,12 @@ def read_other(folder: Path) -> Converted | None:
 
 
 def convert_data(folder: Path, destination: Path) -> ConvertedFiles:
-    """Reads any data set but COCO's and writes `destination/annotations/instances_<part>.json`.
+    """Convert any dataset except COCO's and write `destination/annotations/instances_<part>.json`.
 
-    Raises `DataError` for faults (file, line or shape, remedy) and for unknown layouts, `OutputError` if it cannot
-    write.
+    Raises `DataError` for faults (file, line or shape, remedy) and for unknown layouts, `OutputError` if writing fails.
     """
     if is_coco(folder):
-        raise DataError(f"{folder} is COCO data already: nothing to convert; train on it: htc train --data {folder}")
+        raise DataError(f"{folder} is already COCO data: nothing to convert; train on it: htc train --data {folder}")
     data = read_other(folder)
     if data is None:
         raise DataError(unknown_layout(folder))
@@ -99,13 +98,13 @@ def convert_data(folder: Path, destination: Path) -> ConvertedFiles:
 
 
 def prepare_splits(data: Data, destination: Path, val_share: float | None = None, say: Say | None = None) -> Splits:
-    """The splits of any known data; what is not COCO on the disk is written into `destination`, and `say` is called
-    with lines that state how it was read.
+    """Find the splits of any supported data; other formats than COCO are written to `destination`, and `say` is called
+    with lines that describe how they were read.
 
-    Without validation split there is none, unless `val_share` (0..1) of the training images are to be set apart for
-    it: that is never done silently. Raises `DataError` and `OutputError`.
+    Without a validation split there is none, unless `val_share` (0..1) of the training images are held out for it,
+    which is always reported. Raises `DataError` and `OutputError`.
     """
-    say = say or _keep_quiet
+    say = say or _discard
     if not isinstance(data, Path):
         splits = _written_splits(data, destination, say)
     elif is_coco(data) or not data.is_dir():
@@ -117,18 +116,18 @@ def prepare_splits(data: Data, destination: Path, val_share: float | None = None
         splits = converted.splits
     if val_share is not None:
         if splits.val_annotations is not None:
-            name = data if isinstance(data, Path) else "data"
+            data_name = data if isinstance(data, Path) else "data"
             raise DataError(
-                f"{name} has a validation part ({splits.val_annotations}), so --val-share has nothing to do: "
-                f"leave it out"
+                f"{data_name} has a validation split ({splits.val_annotations}), so --val-share has no effect: "
+                f"remove it"
             )
         splits = split_off(splits, val_share, destination)
         say(
-            f"{val_share:.0%} of the images, chosen by their names, are set apart for validation: "
+            f"{val_share:.0%} of the images, chosen by a hash of their names, are held out for validation: "
             f"{splits.val_annotations}"
         )
     elif splits.val_annotations is None:
-        say("there is no validation part, so nothing is measured; --val-share 0.2 sets a fifth of the images apart")
+        say("without a validation split there are no metrics; --val-share 0.2 holds out 20% of the training images")
     return splits
 
 
@@ -143,26 +142,26 @@ def locate_splits(
     converted: Path | None = None,
     say: Say | None = None,
 ) -> Splits:
-    """The annotation files and image folders of the training and validation splits, from `data` or from four paths.
+    """Find the annotation files and image folders of the training and validation splits, from `data` or from four
+    paths.
 
-    `data` is the folder of a dataset, a `Dataset` (all of it for training, unless `val_share` splits it), or datasets
-    by split, `{"train": ..., "val": ...}`. What is not COCO on the disk is written into the folder `converted` (None:
-    one below `runs/data`); `say` is called with a line for each thing done. Raises `DataError` that names what is
-    missing, and `OutputError`.
+    `data` is the folder of a dataset, a `Dataset` (used for training, unless `val_share` splits it), or datasets by
+    split, `{"train": ..., "val": ...}`. Other formats than COCO are written to the folder `converted` (None: one below
+    `runs/data`); `say` is called with a line for each step. Raises `DataError` with what is missing, and `OutputError`.
     """
     if data is not None:
         if any(path is not None for path in (train_annotations, train_images, val_annotations, val_images)):
-            raise DataError("give either --data DIR or --train-annotations with --train-images, not both")
+            raise DataError("pass either --data DIR or --train-annotations with --train-images, not both")
         data = _checked(data)
         return prepare_splits(data, converted or _default_folder(data), val_share, say)
     if val_share is not None:
         raise DataError(
-            "--val-share divides the images of --data DIR; give that, or --val-annotations with --val-images"
+            "--val-share splits the images of --data DIR; pass that, or --val-annotations with --val-images"
         )
     if train_annotations is None or train_images is None:
-        raise DataError("nothing to train on: give --data DIR, or --train-annotations JSON with --train-images DIR")
+        raise DataError("no training data: pass --data DIR, or --train-annotations JSON with --train-images DIR")
     if (val_annotations is None) != (val_images is None):
-        raise DataError("--val-annotations and --val-images go together: give both or neither")
+        raise DataError("--val-annotations and --val-images must be used together: pass both or neither")
     for annotations, images in ((train_annotations, train_images), (val_annotations, val_images)):
         if annotations is not None and (annotations.is_dir() or not annotations.exists()):
             raise DataError(f"{annotations}: no such file; give COCO annotations, an instance file (.json)")
@@ -174,13 +173,12 @@ def locate_splits(
 def locate_split(
     data: str | Data, split: str, converted: Path | None = None, say: Say | None = None
 ) -> tuple[Path, Path]:
-    """The annotation file and the image folder of one split of `data`, for an evaluation.
+    """Find the annotation file and the image folder of one split of `data`, for an evaluation.
 
-    `split` is `train`, `val` (also `valid`, `validation`) or `test`; a single `Dataset` is all of it, whatever the
-    name. `data`, `converted` and `say` as in `locate_splits`. Raises `DataError` that lists the splits there are, and
-    `OutputError`.
+    `split` is `train`, `val` (also `valid`, `validation`) or `test`; a single `Dataset` is used for any split. `data`,
+    `converted` and `say` as in `locate_splits`. Raises `DataError` that lists the available splits, and `OutputError`.
     """
-    data, name, say = _checked(data), split_name(split), say or _keep_quiet
+    data, name, say = _checked(data), split_name(split), say or _discard
     folder = converted or _default_folder(data)
     if isinstance(data, Path):
         return _folder_split(data, name, folder, say)
@@ -191,7 +189,7 @@ def locate_split(
 
 
 def read_split(folder: Path, split: str) -> Dataset:
-    """One split of a folder in any known layout; nothing is written. Raises `DataError`."""
+    """Read one split of a folder in any supported layout, without writing. Raises `DataError`."""
     name = split_name(split)
     other = _other_with_split(folder, name)
     if other is None:
@@ -217,12 +215,12 @@ def _coco_split(folder: Path, name: str) -> tuple[Path, Path]:
         raise DataError(_no_split(folder, name, parts))
     annotations, images = parts[name]
     if not images.is_dir():
-        raise DataError(f"{annotations} is there, but the folder of its images, {images}, is not; add it")
+        raise DataError(f"{annotations} exists, but its image folder {images} does not; add it")
     return annotations, images
 
 
 def _other_with_split(folder: Path, name: str) -> Converted | None:
-    """A folder that is not COCO's, read, which has that split; None if it is COCO's."""
+    """Read a folder that is not COCO's and has that split; None if it is COCO's."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder of a dataset")
     if coco_parts(folder):
@@ -235,12 +233,12 @@ def _other_with_split(folder: Path, name: str) -> Converted | None:
     return other
 
 
-def _no_split(what: Path | str, name: str, there: Iterable[str]) -> str:
-    return f"{what} has no split {name!r}; it has {', '.join(there)}"
+def _no_split(source: Path | str, name: str, available: Iterable[str]) -> str:
+    return f"{source} has no split {name!r}; it has {', '.join(available)}"
 
 
 def _checked(data: object) -> Data:
-    """Raises `DataError` for what is no data."""
+    """Check the type of the data; raises `DataError`."""
     if isinstance(data, str | Path):
         return Path(data)
     if isinstance(data, Dataset | Mapping):
@@ -251,7 +249,7 @@ def _checked(data: object) -> Data:
 
 
 def _default_folder(data: Data) -> Path:
-    """Below `runs/data`, by the name of the folder; of datasets, which have none, by their content."""
+    """Folder below `runs/data`, named like the folder of the data; for datasets, by a hash of their content."""
     if isinstance(data, Path):
         return Path("runs", "data", data.absolute().name)
     return Path("runs", "data", f"dataset-{digest({'train': data} if isinstance(data, Dataset) else by_split(data))}")
@@ -270,19 +268,19 @@ def _written(dataset: Dataset, name: str, destination: Path, say: Say) -> tuple[
     files = save_split(dataset, destination, name)
     say(f"{name}: {dataset!r}, written as COCO: {files[0]}")
     for note in dataset.dropped:
-        say(f"left out: {note}")
+        say(f"dropped: {note}")
     return files
 
 
-def _keep_quiet(_message: str) -> None:
-    """Nobody is told."""
+def _discard(_message: str) -> None:
+    """Ignore the message."""
 
 
 def conversion_summary(converted: ConvertedFiles) -> list[str]:
-    """How the data set was read, for the user."""
+    """Lines for the user that describe how the dataset was read."""
     data = converted.data
     counts = ", ".join(
-        f"{part}: {len(images)} images with {sum(len(p.objects) for p in images)} objects"
+        f"{part}: {len(images)} images with {sum(len(p.objects) for p in images)} instances"
         for part, images in data.parts.items()
     )
     names = ", ".join(data.classes[:10]) + (", ..." if len(data.classes) > 10 else "")
@@ -295,33 +293,34 @@ def conversion_summary(converted: ConvertedFiles) -> list[str]:
 
 
 def unknown_layout(folder: Path) -> str:
-    """What a folder could have been, as an error message."""
+    """Error message that lists the supported layouts."""
     known = "".join(
         f"\n  {line}" for line in (*(f"{train} with {images}/: COCO" for train, images, _, _ in LAYOUTS), *OTHERS)
     )
     return (
-        f"{folder} has none of the known layouts:{known}\narrange it like one of them, or name the parts: "
+        f"{folder} has none of the known layouts:{known}\narrange it like one of them, or pass the paths: "
         f"--train-annotations, --train-images"
     )
 
 
 def split_off(splits: Splits, share: float, destination: Path) -> Splits:
-    """The training part divided: about `share` of its images to validation, chosen by a hash of their names.
+    """Split the training data: about `share` of its images, chosen by a hash of their names, become the validation
+    split.
 
-    So an image stays where it is when others are added. Images with the same value of `group` in their record (crops
-    of one micrograph, frames of one film) stay together. Raises `DataError` if either part would be empty.
+    Therefore an image stays in its split when others are added. Images with the same value of `group` in their record
+    (crops of one micrograph, frames of one video) stay together. Raises `DataError` if either split would be empty.
     """
     if not 0 < share < 1:
-        raise DataError(f"--val-share {share:g}: give a share between 0 and 1, such as 0.2")
+        raise DataError(f"--val-share {share:g}: give a fraction between 0 and 1, such as 0.2")
     read_coco(splits.train_annotations, splits.train_images)
     content = json.loads(splits.train_annotations.read_bytes())
-    chosen = {image["id"] for image in content["images"] if _place(image) < share}
+    chosen = {image["id"] for image in content["images"] if _hash_value(image) < share}
     parts = {"val": chosen, "train": {image["id"] for image in content["images"]} - chosen}
     empty = [part for part, ids in parts.items() if not ids]
     if empty:
         raise DataError(
-            f"--val-share {share:g} of {len(content['images'])} images leaves no image to {empty[0]}; give "
-            f"another share"
+            f"--val-share {share:g} of {len(content['images'])} images leaves no image for {empty[0]}; give another "
+            f"fraction"
         )
     files = {part: destination / ANNOTATIONS_FOLDER / f"instances_{part}_split.json" for part in parts}
     for part, ids in parts.items():
@@ -331,8 +330,8 @@ def split_off(splits: Splits, share: float, destination: Path) -> Splits:
     )
 
 
-def _place(image: dict[str, Any]) -> float:
-    """0..1, by the image's group or name alone."""
+def _hash_value(image: dict[str, Any]) -> float:
+    """A hash in 0..1 of the image's group or name."""
     name = str(image.get("group", Path(str(image["file_name"])).name))
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
 

@@ -1,4 +1,4 @@
-"""`supervision.DetectionDataset` as records of `htc.Dataset.from_records`."""
+"""Conversion of `supervision.DetectionDataset` to records for `htc.Dataset.from_records`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,27 +16,29 @@ if TYPE_CHECKING:
 
 
 def records_of_supervision(dataset: "DetectionDataset") -> Iterator[DatasetRecord]:
-    """One record an image, in the dataset's order; only images that are not files are read.
+    """Yield one record per image, in the dataset's order; only images that are not files are read.
 
-    A mask without any pixel stands for an instance without mask: supervision has no other sign for it.
+    An empty mask means an instance without a mask: supervision has no other representation for it.
     """
     for index, path in enumerate(dataset.image_paths):
-        found = dataset.annotations[path]
-        if found.class_id is None and len(found):
+        detections = dataset.annotations[path]
+        if detections.class_id is None and len(detections):
             raise DataError(f"image {path}: its detections have no class_id; set it, from 0, for each")
         record: DatasetRecord = {
             "image": path if Path(path).is_file() else _in_memory(dataset, index),
-            "labels": np.zeros(0, np.int64) if found.class_id is None else found.class_id,
-            "boxes": found.xyxy,
-            "crowd": found.data.get("iscrowd"),  # type: ignore[typeddict-item]
+            "labels": np.zeros(0, np.int64) if detections.class_id is None else detections.class_id,
+            "boxes": detections.xyxy,
+            "crowd": detections.data.get("iscrowd"),  # type: ignore[typeddict-item]
         }
-        if found.mask is not None:
-            record["masks"] = [_run_lengths(mask) for mask in found.mask]
+        if detections.mask is not None:
+            record["masks"] = [_run_lengths(mask) for mask in detections.mask]
         yield record
 
 
 def _in_memory(dataset: "DetectionDataset", index: int) -> Any:
-    """RGB pixels of an image that supervision holds in memory (BGR, as OpenCV's); else its path, which is no file."""
+    """RGB pixels of an image that supervision holds in memory (BGR, like OpenCV); else its path, which is not a
+    file.
+    """
     try:
         path, image, _ = dataset[index]
     except ValueError:
@@ -45,7 +47,7 @@ def _in_memory(dataset: "DetectionDataset", index: int) -> Any:
 
 
 def _run_lengths(mask: np.ndarray) -> Any:
-    """COCO's run lengths of one bitmap: of a `CompactMask` no more than one is dense at a time."""
+    """COCO RLE of one bitmap; for a `CompactMask`, only one mask is dense at a time."""
     if not mask.any():
         return None
     return coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))

@@ -1,5 +1,5 @@
-"""FishNet-99 and -150 (Sun et al. 2018, arXiv 1901.03495): down the tail, up the body, down the head, nothing ever
-thrown away.
+"""FishNet-99 and -150 (Sun et al. 2018, arXiv 1901.03495): down the tail, up the body, down the head; all features are
+kept.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ SQUEEZE = 16
 
 @dataclass(frozen=True)
 class Depths:
-    """Blocks of each stage; `transfers` are those on the connections to body (3) and head (3)."""
+    """Number of blocks of each stage; `transfers` are the blocks on the connections to body (3) and head (3)."""
 
     tail: tuple[int, int, int]
     neck: int
@@ -38,11 +38,11 @@ DEPTHS = {
 
 
 class Block(nn.Module):
-    """A bottleneck of pre-activated convolutions beside a shortcut.
+    """A pre-activation bottleneck with a shortcut.
 
-    The shortcut is the identity, a convolution where the width changes, or, going up the body (`reduce`), the sum of
-    each group of `reduce` neighbouring channels (the paper's channel-wise reduction), so that gradients reach the tail
-    unconvolved.
+    The shortcut is the identity, a convolution if the width changes, or, on the way up the body (`reduce`), the sum of
+    each group of `reduce` neighboring channels (the paper's channel-wise reduction), so that gradients reach the tail
+    without passing a convolution.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H, W)"""
+        """(N, C, H, W) -> (N, C', H, W)."""
         y = self.conv1(self.norm1(x).relu())
         y = self.conv2(self.norm2(y).relu())
         y = self.conv3(self.norm3(y).relu())
@@ -75,14 +75,14 @@ class Block(nn.Module):
 def blocks(
     channels_in: int, channels_out: int, count: int, kind: BackboneNorm, *, reduce: int = 0, dilation: int = 1
 ) -> nn.Sequential:
-    """`count` blocks, of which the first changes the width."""
+    """Stack `count` blocks, the first of which changes the width."""
     later = (Block(channels_out, channels_out, kind, dilation=dilation) for _ in range(count - 1))
     return nn.Sequential(Block(channels_in, channels_out, kind, reduce=reduce, dilation=dilation), *later)
 
 
 class Neck(nn.Module):
-    """Between tail and body: a wider feature, then blocks weighted by squeeze-and-excitation attention, which is
-    also added.
+    """Between tail and body: a wider feature, then blocks weighted by squeeze-and-excitation attention, which is also
+    added.
     """
 
     def __init__(self, channels: int, count: int, kind: BackboneNorm) -> None:
@@ -109,17 +109,17 @@ class Neck(nn.Module):
         self.blocks = blocks(wide, NECK, count, kind)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 512, H, W) -> (N, 512, H, W)"""
+        """(N, 512, H, W) -> (N, 512, H, W)."""
         x = self.widen(x)
         weight = self.attention(x)
         return self.blocks(x) * weight + weight
 
 
 class FishFeatures(nn.Module):
-    """Image -> C2 (end of the body) and C3-C5 (head), each a concatenation that keeps all earlier features of its
-    resolution.
+    """Image -> C2 (end of the body) and C3-C5 (head), each the concatenation of all earlier features of its resolution.
 
-    Differs from the paper by: no classifier. Where a map has an odd side, going up fits the size of the map it joins.
+    Differs from the paper by: no classifier. Upsampling uses the size of the map that it is joined with, for maps with
+    odd sides.
     """
 
     channels = (HEAD[0], *HEAD[1:], HEAD[2] + NECK)
@@ -146,7 +146,7 @@ class FishFeatures(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> [C2, C3, C4, C5] with 320, 832, 1600 and 2112 channels"""
+        """(N, 3, H, W) -> [C2, C3, C4, C5] with 320, 832, 1600 and 2112 channels."""
         down = [F.max_pool2d(self.stem(x), 3, 2, padding=1)]
         for stage in self.tail:
             down.append(F.max_pool2d(stage(down[-1]), 2))

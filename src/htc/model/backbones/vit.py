@@ -1,5 +1,5 @@
-"""A plain vision transformer with a simple pyramid (Li et al. 2022, "Exploring plain vision transformer backbones",
-arXiv 2203.16527).
+"""Plain vision transformer with a simple feature pyramid (Li et al. 2022, "Exploring plain vision transformer
+backbones", arXiv 2203.16527).
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ PATCH = 16
 
 
 class PlainViT(nn.Module):
-    """C2-C5 of strides 4, 8, 16 and 32, all from the transformer's last feature, by deconvolution and pooling.
+    """C2-C5 of strides 4, 8, 16 and 32, all computed from the transformer's last feature by deconvolution and pooling.
 
-    Differs from the paper by: attention is global in every block (the paper has windows in all but four), position
-    embeddings are interpolated to each image's size, the transformer's final LayerNorm is applied (its code leaves it
-    out and has LayerNorms in the pyramid's convolutions instead; ours are plain), and the 1x1 and 3x3 convolutions
-    after the maps are the neck's, top-down path included. Raises `ConfigError` for names that are no vision transformer
-    with patches of 16 pixels.
+    Differs from the paper by: attention is global in every block (in the paper, all but four use windows); position
+    embeddings are interpolated to each image's size; the transformer's final LayerNorm is applied (the authors' code
+    omits it and has LayerNorms in the pyramid's convolutions, which are plain here); the 1x1 and 3x3 convolutions after
+    the maps are the neck's, including the top-down path. Raises `ConfigError` for names that are not a vision
+    transformer with 16-pixel patches.
     """
 
     def __init__(self, config: ViT, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -33,7 +33,7 @@ class PlainViT(nn.Module):
         body: Any = create(config.name, weights, num_classes=0, global_pool="", dynamic_img_size=True, **extra)
         if tuple(getattr(body.patch_embed, "patch_size", ())) != (PATCH, PATCH):
             raise ConfigError(
-                f"backbone.name {config.name}: its patches are not {PATCH} pixels; take one such as "
+                f"backbone.name {config.name}: its patches are not {PATCH} pixels; use a network such as "
                 f"vit_base_patch16_224"
             )
         self.body, width = body, body.embed_dim
@@ -47,6 +47,6 @@ class PlainViT(nn.Module):
         self.up8 = nn.ConvTranspose2d(width, width // 2, 2, 2)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W), both sides multiples of 32 -> [C2, C3, C4, C5]"""
+        """(N, 3, H, W), both sides multiples of 32 -> [C2, C3, C4, C5]."""
         x = self.body.forward_intermediates(x, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)[0]
         return [self.up4(x), self.up8(x), x, F.max_pool2d(x, 2)]

@@ -1,4 +1,4 @@
-"""Alternatives to a part of the network, one idea a module: each is a variant of a typed union in `htc.config`.
+"""Alternatives to parts of the network, one idea per module: each is a variant of a typed union in `htc.config`.
 
-`htc.model.build` composes them; the plain parts do not mention them.
+`htc.model.build` composes them; the plain parts do not refer to them.
 """

@@ -10,7 +10,7 @@ from htc.model.norms import norm
 
 
 class DilatedConv(nn.Module):
-    """A 3x3 convolution with gaps of `rate` pixels, norm, ReLU."""
+    """A 3x3 convolution with dilation `rate`, norm, ReLU."""
 
     def __init__(self, channels: int, rate: int, norm_kind: LayerNorm) -> None:
         super().__init__()
@@ -18,14 +18,15 @@ class DilatedConv(nn.Module):
         self.norm = norm(norm_kind, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same size."""
+        """(B, C, H, W) -> (B, C, H, W)."""
         return self.norm(self.conv(x)).relu()
 
 
 class AtrousPyramid(nn.Module):
-    """ASPP of DeepLab v3 (Chen et al. 2017, section 3.3): views of several widths side by side, then a 1x1 projection.
+    """ASPP of DeepLab v3 (Chen et al. 2017, section 3.3): parallel branches of several receptive fields, then a 1x1
+    projection.
 
-    The image's mean goes without a norm: it is one value a channel, of which a batch of one has no statistics.
+    The branch of the image's mean has no norm: it has one value per channel, too few for statistics in a batch of one.
     """
 
     def __init__(self, channels: int, config: ASPP, norm_kind: LayerNorm) -> None:
@@ -36,13 +37,14 @@ class AtrousPyramid(nn.Module):
         self.project = ConvBlock((2 + len(config.rates)) * channels, channels, 1, norm_kind=norm_kind)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape."""
+        """(B, C, H, W) -> (B, C, H, W)."""
         mean = self.mean(x.mean((2, 3), keepdim=True)).expand_as(x)
         return self.project(torch.cat([self.point(x), *(dilated(x) for dilated in self.dilated), mean], 1))
 
 
 class GlobalConvolution(nn.Module):
-    """GCN (Peng et al., "Large Kernel Matters", CVPR 2017, section 3.1): a k x k view for the price of lines.
+    """GCN (Peng et al., "Large Kernel Matters", CVPR 2017, section 3.1): a k x k receptive field from separable
+    convolutions.
 
     k x 1 then 1 x k, plus 1 x k then k x 1, without a nonlinearity between them. Differs from the paper by: a ReLU
     after the sum, since further convolutions follow here, and no boundary refinement.
@@ -59,12 +61,12 @@ class GlobalConvolution(nn.Module):
         self.across_down = nn.Sequential(line(1, k), line(k, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape."""
+        """(B, C, H, W) -> (B, C, H, W)."""
         return (self.down_across(x) + self.across_down(x)).relu()
 
 
 def build_context(channels: int, config: Context, norm_kind: LayerNorm) -> nn.Module:
-    """The context module that the configuration names; the identity for none."""
+    """Build the context module that the configuration selects; the identity if there is none."""
     match config:
         case ASPP():
             return AtrousPyramid(channels, config, norm_kind)

@@ -1,5 +1,5 @@
-"""Deformable convolution (Dai et al. 2017, arXiv 1703.06211) and its modulated form (Zhu et al. 2019, arXiv
-1811.11168).
+"""Deformable convolution (Dai et al. 2017, arXiv 1703.06211) and modulated deformable convolution (Zhu et al. 2019,
+arXiv 1811.11168).
 """
 
 from typing import Any, Literal
@@ -10,10 +10,10 @@ from torchvision.ops import deform_conv2d
 
 
 class DeformableConv2d(nn.Conv2d):
-    """A 3x3 convolution that samples where `conv_offset` says (Dai et al. 2017; modulated: Zhu et al. 2019).
+    """A 3x3 convolution with the sampling offsets of `conv_offset` (Dai et al. 2017; modulated: Zhu et al. 2019).
 
-    Plain: 18 channels, (dy, dx) of the nine taps. Modulated: 27, the last nine the logits of each tap's weight. One
-    offset group.
+    `conv_offset` has 18 channels, (dy, dx) of the nine taps; modulated: 27, the last nine are the logits of the taps'
+    weights. One offset group.
     """
 
     def __init__(self, plain: nn.Conv2d, *, modulated: bool) -> None:
@@ -25,9 +25,9 @@ class DeformableConv2d(nn.Conv2d):
         nn.init.zeros_(self.conv_offset.bias)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, C, H, W) -> (N, C', H', W')"""
-        said = self.conv_offset(x)
-        offset, logits = said[:, :18], said[:, 18:]
+        """(N, C, H, W) -> (N, C', H', W')."""
+        prediction = self.conv_offset(x)
+        offset, logits = prediction[:, :18], prediction[:, 18:]
         weight = logits.sigmoid() if logits.shape[1] else None
         dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype  # torchvision has no kernel for bfloat16
         parts = [None if part is None else part.to(dtype) for part in (x, offset, self.weight, self.bias)]
@@ -36,7 +36,9 @@ class DeformableConv2d(nn.Conv2d):
 
 
 def make_deformable(block: nn.Module, kind: Literal["v1", "v2"], *, keep_weights: bool) -> int:
-    """Replaces every strided or plain 3x3 convolution directly in `block`; how many there were."""
+    """Replace the 3x3 convolutions without bias directly in `block` with deformable ones. -> the number of replaced
+    layers
+    """
     replaced = 0
     for name, plain in list(block.named_children()):
         if isinstance(plain, nn.Conv2d) and plain.kernel_size == (3, 3) and plain.bias is None:

@@ -1,13 +1,13 @@
-"""Masks finer than 28 x 28: a 56 x 56 mask head that sees the image beside the pyramid.
+"""Masks finer than 28 x 28: a 56 x 56 mask head that reads the image in addition to the pyramid.
 
-The pyramid's finest map has stride 4, so an outline is decoded from cells of 4 pixels, and a larger grid alone adds
-cells but no evidence. Here a shallow feature of the image itself is pooled on the fine grid and joins the last
-layers. The idea, fine features where the outline is decided, is that of PointRend (Kirillov et al., CVPR 2020) and
-RefineMask (Zhang et al., CVPR 2021). Differs from them by: all cells instead of chosen points, one step instead of
-several, and the image instead of P2.
+The finest map of the pyramid has stride 4, so an outline is decoded from cells of 4 pixels; a larger grid alone adds
+cells but no information. Here a shallow feature of the image is pooled on the fine grid and joins the last layers. The
+idea of fine features near the outline is that of PointRend (Kirillov et al., CVPR 2020) and RefineMask (Zhang et al.,
+CVPR 2021). Differs from them by: all cells instead of selected points, one step instead of several, and the image
+instead of P2.
 
-Through the cascade's mask path the fine grid travels as channels of the 14 x 14 features: each cell carries its own 4 x
-4 samples.
+The mask path of the cascade carries the fine grid as channels of the 14 x 14 features: each cell holds its 4 x 4
+samples.
 """
 
 from dataclasses import dataclass, replace
@@ -31,30 +31,30 @@ FINER = 4
 
 @dataclass(frozen=True)
 class DetailedPyramid(Pyramid):
-    """P2-P5, and beside them a shallow feature at strides 1, 2, 4 and 8."""
+    """P2-P5, and a shallow feature at strides 1, 2, 4 and 8."""
 
     detail: Pyramid
 
     def float(self) -> "DetailedPyramid":
-        """The same maps in float32."""
+        """Convert the maps to float32."""
         return replace(self, maps=tuple(m.float() for m in self.maps), detail=self.detail.float())
 
 
 @dataclass(frozen=True)
 class DetailedFeatures(Features):
-    """The trunk's features with the detail feature at the input's own resolution."""
+    """The trunk's features with the detail feature at the resolution of the network input."""
 
     detail: Float[Tensor, "B D H W"]
 
     @cached_property
     def pooled(self) -> tuple[Pyramid, Pyramid | None]:
-        """x with details, and s."""
+        """x with the detail pyramid, and s."""
         x, s = super().pooled
         return DetailedPyramid(x.maps, x.strides, detail_pyramid(self.detail)), s
 
 
 class DetailBranch(nn.Module):
-    """Two 3x3 convolutions on the image, at its own resolution."""
+    """Two 3x3 convolutions on the image, at full resolution."""
 
     def __init__(self, channels: int, norm_kind: LayerNorm) -> None:
         super().__init__()
@@ -69,12 +69,12 @@ class DetailBranch(nn.Module):
         features: Features,
         neck: nn.Module,  # noqa: ARG002 - a TrunkExtension's signature
     ) -> DetailedFeatures:
-        """The features with those of the normalized images' details."""
+        """Add the detail feature of the normalized images to the features."""
         return DetailedFeatures(features.pyramid, features.semantic, features.semantic_logits, self.convs(images))
 
 
 def detail_pyramid(feature: Float[Tensor, "B C H W"]) -> Pyramid:
-    """A full-resolution feature averaged to strides 1, 2, 4 and 8, so that a RoI of any size is at most some hundred
+    """Average a full-resolution feature to strides 1, 2, 4 and 8, so that a RoI of any size is at most a few hundred
     pixels wide on its level.
     """
     maps = [feature]
@@ -84,23 +84,23 @@ def detail_pyramid(feature: Float[Tensor, "B C H W"]) -> Pyramid:
 
 
 class DetailPool(nn.Module):
-    """What `pool` gives on 14 x 14 cells, and as further channels the detail feature of the same regions on 56 x 56."""
+    """The output of `pool` on 14 x 14 cells, and the detail feature of the same RoIs on 56 x 56 cells as further
+    channels.
+    """
 
     def __init__(self, pool: Pool) -> None:
         super().__init__()
         self.pool = pool
 
     def forward(self, x: Pyramid, s: Pyramid | None, rois: Rois) -> Float[Tensor, "N C 14 14"]:
-        """-> (N, C + 16 D, 14, 14)"""
+        """-> (N, C + 16 D, 14, 14)."""
         assert isinstance(x, DetailedPyramid)
         detail = roi_pool(x.detail, rois.boxes, FINER * MASK_BINS, rows=rois.rows)
         return torch.cat([self.pool(x, s, rois), to_channels(detail)], 1)
 
 
 class FineMaskHead(MaskHead):
-    """M_t with a second deconvolution to 56 x 56, where a 3x3 convolution joins it with the details before the
-    prediction.
-    """
+    """M_t with a second deconvolution to 56 x 56; a 3x3 convolution fuses it with the details before the prediction."""
 
     def __init__(
         self,
@@ -120,11 +120,11 @@ class FineMaskHead(MaskHead):
         initialize(self)
 
     def features(self, x: Float[Tensor, "N _ 14 14"]) -> Float[Tensor, "N _ 14 14"]:
-        """M_t^- with the details behind it: (N, C + 16 D, 14, 14) -> (N, width + 16 D, 14, 14)"""
+        """M_t^- followed by the details: (N, C + 16 D, 14, 14) -> (N, width + 16 D, 14, 14)."""
         return torch.cat([super().features(x[:, : self.channels_in]), x[:, self.channels_in :]], 1)
 
     def forward(self, features: Float[Tensor, "N _ 14 14"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N 56 56"]:
-        """Logits of each RoI's own class, float32."""
+        """Mask logits of each RoI's class, float32."""
         coarse = self.upsample_again(self.upsample(features[:, : self.width]).relu()).relu()
         x = self.join(torch.cat([coarse, from_channels(features[:, self.width :])], 1))
         logits = own_class_logits(x.permute(0, 2, 3, 1).flatten(1, 2), self.logits, labels)
@@ -132,7 +132,7 @@ class FineMaskHead(MaskHead):
 
 
 def to_channels(fine: Float[Tensor, "N D S S"]) -> Float[Tensor, "N _ s s"]:
-    """Blocks of 4 x 4 cells as channels: (N, D, 56, 56) -> (N, 16 D, 14, 14)"""
+    """Move blocks of 4 x 4 cells to channels: (N, D, 56, 56) -> (N, 16 D, 14, 14)."""
     count, channels, rows, columns = fine.shape
     blocks = fine.permute(0, 2, 3, 1).reshape(count, rows // FINER, FINER, columns // FINER, FINER, channels)
     return (
@@ -141,7 +141,7 @@ def to_channels(fine: Float[Tensor, "N D S S"]) -> Float[Tensor, "N _ s s"]:
 
 
 def from_channels(packed: Float[Tensor, "N _ s s"]) -> Float[Tensor, "N D S S"]:
-    """The inverse of `to_channels`."""
+    """Inverse of `to_channels`."""
     count, channels, rows, columns = packed.shape
     blocks = packed.permute(0, 2, 3, 1).reshape(count, rows, columns, FINER, FINER, channels // FINER**2)
     return (

@@ -1,5 +1,5 @@
-"""Fully-connected fusion (PANet, Liu et al. 2018, section 3.4): a mask head whose second branch sees the whole
-region at once.
+"""Fully-connected fusion (PANet, Liu et al. 2018, section 3.4): a mask head with a second, fully connected branch that
+reads the whole RoI.
 """
 
 import torch
@@ -14,15 +14,16 @@ FUSION_SIDE = 2 * MASK_BINS
 
 
 class FusionMaskHead(MaskHead):
-    """M_t with a fully connected branch that says object or not, whatever the class; its logits are added to the
-    class's own.
+    """M_t with a fully connected branch that predicts foreground for any class; its logits are added to those of the
+    class.
 
     The branch starts before the last convolution (conv3 of four): two 3x3 convolutions, the second with half the
-    channels, then one fully connected layer to 28 x 28. A feature here is two: the last convolution's, which alone
-    flows to the next stage, and the one before it.
+    channels, then one fully connected layer to 28 x 28. The mask feature here has two parts: the output of the last
+    convolution, which alone flows to the next stage, and the output of the one before it.
 
-    Differs from the authors' code by: their branch ends in a ReLU and its fully connected layer starts with a deviation
-    of 0.01. Ours has no ReLU, so that it can lower a logit as well as raise it, and starts with 0.001.
+    Differs from the authors' code by: their branch ends in a ReLU, and its fully connected layer is initialized with a
+    standard deviation of 0.01. This one has no ReLU, so that it can lower a logit as well as raise it, and starts with
+    0.001.
     """
 
     def __init__(self, channels_in: int, num_classes: int, config: Cascade, first: FirstLayer = plain_layer) -> None:
@@ -38,13 +39,13 @@ class FusionMaskHead(MaskHead):
         initialize_output(self.fc, 0.001)
 
     def features(self, x: Float[Tensor, "N _ 14 14"]) -> Float[Tensor, "N _ 14 14"]:
-        """-> (N, 2 width, 14, 14): M_t^-, and what the fully connected branch reads."""
+        """-> (N, 2 width, 14, 14): M_t^-, and the input of the fully connected branch."""
         for conv in self.convs[:-1]:  # type: ignore[index]
             x = conv(x)
         return torch.cat([self.convs[-1](x), x], 1)  # type: ignore[operator]
 
     def forward(self, features: Float[Tensor, "N _ 14 14"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N 28 28"]:
-        """Logits of each region's own class, float32."""
+        """Mask logits of each RoI's class, float32."""
         last, before = features.chunk(2, 1)
-        whole = self.fc(self.fc_convs(before).permute(0, 2, 3, 1).flatten(1))
-        return super().forward(last, labels) + whole.float().view(len(features), FUSION_SIDE, FUSION_SIDE)
+        foreground = self.fc(self.fc_convs(before).permute(0, 2, 3, 1).flatten(1))
+        return super().forward(last, labels) + foreground.float().view(len(features), FUSION_SIDE, FUSION_SIDE)

@@ -1,4 +1,4 @@
-"""The recursive feature pyramid (Qiao et al. 2020, DetectoRS, arXiv 2006.02334, section 3), unrolled to two steps."""
+"""Recursive feature pyramid (Qiao et al. 2020, DetectoRS, arXiv 2006.02334, section 3), unrolled to two steps."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,12 +14,12 @@ from htc.types import Features
 
 RATES = (3, 6)
 FEEDBACK_STAGES = ("layer2", "layer3", "layer4")
-"""The stages that are told what the first look saw at their own stride."""
+"""Stages of the second backbone that receive the level of the first pyramid with their stride."""
 
 
 class FeedbackContext(nn.Module):
-    """ASPP of section 3.3: four views side by side, a 1x1 convolution, two dilated 3x3 ones and the image's mean;
-    no projection.
+    """ASPP of section 3.3: four parallel branches (a 1x1 convolution, two dilated 3x3 ones and the image's mean); no
+    projection.
     """
 
     def __init__(self, width: int) -> None:
@@ -32,18 +32,19 @@ class FeedbackContext(nn.Module):
         initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, about C, H, W)"""
-        views = [self.point(x), *(conv(x) for conv in self.dilated)]
+        """(B, C, H, W) -> (B, about C, H, W)."""
+        branches = [self.point(x), *(conv(x) for conv in self.dilated)]
         mean = self.mean(x.mean((2, 3), keepdim=True))
-        return torch.cat([*views, mean.expand_as(views[0])], 1).relu()
+        return torch.cat([*branches, mean.expand_as(branches[0])], 1).relu()
 
 
 class RecursivePyramid(nn.Module):
-    """The image through a second backbone that reads the first pyramid; then both pyramids, weighted pixel by pixel.
+    """A second backbone that reads the first pyramid as feedback; the output is a per-pixel weighted mean of both
+    pyramids.
 
-    Feedback is a 1x1 convolution that starts at zero, added in the first block of C3-C5 before its last activation. The
-    same neck makes the second pyramid; its weight against the first is a sigmoid of a 1x1 convolution of it that starts
-    at one half (section 3.4).
+    Feedback is a 1x1 convolution, initialized to zero and added in the first block of C3-C5 before its last activation.
+    The same neck computes the second pyramid; its weight is the sigmoid of a 1x1 convolution of it, initialized to one
+    half (section 3.4).
     """
 
     def __init__(self, config: ResNet, width: int) -> None:
@@ -57,15 +58,15 @@ class RecursivePyramid(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor, features: Features, neck: nn.Module) -> Features:
-        """Images and the features of the first step -> those of both steps"""
+        """Images and the features of the first step -> features of both steps."""
         pyramid = features.pyramid
         feedback = {
             stage: conv(self.context(level))
             for stage, conv, level in zip(FEEDBACK_STAGES, self.feedback, pyramid[1:4], strict=True)
         }
-        again = neck(list(self._features(images, feedback)))
-        weights = (self.weight(level).sigmoid() for level in again)
-        both = tuple(w * new + (1 - w) * old for w, new, old in zip(weights, again, pyramid, strict=True))
+        second = neck(list(self._features(images, feedback)))
+        weights = (self.weight(level).sigmoid() for level in second)
+        both = tuple(w * new + (1 - w) * old for w, new, old in zip(weights, second, pyramid, strict=True))
         return replace(features, pyramid=both)
 
     def _features(self, x: Tensor, feedback: Mapping[str, Tensor]) -> Iterator[Tensor]:
@@ -82,7 +83,7 @@ class RecursivePyramid(nn.Module):
 
 
 def with_feedback(block: nn.Module, x: Tensor, feedback: Tensor) -> Tensor:
-    """A residual block of timm's ResNet (basic or bottleneck) with something added before its last activation."""
+    """Run a residual block of timm's ResNet (basic or bottleneck) with `feedback` added before its last activation."""
     parts = dict(block.named_children())
     shortcut = parts["downsample"](x) if "downsample" in parts else x
     y = parts["bn1"](parts["conv1"](x)).relu()

@@ -16,8 +16,9 @@ class WeightStandardization(nn.Module):
     """w -> gamma (w - mean(w)) / sqrt(var(w) + 1e-5) + beta, with the mean and variance (divided by n - 1) of each
     output channel.
 
-    `gamma` and `beta` are not learnt: they are the first weights' own deviation and mean, so that a convolution starts
-    as it is, and training moves neither. Only the direction in which a filter differs from its mean is left to learn.
+    `gamma` and `beta` are fixed: they are the standard deviation and mean of the initial weights, so that the
+    convolution is unchanged at first, and training changes neither. It learns only the direction in which a filter
+    differs from its mean.
     """
 
     gamma: Tensor
@@ -30,21 +31,19 @@ class WeightStandardization(nn.Module):
         self.register_buffer("beta", mean)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """(C', C, H, W) -> the same shape"""
+        """(C', C, H, W) -> (C', C, H, W)."""
         mean, deviation = _mean_and_deviation(weight)
         return self.gamma * ((weight - mean) / deviation) + self.beta
 
 
 def _mean_and_deviation(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(C', 1, 1, 1) each."""
+    """Mean and standard deviation of each filter, (C', 1, 1, 1) each."""
     variance, mean = torch.var_mean(weight, (1, 2, 3), keepdim=True)
     return mean, (variance + VARIANCE_EPSILON).sqrt()
 
 
 class StandardizedConv2d(nn.Conv2d):
-    """A convolution whose weight is standardised before each use; `baked` is the plain convolution that it amounts
-    to.
-    """
+    """A convolution whose weight is standardized before each use; `baked` returns the equivalent plain convolution."""
 
     def __init__(self, plain: nn.Conv2d) -> None:
         super().__init__(*_shape(plain), bias=plain.bias is not None)  # type: ignore[misc]
@@ -52,11 +51,11 @@ class StandardizedConv2d(nn.Conv2d):
         self.standard = WeightStandardization(plain.weight)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """(N, C, H, W) -> (N, C', H', W')"""
+        """(N, C, H, W) -> (N, C', H', W')."""
         return F.conv2d(x, self.standard(self.weight), self.bias, self.stride, self.padding, self.dilation, self.groups)
 
     def baked(self) -> nn.Conv2d:
-        """For prediction: the same weights every time, computed once."""
+        """Convert to a plain convolution for prediction, with the weight standardized once."""
         plain = nn.Conv2d(*_shape(self), bias=self.bias is not None, device="meta")  # type: ignore[misc]
         plain.weight, plain.bias = nn.Parameter(self.standard(self.weight).detach(), requires_grad=False), self.bias
         return plain
@@ -67,7 +66,7 @@ def _shape(conv: nn.Conv2d) -> tuple[object, ...]:
 
 
 def standardize(module: nn.Module) -> None:
-    """Turn every plain convolution inside `module` into a standardised one."""
+    """Replace every plain convolution inside `module` with a standardized one."""
     for name, child in list(module.named_children()):
         if type(child) is nn.Conv2d:
             setattr(module, name, StandardizedConv2d(child))
@@ -76,20 +75,21 @@ def standardize(module: nn.Module) -> None:
 
 
 WIDE = 3
-"""Dilation of the second view."""
+"""Dilation of the second convolution."""
 REACH = 2
-"""Pixels on each side whose mean tells the switch and the offsets."""
+"""Radius in pixels of the mean that the switch and the offsets are computed from."""
 OFFSETS = 18
 """(dy, dx) of nine taps."""
 
 
 class SwitchableConv2d(nn.Module):
-    """Eq. 4: S(x) Conv(x, w, 1) + (1 - S(x)) Conv(x, w + dw, 3), between two global contexts.
+    """Switchable atrous convolution (Eq. 4): S(x) Conv(x, w, 1) + (1 - S(x)) Conv(x, w + dw, 3), between two global
+    contexts.
 
-    The switch S is a 1x1 convolution of the mean of 5x5 pixels, without a squashing function; it starts at 1, dw and
-    the contexts at zero, so that a trained convolution starts as it is. `deformable`: both views are deformable (Dai et
-    al. 2017), with offsets of their own. Made of a standardised convolution it standardizes w, and adds dw after that.
-    Not an `nn.Conv2d`: no norm can be folded into it.
+    The switch S is a 1x1 convolution of the 5x5 mean, without an activation. It is initialized to 1, and dw and the
+    contexts to zero, so that a trained convolution is unchanged at first. `deformable`: both convolutions are
+    deformable (Dai et al. 2017), each with its offsets. If `plain` is a standardized convolution, w is standardized
+    before dw is added. Not an `nn.Conv2d`, since no norm can be folded into it.
     """
 
     def __init__(self, plain: nn.Conv2d, *, deformable: bool) -> None:
@@ -110,45 +110,43 @@ class SwitchableConv2d(nn.Module):
         nn.init.ones_(self.switch.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')"""
+        """(N, C, H, W) -> (N, C', H', W')."""
         x = x + self.before(x.mean((2, 3), keepdim=True))
-        around, weight = mean_around(x), self.standard(self.weight)
-        switch = self.switch(around)
-        y = switch * self._view(x, weight, 1, around) + (1 - switch) * self._view(
-            x, weight + self.difference, WIDE, around
+        local_mean, weight = mean_around(x), self.standard(self.weight)
+        switch = self.switch(local_mean)
+        y = switch * self._view(x, weight, 1, local_mean) + (1 - switch) * self._view(
+            x, weight + self.difference, WIDE, local_mean
         )
         return y + self.after(y.mean((2, 3), keepdim=True))
 
     def baked(self) -> "SwitchableConv2d":
-        """For prediction: the standardised weights, computed once."""
+        """Standardize the weights once, for prediction. -> self"""
         self.weight = nn.Parameter(self.standard(self.weight).detach(), requires_grad=False)
         self.standard = nn.Identity()
         return self
 
-    def _view(self, x: Tensor, weight: Tensor, dilation: int, around: Tensor) -> Tensor:
-        where: dict[str, Any] = {
+    def _view(self, x: Tensor, weight: Tensor, dilation: int, local_mean: Tensor) -> Tensor:
+        geometry: dict[str, Any] = {
             "stride": self.stride,
             "padding": (dilation, dilation),
             "dilation": (dilation, dilation),
         }
         if not self.offsets:
-            return F.conv2d(x, weight, groups=self.groups, **where)
-        offset = self.offsets[0 if dilation == 1 else 1](around)
+            return F.conv2d(x, weight, groups=self.groups, **geometry)
+        offset = self.offsets[0 if dilation == 1 else 1](local_mean)
         dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype  # torchvision has no kernel for bfloat16
-        return deform_conv2d(x.to(dtype), offset.to(dtype), weight.to(dtype), **where).to(x.dtype)
+        return deform_conv2d(x.to(dtype), offset.to(dtype), weight.to(dtype), **geometry).to(x.dtype)
 
 
 def mean_around(x: Tensor) -> Tensor:
-    """The mean of 5x5 pixels, the map mirrored beyond its edges; a map too small to be mirrored (2 pixels) has the
-    mean of what is there.
-    """
+    """Mean over 5x5 pixels with reflected borders; a map too small to reflect (2 pixels) uses its own pixels only."""
     if min(x.shape[2:]) <= REACH:
         return F.avg_pool2d(x, 2 * REACH + 1, 1, padding=REACH, count_include_pad=False)
     return F.avg_pool2d(F.pad(x, (REACH,) * 4, mode="reflect"), 2 * REACH + 1, 1)
 
 
 def make_switchable(block: nn.Module, *, deformable: bool) -> None:
-    """Replaces the 3x3 convolutions directly in `block`; their weights stay."""
+    """Replace the 3x3 convolutions directly in `block` with switchable ones that keep their weights."""
     for name, plain in list(block.named_children()):
         if isinstance(plain, nn.Conv2d) and plain.kernel_size == (3, 3):
             setattr(block, name, SwitchableConv2d(plain, deformable=deformable))
