@@ -15,7 +15,7 @@ from htc.errors import ConfigError
 from htc.evaluation.run import evaluate_model
 from htc.inference.stages import detect_stages
 from htc.model.detector import Detector
-from htc.training.auto_config import stated
+from htc.training.auto_config import derived_choices
 from htc.training.finetune import fit_to_data
 from htc.training.run import Options, run_training
 from training.discs import write_split
@@ -80,7 +80,7 @@ def test_what_is_found_are_boxes(result, splits):
 
 def test_it_is_said(splits):
     config = fit_to_data(tiny(), read_coco(splits.train_annotations, splits.train_images), "auto")
-    assert {"cascade.mask_head.kind": "none"} in [choice.fields for choice in stated(config, "auto", 2)]
+    assert {"cascade.mask_head.kind": "none"} in [choice.fields for choice in derived_choices(config, "auto", 2)]
 
 
 def test_one_object_with_a_mask_keeps_the_mask_heads(splits, tmp_path):
