@@ -178,7 +178,7 @@ def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_
         ),
         (
             ("evaluate", PRESET, "--annotations", "ANNOTATIONS"),
-            "'disc', 'square', which the model does not know (it knows person",
+            "'disc', 'square', which the model does not have (its classes are person",
         ),
         (("evaluate", PRESET), "--annotations is missing"),
         (("evaluate", PRESET, "--annotations", "ANNOTATIONS", "--save-results", "file"), "--save-results"),

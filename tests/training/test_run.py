@@ -186,7 +186,7 @@ def test_validation_classes_are_checked_before_the_first_step(splits, tmp_path):
     content["categories"][0]["name"] = "disk"
     path = tmp_path / "val.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="'disk', which the model does not know"):
+    with pytest.raises(DataError, match="'disk', which the model does not have"):
         run_training(tiny(), replace(splits, val_annotations=path), tmp_path / "run", Options(device="cpu"))
     assert not (tmp_path / "run" / "losses.csv").exists()
 
