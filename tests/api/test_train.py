@@ -102,7 +102,7 @@ def test_without_progress_messages_go_to_the_log(data, tmp_path, caplog):
         ({"max_time": 0.0}, "max_time is 0.0"),
         ({"weights": "htc_r50_fpn_20e_coc"}, "did you mean htc_r50_fpn_20e_coco"),
         ({"loggers": ["tensorbord"]}, "did you mean tensorboard"),
-        ({"callbacks": ["none"]}, "callbacks: 'none' is no Lightning callback"),
+        ({"callbacks": ["none"]}, "callbacks: 'none' is not a Lightning callback"),
         ({"inference": {"max_detection": 3}}, "max_detections"),
         ({"semantic": "nowhere"}, "semantic nowhere: no such folder"),
         ({"preset": "htc_r18_smal"}, "htc_r18_small"),

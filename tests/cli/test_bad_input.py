@@ -64,9 +64,9 @@ def cut_jpeg(folder: Path) -> bytes:
         ("text.jpg", "text.jpg is not an image that can be read"),
         ("cut.jpg", "cut.jpg is damaged or incomplete"),
         ("empty.jpg", "empty.jpg is empty; copy or download it again"),
-        ("bomb.png", "bomb.png has 2500000000 pixels (50000x50000); if this is no mistake: --max-pixels 2500000000"),
-        ("folder", "folder: no image in this folder; images end in .jpg"),
-        ("*.webp", "*.webp: no image in this pattern"),
+        ("bomb.png", "bomb.png has 2500000000 pixels (50000x50000); to accept it, add --max-pixels 2500000000"),
+        ("folder", "folder: no images in this folder; supported suffixes: .jpg"),
+        ("*.webp", "*.webp: no images in this pattern"),
         ("", "SOURCE is missing"),
     ],
 )
@@ -136,7 +136,7 @@ def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_
     refused(
         htc("train", "--data", data, "--preset", "htc_r18_small", "--weights", model),
         str(model),
-        "of another architecture",
+        "another architecture",
         "--preset",
     )
     refused(
@@ -177,7 +177,7 @@ def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_
         ),
         (
             ("evaluate", PRESET, "--annotations", "ANNOTATIONS"),
-            "'disc', 'square', which the model does not know (it knows person",
+            "'disc', 'square', which the model does not have (its classes are person",
         ),
         (("evaluate", PRESET), "nothing to evaluate on"),
         (("evaluate", PRESET, "--annotations", "ANNOTATIONS", "--save-results", "file"), "--save-results"),

@@ -105,7 +105,7 @@ def test_a_model_named_twice_has_two_rows(htc: Htc, model: Path, data: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--views", "big"), "'big' is no scale"),
+        (("--views", "big"), "'big' is not a scale"),
         (("--views", "1", "--short-edge", "64"), "--input.short_edge"),
         (("--model", "htc_r50_fpn_20e_coco", "--weights", "htc_r50_fpn_20e_coco"), "--weights is of one model"),
         (("--model", "nothing/here"), "nothing/here: no such file"),

@@ -66,7 +66,7 @@ def test_the_demo_leaves_model_numbers_curves_and_images(tmp_path):
     commands = [command for _, command in result.next_commands]
     assert [command.split()[:2] for command in commands] == [["htc", "predict"], ["htc", "train"], ["htc", "predict"]]
     assert str(result.model) in commands[0]
-    with pytest.raises(OutputError, match="holds a training already"):
+    with pytest.raises(OutputError, match="already contains a training"):
         run_demo(out, device="cpu", config=tiny(), splits=splits)
 
 

@@ -29,19 +29,19 @@ def stripes(*parts, rows=10):
 def quality(truth, found):
     counts = PanopticQuality(CATEGORIES)
     counts.add(truth, found)
-    return counts.numbers()
+    return counts.metrics()
 
 
 def test_one_hit_one_miss_one_mistake():
     """Cat: IoU 8/10; dog: missed, and one invented. PQ: cat 0.8, dog 0, grass 1."""
     truth = Panoptic(stripes((10, 1), (10, 2), (20, 3)), (Segment(1, 1), Segment(2, 2), Segment(3, 9)))
     found = Panoptic(stripes((8, 5), (2, 0), (4, 0), (6, 6), (20, 7)), (Segment(5, 1), Segment(6, 1), Segment(7, 9)))
-    numbers = quality(truth, found)
+    metrics = quality(truth, found)
     # The cats: one hit (0.8) and one wrong segment: 0.8 / 1.5.
-    assert numbers["per_class"] == pytest.approx({"cat": 0.8 / 1.5, "dog": 0.0, "grass": 1.0})
-    assert numbers["PQ"] == pytest.approx((0.8 / 1.5 + 0 + 1) / 3)
-    assert numbers["things"]["PQ"] == pytest.approx((0.8 / 1.5) / 2)
-    assert numbers["stuff"] == pytest.approx({"PQ": 1.0, "SQ": 1.0, "RQ": 1.0})
+    assert metrics["per_class"] == pytest.approx({"cat": 0.8 / 1.5, "dog": 0.0, "grass": 1.0})
+    assert metrics["PQ"] == pytest.approx((0.8 / 1.5 + 0 + 1) / 3)
+    assert metrics["things"]["PQ"] == pytest.approx((0.8 / 1.5) / 2)
+    assert metrics["stuff"] == pytest.approx({"PQ": 1.0, "SQ": 1.0, "RQ": 1.0})
 
 
 def test_exactly_half_is_no_match():
@@ -56,8 +56,8 @@ def test_void_and_crowds_excuse():
     """
     truth = Panoptic(stripes((10, 1), (10, 0), (10, 3)), (Segment(1, 1), Segment(3, 2, crowd=True)))
     found = Panoptic(stripes((10, 1), (4, 1), (6, 2), (10, 3)), (Segment(1, 1), Segment(2, 1), Segment(3, 2)))
-    numbers = quality(truth, found)
-    assert numbers["per_class"] == {"cat": 1.0, "dog": -1.0, "grass": -1.0}
+    metrics = quality(truth, found)
+    assert metrics["per_class"] == {"cat": 1.0, "dog": -1.0, "grass": -1.0}
     other = Panoptic(found.ids, (Segment(1, 1), Segment(2, 1), Segment(3, 1)))
     assert quality(truth, other)["per_class"]["cat"] == pytest.approx(1 / 1.5)
 
@@ -116,13 +116,13 @@ def test_equals_the_definition_on_random_images(seed):
     counts = PanopticQuality(CATEGORIES)
     for truth, found in images:
         counts.add(truth, found)
-    assert counts.numbers()["per_class"] == pytest.approx(brute_force(images))
+    assert counts.metrics()["per_class"] == pytest.approx(brute_force(images))
 
 
 def test_nothing_is_undefined():
     empty = Panoptic(np.zeros((4, 5), np.int32), ())
-    numbers = quality(empty, empty)
-    assert numbers["PQ"] == numbers["stuff"]["PQ"] == -1
+    metrics = quality(empty, empty)
+    assert metrics["PQ"] == metrics["stuff"]["PQ"] == -1
 
 
 def test_files_come_back_as_they_were(tmp_path):
@@ -182,8 +182,8 @@ def test_the_real_sample_against_itself_is_perfect():
     for image_id in truth.maps:
         panoptic = truth.read(image_id, sizes[image_id])
         counts.add(panoptic, panoptic)
-    numbers = counts.numbers()
-    assert numbers["PQ"] == numbers["things"]["PQ"] == numbers["stuff"]["PQ"] == pytest.approx(1)
+    metrics = counts.metrics()
+    assert metrics["PQ"] == metrics["things"]["PQ"] == metrics["stuff"]["PQ"] == pytest.approx(1)
 
 
 def test_mean_iou():
@@ -194,8 +194,8 @@ def test_mean_iou():
     found = np.array([[0, 0, 0, 1], [1, 1, 3, 0]], np.uint8)
     counts = SemanticCounts(4)
     counts.add(truth, found)
-    numbers = counts.numbers({0: "background"})
-    assert numbers["mIoU"] == pytest.approx((3 / 4 + 2 / 3) / 2)
-    assert numbers["pixel_accuracy"] == pytest.approx(5 / 6)
-    assert numbers["per_class"] == pytest.approx({"background": 3 / 4, "1": 2 / 3})
-    assert SemanticCounts(4).numbers({})["mIoU"] == -1
+    metrics = counts.metrics({0: "background"})
+    assert metrics["mIoU"] == pytest.approx((3 / 4 + 2 / 3) / 2)
+    assert metrics["pixel_accuracy"] == pytest.approx(5 / 6)
+    assert metrics["per_class"] == pytest.approx({"background": 3 / 4, "1": 2 / 3})
+    assert SemanticCounts(4).metrics({})["mIoU"] == -1

@@ -8,7 +8,7 @@ from evaluation_scenes import encode, scene
 from htc.errors import DataError
 from htc.evaluation.comparison import compare
 from htc.evaluation.diagnostics import diagnose
-from htc.evaluation.drawings import FOUND, MISTAKEN, crop_of, draw_errors
+from htc.evaluation.drawings import CORRECT, MISTAKEN, crop_of, draw_errors
 from htc.evaluation.report import report_page
 from htc.visual.page import Gallery, PageTable, render
 
@@ -29,7 +29,7 @@ def test_a_page_with_everything(images):
     truth, results = scene(0)
     page = page_of(truth, results, images, 3)
     assert [section.title for section in page.sections] == [
-        "Numbers",
+        "Metrics",
         "Curves",
         "Errors by kind",
         "Classes",
@@ -75,7 +75,7 @@ def test_many_classes_are_a_list_of_confusions():
     more = [{"id": 100 + number, "name": f"class {number}"} for number in range(30)]
     table = page_of({**truth, "categories": truth["categories"] + more}, results).sections[4].parts[0]
     assert isinstance(table, PageTable)
-    assert list(table.columns) == ["annotated as", "found as", "number"]
+    assert list(table.columns) == ["annotated as", "predicted as", "number"]
     assert all(row[2] > 0 for row in table.rows)  # type: ignore[operator]
 
 
@@ -121,9 +121,9 @@ def test_mistakes_are_drawn_in_their_own_color(tmp_path):
         pixel = sheet[top + y, margin + side * (640 + margin) + x]
         return np.abs(pixel - color * 0.42).max() <= 2
 
-    assert looks_like(FOUND, 0, 140, 140)
+    assert looks_like(CORRECT, 0, 140, 140)
     assert looks_like(MISTAKEN, 0, 440, 140)
-    assert looks_like(FOUND, 1, 140, 140)
+    assert looks_like(CORRECT, 1, 140, 140)
     assert looks_like(MISTAKEN, 1, 140, 440)
 
 

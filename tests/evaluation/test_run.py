@@ -114,7 +114,7 @@ def test_fewer_detections_count_where_asked_for(images):
 
 
 def test_a_category_the_model_does_not_know_is_an_error(images):
-    with pytest.raises(DataError, match="'bar', which the model does not know"):
+    with pytest.raises(DataError, match="'bar', which the model does not have"):
         evaluate_model(predictor(("ring", "bow")), images / "instances.json", images)
 
 

@@ -159,7 +159,7 @@ def test_scores_and_boxes_are_means_over_models_on_the_same_regions() -> None:
     models, pixels, size = [single(0), single(1)], random_image(64, 96), torch.tensor([[64, 96]])
     joint = EnsemblePredictor(models)
     with torch.inference_mode():
-        looks = joint._seen(pixels, View())
+        looks = joint._viewed(pixels, View())
         regions = fuse_proposals([look.propose() for look in looks], 0.7)
         scores, boxes, _ = joint._candidates(looks)
         parts = []
@@ -250,7 +250,7 @@ def test_no_proposals() -> None:
 
 def test_different_classes_are_refused_by_name() -> None:
     other = small_config(2, semantic={}, classes=("cat", "dog", "fish"))
-    with pytest.raises(ConfigError, match="lacks 'bird' and adds 'fish'"):
+    with pytest.raises(ConfigError, match="missing 'bird' and additional 'fish'"):
         EnsemblePredictor([single(), Predictor(seeded_detector(other), other)])
 
 

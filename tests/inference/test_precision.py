@@ -46,7 +46,7 @@ def test_an_explicit_precision_is_kept(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_another_word_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'fp16' is unknown: give auto, fp32, bf16"):
+    with pytest.raises(ConfigError, match="'fp16' is unknown: use one of auto, fp32, bf16"):
         resolve_precision("fp16", CPU, never)  # type: ignore[arg-type]
 
 

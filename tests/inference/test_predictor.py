@@ -101,7 +101,7 @@ def test_nothing_found() -> None:
         ({"max_detections": 0}, "max_detections"),
         ({"max_detections": 5}, "inference.max_detections"),
         ({"short_edge": 0}, "short_edge"),
-        ({"short_edge": 9, "long_edge": 8}, "exchange"),
+        ({"short_edge": 9, "long_edge": 8}, "swap"),
         ({"classes": ["brid"]}, "did you mean bird"),
     ],
 )

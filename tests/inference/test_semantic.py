@@ -127,7 +127,7 @@ def test_what_the_branch_learned_shows_in_its_classes():
     assert stuff_labels(small_config(semantic={"classes": 4}), categories) == {}
     assert stuff_labels(small_config(semantic={"classes": 6}), categories) == {3: 92, 4: 100, 5: 250}
     assert stuff_labels(small_config(semantic={"classes": 183}), categories) == {91: 92, 99: 100}
-    with pytest.raises(ConfigError, match="no semantic branch"):
+    with pytest.raises(ConfigError, match="needs a semantic branch"):
         stuff_labels(small_config(), categories)
 
 

@@ -70,7 +70,10 @@ def test_nothing_found_is_a_failure_and_the_rest_stays(tree: Path, source: str, 
     files, failures = expand([source, "a/2.jpg"])
     assert [file.name for file in files] == ["2.jpg"]
     assert failures == [
-        Failure(source, f"{source}: no image in this {kind}; images end in .jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp")
+        Failure(
+            source,
+            f"{source}: no images in this {kind}; supported suffixes: .jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp",
+        )
     ]
 
 

@@ -10,7 +10,14 @@ from htc.config import Config, FishNet, ResNet, Timm, ViT
 from htc.data.dataset import Dataset, ImageRecord, Instance
 from htc.presets import PRESETS, preset
 from htc.settings.layers import from_flags, overlay
-from htc.training.auto_config import ENOUGH_IMAGES, choose_config, gib_needed, recorded, stated, write_choices
+from htc.training.auto_config import (
+    ENOUGH_IMAGES,
+    choose_config,
+    derived_choices,
+    gib_needed,
+    recorded_choice,
+    write_choices,
+)
 from htc.training.finetune import kept_random
 
 
@@ -144,7 +151,7 @@ def test_data_with_hardly_anything_in_it(objects):
 
 @pytest.mark.parametrize(("images", "rate"), [(2, 0.0025), (16, 0.02), (32, 0.04)])
 def test_the_real_learning_rate_is_stated(images, rate):
-    one, semantic = stated(preset("htc_r50_fpn_1x_coco"), "auto", images, from_weights=True)
+    one, semantic = derived_choices(preset("htc_r50_fpn_1x_coco"), "auto", images, from_weights=True)
     assert one.fields == {"learning rate": pytest.approx(rate)}
     assert f"SGD's 0.02 is for 16 images a step, and a step has {images}" in one.rule
     assert "background and 80 classes" in semantic.rule
@@ -154,10 +161,11 @@ def test_fewer_proposals_than_a_test_keeps_are_spoken_of():
     """Large boxes of background then are never a lesson, and score high."""
     config = preset("htc_r18_small")
     few = config.replace(rpn={"training_proposals": 300})
-    _, found, _ = stated(few, "auto", 4)
+    _, found, _ = derived_choices(few, "auto", 4)
     assert found.fields == {"rpn.training_proposals": 300}
-    assert "the 1000 that a test keeps" in found.rule
-    assert all("rpn.training_proposals" not in one.fields for one in stated(config, "auto", 4))
+    assert "the 1000 of prediction" in found.rule
+    assert "--rpn.training_proposals 1000" in found.rule
+    assert all("rpn.training_proposals" not in one.fields for one in derived_choices(config, "auto", 4))
 
 
 def test_layers_that_stay_random_are_spoken_of():
@@ -165,11 +173,14 @@ def test_layers_that_stay_random_are_spoken_of():
     lacks.
     """
     config = preset("htc_r50_fpn_1x_coco")
-    _, found, _ = stated(config, "auto", 2)
+    _, found, _ = derived_choices(config, "auto", 2)
     assert found.fields == {"backbone.pretrained": False}
-    assert "frozen layers and fixed statistics of norms of the backbone stay as drawn" in found.rule
+    assert "frozen layers and fixed statistics of norms of the backbone" in found.rule
+    assert "random" in found.rule
     pretrained = config.replace(backbone={"pretrained": True})
-    assert len(stated(pretrained, "auto", 2)) == len(stated(config, "auto", 2, from_weights=True)) == 2
+    assert (
+        len(derived_choices(pretrained, "auto", 2)) == len(derived_choices(config, "auto", 2, from_weights=True)) == 2
+    )
 
 
 LEARNING = ResNet(depth=18, norm="group", frozen_stages=-1)
@@ -225,10 +236,14 @@ def test_the_remedy_without_weights_is_one(name):
 
 
 def test_adamw_s_rate_is_not_scaled_and_choices_are_written(tmp_path):
-    found = stated(preset("htc_r18_small"), "none", 4)
+    found = derived_choices(preset("htc_r18_small"), "none", 4)
     assert found[0].fields == {"learning rate": 0.001}
     assert "as it is" in found[0].rule
     assert found[1].fields == {"semantic targets": "none"}
     write_choices(tmp_path, found)
-    assert recorded(tmp_path, "learning rate", None) == 0.001
-    assert recorded(tmp_path, "evaluate every", 1) == recorded(tmp_path / "nothing", "evaluate every", 1) == 1
+    assert recorded_choice(tmp_path, "learning rate", None) == 0.001
+    assert (
+        recorded_choice(tmp_path, "evaluate every", 1)
+        == recorded_choice(tmp_path / "nothing", "evaluate every", 1)
+        == 1
+    )

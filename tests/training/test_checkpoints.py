@@ -225,7 +225,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(whole, tmp_path, monkeypatc
         monkeypatch.context() as monkeypatch,
         pytest.raises(
             OutputError,
-            match=r"last\.ckpt: the disk is full: free some space.* checkpoint of step 1 before it is whole.*--resume",
+            match=r"last\.ckpt: the disk is full: free some space.* checkpoint, of step 1, is complete.*--resume",
         ),
     ):
         run(tmp_path, accumulate=accumulate, callbacks=[Stop(2 * accumulate, fill)])

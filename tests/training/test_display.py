@@ -69,7 +69,7 @@ def test_a_line_for_each_evaluation():
     for number in range(1, 5):
         shown.time += 10
         shown.display(step(number, 1))
-    assert shown.lines == ["epoch 1/3, step 3/12, loss 2.100, lr 0.0025, memory 1.5 GiB, 0:30 passed, 1:30 left"]
+    assert shown.lines == ["epoch 1/3, step 3/12, loss 2.100, lr 0.0025, memory 1.5 GiB, 0:30 elapsed, 1:30 left"]
     shown.display(EvaluationStep(1, 5))
     shown.time += 8
     shown.display(evaluated(1, 0.123))
@@ -77,7 +77,7 @@ def test_a_line_for_each_evaluation():
     # 38 s since the first step, for 3 further steps and an evaluation: 12.7 s a step, 8 left.
     assert shown.lines[1:] == [
         "epoch 1/3, step 4/12, loss 2.100, validation loss 1.000, mask AP 12.3, box AP 50.0 (best so far), lr 0.0025, "
-        "memory 1.5 GiB, 0:48 passed, 1:41 left"
+        "memory 1.5 GiB, 0:48 elapsed, 1:41 left"
     ]
 
 
@@ -171,7 +171,7 @@ def test_the_plan_has_a_line_for_each_choice():
     shown.display(Planned(12, 340, 1, choices, minutes=5))
     assert shown.display.minutes == 5
     assert shown.lines == [
-        "12 images, 340 instances, 1 class. Chosen for them (any flag or --preset decides otherwise):",
+        "12 images, 340 instances, 1 class. Chosen for this dataset (override with flags or --preset):",
         "  preset  small      few images",
         "  a.b     1.5, none  a rule of both",
         "  c       True",

@@ -9,7 +9,7 @@ from htc.errors import CheckpointError
 from htc.model.detector import Detector
 from htc.presets import PRESETS, preset
 from htc.settings.layers import from_flags, overlay
-from htc.training.finetune import other_colors, start_from
+from htc.training.finetune import other_normalization, start_from
 from training.tiny import tiny
 
 
@@ -62,7 +62,7 @@ def test_rows_of_classes_known_by_name_are_kept(agnostic):
     )
     said = " ".join(start.lines())
     assert "old.pth" in said
-    assert "class worm from nothing; what the weights know of 2 classes (bird, cat) is kept, by name" in said
+    assert "class worm initialized at random; 2 classes (bird, cat) kept" in said
 
 
 def test_the_same_classes_keep_everything():
@@ -121,7 +121,7 @@ def test_proposals_of_one_kind_do_not_start_anew():
     """Another number of anchors is another architecture."""
     plain = with_classes("cat")
     detector = Detector(plain.replace(rpn={"anchor_ratios": (1.0,)}))
-    with pytest.raises(CheckpointError, match=r"first rpn\.objectness\.weight"):
+    with pytest.raises(CheckpointError, match=r"first is rpn\.objectness\.weight"):
         start_from(detector, weights_of(plain), "old.pth")
 
 
@@ -137,14 +137,16 @@ def test_proposals_of_one_kind_do_not_start_anew():
 )
 def test_weights_of_other_colors_are_spoken_of_and_the_named_flags_set_them(backbone, flags):
     config = tiny().replace(backbone=backbone)
-    assert other_colors(config) == f"its weights were trained with other colors: give {flags}"
+    warning = other_normalization(config)
+    assert warning is not None
+    assert warning.endswith(f"add {flags}")
     _, mean, _, std = flags.split()
-    assert other_colors(overlay(config, from_flags([("input.mean", mean), ("input.std", std)]))) is None
+    assert other_normalization(overlay(config, from_flags([("input.mean", mean), ("input.std", std)]))) is None
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_have_the_colors_of_their_weights(name):
-    assert other_colors(preset(name)) is None
+    assert other_normalization(preset(name)) is None
 
 
 def test_a_stride_in_another_convolution_is_another_architecture():
@@ -179,5 +181,5 @@ def test_another_input_of_the_weights_is_said(other, flags):
     theirs = plain.replace(input=other)
     start = start_from(Detector(plain), weights_of(theirs), "old.pth")
     assert start.other_input == flags
-    said = [line for line in start.lines() if "normalized otherwise" in line]
+    said = [line for line in start.lines() if "normalization" in line]
     assert [all(flag in line for flag in flags) for line in said] == [True] * bool(flags)

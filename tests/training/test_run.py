@@ -98,7 +98,7 @@ def test_same_seed_same_numbers_other_seed_others(trained, splits, tmp_path):
 def test_resume_goes_on_as_if_nothing_had_happened(trained, splits, tmp_path):
     options = Options(device="cpu")
     run_training(tiny(average_decay=0.9, epochs=1), splits, tmp_path / "run", options)
-    with pytest.raises(OutputError, match="holds a training already"):
+    with pytest.raises(OutputError, match=r"already contains a training.*--resume"):
         run_training(tiny(), splits, tmp_path / "run", options)
     resumed = run_training(tiny(average_decay=0.9), splits, tmp_path / "run", replace(options, resume=True))
     for name in ("losses.csv", "history.json"):
@@ -166,7 +166,7 @@ def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits
         still, data, tmp_path / "run", Options(device="cpu", weights=str(trained.model_folder)), said.append
     )
     lines = [one.line for one in said if isinstance(one, Message)]
-    assert lines == [f"all layers start from {trained.model_folder}: it knows class disc"]
+    assert lines == [f"all layers start from {trained.model_folder}, which has class disc"]
     start = json.loads((tmp_path / "run/start.json").read_text())
     assert (start["kept_classes"], start["new_classes"]) == (["disc"], [])
     before, after = (
@@ -186,7 +186,7 @@ def test_validation_classes_are_checked_before_the_first_step(splits, tmp_path):
     content["categories"][0]["name"] = "disk"
     path = tmp_path / "val.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="'disk', which the model does not know"):
+    with pytest.raises(DataError, match="'disk', which the model does not have"):
         run_training(tiny(), replace(splits, val_annotations=path), tmp_path / "run", Options(device="cpu"))
     assert not (tmp_path / "run" / "losses.csv").exists()
 
@@ -240,7 +240,7 @@ def test_a_training_says_which_colors_its_weights_expect(splits, tmp_path, monke
     config = tiny().replace(backbone=ViT(name="vit_tiny_patch16_224", pretrained=True))
     dataset, said = read_coco(splits.train_annotations, splits.train_images), []
     module = build_module(config, dataset, Options(device="cpu"), tmp_path, said.append)
-    expected = "other colors: give --input.mean 127.5,127.5,127.5 --input.std 127.5,127.5,127.5"
+    expected = "add --input.mean 127.5,127.5,127.5 --input.std 127.5,127.5,127.5"
     assert any(
         one.line.startswith("the backbone starts from vit_tiny_patch16_224; its weights")
         and one.line.endswith(expected)

@@ -20,7 +20,7 @@ from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
 from htc.errors import DataError, OutputError
 from htc.evaluation.files import read_annotations, read_results
-from htc.evaluation.run import evaluate_model, measure_stages
+from htc.evaluation.run import evaluate_model, evaluate_stages_with_results
 from htc.files import write_json
 from htc.inference.ensemble import EnsemblePredictor
 from htc.inference.load import load
@@ -198,7 +198,7 @@ def _measure(one: _Planned, subsets: Sequence[StageSubset], splits: Splits, fold
         _, found = evaluate_model(augmented, splits.val_annotations, splits.val_images)
         results = {one.stages: found}
     else:
-        _, results = measure_stages(predictor, splits.val_annotations, splits.val_images, subsets)
+        _, results = evaluate_stages_with_results(predictor, splits.val_annotations, splits.val_images, subsets)
     for subset, found in results.items():
         with results_file(one.results(folder, subset)) as file:
             file.add(found)

@@ -1,8 +1,7 @@
-"""How far average precision moves with the choice of images: COCO's own accumulation over images drawn with
-replacement.
+"""Confidence intervals of average precision by bootstrap: COCO's accumulation over images drawn with replacement.
 
-Efron's bootstrap over images, paired: two sets of results see the same draws, so that what the images have in
-common cancels in their difference. It says nothing of the spread between trainings.
+The bootstrap (Efron) is paired: two sets of results are evaluated on the same draws, so that variation that both share
+cancels in their difference. The intervals do not include the variation between trainings.
 """
 
 import copy
@@ -24,33 +23,33 @@ DRAWS = 1000
 
 @dataclass(frozen=True)
 class Gain:
-    """AP of one set of results minus that of another on the same images, 0..1."""
+    """AP of one set of results, that of another on the same images (0..1), and the interval of the difference."""
 
     ap: float
     other: float
     low: float
-    """The 95 % interval of the difference over the choice of images."""
+    """Lower end of the 95 % bootstrap interval of the difference."""
     high: float
 
     @property
     def difference(self) -> float:
-        """ap - other"""
+        """`ap` minus `other`."""
         return self.ap - self.other
 
 
 @dataclass(frozen=True)
 class ImageMatches:
-    """What was found on each image and whether it is right, ready to be accumulated over any choice of images."""
+    """Results matched with the ground truth image by image, from which AP can be computed for any choice of images."""
 
     settings: Params
     images: tuple[Any, ...]
-    """COCO's evaluation of each (class, image), the images of one class in a row."""
+    """COCO's evaluation of each (class, image); the images of one class follow each other."""
     count: int
-    """Images."""
+    """Number of images."""
 
     def average_precision(self, draw: Int[np.ndarray, " _"] | None = None) -> float:
-        """COCO's AP over the images `draw` (numbers 0 .. count-1, repeats allowed; None: each once); -1 where
-        nothing is defined.
+        """Compute COCO's AP over the images `draw` (indices 0 .. count-1, repeats allowed; None: each once); -1 if
+        undefined.
         """
         chosen = range(self.count) if draw is None else draw.tolist()
         settings = copy.copy(self.settings)
@@ -63,16 +62,14 @@ class ImageMatches:
 
 
 def matches(
-    kind: IouType, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int
+    kind: IouType, ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int
 ) -> ImageMatches:
-    """Matches COCO results with the annotations' objects by boxes, masks or boundaries, image by image, objects
-    of all sizes.
-    """
-    return matches_of(kind, compare(truth, results), max_detections)
+    """Match COCO results with the ground-truth instances by boxes, masks or boundaries, over all sizes."""
+    return matches_of(kind, compare(ground_truth, results), max_detections)
 
 
 def matches_of(kind: IouType, comparison: Comparison, max_detections: int) -> ImageMatches:
-    """The same of results that are set against the annotations already."""
+    """Do the same for results and annotations that are already in a `Comparison`."""
     if kind == "boundary":
         evaluation = boundary_evaluation(comparison, matched_images(comparison, max_detections), max_detections)
     else:
@@ -88,37 +85,37 @@ def matches_of(kind: IouType, comparison: Comparison, max_detections: int) -> Im
 
 
 def draws(images: int, count: int, seed: int) -> Int[np.ndarray, "_ _"]:
-    """`count` draws of as many images as there are."""
+    """Draw `count` samples with replacement, each of as many indices as there are images."""
     return np.random.default_rng(seed).integers(0, images, (count, images))
 
 
 def resampled(model: ImageMatches, drawn: Int[np.ndarray, "D _"]) -> Float[np.ndarray, " D"]:
-    """AP of each draw."""
+    """Compute the AP of each draw."""
     return np.array([model.average_precision(draw) for draw in drawn])
 
 
 def interval(differences: Float[np.ndarray, " _"], level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval."""
+    """Return the percentile interval."""
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def gains(
-    truth: Mapping[str, Any],
+    ground_truth: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     others: Sequence[Mapping[str, Any]],
     max_detections: int,
 ) -> dict[IouType, Gain]:
-    """Box and, where both have masks, mask AP of COCO results against others; raises `DataError` as `compare` does."""
-    both = compare(truth, results), compare(truth, others)
+    """Compare box AP and, if both have masks, mask AP of two sets of COCO results; raises `DataError` as `compare`."""
+    both = compare(ground_truth, results), compare(ground_truth, others)
     kinds: tuple[IouType, ...] = ("bbox", "segm") if all(each.with_masks for each in both) else ("bbox",)
-    drawn = draws(len(truth["images"]), DRAWS, seed=0)
-    found: dict[IouType, Gain] = {}
+    drawn = draws(len(ground_truth["images"]), DRAWS, seed=0)
+    gain_of: dict[IouType, Gain] = {}
     for kind in kinds:
         one, other = (matches_of(kind, each, max_detections) for each in both)
-        found[kind] = Gain(
+        gain_of[kind] = Gain(
             one.average_precision(),
             other.average_precision(),
             *interval(resampled(one, drawn) - resampled(other, drawn)),
         )
-    return found
+    return gain_of

@@ -1,6 +1,6 @@
 """COCO's average precision and recall of boxes, masks and mask boundaries, computed by faster-coco-eval.
 
-The values are pycocotools' own, with two differences. AP counts the `max_detections` best results of an image and
+The values equal those of pycocotools, with two differences. AP counts the `max_detections` best results of an image and
 class; COCO's summary always counts 100. And masks are evaluated without boxes, since the COCO tools take the area of a
 result from its box if it has one, which changes the AP of small, medium and large masks.
 
@@ -26,27 +26,27 @@ IouType = Literal["bbox", "segm", "boundary"]
 
 AREAS = {"APs": "small", "APm": "medium", "APl": "large"}
 DILATION_RATIO = 0.02
-"""Of the image's diagonal: how far from an outline its boundary reaches (Cheng et al. 2021, Boundary IoU)."""
+"""Width of the boundary as a fraction of the image's diagonal (Cheng et al. 2021, Boundary IoU)."""
 
 
 def coco_metrics(
     annotations: str | Path | Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int = 100
 ) -> MetricValues:
-    """COCO numbers of `results`, a list of COCO result dicts in original pixels, against an annotation file or its
-    content.
+    """Compute the COCO metrics of `results`, a list of COCO result dicts in original pixels, against an annotation file
+    or its content.
 
     Returns
     `{"bbox": {AP, AP50, AP75, APs, APm, APl, AR@N}, "segm": {...}, "per_class": {name: {"bbox": AP, "segm": AP}}}` with
-    values 0..1, -1 where there is nothing to measure; N is `max_detections`, the number of best detections of an image
-    and class that count. Without a mask in any result (or object) there is no `segm`. Crowds are ignored regions.
+    values 0..1, -1 if undefined; N is `max_detections`, the maximum number of detections of an image and class. If no
+    result (or no annotation) has a mask, there is no `segm`. Crowds are ignored regions.
 
-    Raises `DataError` for results of unknown images or categories, or of which only some have masks.
+    Raises `DataError` if results belong to unknown images or categories, or if only some have masks.
     """
     return metrics_of(compare(annotations, results), max_detections)
 
 
 def metrics_of(comparison: Comparison, max_detections: int = 100) -> MetricValues:
-    """The numbers of `coco_metrics`."""
+    """Compute the metrics of `coco_metrics` from a `Comparison`."""
     kinds: tuple[IouType, ...] = ("bbox", "segm") if comparison.with_masks else ("bbox",)
     return metrics_from(
         {kind: evaluated(kind, comparison, max_detections) for kind in kinds}, comparison, max_detections
@@ -56,7 +56,7 @@ def metrics_of(comparison: Comparison, max_detections: int = 100) -> MetricValue
 def metrics_from(
     evaluations: Mapping[IouType, COCOeval_faster], comparison: Comparison, max_detections: int
 ) -> MetricValues:
-    """The numbers of `coco_metrics` from evaluations of each kind that have run."""
+    """Collect the metrics of `coco_metrics` from finished evaluations of each kind."""
     per_class = {
         name: {
             kind: mean_of_defined(evaluation.eval["precision"][:, :, index, 0, -1])
@@ -72,10 +72,10 @@ def metrics_from(
 
 @uncollected()
 def evaluated(kind: IouType, comparison: Comparison, max_detections: int) -> COCOeval_faster:
-    """COCO's evaluation with its arrays: precision (IoU threshold, recall, class, size, count), recall without its
-    second axis.
+    """Run COCO's evaluation and return it with its arrays: precision (IoU threshold, recall, class, size, maximum
+    detections), and recall without the second axis.
 
-    The last count is `max_detections`; 1 and 10 come before it, as in COCO's own table.
+    The last maximum is `max_detections`; 1 and 10 come before it, as in COCO's summary.
     """
     evaluation = evaluation_of(kind, comparison, max_detections)
     evaluation.params.maxDets = [count for count in (1, 10) if count < max_detections] + [max_detections]
@@ -85,26 +85,27 @@ def evaluated(kind: IouType, comparison: Comparison, max_detections: int) -> COC
 
 
 def evaluation_of(kind: IouType, comparison: Comparison, max_detections: int) -> COCOeval_faster:
-    """COCO's evaluation of boxes (`bbox`), masks (`segm`) or both masks and their boundaries (`boundary`), ready to
-    run.
+    """Prepare COCO's evaluation of boxes (`bbox`), masks (`segm`), or masks together with their boundaries
+    (`boundary`).
     """
     if kind == "bbox":
-        objects, found = [dict(item) for item in comparison.objects], [dict(item) for item in comparison.found]
+        objects, results = [dict(item) for item in comparison.objects], [dict(item) for item in comparison.results]
     else:
         assert comparison.object_masks is not None
-        assert comparison.found_masks is not None
+        assert comparison.result_masks is not None
         objects = [
             {**item, "segmentation": mask}
             for item, mask in zip(comparison.objects, comparison.object_masks, strict=True)
         ]
-        found = [_with_mask(item, mask) for item, mask in zip(comparison.found, comparison.found_masks, strict=True)]
+        results = [
+            _with_mask(item, mask) for item, mask in zip(comparison.results, comparison.result_masks, strict=True)
+        ]
     categories = [{"id": id, "name": name} for id, name in comparison.categories]
-    # The results go in as annotations: the library's way for result lists works out areas and boxes anew, one at a
-    # time.
+    # Pass the results as annotations: the library's own loading of results recomputes areas and boxes one by one.
     reference = COCO({"images": comparison.images, "annotations": objects, "categories": categories})
-    answers = COCO({"images": comparison.images, "annotations": found, "categories": categories})
+    predictions = COCO({"images": comparison.images, "annotations": results, "categories": categories})
     evaluation = COCOeval_faster(
-        reference, answers, kind, boundary_dilation_ratio=DILATION_RATIO, rle_iou_max_workers=1
+        reference, predictions, kind, boundary_dilation_ratio=DILATION_RATIO, rle_iou_max_workers=1
     )
     evaluation.params.maxDets = [max_detections]
     return evaluation
@@ -115,43 +116,43 @@ def _with_mask(item: Annotation, mask: EncodedMask) -> Annotation:
 
 
 def summary(evaluation: COCOeval_faster, max_detections: int) -> dict[str, float]:
-    """COCO's numbers by the names of the contract."""
+    """Return COCO's metrics under the names of the metrics JSON."""
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     labels = evaluation.params.areaRngLbl
     at = {round(float(iou), 2): index for index, iou in enumerate(evaluation.params.iouThrs)}
-    numbers = {"AP": mean_of_defined(precision[:, :, :, 0, -1])}
-    numbers["AP50"] = mean_of_defined(precision[at[0.5], :, :, 0, -1])
-    numbers["AP75"] = mean_of_defined(precision[at[0.75], :, :, 0, -1])
+    values = {"AP": mean_of_defined(precision[:, :, :, 0, -1])}
+    values["AP50"] = mean_of_defined(precision[at[0.5], :, :, 0, -1])
+    values["AP75"] = mean_of_defined(precision[at[0.75], :, :, 0, -1])
     for name, area in AREAS.items():
-        numbers[name] = mean_of_defined(precision[:, :, :, labels.index(area), -1])
-    numbers[f"AR@{max_detections}"] = mean_of_defined(recall[:, :, 0, -1])
-    return numbers
+        values[name] = mean_of_defined(precision[:, :, :, labels.index(area), -1])
+    values[f"AR@{max_detections}"] = mean_of_defined(recall[:, :, 0, -1])
+    return values
 
 
 def recalls(evaluation: COCOeval_faster) -> dict[str, float]:
-    """COCO's average recalls: over the best 1, 10 and N results an image and class, and of each size."""
+    """Return COCO's average recalls: with at most 1, 10 and N results for each image and class, and for each size."""
     recall = evaluation.eval["recall"]
     labels = evaluation.params.areaRngLbl
-    numbers = {
+    values = {
         f"AR@{count}": mean_of_defined(recall[:, :, 0, index]) for index, count in enumerate(evaluation.params.maxDets)
     }
-    return numbers | {
+    return values | {
         name.replace("AP", "AR"): mean_of_defined(recall[:, :, labels.index(area), -1]) for name, area in AREAS.items()
     }
 
 
 def mean_of_defined(values: np.ndarray) -> float:
-    """Mean over what is defined (COCO marks classes without objects by -1), else -1."""
+    """Return the mean over the defined values (COCO marks classes without instances by -1), or -1 without any."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else -1.0
 
 
 DOT = {"size": [1, 1], "counts": "1"}
-"""Stands for the mask of a result that cannot be right: overlaps nothing, and costs nothing to outline."""
+"""Replaces the mask of a result that cannot be a true positive: it overlaps nothing and its boundary is cheap."""
 
 
 def boundary_metrics(comparison: Comparison, images: Sequence[Matched], max_detections: int) -> dict[str, float]:
-    """The numbers of `segm` in `coco_metrics`, by boundaries; `images` are the same results matched by masks."""
+    """Compute the metrics of `segm` in `coco_metrics` with boundary IoU; `images` are the results matched by masks."""
     evaluation = boundary_evaluation(comparison, images, max_detections)
     evaluation.evaluate()
     evaluation.accumulate()
@@ -159,16 +160,16 @@ def boundary_metrics(comparison: Comparison, images: Sequence[Matched], max_dete
 
 
 def boundary_evaluation(comparison: Comparison, images: Iterable[Matched], max_detections: int) -> COCOeval_faster:
-    """COCO's evaluation by boundaries, ready to run.
+    """Prepare COCO's evaluation by boundaries.
 
-    Most results overlap no object of their class by 0.5. They are wrong at every threshold whatever their boundary,
-    which is not drawn then: the boundaries are nearly all of the work.
+    Most results overlap no instance of their class with IoU 0.5. They are false positives at every threshold, so their
+    boundary is not computed: boundaries take nearly all of the time.
     """
     evaluation = evaluation_of("boundary", comparison, max_detections)
-    near = np.zeros(len(comparison.found), bool)
+    near = np.zeros(len(comparison.results), bool)
     for image in images:
         own = image.labels[:, None] == image.object_labels[None]
-        near[image.found] = ((image.ious >= IOU) & own).any(1)
-    for place in np.flatnonzero(~near):
-        evaluation.cocoDt.anns[int(place) + 1]["segmentation"] = DOT
+        near[image.results] = ((image.ious >= IOU) & own).any(1)
+    for index in np.flatnonzero(~near):
+        evaluation.cocoDt.anns[int(index) + 1]["segmentation"] = DOT
     return evaluation

@@ -1,6 +1,6 @@
-"""Annotations and results on common ground: checked, numbered alike, masks as run lengths with their areas.
+"""Annotations and results in one common form: checked, with the same ids, masks as RLE with their areas.
 
-Everything that measures results begins here, so that a file is taken apart once, whatever is measured afterwards.
+Every metric starts from a `Comparison`, so that a file is parsed only once.
 """
 
 import math
@@ -16,119 +16,115 @@ from htc.files import uncollected
 
 Annotation = dict[str, Any]
 EncodedMask = Any
-"""COCO's compressed run lengths, `{"size": [height, width], "counts": str or bytes}`; the COCO tools have types of
-their own for it.
-"""
+"""COCO's compressed RLE, `{"size": [height, width], "counts": str or bytes}`."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Objects and results of the same images.
+    """Ground-truth instances (`objects`) and results of the same images.
 
-    `objects` and `found` are COCO annotations without masks: `id` (from 1, their place in `object_masks` and
-    `found_masks`), `image_id` (from 1, the place in `image_ids`), `category_id`, `bbox` (xywh), `area` (of the object
-    as annotated, of a result's box), `iscrowd`, and `score`.
+    `objects` and `results` are COCO annotations without masks: `id` (1 + the index in `object_masks` and
+    `result_masks`), `image_id` (1 + the index in `image_ids`), `category_id`, `bbox` (xywh), `area` (as annotated; of a
+    result: its box's), `iscrowd`, and `score`.
     """
 
     image_ids: tuple[int | str, ...]
-    """The images' own ids, in order."""
+    """The original ids of the images, in order."""
     sizes: tuple[tuple[int, int], ...]
     """(height, width) of each image."""
     categories: tuple[tuple[int, str], ...]
-    """(id, name) of each category, by id; a name that occurs twice carries its id."""
+    """(id, name) of each category, ordered by id; the id is appended to a name that occurs twice."""
     objects: list[Annotation]
-    found: list[Annotation]
+    results: list[Annotation]
     object_masks: list[EncodedMask] | None
-    """None where masks cannot be compared."""
-    found_masks: list[EncodedMask] | None
+    """None if masks cannot be compared."""
+    result_masks: list[EncodedMask] | None
 
     @property
     def with_masks(self) -> bool:
         """Whether masks can be compared."""
-        return self.object_masks is not None and self.found_masks is not None
+        return self.object_masks is not None and self.result_masks is not None
 
     @property
     def images(self) -> list[dict[str, int]]:
-        """COCO images, numbered from 1."""
+        """COCO images with ids from 1."""
         return [
             {"id": number, "height": height, "width": width}
             for number, (height, width) in enumerate(self.sizes, start=1)
         ]
 
     def by_image(self) -> Iterator[tuple[list[Annotation], list[Annotation]]]:
-        """For each image its objects, as annotated, and its results, best first (equals: in the order they were
-        given).
-        """
+        """Yield the instances and the results of each image, the results by descending score (a stable sort)."""
         objects: list[list[Annotation]] = [[] for _ in self.image_ids]
-        found: list[list[Annotation]] = [[] for _ in self.image_ids]
+        results: list[list[Annotation]] = [[] for _ in self.image_ids]
         for item in self.objects:
             objects[item["image_id"] - 1].append(item)
-        for item in self.found:
-            found[item["image_id"] - 1].append(item)
-        for ours, theirs in zip(objects, found, strict=True):
-            yield ours, sorted(theirs, key=lambda item: -item["score"])
+        for item in self.results:
+            results[item["image_id"] - 1].append(item)
+        for annotated, predicted in zip(objects, results, strict=True):
+            yield annotated, sorted(predicted, key=lambda item: -item["score"])
 
 
 @uncollected()
 def compare(annotations: Mapping[str, Any] | Any, results: Sequence[Mapping[str, Any]]) -> Comparison:
-    """Sets COCO results against COCO annotations (a file or its content); neither is changed.
+    """Bring COCO results and COCO annotations (a file or its content) into a `Comparison`; neither is changed.
 
-    Images and objects are numbered anew from 1, in order: their own ids may be texts, and the COCO tools take an
-    object of id 0 for "unmatched". Raises `DataError` for results of unknown images or categories, or of which only
-    some have masks.
+    Images and instances get new ids from 1, in order: their own ids may be strings, and the COCO tools read id 0 as
+    "unmatched". Raises `DataError` if results belong to unknown images or categories, or if only some have masks.
     """
-    truth = read_annotations(annotations)
-    check_results(truth, results)
-    ordered = sorted(truth["images"], key=lambda image: _order(image["id"]))
+    ground_truth = read_annotations(annotations)
+    check_results(ground_truth, results)
+    ordered = sorted(ground_truth["images"], key=lambda image: _order(image["id"]))
     numbers = {image["id"]: number for number, image in enumerate(ordered, start=1)}
     sizes = {image["id"]: (image["height"], image["width"]) for image in ordered}
-    object_masks = found_masks = None
-    if _with_masks(truth, results):
-        # A crowd without a mask is its box.
+    object_masks = result_masks = None
+    if _with_masks(ground_truth, results):
+        # The box serves as the mask of a crowd without one.
         object_masks = [
-            to_rle(a.get("segmentation") or [_corners(a["bbox"])], *sizes[a["image_id"]]) for a in truth["annotations"]
+            to_rle(a.get("segmentation") or [_corners(a["bbox"])], *sizes[a["image_id"]])
+            for a in ground_truth["annotations"]
         ]
-        found_masks = [to_rle(r["segmentation"], *sizes[r["image_id"]]) for r in results]
+        result_masks = [to_rle(r["segmentation"], *sizes[r["image_id"]]) for r in results]
     return Comparison(
         image_ids=tuple(numbers),
         sizes=tuple(sizes.values()),
-        categories=_names(truth),
-        objects=[_object(a, number, numbers, sizes) for number, a in enumerate(truth["annotations"], start=1)],
-        found=[_found(r, number, numbers, sizes) for number, r in enumerate(results, start=1)],
+        categories=_names(ground_truth),
+        objects=[_object(a, number, numbers, sizes) for number, a in enumerate(ground_truth["annotations"], start=1)],
+        results=[_result(r, number, numbers, sizes) for number, r in enumerate(results, start=1)],
         object_masks=object_masks,
-        found_masks=found_masks,
+        result_masks=result_masks,
     )
 
 
-def check_results(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    """Raises `DataError` that names the first result which cannot be matched with the annotations, and what to do."""
-    images = {image["id"] for image in truth["images"]}
-    categories = {category["id"]: category["name"] for category in truth["categories"]}
+def check_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    """Raise a `DataError` that names the first result that does not belong to the annotations, and what to do."""
+    images = {image["id"] for image in ground_truth["images"]}
+    categories = {category["id"]: category["name"] for category in ground_truth["categories"]}
     for index, result in enumerate(results):
         missing = [key for key in ("image_id", "category_id", "score") if key not in result]
         if missing or not ("bbox" in result or "segmentation" in result):
-            lacks = ", ".join(missing) or "bbox and segmentation"
+            keys = ", ".join(missing) or "bbox and segmentation"
             raise DataError(
-                f"result {index} lacks {lacks}: a COCO result has image_id, category_id, score and bbox or segmentation"
+                f"result {index}: {keys} missing; a COCO result has image_id, category_id, score and bbox or "
+                f"segmentation"
             )
         if result["image_id"] not in images:
             raise DataError(
-                f"result {index} is of image_id {result['image_id']!r}, which the annotations do not have: "
-                "give the annotations of the same images (htc predict --annotations FILE takes their ids by "
-                "file name)"
+                f"result {index}: image_id {result['image_id']!r} is not in the annotations. Use the annotations of "
+                "the same images (htc predict --annotations FILE writes their ids)"
             )
         if result["category_id"] not in categories:
             known = ", ".join(f"{key} {name}" for key, name in list(categories.items())[:8])
             raise DataError(
-                f"result {index} is of category_id {result['category_id']!r}, which the annotations do not have; they "
-                f"know {known}"
+                f"result {index}: category_id {result['category_id']!r} is not in the annotations, whose categories "
+                f"are {known}"
             )
         if not math.isfinite(result["score"]):
-            raise DataError(f"result {index} has score {result['score']}: scores must be finite")
+            raise DataError(f"result {index}: score {result['score']} is not finite")
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> EncodedMask:
-    """A compressed RLE (`size`, `counts`) of polygons, uncompressed or compressed RLE of an image of that size."""
+    """Encode polygons, uncompressed or compressed RLE of an image of this size as compressed RLE (`size`, `counts`)."""
     if isinstance(segmentation, list):
         return rle_codec.merge(rle_codec.frPyObjects(segmentation, height, width))
     if isinstance(segmentation["counts"], list):
@@ -136,30 +132,31 @@ def to_rle(segmentation: Any, height: int, width: int) -> EncodedMask:
     return segmentation
 
 
-def _with_masks(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether masks can be measured. Without any result the annotations decide, so that a model that finds nothing
-    scores 0.
+def _with_masks(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether masks can be evaluated. Without results the annotations decide, so that a model without
+    predictions scores 0.
     """
-    objects = [a for a in truth["annotations"] if not a.get("iscrowd", 0)]
+    objects = [a for a in ground_truth["annotations"] if not a.get("iscrowd", 0)]
     annotated = [bool(a.get("segmentation")) for a in objects]
-    found = ["segmentation" in result for result in results]
-    if (results and not any(found)) or (annotated and not any(annotated)):
+    predicted = ["segmentation" in result for result in results]
+    if (results and not any(predicted)) or (annotated and not any(annotated)):
         return False
-    if not all(found):
+    if not all(predicted):
         raise DataError(
-            f"result {found.index(False)} has no segmentation, others have: give all results a mask, or none"
+            f"result {predicted.index(False)} has no segmentation, but others have one: every result or none must have "
+            f"a mask"
         )
     if not all(annotated):
         bad = objects[annotated.index(False)]["id"]
         raise DataError(
-            f"annotation {bad} has no segmentation, others have: masks are measured where every object has one; add "
-            f"it or remove the object"
+            f"annotation {bad} has no segmentation, but others have one: masks can be evaluated only if every instance "
+            f"has one; add it or remove the annotation"
         )
     return True
 
 
-def _names(truth: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
-    categories = sorted(truth["categories"], key=lambda category: category["id"])
+def _names(ground_truth: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
+    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     names = [category["name"] for category in categories]
     return tuple((c["id"], f"{c['name']} ({c['id']})" if names.count(c["name"]) > 1 else c["name"]) for c in categories)
 
@@ -189,7 +186,7 @@ def _object(
     }
 
 
-def _found(
+def _result(
     result: Mapping[str, Any], number: int, images: Mapping[Any, int], sizes: Mapping[Any, tuple[int, int]]
 ) -> Annotation:
     image = result["image_id"]

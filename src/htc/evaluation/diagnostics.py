@@ -1,5 +1,5 @@
-"""What lies behind the numbers: curves, boundary AP, where to cut scores and whether to believe them, confusion,
-errors, worst images.
+"""Diagnostics of an evaluation: curves, boundary AP, score thresholds, calibration, confusion matrix, errors by kind,
+worst images.
 """
 
 from collections.abc import Sequence
@@ -25,55 +25,53 @@ from htc.evaluation.matching import Matched, confusion_matrix, matched_images
 from htc.evaluation.operating import Calibration, OperatingPoint, calibration, judged, operating_points
 
 CURVES = (0.5, 0.75)
-"""IoU thresholds whose precision over recall is kept."""
+"""IoU thresholds of the precision-recall curves."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Boxes or masks by IoU threshold and by recall; -1 where undefined."""
+    """AP over IoU thresholds and precision over recall, for boxes or masks; -1 where undefined."""
 
     thresholds: tuple[float, ...]
     ap: dict[str, tuple[float, ...]]
-    """AP at each threshold for objects of `all` sizes, `small`, `medium` and `large` (by area, as in COCO)."""
+    """AP at each threshold for instances of `all` sizes, `small`, `medium` and `large` (by area, as in COCO)."""
     precision: dict[float, tuple[float, ...]]
-    """Mean over classes at recalls 0, 0.01, ... 1."""
+    """Mean precision over the classes at recalls 0, 0.01, ... 1, by IoU threshold."""
     recall: dict[str, float]
-    """Average recalls by COCO's names."""
+    """Average recalls under COCO's names."""
 
 
 @dataclass(frozen=True)
 class ImageErrors:
-    """How one image went at the operating point."""
+    """Per-image true positives, false positives and missed instances at the operating point."""
 
     image_id: int | str
     found: int
-    """Objects found."""
+    """True positives: instances matched by a result."""
     wrong: int
-    """Results that are not right."""
+    """False positives: results without a matching instance."""
     missed: int
-    """Objects that no result found."""
+    """False negatives: instances without a matching result."""
 
     @property
     def f1(self) -> float:
-        """2 TP / (2 TP + wrong + missed); 1 for an image without objects and results."""
+        """2 TP / (2 TP + FP + FN); 1 for an image without instances and results."""
         total = 2 * self.found + self.wrong + self.missed
         return 2 * self.found / total if total else 1.0
 
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Everything beside the contract's numbers; matched by masks, or by boxes where there are no masks."""
+    """All diagnostics of an evaluation; results are matched by masks, or by boxes without masks."""
 
     by: IouType
     classes: tuple[str, ...]
     curves: dict[str, Curves]
-    """`bbox`, `segm`."""
+    """By kind: `bbox`, `segm`."""
     boundary: dict[str, float] | None
-    """The numbers of `segm` with min(mask IoU, boundary IoU) in the place of mask IoU (Cheng et al. 2021)."""
+    """The metrics of `segm` with min(mask IoU, boundary IoU) instead of mask IoU (Cheng et al. 2021)."""
     best: OperatingPoint
-    """The score threshold of the best F1 for all classes together: the operating point of confusion, counts and
-    images.
-    """
+    """The operating point with the best F1 over all classes; it is used for confusion, counts and images."""
     best_by_class: dict[str, OperatingPoint]
     calibration: Calibration
     confusion: Int[np.ndarray, "K1 K1"]
@@ -82,10 +80,10 @@ class Diagnostics:
     images: tuple[ImageErrors, ...]
     """Worst first."""
     matched: tuple[Matched, ...]
-    """The images' results and objects, in the order of `Comparison.image_ids`."""
+    """Results and instances of each image, in the order of `Comparison.image_ids`."""
 
     def content(self, most_images: int = 50) -> dict[str, Any]:
-        """The numbers for a JSON file."""
+        """Return the diagnostics as a dictionary for a JSON file."""
         return {
             "matched_by": self.by,
             "curves": {kind: _curves_content(curves) for kind, curves in self.curves.items()},
@@ -106,7 +104,7 @@ class Diagnostics:
 
 
 def diagnose(comparison: Comparison, max_detections: int = 100) -> tuple[MetricValues, Diagnostics]:
-    """The contract's numbers and what lies behind them, at most `max_detections` results an image and class."""
+    """Compute the metrics and their diagnostics, with at most `max_detections` results for each image and class."""
     kinds: tuple[IouType, ...] = ("bbox", "segm") if comparison.with_masks else ("bbox",)
     evaluations: dict[IouType, COCOeval_faster] = {kind: evaluated(kind, comparison, max_detections) for kind in kinds}
     classes = tuple(name for _, name in comparison.categories)
@@ -117,7 +115,7 @@ def diagnose(comparison: Comparison, max_detections: int = 100) -> tuple[MetricV
         (image_errors(image, comparison, best.threshold) for image in matched),
         key=lambda one: (one.f1, -one.wrong - one.missed),
     )
-    found = Diagnostics(
+    diagnostics = Diagnostics(
         by=kinds[-1],
         classes=classes,
         curves={kind: curves_of(evaluation) for kind, evaluation in evaluations.items()},
@@ -130,11 +128,11 @@ def diagnose(comparison: Comparison, max_detections: int = 100) -> tuple[MetricV
         images=tuple(images),
         matched=matched,
     )
-    return metrics_from(evaluations, comparison, max_detections), found
+    return metrics_from(evaluations, comparison, max_detections), diagnostics
 
 
 def curves_of(evaluation: COCOeval_faster) -> Curves:
-    """The curves of an evaluation that has run."""
+    """Compute the curves of a finished evaluation."""
     precision: Float[np.ndarray, "T R K A M"] = evaluation.eval["precision"]
     thresholds = tuple(round(float(iou), 2) for iou in evaluation.params.iouThrs)
     sizes = {name: index for index, name in enumerate(evaluation.params.areaRngLbl)}
@@ -148,11 +146,13 @@ def curves_of(evaluation: COCOeval_faster) -> Curves:
 
 
 def image_errors(image: Matched, comparison: Comparison, threshold: float) -> ImageErrors:
-    """What went right and wrong in one image, among results of at least `threshold`."""
+    """Count the true positives, false positives and misses of one image, among results of at least `threshold`."""
     cut = at_least(image, threshold)
-    right, ignored = int((cut.match >= 0).sum()), int(cut.ignored.sum())
+    matched, ignored = int((cut.match >= 0).sum()), int(cut.ignored.sum())
     objects = int((~cut.crowd).sum())
-    return ImageErrors(comparison.image_ids[image.image], right, len(cut.scores) - right - ignored, objects - right)
+    return ImageErrors(
+        comparison.image_ids[image.image], matched, len(cut.scores) - matched - ignored, objects - matched
+    )
 
 
 def _curves_content(curves: Curves) -> dict[str, Any]:

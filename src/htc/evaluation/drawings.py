@@ -1,7 +1,7 @@
-"""Drawings of ground truth beside prediction.
+"""Drawings of ground truth and prediction side by side.
 
-`draw_comparisons` predicts on a few annotated images and writes them; `draw_errors` draws one image of an evaluation
-and marks its errors by color.
+`draw_comparisons` predicts on a few annotated images and writes the drawings; `draw_errors` draws one image of an
+evaluation and marks its errors by color.
 """
 
 from collections.abc import Sequence
@@ -41,11 +41,10 @@ SCORE = 0.5
 def draw_comparisons(
     predictor: Predictor, annotations: Path, images: Path, folder: Path, most: int = 8
 ) -> tuple[Path, ...]:
-    """Writes, for up to `most` annotated images spread over all of them, ground truth (left) and prediction (right)
-    as PNG.
+    """Write PNGs of ground truth (left) and prediction (right) for up to `most` images, evenly spread over the dataset.
 
-    Predictions have a score of at least 0.5. Earlier images of the same name are replaced. Raises `OutputError` if
-    the folder cannot be written to.
+    Predictions have a score of at least 0.5. Existing files of the same name are replaced. Raises `OutputError` if the
+    folder cannot be written to.
     """
     records = read_coco(annotations, images).images
     chosen = (
@@ -63,42 +62,46 @@ def draw_comparisons(
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(comparison(predictor, record)).save(path)
         except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}: give another place, or make room") from error
+            raise OutputError(
+                f"cannot write {path}: {error.strerror}. Use another folder, or free disk space"
+            ) from error
         written.append(path)
     return tuple(written)
 
 
 def comparison(predictor: Predictor, record: ImageRecord) -> np.ndarray:
-    """One annotated image (H, W, 3), twice: with its objects, with what the model finds."""
+    """Draw one annotated image (H, W, 3) twice, side by side: with its ground truth, and with the prediction."""
     image = annotated_image(record)
-    truth = annotated(record, None, None).ground_truth
+    ground_truth = annotated(record, None, None).ground_truth
     factor = enlargement((record.height, record.width))
-    crops = None if truth.masks is None else crops_of(truth.masks, factor)
-    named = len(predictor.config.classes) > 1  # captions of dozens of objects of one class would hide what they name
-    captions = [predictor.config.classes[label] for label in truth.labels.tolist()] if named else None
+    crops = None if ground_truth.masks is None else crops_of(ground_truth.masks, factor)
+    named = len(predictor.config.classes) > 1  # with one class, dozens of equal captions would only hide the instances
+    captions = [predictor.config.classes[label] for label in ground_truth.labels.tolist()] if named else None
     left = draw_objects(
         enlarge(image, factor),
-        truth.boxes.numpy() * factor,
-        truth.labels.numpy(),
+        ground_truth.boxes.numpy() * factor,
+        ground_truth.labels.numpy(),
         crops,
         captions,
         outline_boxes=crops is None,
     )
-    found = predictor.predict(image, score_threshold=SCORE)
-    right = found.drawing(image, labels=named, scale=factor)
+    detections = predictor.predict(image, score_threshold=SCORE)
+    right = detections.drawing(image, labels=named, scale=factor)
     return side_by_side(
-        left, right, (f"annotated: {len(truth.boxes)}", f"found, score {SCORE:g} or more: {len(found)}")
+        left,
+        right,
+        (f"ground truth: {len(ground_truth.boxes)}", f"predicted, score {SCORE:g} or more: {len(detections)}"),
     )
 
 
-FOUND, MISTAKEN, IGNORED_COLOR = PALETTE[1], PALETTE[5], np.array([150, 150, 150], np.uint8)
-"""Sky blue, vermilion, gray: told apart by every kind of color vision."""
+CORRECT, MISTAKEN, IGNORED_COLOR = PALETTE[1], PALETTE[5], np.array([150, 150, 150], np.uint8)
+"""Sky blue, vermilion, gray: distinguishable with every kind of color vision."""
 ERROR_NAMES = {kind: name for name, kind in ERROR_KINDS.items()}
 
 
 def draw_errors(path: Path, comparison: Comparison, matched: Matched, threshold: float) -> UInt8[np.ndarray, "H W 3"]:
-    """Two images: annotated objects (the missed ones in vermilion), and results of at least `threshold` (the wrong
-    ones so).
+    """Draw an image twice: ground truth with missed instances in vermilion, and results of at least `threshold` with
+    false positives in vermilion.
 
     Raises `DataError` if the image cannot be read.
     """
@@ -106,28 +109,28 @@ def draw_errors(path: Path, comparison: Comparison, matched: Matched, threshold:
     scale = enlargement((image.shape[0], image.shape[1]))
     cut = at_least(matched, threshold)
     kinds = sort_errors(cut).kinds
-    objects = [comparison.objects[place] for place in cut.objects]
+    objects = [comparison.objects[index] for index in cut.objects]
     missed = ~cut.detected & ~cut.crowd
     left = _painted(
         enlarge(image, scale),
         objects,
-        None if comparison.object_masks is None else [comparison.object_masks[place] for place in cut.objects],
-        np.where(missed[:, None], MISTAKEN, np.where(cut.crowd[:, None], IGNORED_COLOR, FOUND)),
+        None if comparison.object_masks is None else [comparison.object_masks[index] for index in cut.objects],
+        np.where(missed[:, None], MISTAKEN, np.where(cut.crowd[:, None], IGNORED_COLOR, CORRECT)),
         [comparison.categories[label][1] if bad else "" for label, bad in zip(cut.object_labels, missed, strict=True)],
         scale,
     )
     right = _painted(
         enlarge(image, scale),
-        [comparison.found[place] for place in cut.found],
-        None if comparison.found_masks is None else [comparison.found_masks[place] for place in cut.found],
-        np.where((kinds == RIGHT)[:, None], FOUND, np.where((kinds == IGNORED)[:, None], IGNORED_COLOR, MISTAKEN)),
+        [comparison.results[index] for index in cut.results],
+        None if comparison.result_masks is None else [comparison.result_masks[index] for index in cut.results],
+        np.where((kinds == RIGHT)[:, None], CORRECT, np.where((kinds == IGNORED)[:, None], IGNORED_COLOR, MISTAKEN)),
         [
             f"{ERROR_NAMES[kind]} {score:.2f}" if kind in ERROR_NAMES else ""
             for kind, score in zip(kinds.tolist(), cut.scores, strict=True)
         ],
         scale,
     )
-    return side_by_side(left, right, ("Annotated", f"Found, scores from {threshold:.2f}"))
+    return side_by_side(left, right, ("Ground truth", f"Predicted, score {threshold:.2f} or more"))
 
 
 def _painted(
@@ -138,7 +141,7 @@ def _painted(
     captions: Sequence[str],
     scale: int,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Masks (boxes where there are none), large ones first, and the captions that are not empty."""
+    """Draw masks (boxes without masks), large ones first, and the captions that are not empty."""
     canvas = canvas.copy()
     thickness = max(1, round(2 * (max(canvas.shape[:2]) / 640) ** 0.9))
     boxes = np.array([item["bbox"] for item in items], np.float32).reshape(-1, 4)
@@ -164,6 +167,6 @@ def _caption(
 
 
 def crop_of(mask: EncodedMask) -> MaskCrop:
-    """A mask from run lengths, cropped to its own box."""
+    """Decode an RLE mask, cropped to its bounding box."""
     x, y, width, height = (int(value) for value in rle_codec.toBbox(mask))
     return MaskCrop(x, y, rle_codec.decode(mask)[y : y + height, x : x + width].astype(bool))

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("htc")
 DETECTIONS_OF_A_FILE = 100
-"""Detections of an image that count where a result file is evaluated, as in COCO's own evaluation."""
+"""Maximum detections of an image and class in the evaluation of a result file, as in COCO's own evaluation."""
 
 
 def evaluate(
@@ -79,7 +79,7 @@ def evaluate(
     progress: ProgressOption = True,
     **overrides: Unpack[Overrides],
 ) -> Metrics:
-    """Compute COCO's average precision of boxes and masks on annotated images, and more where asked for.
+    """Compute COCO's average precision of boxes and masks on annotated images, and further metrics on request.
 
     Args:
         model: a predictor, or what `htc.load` takes; a list evaluates the ensemble and each of its members.
@@ -87,36 +87,38 @@ def evaluate(
         split: the part of `data` to evaluate on: "val", "train" or "test".
         annotations: a COCO annotation file, in place of `data`.
         images: the folder of its images. `None`: by COCO's layout, else the folder of the annotations.
-        results: a COCO result file of any tool, in place of a model.
+        results: a COCO result file of any tool, instead of a model.
         weights: a weights file, or a preset with released weights, for a preset as model.
         views: views for test-time augmentation: scales, then flips, as in "0.75,1,1.25:flip"; "paper" for the
             paper's ten.
-        against: another COCO result file of the same images: the difference in AP with its 95 % interval over images.
+        against: another COCO result file of the same images; reports the difference in AP with its 95 % interval.
         stages: also evaluate these mask stages, each alone or averaged: ("1", "2", "1-3").
         save_results: write the COCO results to this new file.
-        max_detections: detections of an image that count. `None`: the model's own, or 100 for a result file.
-        batch_size: images that the network takes at once.
+        max_detections: maximum detections of an image that are evaluated. `None`: the model's own, or 100 for a result
+            file.
+        batch_size: images in a forward pass.
         workers: processes that load images; 0 loads them in this process.
         semantic: also evaluate the semantic map: "auto" against maps derived from the instances, or a folder of PNG
             maps.
-        semantic_json: COCO panoptic annotations that say how to read the maps.
-        semantic_panoptic: the folder of their PNGs, which are laid over the maps of `semantic`.
+        semantic_json: COCO panoptic annotations that describe the maps.
+        semantic_panoptic: the folder of their PNGs, which are drawn over the maps of `semantic`.
         semantic_instances: draw the instances over the maps, class k (from 0) as this value + k, or "ids" for category
             id - 1.
-        panoptic_json: also evaluate instances and semantic map merged: COCO panoptic annotations of the same images.
-        panoptic_dir: the folder of their PNGs. `None`: beside the JSON, with its name.
-        save_panoptic: write the merged maps to this new folder.
-        diagnostics: also boundary AP, score thresholds, calibration, confusion and errors by kind.
-        html: write the diagnostics as one page with images to this new file.
-        device: where a model that is loaded here predicts.
-        precision: its arithmetic; `None` and "auto": the model's own, which evaluation does not change.
-        config: settings of a model that is loaded here: a YAML or JSON file, or a whole configuration.
+        panoptic_json: also evaluate the panoptic maps (merged instances and semantic map) against these COCO panoptic
+            annotations of the same images.
+        panoptic_dir: the folder of their PNGs. `None`: the folder beside the JSON file with its name.
+        save_panoptic: write the panoptic maps to this new folder.
+        diagnostics: also compute boundary AP, score thresholds, calibration, confusion and errors by kind.
+        html: write the diagnostics and images to this new HTML file.
+        device: the device of a model given by name or path.
+        precision: its precision; `None` and "auto": the model's own, which evaluation does not change.
+        config: settings of a model given by name or path: a YAML or JSON file, or a whole configuration.
         progress: `True` shows a bar, `False` nothing; a function is called with (done, total, member).
-        **overrides: sections of the configuration of a model that is loaded here.
+        **overrides: sections of the configuration of a model given by name or path.
 
     Raises:
-        DataError: annotations, images or results cannot be used, or the model does not know a category.
-        ConfigError: an option cannot be used, or does not go with another.
+        DataError: annotations, images or results cannot be used, or the model does not have one of the categories.
+        ConfigError: an option cannot be used, or conflicts with another.
         CheckpointError: the model cannot be loaded.
         OutputError: a file cannot be written, or exists already.
         TypeError: an option does not exist; the message names the nearest.
@@ -134,7 +136,7 @@ def evaluate(
     given["device"] = None if device == "auto" else device
     own = [name for name, value in given.items() if value is not None]
     if own and not any(isinstance(one, str | Path) for one in models):
-        raise ConfigError(f"{', '.join(own)}: for a model that is loaded here; this one is loaded already")
+        raise ConfigError(f"{', '.join(own)}: only for a model given by name or path; this model is already loaded")
     request = EvaluationRequest(
         data=data,
         split=split,
@@ -157,16 +159,16 @@ def evaluate(
     )
     request.check(len(models))
     settings = python_settings(config, overrides, "htc.evaluate") if own else []
-    with reporting(progress, "evaluate") as tell:
+    with reporting(progress, "evaluate") as report:
         return run_evaluation(
-            models, request, tell, weights=weights, device=device, precision=precision, settings=settings
+            models, request, report, weights=weights, device=device, precision=precision, settings=settings
         )
 
 
 def run_evaluation(
     models: "Sequence[str | Path | ImagePredictor[Any]]",
     request: EvaluationRequest,
-    tell: NamedProgress,
+    report: NamedProgress,
     *,
     weights: str | Path | None = None,
     device: "str | int | torch.device" = "auto",
@@ -175,7 +177,7 @@ def run_evaluation(
 ) -> Metrics:
     """Evaluate as `htc.evaluate` does; names are loaded with `weights`, `device`, `precision` and `settings`.
 
-    What is written is logged to the logger "htc". `request.check` has passed.
+    Requires that `request.check` has passed. Written files are logged to the logger "htc".
     """
     for name in ("save_results", "html"):
         target = getattr(request, name)
@@ -183,24 +185,24 @@ def run_evaluation(
             require_new_file(Path(target), name)
     with ExitStack() as stack:
         annotations, images = _located(request, stack)
-        found, name, paths = (
+        evaluation, name, paths = (
             _of_results(request, annotations, images)
             if request.results is not None
-            else _of_models(models, request, annotations, images, tell, (weights, device, precision, settings))
+            else _of_models(models, request, annotations, images, report, (weights, device, precision, settings))
         )
         if request.html is not None:
-            found.write_page(Path(request.html), f"{name} on {annotations.name}", paths)
+            evaluation.write_page(Path(request.html), f"{name} on {annotations.name}", paths)
             LOG.info("page: %s", request.html)
         if request.against is not None:
-            others = read_other_results(found.truth, Path(request.against))
+            others = read_other_results(evaluation.ground_truth, Path(request.against))
             LOG.info("resampling the images %d times for the interval of the difference", DRAWS)
-            found = found.compared_with(others)
-        return Metrics(found.to_dict())
+            evaluation = evaluation.compared_with(others)
+        return Metrics(evaluation.to_dict())
 
 
 def _located(request: EvaluationRequest, stack: ExitStack) -> tuple[Path, Path]:
-    """The annotation file and the folder of the images; data of other formats are converted into a folder that `stack`
-    removes.
+    """Return the annotation file and the folder of the images; other formats are converted into a temporary folder that
+    `stack` removes.
     """
     if request.annotations is not None:
         annotations = Path(request.annotations)
@@ -213,17 +215,19 @@ def _located(request: EvaluationRequest, stack: ExitStack) -> tuple[Path, Path]:
 def _of_results(
     request: EvaluationRequest, annotations: Path, images: Path
 ) -> tuple[Evaluation, str, Mapping[int | str, Path] | None]:
-    """A result file, which is scored without its images; then the page has none."""
+    """Evaluate a result file. Its images are only needed for the page, which has none if their folder is unknown."""
     assert request.results is not None
-    truth, paths = read_annotations(annotations), None
+    ground_truth, paths = read_annotations(annotations), None
     if request.html is not None and (request.images is not None or images != annotations.parent):
         paths = {record.id: record.path for record in read_coco(annotations, images).images}
     elif request.html is not None:
-        LOG.info("the page will have no images: give images (--images DIR)")
+        LOG.info("the page will have no images; to add them, pass images (--images DIR)")
     results = Path(request.results)
-    most = request.max_detections or DETECTIONS_OF_A_FILE
-    found = score_results(truth, read_results(results), max_detections=most, diagnostics=request.with_diagnostics)
-    return found, results.name, paths
+    max_detections = request.max_detections or DETECTIONS_OF_A_FILE
+    evaluation = score_results(
+        ground_truth, read_results(results), max_detections=max_detections, diagnostics=request.with_diagnostics
+    )
+    return evaluation, results.name, paths
 
 
 def _of_models(
@@ -231,23 +235,23 @@ def _of_models(
     request: EvaluationRequest,
     annotations: Path,
     images: Path,
-    tell: NamedProgress,
+    report: NamedProgress,
     loading: tuple[Any, Any, Any, Sequence[Setting]],
 ) -> tuple[Evaluation, str, Mapping[int | str, Path]]:
-    """A model, or an ensemble and each of its members."""
+    """Evaluate a model, or an ensemble and each of its members."""
     if not has_objects(annotations):
         raise DataError(
-            f"{annotations} has no annotations, so nothing can be evaluated; to write results for images without "
-            f"annotations: htc evaluate --save-results FILE, or predict_many and Detections.to_coco"
+            f'{annotations}: "annotations" is missing, so nothing can be evaluated. To write the predictions for '
+            f"these images: htc evaluate --save-results FILE, or predict_many and Detections.to_coco"
         )
     data = read_evaluation_data(annotations, images)
     if request.against is not None:
-        read_other_results(data.truth, Path(request.against))  # its faults are reported before the evaluation
+        read_other_results(data.ground_truth, Path(request.against))  # report faults of this file before the evaluation
     save = None if request.save_panoptic is None else folder_for("evaluate", "panoptic", Path(request.save_panoptic))
     weights, device, precision, settings = loading
-    known = check_models([str(one) for one in models if isinstance(one, str | Path)], _name(weights), settings)
-    if known is not None:
-        match_categories(known.classes, data.truth)  # before a long download or load
+    model_config = check_models([str(one) for one in models if isinstance(one, str | Path)], _name(weights), settings)
+    if model_config is not None:
+        match_categories(model_config.classes, data.ground_truth)  # before a long download
     for name in dict.fromkeys(_name(weights) or str(one) for one in models if isinstance(one, str | Path)):
         if to_be_fetched(name):
             fetch(name, progress=lambda done, total, name=name: tell(done >> 20, (total or 0) >> 20, f"MiB of {name}"))
@@ -255,9 +259,9 @@ def _of_models(
         limit = Setting(("inference", "max_detections"), request.max_detections, "max_detections")
         settings = [*settings, limit]
     views = parse_views(request.views) if isinstance(request.views, str) else request.views
-    own = None if precision == "auto" else precision  # an evaluation does not change the model's arithmetic
+    own = None if precision == "auto" else precision  # an evaluation does not change the model's precision
     predictor, members = load_members(models, weights, views, device, own, settings=settings)
-    found = evaluate_predictor(
+    evaluation = evaluate_predictor(
         predictor,
         data,
         members=dict(zip(member_names(models), members, strict=True)) if len(members) > 1 else None,
@@ -268,14 +272,14 @@ def _of_models(
         max_detections=request.max_detections,
         batch_size=request.batch_size,
         workers=request.workers,
-        progress=tell,
+        progress=report,
     )
     if save is not None:
         LOG.info("panoptic maps: %s", save)
     if request.save_results is not None:
-        LOG.info("%d results: %s", len(found.results), request.save_results)
+        LOG.info("%d results: %s", len(evaluation.results), request.save_results)
     name = " and ".join(Path(model).name if isinstance(model, str | Path) else "model" for model in models)
-    return found, name, {record.id: record.path for record in data.dataset.images}
+    return evaluation, name, {record.id: record.path for record in data.dataset.images}
 
 
 def _name(weights: str | Path | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Annotation and result files as the evaluation reads them."""
+"""Readers of annotation and result files for the evaluation."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,23 +12,23 @@ from htc.files import read_json
 
 
 def read_annotations(annotations: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
-    """A COCO annotation file, or its content, with everything that an evaluation needs; raises `DataError`."""
+    """Read a COCO annotation file, or take its content, with everything that evaluation needs; raises `DataError`."""
     return _ground_truth(annotations, LISTS)
 
 
 def read_images(path: str | Path) -> Mapping[str, Any]:
-    """A COCO annotation file for its images; it need not have annotations. Raises `DataError`."""
+    """Read the images of a COCO annotation file; annotations are optional. Raises `DataError`."""
     return _ground_truth(path, ("images", "categories"))
 
 
 def image_ids_by_name(path: str | Path) -> dict[str, int | str]:
-    """The image ids of a COCO annotation file by file name; it needs no annotations; raises `DataError`."""
+    """Map file names to the image ids of a COCO annotation file; annotations are optional. Raises `DataError`."""
     return {image["file_name"]: image["id"] for image in read_images(path)["images"]}
 
 
 def has_objects(path: str | Path) -> bool:
-    """Whether a file has a list of annotations: COCO's test images come with images and categories alone; raises
-    `DataError`.
+    """Return whether a file has a list of annotations: the files of COCO's test images have only images and categories.
+    Raises `DataError`.
     """
     content = read_json(Path(path), KIND)
     return not isinstance(content, Mapping) or "annotations" in content
@@ -43,11 +43,11 @@ def _ground_truth(annotations: str | Path | Mapping[str, Any], lists: tuple[str,
 
 
 def read_results(path: str | Path) -> list[dict[str, Any]]:
-    """A COCO result file, one list of dicts; raises `DataError`."""
+    """Read a COCO result file, a list of dicts; raises `DataError`."""
     content = read_json(Path(path), "a COCO result file (.json)")
     if not isinstance(content, list) or not all(isinstance(result, dict) for result in content):
         raise DataError(
-            f"results: {path} is not a COCO result file: one list of objects with image_id, category_id, score, bbox, "
-            f"segmentation"
+            f"results: {path} is not a COCO result file, which is a JSON list of objects with image_id, category_id, "
+            f"score, bbox, segmentation"
         )
     return content

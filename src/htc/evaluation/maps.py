@@ -1,4 +1,4 @@
-"""Evaluate semantic maps (mean IoU) and panoptic maps (PQ) image by image, beside the instances of the same pass."""
+"""Evaluation of semantic maps (mean IoU) and panoptic maps (PQ), in the same pass over the images as the instances."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,20 +22,20 @@ from htc.results import Detections
 
 
 class SemanticCounts:
-    """Adds up pixels of images: [true class, found class]; pixels of class 255 do not count."""
+    """Pixel counts over images, [ground-truth class, predicted class]; pixels of class 255 are ignored."""
 
     def __init__(self, classes: int) -> None:
         self.counts = np.zeros((classes, classes), np.int64)
 
-    def add(self, truth: UInt8[np.ndarray, "H W"], found: UInt8[np.ndarray, "H W"]) -> None:
-        """One image."""
-        labelled = truth != IGNORE
+    def add(self, ground_truth: UInt8[np.ndarray, "H W"], predicted: UInt8[np.ndarray, "H W"]) -> None:
+        """Add one image."""
+        labelled = ground_truth != IGNORE
         classes = len(self.counts)
-        pairs = truth[labelled].astype(np.int64) * classes + found[labelled]
+        pairs = ground_truth[labelled].astype(np.int64) * classes + predicted[labelled]
         self.counts += np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
-    def numbers(self, names: Mapping[int, str]) -> dict[str, Any]:
-        """mIoU over the classes that are annotated anywhere, the share of right pixels, IoU of each; 0..1, -1
+    def metrics(self, names: Mapping[int, str]) -> dict[str, Any]:
+        """Compute mIoU over the classes in the ground truth, the pixel accuracy and the IoU of each class; 0..1, -1 if
         undefined.
         """
         right, annotated = np.diag(self.counts), self.counts.sum(1)
@@ -51,13 +51,13 @@ class SemanticCounts:
 
 
 def semantic_names(config: Config) -> dict[int, str]:
-    """Names of the labels of maps derived from the instances: background, then the classes."""
+    """Return the names of the labels of maps derived from the instances: background, then the classes."""
     return {0: "background", **dict(enumerate(config.classes, start=1))}
 
 
 @dataclass
-class SemanticMeasure:
-    """mIoU against maps on the disk, numbered as training would number them, or derived from the annotated instances
+class SemanticEvaluation:
+    """mIoU against map files, with labels as in training, or against maps derived from the annotated instances
     (`auto`).
     """
 
@@ -76,26 +76,28 @@ class SemanticMeasure:
             _check_classes(branch.classes, least_classes(self.dataset), exact=self.maps.folder is None)
         elif branch.classes <= classes:
             raise ConfigError(
-                f"--semantic auto: the branch has {branch.classes} classes, maps derived from instances need "
-                f"{classes + 1}; name a folder of maps"
+                f"--semantic auto: the semantic branch has {branch.classes} classes, maps derived from instances need "
+                f"{classes + 1}; set --semantic to a folder of maps"
             )
         self.counts = SemanticCounts(branch.classes)
 
-    def look(self, record: ImageRecord, found: Detections) -> None:
-        """Counts one image. Raises `DataError` for its PNG."""
-        assert found.semantic is not None
-        truth = annotated(record, len(self.counts.counts), self.dataset.semantic_maps).semantic
-        assert truth is not None
-        self.counts.add(self._names()[truth] if self.maps == "auto" else truth, found.semantic.labels())
+    def add(self, record: ImageRecord, detections: Detections) -> None:
+        """Add one image. Raises `DataError` if its PNG cannot be used."""
+        assert detections.semantic is not None
+        ground_truth = annotated(record, len(self.counts.counts), self.dataset.semantic_maps).semantic
+        assert ground_truth is not None
+        self.counts.add(
+            self._names()[ground_truth] if self.maps == "auto" else ground_truth, detections.semantic.labels()
+        )
 
-    def numbers(self) -> dict[str, Any]:
-        """See `SemanticCounts.numbers`."""
-        return self.counts.numbers(
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of `SemanticCounts.metrics`."""
+        return self.counts.metrics(
             semantic_names(self.predictor.config) if self.maps == "auto" else semantic_class_names(self.dataset)
         )
 
     def _names(self) -> np.ndarray:
-        """From the annotations' labels to the model's, by name: they may be in another order."""
+        """Map the annotations' labels to the model's by name, since their order may differ."""
         labels = np.full(256, IGNORE, np.uint8)
         labels[0] = 0
         for label, name in enumerate(self.dataset.classes):
@@ -105,126 +107,126 @@ class SemanticMeasure:
 
 
 def _check_classes(branch: int, needed: int, *, exact: bool) -> None:
-    """Panoptic classes alone are all that a branch trained on them has; a folder may have more than a part of the
-    data shows.
+    """Compare the branch's classes with those of the maps. A branch trained on panoptic annotations has exactly their
+    classes; a folder of maps may have more classes than occur in this part of the dataset.
     """
     if branch < needed or (exact and branch != needed):
         raise ConfigError(
-            f"--semantic: the model's branch has {branch} classes, these maps need {needed}; give the maps of its "
-            f"training's kind, or auto"
+            f"--semantic: the model's branch has {branch} classes, these maps need {needed}; use maps of the same kind "
+            f"as in its training, or auto"
         )
 
 
 @dataclass
-class PanopticMeasure:
-    """PQ against COCO's panoptic annotations where there are some, and the maps on the disk where they are wanted."""
+class PanopticEvaluation:
+    """PQ against COCO's panoptic annotations (if `truth` is given), and map files (if `writer` is given)."""
 
     predictor: ImagePredictor[Any]
     dataset: Dataset
-    truth: PanopticFile | None
+    ground_truth: PanopticFile | None
     writer: PanopticWriter | None
     counts: PanopticQuality = field(init=False)
 
     def __post_init__(self) -> None:
-        categories = {one.id: one for one in panoptic_categories(self.dataset, self.truth)}
+        categories = {one.id: one for one in panoptic_categories(self.dataset, self.ground_truth)}
         self.counts = PanopticQuality(categories)
         self._things = {
             one.name: one.id for one in categories.values() if one.thing and one.name in self.predictor.config.classes
         }
         self._stuff = stuff_labels(self.predictor.config, {id: not one.thing for id, one in categories.items()})
 
-    def look(self, record: ImageRecord, found: Detections) -> None:
-        """Merges, measures and writes one image."""
-        merged = merge(found, self._things, self._stuff)
-        if self.truth is not None:
-            self.counts.add(self.truth.read(record.id, (record.height, record.width)), merged)
+    def add(self, record: ImageRecord, detections: Detections) -> None:
+        """Merge instances and semantic map of one image, then evaluate and write the result."""
+        merged = merge(detections, self._things, self._stuff)
+        if self.ground_truth is not None:
+            self.counts.add(self.ground_truth.read(record.id, (record.height, record.width)), merged)
         if self.writer is not None:
             self.writer.add(record.id, record.path.stem, merged)
 
-    def numbers(self) -> dict[str, Any]:
-        """See `PanopticQuality.numbers`."""
-        return self.counts.numbers()
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of `PanopticQuality.metrics`."""
+        return self.counts.metrics()
 
 
-def panoptic_categories(dataset: Dataset, truth: PanopticFile | None) -> Sequence[Category]:
-    """Those of the panoptic annotations, else the classes of the instances, which are things."""
-    if truth is not None:
-        return list(truth.categories.values())
+def panoptic_categories(dataset: Dataset, ground_truth: PanopticFile | None) -> Sequence[Category]:
+    """Return the categories of the panoptic annotations, else the instance classes, all of which are things."""
+    if ground_truth is not None:
+        return list(ground_truth.categories.values())
     return [Category(id, name, True) for id, name in zip(dataset.category_ids, dataset.classes, strict=True)]
 
 
 @dataclass(frozen=True)
 class MapRequest:
-    """Which semantic and panoptic maps an evaluation measures or writes."""
+    """The semantic and panoptic maps that an evaluation evaluates or writes."""
 
     semantic: Literal["auto"] | MapSources | None = None
     panoptic_json: Path | None = None
     panoptic_dir: Path | None = None
-    """PNGs of `panoptic_json`; None: beside it, with its stem as the name."""
+    """Folder of the PNGs of `panoptic_json`; None: the folder beside it with its name."""
     save: Path | None = None
     """Folder for the merged maps."""
 
     @property
-    def wanted(self) -> bool:
-        """Whether anything is measured or written."""
+    def is_any(self) -> bool:
+        """Whether any map is evaluated or written."""
         return (self.semantic, self.panoptic_json, self.save) != (None, None, None)
 
 
 @dataclass
-class MeasuredMaps:
-    """The measures of one run, by the name of their numbers."""
+class MapEvaluations:
+    """The map evaluations of one run, by the key of their metrics."""
 
     dataset: Dataset
-    measures: dict[str, SemanticMeasure | PanopticMeasure]
+    evaluations: dict[str, SemanticEvaluation | PanopticEvaluation]
     panoptic_truth: bool
 
     @property
-    def look(self) -> Callable[[int | str, Detections], None] | None:
-        """Shows every image to all measures; None where there are none."""
-        if not self.measures:
+    def on_detections(self) -> Callable[[int | str, Detections], None] | None:
+        """Function that adds the detections of an image to every evaluation; None without evaluations."""
+        if not self.evaluations:
             return None
         records = {record.id: record for record in self.dataset.images}
 
-        def look(image_id: int | str, found: Detections) -> None:
-            for measure in self.measures.values():
-                measure.look(records[image_id], found)
+        def add(image_id: int | str, detections: Detections) -> None:
+            for evaluation in self.evaluations.values():
+                evaluation.add(records[image_id], detections)
 
-        return look
+        return add
 
-    def numbers(self) -> dict[str, Any]:
-        """`semantic` and `panoptic`, as far as they were measured."""
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics `semantic` and `panoptic`, as far as they were evaluated."""
         return {
-            name: measure.numbers()
-            for name, measure in self.measures.items()
+            name: evaluation.metrics()
+            for name, evaluation in self.evaluations.items()
             if name != "panoptic" or self.panoptic_truth
         }
 
 
 @contextmanager
-def measured_maps(maps: MapRequest, predictor: ImagePredictor[Any], dataset: Dataset) -> Iterator[MeasuredMaps]:
-    """Measures for the images of `dataset`; panoptic maps are complete when the block ends well. Raises
-    `ConfigError`, `DataError`.
+def evaluating_maps(maps: MapRequest, predictor: ImagePredictor[Any], dataset: Dataset) -> Iterator[MapEvaluations]:
+    """Yield the map evaluations for the images of `dataset`; written panoptic maps are complete when the block ends
+    without an error. Raises `ConfigError`, `DataError`.
     """
-    if not maps.wanted:
-        yield MeasuredMaps(dataset, {}, panoptic_truth=False)
+    if not maps.is_any:
+        yield MapEvaluations(dataset, {}, panoptic_truth=False)
         return
     with ExitStack() as stack:
-        yield MeasuredMaps(dataset, _measures(maps, predictor, dataset, stack), maps.panoptic_json is not None)
+        yield MapEvaluations(dataset, _evaluations(maps, predictor, dataset, stack), maps.panoptic_json is not None)
 
 
-def _measures(
+def _evaluations(
     maps: MapRequest, predictor: ImagePredictor[Any], dataset: Dataset, stack: ExitStack
-) -> dict[str, SemanticMeasure | PanopticMeasure]:
-    measures: dict[str, SemanticMeasure | PanopticMeasure] = {}
+) -> dict[str, SemanticEvaluation | PanopticEvaluation]:
+    evaluations: dict[str, SemanticEvaluation | PanopticEvaluation] = {}
     if maps.semantic is not None:
-        measures["semantic"] = SemanticMeasure(predictor, dataset, maps.semantic)
-    truth = (
+        evaluations["semantic"] = SemanticEvaluation(predictor, dataset, maps.semantic)
+    ground_truth = (
         None
         if maps.panoptic_json is None
         else read_panoptic(maps.panoptic_json, maps.panoptic_dir or maps.panoptic_json.with_suffix(""), dataset)
     )
-    if truth is not None or maps.save is not None:
-        categories = panoptic_categories(dataset, truth)
+    if ground_truth is not None or maps.save is not None:
+        categories = panoptic_categories(dataset, ground_truth)
         writer = None if maps.save is None else stack.enter_context(panoptic_writer(maps.save, categories))
-        measures["panoptic"] = PanopticMeasure(predictor, dataset, truth, writer)
-    return measures
+        evaluations["panoptic"] = PanopticEvaluation(predictor, dataset, ground_truth, writer)
+    return evaluations

@@ -1,8 +1,8 @@
 """Matching of results to ground truth, image by image.
 
-By COCO's rule, in the order of the scores and within a class (`matched_images`), and by overlap alone, whatever the
-classes (`pair_by_overlap`): the latter gives the confusion matrix, which has a row and a column for the background.
-Score thresholds and the kinds of errors are computed from the same matches.
+`matched_images` follows COCO's rule: by descending score, within a class. `pair_by_overlap` uses the overlap alone,
+regardless of the classes; it gives the confusion matrix, which has a row and a column for the background. Score
+thresholds and the kinds of errors are computed from the same matches.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,75 +16,76 @@ from jaxtyping import Bool, Float, Int
 from htc.evaluation.comparison import Annotation, Comparison
 
 IOU = 0.5
-"""A result with at least this IoU with an object of its class is right."""
+"""Minimum IoU of a true positive with an instance of its class."""
 
 
 @dataclass(frozen=True)
 class Matched:
-    """One image: D results, best first, and G objects, crowds among them."""
+    """One image: D results by descending score, and G ground-truth instances, including crowds."""
 
     image: int
-    """Place in `Comparison.image_ids`."""
-    found: Int[np.ndarray, " D"]
-    """Places in `Comparison.found`."""
+    """Index in `Comparison.image_ids`."""
+    results: Int[np.ndarray, " D"]
+    """Indices in `Comparison.results`."""
     scores: Float[np.ndarray, " D"]
     labels: Int[np.ndarray, " D"]
-    """Places in `Comparison.categories`."""
+    """Indices in `Comparison.categories`."""
     objects: Int[np.ndarray, " G"]
-    """Places in `Comparison.objects`."""
+    """Indices in `Comparison.objects`."""
     object_labels: Int[np.ndarray, " G"]
     crowd: Bool[np.ndarray, " G"]
     ious: Float[np.ndarray, "D G"]
-    """IoU of masks, or of boxes where there are no masks; for a crowd the part of the result that lies in it."""
+    """IoU of masks, or of boxes without masks; for a crowd, the fraction of the result inside it."""
     match: Int[np.ndarray, " D"]
-    """The object of its class (0 .. G-1) that each result found, by COCO's rule at IoU 0.5; -1: none."""
+    """Index (0 .. G-1) of the instance that each result matches, by COCO's rule at IoU 0.5; -1: none."""
     ignored: Bool[np.ndarray, " D"]
-    """Found nothing but lies in a crowd of its class: neither right nor wrong."""
+    """Unmatched results inside a crowd of their class: neither true nor false positives."""
 
     @property
     def detected(self) -> Bool[np.ndarray, " G"]:
-        """Whether each object was found by any result."""
-        found = np.zeros(len(self.objects), bool)
-        found[self.match[self.match >= 0]] = True
-        return found
+        """Whether any result matches each instance."""
+        detected = np.zeros(len(self.objects), bool)
+        detected[self.match[self.match >= 0]] = True
+        return detected
 
 
 def matched_images(comparison: Comparison, max_detections: int) -> Iterator[Matched]:
-    """Every image's results, at most `max_detections` of a class, matched at IoU 0.5."""
+    """Yield the results of each image, at most `max_detections` of a class, matched at IoU 0.5."""
     labels = {category: label for label, (category, _) in enumerate(comparison.categories)}
-    for image, (objects, found) in enumerate(comparison.by_image()):
-        kept = _best(found, max_detections)
+    for image, (objects, results) in enumerate(comparison.by_image()):
+        kept = _best(results, max_detections)
         own = np.array([labels[item["category_id"]] for item in kept], np.int64)
         object_labels = np.array([labels[item["category_id"]] for item in objects], np.int64)
         crowd = np.array([item["iscrowd"] for item in objects], bool)
         ious = overlaps(comparison, kept, objects)
         match, ignored = match_by_score(np.where(own[:, None] == object_labels[None], ious, 0.0), crowd)
         scores = np.array([item["score"] for item in kept], np.float64)
-        yield Matched(image, _places(kept), scores, own, _places(objects), object_labels, crowd, ious, match, ignored)
+        yield Matched(image, _indices(kept), scores, own, _indices(objects), object_labels, crowd, ious, match, ignored)
 
 
 def overlaps(
-    comparison: Comparison, found: Sequence[Annotation], objects: Sequence[Annotation]
+    comparison: Comparison, results: Sequence[Annotation], objects: Sequence[Annotation]
 ) -> Float[np.ndarray, "D G"]:
-    """IoU of every result with every object, whatever their classes."""
-    if not found or not objects:
-        return np.zeros((len(found), len(objects)))
-    ours: list[Any] = [item["bbox"] for item in objects]
-    theirs: list[Any] = [item["bbox"] for item in found]
-    if comparison.object_masks is not None and comparison.found_masks is not None:
-        ours = [comparison.object_masks[item["id"] - 1] for item in objects]
-        theirs = [comparison.found_masks[item["id"] - 1] for item in found]
-    ious: Any = mask_api.iou(theirs, ours, [item["iscrowd"] for item in objects])
-    return np.asarray(ious, np.float64).reshape(len(found), len(objects))
+    """Compute the IoU of every result with every instance, regardless of their classes."""
+    if not results or not objects:
+        return np.zeros((len(results), len(objects)))
+    annotated: list[Any] = [item["bbox"] for item in objects]
+    predicted: list[Any] = [item["bbox"] for item in results]
+    if comparison.object_masks is not None and comparison.result_masks is not None:
+        annotated = [comparison.object_masks[item["id"] - 1] for item in objects]
+        predicted = [comparison.result_masks[item["id"] - 1] for item in results]
+    ious: Any = mask_api.iou(predicted, annotated, [item["iscrowd"] for item in objects])
+    return np.asarray(ious, np.float64).reshape(len(results), len(objects))
 
 
 def match_by_score(
     ious: Float[np.ndarray, "D G"], crowd: Bool[np.ndarray, " G"], iou: float = IOU
 ) -> tuple[Int[np.ndarray, " D"], Bool[np.ndarray, " D"]]:
-    """COCO's rule: each result, best first, takes the free object it overlaps most, if by at least `iou`; else it may
-    lie in a crowd.
+    """Match by COCO's rule: each result, by descending score, takes the free instance with the largest IoU of at least
+    `iou`.
 
-    `ious` is 0 where classes differ. Returns the objects (-1: none) and what is ignored because of a crowd.
+    `ious` is 0 where classes differ. Returns the index of each result's instance (-1: none), and whether an unmatched
+    result is ignored because it lies in a crowd.
     """
     match = np.full(len(ious), -1)
     if not ious.size:
@@ -96,35 +97,35 @@ def match_by_score(
     for row in np.flatnonzero(near.any(1)):
         candidates = np.flatnonzero(near[row] & free)
         if len(candidates):
-            # Among equals the last one, as COCO has it.
+            # Of equal IoUs the last one, as in pycocotools.
             match[row] = candidates[len(candidates) - 1 - ious[row, candidates][::-1].argmax()]
             free[match[row]] = False
     return match, ignored & (match < 0)
 
 
-def _best(found: Sequence[Annotation], most: int) -> list[Annotation]:
-    """The first `most` of each class."""
-    if len(found) <= most:
-        return list(found)
+def _best(results: Sequence[Annotation], most: int) -> list[Annotation]:
+    """Return the first `most` results of each class."""
+    if len(results) <= most:
+        return list(results)
     counts: dict[int, int] = {}
     kept = []
-    for item in found:
+    for item in results:
         counts[item["category_id"]] = counts.get(item["category_id"], 0) + 1
         if counts[item["category_id"]] <= most:
             kept.append(item)
     return kept
 
 
-def _places(items: Sequence[Annotation]) -> Int[np.ndarray, " _"]:
+def _indices(items: Sequence[Annotation]) -> Int[np.ndarray, " _"]:
     return np.array([item["id"] - 1 for item in items], np.int64)
 
 
 def confusion_matrix(images: Iterable[Matched], classes: int, threshold: float) -> Int[np.ndarray, "K1 K1"]:
-    """Counts [object's class, result's class]; the last row are results without object, the last column objects without
-    result.
+    """Count pairs by [ground-truth class, predicted class]; the last row counts results without an instance, the last
+    column instances without a result.
 
-    Results of at least `threshold` and objects are paired one to one whatever their classes, the largest IoU first and
-    down to 0.5. A result without object that lies in a crowd (of any class) is left out.
+    Results of at least `threshold` and instances are paired one to one regardless of their classes, by descending IoU
+    down to 0.5. An unpaired result that lies in a crowd (of any class) is not counted.
     """
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     for image in images:
@@ -140,12 +141,12 @@ def confusion_matrix(images: Iterable[Matched], classes: int, threshold: float) 
 
 
 def pair_by_overlap(ious: Float[np.ndarray, "D G"], iou: float = IOU) -> Int[np.ndarray, " D"]:
-    """The object (0 .. G-1) of each result, or -1: pairs one to one, the largest IoU first, down to `iou`."""
+    """Pair results and instances one to one, by descending IoU down to `iou`; returns each result's instance or -1."""
     pairs = np.full(len(ious), -1)
     rows, columns = np.nonzero(ious >= iou)
     free = np.ones(ious.shape[1], bool)
-    for place in np.argsort(-ious[rows, columns], kind="stable"):
-        row, column = rows[place], columns[place]
+    for index in np.argsort(-ious[rows, columns], kind="stable"):
+        row, column = rows[index], columns[index]
         if pairs[row] < 0 and free[column]:
             pairs[row] = column
             free[column] = False

@@ -1,6 +1,4 @@
-"""Where to cut the scores, and whether scores mean what they say: best F1 by class, reliability, expected
-calibration error.
-"""
+"""Score thresholds and calibration: the best F1 of each class, reliability curve, expected calibration error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ BINS = 10
 
 
 class OperatingPoint(NamedTuple):
-    """What keeping only scores of at least `threshold` gives; all -1 where there is nothing to find."""
+    """F1, precision and recall of the results with a score of at least `threshold`; all -1 without instances."""
 
     threshold: float
     f1: float
@@ -25,39 +23,40 @@ class OperatingPoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Judged:
-    """All results of a data set that are right or wrong (those in crowds are neither), in one row."""
+    """All results of a dataset as true or false positives; results in crowds are neither and are left out."""
 
     scores: Float[np.ndarray, " D"]
     right: Bool[np.ndarray, " D"]
+    """Whether each result is a true positive."""
     labels: Int[np.ndarray, " D"]
     objects: Int[np.ndarray, " K"]
-    """Objects to find (crowds apart) of each class."""
+    """Number of instances of each class, without crowds."""
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Results whose scores lie in one tenth."""
+    """Results with scores in one of `BINS` equal intervals."""
 
     count: int
     score: float
-    """Mean score; -1 where there are none."""
+    """Mean score; -1 without results."""
     right: float
-    """Share that is right; -1 where there are none."""
+    """Share of true positives; -1 without results."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The reliability curve, scores from 0 to 1 in `BINS` equal parts, and its one number."""
+    """The reliability curve (scores from 0 to 1 in `BINS` equal bins) and the expected calibration error."""
 
     bins: tuple[Bin, ...]
     error: float
-    """Expected calibration error (Guo et al. 2017): mean of |score - right| over the bins, by their counts; -1
+    """Expected calibration error (Guo et al. 2017): mean of |score - right| over the bins, weighted by their counts; -1
     without results.
     """
 
 
 def judged(images: Sequence[Matched], classes: int) -> Judged:
-    """The results of all images; right is an object of its own class at IoU 0.5."""
+    """Collect the results of all images; a true positive matches an instance of its class at IoU 0.5."""
     objects = np.zeros(classes, np.int64)
     for image in images:
         objects += np.bincount(image.object_labels[~image.crowd], minlength=classes)
@@ -71,7 +70,7 @@ def judged(images: Sequence[Matched], classes: int) -> Judged:
 
 
 def best_f1(scores: Float[np.ndarray, " D"], right: Bool[np.ndarray, " D"], objects: int) -> OperatingPoint:
-    """The threshold with the best F1 = 2 TP / (results kept + objects); among equals the highest."""
+    """Find the threshold with the best F1 = 2 TP / (kept results + instances); of equals, the highest."""
     if not objects:
         return OperatingPoint(-1.0, -1.0, -1.0, -1.0)
     if not len(scores):
@@ -89,7 +88,7 @@ def best_f1(scores: Float[np.ndarray, " D"], right: Bool[np.ndarray, " D"], obje
 
 
 def operating_points(results: Judged, classes: Sequence[str]) -> tuple[OperatingPoint, dict[str, OperatingPoint]]:
-    """The best single threshold for all classes together, and that of each class."""
+    """Find the best common threshold of all classes, and the best one of each class."""
     each = {}
     for label, name in enumerate(classes):
         own = results.labels == label
@@ -98,11 +97,11 @@ def operating_points(results: Judged, classes: Sequence[str]) -> tuple[Operating
 
 
 def calibration(results: Judged) -> Calibration:
-    """How often results of a score are right."""
-    place = np.clip((results.scores * BINS).astype(np.int64), 0, BINS - 1)
-    count = np.bincount(place, minlength=BINS)
-    score = np.bincount(place, results.scores, BINS)
-    right = np.bincount(place, results.right.astype(float), BINS)
+    """Compute the share of true positives by score."""
+    bin_index = np.clip((results.scores * BINS).astype(np.int64), 0, BINS - 1)
+    count = np.bincount(bin_index, minlength=BINS)
+    score = np.bincount(bin_index, results.scores, BINS)
+    right = np.bincount(bin_index, results.right.astype(float), BINS)
     bins = tuple(
         Bin(int(n), float(s / n) if n else -1.0, float(r / n) if n else -1.0)
         for n, s, r in zip(count, score, right, strict=True)

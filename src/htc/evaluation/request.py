@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """The options of `htc.evaluate`, which documents them, beside the model and its configuration."""
+    """The options of `htc.evaluate`, which documents them, except for the model and its configuration."""
 
     data: "str | Path | Dataset | Mapping[str, Dataset] | None" = None
     split: str = "val"
@@ -43,24 +43,24 @@ class EvaluationRequest:
 
     @property
     def with_diagnostics(self) -> bool:
-        """Whether diagnostics are computed; the page shows them."""
+        """Whether diagnostics are computed, also for the page."""
         return self.diagnostics or self.html is not None
 
     def check(self, models: int) -> None:
         """Raise `ConfigError` for options that exclude each other or are missing, given the number of models."""
         if bool(models) == (self.results is not None):
-            raise ConfigError("give either a model or results, a COCO result file (MODEL or --results FILE)")
+            raise ConfigError("pass either a model (MODEL) or results, a COCO result file (--results FILE)")
         if self.results is not None and (self.views is not None or self.stages or self.maps):
             raise ConfigError(
                 "views, stages, semantic and panoptic maps need a model: a result file holds one set of detections"
             )
         if self.data is None and self.annotations is None:
-            raise ConfigError("nothing to evaluate on: give data, or annotations (--data DIR or --annotations FILE)")
+            raise ConfigError("no dataset to evaluate on: pass data or annotations (--data DIR or --annotations FILE)")
         if self.data is not None and (self.annotations is not None or self.images is not None):
-            raise ConfigError("give either data, or annotations with images, not both")
+            raise ConfigError("pass either data, or annotations with images, not both")
         if self.panoptic_dir is not None and self.panoptic_json is None:
-            raise ConfigError("panoptic_dir holds the PNGs of panoptic_json, which is missing (--panoptic-json FILE)")
+            raise ConfigError("panoptic_dir is the folder of the PNGs of panoptic_json: add it (--panoptic-json FILE)")
         if self.maps and self.stages:
-            raise ConfigError("stages evaluates instance masks alone: leave out semantic and panoptic maps")
+            raise ConfigError("stages evaluates only instance masks: remove the semantic and panoptic maps")
         if (self.stages or self.maps) and (self.views is not None or models > 1):
-            raise ConfigError("stages and maps are evaluated for one model in one view: leave out views or the others")
+            raise ConfigError("stages and maps are evaluated for one model without views: remove views or stages/maps")

@@ -1,7 +1,8 @@
 """Run a predictor on annotated images and compute the COCO metrics of its results.
 
-Results are encoded as RLE image by image, so that memory grows with the detections and not with the images. The metrics
-of single mask stages and of averages of several stages (the paper's Table 4) come from one pass over the images.
+Results are encoded as RLE image by image, so that memory grows with the number of detections, not of pixels. The
+metrics of single mask stages and of averages of several stages (the paper's Table 4) come from one pass over the
+images.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from htc.results import Detections
 
 _T = TypeVar("_T")
 OnDetections = Callable[[int | str, Detections], None]
-"""Called with the id of an image and everything found in it."""
+"""Called with the id of an image and its detections."""
 
 
 def evaluate_model(
@@ -35,49 +36,48 @@ def evaluate_model(
     batch_size: int = 1,
     workers: int = 0,
 ) -> tuple[MetricValues, list[dict[str, Any]]]:
-    """COCO numbers of a model on the images of an annotation file, and its results as COCO result dicts with the
-    file's category ids.
+    """Compute the COCO metrics of a model on the images of an annotation file, and its COCO results with the file's
+    category ids.
 
-    `images` is the folder of the images. `max_detections` (None: the model's `inference.max_detections`) objects of a
-    image count. Masks are kept as run lengths, so memory grows with the objects, not with the images. Raises
-    `DataError` for annotations or images that cannot be used and for categories the model does not know;
-    `ConfigError` for `max_detections`.
+    `images` is the folder of the images. At most `max_detections` (None: the model's `inference.max_detections`)
+    detections of an image are evaluated. Raises `DataError` if annotations or images cannot be used or if the model
+    does not have one of the categories; `ConfigError` for `max_detections`.
     """
-    most = detections_that_count(predictor, max_detections)
-    truth = read_annotations(annotations)
+    limit = detections_that_count(predictor, max_detections)
+    ground_truth = read_annotations(annotations)
     results = list(
         stream_results(
-            predictor, read_coco(Path(annotations), Path(images)), truth, most, progress, batch_size, workers
+            predictor, read_coco(Path(annotations), Path(images)), ground_truth, limit, progress, batch_size, workers
         )
     )
-    return coco_metrics(truth, results, most), results
+    return coco_metrics(ground_truth, results, limit), results
 
 
 def stream_results(
     predictor: ImagePredictor[Any],
     dataset: Dataset,
-    truth: Mapping[str, Any],
+    ground_truth: Mapping[str, Any],
     max_detections: int,
     progress: Progress | None = None,
     batch_size: int = 1,
     workers: int = 0,
-    look: OnDetections | None = None,
+    on_detections: OnDetections | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """A model's COCO results on the images of `dataset`, with the category ids of the annotations `truth`, by name.
+    """Yield a model's COCO results on the images of `dataset`, with the category ids of the annotations, matched by
+    name.
 
-    They come image by image, and nothing is kept of an image that is done.
-
-    `look` is shown the detections of every image, with its semantic map; then the model needs a semantic branch.
+    Images are predicted while the results are consumed; no data of earlier images is kept. `on_detections` receives the
+    detections of every image with its semantic map; the model then needs a semantic branch.
     """
 
     def detect(batch: ImageBatch[Any]) -> dict[None, list[Detections]]:
-        found = predictor.detect(batch.prepared, batch.original_sizes, semantic=look is not None)
-        for image_id, one in zip(batch.image_ids, found, strict=True):
-            if look is not None:
-                look(image_id, one)
-        return {None: found}
+        detections = predictor.detect(batch.prepared, batch.original_sizes, semantic=on_detections is not None)
+        for image_id, one in zip(batch.image_ids, detections, strict=True):
+            if on_detections is not None:
+                on_detections(image_id, one)
+        return {None: detections}
 
-    category_ids = match_categories(predictor.config.classes, truth)
+    category_ids = match_categories(predictor.config.classes, ground_truth)
     for _, result in results_of(
         predictor, dataset, detect, category_ids, max_detections, progress, batch_size, workers
     ):
@@ -85,41 +85,43 @@ def stream_results(
 
 
 def evaluate_results(results: str | Path, annotations: str | Path, max_detections: int = 100) -> MetricValues:
-    """COCO numbers of a COCO result file, its image and category ids taken as they are; raises `DataError`."""
+    """Compute the COCO metrics of a COCO result file with the image and category ids of the annotations; raises
+    `DataError`.
+    """
     return coco_metrics(annotations, read_results(results), max_detections)
 
 
-def match_categories(classes: Sequence[str], truth: Mapping[str, Any]) -> list[int | None]:
-    """The annotations' category id of each of the model's classes, matched by name; None for a class they do not have.
+def match_categories(classes: Sequence[str], ground_truth: Mapping[str, Any]) -> list[int | None]:
+    """Return the annotations' category id of each of the model's classes, matched by name; None if a class has none.
 
-    Raises `DataError` that names every category with objects that the model does not know.
+    Raises a `DataError` with every annotated category that is not a class of the model.
     """
-    used = {annotation["category_id"] for annotation in truth["annotations"]}
+    used = {annotation["category_id"] for annotation in ground_truth["annotations"]}
     missing = [
         category["name"]
-        for category in truth["categories"]
+        for category in ground_truth["categories"]
         if category["id"] in used and category["name"] not in classes
     ]
     if missing:
         known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
         raise DataError(
-            f"the annotations have objects of {', '.join(map(repr, missing[:10]))}, which the model does not know (it "
-            f"knows {known}): "
-            "categories are matched by name; give a model of these classes, or rename them in the annotations"
+            f"the annotations have instances of {', '.join(map(repr, missing[:10]))}, which the model does not have "
+            f"(its classes are {known}). Categories are matched by name: use a model with these classes, or rename "
+            f"the categories in the annotations"
         )
-    ids = {category["name"]: category["id"] for category in reversed(truth["categories"])}
+    ids = {category["name"]: category["id"] for category in reversed(ground_truth["categories"])}
     return [ids.get(name) for name in classes]
 
 
-def detections_that_count(predictor: ImagePredictor[Any], asked: int | None) -> int:
-    """How many objects of an image count; raises `ConfigError` if the model does not give so many."""
+def detections_that_count(predictor: ImagePredictor[Any], requested: int | None) -> int:
+    """Return the maximum number of detections of an image; raises `ConfigError` if the model gives fewer."""
     capacity = predictor.config.inference.max_detections
-    most = capacity if asked is None else asked
-    if not 1 <= most <= capacity:
+    limit = capacity if requested is None else requested
+    if not 1 <= limit <= capacity:
         raise ConfigError(
-            f"max_detections is {most}: give 1 to {capacity}, or load the model with a larger inference.max_detections"
+            f"max_detections is {limit}: give 1 to {capacity}, or load the model with a larger inference.max_detections"
         )
-    return most
+    return limit
 
 
 def results_of(
@@ -132,15 +134,15 @@ def results_of(
     batch_size: int = 1,
     workers: int = 0,
 ) -> Iterator[tuple[_T, dict[str, Any]]]:
-    """COCO results of every kind of detections that `detect` gives for a batch, with the annotations' category ids,
-    image by image.
+    """Yield the COCO results of each kind of detections that `detect` returns for a batch, with the annotations'
+    category ids, image by image.
     """
     by_name = dict(zip(predictor.config.classes, category_ids, strict=True))
     done = 0
     for batch in image_batches(dataset, predictor.preparation(), batch_size, workers):
-        for kind, found in detect(batch).items():
-            for image_id, objects in zip(batch.image_ids, found, strict=True):
-                for result in objects[:max_detections].to_coco(image_id):
+        for kind, of_images in detect(batch).items():
+            for image_id, detections in zip(batch.image_ids, of_images, strict=True):
+                for result in detections[:max_detections].to_coco(image_id):
                     category = by_name[result["category_name"]]
                     if category is not None:
                         yield kind, {**result, "category_id": category}
@@ -159,16 +161,18 @@ def evaluate_stages(
     batch_size: int = 1,
     workers: int = 0,
 ) -> dict[StageSubset, MetricValues]:
-    """COCO numbers for each subset of the mask stages (from 1): boxes are the final ones, masks the mean over the
-    subset.
+    """Compute the COCO metrics of each subset of the mask stages (from 1): with the final boxes, and the mean mask over
+    the subset.
 
-    Trunk, boxes and mask heads run once an image. The rest is as in `evaluate_model`. Raises `ConfigError` for stages
+    Trunk, boxes and mask heads run once for each image. Otherwise as `evaluate_model`. Raises `ConfigError` for stages
     that the model does not have, and what `evaluate_model` raises.
     """
-    return measure_stages(predictor, annotations, images, subsets, max_detections, progress, batch_size, workers)[0]
+    return evaluate_stages_with_results(
+        predictor, annotations, images, subsets, max_detections, progress, batch_size, workers
+    )[0]
 
 
-def measure_stages(
+def evaluate_stages_with_results(
     predictor: ImagePredictor[Any],
     annotations: str | Path,
     images: str | Path,
@@ -178,29 +182,29 @@ def measure_stages(
     batch_size: int = 1,
     workers: int = 0,
 ) -> tuple[dict[StageSubset, MetricValues], dict[StageSubset, list[dict[str, Any]]]]:
-    """The numbers of `evaluate_stages` and the COCO results behind them, with the annotations' category ids."""
+    """Return the metrics of `evaluate_stages` and the COCO results, with the annotations' category ids."""
     check_subsets(predictor, subsets)
-    most = detections_that_count(predictor, max_detections)
-    truth = read_annotations(annotations)
-    category_ids = match_categories(predictor.config.classes, truth)
+    limit = detections_that_count(predictor, max_detections)
+    ground_truth = read_annotations(annotations)
+    category_ids = match_categories(predictor.config.classes, ground_truth)
     dataset = read_coco(Path(annotations), Path(images))
 
     def detect(batch: ImageBatch[NetworkInput]) -> dict[StageSubset, list[Detections]]:
         return detect_stages(predictor, batch.prepared, batch.original_sizes, subsets)
 
     results: dict[StageSubset, list[dict[str, Any]]] = {subset: [] for subset in subsets}
-    for subset, result in results_of(predictor, dataset, detect, category_ids, most, progress, batch_size, workers):
+    for subset, result in results_of(predictor, dataset, detect, category_ids, limit, progress, batch_size, workers):
         results[subset].append(result)
-    return {subset: coco_metrics(truth, found, most) for subset, found in results.items()}, results
+    return {subset: coco_metrics(ground_truth, of_subset, limit) for subset, of_subset in results.items()}, results
 
 
 def parse_stages(text: str) -> StageSubset:
-    """`2` is stage 2, `1-3` stages 1 to 3, `1,3` stages 1 and 3; raises `ConfigError`."""
+    """Parse mask stages: `2` is stage 2, `1-3` stages 1 to 3, `1,3` stages 1 and 3; raises `ConfigError`."""
     return tuple(stage for part in text.split(",") for stage in _range(part, text))
 
 
 def stages_name(stages: StageSubset) -> str:
-    """The shortest text that `parse_stages` reads as these stages."""
+    """Return the shortest text that `parse_stages` parses as these stages."""
     consecutive = len(stages) > 1 and all(after == before + 1 for before, after in pairwise(stages))
     return f"{min(stages)}-{max(stages)}" if consecutive else ",".join(map(str, stages))
 

@@ -1,4 +1,4 @@
-"""Test-time augmentation: from a view's pixels back to those of the original image (paper, section 4.4)."""
+"""Test-time augmentation: coordinates in a view and in the original image (paper, section 4.4)."""
 
 import torch
 from jaxtyping import Float, Float64
@@ -8,14 +8,12 @@ from htc.data.transforms import Placement, place_boxes
 
 
 def boxes_in_view(boxes: Float64[Tensor, "N 4"], placement: Placement) -> Float[Tensor, "N 4"]:
-    """From original pixels to float32 pixels of the view."""
+    """Map boxes from original pixels to pixels of the view (float32)."""
     return place_boxes(boxes, placement).float()
 
 
 def boxes_in_original(boxes: Float[Tensor, "*N 4"], placement: Placement) -> Float64[Tensor, "*N 4"]:
-    """From pixels of the view to original pixels; float64, so that the way there and back ends on the same float32
-    box.
-    """
+    """Map boxes from pixels of the view to original pixels; float64, so that a round trip is exact in float32."""
     height, width = placement.resized
     x, y = boxes[..., 0::2].double(), boxes[..., 1::2].double()
     if placement.flip_horizontal:
@@ -27,6 +25,6 @@ def boxes_in_original(boxes: Float[Tensor, "*N 4"], placement: Placement) -> Flo
 
 
 def masks_in_original(masks: Float[Tensor, "*N h w"], placement: Placement) -> Float[Tensor, "*N h w"]:
-    """Grids over boxes, turned back to the image's own left and top."""
+    """Undo the flips of a view on mask grids."""
     axes = [axis for axis, flipped in ((-1, placement.flip_horizontal), (-2, placement.flip_vertical)) if flipped]
     return masks.flip(axes) if axes else masks

@@ -1,10 +1,9 @@
-"""Several views of an image and several trained models as one predictor (paper, Table 7: multi-scale test and
-ensemble).
+"""Test-time augmentation and ensembles: several views and several models as one predictor (paper, Table 7).
 
-In each view the models' proposals are fused, and every model refines and scores all of them; scores and boxes of a
-region are averaged over the models. The regions of all views, in original pixels, are candidates of one `select`. Then
-every model segments the selected boxes in every view, and the probabilities are averaged in the box's own grid: nothing
-is averaged after a threshold.
+In each view, the proposals of the models are fused, and every model refines and scores all of them; scores and boxes of
+a proposal are averaged over the models. The boxes of all views, in original pixels, are the candidates of one `select`.
+Then every model segments the selected boxes in every view, and the mask probabilities are averaged on the grid of each
+box, before any threshold.
 """
 
 from collections.abc import Sequence
@@ -37,14 +36,14 @@ PAPER_ENSEMBLE = (
     "htc_dpn107_table7",
     "htc_fishnet150_table7",
 )
-"""The presets of the paper's five networks (49.0 mask AP on test-dev with guided anchoring and its multi-scale
-test).
+"""The presets of the paper's five networks (together 49.0 mask AP on test-dev, with guided anchoring and multi-scale
+testing).
 """
 
 
 @dataclass(frozen=True)
 class Proposed:
-    """Regions of one image in original pixels, best first."""
+    """Proposals of one image in original pixels, by descending objectness."""
 
     boxes: Float64[Tensor, "R 4"]
     objectness: Float[Tensor, " R"]
@@ -52,31 +51,31 @@ class Proposed:
 
 
 @dataclass(frozen=True)
-class SeenImage:
-    """One image as one detector sees it in one view."""
+class ViewedImage:
+    """One view of an image with the features of one detector."""
 
     detector: Detector
     own_labels: Int[Tensor, " K"]
-    """The detector's label of each of the ensemble's classes."""
+    """The detector's label for each of the ensemble's classes."""
     placement: Placement
     features: Features
     sizes: Int[Tensor, "1 2"]
 
     def propose(self) -> Proposed:
-        """The detector's own proposals."""
+        """Return the proposals of this detector."""
         rois, objectness = self.detector.propose(self.features, self.sizes)
         return Proposed(boxes_in_original(rois.boxes[0], self.placement), objectness[0], rois.valid[0])
 
-    def refine(self, regions: Proposed) -> tuple[Float[Tensor, "R K"], Float64[Tensor, "R K 4"]]:
-        """Score and box of every region for every class."""
+    def refine(self, proposals: Proposed) -> tuple[Float[Tensor, "R K"], Float64[Tensor, "R K 4"]]:
+        """Return the score and box of every proposal for every class."""
         detector, inference = self.detector, self.detector.config.inference
-        stages = detector.refine(self.features, self._rois(regions.boxes, regions.valid))
+        stages = detector.refine(self.features, self._rois(proposals.boxes, proposals.valid))
         scores = class_scores(stages, inference)[0][:, self.own_labels]
         boxes = boxes_in_original(final_boxes(detector.roi, stages, inference)[0], self.placement)
         return scores, boxes.expand(-1, len(self.own_labels), -1) if boxes.shape[1] == 1 else boxes[:, self.own_labels]
 
     def segment(self, selected: Selected) -> Float[Tensor, "1 D h w"]:
-        """Mask probabilities of boxes from anywhere."""
+        """Return the mask probabilities of the selected boxes."""
         rois = replace(self._rois(selected.rois.boxes[0], selected.rois.valid[0]), packed=selected.rois.packed)
         return masks_in_original(
             self.detector.segment(self.features, rois, self.own_labels[selected.labels]), self.placement
@@ -89,11 +88,11 @@ class SeenImage:
 
 @final
 class EnsemblePredictor(ImagePredictor[tuple[UInt8[np.ndarray, "_ _ 3"], ...]]):
-    """Several predictors of the same classes, by name, in any order, and the views in which each sees an image.
+    """Predictor that combines several models with the same class names, in any order, and several views of each image.
 
-    Labels, thresholds, suppression and numbers of detections are those of the first one's configuration. It keeps the
-    trunk's features of every model and view of an image until its masks are done. Raises `ConfigError` for models of
-    different classes or without stages, or that are on a device without float64 (Apple's).
+    Labels, thresholds, NMS and the maximum number of detections are those of the first model. The features of every
+    model and view are kept in memory until the masks of the image are computed. Raises `ConfigError` for models with
+    different classes or without stages, and for models on a device without float64 (Apple's MPS).
     """
 
     def __init__(self, predictors: Sequence[Predictor], views: Sequence[View] = SINGLE_VIEW) -> None:
@@ -105,10 +104,10 @@ class EnsemblePredictor(ImagePredictor[tuple[UInt8[np.ndarray, "_ _ 3"], ...]]):
         self.own_labels = [own_labels(self.config, detector.config) for detector in self.detectors]
 
     def preparation(self, short_edge: int | None = None, long_edge: int | None = None) -> OriginalPixels:
-        """See `ImagePredictor`; the sizes are the views'."""
+        """See `ImagePredictor`; the input sizes are those of the views."""
         if short_edge is not None or long_edge is not None:
             raise ConfigError(
-                "short_edge and long_edge are for one view of one model: give sizes in the views, as in "
+                "short_edge and long_edge are for one view of one model: set the sizes in the views, as in "
                 "View(scale=(600, 900))"
             )
         return OriginalPixels()
@@ -123,7 +122,7 @@ class EnsemblePredictor(ImagePredictor[tuple[UInt8[np.ndarray, "_ _ 3"], ...]]):
         limits: Limits = NO_LIMITS,
         semantic: bool = False,
     ) -> list[Detections]:
-        """See `ImagePredictor`; one image after the other."""
+        """See `ImagePredictor`; images are processed one by one."""
         if semantic:
             raise ConfigError(NO_SEMANTIC_BRANCH)
         names = sources or [None] * len(original_sizes)
@@ -134,18 +133,18 @@ class EnsemblePredictor(ImagePredictor[tuple[UInt8[np.ndarray, "_ _ 3"], ...]]):
             ]
 
     def _detect(self, pixels: UInt8[np.ndarray, "H W 3"], limits: Limits) -> RawDetections:
-        """The detections of one image, in its own pixels."""
-        views = [self._seen(pixels, view) for view in self.views]
-        candidates = [self._candidates(seen) for seen in views]
+        """Predict one image, in original pixels."""
+        views = [self._viewed(pixels, view) for view in self.views]
+        candidates = [self._candidates(viewed) for viewed in views]
         scores, boxes, valid = (torch.cat(parts)[None] for parts in zip(*candidates, strict=True))
         sizes = torch.tensor([pixels.shape[:2]], device=self.device)
         selected = select(scores, boxes, valid, sizes, self.config.inference, limits)
-        masks = mean_of_grids([seen.segment(selected) for view in views for seen in view])
+        masks = mean_of_grids([viewed.segment(selected) for view in views for viewed in view])
         return RawDetections(selected.rois.boxes, selected.scores, selected.labels, selected.rois.valid, masks)
 
-    def _seen(self, pixels: UInt8[np.ndarray, "H W 3"], view: View) -> list[SeenImage]:
-        """The image in one view, as each detector sees it."""
-        seen, device = [], self.device
+    def _viewed(self, pixels: UInt8[np.ndarray, "H W 3"], view: View) -> list[ViewedImage]:
+        """Compute the features of each detector in one view of the image."""
+        viewed, device = [], self.device
         for detector, labels in zip(self.detectors, self.own_labels, strict=True):
             settings = detector.config.input
             placement = view.placement(pixels.shape[:2], settings)
@@ -155,63 +154,63 @@ class EnsemblePredictor(ImagePredictor[tuple[UInt8[np.ndarray, "_ _ 3"], ...]]):
                 .contiguous(memory_format=torch.channels_last)
             )
             sizes = torch.tensor([placement.resized], device=device)
-            seen.append(SeenImage(detector, labels.to(device), placement, detector.features(images), sizes))
-        return seen
+            viewed.append(ViewedImage(detector, labels.to(device), placement, detector.features(images), sizes))
+        return viewed
 
     def _candidates(
-        self, seen: list[SeenImage]
+        self, viewed: list[ViewedImage]
     ) -> tuple[Float[Tensor, "R K"], Float64[Tensor, "R K 4"], Bool[Tensor, " R"]]:
-        """Scores, boxes and validity of the regions of one view: the means over the detectors."""
-        regions = fuse_proposals([one.propose() for one in seen], self.config.rpn.nms_iou)
+        """Return scores and boxes (means over the detectors) and validity of the proposals of one view."""
+        proposals = fuse_proposals([one.propose() for one in viewed], self.config.rpn.nms_iou)
         scores, boxes = (
-            torch.stack(parts).mean(0) for parts in zip(*(one.refine(regions) for one in seen), strict=True)
+            torch.stack(parts).mean(0) for parts in zip(*(one.refine(proposals) for one in viewed), strict=True)
         )
-        return scores, boxes, regions.valid
+        return scores, boxes, proposals.valid
 
 
 def _member(predictor: Predictor) -> Detector:
-    """The detector of a predictor that can be part of an ensemble."""
+    """Return the predictor's detector; raises `ConfigError` if it cannot be part of an ensemble."""
     detector = predictor.detector
     if not isinstance(detector, Detector):
-        raise ConfigError(f"a {type(detector).__name__} cannot be part of an ensemble: give models of htc.load")
+        raise ConfigError(f"a {type(detector).__name__} cannot be part of an ensemble: use models of htc.load")
     if predictor.device.type == "mps":
-        raise ConfigError("views and ensembles compute in float64, which Apple's GPUs lack: use --device cpu")
+        raise ConfigError("views and ensembles need float64, which Apple's GPUs do not support: use --device cpu")
     return detector
 
 
 def own_labels(first: Config, other: Config) -> Int[Tensor, " K"]:
-    """The label that `other` has for each class of `first`; raises `ConfigError` for models of different classes."""
+    """Return the label in `other` of each class of `first`; raises `ConfigError` for models with different classes."""
     missing, more = (
         [name for name in one.classes if name not in two.classes] for one, two in ((first, other), (other, first))
     )
     if missing or more:
         what = " and ".join(
-            f"{verb} {', '.join(map(repr, names[:5]))}" for verb, names in (("lacks", missing), ("adds", more)) if names
+            f"{kind} {', '.join(map(repr, names[:5]))}"
+            for kind, names in (("missing", missing), ("additional", more))
+            if names
         )
         raise ConfigError(
-            f"the models of an ensemble need the same classes, in any order: one ({other.preset or 'no preset'}) {what}"
+            f"the models of an ensemble need the same classes, in any order; in {other.preset or 'one model'}: {what}"
         )
     return torch.tensor([other.classes.index(name) for name in first.classes])
 
 
 def mean_of_grids(grids: Sequence[Float[Tensor, "1 D _ _"]]) -> Float[Tensor, "1 D S S"]:
-    """The mean of probabilities on the finest grid among them; models of boxes alone, whose grids have no cells,
-    have no say.
-    """
+    """Average mask probabilities on the finest grid among them; empty grids, of models without masks, are skipped."""
     finest = max(grid.shape[-1] for grid in grids)
     if finest == 0:
         return grids[0]
-    said = [grid for grid in grids if grid.shape[-1]]
+    used = [grid for grid in grids if grid.shape[-1]]
     return torch.stack(
-        [grid if grid.shape[-1] == finest else F.interpolate(grid, (finest, finest), mode="bilinear") for grid in said]
+        [grid if grid.shape[-1] == finest else F.interpolate(grid, (finest, finest), mode="bilinear") for grid in used]
     ).mean(0)
 
 
 def fuse_proposals(members: Sequence[Proposed], threshold: float) -> Proposed:
-    """The best regions of several detectors, as many as the one with the most has.
+    """Fuse the proposals of several detectors, up to the largest number that one of them has.
 
-    Greedy suppression by objectness, but only between detectors: each has thinned its own proposals already, level by
-    level, and what it left there stays. So copies of one detector leave its proposals as they are.
+    Greedy NMS by objectness, but only between detectors: each has already applied NMS to its own proposals, level by
+    level. Copies of one detector therefore leave its proposals unchanged.
     """
     if len(members) == 1:
         return members[0]
@@ -222,8 +221,8 @@ def fuse_proposals(members: Sequence[Proposed], threshold: float) -> Proposed:
     order = objectness.masked_fill(~valid, float("-inf")).argsort(descending=True, stable=True)
     boxes, objectness, valid, source = boxes[order], objectness[order], valid[order], source[order]
     suppresses = ((iou(boxes.float(), boxes.float()) > threshold) & (source[:, None] != source)).triu(1)
-    # A region stays if no better one that stays suppresses it: this has one solution, and each round settles at least
-    # one more rank.
+    # A proposal is kept if no kept one of higher objectness suppresses it: this has a unique solution, and each round
+    # decides at least one more rank.
     kept, before = valid, torch.zeros_like(valid)
     while not torch.equal(kept, before):
         kept, before = valid & ~(suppresses & kept[:, None]).any(0), kept

@@ -1,4 +1,4 @@
-"""From names, folders or weights files to a `Predictor`, of one model or of several."""
+"""Load one or several models, by name, folder or weights file, as a predictor."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -36,19 +36,18 @@ def load(
     settings: Sequence[Setting] = (),
     **overrides: Unpack[Overrides],
 ) -> Predictor:
-    """Load a model that is ready to predict.
+    """Load a model for prediction.
 
     Args:
         model: a preset name (with `weights`, or with its released weights), a native or run folder, or a `.pth` or
             `.safetensors` file.
         weights: a weights file or folder, or the name of a preset with released weights.
         device: "auto" (CUDA if there is one, else the CPU), "cpu", "cuda", "cuda:N", N, "mps" or a `torch.device`.
-        precision: of the network's arithmetic: "fp32", "bf16", or "auto" for the faster one on this device;
-            `None`: the model's own.
-        backbone: the module of a model that was trained with a backbone of your own (see `htc.Detector`); its weights
-            come from `model`.
-        settings: settings with their sources, below `overrides`.
-        **overrides: changes of sections of the model's configuration, as in `inference={"max_detections": 300}`.
+        precision: "fp32", "bf16", or "auto" for the faster one on this device; `None`: the model's own.
+        backbone: the module of a model that was trained with your own backbone (see `htc.Detector`); its weights are
+            loaded from `model`.
+        settings: settings with their sources; `overrides` take precedence.
+        **overrides: changes to sections of the model's configuration, such as `inference={"max_detections": 300}`.
 
     Raises:
         ConfigError: a name is unknown, or a value contradicts the weights.
@@ -61,14 +60,14 @@ def load(
     """
     check_overrides(load, overrides)
     if not isinstance(model, str | PathLike):
-        raise ConfigError(f"a model cannot be a {type(model).__name__}: give a preset name, a folder or a weights file")
-    place = choose_device(device)
-    values = {**overrides, **({} if precision is None else {"precision": resolve_precision(precision, place)})}
+        raise ConfigError(f"a model cannot be a {type(model).__name__}: pass a preset name, a folder or a weights file")
+    chosen_device = choose_device(device)
+    values = {**overrides, **({} if precision is None else {"precision": resolve_precision(precision, chosen_device)})}
     settings = [*settings, *from_values(plain_sections(values), "htc.load")]
     loaded = load_model(model, weights, nested(settings))
     detector = Detector(loaded.config, backbone)
     load_weights(detector, loaded)
-    ready = for_inference(detector, loaded.config.precision).to(place)
+    ready = for_inference(detector, loaded.config.precision).to(chosen_device)
     return Predictor(ready, detector.config, lambda: load_model(model, weights, nested(settings)).state_dict)
 
 
@@ -82,18 +81,18 @@ def ensemble(
 ) -> EnsemblePredictor:
     """Combine models of the same classes, or several views of one model, into one predictor (test-time augmentation).
 
-    In each view the proposals of all models are joined; scores, boxes and mask probabilities are averaged.
+    In each view, the proposals of all models are fused; scores, boxes and mask probabilities are averaged.
 
     Args:
         models: predictors, or what `htc.load` takes. Their classes may be in any order; labels, thresholds and
             `max_detections` are the first one's.
         views: scales, then flips, as in "0.75,1,1.25:flip" or "600x900,800x1200"; "paper" for the paper's ten views.
-            `None`: each image once.
-        device: where models predict that are loaded here.
-        precision: of the arithmetic of models that are loaded here; `None`: each model's own.
+            `None`: one view, without augmentation.
+        device: the device of models given by name or path.
+        precision: the precision of models given by name or path; `None`: each model's own.
 
     Raises:
-        ConfigError: the models have different classes, or `views` cannot be read.
+        ConfigError: the models have different classes, or `views` is invalid.
         CheckpointError: a model cannot be loaded.
         TypeError: an option does not exist; the message names the nearest.
 
@@ -104,12 +103,12 @@ def ensemble(
     if unknown:
         raise unknown_option(ensemble, unknown)
     members = _loaded(named_models(models), None, device, precision, ())
-    seen = parse_views(views) if isinstance(views, str) else views
-    return EnsemblePredictor(members, SINGLE_VIEW if seen is None else seen)
+    parsed_views = parse_views(views) if isinstance(views, str) else views
+    return EnsemblePredictor(members, SINGLE_VIEW if parsed_views is None else parsed_views)
 
 
 def named_models(model: Models | None) -> Sequence[str | Path | ImagePredictor[Any]]:
-    """One model or several as a list; none for None."""
+    """Return one model or several as a list; an empty one for None."""
     if model is None:
         return []
     return [model] if isinstance(model, str | Path | ImagePredictor) else list(model)
@@ -124,9 +123,9 @@ def load_members(
     *,
     settings: Sequence[Setting] = (),
 ) -> tuple[ImagePredictor[Any], Sequence[ImagePredictor[Any]]]:
-    """The predictor of one model or of an ensemble, and the predictor of each model alone in the same `views`.
+    """Return the predictor of one model or of an ensemble, and the predictor of each single model in the same `views`.
 
-    Names are loaded, predictors taken as they are; `weights` are for a single model. Raises the errors of `load` and
+    Names are loaded, predictors are used as they are; `weights` are for a single model. Raises the errors of `load` and
     `EnsemblePredictor`.
     """
     if len(models) == 1 and isinstance(models[0], EnsemblePredictor) and views is None:
@@ -134,8 +133,8 @@ def load_members(
     members = _loaded(models, weights, device, precision, settings)
     if views is None and len(members) == 1:
         return members[0], members
-    seen = SINGLE_VIEW if views is None else views
-    return EnsemblePredictor(members, seen), [EnsemblePredictor([member], seen) for member in members]
+    parsed_views = SINGLE_VIEW if views is None else views
+    return EnsemblePredictor(members, parsed_views), [EnsemblePredictor([member], parsed_views) for member in members]
 
 
 def _loaded(
@@ -145,19 +144,23 @@ def _loaded(
     precision: PrecisionChoice | None,
     settings: Sequence[Setting],
 ) -> list[Predictor]:
-    """Every model as a predictor; `precision` "auto" is resolved once."""
-    place = choose_device(device)
+    """Load every model that is not yet a predictor; `precision` "auto" is resolved once."""
+    chosen_device = choose_device(device)
     if precision is not None:
-        settings = [*settings, Setting(("precision",), resolve_precision(precision, place), "precision")]
+        settings = [*settings, Setting(("precision",), resolve_precision(precision, chosen_device), "precision")]
     members: list[Predictor] = []
     for model in models:
         if isinstance(model, EnsemblePredictor):
-            raise ConfigError("an ensemble cannot be part of an ensemble, or be seen in other views: give its models")
+            raise ConfigError("an ensemble cannot be part of an ensemble or get other views: pass its models instead")
         if not isinstance(model, Predictor | str | PathLike):
             raise ConfigError(
-                f"a model cannot be a {type(model).__name__}: give a predictor of htc.load, a preset name, a folder or "
+                f"a model cannot be a {type(model).__name__}: pass a predictor of htc.load, a preset name, a folder or "
                 f"a weights file"
             )
-        taken = model if isinstance(model, Predictor) else load(model, weights=weights, device=place, settings=settings)
-        members.append(taken)
+        member = (
+            model
+            if isinstance(model, Predictor)
+            else load(model, weights=weights, device=chosen_device, settings=settings)
+        )
+        members.append(member)
     return members

@@ -1,4 +1,4 @@
-"""Results on the disk: COCO result files, labelme files, drawings. A file appears whole or not at all."""
+"""Writers of COCO result files, labelme files and drawings. Files are written atomically."""
 
 import io
 import json
@@ -21,11 +21,11 @@ from htc.visual.drawing import enlargement
 
 JPEG = (".jpg", ".jpeg")
 JPEG_SIDE = 65_500
-"""Pixels: the longest side that the format can hold."""
+"""Maximum side of a JPEG in pixels."""
 
 
 class ResultsSink(Protocol):
-    """Takes the COCO results of one image after the other."""
+    """Receives COCO results image by image."""
 
     def add(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Append results."""
@@ -34,7 +34,7 @@ class ResultsSink(Protocol):
 
 @dataclass
 class ResultsList:
-    """COCO results in memory."""
+    """Keeps COCO results in memory."""
 
     results: list[Mapping[str, Any]] = field(default_factory=list)
 
@@ -44,14 +44,14 @@ class ResultsList:
 
 
 class ResultsFile:
-    """A COCO result file, one list, that grows image by image; use inside `with results_file(path)`."""
+    """A COCO result file (a JSON list), written image by image; use it inside `with results_file(path)`."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self.count = 0
 
     def add(self, results: Sequence[Mapping[str, Any]]) -> None:
-        """Appends results, one a line."""
+        """Append results, one per line."""
         for result in results:
             self._writer.write(
                 (",\n" if self.count else "[\n").encode()
@@ -60,13 +60,13 @@ class ResultsFile:
             self.count += 1
 
     def finish(self) -> None:
-        """Closes the list."""
+        """Close the list."""
         self._writer.write(b"\n]\n" if self.count else b"[]\n")
 
 
 @contextmanager
 def results_file(path: Path) -> Iterator[ResultsFile]:
-    """A COCO result file that appears when the block ends well; raises `OutputError`."""
+    """Yield a COCO result file that is created when the block ends without an error; raises `OutputError`."""
     with whole_file(path) as writer:
         results = ResultsFile(writer)
         yield results
@@ -75,18 +75,18 @@ def results_file(path: Path) -> Iterator[ResultsFile]:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionWriter:
-    """Writes the predictions of one image after the other: COCO results, drawings and labelme files."""
+    """Writes predictions image by image: COCO results, drawings and labelme files."""
 
     results: ResultsSink | None = None
-    """Where COCO results go; None: nowhere."""
+    """Receiver of the COCO results; None: no results."""
     polygons: bool = False
-    """Segmentations as polygons, which lose holes, in place of RLE."""
+    """Write segmentations as polygons, which lose holes, instead of RLE."""
     drawings: Path | None = None
-    """The folder of the drawings; None: no drawings."""
+    """Folder of the drawings; None: no drawings."""
     labelme: Path | None = None
-    """The folder of the labelme files; None: no such files."""
+    """Folder of the labelme files; None: no labelme files."""
     max_pixels: int = MAX_PIXELS
-    """`DataError` for larger images, which a drawing reads once more."""
+    """Maximum pixels of an image, which is read again for a drawing; `DataError` above."""
 
     def write(self, file: ImageFile, image_id: int | str, detections: Detections) -> None:
         """Write the detections of one image; raises `OutputError`, and `DataError` if it can no longer be read."""
@@ -99,7 +99,7 @@ class PredictionWriter:
 
 
 def polygon_results(detections: Detections, image_id: int | str) -> list[dict[str, Any]]:
-    """COCO results whose segmentations are polygons instead of RLE; holes are lost."""
+    """Return COCO results with polygons instead of RLE; holes are lost."""
     results = detections.to_coco(image_id)
     if not detections.masks.exist:
         return results
@@ -109,22 +109,18 @@ def polygon_results(detections: Detections, image_id: int | str) -> list[dict[st
     ]
 
 
-def write_labelme(folder: Path, name: str, found: Detections, tolerance: float = 0.75) -> Path:
-    """`folder/<name without suffix>.json` for labelme, which finds the image by its relative path; returns the
-    path.
-    """
+def write_labelme(folder: Path, name: str, detections: Detections, tolerance: float = 0.75) -> Path:
+    """Write `folder/<name without suffix>.json` for labelme, with the relative path of the image; returns the path."""
     path = (folder / name).with_suffix(".json")
-    write_json(path, found.to_labelme(_relative(found.source or name, path.parent), tolerance))
+    write_json(path, detections.to_labelme(_relative(detections.source or name, path.parent), tolerance))
     return path
 
 
 def write_drawing(
-    folder: Path, name: str, found: Detections, image: UInt8[np.ndarray, "H W 3"], *, labels: bool = True
+    folder: Path, name: str, detections: Detections, image: UInt8[np.ndarray, "H W 3"], *, labels: bool = True
 ) -> Path:
-    """The image with its detections, as `folder/<name>`; small images are enlarged. JPEG for a JPEG, PNG for all
-    else.
-    """
-    drawing = found.drawing(image, labels=labels, scale=enlargement(found.size))
+    """Write the image with its detections to `folder/<name>`; small images are enlarged. JPEG for a JPEG, else PNG."""
+    drawing = detections.drawing(image, labels=labels, scale=enlargement(detections.size))
     path = folder / name
     if path.suffix.lower() not in (*JPEG, ".png") or (path.suffix.lower() in JPEG and max(drawing.shape) > JPEG_SIDE):
         path = path.with_name(path.name + ".png")
@@ -133,7 +129,7 @@ def write_drawing(
 
 
 def write_image(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
-    """An RGB image as JPEG or PNG, by its suffix; raises `OutputError`."""
+    """Write an RGB image as JPEG or PNG, by its suffix; raises `OutputError`."""
     encoded = io.BytesIO()
     if path.suffix.lower() in JPEG:
         Image.fromarray(image).save(encoded, "JPEG", quality=93, subsampling=0)
@@ -144,7 +140,7 @@ def write_image(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
 
 
 def _relative(source: str, folder: Path) -> str:
-    """From `folder` to the image; absolute where there is no way (another drive)."""
+    """Return the path of the image relative to `folder`; absolute if there is none (another drive)."""
     try:
         return Path(os.path.relpath(source, folder)).as_posix()
     except ValueError:

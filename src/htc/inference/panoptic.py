@@ -1,5 +1,5 @@
-"""One image's instances and semantic map merged so that every pixel has one owner (Kirillov et al., Panoptic
-Segmentation, CVPR 2019).
+"""Merge the instances and the semantic map of an image into a panoptic map, in which every pixel belongs to at most one
+segment (Kirillov et al., Panoptic Segmentation, CVPR 2019).
 """
 
 from collections.abc import Mapping
@@ -13,48 +13,46 @@ from htc.errors import ConfigError
 from htc.results import Detections
 
 SCORE, OVERLAP, STUFF_AREA = 0.5, 0.5, 4096
-"""The paper's heuristic with the thresholds that Panoptic FPN made usual: instances below this score are left out; so
-are those of whose mask less than this share is still free; and stuff of fewer pixels than this in the whole image.
+"""The paper's heuristic with the usual thresholds, those of Panoptic FPN. Dropped are instances below this score,
+instances with less than this share of their mask still free, and stuff with fewer pixels than this in the image.
 """
 
 
 def stuff_labels(config: Config, categories: Mapping[int, bool]) -> dict[int, int]:
-    """The semantic labels that are stuff, each with its category id; `categories`: all ids in their file's order, True
-    for stuff.
+    """Map the semantic labels that are stuff to their category ids; `categories`: all ids in file order, True for
+    stuff.
 
-    What a branch learned from shows in its number of classes. K + 1, for K classes of things: maps derived from the
-    instances, which know no stuff. As many as there are categories: panoptic annotations, each category its place in
-    the file. More: maps in COCO-Stuff's way, category id - 1. Raises `ConfigError` without a branch.
+    The number of classes of the branch shows its training targets. K + 1, for K classes of things: maps derived from
+    the instances, without stuff. As many as `categories`: panoptic annotations, where a label is the index of its
+    category in the file. More: COCO-Stuff maps, where it is category id - 1. Raises `ConfigError` without a branch.
     """
     if config.semantic is None:
-        raise ConfigError(
-            "this model has no semantic branch, and panoptic segmentation needs one: give a model with semantic fusion"
-        )
+        raise ConfigError("panoptic segmentation needs a semantic branch, which this model does not have")
     classes = config.semantic.classes
     if classes <= len(config.classes) + 1:
         return {}
     if classes == len(categories):
-        return {place: category for place, (category, stuff) in enumerate(categories.items()) if stuff}
+        return {label: category for label, (category, stuff) in enumerate(categories.items()) if stuff}
     return {category - 1: category for category, stuff in categories.items() if stuff and 0 <= category - 1 < classes}
 
 
 def merge(
-    found: Detections,
+    detections: Detections,
     categories: Mapping[str, int],
     stuff: Mapping[int, int],
     score: float = SCORE,
     overlap: float = OVERLAP,
     area: int = STUFF_AREA,
 ) -> Panoptic:
-    """Things by score, each the part of its mask that better ones left free; then stuff on what is free.
+    """Merge things by descending score, each with the part of its mask that is still free, then stuff on free pixels.
 
-    `categories`: ids of things by class name (others are left out). `stuff`: see `stuff_labels`; empty, no semantic map
-    is needed.
+    `categories`: ids of things by class name (other classes are dropped). `stuff`: see `stuff_labels`; if it is empty,
+    no semantic map is needed.
     """
-    ids = np.zeros(found.size, np.int32)
+    ids = np.zeros(detections.size, np.int32)
     segments: list[Segment] = []
-    # Detections are sorted, best first.
-    kept = found.filter(score, tuple(categories))
+    # Detections are sorted by descending score.
+    kept = detections.filter(score, tuple(categories))
     for name, crop in zip(kept.class_names, kept.masks.crops(), strict=True):
         height, width = crop.bitmap.shape
         window = ids[crop.y : crop.y + height, crop.x : crop.x + width]
@@ -63,8 +61,8 @@ def merge(
             continue
         segments.append(Segment(len(segments) + 1, categories[name]))
         window[free] = len(segments)
-    if stuff and found.semantic is not None:
-        _add_stuff(ids, segments, found.semantic.labels(), stuff, area)
+    if stuff and detections.semantic is not None:
+        _add_stuff(ids, segments, detections.semantic.labels(), stuff, area)
     return Panoptic(ids, tuple(segments))
 
 

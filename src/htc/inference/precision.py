@@ -1,4 +1,4 @@
-"""The arithmetic that `precision="auto"` stands for: bf16 where a short measurement shows that it is clearly faster."""
+"""Resolve `precision="auto"`: bf16 if a short benchmark shows that it is clearly faster, else fp32."""
 
 import logging
 import time
@@ -15,20 +15,20 @@ from htc.errors import ConfigError
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
 CHOICES: tuple[PrecisionChoice, ...] = ("auto", "fp32", "bf16")
 CHANNELS, SIDE = 256, 32
-"""A 3x3 convolution of the pyramid's and the mask heads' channels, on a map of a middle level."""
+"""Channels and side of the timed 3x3 convolution: those of the pyramid and the mask heads, on a middle level."""
 OPERATIONS = 2 * 9 * CHANNELS**2 * SIDE**2
 ROUNDS = 7
 CLEARLY = 1.2
-"""bf16 costs a little accuracy, so that it has to be faster by this factor."""
+"""Minimum speed-up for which "auto" chooses bf16, since bf16 costs a little accuracy."""
 HOPELESS = 8
-"""Where a round of bf16 takes this many times as long as that of fp32, no further one is needed."""
+"""Slowdown of bf16 in one round after which no further round is timed."""
 AMPERE = (8, 0)
 """The first compute capability whose tensor cores multiply bf16."""
 _log = logging.getLogger("htc")
 
 
 class Speeds(NamedTuple):
-    """GFLOP/s of a convolution in both precisions."""
+    """Speed of a convolution in both precisions, in GFLOP/s."""
 
     fp32: float
     bf16: float
@@ -38,8 +38,8 @@ Probe = Callable[[torch.device], Speeds]
 
 
 def convolution_speeds(device: torch.device, clock: Callable[[], float] = time.perf_counter) -> Speeds:
-    """Time a 3x3 convolution on channels-last tensors with the current number of threads: the median of a few rounds in
-    which both precisions alternate, so that a busy machine slows both down.
+    """Time a 3x3 convolution on channels-last tensors with the current number of threads: the median over a few rounds,
+    in which the precisions alternate so that other load slows both down.
     """
     dtypes = (torch.float32, torch.bfloat16)
     operands = [
@@ -68,31 +68,31 @@ def _seconds(image: torch.Tensor, weight: torch.Tensor, clock: Callable[[], floa
 def resolve_precision(
     wanted: PrecisionChoice, device: torch.device | str, probe: Probe = convolution_speeds
 ) -> Precision:
-    """The precision to compute in on that device; what "auto" takes is logged, with the speeds it was chosen by.
+    """Return the precision to use on a device; the choice of "auto" is logged with its reason.
 
-    On CUDA "auto" takes bf16 where the tensor cores have it, on the CPU where `probe` measures it clearly faster, else
-    fp32. An explicit "bf16" is kept, with a warning where fp32 is faster. The measurement takes a few tenths of a
-    second, and depends on the load of the machine: call this once, and store the result.
+    On CUDA, "auto" is bf16 if the tensor cores support it; on the CPU, if `probe` shows that it is clearly faster; else
+    fp32. An explicit "bf16" is kept, with a warning if fp32 is faster. The benchmark takes a few tenths of a second and
+    depends on the load of the machine: call this once and store the result.
 
     Args:
         wanted: "auto", "fp32" or "bf16".
-        device: where the model will run.
-        probe: measures the speeds of both precisions on the CPU.
+        device: the device of the model.
+        probe: returns the speeds of both precisions on the CPU.
 
     Raises:
-        ConfigError: `wanted` is none of the three.
+        ConfigError: `wanted` is another value.
 
     Example:
         >>> precision = resolve_precision("auto", torch.device("cpu"))
     """
     if wanted not in CHOICES:
-        raise ConfigError(f"precision {wanted!r} is unknown: give {', '.join(CHOICES)}")
+        raise ConfigError(f"precision {wanted!r} is unknown: use one of {', '.join(CHOICES)}")
     if wanted == "fp32":
         return "fp32"
-    place = torch.device(device)
-    if place.type != "cpu":
-        return _on_accelerator(wanted, place)
-    speeds = probe(place)
+    target = torch.device(device)
+    if target.type != "cpu":
+        return _on_accelerator(wanted, target)
+    speeds = probe(target)
     measured = f"GFLOP/s of a convolution: bf16 {speeds.bf16:.0f}, fp32 {speeds.fp32:.0f}"
     if wanted == "auto":
         chosen: Precision = "bf16" if speeds.bf16 >= CLEARLY * speeds.fp32 else "fp32"
@@ -106,7 +106,7 @@ def resolve_precision(
 def _on_accelerator(wanted: Literal["auto", "bf16"], device: torch.device) -> Precision:
     if device.type != "cuda":
         if wanted == "auto":
-            _log.info("precision auto: fp32 (bf16 has not been tried on %s)", device.type)
+            _log.info("precision auto: fp32 (bf16 is not tested on %s)", device.type)
         return "fp32" if wanted == "auto" else "bf16"
     fast = torch.cuda.get_device_capability(device) >= AMPERE
     cores = f"{torch.cuda.get_device_name(device)} has {'' if fast else 'no '}bf16 tensor cores"

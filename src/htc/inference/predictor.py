@@ -1,4 +1,4 @@
-"""Images of any kind in, detections in original pixels out."""
+"""Predictors: from images of any kind to detections in original pixels."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -31,16 +31,16 @@ from htc.semantic_map import SemanticMap
 from htc.types import RawDetections
 
 WINDOW = 4
-"""Batches' worth of images that are read together, so that those of like shape can share a batch."""
+"""Number of batches whose images are read ahead, so that images with the same padded size can share a batch."""
 OnError = Literal["raise", "skip"] | Callable[[ImageSource, DataError], object]
 NO_SEMANTIC_BRANCH = (
-    "this model has no semantic branch, so it gives no semantic map: leave semantic out, or load a model of HTC"
+    "this model has no semantic branch and predicts no semantic map: remove semantic, or load an HTC model"
 )
 
 
 @dataclass(frozen=True)
 class _Call(Generic[Prepared]):
-    """The checked options of one call."""
+    """The checked options of a call of `predict` or `predict_many`."""
 
     preparation: Preparation[Prepared]
     limits: Limits
@@ -51,18 +51,18 @@ class _Call(Generic[Prepared]):
 
 @dataclass(frozen=True)
 class _Image:
-    """An image that was read and prepared."""
+    """An image after reading and preparation."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     original: tuple[int, int]
     source: str | None
     index: int
     shown: ImageSource
-    """What the detections draw on: the path, or the pixels of what is no file."""
+    """The image to draw detections on: the path, or the pixels if it is not a file."""
 
 
 class ImagePredictor(ABC, Generic[Prepared]):
-    """Predicts the detections of images of any kind; what it computes on is up to its two kinds.
+    """Base class of the two predictors, with everything but the computation itself.
 
     `Predictor` runs one detector, `htc.inference.ensemble.EnsemblePredictor` several detectors in several views.
     """
@@ -70,7 +70,7 @@ class ImagePredictor(ABC, Generic[Prepared]):
     def __init__(self, network: nn.Module, config: Config) -> None:
         if not config.inference.mask_threshold > 0:
             raise ConfigError(
-                "inference.mask_threshold is 0, which makes every pixel part of every mask: give a value above 0"
+                "inference.mask_threshold is 0, so every pixel would be part of every mask: set a value above 0"
             )
         self._network = network.eval()
         self.config = config
@@ -99,8 +99,8 @@ class ImagePredictor(ABC, Generic[Prepared]):
 
     @abstractmethod
     def preparation(self, short_edge: int | None = None, long_edge: int | None = None) -> Preparation[Prepared]:
-        """How `detect` takes its images; edges (pixels) replace the model's own. Raises `ConfigError` for edges that
-        cannot be.
+        """Return the preparation of images for `detect`; edges (pixels) replace the model's. Raises `ConfigError` for
+        invalid edges.
         """
 
     @abstractmethod
@@ -113,9 +113,9 @@ class ImagePredictor(ABC, Generic[Prepared]):
         limits: Limits = NO_LIMITS,
         semantic: bool = False,
     ) -> list[Detections]:
-        """The detections of a batch of prepared images, in pixels of their original sizes (height, width).
+        """Predict a batch of prepared images; detections are in pixels of the original sizes (height, width).
 
-        With `semantic` the semantic map too; raises `ConfigError` where the model has no semantic branch.
+        With `semantic`, also the semantic map; raises `ConfigError` if the model has no semantic branch.
         """
 
     def predict(
@@ -132,22 +132,22 @@ class ImagePredictor(ABC, Generic[Prepared]):
         semantic: bool = False,
         **unknown: Never,
     ) -> Detections:
-        """The detections of one image.
+        """Predict the detections of one image.
 
         Args:
             source: a path, an open binary file, a PIL image (rotated by its EXIF orientation), an (H, W, 3) uint8
                 array, or a (3, H, W) tensor, uint8 or float 0..1.
-            score_threshold: only detections of at least this score, 0..1, whatever the model's configuration.
-            max_detections: at most so many, best first; no more than `inference.max_detections`.
-            classes: only detections of these class names; the others neither count nor cost anything.
-            short_edge: size of the network input in pixels, unless the long edge would pass `long_edge`.
-            long_edge: likewise; `None`: the model's own.
-            channels: order of the colors in an array or a tensor, "bgr" for OpenCV's.
-            max_pixels: larger files are refused.
-            semantic: keep the semantic branch's logits, so that `Detections.semantic` gives the map of the image.
+            score_threshold: minimum score of the detections, 0..1; replaces the one of the model's configuration.
+            max_detections: maximum number of detections, by descending score; at most `inference.max_detections`.
+            classes: predict only these class names; other classes are dropped before NMS and masks.
+            short_edge: short edge of the network input in pixels; smaller if the long edge would exceed `long_edge`.
+            long_edge: maximum long edge in pixels; `None`: the model's own.
+            channels: order of the colors in an array or a tensor; "bgr" for images of OpenCV.
+            max_pixels: files with more pixels are refused.
+            semantic: keep the logits of the semantic branch, so that `Detections.semantic` gives the semantic map.
 
         Raises:
-            DataError: the image cannot be read or is of no accepted kind.
+            DataError: the image cannot be read or has an unsupported type.
             ConfigError: an option is outside its range.
             TypeError: an option does not exist; the message names the nearest.
 
@@ -176,18 +176,18 @@ class ImagePredictor(ABC, Generic[Prepared]):
         semantic: bool = False,
         **unknown: Never,
     ) -> Iterator[Detections]:
-        """The detections of each image, in the order of `sources`, which is read as the results are asked for.
+        """Predict many images lazily; the detections are in the order of `sources`.
 
-        A batch holds only images that need the same padded size, so results do not depend on `batch_size`. Each
-        result's `index` is the position of its image in `sources` and `source` its path. `sources` may be endless:
-        only `batch_size` x 4 images (`workers` x 2, if these are more) are held at a time.
+        A batch contains only images with the same padded size, so results do not depend on `batch_size`. Each result's
+        `index` is the position of its image in `sources`, and `source` its path. `sources` may be infinite: at most
+        `batch_size` x 4 images (or `workers` x 2, if larger) are in memory at a time.
 
         Args:
             sources: images as for `predict`.
-            batch_size: images that the network takes at once.
-            workers: threads that read and resize the next images meanwhile; 0: none.
-            on_error: what to do with an image that cannot be read: "raise" its `DataError`, "skip" it, or call this
-                function with the source and the error, and skip it.
+            batch_size: images in a forward pass.
+            workers: threads that read and resize the next images in the background; 0: none.
+            on_error: if an image cannot be read: "raise" its `DataError`, "skip" it, or call this function with the
+                source and the error, and skip it.
 
         The other options are those of `predict`.
 
@@ -203,7 +203,7 @@ class ImagePredictor(ABC, Generic[Prepared]):
         if on_error not in ("raise", "skip") and not callable(on_error):
             raise ConfigError(f"on_error is {on_error!r}: give 'raise', 'skip' or a function of source and error")
         if isinstance(sources, str | bytes | Path | np.ndarray):
-            raise DataError(f"predict_many takes several images, not one {type(sources).__name__}: give a list")
+            raise DataError(f"predict_many takes several images, not one {type(sources).__name__}: pass a list")
         options = (score_threshold, max_detections, classes, short_edge, long_edge, channels, max_pixels, semantic)
         return self._stream(sources, batch_size, workers, self._checked(*options), on_error)
 
@@ -263,11 +263,11 @@ class ImagePredictor(ABC, Generic[Prepared]):
 
 @final
 class Predictor(ImagePredictor[NetworkInput]):
-    """One detector with its configuration.
+    """Predictor of one detector with its configuration.
 
-    `detector` is called as `detector(images (B, 3, H, W), sizes (B, 2), limits) -> RawDetections` and is put into
-    evaluation mode; the device is the one its parameters are on. `weights` returns the weights to save where they are
-    not the detector's own.
+    `detector` is called as `detector(images (B, 3, H, W), sizes (B, 2), limits) -> RawDetections` and is set to
+    evaluation mode; it stays on the device of its parameters. `weights` returns the weights to save if they differ from
+    the detector's.
     """
 
     def __init__(
@@ -278,28 +278,28 @@ class Predictor(ImagePredictor[NetworkInput]):
         self._weights = weights
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model to a folder (`config.json`, `model.safetensors`) that `htc.load` takes; returns the folder.
+        """Write the model to a folder (`config.json`, `model.safetensors`) for `htc.load`; returns the folder.
 
-        Weights are saved as they were loaded, before norms were folded and precision was lowered for prediction.
+        Weights are saved as they were loaded, before norms are folded and precision is reduced for prediction.
         """
         return save_pretrained(self._weights() if self._weights else self.detector, self.config, folder)
 
     def preparation(self, short_edge: int | None = None, long_edge: int | None = None) -> ResizedInput:
         """See `ImagePredictor`."""
-        asked = {"short_edge": short_edge, "long_edge": long_edge}
-        edges = {name: edge for name, edge in asked.items() if edge is not None}
+        given = {"short_edge": short_edge, "long_edge": long_edge}
+        edges = {name: edge for name, edge in given.items() if edge is not None}
         if any(edge < 1 for edge in edges.values()):
-            raise ConfigError(f"{edges}: edges are pixels, 1 or more")
+            raise ConfigError(f"{edges}: edges must be at least 1 pixel")
         if len(edges) == 2 and edges["short_edge"] > edges["long_edge"]:
             raise ConfigError(
-                f"short_edge {edges['short_edge']} is larger than long_edge {edges['long_edge']}: exchange them"
+                f"short_edge {edges['short_edge']} is larger than long_edge {edges['long_edge']}: swap them"
             )
         settings = self.config.input
         if edges:
-            # Where the long edge is the smaller one, it alone decides, so that the short edge can be lowered to it.
+            # If long_edge is smaller than the model's short edge, the short edge is reduced to it.
             long = edges.get("long_edge", settings.long_edge)
             short = min(edges.get("short_edge", settings.short_edge), long)
-            # Edges that are asked for are meant: the model's limit on enlarging is for its own.
+            # The model's limit on enlarging applies only to its own edges, not to explicit ones.
             settings = settings.replace(short_edge=short, long_edge=long, max_scale=None)
         return ResizedInput(settings)
 
@@ -330,7 +330,7 @@ class Predictor(ImagePredictor[NetworkInput]):
     def _run(
         self, images: Tensor, sizes: Tensor, limits: Limits, *, semantic: bool
     ) -> tuple[RawDetections, Tensor | None]:
-        """The network's output, with the semantic branch's logits where they are asked for."""
+        """Run the network; with `semantic`, also return the logits of the semantic branch."""
         if not semantic:
             return self.detector(images, sizes, limits), None
         if not isinstance(self.detector, Detector) or self.detector.semantic is None:
@@ -348,12 +348,12 @@ def original_pixels(
     source: str | None = None,
     semantic_logits: Float[Tensor, "C h w"] | None = None,
 ) -> Detections:
-    """Image `row` of a batch, from pixels of the network input, where its own size is `size`, to those of the
-    `original` (both h, w).
+    """Convert the detections of image `row` of a batch from pixels of the network input, of which the image covers
+    `size`, to pixels of the `original` size (both height, width).
     """
     semantic = None
     if semantic_logits is not None:
-        # Without what lies in the padding.
+        # Crop the padding.
         own = semantic_logits[:, : -(-size[0] // SEMANTIC_STRIDE), : -(-size[1] // SEMANTIC_STRIDE)]
         semantic = SemanticMap(own.float().cpu().numpy(), size, original)
     kept = raw.valid[row]
@@ -378,7 +378,7 @@ def original_pixels(
 def _read_all(
     sources: Iterable[ImageSource], workers: int, call: _Call[Prepared], on_error: OnError
 ) -> Iterator[_Image]:
-    """The images in their order, `2 workers` of them read ahead; those that cannot be read go to `on_error`."""
+    """Yield the images in order, reading `2 * workers` ahead; `on_error` handles images that cannot be read."""
     numbered = enumerate(sources)
     if workers == 0:
         for index, source in numbered:
@@ -406,7 +406,7 @@ def _read(index: int, source: ImageSource, call: _Call[Prepared]) -> _Image:
 
 
 def _handled(read: Callable[[], _Image], source: ImageSource, on_error: OnError) -> Iterator[_Image]:
-    """The image; none if it cannot be read and `on_error` lets that pass."""
+    """Yield the image, or nothing if it cannot be read and `on_error` skips it."""
     try:
         yield read()
     except DataError as error:
@@ -417,7 +417,7 @@ def _handled(read: Callable[[], _Image], source: ImageSource, on_error: OnError)
 
 
 def _alike(images: Sequence[_Image], batch_size: int, preparation: Preparation[Prepared]) -> Iterator[list[int]]:
-    """Rows of images with the same padded size, at most `batch_size` at a time."""
+    """Yield indices of images with the same padded size, at most `batch_size` at a time."""
     groups: dict[tuple[int, int], list[int]] = {}
     for row, image in enumerate(images):
         size = (image.pixels.shape[0], image.pixels.shape[1])

@@ -1,6 +1,6 @@
-"""Files, folders and patterns as a list of images with names and image ids, and the detections of each.
+"""Find the images in files, folders and glob patterns, give them names and image ids, and predict on them.
 
-Needs no torch: the command line checks its sources before torch is imported.
+Does not import torch, so that the command line can check its sources first.
 """
 
 import re
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from htc.results import Detections
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
-"""Files in a folder that are taken for images; a file named by itself may end in anything."""
+"""Suffixes of images in folders; a file that is named explicitly may have any suffix."""
 
 
 class ImageFile(NamedTuple):
@@ -26,46 +26,46 @@ class ImageFile(NamedTuple):
 
     path: Path
     name: str
-    """Its path relative to the SOURCE that named it, with forward slashes; unique among all."""
+    """Path relative to its SOURCE, with forward slashes; unique among all images."""
 
 
 class Failure(NamedTuple):
-    """An image or source that could not be used, and the message for the user."""
+    """An image or source that could not be used, with the message for the user."""
 
     source: str
     message: str
 
 
 def expand(sources: Sequence[str | Path]) -> tuple[list[ImageFile], list[Failure]]:
-    """All images of files, folders (searched to the bottom, hidden ones left out) and glob patterns (`**` too), each
-    once.
+    """List the images in files, folders (searched recursively, without hidden files) and glob patterns (also `**`),
+    each once.
 
-    A folder or pattern without images is a failure. A file that is named but missing stays in the list: reading it
-    fails later.
+    A folder or pattern without images is a failure. A missing file that is named explicitly stays in the list; reading
+    it fails later.
     """
-    found: dict[Path, tuple[ImageFile, Path]] = {}
+    images: dict[Path, tuple[ImageFile, Path]] = {}
     failures = []
     for source in sources:
         root, paths = _images(source)
         if not paths:
             kind = "folder" if Path(source).is_dir() else "pattern"
             failures.append(
-                Failure(str(source), f"{source}: no image in this {kind}; images end in {', '.join(SUFFIXES)}")
+                Failure(str(source), f"{source}: no images in this {kind}; supported suffixes: {', '.join(SUFFIXES)}")
             )
         for path in paths:
-            found.setdefault(path.absolute(), (ImageFile(path, path.relative_to(root).as_posix()), root))
-    return _distinct(list(found.values())), failures
+            images.setdefault(path.absolute(), (ImageFile(path, path.relative_to(root).as_posix()), root))
+    return _distinct(list(images.values())), failures
 
 
 def readable(files: Iterable[ImageFile], max_pixels: int = MAX_PIXELS) -> tuple[list[ImageFile], list[Failure]]:
-    """Split images into those whose header can be read and that have at most `max_pixels`, and the others."""
+    """Separate images with a readable header and at most `max_pixels` pixels from the others."""
     usable, failures = [], []
     for file in files:
         try:
             height, width = image_size(file.path)
             if height * width > max_pixels:
                 raise DataError(
-                    f"{file.path} has {height * width} pixels ({width}x{height}); if this is no mistake: --max-pixels "
+                    f"{file.path} has {height * width} pixels ({width}x{height}); to accept it, add --max-pixels "
                     f"{height * width}"
                 )
             usable.append(file)
@@ -75,7 +75,7 @@ def readable(files: Iterable[ImageFile], max_pixels: int = MAX_PIXELS) -> tuple[
 
 
 def _images(source: str | Path) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the images in natural order."""
+    """Return the folder that names are relative to, and the images in natural order."""
     path = Path(source)
     if path.is_dir():
         return path, _visible(path, path.rglob("*"))
@@ -95,12 +95,12 @@ def _visible(root: Path, candidates: Iterable[Path]) -> list[Path]:
 
 
 def _natural(path: Path) -> list[tuple[str, int]]:
-    """Sorts image 9 before image 10."""
+    """Sort key that puts image 9 before image 10."""
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", path.as_posix())]
 
 
 def _distinct(files: list[tuple[ImageFile, Path]]) -> list[ImageFile]:
-    """Equal names from several sources get the source folder's name in front, then, if need be, the whole path."""
+    """Make equal names from several sources unique: prepend the source folder's name or, if needed, the whole path."""
     names = [file.name for file, _ in files]
     for longer in (_under_root, _whole):
         uses = Counter(names)
@@ -119,10 +119,10 @@ def _whole(file: ImageFile, _root: Path) -> str:
 
 
 def image_ids(files: Sequence[ImageFile], annotations: Mapping[str, int | str] | None = None) -> list[int | str]:
-    """The id each image has in result files.
+    """Return the id of each image in result files.
 
-    That of its file name (relative, else the bare name) in `annotations`; else the integer of an all-digit stem, unless
-    another image has this id; else its name.
+    It is the id of its file name (relative, else the bare name) in `annotations`; else the integer of an all-digit
+    stem, unless another image has this id; else its name.
     """
     known = annotations or {}
     bare = {name.rsplit("/", 1)[-1]: image_id for name, image_id in known.items()}
@@ -144,8 +144,8 @@ def predict_files(
     on_failure: Callable[[Failure], None] | None = None,
     **options: Any,
 ) -> "Iterator[tuple[ImageFile, Detections]]":
-    """Each readable image with its detections, in order; the others are appended to `failures` and passed to
-    `on_failure` at once. `options` are those of `predict_many`.
+    """Yield each readable image with its detections, in order; others are appended to `failures` and passed to
+    `on_failure` immediately. `options` are those of `predict_many`.
     """
     waiting: dict[int, ImageFile] = {}
 

@@ -1,6 +1,4 @@
-"""What single mask stages and subsets of them say about the same boxes (paper, Table 4), in one pass over the
-network.
-"""
+"""Predict with single mask stages and with averages of several stages (paper, Table 4), in one forward pass."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -22,20 +20,20 @@ StageSubset = tuple[int, ...]
 
 
 def mask_stages_of(predictor: ImagePredictor[Any]) -> StageSubset:
-    """The subset that the model's own configuration takes."""
+    """Return the mask stages that the model's configuration uses."""
     return predictor.config.inference.mask_stages or tuple(range(1, predictor.config.cascade.num_stages + 1))
 
 
 def check_subsets(predictor: ImagePredictor[Any], subsets: Collection[StageSubset]) -> None:
-    """Raises `ConfigError` for a subset that is empty, repeats a stage or names one the model does not have."""
+    """Raise `ConfigError` for a subset that is empty, repeats a stage or names one that the model does not have."""
     if isinstance(predictor.config.cascade.mask_head, NoMask):
-        raise ConfigError("this model finds boxes alone (cascade.mask_head none): it has no mask stages to look at")
+        raise ConfigError("this model predicts boxes only (cascade.mask_head none): it has no mask stages")
     last = predictor.config.cascade.num_stages
     for subset in subsets:
         if not subset or len(set(subset)) < len(subset) or not all(1 <= stage <= last for stage in subset):
             raise ConfigError(
-                f"stages {'-'.join(map(str, subset)) or '(none)'}: name each stage once, from 1 to {last}, which is "
-                f"all this model has"
+                f"stages {'-'.join(map(str, subset)) or '(none)'}: name each stage once, from 1 to {last} (the stages "
+                f"of this model)"
             )
 
 
@@ -46,17 +44,17 @@ def detect_stages(
     original_sizes: Sequence[tuple[int, int]],
     subsets: Collection[StageSubset],
 ) -> dict[StageSubset, list[Detections]]:
-    """For each subset, the detections of prepared images whose masks are the mean over its stages alone.
+    """Predict prepared images for each subset, with masks that are the mean over the stages of the subset.
 
-    Boxes, scores and order are the same in all subsets: those of the model's configuration. Trunk, box cascade and
-    every mask head run once. Raises `ConfigError` for subsets the model does not have, or a network without stages.
+    Boxes, scores and order are the same for all subsets, as configured. Trunk, box cascade and every mask head run
+    once. Raises `ConfigError` for stages that the model does not have, and for a network without stages.
     """
     check_subsets(predictor, subsets)
     if not isinstance(predictor, Predictor):
-        raise ConfigError(f"a {type(predictor).__name__} has no stages to look at: give a model of htc.load")
+        raise ConfigError(f"a {type(predictor).__name__} has no stages: use a model of htc.load")
     detector = predictor.detector
     if not isinstance(detector, Detector):
-        raise ConfigError(f"a {type(detector).__name__} has no stages to look at: give a model of htc.load")
+        raise ConfigError(f"a {type(detector).__name__} has no stages: use a model of htc.load")
     images = prepared.images.to(predictor.device).contiguous(memory_format=torch.channels_last)
     sizes = prepared.sizes.to(predictor.device)
     used = tuple(sorted({stage for subset in subsets for stage in subset}))
@@ -65,12 +63,12 @@ def detect_stages(
         selected = detector.select(detector.refine(features, detector.propose(features, sizes)[0]))
         each = detector.segment_stages(features, selected.rois, selected.labels, used)
     raw = RawDetections(selected.rois.boxes, selected.scores, selected.labels, selected.rois.valid, each[0])
-    found = {}
+    of_subsets = {}
     for subset in subsets:
         chosen = replace(raw, masks=each[[used.index(stage) for stage in subset]].mean(0))
         rows = enumerate(zip(sizes.tolist(), original_sizes, strict=True))
-        found[subset] = [
+        of_subsets[subset] = [
             original_pixels(chosen, row, (height, width), original, predictor.config)
             for row, ((height, width), original) in rows
         ]
-    return found
+    return of_subsets

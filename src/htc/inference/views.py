@@ -1,5 +1,5 @@
-"""The views of test-time augmentation, and the words that name them (paper, section 4.4). Needs no torch: the command
-line checks `--views` before torch is imported.
+"""The views of test-time augmentation and their syntax (paper, section 4.4). Does not import torch, so that the command
+line can check `--views` first.
 """
 
 import math
@@ -15,27 +15,24 @@ if TYPE_CHECKING:
     from htc.data.transforms import Placement
 
 PAPER_SCALES = ((600, 900), (800, 1200), (1000, 1500), (1200, 1800), (1400, 2100))
-"""(short edge, long edge) of the paper's multi-scale test (Table 7); each with and without a horizontal flip."""
+"""(short edge, long edge) of the paper's multi-scale testing (Table 7), each with and without a horizontal flip."""
 SYNTAX = (
-    "write scales, as factors (0.75,1,1.25) or as SHORTxLONG pixels (600x900,800x1200), then :flip for "
-    "mirrored views "
-    "too; or paper"
+    "write scales as factors (0.75,1,1.25) or as SHORTxLONG pixels (600x900,800x1200), then :flip to add flipped "
+    "views; or write paper"
 )
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to show an image to a network: resized, perhaps mirrored. The default is how the model sees it
-    anyway.
-    """
+    """One augmented version of an image: resized and possibly flipped. The default is the model's usual input."""
 
     scale: float | tuple[int, int] = 1.0
-    """A factor on the size that the model's own `input` settings give, or (short edge, long edge) in pixels."""
+    """A factor on the size given by the model's `input` settings, or (short edge, long edge) in pixels."""
     flip_horizontal: bool = False
     flip_vertical: bool = False
 
     def placement(self, size: tuple[int, int], settings: Input) -> "Placement":
-        """How an image of `size` (height, width) gets into this view of a model with these settings."""
+        """Return the resizing and flips of an image of `size` (height, width) for a model with these settings."""
         from htc.data.transforms import Placement, resized_size  # imports torch
 
         if isinstance(self.scale, tuple):
@@ -49,21 +46,21 @@ class View:
 
 
 SINGLE_VIEW = (View(),)
-"""No augmentation."""
+"""One view, without augmentation."""
 
 
 def parse_views(text: str) -> tuple[View, ...]:
-    """`0.75,1,1.25:flip`, `600x900,800x1200`, `1:flip,vflip`, `paper`; raises `ConfigError`.
+    """Parse views such as `0.75,1,1.25:flip`, `600x900,800x1200`, `1:flip,vflip` or `paper`; raises `ConfigError`.
 
-    Scales come first, then, after a colon, `flip` (left and right exchanged) and `vflip` (top and bottom): every scale
-    in every combination of them. `paper` is the paper's five scales with `flip`.
+    Scales come first, then, after a colon, `flip` (horizontal) and `vflip` (vertical); every scale is combined with
+    every combination of flips. `paper` is the paper's five scales with `flip`.
     """
     if text == "paper":
         return _views(PAPER_SCALES, {"flip"})
     scales, colon, flips = text.partition(":")
     chosen = set(flips.split(",")) if colon else set()
     if not chosen <= {"flip", "vflip"}:
-        raise ConfigError(f"views {text!r}: after the colon come flip, vflip, or both with a comma; {SYNTAX}")
+        raise ConfigError(f"views {text!r}: after the colon, write flip, vflip or flip,vflip; {SYNTAX}")
     return _views([_scale(part, text) for part in scales.split(",")], chosen)
 
 
@@ -80,12 +77,12 @@ def _scale(part: str, text: str) -> float | tuple[int, int]:
     if pixels := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", part):
         short, long = int(pixels[1]), int(pixels[2])
         if short > long:
-            raise ConfigError(f"views {text!r}: short edge {short} is larger than long edge {long}: exchange them")
+            raise ConfigError(f"views {text!r}: short edge {short} is larger than long edge {long}: swap them")
         return short, long
     try:
         factor = float(part)
     except ValueError:
         factor = math.nan
     if not 0 < factor < math.inf:
-        raise ConfigError(f"views {text!r}: {part!r} is no scale; {SYNTAX}")
+        raise ConfigError(f"views {text!r}: {part!r} is not a scale; {SYNTAX}")
     return factor

@@ -1,7 +1,7 @@
-"""Checkpoints of a running training: `last.ckpt`, complete at any moment and exact in the middle of an epoch.
+"""Checkpoints of a running training: `last.ckpt` is complete at any moment and resumes exactly, also within an epoch.
 
-Ctrl-C and SIGTERM wait for the end of the running step and its checkpoint (`HeldSignals`); a file is replaced only by a
-complete one (`WholeFiles`). What Lightning does not document is in `htc.training.resume`.
+Ctrl-C and SIGTERM take effect after the running step and its checkpoint (`HeldSignals`); a file is replaced only by a
+complete one (`WholeFiles`). The use of undocumented Lightning attributes is confined to `htc.training.resume`.
 """
 
 import os
@@ -28,9 +28,9 @@ HELD = (signal.SIGINT, signal.SIGTERM)
 
 
 class HeldSignals:
-    """While `waiting`, a first signal is only noted in `received`; `deliver` then does what it would have done.
+    """Signal handlers that postpone the first signal while `waiting`: it is kept in `received` until `deliver`.
 
-    A second signal, and any while not `waiting`, takes its usual way at once: to the handlers found by `remember`.
+    A second signal, and any signal while not `waiting`, goes at once to the handlers that `remember` stored.
     """
 
     def __init__(self) -> None:
@@ -40,24 +40,22 @@ class HeldSignals:
         self._before: dict[int, Any] = {}
 
     def remember(self) -> None:
-        """Takes the handlers now in place as the usual way. Signals can be handled in the main thread only:
-        elsewhere, nothing.
-        """
+        """Store the current handlers. Does nothing outside the main thread, where Python cannot handle signals."""
         if threading.current_thread() is threading.main_thread():
             self._usual = {number: signal.getsignal(number) for number in HELD}
 
     def install(self) -> None:
-        """From here on the signals come here."""
+        """Replace the stored handlers."""
         self._before = {number: signal.signal(number, self._receive) for number in self._usual}
 
     def remove(self) -> None:
-        """Puts back the handlers that `install` replaced."""
+        """Restore the handlers that `install` replaced."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before, self.waiting = {}, False
 
     def deliver(self, number: int, frame: FrameType | None = None) -> None:
-        """The usual way of that signal: an exception, or the end of the process."""
+        """Call the stored handler of the signal, which raises an exception or ends the process."""
         handler = self._usual.get(number, signal.SIG_DFL)
         if callable(handler):
             handler(number, frame)
@@ -76,7 +74,7 @@ LAST = "last.ckpt"
 PAUSE = 30
 """Seconds of training between two checkpoints for each second of writing one."""
 BEFORE_EVALUATION = 1 / 6
-"""After the last step of an epoch that part of the time is enough: an evaluation, which may be long, can follow."""
+"""Fraction of that time which is enough after the last step of an epoch, since a long evaluation may follow."""
 
 
 @dataclass(frozen=True)
@@ -84,29 +82,29 @@ class Every:
     """How often a checkpoint is written between the ends of epochs."""
 
     seconds: float = 60.0
-    """Since the last one; longer where writing takes long, so that it costs at most a thirtieth of the time."""
+    """Seconds since the last checkpoint; longer if writing is slow, which may take at most a thirtieth of the time."""
     steps: int | None = None
-    """Also after each so many steps."""
+    """Also write one after every `steps` optimizer steps."""
 
 
 EVERY_MINUTE = Every()
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, down to the disk, and only then gives it the name of the one before."""
+    """Checkpoint writer that writes a temporary file, flushes it to the disk, and only then replaces the old file."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises `OutputError`; the file that was there is then untouched."""
+        """Write `checkpoint` to `path`. Raises `OutputError`; an existing file is then unchanged."""
         with whole_file(Path(path)) as writer:
             try:
                 torch.save(checkpoint, writer)  # pyright: ignore[reportArgumentType] - it writes and flushes, and need not seek
             except RuntimeError as error:
-                # torch's writer covers what stopped it (a full disk, an interruption) with a complaint of its own
+                # torch's writer hides the cause (a full disk, an interruption) behind an error of its own
                 if isinstance(error.__context__, OutputError) or not isinstance(error.__context__, Exception | None):
                     raise error.__context__ from None
                 raise
             writer.sync()
-        with suppress(OSError):  # not every file system lets a folder be synchronised
+        with suppress(OSError):  # not every file system can synchronize a folder
             folder = os.open(Path(path).parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -115,15 +113,15 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def steps_done(checkpoint: Path) -> int:
-    """Optimizer steps done in a checkpoint, read without its tensors."""
+    """Read the number of optimizer steps from a checkpoint without loading its tensors."""
     return torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["global_step"]
 
 
 class Checkpoints(Checkpoint):
-    """Writes `folder/last.ckpt` before the first step, from time to time, at the end of every epoch, and when stopped.
+    """Callback that writes `folder/last.ckpt` before the first step, periodically, after every epoch and when stopped.
 
-    A signal (see `HeldSignals`) ends the training after the step that runs, with its checkpoint written. Evaluations
-    come between the last step of an epoch and its end: they are interrupted at once, the last step being safe by then.
+    A signal (see `HeldSignals`) ends the training after the running step and its checkpoint. Evaluations run between
+    the last step of an epoch and its end: they are interrupted at once, since the last step is already saved.
     """
 
     def __init__(self, folder: Path, every: Every = EVERY_MINUTE):
@@ -136,11 +134,11 @@ class Checkpoints(Checkpoint):
         self._pause = every.seconds
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Notes where signals usually go, before Lightning takes them."""
+        """Store the signal handlers before Lightning replaces them."""
         self.signals.remember()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The first checkpoint of a new training; what a killed process left unfinished is removed."""
+        """Write the first checkpoint of a new training; remove incomplete files that a killed process left."""
         if trainer.is_global_zero:
             for left in self.path.parent.glob(f".{LAST}.*.tmp"):
                 left.unlink(missing_ok=True)
@@ -154,9 +152,9 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After an optimizer step: a checkpoint if it is time, or if this step is the last for now."""
+        """Write a checkpoint after an optimizer step if one is due or if the training stops here."""
         if trainer.global_step == self._steps:
-            return  # gradients are being accumulated: there is nothing whole to save
+            return  # gradients are still being accumulated: a checkpoint here would lose them
         self._steps = trainer.global_step
         stop, due = any_of(self.signals.received is not None, self._is_due(trainer))
         if stop or due or trainer.should_stop:
@@ -166,26 +164,26 @@ class Checkpoints(Checkpoint):
         self.signals.waiting = not (is_end_of_epoch(trainer) or trainer.should_stop)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Steps begin."""
+        """Postpone signals again: steps begin."""
         self.signals.waiting = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The epoch's checkpoint, with its evaluation done. An epoch cut short keeps the checkpoint of its last
+        """Write the epoch's checkpoint after its evaluation. An unfinished epoch keeps the checkpoint of its last
         step.
         """
         if is_end_of_epoch(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Signals take their usual way again."""
+        """Restore the signal handlers."""
         self.signals.remove()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Signals take their usual way again; the last checkpoint stays as it is."""
+        """Restore the signal handlers; the last checkpoint stays as it is."""
         self.signals.remove()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Counts the step just done as completed."""
+        """Mark the batch just trained as completed (see `complete_last_batch`)."""
         complete_last_batch(checkpoint)
 
     def _is_due(self, trainer: Trainer) -> bool:
@@ -200,7 +198,7 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.path)
         except OutputError as error:
             kept = (
-                f" The checkpoint of step {self._saved_step} before it is whole: go on from it with --resume"
+                f" The previous checkpoint, of step {self._saved_step}, is complete: continue from it with --resume"
                 if self.path.is_file()
                 else ""
             )
@@ -209,15 +207,14 @@ class Checkpoints(Checkpoint):
         self._pause = max(self.every.seconds, PAUSE * (self._saved_at - begin))
 
     def _check_weights(self, trainer: Trainer) -> None:
-        """A step can ruin the weights though its loss was finite: the checkpoint before it is then the last good
-        one.
+        """Raise `TrainingError` if a weight is not finite, which a step with a finite loss can cause; the previous
+        checkpoint is then the last usable one.
         """
         if all(bool(parameter.isfinite().all()) for parameter in trainer.lightning_module.parameters()):
             return
         raise TrainingError(
-            f"the weights are not finite after step {trainer.global_step - 1}, though its loss was: a gradient was "
-            f"too large. "
-            f"The checkpoint of step {self._saved_step} is kept. Lower the learning rate (--lr) or set "
+            f"the weights are not finite after step {trainer.global_step - 1}, although its loss was: a gradient was "
+            f"too large. The checkpoint of step {self._saved_step} is kept. Lower the learning rate (--lr) or set "
             f"training.clip_gradients"
         )
 

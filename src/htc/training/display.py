@@ -1,5 +1,5 @@
-"""A running training as a person sees it: a live display on a terminal and in a notebook with ipywidgets; elsewhere,
-such as in a log file, a line for each phase and evaluation, and one now and then between them.
+"""Progress display of a training: a live display on a terminal and in a notebook with ipywidgets; elsewhere, such as in
+a log file, a line for each phase and evaluation, and periodic lines between evaluations.
 """
 
 import logging
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("htc")
 SMOOTHED = 20
-"""Steps over which the shown losses are averaged."""
+"""Number of steps over which the displayed losses are averaged."""
 LOSS_PARTS = ("class", "box", "mask")
 
 
 class Display:
-    """Shows the events of a training; `now` gives seconds."""
+    """Listener that shows the events of a training; `now` is a clock in seconds."""
 
     def __init__(self, console: "Console", now: Callable[[], float] = time.monotonic) -> None:
         self.console, self.now = console, now
@@ -49,7 +49,7 @@ class Display:
         self.shown_step = 0
 
     def __call__(self, event: Event) -> None:
-        """Takes an event in, and prints a line where one is due."""
+        """Process an event and print a line if one is due."""
         match event:
             case Phase(name):
                 self.phase = name
@@ -75,7 +75,7 @@ class Display:
                 self._evaluation(event)
 
     def close(self) -> None:
-        """The training is over: its last step has a line."""
+        """Print the last step, if it has no line yet, when the training is over."""
         if self.step is not None and self.shown_step < self.step.step:
             self._print_step()
 
@@ -95,10 +95,10 @@ class Display:
             self._print(f"evaluation after epoch {event.entry['epoch']}: {precisions(event.entry)}")
         self._print_step()
         if event.stops:
-            self._print("AP has not grown for as many evaluations as training.early_stop allows: the training ends")
+            self._print("early stopping: AP has not improved in the number of evaluations set by training.early_stop")
 
     def _due(self) -> bool:
-        """Whether it is time for a line between two evaluations; a live display has none."""
+        """Return whether a periodic line is due; a live display prints none."""
         return not animated(self.console) and self.now() - self.printed >= LINE_SECONDS
 
     def _print_step(self) -> None:
@@ -111,11 +111,11 @@ class Display:
         self.console.print(line, soft_wrap=True, markup=False)
 
     def _print_plan(self, plan: Planned) -> None:
-        """What was chosen and the rule of each choice: a table on a terminal, a line each elsewhere."""
+        """Print each choice with its rule: a table on a terminal, one line each elsewhere."""
         from rich.table import Table
 
         chosen = any("preset" in choice.fields for choice in plan.choices)
-        how = "Chosen for them (any flag or --preset decides otherwise):" if chosen else "Settings that follow:"
+        how = "Chosen for this dataset (override with flags or --preset):" if chosen else "Derived settings:"
         classes = "1 class" if plan.classes == 1 else f"{plan.classes} classes"
         self._print(f"{plan.images} images, {plan.instances} instances, {classes}. {how}")
         rows = [
@@ -137,15 +137,15 @@ class Display:
             self._print(f"  {name:{widths[0]}}  {value:{widths[1]}}  {rule}".rstrip())
 
     def losses(self) -> dict[str, float]:
-        """Every term, averaged over the last steps."""
+        """Return every loss term, averaged over the last steps."""
         return {
             name: sum(terms.get(name, 0.0) for terms in self.recent) / len(self.recent)
             for name in (self.recent[-1] if self.recent else ())
         }
 
     def seconds_left(self) -> float | None:
-        """What is left at the pace so far, evaluations included, and no more than the time limit leaves; None before
-        the first step.
+        """Estimate the remaining seconds from the pace so far (evaluations included), bounded by the time limit; None
+        before the first step.
         """
         if self.step is None or self.first_step is None:
             return None
@@ -158,7 +158,7 @@ class Display:
         return left if self.minutes is None else max(0.0, min(left, 60 * self.minutes - (self.now() - self.start)))
 
     def line(self) -> str:
-        """One line about where the training stands."""
+        """Return one line with epoch, step, losses, latest evaluation and times."""
         assert self.step is not None
         parts = [
             f"epoch {self.step.epoch}/{self.step.epochs}",
@@ -179,12 +179,12 @@ class Display:
         return [
             f"lr {self.step.learning_rate:.2g}",
             *memory,
-            f"{clock(self.now() - self.start)} passed",
+            f"{clock(self.now() - self.start)} elapsed",
             *([] if left is None else [f"{clock(left)} left"]),
         ]
 
     def __rich__(self) -> "RenderableType":
-        """The live display."""
+        """Return the content of the live display."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -207,7 +207,7 @@ class Display:
         return Group("", *rows, self._terms())
 
     def _terms(self) -> "RenderableType":
-        """The losses, a row a part of the network; of the last evaluation beside those of the last steps."""
+        """Return a table of losses, a row for each part of the network: last steps, then last evaluation."""
         from rich.table import Table
 
         losses = self.losses()
@@ -229,7 +229,7 @@ class Display:
 
 
 def _row(name: str, losses: Mapping[str, float]) -> list[str]:
-    """The parts of one row and their sum, as text."""
+    """Format the loss terms of one row and their sum."""
     own = {term: value for term, value in losses.items() if term.split(".")[0] == name}
     return [f"{own[f'{name}.{part}']:.3f}" if f"{name}.{part}" in own else "" for part in LOSS_PARTS] + [
         f"{sum(own.values()):.3f}" if own else ""
@@ -237,7 +237,7 @@ def _row(name: str, losses: Mapping[str, float]) -> list[str]:
 
 
 def precisions(entry: Mapping[str, Any]) -> str:
-    """Mask and box AP of an evaluation, in per cent."""
+    """Format mask and box AP of an evaluation, in per cent."""
     kinds = {"segm": "mask AP", "bbox": "box AP"}
     return ", ".join(
         f"{label} {'-' if entry[kind]['AP'] < 0 else format(100 * entry[kind]['AP'], '.1f')}"
@@ -255,8 +255,8 @@ def _text(value: Any) -> str:
 
 
 def log_event(event: Event) -> None:
-    """Log what a display would print to the logger "htc": phases at level DEBUG, messages and evaluations at INFO,
-    warnings of the dataset at WARNING.
+    """Log an event to the logger "htc": phases at level DEBUG, messages and evaluations at INFO, warnings about the
+    dataset at WARNING.
     """
     match event:
         case Phase(name):
@@ -269,7 +269,7 @@ def log_event(event: Event) -> None:
 
 @contextmanager
 def displaying(progress: bool | Listener) -> Iterator[Listener]:
-    """The listener of a training: `True` shows it, `False` logs its messages, a function is the listener itself."""
+    """Yield the listener of a training: `True` displays progress, `False` logs messages, a function is the listener."""
     from rich.live import Live
 
     if not isinstance(progress, bool):

@@ -1,4 +1,4 @@
-"""Processes that train one model: how they meet, and the collective operations that training needs.
+"""Distributed training: the process group and the collective operations that training needs.
 
 With one process, every function returns at once.
 """
@@ -20,12 +20,12 @@ from htc.ranks import here
 
 _T = TypeVar("_T")
 PATIENCE = timedelta(hours=2)
-"""How long a process waits for another, which may be converting data or measuring."""
+"""Timeout of collective operations: another process may be converting data or evaluating."""
 
 
 def join_processes(device: str) -> None:
-    """Meets the other processes that the environment names; `device` is cpu or cuda. Does nothing alone or when they
-    have met.
+    """Join the process group that the environment describes; `device` is cpu or cuda. Does nothing for a single
+    process or if the group exists.
 
     Raises `ConfigError` if this machine has fewer GPUs than processes.
     """
@@ -35,11 +35,11 @@ def join_processes(device: str) -> None:
     if device == "cuda":
         if ranks.local_rank >= torch.cuda.device_count():
             raise ConfigError(
-                f"{ranks.local_ranks} processes on a machine with {torch.cuda.device_count()} GPUs: give each its "
-                f"own, as --devices says"
+                f"{ranks.local_ranks} processes on a machine with {torch.cuda.device_count()} GPUs: each process needs "
+                f"its own GPU; start at most {torch.cuda.device_count()} (--devices)"
             )
         torch.cuda.set_device(ranks.local_rank)
-    if "RANK" not in os.environ:  # SLURM: say what it says in the words that torch and Lightning read
+    if "RANK" not in os.environ:  # SLURM: translate its variables into those that torch and Lightning read
         slurm = SLURMEnvironment(auto_requeue=False)
         os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
         os.environ |= {"RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.ranks)}
@@ -50,7 +50,7 @@ def join_processes(device: str) -> None:
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """`join_processes`, and parting at the end."""
+    """Join the process group as `join_processes` does, and leave it at the end of the block."""
     join_processes(device)
     try:
         yield
@@ -60,27 +60,27 @@ def joined(device: str) -> Iterator[None]:
 
 
 def count() -> int:
-    """How many processes train together."""
+    """Return the world size: 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if count() > 1 else 0
 
 
 def leaves_parameters_unused(config: Config) -> bool:
-    """Whether some trained parameters of this configuration's detector receive no gradient.
+    """Return whether some trained parameters of this configuration's detector receive no gradient.
 
-    With `semantic_fusion: none`, the semantic branch is trained for its loss alone and its embedding, which would feed
-    the heads, is not part of the graph. It stays in the model: state dicts and the optimizer state of checkpoints list
-    it. No other variant has such parameters; `tests/training/test_distributed_variants.py` trains each of them.
+    With `semantic_fusion: none`, only the loss of the semantic branch is used, and its embedding, which would feed the
+    heads, is not part of the graph. It stays in the model because state dicts and the optimizer state of checkpoints
+    contain it. No other variant has such parameters; `tests/training/test_distributed_variants.py` trains each of them.
     """
     return config.semantic is not None and config.cascade.semantic_fusion == "none"
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum over all processes, the same on each; without gradient."""
+    """Sum a tensor over all processes (all-reduce), without gradient."""
     total = values.detach().clone()
     if count() > 1:
         dist.all_reduce(total)
@@ -88,7 +88,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
-    """Each flag as true everywhere as soon as it is true on one process."""
+    """Combine each flag over all processes with a logical or."""
     if count() == 1:
         return flags
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -96,7 +96,7 @@ def any_of(*flags: bool) -> tuple[bool, ...]:
 
 
 def gathered(value: _T) -> list[_T]:
-    """The values of all processes, in their order, on each."""
+    """Gather the values of all processes, in the order of their ranks, on every process."""
     if count() == 1:
         return [value]
     values: list[_T | None] = [None] * count()
@@ -105,7 +105,7 @@ def gathered(value: _T) -> list[_T]:
 
 
 def by_first(work: Callable[[], _T]) -> _T:
-    """What `work`, done by the first process alone, gives; on each.
+    """Run `work` on the first process only and return its result on every process.
 
     An `HTCError` there is raised on every process, as `ReportedElsewhereError` on the others.
     """
@@ -124,4 +124,4 @@ def by_first(work: Callable[[], _T]) -> _T:
         raise error
     if not done:
         raise ReportedElsewhereError(str(value))
-    return value  # pyright: ignore[reportReturnType] - what `work` gave
+    return value  # pyright: ignore[reportReturnType] - the result of `work`

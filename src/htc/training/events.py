@@ -1,4 +1,4 @@
-"""What a running training reports: its phases, steps, evaluations and messages. Needs neither torch nor Lightning."""
+"""Events of a training: phases, steps, evaluations and messages. Imports neither torch nor Lightning."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Choice:
-    """Values of some fields (dotted names), and how they came about."""
+    """Values of some fields (dotted names) and the rule that set them."""
 
     fields: Mapping[str, Any]
     rule: str
@@ -15,65 +15,65 @@ class Choice:
 
 @dataclass(frozen=True)
 class Phase:
-    """The training begins something that can take a while, such as reading the annotations."""
+    """The start of a phase that can take a while, such as reading the annotations."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Downloading:
-    """Weights are being downloaded."""
+    """Progress of a download of weights."""
 
     name: str
     done: int
     total: int | None
-    """Bytes; None if the server does not tell."""
+    """Bytes; None if the server does not report the size."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """Something to know before the first step."""
+    """A message to the user before the first step."""
 
     line: str
     warning: bool = False
-    """Whether something in the dataset is likely to be wrong."""
+    """Whether it warns of a probable fault in the dataset."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The configuration is resolved."""
+    """The resolved configuration and the size of the dataset."""
 
     images: int
     instances: int
     classes: int
-    """Of the training images."""
+    """Counts in the training set."""
     choices: tuple[Choice, ...]
     """Every choice with its rule."""
     minutes: float | None = None
-    """The time limit."""
+    """The time limit in minutes; None without one."""
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """An optimizer step is done."""
+    """A finished optimizer step."""
 
     step: int
-    """Steps done, this one included."""
+    """Number of finished steps, including this one."""
     steps: int
     """Steps of the whole training, unless it stops earlier."""
     epoch: int
-    """The running epoch, from 1."""
+    """The current epoch, from 1."""
     epochs: int
     learning_rate: float
     losses: Mapping[str, float]
     """Every term, as weighted in the sum."""
     memory: float | None = None
-    """GiB in use at the most since the process began; None where the system does not tell."""
+    """Peak memory of the process in GiB; None if the system does not report it."""
 
 
 @dataclass(frozen=True)
 class EvaluationStep:
-    """Validation images are being evaluated."""
+    """Progress of an evaluation, in validation images."""
 
     done: int
     images: int
@@ -81,16 +81,14 @@ class EvaluationStep:
 
 @dataclass(frozen=True)
 class EvaluationDone:
-    """An evaluation is over."""
+    """A finished evaluation."""
 
     entry: Mapping[str, Any]
-    """What the history holds of it: `epoch`, `step`, the metrics and, where they are computed, the validation
-    `losses`.
-    """
+    """Its entry in the history: `epoch`, `step`, the metrics and, if they are computed, the validation `losses`."""
     best: bool
-    """Better than every one before."""
+    """Whether it is better than every earlier one."""
     stops: bool
-    """The training ends here, since AP has not grown for `training.early_stop` evaluations."""
+    """Whether the training ends here because AP has not improved for `training.early_stop` evaluations."""
 
 
 Event = Phase | Downloading | Message | Planned | StepDone | EvaluationStep | EvaluationDone

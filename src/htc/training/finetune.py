@@ -1,7 +1,7 @@
-"""The start of a training: the configuration fitted to the data, and the weights it starts from.
+"""Fine-tuning: fit the configuration to the dataset and load the weights to start from.
 
-Class layers keep the rows of classes that the weights know, by name; other rows, and frozen layers of a backbone
-without weights, are random. All of it is reported.
+Class layers keep the rows of classes with the same name; other rows are initialized at random. What is kept and what
+is new is reported, as are frozen layers of a backbone that has no pretrained weights.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,13 @@ from htc.model.norms import FixedBatchNorm2d
 
 
 def kept_random(config: Backbone) -> str | None:
-    """What stays random in a backbone that starts from no weights, and how to avoid it; None where all of it learns.
+    """Report which parts of a backbone without pretrained weights stay random, and how to avoid it; None if every part
+    is trained.
 
     Raises `ConfigError` for a network that cannot be built.
     """
-    # A ViT is never frozen, and its position tables that do not learn are drawn by rule, not at random; a user's module
-    # brings its own weights.
+    # A ViT is never frozen, and its fixed position tables are computed, not random; a user's module has its own
+    # weights.
     if isinstance(config, ViT | CustomBackbone):
         return None
     with torch.device("meta"):
@@ -36,11 +37,16 @@ def kept_random(config: Backbone) -> str | None:
     kept = ["frozen layers"] * frozen + ["fixed statistics of norms"] * fixed
     if not kept:
         return None
-    return f"nothing to start from, and {' and '.join(kept)} of the backbone stay as drawn: give {_remedies(config)}"
+    return (
+        f"no pretrained weights, and {' and '.join(kept)} of the backbone would keep their random initial values: add "
+        f"{_remedies(config)}"
+    )
 
 
 def _remedies(config: Backbone) -> str:
-    """Flags: weights for the backbone, weights for all, or a backbone that learns as a whole."""
+    """Return the flags that help: weights for the backbone, weights for the model, or a backbone without frozen
+    parts.
+    """
     match config:
         case ResNet():
             return "--backbone.pretrained true, --weights NAME, or --backbone.norm group --backbone.frozen_stages -1"
@@ -51,19 +57,19 @@ def _remedies(config: Backbone) -> str:
 
 
 BOXES_ONLY = {"none": "none", "box": "box", "mask": "none", "both": "box"}
-"""What is left of the semantic fusion in a model without mask heads."""
+"""The semantic fusion of a model with mask heads -> that of the same model without them."""
 SAME_COLOR = 0.1
-"""Gray levels of 255 by which means and deviations may differ and count as the same: published ones are rounded."""
+"""Tolerance (of 255) within which means and standard deviations count as equal: published values are rounded."""
 OF_THE_CLASSES = (".classify.", ".regress.", ".logits.", "semantic.logits.")
-"""Layers with rows of their own for each class: rows of classes that the weights do not know start anew."""
+"""Layers that have separate rows for each class; rows of classes that are not in the weights stay random."""
 
 
 def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "none"] | MapSources) -> Config:
-    """`config` with the data's classes and ids, and a semantic branch that fits its targets.
+    """Return `config` with the dataset's classes and ids, and a semantic branch that fits its targets.
 
-    Targets derived from K classes have K + 1 values (background 0), panoptic ones as many as they have categories; with
-    a folder of maps the branch stays as configured, unless what lies over them has higher values; `none` leaves the
-    branch and its fusion out. Data without any mask leave the mask heads out.
+    Targets derived from K classes have K + 1 values (background 0), panoptic targets one for each category. With a
+    folder of maps the branch keeps its number of classes, unless merged maps have higher values; `none` removes the
+    branch and its fusion. A dataset without masks removes the mask heads.
     """
     changed = config.model_dump()
     changed |= {"classes": dataset.classes, "category_ids": dataset.category_ids}
@@ -85,32 +91,35 @@ def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "non
 
 
 def without_masks(dataset: Dataset) -> bool:
-    """Whether there are objects, and none has a mask: such data train a model of boxes alone."""
+    """Return whether the dataset has instances and none has a mask: the model then has no mask heads."""
     objects = [instance for record in dataset.images for instance in record.instances if not instance.crowd]
     return bool(objects) and all(instance.segmentation is None for instance in objects)
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a training took over from its weights, and what begins anew."""
+    """Which layers a training took over from the weights, and which were initialized at random."""
 
     weights: str
     new_layers: tuple[str, ...]
-    """Class layers whose rows began at random, but for those of `kept_classes`; empty where the classes are the
-    weights' own.
+    """Class layers with randomly initialized rows (all but those of `kept_classes`); empty if the weights have all
+    classes.
     """
     kept_classes: tuple[str, ...]
     new_classes: tuple[str, ...]
     new_proposals: tuple[str, ...] = ()
-    """Layers of the proposals that began at random, because the weights make theirs another way."""
+    """RPN layers initialized at random because the weights have another kind of RPN."""
 
     other_input: tuple[str, ...] = ()
-    """Flags with the weights' mean and deviation of the input, where this training has others."""
+    """Flags that set the mean and standard deviation of the weights, where this training has others."""
 
     def lines(self) -> list[str]:
-        """For the person who starts the training."""
+        """Return the messages for the user who starts the training."""
         proposals = (
-            [f"new are the layers of the proposals, made another way there: {', '.join(self.new_proposals)}"]
+            [
+                "RPN layers initialized at random (the weights have another kind of RPN): "
+                f"{', '.join(self.new_proposals)}"
+            ]
             if self.new_proposals
             else []
         )
@@ -120,56 +129,53 @@ class Start:
         if not self.other_input:
             return []
         return [
-            f"{self.weights} was trained on images normalized otherwise, and has to learn this training's anew; for "
-            f"its own: {' '.join(self.other_input)}"
+            f"{self.weights} was trained with another image normalization and must adapt to this one; to use its own, "
+            f"add {' '.join(self.other_input)}"
         ]
 
     def _lines_of_classes(self) -> list[str]:
         if not self.new_layers:
             return [
-                f"{'all other' if self.new_proposals else 'all'} layers start from {self.weights}: it knows "
+                f"{'all other' if self.new_proposals else 'all'} layers start from {self.weights}, which has "
                 f"{_some(self.kept_classes)}"
             ]
-        kept = f"; what the weights know of {_some(self.kept_classes)} is kept, by name" if self.kept_classes else ""
-        layers = (
-            f"new are {'' if self.new_proposals else 'only '}the layers of the classes ({', '.join(self.new_layers)})"
-        )
+        kept = f"; {_some(self.kept_classes)} kept from the weights, matched by name" if self.kept_classes else ""
+        layers = f"class layers{'' if self.new_proposals else ' alone'} have new rows ({', '.join(self.new_layers)})"
         return [
             f"all other layers start from {self.weights}",
-            f"{layers}: {_some(self.new_classes) if self.new_classes else 'no class'} from nothing{kept}",
+            f"{layers}: {_some(self.new_classes) if self.new_classes else 'no class'} initialized at random{kept}",
         ]
 
 
-def other_colors(config: Config) -> str | None:
-    """What to say where the backbone's ImageNet weights were trained with another normalization than `config.input`
-    has, else None.
+def other_normalization(config: Config) -> str | None:
+    """Return a warning if the backbone's ImageNet weights were trained with another image normalization than
+    `config.input`, else None.
     """
     expected = expected_colors(config.backbone)
     if expected is None:
         return None
     flags = input_flags(config.input, *expected)
-    return f"its weights were trained with other colors: give {' '.join(flags)}" if flags else None
+    return f"its weights were trained with another image normalization: add {' '.join(flags)}" if flags else None
 
 
 def input_flags(own: Input, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[str, ...]:
-    """The flags that give a training the mean and deviation of the input that weights know, for each that differs."""
-    known = {"mean": (own.mean, mean), "std": (own.std, std)}
+    """Return the flags that set the weights' input mean and standard deviation, for each that differs."""
+    pairs = {"mean": (own.mean, mean), "std": (own.std, std)}
     differs = {
         field: theirs
-        for field, (ours, theirs) in known.items()
+        for field, (ours, theirs) in pairs.items()
         if any(abs(a - b) > SAME_COLOR for a, b in zip(ours, theirs, strict=True))
     }
     return tuple(f"--input.{field} {','.join(f'{value:g}' for value in theirs)}" for field, theirs in differs.items())
 
 
 def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
-    """Copies weights into the detector. Class layers start anew, but for the rows of classes that both know by the same
-    name.
+    """Copy weights into the detector. Class layers keep only the rows of classes with the same name in both.
 
-    Where one has a plain RPN and the other guided anchoring, the layers that these do not share start anew, so that a
-    trained detector can be finetuned on other proposals (paper, section 4.5). Raises `CheckpointError` if any other
-    weight is missing or of another shape, or the stride lies in another convolution: the weights are of another
-    architecture.
+    If one has a plain RPN and the other guided anchoring, the layers that these do not share stay random, so that a
+    trained detector can be fine-tuned on other proposals (paper, section 4.5). Raises `CheckpointError` if any other
+    weight is missing or has another shape, or if the ResNet's stride is in another convolution: the weights belong to
+    another architecture.
     """
     own, state = detector.state_dict(), weights.state_dict
     ours, theirs = detector.config, weights.config
@@ -185,9 +191,8 @@ def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
             else f"of shape {tuple(state[other[0]].shape)} instead of {tuple(own[other[0]].shape)}"
         )
         raise CheckpointError(
-            f"the weights {name} are of another architecture: {len(other)} of {len(own)} do not fit, first "
-            f"{other[0]}, which is {have}; "
-            "give the --preset they belong to"
+            f"the weights {name} belong to another architecture: {len(other)} of {len(own)} tensors do not fit, the "
+            f"first is {other[0]}, which is {have}; set --preset to the one of the weights"
         )
     new_layers = []
     taken = {key: own[key] if key in proposals else state[key] for key in own if key not in of_classes}
@@ -210,25 +215,27 @@ def start_from(detector: Detector, weights: LoadedWeights, name: str) -> Start:
 
 
 def _check_stride(ours: Config, theirs: Config, name: str) -> None:
-    """No shape shows which convolution has the stride, so that weights of the other kind would load and mean little."""
+    """Raise `CheckpointError` if the stride is in another convolution: no shape shows it, so the weights would load but
+    predict poorly.
+    """
     own, other = ours.backbone, theirs.backbone
     if isinstance(own, ResNet) and isinstance(other, ResNet) and own.stride_in != other.stride_in:
         raise CheckpointError(
-            f"the weights {name} are of another architecture: their ResNet has the stride in the {other.stride_in} "
-            f"convolution, this training's in the "
-            f"{own.stride_in}; add --backbone.stride-in {other.stride_in}"
+            f"the weights {name} belong to another architecture: their ResNet has the stride in the {other.stride_in} "
+            f"convolution, this training's in the {own.stride_in}; add --backbone.stride-in {other.stride_in}"
         )
 
 
 def class_rows(key: str, ours: Config, theirs: Config) -> dict[int, int] | None:
-    """Which rows of a class layer mean the same in both models (ours -> theirs); None if the layers cannot be compared.
+    """Map the rows of a class layer to the rows of the same class in the weights (ours -> theirs); None if the layers
+    cannot be compared.
 
-    Scores have the background last, masks have none. Box deltas have four rows a class, or four for all. A semantic map
-    that was derived from the instances has the background first; any other (COCO-Stuff) is the same only if it is as
-    large.
+    Class scores have the background last, masks have none. Box deltas have four rows for each class, or four for all.
+    Semantic maps derived from the instances have the background first; any other (COCO-Stuff) is taken as the same only
+    if it has as many classes.
     """
-    places = {theirs.classes.index(one): row for row, one in enumerate(ours.classes) if one in theirs.classes}
-    same = {row: old for old, row in places.items()}
+    indices = {theirs.classes.index(one): row for row, one in enumerate(ours.classes) if one in theirs.classes}
+    same = {row: old for old, row in indices.items()}
     if "semantic.logits." in key:
         if ours.semantic is None or theirs.semantic is None:
             return None

@@ -1,6 +1,4 @@
-"""Where guided anchoring should expect an object's center (Wang et al. 2019, section 3.2).
-
-Training of guided anchoring: where the centers are, which shape fits, then objectness and boxes of the guided
+"""Losses of guided anchoring (Wang et al. 2019, section 3.2): location, shape, then objectness and box of the guided
 anchors.
 """
 
@@ -24,20 +22,22 @@ NEGATIVE_WEIGHT = 0.1
 
 @dataclass(frozen=True)
 class LocationTargets:
-    """What is true of the locations of one level."""
+    """Targets of the location loss for one pyramid level."""
 
     center: Bool[Tensor, "B A"]
     weight: Float[Tensor, "B A"]
-    """1 at centers, 0 around them, 0.1 elsewhere."""
+    """1 at instance centers, 0 around them, 0.1 elsewhere."""
 
 
 def location_targets(
     truths: tuple[GroundTruth, ...], levels: list[GuidedScores], config: GuidedRPN
 ) -> list[LocationTargets]:
-    """Object by object in order: weight 0 within its ignored part, then a center of weight 1 within its central part.
+    """Compute the location targets of each level.
 
-    A later object's ignored part covers an earlier one's center. On the two neighbouring levels the ignored part takes
-    the weight where no object of that level wrote. Painted on the CPU: these are small rectangles on small maps.
+    For each instance in order: weight 0 within its ignored region, then a center of weight 1 within its central region.
+    A later instance's ignored region overwrites an earlier one's center. On the two neighboring levels, the ignored
+    region sets the weight to 0 where no instance of that level has set it. Runs on the CPU: the rectangles and maps are
+    small.
     """
     maps = [(len(truths), level.scores.height, level.scores.width) for level in levels]
     centers = [torch.zeros(size, dtype=torch.bool) for size in maps]
@@ -70,13 +70,15 @@ def location_targets(
 
 
 def levels_of(boxes: Float[Tensor, "M 4"], anchor_scale: float, count: int) -> Int[Tensor, " M"]:
-    """The level whose square is nearest in size, on a logarithmic scale."""
+    """Return the pyramid level whose anchor size is nearest to each box, on a logarithmic scale."""
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     return (side.log2() - math.log2(anchor_scale * PYRAMID_STRIDES[0]) + 0.5).floor().clamp(0, count - 1).long()
 
 
 def region(box: Float[Tensor, "4"], fraction: float, size: tuple[int, ...]) -> tuple[slice, slice]:
-    """Rows and columns of the central `fraction` of a box in cells: corners rounded half to even, both included."""
+    """Return the rows and columns of the central `fraction` of a box, in cells: corners are rounded half to even and
+    included.
+    """
     x1, y1, x2, y2 = box
     margin = (1 - fraction) / 2
     height, width = size
@@ -92,14 +94,14 @@ def region(box: Float[Tensor, "4"], fraction: float, size: tuple[int, ...]) -> t
 
 
 SHAPE_DRAW = 1
-"""The shape's sample is drawn apart from that of objectness."""
+"""Stream of random numbers for the shape's sample, separate from that of objectness."""
 LOCATIONS_PER_UNIT = 200
-"""The location loss is a sum over all locations divided by a 200th of their number: about as many as have a center."""
+"""The location loss is a sum over all locations divided by a 200th of their number, about the number of centers."""
 BOUNDED_IOU_BETA, BOUNDED_IOU_EPSILON = 0.2, 1e-3
 
 
 def guided_losses(head: GuidedHead, levels: list[GuidedScores], batch: Batch) -> dict[str, Term]:
-    """Location, shape, objectness and box terms of all levels and images."""
+    """Compute the location, shape, objectness and box terms over all levels and images."""
     anchors = torch.cat([head.anchors(level) for level in levels], 1)
     priors = prior_boxes(head.config, levels)
     inside = [locations_inside(head.config, levels, priors, size).nonzero().squeeze(1) for size in batch.sizes]
@@ -116,7 +118,7 @@ def guided_losses(head: GuidedHead, levels: list[GuidedScores], batch: Batch) ->
 
 
 def location_term(levels: list[GuidedScores], targets: list[LocationTargets]) -> Term:
-    """Focal loss (gamma 2, alpha 0.25) over all locations, those of the padding included."""
+    """Compute the focal loss (gamma 2, alpha 0.25) over all locations, including those of the padding."""
     total, count = levels[0].location.new_zeros(()), 0
     for level, target in zip(levels, targets, strict=True):
         each = sigmoid_focal_loss(level.location, target.center.to(level.location.dtype), alpha=0.25, gamma=2.0)
@@ -132,9 +134,9 @@ def shape_term(
     config: GuidedRPN,
     batch: Batch,
 ) -> Term:
-    """Bounded-IoU loss between the guided anchors and the objects that one of their locations' boxes would fit.
+    """Compute the bounded-IoU loss between guided anchors and the instances that a prior box of their location matches.
 
-    Its weight is 1, as in the code of the original; the text of the paper (Wang et al. 2019) says lambda_2 = 0.1.
+    Its weight is 1, as in mmdetection; the paper (Wang et al. 2019) gives lambda_2 = 0.1.
     """
     total, count = anchors.sum() * 0, 0
     for i, (truth, seed) in enumerate(zip(batch.truths, batch.seeds, strict=True)):
@@ -150,21 +152,21 @@ def shape_term(
 
 
 def bounded_iou_loss(predicted: Float[Tensor, "N 4"], target: Float[Tensor, "N 4"]) -> Float[Tensor, ""]:
-    """Sum over boxes and x, y, w, h of SmoothL1 of 1 - the IoU that this coordinate alone allows (Tychsen-Smith and
+    """Sum, over boxes and x, y, w, h, SmoothL1 of 1 - the IoU if only this coordinate differed (Tychsen-Smith and
     Petersson 2018).
     """
-    size, wanted = predicted[:, 2:] - predicted[:, :2], target[:, 2:] - target[:, :2]
+    size, target_size = predicted[:, 2:] - predicted[:, :2], target[:, 2:] - target[:, :2]
     apart = (
         target[:, :2] + target[:, 2:] - predicted[:, :2] - predicted[:, 2:]
     ).abs()  # twice the distance of the centers
-    place = 1 - ((wanted - apart) / (wanted + apart + BOUNDED_IOU_EPSILON)).clamp(min=0)
-    extent = 1 - torch.minimum(wanted / (size + BOUNDED_IOU_EPSILON), size / (wanted + BOUNDED_IOU_EPSILON))
-    z = torch.cat([place, extent], 1)
+    position = 1 - ((target_size - apart) / (target_size + apart + BOUNDED_IOU_EPSILON)).clamp(min=0)
+    extent = 1 - torch.minimum(target_size / (size + BOUNDED_IOU_EPSILON), size / (target_size + BOUNDED_IOU_EPSILON))
+    z = torch.cat([position, extent], 1)
     return torch.where(z < BOUNDED_IOU_BETA, z.square() / (2 * BOUNDED_IOU_BETA), z - BOUNDED_IOU_BETA / 2).sum()
 
 
 def prior_boxes(config: GuidedRPN, levels: list[GuidedScores]) -> list[Float[Tensor, "A 4"]]:
-    """For each scale of an octave and each ratio, its box at every location of all levels."""
+    """Return, for each scale of an octave and each ratio, the box at every location of all levels."""
     boxes = []
     for i in range(config.scales_per_octave):
         scale = config.anchor_scale * 2 ** (i / config.scales_per_octave)
@@ -182,8 +184,8 @@ def _at_all(level: GuidedScores, scale: float, ratio: float) -> Float[Tensor, "A
 def best_iou(
     objects: Float[Tensor, "M 4"], priors: list[Float[Tensor, "A 4"]], inside: Int[Tensor, " I"]
 ) -> Float[Tensor, "M I"]:
-    """The best of a location's boxes for each object; box by box, since all at once would take nine times the
-    memory.
+    """Return the best IoU of a location's prior boxes with each instance; computed box by box, since all at once would
+    need nine times the memory.
     """
     best = iou(objects, priors[0][inside])
     for boxes in priors[1:]:
@@ -194,7 +196,7 @@ def best_iou(
 def locations_inside(
     config: GuidedRPN, levels: list[GuidedScores], priors: list[Float[Tensor, "A 4"]], size: Int[Tensor, "2"]
 ) -> Bool[Tensor, " A"]:
-    """Which locations are trained for an image of this (height, width)."""
+    """Return which locations are trained for an image of this (height, width)."""
     if config.anchors_inside == "cells":
         return cells_inside([level.scores for level in levels], size)
     return torch.stack([wholly_inside(boxes, size) for boxes in priors]).any(0)

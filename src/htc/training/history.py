@@ -1,4 +1,4 @@
-"""The evaluations of a run: `history.json`, `validation.csv`, and curves."""
+"""The evaluation history of a run: `history.json`, `validation.csv`, and curves."""
 
 import csv
 import io
@@ -20,38 +20,38 @@ CURVES_SHOWN = {
     "box AP50": ("bbox", "AP50"),
 }
 NO_METRICS = ("epoch", "step", "losses")
-"""What a history entry holds beside its metrics."""
+"""Keys of a history entry that are not metrics."""
 
 
 def precision(entry: dict[str, Any]) -> float:
-    """The number that a training is judged by: mask AP, or box AP where there are no masks; 0..1, -1 undefined."""
+    """Return the metric that selects the best model: mask AP, or box AP without masks; 0..1, -1 if undefined."""
     return entry.get("segm", entry["bbox"])["AP"]
 
 
 def evaluations_since_best(history: Sequence[dict[str, Any]]) -> int:
-    """How many evaluations have not been better than the best before them; 0 while nothing can be measured."""
+    """Return the number of evaluations since the best one; 0 while AP is undefined."""
     values = [precision(entry) for entry in history]
     return 0 if max(values) < 0 else len(values) - 1 - values.index(max(values))
 
 
 def best_of(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The entry of the best evaluation: the one that was kept."""
+    """Return the entry of the best evaluation, whose weights were kept."""
     return history[-1 - evaluations_since_best(history)]
 
 
 def row_metrics(entry: dict[str, Any]) -> MetricValues:
-    """The metrics alone of a history entry."""
+    """Return only the metrics of a history entry."""
     return {kind: values for kind, values in entry.items() if kind not in NO_METRICS}
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """What `Validation` wrote; empty before the first evaluation."""
+    """Read the history that `Validation` wrote; empty before the first evaluation."""
     path = folder / HISTORY
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def flat(entry: dict[str, Any]) -> dict[str, float]:
-    """A history entry as one row: `segm.AP`, `per_class.cat.segm`, `losses.stage1.mask`, `losses.total`, ..."""
+    """Flatten a history entry to one row: `segm.AP`, `per_class.cat.segm`, `losses.stage1.mask`, `losses.total`, ..."""
     row: dict[str, float] = {"epoch": entry["epoch"], "step": entry["step"]}
     for kind, values in row_metrics(entry).items():
         for name, value in values.items():
@@ -67,7 +67,7 @@ def flat(entry: dict[str, Any]) -> dict[str, float]:
 
 
 def write_table(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    """The history as CSV, a row an evaluation."""
+    """Write the history as CSV, one row for each evaluation."""
     rows = [flat(entry) for entry in history]
     names = dict.fromkeys(name for row in rows for name in row)
     text = io.StringIO()
@@ -78,16 +78,16 @@ def write_table(path: Path, history: Sequence[dict[str, Any]]) -> None:
 
 
 def draw_curves(folder: Path) -> None:
-    """`curves/losses.png` and `curves/average_precision.png` from the record and history of a run's folder."""
+    """Draw `curves/losses.png` and `curves/average_precision.png` from the losses and history of a run folder."""
     steps, losses = read_losses(folder / LOSSES)
     history = read_history(folder)
-    measured = [entry for entry in history if "losses" in entry]
+    with_losses = [entry for entry in history if "losses" in entry]
     validation = {
-        name: [entry["losses"].get(name, 0.0) for entry in measured]
-        for name in (measured[-1]["losses"] if measured else ())
+        name: [entry["losses"].get(name, 0.0) for entry in with_losses]
+        for name in (with_losses[-1]["losses"] if with_losses else ())
     }
     curves = folder / CURVES_FOLDER
-    draw_losses(curves / "losses.png", steps, losses, [entry["step"] - 1 for entry in measured], validation)
+    draw_losses(curves / "losses.png", steps, losses, [entry["step"] - 1 for entry in with_losses], validation)
     draw_average_precision(curves / "average_precision.png", [entry["epoch"] for entry in history], _series(history))
 
 

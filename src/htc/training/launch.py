@@ -1,8 +1,7 @@
 """Train in several processes on this machine, and do work in the first process only.
 
-`run_in_processes` starts one process a device and passes their events and errors on to the process that called; under
-torchrun and srun the processes exist already. Imports torch only where the processes meet: the process that starts the
-others does not need it.
+`run_in_processes` starts one process for each device and forwards their events and errors to the calling process;
+under torchrun and srun the processes already exist. The process that starts the others does not import torch.
 """
 
 import multiprocessing
@@ -25,18 +24,18 @@ from htc.training.events import Listener
 
 _T = TypeVar("_T")
 RANK = "htc rank"
-"""The names of the processes begin so."""
+"""Prefix of the process names."""
 PATIENCE = 30.0
-"""Seconds for a process to report its own error, after another one only reported that there is one."""
+"""Seconds to wait for the error itself after another process reported only that one occurred."""
 
 
 def run_in_processes(job: Callable[[Listener], _T], devices: int, nodes: int, listener: Listener) -> _T:
-    """The result of `job(listener)` in the first of `devices` processes here, which are part of `nodes` machines.
+    """Run `job(listener)` in `devices` processes on each of `nodes` machines and return the result of the first one.
 
-    Events of the first process come to `listener`. When one process fails, the others are terminated and its error is
-    raised. An interruption or SIGTERM is passed on to all, which write their checkpoint, and is then raised here.
-    Raises `ConfigError` if there are several machines and the environment does not tell which one this is, and
-    `TrainingError` for a process that ended without an error.
+    Events of the first process go to `listener`. If a process fails, the others are terminated and its error is raised.
+    An interruption or SIGTERM is forwarded to all processes, which write their checkpoint, and is then raised here.
+    Raises `ConfigError` if there are several machines and the environment does not define this one's rank, and
+    `TrainingError` for a process that ended without reporting an error.
     """
     check_not_imported_by_rank()
     group: _Group[_T] = _Group(job, devices, nodes, listener)
@@ -52,7 +51,7 @@ def run_in_processes(job: Callable[[Listener], _T], devices: int, nodes: int, li
 
 
 def check_can_be_sent(options: Mapping[str, Any], callbacks: Sequence[Any], loggers: Sequence[Any]) -> None:
-    """Raise `ConfigError` that names every object which cannot be sent to another process."""
+    """Raise a `ConfigError` that names every object that cannot be pickled for another process."""
     named = {
         **options,
         **{f"callback {type(one).__name__}": one for one in callbacks},
@@ -61,11 +60,13 @@ def check_can_be_sent(options: Mapping[str, Any], callbacks: Sequence[Any], logg
     refused = {name: reason for name, value in named.items() if (reason := _not_sent(value)) is not None}
     if refused:
         listed = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-        raise ConfigError(f"several processes need picklable objects, and these are not: {listed}. Or use devices=1")
+        raise ConfigError(
+            f"several processes need picklable objects, and these are not: {listed}. Change them, or use devices=1"
+        )
 
 
 def _not_sent(value: Any) -> str | None:
-    """Why a value cannot be sent to another process; None if it can."""
+    """Return the reason why a value cannot be sent to another process; None if it can."""
     try:
         content = pickle.dumps(value)
     except Exception as error:
@@ -77,7 +78,7 @@ def _not_sent(value: Any) -> str | None:
 
 
 def check_not_imported_by_rank() -> None:
-    """Raise `ConfigError` where a process of a training runs the script that started it, as it imports its classes."""
+    """Raise `ConfigError` if a training process runs the script that started it, which it imports for its classes."""
     if multiprocessing.current_process().name.startswith(RANK):
         raise ConfigError(
             "each process of a training with several devices imports this script: put the call of htc.train under "
@@ -86,10 +87,10 @@ def check_not_imported_by_rank() -> None:
 
 
 def on_first_process(device: str, work: Callable[[], _T]) -> _T:
-    """The result of `work`, which the first process alone runs, in every process; a single process just runs it.
+    """Run `work` on the first process only and return its result on every process.
 
-    Several processes meet first, on `device` (`auto`, `cpu`, `cuda`). Raises what `htc.training.distributed.by_first`
-    raises.
+    Several processes first join their process group, on `device` (`auto`, `cpu`, `cuda`). Raises what
+    `htc.training.distributed.by_first` raises.
     """
     if here().ranks == 1:
         return work()
@@ -102,7 +103,7 @@ def on_first_process(device: str, work: Callable[[], _T]) -> _T:
 
 @dataclass
 class _Rank:
-    """One process as its parent sees it."""
+    """A child process and what it has sent to its parent."""
 
     process: BaseProcess
     messages: Connection
@@ -123,7 +124,7 @@ class _Group(Generic[_T]):
     terminated: bool = False
 
     def __post_init__(self) -> None:
-        words = {
+        shared = {
             **_meeting_point(self.nodes),
             "WORLD_SIZE": str(self.devices * self.nodes),
             "LOCAL_WORLD_SIZE": str(self.devices),
@@ -132,15 +133,15 @@ class _Group(Generic[_T]):
         context = multiprocessing.get_context("spawn")
         for local in range(self.devices):
             rank = node * self.devices + local
-            own = {**words, "RANK": str(rank), "LOCAL_RANK": str(local), "GROUP_RANK": str(node)}
+            own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(local), "GROUP_RANK": str(node)}
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=_run_rank, args=(self.job, own, sender), name=f"{RANK} {rank}")
             process.start()
-            sender.close()  # this copy; the process has its own, whose end tells that it has ended
+            sender.close()  # the parent's copy: when the child's own copy closes, the child has ended
             self.ranks.append(_Rank(process, receiver))
 
     def follow(self) -> None:
-        """Pass events on until all have ended; terminates the others when one fails."""
+        """Forward events until all processes have ended; terminate the others when one fails."""
         while running := [rank for rank in self.ranks if not rank.ended]:
             failed = [rank for rank in self.ranks if rank.error is not None]
             elsewhere = bool(failed) and all(isinstance(rank.error, ReportedElsewhereError) for rank in failed)
@@ -155,7 +156,7 @@ class _Group(Generic[_T]):
                 self._send(signal.SIGTERM)
 
     def pass_on(self, number: signal.Signals) -> None:
-        """Send a signal to all and wait: each writes its checkpoint. A second Ctrl-C is passed on too."""
+        """Send a signal to all processes and wait until each has written its checkpoint. Forwards a second Ctrl-C."""
         self._send(number)
         while any(not rank.ended for rank in self.ranks):
             try:
@@ -166,7 +167,7 @@ class _Group(Generic[_T]):
                 self._send(signal.SIGINT)
 
     def result(self) -> _T:
-        """That of the first process; raises the error of the first that failed."""
+        """Return the result of the first process, or raise the first error."""
         errors = [rank.error for rank in self.ranks if rank.error is not None]
         own = [error for error in errors if not isinstance(error, ReportedElsewhereError)]
         if errors:
@@ -174,15 +175,15 @@ class _Group(Generic[_T]):
         return self.ranks[0].result
 
     def _receive(self, rank: _Rank) -> None:
-        """One message of a process, or its end."""
+        """Receive one message of a process, or notice its end."""
         try:
             kind, value = rank.messages.recv()
         except (EOFError, OSError, pickle.UnpicklingError):  # the last if an interruption cut a message in two
             rank.ended = True
             rank.process.join()
             if rank.result is None and rank.error is None:
-                known = any(other.error is not None for other in self.ranks)
-                rank.error = ReportedElsewhereError("terminated") if known else _sudden_end(rank.process)
+                failed_elsewhere = any(other.error is not None for other in self.ranks)
+                rank.error = ReportedElsewhereError("terminated") if failed_elsewhere else _sudden_end(rank.process)
             return
         if kind == "event":
             self.listener(value)
@@ -205,13 +206,15 @@ def _sudden_end(process: BaseProcess) -> BaseException:
         cause += ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
     else:
         cause = f"ended with exit code {code}; its own message is above"
-    return TrainingError(f"{process.name.removeprefix('htc ')} of the training {cause}. To continue: resume")
+    return TrainingError(
+        f"{process.name.removeprefix('htc ')} of the training {cause}. Resume the training to continue"
+    )
 
 
 def _run_rank(job: Callable[[Listener], Any], environment: Mapping[str, str], messages: Connection) -> None:
-    """The whole life of one process: do the job, and send events, the result or the error to the parent."""
+    """Entry point of a child process: run the job and send events, the result or the error to the parent."""
     if os.name == "posix":
-        os.setsid()  # Ctrl-C comes to the parent alone, which passes it on: each process gets it once
+        os.setsid()  # Ctrl-C reaches only the parent, which forwards it: each process receives it once
     os.environ |= environment
     multiprocessing.current_process().name = f"rank {environment['RANK']}"
     signal.signal(signal.SIGTERM, _terminated)
@@ -227,7 +230,7 @@ def _terminated(_number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def _reported(messages: Connection) -> Iterator[None]:
-    """Send an error of the block to the parent; what is no error of ours keeps its traceback on standard error."""
+    """Send an error of the block to the parent; an unexpected exception keeps its traceback on standard error."""
     try:
         yield
     except HTCError as error:
@@ -245,6 +248,7 @@ def _meeting_point(nodes: int) -> dict[str, str]:
     if missing:
         raise ConfigError(
             f"--nodes {nodes} needs {', '.join(missing)} in the environment: the first machine's address, a free port "
-            f"there, and which machine this is (0, 1, ...); or start `htc train` by torchrun or srun, which set them"
+            f"there, and the index of this machine (0, 1, ...); or start `htc train` with torchrun or srun, which set "
+            f"them"
         )
     return {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT")}

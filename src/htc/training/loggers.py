@@ -1,4 +1,4 @@
-"""The loggers of a training by name (TensorBoard, Weights & Biases, MLflow), or Lightning's own objects.
+"""Experiment loggers of a training, by name (TensorBoard, Weights & Biases, MLflow) or as Lightning loggers.
 
 A resumed training continues their runs: `loggers.json` in the run folder holds the id of each logger's run and how many
 steps and evaluations it has received. Importing this module imports neither torch, Lightning nor any of the loggers.
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 PROJECT = "htc"
-"""W&B's project, MLflow's experiment."""
+"""Name of the W&B project and of the MLflow experiment."""
 RECORD, TENSORBOARD, DATABASE = "loggers.json", "tensorboard", "mlflow.db"
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """A logger's run and what it has received: an entry of `loggers.json`."""
+    """A logger's run and how much it has received: an entry of `loggers.json`."""
 
     run: str
-    """Its id there."""
+    """The id of the run in the logger."""
     steps: int = 0
-    """The optimizer steps before this one are logged."""
+    """All optimizer steps before this one are logged."""
     evaluated: int = 0
-    """The evaluations after up to so many steps are logged."""
+    """All evaluations up to this step are logged."""
     active: bool = True
     """Whether the latest process of the training logged to it."""
     ended: bool = False
@@ -52,26 +52,26 @@ class OpenLogger:
     logger: "Logger"
     logged: LoggedRun
     is_new: bool
-    """Whether the run folder did not know its run: hyperparameters are logged then."""
+    """Whether the run is new to this run folder; hyperparameters are logged then."""
     note: str | None = None
-    """Where to see what is logged."""
+    """Where the user can view the log."""
 
     @property
     def is_ours(self) -> bool:
-        """Whether it was given by name."""
+        """Whether the user gave the logger by name."""
         return self.name in LOGGERS
 
 
 @dataclass(frozen=True)
 class Reached:
-    """How far the record and the history of a run folder reach, and the checkpoint from which the run is resumed."""
+    """The last step in the losses and the history of a run folder, and that of the checkpoint to resume from."""
 
     steps: int = 0
-    """Steps in `losses.csv`, those after the checkpoint included."""
+    """Number of steps in `losses.csv`, including those after the checkpoint."""
     evaluated: int = 0
-    """Steps before the last evaluation in `history.json`; 0 without any."""
+    """Steps before the last evaluation in `history.json`; 0 without evaluations."""
     resumed: int | None = None
-    """Steps done in the checkpoint; None for a new training."""
+    """Number of steps in the checkpoint; None for a new training."""
 
 
 def check_loggers(loggers: Sequence["str | Logger"]) -> None:
@@ -90,7 +90,7 @@ def check_loggers(loggers: Sequence["str | Logger"]) -> None:
         if name not in LOGGERS:
             near = get_close_matches(name, LOGGERS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise ConfigError(f"there is no logger {name!r}; {hint}The loggers are {', '.join(LOGGERS)}")
+            raise ConfigError(f"unknown logger {name!r}; {hint}The loggers are {', '.join(LOGGERS)}")
         missing = [package for package in _packages(name) if not _is_installed(package)]
         if missing:
             raise ConfigError(
@@ -102,17 +102,17 @@ def check_loggers(loggers: Sequence["str | Logger"]) -> None:
 
 def _packages(name: str) -> tuple[str, ...]:
     if name == "mlflow" and not os.environ.get(TRACKING_URI):
-        return ("mlflow", "sqlalchemy", "alembic")  # a tracking server needs the first alone
+        return ("mlflow", "sqlalchemy", "alembic")  # with a tracking server, the first is enough
     return (name,)
 
 
 def _is_installed(package: str) -> bool:
     spec = find_spec(package)
-    return spec is not None and spec.origin is not None  # W&B leaves folders called wandb, which are no package
+    return spec is not None and spec.origin is not None  # W&B creates folders named wandb, which are not the package
 
 
 def _has_account() -> bool:
-    """Whether W&B can upload, or need not. Otherwise it would ask at a terminal, which a training must not wait for."""
+    """Return whether W&B can upload, or works offline. Otherwise it would prompt, and the training would wait."""
     import wandb
 
     online = wandb.setup(wandb.Settings(silent=True)).settings.mode == "online"
@@ -121,13 +121,13 @@ def _has_account() -> bool:
 
 @contextmanager
 def opened_loggers(loggers: Sequence["str | Logger"], folder: Path, reached: Reached) -> Iterator[list[OpenLogger]]:
-    """Open the loggers of the training in `folder`, continue their runs where it is resumed, and end them afterwards.
+    """Open the loggers of the training in `folder`, continue their runs if it is resumed, and close them at the end.
 
     Only the first process of a training may call it. TensorBoard writes into `folder/tensorboard`; W&B into
     `folder/wandb`; MLflow to `MLFLOW_TRACKING_URI`, else into `folder/mlflow.db`.
 
     Raises:
-        ConfigError: for what `check_loggers` refuses, something that is no logger, or a service that refuses the run.
+        ConfigError: if `check_loggers` raises it, if an object is not a logger, or if a service refuses the run.
         DataError: for a damaged `loggers.json`.
         OutputError: for a folder or database that cannot be written to.
     """
@@ -154,7 +154,7 @@ def opened_loggers(loggers: Sequence["str | Logger"], folder: Path, reached: Rea
             with stack.pop_all():
                 yield opened
         finally:  # after the loggers are closed
-            with suppress(OutputError):  # of a full disk, which ends the training by itself
+            with suppress(OutputError):  # a full disk ends the training with its own error
                 _write_record(folder, {name: replace(one, ended=one.active) for name, one in record.items()})
 
 
@@ -163,7 +163,7 @@ def _write_record(folder: Path, record: Mapping[str, LoggedRun]) -> None:
 
 
 def read_record(folder: Path) -> dict[str, LoggedRun]:
-    """The entries of `loggers.json` by name; none without the file. Raises `DataError` if it is damaged."""
+    """Read `loggers.json` (logger name -> entry); empty without the file. Raises `DataError` if it is damaged."""
     path = folder / RECORD
     if not path.exists():
         return {}
@@ -181,9 +181,9 @@ def read_record(folder: Path) -> dict[str, LoggedRun]:
 
 
 def _as_of(reached: Reached, known: Mapping[str, LoggedRun]) -> dict[str, LoggedRun]:
-    """The entries with what the latest process logged before it ended.
+    """Update the entries with what the latest process logged before it ended.
 
-    W&B buffers: of a process that was killed it has an unknown part, so all that is trained again is logged again.
+    W&B buffers, so after a kill it is unknown what was uploaded: repeated steps are then logged again.
     """
     return {
         name: LoggedRun(one.run, max(one.steps, reached.steps), max(one.evaluated, reached.evaluated))
@@ -194,7 +194,7 @@ def _as_of(reached: Reached, known: Mapping[str, LoggedRun]) -> dict[str, Logged
 
 
 def _own(logger: "Logger", known: Mapping[str, LoggedRun]) -> OpenLogger:
-    """A user's own logger: the same name and version are the same run."""
+    """Wrap the user's own logger; equal names and versions count as the same run."""
     if logger.version is None:
         return OpenLogger("", logger, LoggedRun(""), is_new=True)
     run = f"{logger.name}/{logger.version}"
@@ -204,7 +204,7 @@ def _own(logger: "Logger", known: Mapping[str, LoggedRun]) -> OpenLogger:
 
 @contextmanager
 def _opened(name: str, folder: Path, known: LoggedRun | None, reached: Reached) -> Iterator[OpenLogger]:
-    """One of our loggers; what its library raises on the way becomes an error of ours."""
+    """Open a logger given by name; exceptions of its library become `OutputError`."""
     with ExitStack() as stack:
         try:
             with _quiet():
@@ -214,18 +214,18 @@ def _opened(name: str, folder: Path, known: LoggedRun | None, reached: Reached) 
             stored = f" (its run {known.run} is named in {folder / RECORD})" if known is not None else ""
             raise OutputError(f"the logger {name} cannot be opened{stored}: {' '.join(str(error).split())}") from error
         logged = known if known is not None else LoggedRun(run)
-        if name == TENSORBOARD and reached.resumed is not None:  # which dropped everything behind the checkpoint
+        if name == TENSORBOARD and reached.resumed is not None:  # it has dropped everything after the checkpoint
             logged = LoggedRun(run, 0, min(logged.evaluated, reached.evaluated, reached.resumed))
         yield OpenLogger(name, logger, logged, known is None, note)
 
 
 Opened = tuple["Logger", str, str]
-"""A logger, the id of its run, and where to see it."""
+"""A logger, the id of its run, and where the user can view it."""
 
 
 @contextmanager
 def _tensorboard(folder: Path, _run: str | None, resumed: int | None) -> Iterator[Opened]:
-    """Event files in the run folder; of a resumed run, points behind the checkpoint are purged."""
+    """Write event files into the run folder; for a resumed run, steps after the checkpoint are purged."""
     from lightning.pytorch.loggers import TensorBoardLogger
 
     logger = TensorBoardLogger(folder, name=TENSORBOARD, version="", default_hp_metric=False, purge_step=resumed)
@@ -238,14 +238,14 @@ def _tensorboard(folder: Path, _run: str | None, resumed: int | None) -> Iterato
 
 @contextmanager
 def _wandb(folder: Path, run: str | None, _resumed: int | None) -> Iterator[Opened]:
-    """A run of W&B; one that the user has started in this process, such as a sweep's, is taken and left open."""
+    """Open a W&B run; a run that the user has started in this process, such as a sweep's, is used and left open."""
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
     if wandb.run is not None:
         yield WandbLogger(experiment=wandb.run), wandb.run.id, f"W&B: the open run {wandb.run.id}"
         return
-    # Not by Lightning, which passes `anonymous`: W&B warns of it whatever its value.
+    # Not through Lightning, which passes `anonymous`: W&B warns about any value of it.
     opened = wandb.init(
         project=PROJECT,
         name=folder.absolute().name,
@@ -267,7 +267,7 @@ def _wandb(folder: Path, run: str | None, _resumed: int | None) -> Iterator[Open
 
 @contextmanager
 def _mlflow(folder: Path, run: str | None, _resumed: int | None) -> Iterator[Opened]:
-    """A run of MLflow's experiment `htc`. MLflow is left with the tracking URI it had."""
+    """Open a run of the MLflow experiment `htc`; afterwards MLflow has its earlier tracking URI again."""
     import mlflow
     from lightning.pytorch.loggers import MLFlowLogger
 
@@ -277,7 +277,7 @@ def _mlflow(folder: Path, run: str | None, _resumed: int | None) -> Iterator[Ope
     try:
         logger = MLFlowLogger(
             PROJECT, folder.absolute().name, before or own, artifact_location=artifacts, run_id=run
-        )  # its `experiment` sets the tracking URI of the process, and of those it starts
+        )  # its `experiment` sets the tracking URI of this process and of its child processes
         opened = logger.run_id
         assert opened is not None
         if run is not None:
@@ -292,18 +292,18 @@ LOGGERS: Mapping[str, Callable[[Path, str | None, int | None], AbstractContextMa
     "wandb": _wandb,
     "mlflow": _mlflow,
 }
-"""By name: (run folder, id of the run to continue, steps done in the checkpoint of a resumed training) -> logger."""
+"""Name -> function of (run folder, id of the run to continue, steps in the checkpoint to resume from)."""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps notes on databases and experiments that are made out of the user's terminal."""
-    chatty = [logging.getLogger(name) for name in ("mlflow.store", "alembic", "lightning.pytorch")]
-    levels = [one.level for one in chatty]
-    for one in chatty:
+    """Suppress log messages about new databases and experiments."""
+    library_loggers = [logging.getLogger(name) for name in ("mlflow.store", "alembic", "lightning.pytorch")]
+    levels = [one.level for one in library_loggers]
+    for one in library_loggers:
         one.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for one, level in zip(chatty, levels, strict=True):
+        for one, level in zip(library_loggers, levels, strict=True):
             one.setLevel(level)

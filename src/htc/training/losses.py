@@ -1,6 +1,6 @@
-"""The terms of Eq. 7 and of the region proposal network.
+"""The loss terms of Eq. 7 and of the region proposal network.
 
-Each is a sum and the count it is averaged over, so that ranks can average over all of them.
+Each term is a sum and the count to divide it by, so that several processes can average over all their samples.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from htc.training.sampling import RPN_DRAW, balanced, generator, match
 from htc.types import Batch
 
 SEMANTIC_PADDING = 255
-"""What `Batch.semantic` holds beyond an image, whichever value its own unlabelled pixels have."""
+"""Value of `Batch.semantic` in the padding of an image; independent of the value of unlabelled pixels."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Term:
     weight: float = 1.0
 
     def average(self) -> Float[Tensor, ""]:
-        """The weighted mean; 0 (with a gradient of zeros) where nothing was counted."""
+        """Return the weighted mean; 0 (with a gradient of zeros) if the count is 0."""
         return self.total * self.weight / self.count.clamp(min=1)
 
 
 def averages(terms: Mapping[str, Term], over: Literal["global", "rank"]) -> dict[str, Float[Tensor, ""]]:
-    """The weighted mean of every term; every process has the same terms.
+    """Compute the weighted mean of every term; all processes must pass the same terms.
 
-    Data-parallel training averages the gradients of n processes. `global`: each divides by the count over all of them,
-    times n, so that the average is the gradient of one process that has all the images. `rank`: each divides by its
-    own count, as the original does: a process with few objects gives each of them more weight.
+    Data-parallel training averages the gradients of n processes. `global`: each process divides by the count over all
+    processes and multiplies by n, so that the average equals the gradient of one process with all images. `rank`: each
+    process divides by its own count, as mmdetection does: the fewer instances a process has, the more weight each gets.
     """
     processes = dist.get_world_size() if dist.is_initialized() else 1
     if over == "rank" or processes == 1:
@@ -55,24 +55,26 @@ def averages(terms: Mapping[str, Term], over: Literal["global", "rank"]) -> dict
 def box_loss(
     predicted: Float[Tensor, "N 4"], target: Float[Tensor, "N 4"], kind: BoxLoss, beta: float
 ) -> Float[Tensor, ""]:
-    """Sum over boxes and coordinates of SmoothL1 or L1."""
+    """Sum SmoothL1 or L1 over boxes and coordinates."""
     if kind == "l1":
         return F.l1_loss(predicted, target, reduction="sum")
     return F.smooth_l1_loss(predicted, target, beta=beta, reduction="sum")
 
 
 def class_loss(logits: Float[Tensor, "N classes"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Sum of cross-entropies."""
+    """Sum the cross-entropies."""
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
 def mask_loss(logits: Float[Tensor, "N S S"], targets: Float[Tensor, "N S S"]) -> Float[Tensor, ""]:
-    """Sum over the regions of each one's mean binary cross-entropy; 0 without any."""
+    """Sum the mean binary cross-entropy of each RoI's mask; 0 without RoIs."""
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").flatten(1).mean(1).sum()
 
 
 def semantic_loss(logits: Float[Tensor, "B classes H W"], target: UInt8[Tensor, "B h w"], config: Semantic) -> Term:
-    """Cross-entropy at stride 8 against the top-left pixel of each 8 x 8 block; `ignore` and padding say nothing."""
+    """Compute the cross-entropy at stride 8 against the top-left pixel of each 8 x 8 block; `ignore` and padding are
+    excluded.
+    """
     labels = target[:, ::SEMANTIC_STRIDE, ::SEMANTIC_STRIDE].long()
     labels = labels.masked_fill(labels == config.ignore, SEMANTIC_PADDING)
     total = F.cross_entropy(logits, labels, ignore_index=SEMANTIC_PADDING, reduction="sum")
@@ -85,7 +87,7 @@ CELL_ROUNDING = 32
 
 
 def rpn_losses(head: ProposalHead, levels: list[LevelScores], batch: Batch) -> dict[str, Term]:
-    """Objectness and box terms over the sampled anchors of all levels and images."""
+    """Compute the objectness and box terms over the sampled anchors of all levels and images."""
     logits = torch.cat([level.logits for level in levels], 1)
     deltas = torch.cat([level.deltas for level in levels], 1)
     anchors = torch.cat([head.anchors(level) for level in levels])
@@ -102,24 +104,26 @@ def sampled_losses(
     config: RPN | GuidedRPN,
     batch: Batch,
 ) -> dict[str, Term]:
-    """Objectness and box terms over a sample of each image's anchors, chosen among those at the indices `inside`.
+    """Compute the objectness and box terms over anchors sampled for each image among the indices `inside`.
 
-    Both are divided by the number of sampled anchors, where an image counts at least one positive and one negative.
+    Both are divided by the number of sampled anchors; each image counts as at least one positive and one negative.
     """
     class_total, box_total, count = logits.sum() * 0, deltas.sum() * 0, 0
     for i, (truth, seed) in enumerate(zip(batch.truths, batch.seeds, strict=True)):
-        among = inside[i]
+        candidates = inside[i]
         matched = match(
-            iou(truth.boxes, anchors[i][among]), config.positive_iou, config.negative_iou, config.negative_iou
+            iou(truth.boxes, anchors[i][candidates]), config.positive_iou, config.negative_iou, config.negative_iou
         )
         positive, negative = balanced(matched, config.samples, config.positive_fraction, generator(seed, RPN_DRAW))
         count += max(len(positive), 1) + max(len(negative), 1)
-        sampled = among[torch.cat([positive, negative])]
+        sampled = candidates[torch.cat([positive, negative])]
         target = torch.zeros(len(sampled), device=logits.device)
         target[: len(positive)] = 1
         class_total = class_total + F.binary_cross_entropy_with_logits(logits[i, sampled], target, reduction="sum")
-        wanted = encode(anchors[i][among[positive]], truth.boxes[matched[positive]], stds)
-        box_total = box_total + box_loss(deltas[i][among[positive]], wanted, config.box_loss, config.box_loss_beta)
+        target_deltas = encode(anchors[i][candidates[positive]], truth.boxes[matched[positive]], stds)
+        box_total = box_total + box_loss(
+            deltas[i][candidates[positive]], target_deltas, config.box_loss, config.box_loss_beta
+        )
     return {
         "rpn.class": Term(class_total, class_total.new_tensor(count)),
         "rpn.box": Term(box_total, box_total.new_tensor(count)),
@@ -129,8 +133,8 @@ def sampled_losses(
 def anchors_inside(
     head: ProposalHead, levels: list[LevelScores], anchors: Float[Tensor, "A 4"], size: Int[Tensor, "2"]
 ) -> Bool[Tensor, " A"]:
-    """Which anchors are trained for an image of this (height, width); those that only the batch's padding made
-    never are.
+    """Return which anchors are trained for an image of this (height, width); anchors in the batch's padding never
+    are.
     """
     if head.config.anchors_inside == "picture":
         return wholly_inside(anchors, size)
@@ -138,13 +142,15 @@ def anchors_inside(
 
 
 def wholly_inside(anchors: Float[Tensor, "A 4"], size: Int[Tensor, "2"]) -> Bool[Tensor, " A"]:
-    """Boxes that do not cross the border of an image of this (height, width)."""
+    """Return which boxes lie entirely inside an image of this (height, width)."""
     height, width = size.unbind()
     return (anchors[:, 0] >= 0) & (anchors[:, 1] >= 0) & (anchors[:, 2] < width) & (anchors[:, 3] < height)
 
 
 def cells_inside(levels: list[LevelScores], size: Int[Tensor, "2"], anchors: int = 1) -> Bool[Tensor, " A"]:
-    """All `anchors` of each cell that starts inside this (height, width), rounded up to 32."""
+    """Return which anchors (`anchors` for each cell) belong to a cell that starts inside this (height, width), rounded
+    up to 32.
+    """
     height, width = size.unbind()
     rows, columns = (torch.ceil(side / CELL_ROUNDING) * CELL_ROUNDING for side in (height, width))
     flags = []

@@ -1,4 +1,4 @@
-"""Logs losses, evaluations and hyperparameters of a training to its loggers, each step once also after a resume."""
+"""Log losses, evaluations and hyperparameters of a training to its loggers, each step once, also after a resume."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,16 +20,16 @@ from htc.training.loggers import RECORD, OpenLogger, Reached, opened_loggers
 from htc.training.record import StepTerms, steps_recorded
 
 SHOWN = ("segm/AP", "bbox/AP")
-"""Metrics beside the hyperparameters in TensorBoard's table of runs."""
+"""Metrics in TensorBoard's table of hyperparameters."""
 REFUSED_BY_MLFLOW = re.compile(r"[^A-Za-z0-9_. -]")
 
 
 class MetricLog(Callback):
-    """Logs what `LossRecord` and `Validation` record: place it behind them.
+    """Callback that logs what `LossRecord` and `Validation` record; it must come after them.
 
-    Training losses are `train/TERM` and `train/total`, beside them `learning_rate`; evaluations are named as in
-    `validation.csv`, with `/` for the first dot (`segm/AP`). Steps are numbered as in `losses.csv`, and an evaluation
-    has the number of the step before it. What a logger has received before an interruption (`OpenLogger.logged`) is
+    Training losses are `train/TERM` and `train/total`, with `learning_rate`; metrics of evaluations are named as in
+    `validation.csv`, with `/` for the first dot (`segm/AP`). Steps are numbered as in `losses.csv`; an evaluation has
+    the number of the step before it. Values that a logger received before an interruption (`OpenLogger.logged`) are
     not logged again.
 
     Raises `OutputError` if a logger that was given by name fails.
@@ -41,27 +41,27 @@ class MetricLog(Callback):
         self._terms = StepTerms()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts from the step at which the training stands."""
+        """Start counting from the current step of the training."""
         self._terms.start(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Notes the learning rate of the step: at its end the schedule has moved on."""
+        """Store the learning rate of the step: at its end the schedule has already advanced."""
         self._rate = max(group["lr"] for group in optimizer.param_groups)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Logs the losses of a step that is done."""
+        """Log the losses of a finished step."""
         terms = self._terms.add(trainer, outputs["terms"])
         if terms is None:
-            return  # more batches make this step
+            return  # the step accumulates more batches
         step = trainer.global_step - 1
         values = {f"train/{name}": value for name, value in terms.items()}
         values |= {"train/total": sum(terms.values()), "learning_rate": self._rate}
         self._log(values, step, [one for one in self.loggers if step >= one.logged.steps])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the evaluation, if there was one."""
+        """Log the evaluation, if there was one."""
         history, done = read_history(self.folder), trainer.global_step
         if history and history[-1]["step"] == done:
             row = flat(history[-1])
@@ -75,7 +75,7 @@ class MetricLog(Callback):
 
 
 def _attempt(one: OpenLogger, work: Callable[[], object]) -> None:
-    """Raises `OutputError` where a logger given by name fails; a user's own raises what it raises."""
+    """Run `work`; raise `OutputError` if a logger given by name fails. A user's own logger raises its own exception."""
     try:
         work()
     except Exception as error:
@@ -88,7 +88,7 @@ def _attempt(one: OpenLogger, work: Callable[[], object]) -> None:
 def _log_hyperparameters(one: OpenLogger, values: Mapping[str, Any]) -> None:
     one.logger.log_hyperparams(dict(values))
     if one.is_ours and isinstance(one.logger, TensorBoardLogger):
-        # Lightning writes them to the event file only with a metric of its own, of which there would be no values.
+        # Lightning writes them to the event file only together with a metric, for which there are no values yet.
         from torch.utils.tensorboard.summary import hparams
 
         writer = one.logger.experiment.file_writer
@@ -98,9 +98,9 @@ def _log_hyperparameters(one: OpenLogger, values: Mapping[str, Any]) -> None:
 
 
 def _mlflow_names(values: Mapping[str, float]) -> dict[str, float]:
-    """Names with the characters that MLflow accepts: `AR@100` becomes `AR_at_100`, others their code points.
+    """Replace characters that MLflow refuses: `AR@100` becomes `AR_at_100`, other characters their code points.
 
-    Lightning would remove them, and two class names could become one.
+    Lightning would remove them, and two class names could become equal.
     """
     named: dict[str, float] = {}
     for name, value in values.items():
@@ -111,19 +111,19 @@ def _mlflow_names(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def flat_values(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, its keys joined by dots; lists become text.
+    """Flatten nested dictionaries into one with dotted keys; lists become text.
 
     Example:
         >>> flat_values({"training": {"epochs": 2, "milestones": [1]}})
         {'training.epochs': 2, 'training.milestones': '1'}
     """
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
-            found |= flat_values(value, f"{prefix}{key}.")
+            flattened |= flat_values(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return found
+            flattened[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return flattened
 
 
 @contextmanager
@@ -134,10 +134,10 @@ def logging_to(
     resume: Path | None,
     progress: Listener | None,
 ) -> Iterator[tuple[list[Logger], list[Callback]]]:
-    """The Trainer's loggers and the callback that logs to them, on every process; only the first one opens them.
+    """Yield the Trainer's loggers and the callback that logs to them, on every process; only the first opens them.
 
-    `hyperparameters` may be nested, with keys that are strings; runs that begin here receive them. `resume` is the
-    checkpoint to resume from. Raises what `opened_loggers` raises, on every process.
+    `hyperparameters` may be nested, with string keys; they are logged to new runs. `resume` is the checkpoint to resume
+    from. Raises what `opened_loggers` raises, on every process.
     """
     if not loggers and not (folder / RECORD).exists():
         yield [], []
@@ -147,7 +147,7 @@ def logging_to(
     def open_all() -> None:
         opened.extend(stack.enter_context(opened_loggers(loggers, folder, _reached(folder, resume))))
         for one in opened:
-            if one.is_new:  # now: Lightning saves them when it sets up the Trainer
+            if one.is_new:  # here, because Lightning saves them when it sets up the Trainer
                 _attempt(one, lambda one=one: _log_hyperparameters(one, flat_values(hyperparameters)))
 
     with ExitStack() as stack:

@@ -1,6 +1,6 @@
-"""Training as Lightning runs it: the step (losses, optimizer, schedule, EMA of the weights) and the trainer.
+"""The Lightning module (losses, optimizer, schedule, EMA of the weights) and the Trainer.
 
-The trainer is quiet, interruptible and, with `htc.training.resume`, exact also where it continues within an epoch.
+The Trainer prints nothing, can be interrupted and, with `htc.training.resume`, resumes exactly within an epoch.
 """
 
 import contextlib
@@ -36,17 +36,16 @@ from htc.types import Batch
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 REMEDY = (
-    "Lower the learning rate (--lr), lengthen training.warmup_steps or set training.clip_gradients; look "
-    "at these "
+    "Lower the learning rate (--lr), increase training.warmup_steps or set training.clip_gradients; check these "
     "images and their annotations"
 )
 
 
 class TrainingModule(LightningModule):
-    """Minimises the sum of `objective`'s losses (Eq. 7) over `detector`'s parameters.
+    """Lightning module that minimizes the sum of `objective`'s losses (Eq. 7) over `detector`'s parameters.
 
-    `objective` maps a `Batch` to named, already weighted, scalar losses and contains `detector`. `images_per_step`
-    counts over all processes. A loss that is not finite raises `TrainingError` before it reaches the weights.
+    `objective` contains `detector` and maps a `Batch` to named, already weighted, scalar losses. `images_per_step`
+    counts the images of all processes. A loss that is not finite raises `TrainingError` before it changes the weights.
     """
 
     def __init__(
@@ -75,13 +74,13 @@ class TrainingModule(LightningModule):
         )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Random numbers inside the network (dropped paths) depend on the place in the training alone, as all others
-        do.
+        """Seed the random numbers inside the network (stochastic depth) from epoch, batch and rank alone, so that a
+        resumed training repeats them.
         """
         torch.manual_seed(pure_seed("step", self.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        """The sum under `loss`, which Lightning differentiates, and every term by its name under `terms`."""
+        """Return the sum as `loss`, which Lightning differentiates, and the named terms as `terms`."""
         images = batch.images.contiguous(memory_format=torch.channels_last)
         losses = self.objective(replace(batch, images=images))
         terms = mean_of_processes({name: value.detach() for name, value in losses.items()})
@@ -89,7 +88,7 @@ class TrainingModule(LightningModule):
         return {"loss": torch.stack([value.float() for value in losses.values()]).sum(), "terms": terms}  # pyright: ignore[reportReturnType]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The configured optimizer, stepped by `learning_rate_factor`."""
+        """Build the configured optimizer with the schedule of `learning_rate_factor`."""
         training = self.training_config
         optimizer = build_optimizer(groups_of(self.detector, training.optimizer), training, self.images_per_step)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -98,19 +97,19 @@ class TrainingModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """The step, and the new weights' share in the average: before any callback sees (or saves) either."""
+        """Do the optimizer step and update the EMA, before a callback reads or saves either."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.average is not None:
             self.average.update_parameters(self.detector)
 
     @property
     def trained(self) -> nn.Module:
-        """The detector to evaluate and keep: the moving average where there is one."""
+        """The detector to evaluate and save: the EMA of the weights if there is one."""
         return self.detector if self.average is None else self.average.module
 
 
 def mean_of_processes(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every term's mean over all processes: what the gradients, which are averaged too, belong to."""
+    """Average every term over all processes, as the gradients are averaged."""
     if count() == 1:
         return terms
     means = summed(torch.stack([value.float() for value in terms.values()])) / count()
@@ -118,22 +117,22 @@ def mean_of_processes(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_finite(terms: dict[str, Tensor], batch: Batch, step: int) -> None:
-    """Raises `TrainingError` that names the terms, the step and the images of a loss that is not finite.
+    """Raise a `TrainingError` with the terms, the step and the images if a loss is not finite.
 
-    `terms` are the means over all processes, so that all of them stop; the images are those of all.
+    `terms` are means over all processes, so that all of them stop; the images of all processes are listed.
     """
     values = torch.stack([value.float() for value in terms.values()]).tolist()
     bad = {name: value for name, value in zip(terms, values, strict=True) if not abs(value) < float("inf")}
     if bad:
         listed = ", ".join(f"{name} = {value}" for name, value in bad.items())
-        everyone = gathered(batch.image_ids)
-        images = ", ".join(str(image_id) for ids in everyone for image_id in ids)
+        ids_of_ranks = gathered(batch.image_ids)
+        images = ", ".join(str(image_id) for ids in ids_of_ranks for image_id in ids)
         message = f"the loss is not finite at step {step}: {listed}; images {images}. {REMEDY}"
         raise TrainingError(message) if rank() == 0 else ReportedElsewhereError(message)
 
 
 def _moving_average(decay: float) -> Any:
-    """Exponential moving average that forgets the random start: the decay grows to its value over the first steps."""
+    """Return the update of the EMA; its decay grows to `decay` over the first steps, to forget the initial weights."""
 
     def update(averaged: list[Tensor], current: list[Tensor], seen: Tensor) -> None:
         keep = min(decay, (1 + float(seen)) / (10 + float(seen)))
@@ -144,7 +143,7 @@ def _moving_average(decay: float) -> Any:
 
 @dataclass(frozen=True)
 class TrainingLimits:
-    """When a training ends: after so many epochs, or after so many minutes if that comes first."""
+    """The end of a training: after this many epochs or minutes, whichever comes first."""
 
     epochs: int
     minutes: float | None = None
@@ -164,7 +163,7 @@ def fit(
     unused_parameters: bool = False,
     loggers: Sequence[Logger] = (),
 ) -> None:
-    """Trains `module` on the batches of epoch 0, 1, ...; `resume` is a checkpoint of an earlier call, also of
+    """Train `module` on the batches of epoch 0, 1, ...; `resume` is a checkpoint of an earlier call, possibly
     mid-epoch.
 
     `device` is auto, cpu, cuda, cuda:N or mps; an optimizer step takes `accumulate` batches; `unused_parameters`: the
@@ -192,11 +191,11 @@ def fit(
 
 
 def _placement(device: torch.device | str, unused_parameters: bool) -> dict[str, Any]:
-    """The Trainer's arguments for the device, and for the processes that have met (`htc.training.distributed`).
+    """Return the Trainer's arguments for the device and the process group (`htc.training.distributed`).
 
-    Without `unused_parameters` every parameter takes part in every step: a process that waits for a gradient that never
-    comes is an error at the next step. With it, each step searches the graph for the parameters that have none, which
-    costs time, so it is not the default.
+    Without `unused_parameters`, every parameter must receive a gradient in every step; a missing one is an error at the
+    next step. With it, each step searches the graph for parameters without a gradient, which takes time, so it is not
+    the default.
     """
     kind, _, index = str(device).partition(":")
     if count() == 1:
@@ -212,7 +211,7 @@ def _placement(device: torch.device | str, unused_parameters: bool) -> dict[str,
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Lightning's notes on hardware and its advertising out of the user's terminal."""
+    """Suppress Lightning's messages about hardware and its advertising."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -228,9 +227,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Lightning answers Ctrl+C by leaving the process with code 1 and Ctrl+C disabled: here it stays
-    KeyboardInterrupt.
-    """
+    """Keep Ctrl+C a KeyboardInterrupt: Lightning would exit the process with code 1 and leave Ctrl+C disabled."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield

@@ -19,20 +19,20 @@ from htc.types import Batch, BoxStage, Features, Rois, RoiTargets
 
 
 class TrainingObjective(nn.Module):
-    """A batch in, named losses out; their sum is Eq. 7. This is what data-parallel training wraps."""
+    """Maps a batch to named losses, whose sum is Eq. 7. Data-parallel training wraps this module."""
 
     def __init__(self, detector: Detector, config: Config) -> None:
         super().__init__()
         self.detector, self.config = detector, config
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Weighted losses: `rpn.class`, `rpn.box` (guided anchoring: also `rpn.location`, `rpn.shape`), `semantic`, and
-        for each stage `stage1.class`, `stage1.box`, `stage1.mask`, ...
+        """Compute the weighted losses: `rpn.class`, `rpn.box` (guided anchoring: also `rpn.location`, `rpn.shape`),
+        `semantic`, and for each stage `stage1.class`, `stage1.box`, `stage1.mask`, ...
         """
         return averages(self.terms(batch), self.config.training.loss_average)
 
     def terms(self, batch: Batch) -> dict[str, Term]:
-        """The same before they are averaged."""
+        """Compute the same losses as sums with their counts, before averaging."""
         rpn = self.detector.rpn
         features = self.detector.features(batch.images, semantic_logits=batch.semantic is not None)
         levels = rpn(features.pyramid)
@@ -50,7 +50,7 @@ class TrainingObjective(nn.Module):
         return terms
 
     def _box_terms(self, stage: BoxStage, batch: Batch, t: int, weight: float) -> dict[str, Term]:
-        """L_box^t: cross-entropy and box loss, both over the number of samples (not of positives)."""
+        """L_box^t: cross-entropy and box loss, both divided by the number of samples (not of positives)."""
         rois, targets = stage.rois, _targets(stage.rois)
         valid, positive = rois.valid, targets.positive & rois.valid
         count = valid.sum().float()
@@ -60,22 +60,22 @@ class TrainingObjective(nn.Module):
             deltas = deltas.unflatten(-1, (-1, 4))
             deltas = deltas[torch.arange(len(deltas), device=deltas.device), targets.labels[positive]]
         objects = _object_boxes(targets, batch)[positive]
-        goal = encode(rois.boxes[positive], objects, self.config.cascade.delta_stds[t])
-        box_total = box_loss(deltas, goal, self.config.cascade.box_loss, 1.0) + stage.deltas.sum() * 0
+        target = encode(rois.boxes[positive], objects, self.config.cascade.delta_stds[t])
+        box_total = box_loss(deltas, target, self.config.cascade.box_loss, 1.0) + stage.deltas.sum() * 0
         return {"class": Term(class_total, count, weight), "box": Term(box_total, count, weight)}
 
     def _mask_term(self, features: Features, rois: Rois, batch: Batch, t: int, weight: float) -> Term:
-        """L_mask^t: binary cross-entropy of the true class over the positives' grids (28 x 28, or the mask head's own
-        size).
+        """L_mask^t: binary cross-entropy of the ground-truth class over the positives' masks (28 x 28, or the mask
+        head's size).
         """
         roi, labels = self.detector.roi, _targets(rois).labels
         logits = roi.mask_heads[t](roi.mask_feature(*features.pooled, rois, t), rois.pack(labels.flatten()))
-        goal = torch.cat([_mask_goal(rois, batch, i, logits.shape[-1]) for i in range(len(batch.truths))])
-        return Term(mask_loss(logits, goal.to(logits.dtype)), rois.valid.sum().float(), weight)
+        target = torch.cat([_mask_target(rois, batch, i, logits.shape[-1]) for i in range(len(batch.truths))])
+        return Term(mask_loss(logits, target.to(logits.dtype)), rois.valid.sum().float(), weight)
 
 
 def proposal_losses(head: ProposalHead | GuidedHead, levels: Any, batch: Batch) -> dict[str, Term]:
-    """The terms `rpn.*` of a proposal head and its outputs for the levels of the pyramid."""
+    """Compute the terms `rpn.*` from a proposal head and its outputs for the pyramid levels."""
     match head:
         case ProposalHead():
             return rpn_losses(head, levels, batch)
@@ -89,15 +89,15 @@ def _targets(rois: Rois) -> RoiTargets:
 
 
 def _object_boxes(targets: RoiTargets, batch: Batch) -> Float[Tensor, "B R 4"]:
-    """The ground-truth box that each RoI is matched to."""
+    """Return the ground-truth box that each RoI is matched to."""
     rows = []
     for objects, truth in zip(targets.objects, batch.truths, strict=True):
         rows.append(truth.boxes[objects] if len(truth.boxes) else torch.zeros(len(objects), 4, device=objects.device))
     return torch.stack(rows)
 
 
-def _mask_goal(rois: Rois, batch: Batch, image: int, size: int) -> Float[Tensor, "R {size} {size}"]:
-    """Mask targets of an image's valid RoIs, which are the rows that go through the heads."""
+def _mask_target(rois: Rois, batch: Batch, image: int, size: int) -> Float[Tensor, "R {size} {size}"]:
+    """Compute the mask targets of an image's valid RoIs, which are the rows that the heads process."""
     masks, valid = batch.truths[image].masks, rois.valid[image]
     if masks is None or not bool(valid.any()):
         return torch.zeros(0, size, size, device=valid.device)

@@ -1,6 +1,4 @@
-"""Decide what a training trains: the configuration given by the user, recorded by the run to resume, or chosen for the
-dataset.
-"""
+"""The configuration of a training: given by the user, recorded in the run to resume, or derived from the dataset."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from htc.model.backbones.custom import with_custom
 from htc.presets import DEFAULT_PRESET, PRESETS, preset
 from htc.ranks import here
 from htc.settings.layers import Setting, from_file, names_preset, overlay, resolve
-from htc.training.auto_config import EVERY, Chosen, choose_config, recorded, stated, total_memory
+from htc.training.auto_config import EVERY, Chosen, choose_config, derived_choices, recorded_choice, total_memory
 from htc.training.events import Choice
 from htc.training.finetune import fit_to_data
 from htc.training.run import CONFIG, Options, read_dataset
@@ -28,28 +26,31 @@ class TrainingPlan:
     dataset: Dataset
     """The training images."""
     config: Config
-    """With the classes of the user or the preset; `htc.training.run.train` takes this one."""
+    """With the classes of the user or the preset; `htc.training.run.run_training` takes this one."""
     fitted: Config
-    """With the classes of the dataset: what the run folder records."""
+    """With the classes of the dataset; recorded in the run folder."""
     chosen: tuple[Choice, ...]
-    """What was chosen for the dataset; empty where a preset is named or a run is resumed."""
+    """The values derived from the dataset; empty if a preset is named or a run is resumed."""
     evaluate_every: int
     """Epochs between two evaluations."""
     options: Options
     evaluation_rule: str | None
-    """Why `evaluate_every` is what it is; None without validation images."""
+    """The rule that set `evaluate_every`; None without validation images."""
 
     def choices(self) -> tuple[Choice, ...]:
-        """Every choice with its rule, also those that follow from the configuration: learning rate, semantic targets,
-        evaluations. Raises `ConfigError` for a backbone that cannot be built.
+        """Return every choice with its rule, including those that follow from the configuration: learning rate,
+        semantic targets, evaluations. Raises `ConfigError` for a backbone that cannot be built.
         """
         training, options = self.config.training, self.options
         images_per_step = training.batch_size * training.accumulate * here().ranks
         from_weights = options.weights is not None or options.resume
-        found = [*self.chosen, *stated(self.fitted, options.semantic, images_per_step, from_weights=from_weights)]
+        choices = [
+            *self.chosen,
+            *derived_choices(self.fitted, options.semantic, images_per_step, from_weights=from_weights),
+        ]
         if self.evaluation_rule is not None:
-            found.append(Choice({EVERY: self.evaluate_every}, self.evaluation_rule))
-        return tuple(found)
+            choices.append(Choice({EVERY: self.evaluate_every}, self.evaluation_rule))
+        return tuple(choices)
 
 
 def plan_training(
@@ -60,23 +61,23 @@ def plan_training(
     options: Options,
     evaluate_every: int | None = None,
 ) -> TrainingPlan:
-    """Resolve the configuration of a training in `folder`, and the epochs between evaluations where not given.
+    """Resolve the configuration of a training in `folder`, and the epochs between evaluations if not given.
 
-    A resumed run keeps its configuration; a preset named in `settings` decides everything; otherwise preset, input
-    size, anchors, batch and epochs are chosen for the dataset. `settings` are laid over each of them. Raises
+    A resumed run keeps its configuration; a preset named in `settings` sets every hyperparameter; otherwise preset,
+    input size, anchors, batch size and epochs are derived from the dataset. `settings` override any of these. Raises
     `DataError`, `ConfigError` and `CheckpointError`.
     """
     dataset = read_dataset(splits, options)
-    every, chosen, rule = evaluate_every or 1, (), "epochs, after which the validation images are measured"
+    every, chosen, rule = evaluate_every or 1, (), "epochs between two evaluations on the validation images"
     if options.resume:
         config = _recorded_config(folder, settings)
-        every = evaluate_every or recorded(folder, EVERY, 1)
+        every = evaluate_every or recorded_choice(folder, EVERY, 1)
     elif names_preset(settings):
         config = resolve(settings, DEFAULT_PRESET)
     else:
-        found = _chosen_for(dataset, settings, options)
-        config, chosen, every = found.config, found.choices, evaluate_every or found.evaluate_every
-        rule += "" if evaluate_every else "; about twenty times in all"
+        derived = _chosen_for(dataset, settings, options)
+        config, chosen, every = derived.config, derived.choices, evaluate_every or derived.evaluate_every
+        rule += "" if evaluate_every else "; about twenty evaluations in all"
     if options.backbone is not None:
         config, _ = with_custom(config, options.backbone)
     fitted = fit_to_data(config, dataset, options.semantic)
@@ -85,7 +86,7 @@ def plan_training(
 
 
 def _recorded_config(folder: Path, settings: Sequence[Setting]) -> Config:
-    """The configuration of the run in `folder`, with the settings laid over it."""
+    """Read the configuration of the run in `folder` and apply the settings to it."""
     recorded_file = folder / CONFIG
     if not recorded_file.is_file():
         return resolve(settings, DEFAULT_PRESET)
@@ -93,7 +94,7 @@ def _recorded_config(folder: Path, settings: Sequence[Setting]) -> Config:
 
 
 def _chosen_for(dataset: Dataset, settings: Sequence[Setting], options: Options) -> Chosen:
-    """The configuration for the dataset, the device and the weights to start from."""
+    """Derive the configuration from the dataset, the device and the weights to start from."""
     weights, start = options.weights, None
     if weights is not None:
         named = weights in PRESETS and not Path(weights).exists()

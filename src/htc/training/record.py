@@ -1,4 +1,4 @@
-"""What a training reports while it runs: events for a listener; every step's loss terms and image ids as CSV files."""
+"""Records of every step: loss terms and image ids as CSV files, and an event for the listener."""
 
 import csv
 import sys
@@ -23,11 +23,11 @@ IMAGES_FILE = "pictures.csv"
 
 
 class LossRecord(Callback):
-    """Appends a row a step to a CSV file: step, epoch, learning rate, total, then every term as weighted in the total.
+    """Callback that appends a row for each step to a CSV file: step, epoch, learning rate, total, every weighted term.
 
-    Beside it, `images.csv` lists the image ids of every step. Rows of steps that a resumed run does again are
-    dropped. Values are written in full, so that two runs that should be equal can be compared as files. Where several
-    batches or processes make a step, their mean is the step's loss; the first process writes.
+    `pictures.csv` in the same folder lists the image ids of every step. Rows of steps that a resumed run repeats are
+    dropped. Values are written with full precision, so that runs can be compared as files. If a step has several
+    batches or processes, their mean is the step's loss; the first process writes.
     """
 
     def __init__(self, path: Path, progress: Listener | None = None):
@@ -38,24 +38,24 @@ class LossRecord(Callback):
         self._seen: list[Any] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the files behind the rows of the steps that are already done."""
+        """Open the files and keep the rows of finished steps."""
         self._terms.start(trainer)
         if trainer.is_global_zero:
             self._losses.open(trainer.global_step)
             self._images.open(trainer.global_step)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Notes the learning rate of the step: at its end the schedule has moved on."""
+        """Store the learning rate of the step: at its end the schedule has already advanced."""
         self._rate = max(group["lr"] for group in optimizer.param_groups)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Writes the rows of a step that is done."""
+        """Write the rows of a finished step."""
         self._seen.extend(image_id for ids in gathered(batch.image_ids) for image_id in ids)
         terms, step = self._terms.add(trainer, outputs["terms"]), trainer.global_step
         if terms is None:
-            return  # more batches make this step
+            return  # the step accumulates more batches
         if trainer.is_global_zero:
             self._losses.add(
                 [*LEADING, *terms], [step - 1, trainer.current_epoch, self._rate, sum(terms.values()), *terms.values()]
@@ -68,11 +68,11 @@ class LossRecord(Callback):
         self._seen = []
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Closes the files."""
+        """Close the files."""
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Closes the files."""
+        """Close the files."""
         self._close()
 
     def _close(self) -> None:
@@ -81,8 +81,8 @@ class LossRecord(Callback):
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """GiB in use at the most since the process began: on the GPU, else resident in the machine; None where the
-    system does not tell.
+    """Return the peak memory of this process in GiB: allocated on the GPU, else resident; None if the system does not
+    report it.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
@@ -90,8 +90,8 @@ def peak_memory(device: torch.device) -> float | None:
         return None
     import resource
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / GIB if sys.platform == "darwin" else most * 1024 / GIB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / GIB if sys.platform == "darwin" else peak * 1024 / GIB
 
 
 class StepTerms:
@@ -102,11 +102,11 @@ class StepTerms:
         self._step = 0
 
     def start(self, trainer: Trainer) -> None:
-        """From the step on that the training stands at."""
+        """Start from the current step of the training."""
         self._step = trainer.global_step
 
     def add(self, trainer: Trainer, terms: Mapping[str, Tensor]) -> dict[str, float] | None:
-        """After each batch; None while more batches make the step."""
+        """Add a batch's terms; return the step's terms after its last batch, None before."""
         self._batches.append(terms)
         if trainer.global_step == self._step:
             return None
@@ -115,16 +115,14 @@ class StepTerms:
 
 
 class _Rows:
-    """A CSV file that grows by a row a step; raises `OutputError`."""
+    """A CSV file to which a row is appended at each step; raises `OutputError`."""
 
     def __init__(self, path: Path):
         self.path = path
         self._stream: TextIO | None = None
 
     def open(self, step: int) -> None:
-        """Opens it behind the rows of the steps before `step`; the others are dropped, in a file that replaces it
-        whole.
-        """
+        """Open the file and keep the rows of the steps before `step`; the file is replaced as a whole."""
         kept = _rows_before(self.path, step)
         with whole_file(self.path) as writer:
             writer.write(b"".join(kept))
@@ -132,7 +130,7 @@ class _Rows:
         self._empty = not kept
 
     def add(self, header: list[Any], row: list[Any]) -> None:
-        """Appends the row, and the header before the first."""
+        """Append the row, after the header if the file is empty."""
         assert self._stream is not None
         try:
             csv.writer(self._stream).writerows([header, row] if self._empty else [row])
@@ -144,16 +142,14 @@ class _Rows:
         self._empty = False
 
     def close(self) -> None:
-        """Closes it; what a full disk did not take is lost."""
+        """Close the file; rows that a full disk did not accept are lost."""
         if self._stream is not None:
             with suppress(OSError):
                 self._stream.close()
 
 
 def _rows_before(path: Path, step: int) -> list[bytes]:
-    """The lines of the header and of the steps before `step`, as they are; nothing if there is no file or no such
-    step.
-    """
+    """Return the unchanged lines of the header and of the steps before `step`; empty without a file or at step 0."""
     if step == 0 or not path.is_file():
         return []
     header, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
@@ -165,14 +161,14 @@ def _rows_before(path: Path, step: int) -> list[bytes]:
 
 
 def steps_recorded(path: Path) -> int:
-    """Steps up to the last whole row of a file that `LossRecord` wrote; 0 without the file."""
+    """Count the steps up to the last complete row of a file of `LossRecord`; 0 without the file."""
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     numbers = [line.partition(b",")[0] for line in lines if line.endswith(b"\n")]
     return max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
 
 
 def read_losses(path: Path) -> tuple[list[int], dict[str, list[float]]]:
-    """Steps and values by term of a file that `LossRecord` wrote; raises `DataError` when it is damaged."""
+    """Read the steps and the values of each term from a file of `LossRecord`; raises `DataError` if it is damaged."""
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             header, *rows = list(csv.reader(stream)) or [list(LEADING)]
@@ -181,4 +177,4 @@ def read_losses(path: Path) -> tuple[list[int], dict[str, list[float]]]:
                 name: [float(row[i + len(LEADING)]) for row in rows] for i, name in enumerate(names)
             }
     except (OSError, ValueError, IndexError) as error:
-        raise DataError(f"{path} is not a record of losses: {error}") from error
+        raise DataError(f"{path} is not a valid record of losses: {error}. Restore or delete it") from error

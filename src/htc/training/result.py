@@ -1,4 +1,4 @@
-"""What a training returns: the trained model, its metrics and the history of its evaluations."""
+"""The result of a training: the trained model, its metrics and the history of its evaluations."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from htc.table import Table
 from htc.training.history import flat, read_history
 
 MODEL = "model"
-"""The folder of the trained model in a run folder."""
+"""Name of the trained model's folder in a run folder."""
 
 
 @dataclass(frozen=True, repr=False)
 class TrainingResult:
-    """A finished training, as `htc.train` returns it.
+    """The result of a finished training, as returned by `htc.train`.
 
     Example:
         >>> result = htc.train("my_data", max_time=30)
@@ -35,17 +35,17 @@ class TrainingResult:
     config: Config
     """The configuration of the trained model."""
     metrics: Metrics | None
-    """Of the trained model on the validation images; None without validation images."""
+    """Metrics of the trained model on the validation images; None without validation images."""
     steps: int
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     device: str = "auto"
-    """Where the model predicts."""
+    """The device on which `model` predicts."""
     backbone: nn.Module | None = None
-    """The user's own backbone, which no file holds."""
+    """The user's own backbone, which is not saved in the run folder."""
 
     @cached_property
     def model(self) -> Predictor:
-        """The trained model (of the best evaluation, if there were any), loaded when it is first used."""
+        """The trained model (of the best evaluation, if there were any), loaded on first use."""
         return load(self.model_folder, device=self.device, backbone=deepcopy(self.backbone))
 
     @property

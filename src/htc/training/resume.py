@@ -1,8 +1,8 @@
-"""Exact mid-epoch resume: all that it needs of Lightning beyond documented hooks.
+"""Exact mid-epoch resume: everything that needs more of Lightning than documented hooks.
 
-Documented hooks restore weights, optimizer, schedule and callbacks. They do not give the number of batches done in the
-running epoch, nor a checkpoint written within an epoch that counts its last batch as done. Those are read and corrected
-here, through attributes that a new minor version of Lightning may change; no other module uses such attributes.
+Documented hooks restore weights, optimizer, schedule and callbacks. They do not provide the number of finished batches
+in the current epoch, and a checkpoint written within an epoch does not count its last batch as finished. Both are
+handled here through attributes that a new minor version of Lightning may change; no other module uses such attributes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,18 +11,18 @@ from typing import Any, Protocol
 from lightning import LightningDataModule, Trainer
 
 VERSIONS_TRIED = ("2.6",)
-"""Minor versions of Lightning whose loops are known to be as this module expects."""
+"""Minor versions of Lightning with which this module was tested."""
 ATTRIBUTES = (
     'Trainer.fit_loop.epoch_progress.state_dict()["current"]["processed"]',
     "Trainer.fit_loop.batch_idx",
     "Trainer.fit_loop.epoch_loop.batch_progress.is_last_batch",
     'checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]',
 )
-"""What this module uses of Lightning that its documentation does not promise."""
+"""Undocumented attributes of Lightning that this module uses."""
 
 
 class SizedBatches(Protocol):
-    """Batches whose number is known, such as a loader."""
+    """Batches whose number is known, such as a data loader."""
 
     def __len__(self) -> int: ...
 
@@ -30,22 +30,22 @@ class SizedBatches(Protocol):
 
 
 Batches = Callable[[int, int], SizedBatches]
-"""(epoch, n) -> the batches of that epoch without its first n."""
+"""(epoch, n) -> the batches of that epoch without the first n."""
 
 
 def epochs_of(batches: Batches) -> LightningDataModule:
-    """The data of a training: new batches every epoch; after a resume, first the rest of the interrupted epoch."""
+    """Return the data module of a training: new batches every epoch; after a resume, first the rest of its epoch."""
     return _Epochs(batches)
 
 
 def is_end_of_epoch(trainer: Trainer) -> bool:
-    """Whether the batch just done is the last of the epoch."""
+    """Return whether the batch just trained is the last of the epoch."""
     return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
 
 def complete_last_batch(checkpoint: dict[str, Any]) -> None:
-    """Counts the batch just done as completed: Lightning does so only after it calls the callbacks, so that a training
-    that resumed from a checkpoint they write would repeat it.
+    """Mark the batch just trained as completed. Lightning does so only after the callbacks, so a training resumed from
+    a checkpoint that a callback writes would repeat the batch.
     """
     loop = checkpoint["loops"]["fit_loop"]
     for progress in (loop["epoch_loop.batch_progress"]["total"], loop["epoch_loop.batch_progress"]["current"]):
@@ -54,7 +54,7 @@ def complete_last_batch(checkpoint: dict[str, Any]) -> None:
 
 
 class _Epochs(LightningDataModule):
-    """Gives Lightning new batches every epoch: what an epoch holds depends on its number alone, also after a resume.
+    """Data module with new batches every epoch; they depend only on the number of the epoch, also after a resume.
 
     Lightning stores its state in the checkpoint under the name of this class: a new name would break old checkpoints.
     """
@@ -63,16 +63,16 @@ class _Epochs(LightningDataModule):
         super().__init__()
         self.batches = batches
         self.begun: tuple[int, int] = (0, 0)
-        """(epoch, batches of it that are done) of the checkpoint that is resumed."""
+        """(epoch, its finished batches) in the checkpoint to resume from."""
 
     def train_dataloader(self) -> Iterable[Any]:
-        """The batches of the epoch that begins, or the rest of one that was interrupted."""
+        """Return the batches of the next epoch, or the rest of an interrupted one."""
         assert self.trainer is not None
         epoch = self.trainer.current_epoch
         return _Rest(self.batches, epoch, self.begun[1] if epoch == self.begun[0] else 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch and the number of its batches that are done."""
+        """Return the epoch and the number of its finished batches."""
         assert self.trainer is not None
         loop = self.trainer.fit_loop
         epoch = self.trainer.current_epoch
@@ -80,13 +80,13 @@ class _Epochs(LightningDataModule):
         return {"begun": (epoch + 1, 0) if ended else (epoch, loop.batch_idx + 1)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues from there."""
+        """Restore the epoch and the number of its finished batches."""
         self.begun = state_dict["begun"]
 
 
 class _Rest:
-    """An epoch's batches without its first `done`: as long as the whole epoch, since Lightning counts from its
-    beginning.
+    """An epoch's batches without the first `done`. Its length is that of the whole epoch, since Lightning counts from
+    the beginning of the epoch.
     """
 
     def __init__(self, batches: Batches, epoch: int, done: int):

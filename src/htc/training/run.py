@@ -1,7 +1,7 @@
-"""A whole training: data and configuration in; a folder with the model, its metrics, records and curves out.
+"""Run a whole training: from a dataset and a configuration to a folder with the model, metrics, records and curves.
 
-What is learned, and how, is the configuration; how a training is carried out (seed, device, resume, checkpoints,
-evaluations) is `Options`.
+`Config` holds the model and its hyperparameters; `Options` how the training is run (seed, device, resume, checkpoints,
+evaluations).
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ from htc.training.auto_config import write_choices
 from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
 from htc.training.distributed import by_first, count, joined, leaves_parameters_unused, rank
 from htc.training.events import Choice, EvaluationStep, Event, Listener, Message, Phase
-from htc.training.finetune import fit_to_data, other_colors, start_from
+from htc.training.finetune import fit_to_data, other_normalization, start_from
 from htc.training.history import LOSSES, best_of, draw_curves, read_history, row_metrics
 from htc.training.loggers import check_loggers
 from htc.training.metric_log import logging_to
@@ -56,38 +56,38 @@ from htc.training.validation import BEST, Validation, evaluate_on_all_ranks, val
 
 @dataclass(frozen=True)
 class Options:
-    """How a training is carried out; what is learned, and how, is the configuration's."""
+    """How a training is run; the model and its hyperparameters are in the configuration."""
 
     seed: int = 0
     device: str = "auto"
     minutes: float | None = None
-    """Stop after so many minutes of training."""
+    """Stop after this many minutes of training."""
     resume: bool = False
-    """Go on from the last checkpoint of the training in the same folder, exactly, also in the middle of an epoch."""
+    """Resume exactly from the last checkpoint in the same folder, also within an epoch."""
     weights: str | None = None
     """Start from these weights: a preset's name, a folder or a file. Layers that depend on the classes may differ."""
     semantic: Literal["auto", "none"] | MapSources = "auto"
-    """Semantic targets: derived from the instances, no semantic branch, or maps on the disk."""
+    """Semantic targets: derived from the instances, no semantic branch, or map files."""
     evaluate_every: int = 1
     """Epochs between two evaluations; the last epoch always has one."""
     validation_losses: bool = True
     """Compute every loss term on the validation images at each evaluation."""
     images: int = 6
-    """Validation images to draw, ground truth beside prediction, at each best evaluation and at the last."""
+    """Validation images to draw, with ground truth and prediction, at each best evaluation and at the last."""
     loggers: tuple[str | Logger, ...] = ()
-    """Where to log losses, metrics and hyperparameters, besides the files of the run folder: `tensorboard`, `wandb`,
+    """Loggers of losses, metrics and hyperparameters, besides the files of the run folder: `tensorboard`, `wandb`,
     `mlflow`, or Lightning loggers.
     """
     callbacks: tuple[Callback, ...] = ()
-    """The user's Lightning callbacks, called after ours. Resuming restores their state where it consists of numbers,
-    strings, tensors and containers of them.
+    """The user's Lightning callbacks, called after the built-in ones. Resuming restores their state if it consists of
+    numbers, strings, tensors and containers of them.
     """
     choices: tuple[Choice, ...] = ()
-    """What was chosen for this data and by which rule, for the record."""
+    """The values derived from the dataset and their rules, for `choices.json`."""
     checkpoints: Every | None = EVERY_MINUTE
-    """When what `resume` needs is written, besides the end of every epoch; None: never."""
+    """How often a checkpoint is written, besides at the end of every epoch; None: never."""
     workers: int = 0
-    """Processes that prepare batches."""
+    """Number of processes that load images; 0 loads them in the training process."""
     backbone: nn.Module | None = None
     """The user's own backbone, in place of the configured one."""
     transforms: Transforms | None = None
@@ -101,13 +101,13 @@ DEFAULT_OPTIONS = Options()
 def run_training(
     config: Config, splits: Splits, out: Path, options: Options = DEFAULT_OPTIONS, progress: Listener | None = None
 ) -> TrainingResult:
-    """Train on `splits` and leave in `out`: `model/`, `metrics.json`, `config.yaml`, `losses.csv`, `history.json`,
-    `validation.csv`, `curves/`, `images/`, `checkpoints/`, `start.json` if it started from weights, and what
-    the loggers write.
+    """Train on `splits` and write to `out`: `model/`, `metrics.json`, `config.yaml`, `losses.csv`, `history.json`,
+    `validation.csv`, `curves/`, `pictures/`, `checkpoints/`, `start.json` if it started from weights, and the files of
+    the loggers.
 
-    The configuration takes the data's classes and ids. The same seed on the same machine gives the same numbers.
-    Everything that can be checked is checked before the first step. Raises `DataError`, `ConfigError`,
-    `CheckpointError`, `OutputError`, and `TrainingError` when a loss is not finite.
+    The classes and category ids of the dataset replace those of `config`. The same seed on the same machine gives the
+    same weights. The dataset and the options are validated before the first step. Raises `DataError`, `ConfigError`,
+    `CheckpointError`, `OutputError`, and `TrainingError` if a loss is not finite.
     """
     device = choose_device(options.device)
     with joined(device.type):
@@ -115,7 +115,7 @@ def run_training(
 
 
 def _ignore(_event: Event) -> None:
-    """The listener where nobody listens."""
+    """Listener that ignores every event."""
 
 
 def _train(
@@ -154,47 +154,47 @@ def _train(
 
 
 def record_setting(out: Path, config: Config, options: Options) -> None:
-    """Writes the whole configuration and, of a new training, what in it was chosen."""
+    """Write the whole configuration and, for a new training, the choices with their rules."""
     write_text(out / CONFIG, to_yaml(config))
     if options.choices and not options.resume:
         write_choices(out, options.choices)
 
 
 def read_dataset(splits: Splits, options: Options) -> Dataset:
-    """The training part with its semantic maps, where there are some; raises `DataError`."""
+    """Read the training set with its semantic maps, if any; raises `DataError`."""
     dataset = read_coco(splits.train_annotations, splits.train_images)
     if not len(dataset):
-        raise DataError(f"{splits.train_annotations} lists no image: there is nothing to train on")
+        raise DataError(f'{splits.train_annotations}: "images" is empty, so there is no image to train on')
     if isinstance(options.semantic, MapSources):
         dataset = with_semantic_maps(dataset, options.semantic)
     return dataset
 
 
 def prepare_folder(out: Path, resume: bool) -> Path | None:
-    """Makes the folder; the checkpoint to resume from, or None for a new training.
+    """Create the run folder and return the checkpoint to resume from; None for a new training.
 
-    Raises `OutputError` if the folder cannot be made, or holds a training that is not to be resumed, or none to resume.
+    Raises `OutputError` if the folder cannot be created, has no checkpoint to resume from, or contains another run.
     """
     last = out / CHECKPOINTS / LAST
     if resume:
         if not last.is_file():
             raise OutputError(
-                f"{out} holds no training to resume ({CHECKPOINTS}/{LAST} is missing): leave out --resume, or give "
-                f"its folder as --out"
+                f"{out} contains no training to resume ({CHECKPOINTS}/{LAST} is missing): remove --resume, or set "
+                f"--out to the folder of the run"
             )
         return last
     if (out / LOSSES).exists() or (out / MODEL).exists():
-        raise OutputError(f"{out} holds a training already: give another --out, or --resume to go on with it")
+        raise OutputError(f"{out} already contains a training: set --out to another folder, or add --resume")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {out}: {error.strerror}: give another --out") from error
+        raise OutputError(f"cannot create the folder {out}: {error.strerror}. Set --out to another folder") from error
     return None
 
 
 def validation_of(out: Path, config: Config, splits: Splits, options: Options, progress: Listener) -> Validation:
-    """What is measured and drawn between epochs; the validation files and categories are checked now. Nothing
-    without them.
+    """Build the callback that evaluates and draws between epochs, which does nothing without a validation set. The
+    validation files and categories are checked here.
     """
     annotations, images, training = splits.val_annotations, splits.val_images, config.training
     if annotations is None or images is None:
@@ -204,11 +204,11 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
     sources = options.semantic if isinstance(options.semantic, MapSources) else None
     batches = validation_batches(dataset, config, sources, options.workers) if options.validation_losses else None
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         progress(EvaluationStep(done, total))
 
     def evaluate(detector: nn.Module) -> MetricValues:
-        return evaluate_on_all_ranks(Predictor(detector, config), annotations, images, tell, options.workers)
+        return evaluate_on_all_ranks(Predictor(detector, config), annotations, images, report, options.workers)
 
     def draw(detector: nn.Module, folder: Path) -> None:
         draw_comparisons(Predictor(detector, config), annotations, images, folder, options.images)
@@ -229,7 +229,7 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
 
 
 def build_module(config: Config, dataset: Dataset, options: Options, out: Path, progress: Listener) -> TrainingModule:
-    """The detector with its first weights, a pure function of the seed (or the given ones), and all that trains it."""
+    """Build the training module; the detector's initial weights depend only on the seed, or are `options.weights`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         detector = Detector(config, deepcopy(options.backbone))  # the caller's module stays as it is
@@ -239,8 +239,8 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
             if isinstance(part, RecursivePyramid):
                 start_from_imagenet(part.backbone, config.backbone)
         if imagenet is not None:
-            colors = other_colors(config)
-            progress(Message(f"the backbone starts from {imagenet}" + (f"; {colors}" if colors else "")))
+            normalization = other_normalization(config)
+            progress(Message(f"the backbone starts from {imagenet}" + (f"; {normalization}" if normalization else "")))
     if options.weights is not None:
         start = start_from(detector, load_model(options.weights), options.weights)
         by_first(lambda: write_json(out / START, asdict(start)))
@@ -248,10 +248,10 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
             progress(Message(line))
     detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     training = config.training
-    together = training.batch_size * count()
+    global_batch = training.batch_size * count()
     images, steps = (
-        together * training.accumulate,
-        ceil(batches_per_epoch(dataset, training.sampling, together) / training.accumulate),
+        global_batch * training.accumulate,
+        ceil(batches_per_epoch(dataset, training.sampling, global_batch) / training.accumulate),
     )
     return TrainingModule(
         detector, TrainingObjective(detector, config), training, steps, training.epochs, images, options.seed
@@ -259,7 +259,7 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
 
 
 def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, done: int) -> ImageLoader:
-    """One epoch's batches without the first `done`."""
+    """Return the batches of one epoch without the first `done`."""
     size, workers = config.training.batch_size, options.workers
     return training_loader(
         dataset,
@@ -278,7 +278,7 @@ def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, d
 def callbacks_of(
     out: Path, options: Options, validation: Validation, progress: Listener, log: Sequence[Callback] = ()
 ) -> list[Callback]:
-    """Record, evaluation, `log` and, where wanted, checkpoints; then the user's own."""
+    """Return the callbacks: losses, evaluation, `log` and, if enabled, checkpoints; then the user's own."""
     callbacks: list[Callback] = [LossRecord(out / LOSSES, progress), validation, *log]
     if options.checkpoints is not None:
         callbacks.append(Checkpoints(out / CHECKPOINTS, options.checkpoints))
@@ -286,7 +286,7 @@ def callbacks_of(
 
 
 def _finish(detector: nn.Module, config: Config, out: Path, validation: Validation, options: Options) -> TrainingResult:
-    """Write the model, the best where one was kept, else the last, and the metrics of its evaluation."""
+    """Write the model (the best one if it was kept, else the last) and the metrics of its evaluation."""
     history = read_history(out) if validation.evaluate is not None else []
     best = validation.keep is not None and bool(history)
     if best:
@@ -301,8 +301,8 @@ def _finish(detector: nn.Module, config: Config, out: Path, validation: Validati
         metrics = row_metrics(entry)
         which = {"epoch": entry["epoch"], "step": entry["step"], "is": "the best" if best else "the last"}
         write_json(out / METRICS, {**metrics, "model": which})
-    found = None if metrics is None else Metrics(metrics)
-    return TrainingResult(out, config, found, _steps(out), options.device, options.backbone)
+    result = None if metrics is None else Metrics(metrics)
+    return TrainingResult(out, config, result, _steps(out), options.device, options.backbone)
 
 
 def _steps(out: Path) -> int:

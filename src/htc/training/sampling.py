@@ -1,6 +1,6 @@
-"""Matches RoIs with ground-truth objects, samples them for each stage and assigns their targets.
+"""Match RoIs with ground-truth instances, sample them for each stage and assign their targets.
 
-Sampling is a pure function of each image's seed, so that a resumed run repeats it exactly.
+Sampling depends only on each image's seed, so that a resumed run repeats it exactly.
 """
 
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ BACKGROUND, IGNORED = -1, -2
 
 
 def match(ious: Float[Tensor, "M N"], positive: float, negative: float, low_quality: float | None) -> Int[Tensor, " N"]:
-    """For each of N regions the index of its object among M, or BACKGROUND, or IGNORED.
+    """Return, for each of N boxes, the index of its instance among M, or BACKGROUND, or IGNORED.
 
-    A region whose best IoU is at least `positive` serves that object; below `negative` it is background; between,
-    ignored. Then, object by object in their order, if the object's best IoU is at least `low_quality` (None: off),
-    every region that reaches exactly this IoU becomes the object's, even if it fits another one better: a later object
-    overwrites an earlier one. Regions that take no part carry IoU -1 with every object.
+    A box whose best IoU is at least `positive` is matched to that instance; below `negative` it is background; between,
+    ignored. Then, for each instance in order whose best IoU is at least `low_quality` (None: off), every box with
+    exactly this IoU is matched to it, even if it fits another instance better: a later instance overwrites an earlier
+    one. Boxes to leave out must have IoU -1 with every instance.
     """
-    objects, regions = ious.shape
+    objects, boxes = ious.shape
     if objects == 0:
-        return torch.full((regions,), BACKGROUND, device=ious.device)
-    if regions == 0:
+        return torch.full((boxes,), BACKGROUND, device=ious.device)
+    if boxes == 0:
         return torch.empty(0, dtype=torch.long, device=ious.device)
     best, index = ious.max(0)
-    matched = torch.full((regions,), IGNORED, device=ious.device)
+    matched = torch.full((boxes,), IGNORED, device=ious.device)
     matched[(best >= 0) & (best < negative)] = BACKGROUND
     matched = torch.where(best >= positive, index, matched)
     if low_quality is not None:
@@ -43,18 +43,18 @@ def match(ious: Float[Tensor, "M N"], positive: float, negative: float, low_qual
 
 BOX_DRAW, MASK_DRAW, RPN_DRAW = 0, 1, 2
 LARGEST_PRIME_OF_32_BITS = 2**32 - 5
-"""torch's CPU generator reads the last 32 bits of its seed; as a remainder of a prime, every bit of a longer seed
-counts.
+"""torch's CPU generator uses only the last 32 bits of its seed; the remainder of a prime depends on every bit of a
+longer seed.
 """
 
 
 def generator(seed: int, draw: int, stage: int = 0) -> torch.Generator:
-    """The random numbers of one draw for one image."""
+    """Return the random number generator of one draw for one image."""
     return torch.Generator().manual_seed(((seed * 3 + draw) * 64 + stage) % LARGEST_PRIME_OF_32_BITS)
 
 
 def draw(candidates: Int[Tensor, " N"], count: int, numbers: torch.Generator) -> Int[Tensor, " M"]:
-    """At most `count` of the candidates, drawn without replacement; all of them, in order, if they are no more."""
+    """Draw at most `count` candidates without replacement; return all of them, in order, if there are no more."""
     if len(candidates) <= count:
         return candidates
     order = torch.randperm(len(candidates), generator=numbers)[:count]
@@ -64,7 +64,7 @@ def draw(candidates: Int[Tensor, " N"], count: int, numbers: torch.Generator) ->
 def balanced(
     matched: Int[Tensor, " N"], samples: int, positive_fraction: float, numbers: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Indices of the sampled positives and negatives; what positives do not fill, negatives do."""
+    """Return the indices of the sampled positives and negatives; negatives fill the slots that positives leave."""
     positive = draw((matched >= 0).nonzero().squeeze(1), int(samples * positive_fraction), numbers)
     negative = draw((matched == BACKGROUND).nonzero().squeeze(1), samples - len(positive), numbers)
     return positive, negative
@@ -72,18 +72,18 @@ def balanced(
 
 @dataclass(frozen=True)
 class RoiSampler:
-    """Samples the RoIs of each stage and assigns their targets (`Rois.targets`); it keeps no state between calls."""
+    """Samples RoIs for each stage and assigns their targets (`Rois.targets`); keeps no state between calls."""
 
     batch: Batch
     config: Cascade
     num_classes: int
 
     def for_boxes(self, rois: Rois, t: int) -> Rois:
-        """The balanced sample that box head t (from 0) is trained on."""
+        """Return the balanced sample for training box head t (from 0)."""
         return self._sample(rois, t, BOX_DRAW)
 
     def for_masks(self, rois: Rois, t: int) -> Rois:
-        """The refined boxes of stage t, matched and sampled anew."""
+        """Return the refined boxes of stage t, matched and sampled again."""
         return self._sample(rois, t, MASK_DRAW)
 
     def _sample(self, rois: Rois, t: int, purpose: int) -> Rois:
@@ -97,26 +97,26 @@ class RoiSampler:
     def _of_image(
         self, boxes: Float[Tensor, "R 4"], truth: GroundTruth, t: int, numbers: torch.Generator
     ) -> tuple[Tensor, ...]:
-        """The sample of one image: boxes, objects, labels, positive, appended; positives first."""
+        """Return the sample of one image: boxes, instance indices, labels, positive, appended; positives first."""
         threshold = self.config.ious[t]
         objects = len(truth.boxes)
         low_quality = threshold if self.config.low_quality_matches else None
         matched = match(iou(truth.boxes, boxes), threshold, threshold, low_quality)
-        # the ground-truth boxes join after the matching, each with its own label
+        # the ground-truth boxes are added after the matching, each matched to its own instance
         own = torch.arange(objects, device=boxes.device)
         boxes, matched = torch.cat([truth.boxes, boxes]), torch.cat([own, matched])
         positive, negative = balanced(matched, self.config.samples, self.config.positive_fraction, numbers)
         chosen = torch.cat([positive, negative])
         is_positive = matched[chosen] >= 0
-        served = matched[chosen].clamp(min=0)
-        labels = torch.full_like(served, self.num_classes)
+        instance = matched[chosen].clamp(min=0)
+        labels = torch.full_like(instance, self.num_classes)
         if objects:
-            labels = torch.where(is_positive, truth.labels[served], labels)
-        return boxes[chosen], served, labels, is_positive, chosen < objects
+            labels = torch.where(is_positive, truth.labels[instance], labels)
+        return boxes[chosen], instance, labels, is_positive, chosen < objects
 
 
 def positives(rois: Rois, batch: Batch) -> Rois:
-    """Of a sample, the positives of images that have masks: what a mask head is trained on."""
+    """Select the positives of images with masks from a sample: the training samples of a mask head."""
     assert rois.targets is not None
     targets = rois.targets
     has_masks = torch.tensor([truth.masks is not None for truth in batch.truths], device=rois.valid.device)
@@ -127,7 +127,7 @@ def positives(rois: Rois, batch: Batch) -> Rois:
 
 
 def _padded(rows: list[tuple[Tensor, ...]], sizes: Int[Tensor, "B 2"]) -> Rois:
-    """The samples of all images at one length: one slot at least, valid or not."""
+    """Pad the samples of all images to the same length, at least one slot."""
     length = max(1, *(len(row[0]) for row in rows))
 
     def padded(field: int) -> Tensor:

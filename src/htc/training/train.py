@@ -1,4 +1,4 @@
-"""`htc.train`: from a dataset to a trained model. Imports torch only when the options have been checked."""
+"""`htc.train`: from a dataset to a trained model. Imports torch only after the options have been checked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedTraining:
-    """A training that is about to begin: where its data are, its folder and its resolved configuration."""
+    """A prepared training: the files of its dataset, its run folder and its resolved configuration."""
 
     splits: "Splits"
     folder: Path
@@ -88,7 +88,7 @@ def train(
     Args:
         data: a folder (COCO, YOLO, labelme or label maps), an `htc.Dataset`, or a dictionary of datasets with the
             keys "train" and "val".
-        val_share: hold out this share of the training images (0..1) for validation, where there are no others.
+        val_share: hold out this share of the training images (0..1) for validation, if there is no validation set.
         train_annotations: a COCO annotation file, in place of `data`.
         train_images: the folder of its images.
         val_annotations: a COCO annotation file to evaluate on.
@@ -98,8 +98,8 @@ def train(
             the classes keep the rows of classes with the same name; the others start from random values.
         semantic: targets of the semantic branch: "auto" derives them from the instances, "none" removes the branch, a
             folder holds PNG maps; a dictionary changes the section `semantic` of the configuration.
-        semantic_json: COCO panoptic annotations that say how to read the maps.
-        semantic_panoptic: the folder of their PNGs, which are laid over the maps of `semantic`.
+        semantic_json: COCO panoptic annotations that describe the maps.
+        semantic_panoptic: the folder of their PNGs, which are drawn over the maps of `semantic`.
         semantic_instances: draw the instances over the maps, class k (from 0) as this value + k, or "ids" for category
             id - 1.
         out: the run folder. `None`: a new folder under `runs/train`.
@@ -111,10 +111,10 @@ def train(
         seed: the same seed on the same machine gives the same weights.
         workers: processes that load images; 0 loads them in the training process.
         resume: continue the run in `out` exactly from its last checkpoint.
-        checkpoint_steps: also write a checkpoint after each so many steps.
+        checkpoint_steps: also write a checkpoint every `checkpoint_steps` steps.
         devices: processes on this machine that train together, each on its own GPU (or on the CPU).
         nodes: machines that train together; each needs MASTER_ADDR, MASTER_PORT and NODE_RANK in its environment.
-        device: "auto", "cpu", "cuda", "cuda:1" or 1: where to train; "auto" takes a GPU if there is one.
+        device: "auto", "cpu", "cuda", "cuda:1" or 1: the device to train on; "auto" uses a GPU if there is one.
         precision: "fp32", "bf16", or "auto" to measure which is faster here; `None`: the configuration's.
         backbone: a module (B, 3, H, W) -> four maps of strides 4 to 32 in place of the configured backbone; or a
             dictionary that changes the section `backbone` of the configuration.
@@ -177,7 +177,7 @@ def train(
 
 
 def schedule_settings(epochs: int | None, batch_size: int | None, lr: float | None, prefix: str = "") -> list[Setting]:
-    """The settings that options of their own stand for; `prefix` is "--" where these are flags."""
+    """Return the settings that the options epochs, batch_size and lr set; `prefix` is "--" if they are flags."""
     given = {
         "epochs": (("training", "epochs"), epochs),
         "batch_size": (("training", "batch_size"), batch_size),
@@ -191,7 +191,7 @@ def schedule_settings(epochs: int | None, batch_size: int | None, lr: float | No
 
 
 def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult":
-    """Train as `htc.train` does; with several devices in processes that are started here."""
+    """Train as `htc.train` does; start one process for each device if there are several."""
     request.check()
     request.check_data()
     if request.starts_processes:
@@ -209,8 +209,8 @@ def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult
 
 
 def prepare(request: TrainingRequest, listener: Listener) -> PreparedTraining:
-    """Find or convert the data, fetch the weights and resolve the configuration; of several processes the first does
-    what writes files.
+    """Find or convert the dataset, download the weights and resolve the configuration; only the first process writes
+    files.
     """
     folder, splits = on_first_process(str(request.device), lambda: _located(request, listener))
     listener(Phase("loading PyTorch"))
@@ -233,7 +233,7 @@ def prepare(request: TrainingRequest, listener: Listener) -> PreparedTraining:
         callbacks=tuple(request.callbacks),
         loggers=tuple(request.loggers),
     )
-    # of several processes only the first measures: each could come to another result
+    # only the first process times the precisions: the results of several processes could differ
     settings = [*request.settings, *on_first_process(str(request.device), lambda: _precision(request, listener))]
     listener(Phase("choosing the configuration"))
     plan = plan_training(splits, folder, settings=settings, options=options, evaluate_every=request.evaluate_every)
@@ -241,7 +241,7 @@ def prepare(request: TrainingRequest, listener: Listener) -> PreparedTraining:
 
 
 def _located(request: TrainingRequest, listener: Listener) -> "tuple[Path, Splits]":
-    """The run folder, and the data as COCO files; weights to start from are in the cache afterwards."""
+    """Return the run folder and the dataset as COCO files; download the weights to start from into the cache."""
     out = _path(request.out)
     folder = out if request.resume and out is not None else folder_for("train", request.name, out)
     listener(Phase("reading the dataset"))
@@ -257,14 +257,14 @@ def _located(request: TrainingRequest, listener: Listener) -> "tuple[Path, Split
     )
     name = None if request.weights is None else str(request.weights)
     if name is not None and to_be_fetched(name):
-        read_splits(splits)  # faults of the data are reported before a long download
+        read_splits(splits)  # report faults in the dataset before a long download
         listener(Phase(f"downloading the weights of {name}"))
         fetch(name, progress=lambda done, total: listener(Downloading(name, done, total)))
     return folder, splits
 
 
 def _precision(request: TrainingRequest, listener: Listener) -> list[Setting]:
-    """The setting that `precision` stands for: `auto` measures once, and a resumed run keeps what it has."""
+    """Return the setting for `precision`: `auto` is timed once, and a resumed run keeps its precision."""
     if request.precision is None or (request.precision == "auto" and request.resume):
         return []
     from htc.inference.device import choose_device

@@ -1,8 +1,7 @@
-"""Evaluation of the model between epochs, its images divided over the processes of the training.
+"""Evaluation between epochs, with the validation images divided over the processes of the training.
 
-Metrics as `htc evaluate` computes them, and the losses of Eq. 7 on the validation images: the same objective, no
-gradient, the same sampling every time. `Validation` records both, keeps the best weights, and ends a training that no
-longer improves.
+Computes the metrics of `htc evaluate` and the losses of Eq. 7 on the validation images, without gradient and with the
+same sampling every time. `Validation` records both, keeps the best weights, and implements early stopping.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,43 +41,46 @@ from htc.types import Batch
 def evaluate_on_all_ranks(
     predictor: Predictor, annotations: Path, images: Path, progress: Progress | None = None, workers: int = 0
 ) -> MetricValues:
-    """`evaluate_model`'s numbers, on every process. Each takes every n-th image, whatever their number; the first
-    counts.
+    """Compute the metrics of `evaluate_model` and return them on every process. Process r of n predicts images r,
+    r + n, ...; the first process computes the metrics.
     """
     if count() == 1:
         return evaluate_model(predictor, annotations, images, progress=progress, workers=workers)[0]
-    most, truth = detections_that_count(predictor, None), read_annotations(annotations)
+    max_detections, ground_truth = detections_that_count(predictor, None), read_annotations(annotations)
     dataset = read_coco(annotations, images)
     mine = replace(dataset, images=dataset.images[rank() :: count()])
 
     def detect(batch: ImageBatch[Any]) -> dict[None, list[Detections]]:
         return {None: predictor.detect(batch.prepared, batch.original_sizes)}
 
-    ids = match_categories(predictor.config.classes, truth)
-    results = [result for _, result in results_of(predictor, mine, detect, ids, most, progress, workers=workers)]
-    everyone = gathered(results)
-    return by_first(lambda: coco_metrics(truth, [result for part in everyone for result in part], most))
+    ids = match_categories(predictor.config.classes, ground_truth)
+    results = [
+        result for _, result in results_of(predictor, mine, detect, ids, max_detections, progress, workers=workers)
+    ]
+    of_ranks = gathered(results)
+    return by_first(lambda: coco_metrics(ground_truth, [one for part in of_ranks for one in part], max_detections))
 
 
 NO_AUGMENTATION = Augmentation(horizontal_flip=0.0, vertical_flip=0.0)
-"""Resized as for prediction, and nothing else."""
+"""Resizing as for prediction, without augmentation."""
 
 
 def validation_batches(dataset: Dataset, config: Config, maps: MapSources | None, workers: int = 0) -> Iterable[Batch]:
-    """This process's share of the validation images one by one, as prediction sees them: every n-th of n processes.
+    """Return this process's share of the validation images in batches of one, prepared as for prediction.
 
-    Every pass gives the same, sampling seeds included, and n processes together see what one sees. `maps` are those of
-    the training images; the validation images' are in the same folder, or beside it in a folder named as the folder of
-    the images, as COCO's are (`MapSources.of_part`). Without them there is no semantic target and no semantic term.
+    Process r of n takes images r, r + n, ...; every pass gives the same batches and sampling seeds. `maps` are those of
+    the training images; the maps of the validation images are in the same folder, or in a sibling folder named as the
+    folder of the images, as in COCO (`MapSources.of_part`). Without them there are no semantic targets and no semantic
+    term.
     """
     if config.semantic is not None and maps is not None:
-        places = [
+        sources = [
             maps,
             *(maps.of_part(name) for name in sorted({record.path.parent.name for record in dataset.images})),
         ]
-        found = [one for one in (_with_maps(dataset, place) for place in places) if one is not None]
-        dataset = found[0] if found else dataset
-        config = config if found else config.replace(semantic=None, cascade={"semantic_fusion": "none"})
+        with_maps = [one for one in (_with_maps(dataset, source) for source in sources) if one is not None]
+        dataset = with_maps[0] if with_maps else dataset
+        config = config if with_maps else config.replace(semantic=None, cascade={"semantic_fusion": "none"})
     config = config.replace(training={"augmentation": NO_AUGMENTATION, "sampling": Sampling()})
     check_semantic(dataset, config)
     images = TrainingImages(dataset, config, seed=0, epoch=0)
@@ -87,7 +89,7 @@ def validation_batches(dataset: Dataset, config: Config, maps: MapSources | None
 
 
 def _with_maps(dataset: Dataset, maps: MapSources) -> Dataset | None:
-    """None where maps are missing: not a fault, those of the validation images are not needed."""
+    """Return the dataset with its maps; None if maps are missing, since those of validation images are optional."""
     try:
         return with_semantic_maps(dataset, maps)
     except DataError:
@@ -96,11 +98,11 @@ def _with_maps(dataset: Dataset, maps: MapSources) -> Dataset | None:
 
 @torch.no_grad()
 def validation_losses(detector: nn.Module, config: Config, batches: Iterable[Batch]) -> dict[str, float]:
-    """Every weighted term, averaged over all images as one batch of them would be; `detector` keeps its mode.
+    """Compute every weighted loss term, averaged as if all images were one batch; `detector` keeps its mode.
 
-    Each process calls it with its share (`validation_batches`) and receives the same losses. They are bit for bit those
-    of one process: the terms are added in one process's order. Norms use their running statistics. A term of which
-    nothing was counted (no instance, no mask) is 0.
+    Each process calls it with its share (`validation_batches`) and receives the same losses. They equal those of a
+    single process bit for bit, since the terms are added in the same order. Normalization layers use their running
+    statistics. A term without samples (no instance, no mask) is 0.
     """
     device = next(detector.parameters()).device
     was_training = detector.training
@@ -119,36 +121,34 @@ def validation_losses(detector: nn.Module, config: Config, batches: Iterable[Bat
 
 
 def _on_cpu(terms: dict[str, Term]) -> dict[str, Term]:
-    """The terms of a batch in memory from where other processes can receive them."""
+    """Move the terms of a batch to the CPU, from where they can be sent to other processes."""
     return {name: Term(term.total.cpu(), term.count.cpu(), term.weight) for name, term in terms.items()}
 
 
 def _interleaved(shares: Sequence[Sequence[dict[str, Term]]]) -> Iterator[dict[str, Term]]:
-    """The terms of all batches in the order of one process, which process r of n has every n-th of, from r on."""
+    """Yield the terms of all batches in the order of a single process; process r of n has batches r, r + n, ..."""
     for row in zip_longest(*shares):
         yield from (terms for terms in row if terms is not None)
 
 
 Evaluate = Callable[[nn.Module], MetricValues]
-"""Measures a detector, which is in evaluation mode."""
+"""Computes the metrics of a detector, which is in evaluation mode."""
 Losses = Callable[[nn.Module], dict[str, float]]
-"""The loss terms of a detector on the validation images."""
+"""Computes the loss terms of a detector on the validation images."""
 DrawImages = Callable[[nn.Module, Path], object]
-"""Draws what a detector finds into a folder."""
+"""Draws a detector's predictions into a folder."""
 Keep = Callable[[nn.Module], object]
-"""Keeps a detector that is better than all before it."""
+"""Saves a detector that is better than all earlier ones."""
 
 IMAGES, BEST, FINAL = "pictures", "best", "last"
 
 
 class Validation(Callback):
-    """Measures the trained weights (their moving average where there is one) after every `every` epochs and after the
-    last.
+    """Callback that evaluates the trained weights (their EMA if there is one) every `every` epochs and after the last.
 
-    Writes `history.json`, a list of `{"epoch", "step", "bbox", "segm", "per_class", "losses"}`, the same as
-    `validation.csv`, and the curves, into `folder`; `draw` makes `images/best` at each best precision and
-    `images/last` after the last epoch. The training ends early when the precision has not grown for `patience`
-    evaluations.
+    Writes to `folder`: `history.json`, a list of `{"epoch", "step", "bbox", "segm", "per_class", "losses"}`, the same
+    as `validation.csv`, and the curves. `draw` writes `pictures/best` at each new best AP and `pictures/last` after the
+    last epoch. The training stops early if AP has not improved for `patience` evaluations.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Validation(Callback):
         self.progress = progress
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps of an earlier history what the resumed run does not measure again."""
+        """Drop the history entries of evaluations that the resumed run repeats."""
         if not trainer.is_global_zero:
             return
         kept = (
@@ -186,13 +186,13 @@ class Validation(Callback):
         write_json(self.folder / HISTORY, kept)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures, then draws."""
+        """Evaluate if an evaluation is due, then draw the curves."""
         epoch = trainer.current_epoch + 1
         due = epoch % self.every == 0 or epoch == self.epochs or trainer.should_stop
         if self.evaluate is not None and due and isinstance(pl_module, TrainingModule):
             detector = pl_module.trained
             detector.eval()
-            metrics = self.evaluate(detector)  # by all processes, as the losses; the first records and draws both
+            metrics = self.evaluate(detector)  # on all processes, as the losses; the first one records and draws
             losses = None if self.losses is None else self.losses(detector)
             stops = by_first(lambda: self._note(trainer, detector, metrics, losses, epoch))
             trainer.should_stop = trainer.should_stop or stops
@@ -203,14 +203,14 @@ class Validation(Callback):
     def _note(
         self, trainer: Trainer, detector: nn.Module, metrics: MetricValues, losses: dict[str, float] | None, epoch: int
     ) -> bool:
-        """Records, keeps, draws and reports; whether the training is to end."""
+        """Record, save, draw and report the evaluation; return whether the training stops."""
         entry: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **metrics}
         if losses is not None:
             entry["losses"] = losses
         earlier = [one for one in read_history(self.folder) if one["step"] < trainer.global_step]
         history = [*earlier, entry]
         if self.keep is not None and evaluations_since_best(history) == 0:
-            self.keep(detector)  # before the history says so: if it stops here, the evaluation is done again
+            self.keep(detector)  # before the history is written: after a stop in between, the evaluation is repeated
         write_json(self.folder / HISTORY, history)
         write_table(self.folder / TABLE, history)
         stops = self.patience is not None and evaluations_since_best(history) >= self.patience
