@@ -6,7 +6,7 @@ HTCError
 ├── DataError         an image, annotation file or folder that cannot be used
 ├── TrainingError     a training that cannot go on: a loss that is not finite
 ├── OutputError       a place that cannot be written to
-├── InstallationError packages that do not fit together
+├── InstallationError packages that are missing or do not fit together
 └── ReportedElsewhereError  an error that another of several processes reports
 """
 
@@ -36,7 +36,9 @@ class OutputError(HTCError):
 
 
 class InstallationError(HTCError):
-    """Installed packages that do not fit together, such as a torchvision built for another torch."""
+    """Packages that are missing, such as those of an extra, or do not fit together, such as a torchvision built for
+    another torch.
+    """
 
 
 class RenamedWarning(FutureWarning):

@@ -8,16 +8,17 @@ common cancels in their difference. It says nothing of the spread between traini
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from faster_coco_eval import faster_eval_api_cpp as accumulator  # pyright: ignore[reportAttributeAccessIssue] - a compiled module
-from faster_coco_eval.core.cocoeval import Params
 from jaxtyping import Float, Int
 
 from htc.evaluation.coco import IouType, boundary_evaluation, evaluation_of, mean_of_defined
 from htc.evaluation.comparison import Comparison, compare
 from htc.evaluation.matching import matched_images
+
+if TYPE_CHECKING:
+    from faster_coco_eval.core.cocoeval import Params
 
 DRAWS = 1000
 
@@ -42,7 +43,7 @@ class Gain:
 class ImageMatches:
     """What was found on each image and whether it is right, ready to be accumulated over any choice of images."""
 
-    settings: Params
+    settings: "Params"
     images: tuple[Any, ...]
     """COCO's evaluation of each (class, image), the images of one class in a row."""
     count: int
@@ -52,11 +53,13 @@ class ImageMatches:
         """COCO's AP over the images `draw` (numbers 0 .. count-1, repeats allowed; None: each once); -1 where
         nothing is defined.
         """
+        from faster_coco_eval import faster_eval_api_cpp  # pyright: ignore[reportAttributeAccessIssue] - compiled
+
         chosen = range(self.count) if draw is None else draw.tolist()
         settings = copy.copy(self.settings)
         settings.imgIds = list(range(len(chosen)))
         starts = range(0, len(self.images), self.count)
-        result = accumulator.COCOevalAccumulate(
+        result = faster_eval_api_cpp.COCOevalAccumulate(
             settings, [self.images[start + image] for start in starts for image in chosen]
         )
         return mean_of_defined(np.asarray(result["precision"]))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from faster_coco_eval.core import mask as mask_api
 from jaxtyping import Bool, Float, Int
 
 from htc.evaluation.comparison import Annotation, Comparison
@@ -74,6 +73,8 @@ def overlaps(
     if comparison.object_masks is not None and comparison.found_masks is not None:
         ours = [comparison.object_masks[item["id"] - 1] for item in objects]
         theirs = [comparison.found_masks[item["id"] - 1] for item in found]
+    from faster_coco_eval.core import mask as mask_api
+
     ious: Any = mask_api.iou(theirs, ours, [item["iscrowd"] for item in objects])
     return np.asarray(ious, np.float64).reshape(len(found), len(objects))
 

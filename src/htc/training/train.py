@@ -15,6 +15,7 @@ from htc.data.coco import read_splits
 from htc.data.formats.layouts import locate_splits
 from htc.data.semantic_maps import semantic_sources
 from htc.errors import ConfigError
+from htc.extras import require
 from htc.presets import DEFAULT_PRESET
 from htc.ranks import here
 from htc.run_folders import filling, folder_for
@@ -214,6 +215,7 @@ def train(
         CheckpointError: the weights do not fit.
         OutputError: `out` cannot be written, or holds another run.
         TrainingError: a loss is not finite, or a process of the training ended.
+        InstallationError: the extra `train`, or that of a logger, is not installed.
         TypeError: an option does not exist; the message names the nearest.
 
     Example:
@@ -275,6 +277,7 @@ def schedule_settings(epochs: int | None, batch_size: int | None, lr: float | No
 def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult":
     """Train as `htc.train` does; with several devices in processes that are started here."""
     request.check()
+    require("train", "training")
     if request.devices * request.nodes > 1 and here().ranks == 1:
         return run_in_processes(partial(run_request, request), request.devices, request.nodes, listener)
     prepared = prepare(request, listener)
@@ -293,6 +296,7 @@ def prepare(request: TrainingRequest, listener: Listener) -> PreparedTraining:
     """Find or convert the data, fetch the weights and resolve the configuration; of several processes the first does
     what writes files.
     """
+    require("train", "training")
     folder, splits = on_first_process(str(request.device), lambda: _located(request, listener))
     listener(Phase("loading PyTorch"))
     check_torch()
