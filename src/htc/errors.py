@@ -1,10 +1,13 @@
 """Exceptions for the user. Each message contains what is wrong, where, and what to do.
 
-HTCError ├── ConfigError       an invalid configuration value, preset name or option; also a ValueError ├──
-CheckpointError   a weights file that is missing, damaged, refused or of another architecture ├── DataError         an
-unusable image, annotation file or folder ├── TrainingError     a training that cannot continue: a loss that is not
-finite ├── OutputError       a path that cannot be written to ├── InstallationError incompatible packages └──
-ReportedElsewhereError  an error that another process reports
+HTCError
+├── ConfigError       an invalid configuration value, preset name or option; also a ValueError
+├── CheckpointError   a weights file that is missing, damaged, refused or of another architecture
+├── DataError         an image, annotation file or folder that is unusable
+├── TrainingError     a training that cannot continue: a loss that is not finite
+├── OutputError       a path that cannot be written to
+├── InstallationError packages that are missing or incompatible
+└── ReportedElsewhereError  an error that another process reports
 """
 
 
@@ -35,7 +38,9 @@ class OutputError(HTCError):
 
 
 class InstallationError(HTCError):
-    """Incompatible packages, such as a torchvision built for another torch."""
+    """Packages that are missing, such as those of an extra, or incompatible, such as a torchvision built for another
+    torch.
+    """
 
 
 class RenamedWarning(FutureWarning):

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from htc.data.images import ImageSource, read_image
+from htc.extras import require
 from htc.visual.drawing import draw_objects, enlarge
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def labelme_content(detections: "Detections", image_path: str, tolerance: float)
 
 def supervision_detections(detections: "Detections") -> "supervision.Detections":
     """See `Detections.to_supervision`."""
+    require("vis", "Detections.to_supervision")
     import supervision
 
     exist = detections.masks.exist

@@ -20,10 +20,10 @@ from htc.model.detector import Detector
 from htc.training.checkpoints import Checkpoints, Every
 from htc.training.distributed import any_of, by_first, gathered, summed
 from htc.training.finetune import fit_to_data
-from htc.training.history import read_history
+from htc.training.history import read_history, read_losses
 from htc.training.module import TrainingLimits, TrainingModule, fit
 from htc.training.objective import TrainingObjective
-from htc.training.record import LossRecord, read_losses
+from htc.training.record import LossRecord
 from htc.training.run import Options, run_training
 from htc.training.validation import Validation
 from training.discs import write_split

@@ -6,9 +6,9 @@ import pytest
 
 from htc.config import SGD, Training
 from htc.errors import DataError
-from htc.training.history import read_history
+from htc.training.history import read_history, read_losses
 from htc.training.module import TrainingLimits, TrainingModule, fit
-from htc.training.record import LossRecord, read_losses
+from htc.training.record import LossRecord
 from htc.training.validation import Validation
 from training.point import Batches, Distance, Point
 

@@ -14,8 +14,7 @@ from htc.errors import CheckpointError, DataError, OutputError, TrainingError
 from htc.inference.load import load
 from htc.settings.layers import from_file, overlay
 from htc.training.events import Message
-from htc.training.history import read_history
-from htc.training.record import read_losses
+from htc.training.history import read_history, read_losses
 from htc.training.run import Options, build_module, run_training
 from training.discs import write_split
 from training.tiny import tiny

@@ -17,6 +17,7 @@ from htc.checks.report import report_lines, to_json, verdict
 from htc.config import Inference
 from htc.data.dataset import Dataset
 from htc.data.formats.layouts import locate_splits
+from htc.extras import require
 from htc.keywords import unknown_option
 from htc.progress import ProgressOption, reporting
 from htc.run_folders import require_new_file
@@ -100,6 +101,7 @@ def doctor(
         DataError: an annotation file or a folder cannot be read at all.
         ConfigError: options do not go together.
         OutputError: a file cannot be written, or exists already.
+        InstallationError: a page needs the extra `evaluate`, which is not installed.
         TypeError: an option does not exist; the message names the nearest.
 
     Example:
@@ -111,6 +113,8 @@ def doctor(
     for target, name in ((fix, "fix"), (html, "html")):
         if target is not None:
             require_new_file(Path(target), name)
+    if html is not None:
+        require("evaluate", "a page")
     with ExitStack() as stack:
         options = {"semantic": _path(semantic), "semantic_classes": semantic_classes, "max_detections": max_detections}
         if isinstance(data, str | Path):

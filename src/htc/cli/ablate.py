@@ -13,6 +13,7 @@ from htc.cli.train import steps_of
 from htc.compatibility import check_torch
 from htc.config import Config
 from htc.errors import ConfigError
+from htc.extras import require
 from htc.settings.layers import Setting, overlay, resolve, to_yaml
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def ablate(
         return 0
     if seeds is not None and len(set(seeds)) != len(seeds):
         raise ConfigError(f"--seeds {' '.join(map(str, seeds))}: each seed once")
+    require("train", "an ablation")
     check_json_target(json)
     from htc.ablation.tables import ablation_table as table_of
 

@@ -4,6 +4,7 @@ from htc.cli.metrics import print_metrics
 from htc.cli.options import Device, Folder, Natural
 from htc.cli.output import progress, say
 from htc.cli.train import steps_of
+from htc.extras import require
 from htc.run_folders import filling, folder_for
 
 
@@ -19,6 +20,7 @@ def demo(*, out: Folder | None = None, seed: Natural = 0, device: Device = "auto
     device
         Where to compute; auto takes CUDA if there is one, else the CPU.
     """
+    require("train", "the demo")
     folder = folder_for("demo", "nuclei", out)
     say("Training a small HTC from scratch to find cell nuclei: a few minutes on two cores.")
     from htc.demo.run import run_demo

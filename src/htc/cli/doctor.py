@@ -9,6 +9,7 @@ from htc.cli.existing import check_dataset, check_files, check_folders
 from htc.cli.options import Count, File, Folder, JsonTarget
 from htc.cli.output import STDOUT, check_json_target, print_or_write_json, say
 from htc.compatibility import check_torch
+from htc.extras import require
 from htc.run_folders import require_new_file
 
 
@@ -61,6 +62,8 @@ def doctor(
     check_dataset(data, images)
     check_files({"--val-annotations": val_annotations})
     check_folders({"--val-images": val_images, "--semantic": semantic})
+    if html is not None:
+        require("evaluate", "--html")
     check_torch()
     from htc.checks.doctor import doctor as examine
 

@@ -7,16 +7,17 @@ cancels in their difference. The intervals do not include the variation between 
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from faster_coco_eval import faster_eval_api_cpp as accumulator  # pyright: ignore[reportAttributeAccessIssue] - a compiled module
-from faster_coco_eval.core.cocoeval import Params
 from jaxtyping import Float, Int
 
 from htc.evaluation.coco import IouType, boundary_evaluation, evaluation_of, mean_of_defined
 from htc.evaluation.comparison import Comparison, compare
 from htc.evaluation.matching import matched_images
+
+if TYPE_CHECKING:
+    from faster_coco_eval.core.cocoeval import Params
 
 DRAWS = 1000
 
@@ -41,7 +42,7 @@ class Gain:
 class ImageMatches:
     """Results matched with the ground truth image by image, from which AP can be computed for any choice of images."""
 
-    settings: Params
+    settings: "Params"
     images: tuple[Any, ...]
     """COCO's evaluation of each (class, image); the images of one class follow each other."""
     count: int
@@ -51,11 +52,13 @@ class ImageMatches:
         """Compute COCO's AP over the images `draw` (indices 0 .. count-1, repeats allowed; None: each once); -1 if
         undefined.
         """
+        from faster_coco_eval import faster_eval_api_cpp  # pyright: ignore[reportAttributeAccessIssue] - compiled
+
         chosen = range(self.count) if draw is None else draw.tolist()
         settings = copy.copy(self.settings)
         settings.imgIds = list(range(len(chosen)))
         starts = range(0, len(self.images), self.count)
-        result = accumulator.COCOevalAccumulate(
+        result = faster_eval_api_cpp.COCOevalAccumulate(
             settings, [self.images[start + image] for start in starts for image in chosen]
         )
         return mean_of_defined(np.asarray(result["precision"]))

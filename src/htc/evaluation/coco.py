@@ -11,15 +11,17 @@ instances is the smaller of their mask IoU and the IoU of their boundaries.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools import mask as rle_codec
 
 from htc.evaluation.comparison import Annotation, Comparison, EncodedMask, compare
 from htc.evaluation.matching import IOU, Matched
 from htc.files import uncollected
+
+if TYPE_CHECKING:
+    from faster_coco_eval import COCOeval_faster
 
 MetricValues = dict[str, dict[str, Any]]
 IouType = Literal["bbox", "segm", "boundary"]
@@ -54,7 +56,7 @@ def metrics_of(comparison: Comparison, max_detections: int = 100) -> MetricValue
 
 
 def metrics_from(
-    evaluations: Mapping[IouType, COCOeval_faster], comparison: Comparison, max_detections: int
+    evaluations: "Mapping[IouType, COCOeval_faster]", comparison: Comparison, max_detections: int
 ) -> MetricValues:
     """Collect the metrics of `coco_metrics` from finished evaluations of each kind."""
     per_class = {
@@ -71,7 +73,7 @@ def metrics_from(
 
 
 @uncollected()
-def evaluated(kind: IouType, comparison: Comparison, max_detections: int) -> COCOeval_faster:
+def evaluated(kind: IouType, comparison: Comparison, max_detections: int) -> "COCOeval_faster":
     """Run COCO's evaluation and return it with its arrays: precision (IoU threshold, recall, class, size, maximum
     detections), and recall without the second axis.
 
@@ -84,10 +86,12 @@ def evaluated(kind: IouType, comparison: Comparison, max_detections: int) -> COC
     return evaluation
 
 
-def evaluation_of(kind: IouType, comparison: Comparison, max_detections: int) -> COCOeval_faster:
+def evaluation_of(kind: IouType, comparison: Comparison, max_detections: int) -> "COCOeval_faster":
     """Prepare COCO's evaluation of boxes (`bbox`), masks (`segm`), or masks together with their boundaries
     (`boundary`).
     """
+    from faster_coco_eval import COCO, COCOeval_faster
+
     if kind == "bbox":
         objects, results = [dict(item) for item in comparison.objects], [dict(item) for item in comparison.results]
     else:
@@ -115,7 +119,7 @@ def _with_mask(item: Annotation, mask: EncodedMask) -> Annotation:
     return {**item, "segmentation": mask, "area": float(rle_codec.area(mask))}
 
 
-def summary(evaluation: COCOeval_faster, max_detections: int) -> dict[str, float]:
+def summary(evaluation: "COCOeval_faster", max_detections: int) -> dict[str, float]:
     """Return COCO's metrics under the names of the metrics JSON."""
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     labels = evaluation.params.areaRngLbl
@@ -129,7 +133,7 @@ def summary(evaluation: COCOeval_faster, max_detections: int) -> dict[str, float
     return values
 
 
-def recalls(evaluation: COCOeval_faster) -> dict[str, float]:
+def recalls(evaluation: "COCOeval_faster") -> dict[str, float]:
     """Return COCO's average recalls: with at most 1, 10 and N results for each image and class, and for each size."""
     recall = evaluation.eval["recall"]
     labels = evaluation.params.areaRngLbl
@@ -159,7 +163,7 @@ def boundary_metrics(comparison: Comparison, images: Sequence[Matched], max_dete
     return summary(evaluation, max_detections)
 
 
-def boundary_evaluation(comparison: Comparison, images: Iterable[Matched], max_detections: int) -> COCOeval_faster:
+def boundary_evaluation(comparison: Comparison, images: Iterable[Matched], max_detections: int) -> "COCOeval_faster":
     """Prepare COCO's evaluation by boundaries.
 
     Most results overlap no instance of their class with IoU 0.5. They are false positives at every threshold, so their

@@ -4,10 +4,9 @@ worst images.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from faster_coco_eval import COCOeval_faster
 from jaxtyping import Float, Int
 
 from htc.evaluation.coco import (
@@ -23,6 +22,9 @@ from htc.evaluation.comparison import Comparison
 from htc.evaluation.errors import ErrorKind, at_least, errors_by_kind
 from htc.evaluation.matching import Matched, confusion_matrix, matched_images
 from htc.evaluation.operating import Calibration, OperatingPoint, calibration, judged, operating_points
+
+if TYPE_CHECKING:
+    from faster_coco_eval import COCOeval_faster
 
 CURVES = (0.5, 0.75)
 """IoU thresholds of the precision-recall curves."""
@@ -131,7 +133,7 @@ def diagnose(comparison: Comparison, max_detections: int = 100) -> tuple[MetricV
     return metrics_from(evaluations, comparison, max_detections), diagnostics
 
 
-def curves_of(evaluation: COCOeval_faster) -> Curves:
+def curves_of(evaluation: "COCOeval_faster") -> Curves:
     """Compute the curves of a finished evaluation."""
     precision: Float[np.ndarray, "T R K A M"] = evaluation.eval["precision"]
     thresholds = tuple(round(float(iou), 2) for iou in evaluation.params.iouThrs)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from faster_coco_eval.core import mask as mask_api
 from jaxtyping import Bool, Float, Int
 
 from htc.evaluation.comparison import Annotation, Comparison

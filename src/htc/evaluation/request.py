@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from htc.data.semantic_maps import MapSources
 from htc.errors import ConfigError
+from htc.extras import require
 from htc.inference.views import View
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class EvaluationRequest:
         return self.diagnostics or self.html is not None
 
     def check(self, models: int) -> None:
-        """Raise `ConfigError` for options that exclude each other or are missing, given the number of models."""
+        """Raise `ConfigError` for options that exclude each other or are missing, given the number of models, and
+        `InstallationError` without the extra `evaluate`.
+        """
         if bool(models) == (self.results is not None):
             raise ConfigError("pass either a model (MODEL) or results, a COCO result file (--results FILE)")
         if self.results is not None and (self.views is not None or self.stages or self.maps):
@@ -64,3 +67,4 @@ class EvaluationRequest:
             raise ConfigError("stages evaluates only instance masks: remove the semantic and panoptic maps")
         if (self.stages or self.maps) and (self.views is not None or models > 1):
             raise ConfigError("stages and maps are evaluated for one model without views: remove views or stages/maps")
+        require("evaluate", "evaluation")

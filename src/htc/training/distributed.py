@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor
 
 from htc.config import Config
@@ -40,6 +39,8 @@ def join_processes(device: str) -> None:
             )
         torch.cuda.set_device(ranks.local_rank)
     if "RANK" not in os.environ:  # SLURM: translate its variables into those that torch and Lightning read
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
         slurm = SLURMEnvironment(auto_requeue=False)
         os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
         os.environ |= {"RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.ranks)}

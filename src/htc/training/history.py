@@ -1,4 +1,4 @@
-"""The evaluation history of a run: `history.json`, `validation.csv`, and curves."""
+"""The losses and the evaluation history of a run: `losses.csv`, `history.json`, `validation.csv`, and curves."""
 
 import csv
 import io
@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from htc.errors import DataError
 from htc.evaluation.coco import MetricValues
 from htc.files import write_text
-from htc.training.record import read_losses
 from htc.visual.curves import draw_average_precision, draw_losses
 
 HISTORY, LOSSES, CURVES_FOLDER, TABLE = "history.json", "losses.csv", "curves", "validation.csv"
+LEADING = ("step", "epoch", "learning_rate", "total")
+"""The columns of `losses.csv` before those of the loss terms."""
 CURVES_SHOWN = {
     "mask AP": ("segm", "AP"),
     "mask AP50": ("segm", "AP50"),
@@ -48,6 +50,19 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     """Read the history that `Validation` wrote; empty before the first evaluation."""
     path = folder / HISTORY
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def read_losses(path: Path) -> tuple[list[int], dict[str, list[float]]]:
+    """Steps and values by term of the `losses.csv` that `LossRecord` wrote; raises `DataError` when it is damaged."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            header, *rows = list(csv.reader(stream)) or [list(LEADING)]
+            names = header[len(LEADING) :]
+            return [int(row[0]) for row in rows], {
+                name: [float(row[i + len(LEADING)]) for row in rows] for i, name in enumerate(names)
+            }
+    except (OSError, ValueError, IndexError) as error:
+        raise DataError(f"{path} is not a record of losses: {error}") from error
 
 
 def flat(entry: dict[str, Any]) -> dict[str, float]:

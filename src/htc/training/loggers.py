@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
 from htc.errors import ConfigError, DataError, OutputError
+from htc.extras import require
 from htc.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def check_loggers(loggers: Sequence["str | Logger"]) -> None:
     """Check the names, that their packages are installed, and that W&B has an account to upload to.
 
     Raises:
-        ConfigError: for an unknown name, with the known ones; a missing package, with the command that installs it; or
-            no account, with what to do.
+        ConfigError: for an unknown name, with the known ones; or no account, with what to do.
+        InstallationError: for a missing package, with the command that installs it.
 
     Example:
         >>> check_loggers(("tensorboard",))
@@ -91,24 +91,14 @@ def check_loggers(loggers: Sequence["str | Logger"]) -> None:
             near = get_close_matches(name, LOGGERS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}? " if near else ""
             raise ConfigError(f"unknown logger {name!r}; {hint}The loggers are {', '.join(LOGGERS)}")
-        missing = [package for package in _packages(name) if not _is_installed(package)]
-        if missing:
-            raise ConfigError(
-                f"the logger {name} needs {' and '.join(missing)}: pip install 'hybrid-task-cascade[{name}]'"
-            )
+        require(name, f"the logger {name}", _modules(name))
         if name == "wandb" and not _has_account():
             raise ConfigError("W&B has no account here: run `wandb login`, or set WANDB_MODE=offline to upload later")
 
 
-def _packages(name: str) -> tuple[str, ...]:
-    if name == "mlflow" and not os.environ.get(TRACKING_URI):
-        return ("mlflow", "sqlalchemy", "alembic")  # with a tracking server, the first is enough
-    return (name,)
-
-
-def _is_installed(package: str) -> bool:
-    spec = find_spec(package)
-    return spec is not None and spec.origin is not None  # W&B creates folders named wandb, which are not the package
+def _modules(name: str) -> tuple[str, ...] | None:
+    """The modules of a logger's extra that are needed; None: all."""
+    return ("mlflow",) if name == "mlflow" and os.environ.get(TRACKING_URI) else None  # a server has the database
 
 
 def _has_account() -> bool:

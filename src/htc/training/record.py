@@ -12,13 +12,13 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from htc.errors import DataError, OutputError
+from htc.errors import OutputError
 from htc.files import REMEDIES, whole_file
 from htc.training.distributed import gathered
 from htc.training.events import Listener, StepDone
+from htc.training.history import LEADING
 
 GIB = 2**30
-LEADING = ("step", "epoch", "learning_rate", "total")
 IMAGES_FILE = "pictures.csv"
 
 
@@ -165,16 +165,3 @@ def steps_recorded(path: Path) -> int:
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     numbers = [line.partition(b",")[0] for line in lines if line.endswith(b"\n")]
     return max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
-
-
-def read_losses(path: Path) -> tuple[list[int], dict[str, list[float]]]:
-    """Read the steps and the values of each term from a file of `LossRecord`; raises `DataError` if it is damaged."""
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            header, *rows = list(csv.reader(stream)) or [list(LEADING)]
-            names = header[len(LEADING) :]
-            return [int(row[0]) for row in rows], {
-                name: [float(row[i + len(LEADING)]) for row in rows] for i, name in enumerate(names)
-            }
-    except (OSError, ValueError, IndexError) as error:
-        raise DataError(f"{path} is not a valid record of losses: {error}. Restore or delete it") from error

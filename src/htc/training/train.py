@@ -13,6 +13,7 @@ from htc.config import Config, Precision
 from htc.data.coco import read_splits
 from htc.data.formats.layouts import locate_splits
 from htc.data.semantic_maps import semantic_sources
+from htc.extras import require
 from htc.run_folders import filling, folder_for
 from htc.settings.layers import Setting
 from htc.settings.python import Overrides, check_overrides, python_settings
@@ -132,6 +133,7 @@ def train(
         CheckpointError: the weights do not fit.
         OutputError: `out` cannot be written, or holds another run.
         TrainingError: a loss is not finite, or a process of the training ended.
+        InstallationError: the extra `train`, or that of a logger, is not installed.
         TypeError: an option does not exist; the message names the nearest.
 
     Example:
@@ -194,6 +196,7 @@ def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult
     """Train as `htc.train` does; start one process for each device if there are several."""
     request.check()
     request.check_data()
+    require("train", "training")
     if request.starts_processes:
         return run_in_processes(partial(run_request, request), request.devices, request.nodes, listener)
     prepared = prepare(request, listener)
@@ -212,6 +215,7 @@ def prepare(request: TrainingRequest, listener: Listener) -> PreparedTraining:
     """Find or convert the dataset, download the weights and resolve the configuration; only the first process writes
     files.
     """
+    require("train", "training")
     folder, splits = on_first_process(str(request.device), lambda: _located(request, listener))
     listener(Phase("loading PyTorch"))
     check_torch()

@@ -4,14 +4,15 @@ scripts.
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
 from htc.visual.curves import COLORS, DASHES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, GRID = "#010203", "#030201"
 """Stand-ins that the drawing's style replaces by the page's ink and its lines."""
@@ -107,7 +108,9 @@ def _short(name: str, most: int = 24) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _plot(title: str, axes: tuple[str, str], size: tuple[float, float]) -> tuple[Figure, Axes]:
+def _plot(title: str, axes: tuple[str, str], size: tuple[float, float]) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, layout="constrained")
     figure.patch.set_alpha(0)
     plot = figure.subplots()
@@ -124,7 +127,10 @@ def _plot(title: str, axes: tuple[str, str], size: tuple[float, float]) -> tuple
     return figure, plot
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: "Figure") -> str:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     # Names of classes are texts, not formulas: a $ in them is a $.
     stream = io.StringIO()
     with rc_context({"svg.hashsalt": "htc", "text.parse_math": False, "svg.fonttype": "path"}):

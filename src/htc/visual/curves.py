@@ -5,13 +5,15 @@ pyplot's state.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from htc.errors import OutputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colors: told apart by readers who see red and green alike; the yellow is left out, it is too pale for
 # a line.
@@ -33,6 +35,8 @@ def draw_losses(
     step. Each of `validation` has one value for each of the steps `measured`: dots, in its term's color. Raises
     `OutputError` if the file cannot be written.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 4.5), dpi=110, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
     x, width = np.asarray(steps), max(1, len(steps) // 40)
@@ -76,6 +80,8 @@ def draw_average_precision(path: str | Path, epochs: Sequence[float], metrics: M
 
     Raises `OutputError` if the file cannot be written.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained", facecolor="white")
     axes = figure.subplots()
     x, ends = np.asarray(epochs, dtype=float), []
@@ -120,7 +126,7 @@ def spread(places: Sequence[float], distance: float) -> list[float]:
     return moved
 
 
-def _dress(axes: Axes, title: str, x_label: str) -> None:
+def _dress(axes: "Axes", title: str, x_label: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.set_xlabel(x_label, color=INK)
     axes.grid(color=GRID, linewidth=0.8)
@@ -129,7 +135,9 @@ def _dress(axes: Axes, title: str, x_label: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def _save(figure: "Figure", path: str | Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from htc.visual.palette import text_color
 
+FONT = Path(__file__).parent / "fonts" / "DejaVuSans-Bold.ttf"
 SMALLEST_FONT, USUAL, REFERENCE_SIDE = 10, 13, 640
 """Font sizes in pixels: the least that is legible, and the usual one on an image whose long side is 640."""
 CROWDED = 0.13
@@ -63,9 +63,8 @@ def paint_labels(
 
 @lru_cache(maxsize=16)
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans Bold, which comes with matplotlib and has Latin, Greek and Cyrillic letters."""
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
-    return ImageFont.truetype(str(path), size)
+    """DejaVu Sans Bold, bundled, which has Latin, Greek and Cyrillic letters."""
+    return ImageFont.truetype(str(FONT), size)
 
 
 def _patch(text: str, font: ImageFont.FreeTypeFont) -> UInt8[np.ndarray, "h w 2"]:

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from jinja2 import Environment, StrictUndefined, Template
 from PIL import Image
 
 from htc.files import whole_file
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 Tone = Literal["plain", "good", "warning", "bad"]
 QUALITY = 88
@@ -175,7 +177,9 @@ def _data(kind: str, content: bytes) -> str:
 
 
 @cache
-def _template() -> Template:
+def _template() -> "Template":
+    from jinja2 import Environment, StrictUndefined
+
     text = files("htc.visual").joinpath("page.html.jinja").read_text(encoding="utf-8")
     return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
         text
