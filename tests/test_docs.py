@@ -8,6 +8,7 @@ extensions) makes two steps with what it is given. Code of other libraries is ma
 import ast
 import inspect
 import json
+import pydoc
 import re
 import shlex
 import shutil
@@ -32,6 +33,7 @@ from htc.data.formats.layouts import locate_splits
 from htc.data.loader import training_loader
 from htc.presets import PRESETS, preset
 from htc.settings.layers import check_alone, from_flags
+from htc.settings.names import all_names
 
 ROOT = Path(__file__).parent.parent
 NUCLEI = Path(htc.demo.__file__).parent / "nuclei"
@@ -121,6 +123,30 @@ def test_python_uses_public_names(page: str) -> None:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "htc"
         }
         assert used <= set(htc.__all__)
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_every_field_of_the_configuration_exists(page: str) -> None:
+    sections = "|".join(sorted(set(htc.Config.model_fields) - {"preset", "classes", "category_ids", "precision"}))
+    named = re.findall(rf"`(?:--)?((?:{sections})\.[a-z_.-]+)", ours_only(page))
+    known = set(all_names())
+    for name in named:
+        field = name.replace("-", "_").rstrip(".")
+        assert field in known or any(one.startswith(f"{field}.") for one in known), f"{page}: {name}"
+
+
+def ours_only(page: str) -> str:
+    """The text of a page; of the tables that compare libraries, the column about this one."""
+    if "/migration/" not in page:
+        return PAGES[page]
+    return "\n".join(line.split(" | ", 1)[-1] for line in PAGES[page].splitlines())
+
+
+def test_the_functions_of_the_paper_exist() -> None:
+    names = re.findall(r"`(htc\.[\w.]+)`", PAGES["docs/concepts/paper.md"])
+    assert len(names) > 15
+    for name in names:
+        assert pydoc.locate(name) is not None, name
 
 
 class World:
