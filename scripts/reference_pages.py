@@ -10,6 +10,7 @@ import re
 import types
 from collections.abc import Iterator
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -68,8 +69,10 @@ def table(columns: tuple[str, ...], rows: Iterator[tuple[str, ...]] | list[tuple
 
 
 def cell(text: str) -> str:
-    """Text on one line, with pipes that do not end the cell."""
-    return re.sub(r"\s+", " ", text).strip().replace("|", "&#124;" if "`" not in text else r"\|")
+    """Text on one line; a pipe is written so that it does not end the cell, in code too."""
+    line = re.sub(r"\s+", " ", text).strip()
+    line = re.sub(r"`([^`]*\|[^`]*)`", lambda match: f"<code>{escape(match[1])}</code>", line)
+    return line.replace("|", "&#124;")
 
 
 def command_line() -> str:

@@ -183,6 +183,8 @@ class World:
             return two_steps(data, **options)
         if "preset" in options:
             preset(options["preset"])
+        if "out" in options:
+            Path(options["out"]).symlink_to(self.run, target_is_directory=True)
         config = htc.load(self.run).config
         return htc.TrainingResult(folder=self.run, config=config, metrics=RESULT["metrics"], steps=2, device="cpu")
 

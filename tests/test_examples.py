@@ -11,6 +11,7 @@ import yaml
 import htc
 from test_docs import TINY, small_coco
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = {name: TINY[name] for name in ("input", "cascade", "rpn", "inference", "training")}
 
@@ -44,7 +45,6 @@ def compared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "runs"
 
 
-@pytest.mark.slow
 def test_train_evaluate_compare(compared: Path) -> None:
     assert htc.load(compared / "htc").config.semantic is not None
     plain = htc.load(compared / "cascade").config
@@ -53,7 +53,6 @@ def test_train_evaluate_compare(compared: Path) -> None:
     assert (compared / "htc.json").is_file()
 
 
-@pytest.mark.slow
 def test_ensemble_predict_folder(compared: Path, data: Path, tmp_path: Path) -> None:
     models = ["--model", str(compared / "htc"), "--model", str(compared / "cascade")]
     load_script("ensemble_predict_folder").main(
@@ -73,7 +72,6 @@ def test_own_loop(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "AP50" in printed
 
 
-@pytest.mark.slow
 def test_notebook(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = json.loads((EXAMPLES / "nuclei.ipynb").read_text(encoding="utf-8"))
     cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]

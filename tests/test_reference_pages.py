@@ -1,6 +1,7 @@
 """The generated pages of the documentation hold everything that they are generated from, and cost no torch."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,18 +33,18 @@ def generator() -> ModuleType:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_a_command_is_listed(generator: ModuleType, name: str) -> None:
     text = generator.command_page(COMMANDS[name])
-    rows = [line.replace("\\|", "¦").split("|")[1:] for line in text.splitlines() if line.startswith("| `")]
+    rows = [line.split("|")[1:] for line in text.splitlines() if line.startswith(("| `", "| <code>"))]
     shown = [one for one in build(name)[name].assemble_argument_collection(parse_docstring=True) if one.show]
     assert len(rows) == len(shown)
     for argument in shown:
         ((_, meaning, *_),) = (row for row in rows if named(row[0], argument.names[0]))
         assert argument.parameter.help is not None
-        assert " ".join(argument.parameter.help.split())[:20] in meaning.replace("¦", "|").replace("&#124;", "|")
+        assert " ".join(argument.parameter.help.split())[:20] in meaning.replace("&#124;", "|")
 
 
 def named(cell: str, name: str) -> bool:
     """Whether a cell of the table is that of this argument: its first word, or one of its flags."""
-    words = cell.strip(" `").replace(",", "").split()
+    words = re.sub("[`,]|</?code>", "", cell).split()
     return words[0] == name or (name.startswith("-") and name in words)
 
 
