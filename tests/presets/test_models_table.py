@@ -1,25 +1,12 @@
-"""The table of all presets: docs/models.md shows what the command prints, and what was measured says how."""
+"""The table of all presets that `htc models` prints, and what was measured says how."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from htc.checkpoint.zoo import catalogue
-from htc.cli.models import COLUMNS, models, table_cells
+from htc.cli.models import models, table_cells
 from htc.presets.published import MEASURED_AP
-
-PAGE = Path(__file__).parent.parent.parent / "docs" / "models.md"
-
-
-def as_markdown() -> str:
-    """The table as it should stand on the page."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *((f"`{name}`", *rest) for name, *rest in map(table_cells, catalogue()))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def test_the_page_has_the_whole_table() -> None:
-    assert as_markdown() in PAGE.read_text(encoding="utf-8"), f"docs/models.md: replace its table by\n{as_markdown()}"
 
 
 def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
