@@ -254,7 +254,9 @@ def _of_models(
         match_categories(model_config.classes, data.ground_truth)  # before a long download
     for name in dict.fromkeys(_name(weights) or str(one) for one in models if isinstance(one, str | Path)):
         if to_be_fetched(name):
-            fetch(name, progress=lambda done, total, name=name: tell(done >> 20, (total or 0) >> 20, f"MiB of {name}"))
+            fetch(
+                name, progress=lambda done, total, name=name: report(done >> 20, (total or 0) >> 20, f"MiB of {name}")
+            )
     if request.max_detections is not None:
         limit = Setting(("inference", "max_detections"), request.max_detections, "max_detections")
         settings = [*settings, limit]

@@ -73,6 +73,8 @@ def overlaps(
     if comparison.object_masks is not None and comparison.result_masks is not None:
         annotated = [comparison.object_masks[item["id"] - 1] for item in objects]
         predicted = [comparison.result_masks[item["id"] - 1] for item in results]
+    from faster_coco_eval.core import mask as mask_api
+
     ious: Any = mask_api.iou(predicted, annotated, [item["iscrowd"] for item in objects])
     return np.asarray(ious, np.float64).reshape(len(results), len(objects))
 
