@@ -74,7 +74,7 @@ def test_what_is_found_are_boxes(result, splits):
     assert len(shapes) == len(found)
     assert {shape["shape_type"] for shape in shapes} == {"rectangle"}
     assert shapes[0]["points"] == found.boxes[0].reshape(2, 2).tolist()
-    with pytest.raises(ConfigError, match="boxes alone"):
+    with pytest.raises(ConfigError, match="boxes only"):
         found.masks.rle()
 
 
