@@ -61,7 +61,7 @@ def cut_jpeg(folder: Path) -> bytes:
     ("source", "message"),
     [
         ("gone.jpg", "gone.jpg: no such file; check the path"),
-        ("text.jpg", "text.jpg is not an image that can be read"),
+        ("text.jpg", "text.jpg is not an image, or its header is damaged"),
         ("cut.jpg", "cut.jpg is damaged or incomplete"),
         ("empty.jpg", "empty.jpg is empty; copy or download it again"),
         ("bomb.png", "bomb.png has 2500000000 pixels (50000x50000); to accept it, add --max-pixels 2500000000"),

@@ -25,7 +25,7 @@ CALLS = (
     (("predict", "no.jpg", "--model", PRESET), "no.jpg: no such file"),
     (("predict", "empty", "--model", PRESET), "empty: no images in this folder"),
     (("predict", "*.webp", "--model", PRESET), "*.webp: no images in this pattern"),
-    (("predict", "text.jpg", "--model", PRESET), "text.jpg is not an image that can be read"),
+    (("predict", "text.jpg", "--model", PRESET), "text.jpg is not an image, or its header is damaged"),
     (("predict", "a.png", "--model", "htc_r50_fpn_2x_coco"), "did you mean htc_r50_fpn_1x_coco"),
     (("predict", "a.png", "--model", "nowhere/model"), "nowhere/model: no such file or folder"),
     (("predict", "a.png", "--model", "empty"), "empty: no model in it"),

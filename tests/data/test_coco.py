@@ -141,7 +141,7 @@ FIRST = ("annotations", 0)
         (change("categories", to=[]), "has no categories"),
         (change("categories", 1, "id", to=90), "category id 90 occurs twice"),
         (change("categories", 1, "name", to="toothbrush"), "'toothbrush' occurs twice"),
-        (change("categories", 1, "id", to="3"), "needs a whole number as id"),
+        (change("categories", 1, "id", to="3"), "it needs an integer and a name"),
         (change(*FIRST, to=17), r"annotations\[0\] is not a JSON object"),
         (change(*FIRST, "id", to=9), "annotation id 9 occurs twice"),
         (change(*FIRST, "image_id", to=3), r"annotation 5 \(image 3\): its image_id 3 is not among the images"),
@@ -197,7 +197,7 @@ def test_many_faults_are_one_short_message(tmp_path: Path) -> None:
     [
         ("", "not valid JSON"),
         ('{"images": [', "not valid JSON"),
-        ("[]", "result files"),
+        ("[]", "like a result file"),
         ("{}", "no list of images and annotations and categories"),
         ("3", "not a COCO instance file"),
     ],
@@ -252,7 +252,7 @@ def test_layouts(tmp_path: Path, files: list[str], found: tuple[str, str | None]
 
 @pytest.mark.parametrize(
     ("present", "says"),
-    [([], "none of the known layouts"), (["instances_train.json"], "image folder .*train is not")],
+    [([], "none of the known layouts"), (["instances_train.json"], "image folder .*train does not")],
 )
 def test_unknown_layouts(tmp_path: Path, present: list[str], says: str) -> None:
     (tmp_path / "annotations").mkdir()

@@ -86,7 +86,7 @@ def test_yolo_boxes(tmp_path: Path) -> None:
     data = trained_on(yolo(tmp_path, "0 0.5 0.5 0.2 0.5\n1.0 0.95 0.5 0.2 0.5\n"), say=notes.append)
     assert [found.box for found in data.images[0].instances] == [(24, 10, 36, 30), (51, 10, 60, 30)]
     assert all(found.segmentation is None for found in data.images[0].instances)
-    assert any("boxes alone" in note for note in notes)
+    assert any("only boxes" in note for note in notes)
     assert any("without label file" in note for note in notes)
 
 
@@ -124,11 +124,11 @@ def test_roboflows_yolo_folders(tmp_path: Path) -> None:
             {"lines": "0 0.1 0.1 0.5 0.1 0.5 0.5\n7 0 0 1 0 1 1\n"},
             r"labels/a\.txt:2: class 7 is not among the 2 classes",
         ),
-        ({"lines": "0 10 10 50 10 50 50\n"}, r"a\.txt:1: coordinate 10 is not within 0\.\.1"),
+        ({"lines": "0 10 10 50 10 50 50\n"}, r"a\.txt:1: coordinate 10 is not in 0\.\.1"),
         ({"lines": "0 0.1 0.1 0.5\n"}, r"a\.txt:1: 3 coordinates"),
         ({"lines": "0 0.1 0.1 0.5 0.5 0.5\n"}, r"a\.txt:1: 5 coordinates"),
         ({"lines": "cat 0.1 0.1 0.5 0.5\n"}, r"a\.txt:1: 'cat 0\.1 0\.1 0\.5 0\.5' is not a class index"),
-        ({"lines": "0 nan 0.1 0.5 0.5\n"}, "coordinate nan is not within"),
+        ({"lines": "0 nan 0.1 0.5 0.5\n"}, "coordinate nan is not in 0"),
         ({"lines": ""}, "none of its 2 train images has a label file with instances"),
         ({"names": "nc: 3\nnames: [cat, dog]"}, "nc is 3, but there are 2 names"),
         ({"names": "names: {0: cat, 2: dog}"}, "without gaps"),
@@ -231,7 +231,7 @@ def test_the_order_of_labels_txt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shapes", "more", "says"),
     [
-        ([shape("polygon", [[1, 1], [2, 2]])], {}, r"a\.json: shape 1, a polygon, has 2 points, it needs 3"),
+        ([shape("polygon", [[1, 1], [2, 2]])], {}, r"a\.json: shape 1, a polygon, has 2 points but needs 3"),
         ([POLYGON, shape("polygon", [[1, 1, 1]] * 3)], {}, r"a\.json: shape 2: points must be pairs"),
         ([shape("spiral", [[1, 1]] * 3)], {}, "type 'spiral'"),
         ([shape("mask", [[1, 1], [2, 2]], mask="?")], {}, "its mask cannot be read"),
@@ -313,7 +313,7 @@ def test_classes_by_folder_and_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (TWO[:39], r"masks/a\.png is 60x39, its image 60x40"),
+        (TWO[:39], r"masks/a\.png is 60x39, but its image 60x40"),
         (TWO * 0, "no label map of a train image contains an instance"),
         (np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 2000, None),
     ],
@@ -371,7 +371,7 @@ def test_a_share_is_set_apart_by_name_and_only_when_asked(tmp_path: Path) -> Non
     assert 4 <= len(val) <= 17
     assert not {record.path for record in train.images} & {record.path for record in val.images}
     assert all(len(record.instances) == 1 for record in (*train.images, *val.images))
-    with pytest.raises(DataError, match="leave it out"):
+    with pytest.raises(DataError, match="--val-share has no effect: remove it"):
         prepare_splits(yolo_with_val(tmp_path / "yolo"), tmp_path / "out", val_share=0.2)
 
 

@@ -247,7 +247,7 @@ def test_semantic_maps_from_a_folder(dataset: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "says"),
     [
-        (Image.new("L", (4, 4)), "is 4x4, its image 5x4"),
+        (Image.new("L", (4, 4)), "is 4x4, but its image 5x4"),
         (Image.new("RGB", (5, 4)), "has mode RGB"),
         (Image.new("L", (5, 4), 3), r"contains the value 3, but the model has classes 0\.\.2"),
         (None, "no such semantic map"),

@@ -209,7 +209,7 @@ def test_ids_that_no_map_can_hold(tmp_path: Path) -> None:
         )
         with pytest.raises(
             DataError,
-            match=rf"category 'sky' has the id {wrong}; classes are category ids - 1 here, so ids must be 1\.\.255",
+            match=rf"category 'sky' has the id {wrong}; classes are category ids - 1 here, so ids must be in 1\.\.255",
         ):
             with_semantic_maps(data, maps)
         write_maps(tmp_path)
@@ -257,7 +257,7 @@ def test_another_part_has_its_own_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "says"),
-    [((), "need a folder"), ((None, Path("a.json")), "give both"), ((Path("a"), None, Path("b")), "give both")],
+    [((), "need a folder"), ((None, Path("a.json")), "pass both"), ((Path("a"), None, Path("b")), "pass both")],
 )
 def test_sources_that_cannot_be(given: tuple[Path | None, ...], says: str) -> None:
     with pytest.raises(ConfigError, match=says):

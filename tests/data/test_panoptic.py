@@ -113,7 +113,7 @@ def test_instances_over_a_folder_of_stuff(data: Dataset, tmp_path: Path) -> None
     assert config.semantic.classes == 4
     with pytest.raises(ConfigError, match=r"semantic\.classes is 3; the semantic maps need 4"):
         training_loader(found, three, 0, 0, 1)
-    with pytest.raises(DataError, match=r"the value 256, a map has 0\.\.254"):
+    with pytest.raises(DataError, match=r"the value 256, but a map has 0\.\.254"):
         with_semantic_maps(data, MapSources(tmp_path / "stuff", instances=256))
 
 
@@ -160,10 +160,10 @@ def test_faults_are_named(data: Dataset, tmp_path: Path, content: dict[str, Any]
 
 
 def test_files_that_cannot_be_used(data: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds segment 3, which its annotation does not list"):
+    with pytest.raises(DataError, match="contains segment 3, which its annotation does not list"):
         map_of(with_semantic_maps(data, write(tmp_path, panoptic([]))))
     maps = write(tmp_path, panoptic([]), np.zeros((6, 9), np.int64))
-    with pytest.raises(DataError, match=r"p\.png is 9x6, its image 8x6"):
+    with pytest.raises(DataError, match=r"p\.png is 9x6, but its image 8x6"):
         map_of(with_semantic_maps(data, maps))
     Image.new("L", (8, 6)).save(tmp_path / "maps/p.png")
     with pytest.raises(DataError, match=r"has mode L; .* for class indices, do not pass a JSON"):

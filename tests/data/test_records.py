@@ -42,7 +42,10 @@ PLAIN = {"image": IMAGE, "labels": ["cat"], "boxes": BOX}
         ({"masks": [[[1, 2, 3, 4, 5]]]}, r"records\[1\], instance 0: polygon 1 has 5 numbers: an odd number"),
         ({"masks": [[1, 2, 3, 4, 5, 6]]}, "instance 0: its segmentation is one flat list of 6 numbers"),
         ({"masks": [[["a", "b"]]]}, "polygon 1 is not a list of finite numbers"),
-        ({"masks": [{"size": (50, 40), "counts": b"abc"}]}, "instance 0: its run-length size .* width and height exch"),
+        (
+            {"masks": [{"size": (50, 40), "counts": b"abc"}]},
+            "instance 0: its run-length size .* width and height swapped",
+        ),
         ({"masks": [{"size": [40, 50], "counts": [5]}]}, "its runs cover 5 pixels, the image has 2000"),
         ({"masks": [{"counts": [5]}]}, "run-length size is None"),
         ({"masks": ["mask.png"]}, r"masks\[0\] has the shape \(\)"),
@@ -74,7 +77,7 @@ def test_all_faults_at_once() -> None:
         ([PLAIN | {"labels": [0]}], None, "labels are indices, so classes=.* is needed"),
         ([PLAIN], ["cat", "cat"], r"classes\[1\]: the name 'cat' occurs twice"),
         ([PLAIN], "cat", "classes is 'cat'; give a list of names"),
-        ([PLAIN], ["cat", ""], r"classes\[1\]: categories\[1\] needs"),
+        ([PLAIN], ["cat", ""], r"classes\[1\]: .* it needs an integer and a name"),
     ],
 )
 def test_faults_of_the_whole(records: list[Any], classes: Any, message: str) -> None:

@@ -79,7 +79,7 @@ def test_datasets_by_split_have_the_classes_of_the_first(tmp_path: Path) -> None
     val = read_coco(splits.val_annotations, splits.val_images)
     assert val.classes == ("cat", "dog", "fox")
     assert names(val) == [["fox", "cat"]]
-    with pytest.raises(DataError, match=r"data has a validation part .* leave it out"):
+    with pytest.raises(DataError, match=r"data has a validation split .* remove it"):
         locate_splits(data={"train": made(("cat",)), "val": made(("cat",))}, val_share=0.2, converted=tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_one_split_of_another_layout(tmp_path: Path) -> None:
     told: list[str] = []
     annotations, images = locate_split(folder, "val", tmp_path / "out", told.append)
     assert [record.path.name for record in read_coco(annotations, images)] == ["000001.png"]
-    assert "val: 1 images with 1 objects" in told[0]
+    assert "val: 1 images with 1 instances" in told[0]
     assert [path.name for path in (tmp_path / "out/annotations").iterdir()] == ["instances_val.json"]
 
 

@@ -166,7 +166,7 @@ def _open(stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image:
             return decoder(cast(BinaryIO, stream), name)
         except BROKEN:
             continue
-    raise DataError(f"{name} is not a readable image, or its header is damaged; use a JPEG, PNG, WebP or TIFF file")
+    raise DataError(f"{name} is not an image, or its header is damaged; use a JPEG, PNG, WebP or TIFF file")
 
 
 def _deep_color(image: Image.Image, stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image | None:

@@ -120,7 +120,7 @@ def hat_integral(end: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
 
 
 def _differentiable_in_weights(table: Float[Tensor, "P C"], groups: list[Group], count: int) -> Float[Tensor, "M C"]:
-    """The same sums as `PixelGather`, with torch's gradient for both the table and the weights."""
+    """Weighted sums as in `PixelGather`, with torch's gradient for both the table and the weights."""
     order = torch.cat([group.boxes for group in groups]).argsort()
     sums = [
         F.embedding_bag(g.index, table, mode="sum", per_sample_weights=g.weight.to(table.dtype)).view(

@@ -53,7 +53,7 @@ def _start(name: str) -> Config:
 
 
 def _member(name: str, backbone: Backbone, network_input: Input | None = None) -> Config:
-    """All components above, with a larger backbone."""
+    """HTC with all components above and a larger backbone."""
     config = multi_scale(synchronised(_start(name)))
     return config.replace(backbone=backbone, input=network_input or config.input)
 

@@ -121,7 +121,7 @@ def test_offline_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
         (FishNet(pretrained="nowhere.pth"), "no such file$"),
         (
             Timm(name="convnext_atto", pretrained="resnet50.no_such_tag"),
-            "no weights of that tag: it has .*resnet50.tv_in1k",
+            "no weights of that tag; use .*resnet50.tv_in1k",
         ),
     ],
 )

@@ -159,7 +159,7 @@ def locate_splits(
             "--val-share splits the images of --data DIR; pass that, or --val-annotations with --val-images"
         )
     if train_annotations is None or train_images is None:
-        raise DataError("no training data: pass --data DIR, or --train-annotations JSON with --train-images DIR")
+        raise DataError("nothing to train on: pass --data DIR, or --train-annotations JSON with --train-images DIR")
     if (val_annotations is None) != (val_images is None):
         raise DataError("--val-annotations and --val-images must be used together: pass both or neither")
     for annotations, images in ((train_annotations, train_images), (val_annotations, val_images)):
