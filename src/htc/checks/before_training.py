@@ -64,7 +64,7 @@ def _line(code: str, findings: list[Finding]) -> str:
 
 
 def _where(finding: Finding, file: Path | str) -> str:
-    return str(file) if finding.place == finding.file.name else f"{file}, {finding.place}"
+    return str(file) if finding.location == finding.file.name else f"{file}, {finding.location}"
 
 
 def _doctor(splits: Splits) -> str:

@@ -49,7 +49,7 @@ class Finding:
     """What the edits do."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Annotation and image, as named in messages; the file's name if there are none."""
         if self.annotation is not None:
             return f"annotation {self.annotation} (image {self.image})"

@@ -219,7 +219,7 @@ def _figure(finding: Finding) -> Figure | None:
     if image is None:
         return None
     fix = f" --fix: {finding.fixed_by}." if finding.edits else ""
-    return Figure(pixels(image), f"{finding.place}: {finding.what}", f"{_where(finding)}: {finding.what}.{fix}")
+    return Figure(pixels(image), f"{finding.location}: {finding.what}", f"{_where(finding)}: {finding.what}.{fix}")
 
 
 def _list(findings: Sequence[Finding]) -> PageTable:
@@ -235,7 +235,7 @@ def _list(findings: Sequence[Finding]) -> PageTable:
 
 def _where(finding: Finding) -> str:
     image = "" if finding.image_path is None else f", {finding.image_path.name}"
-    return f"{finding.place}{image}"
+    return f"{finding.location}{image}"
 
 
 def _advice(examination: Examination) -> PageSection:

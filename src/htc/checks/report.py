@@ -27,7 +27,7 @@ def report_lines(examination: Examination) -> Iterator[str]:
         yield f"  why: {kind.why}"
         yield f"  do:  {kind.remedy}{_fixes(findings)}"
         for finding in findings[:EXAMPLES]:
-            yield f"  - {finding.place}: {finding.what}"
+            yield f"  - {finding.location}: {finding.what}"
         if len(findings) > EXAMPLES:
             yield f"  - ... and {len(findings) - EXAMPLES} more"
     yield ""
