@@ -268,7 +268,7 @@ class Detections:
         return result_formats.labelme_content(self, image_path, tolerance)
 
     def to_supervision(self) -> "supervision.Detections":
-        """Convert to roboflow's supervision (extra `vis`); masks become its `CompactMask` (`.to_dense()` unpacks it)."""
+        """Convert to roboflow's supervision (extra `vis`), where masks are `CompactMask` (`.to_dense()` unpacks)."""
         return result_formats.supervision_detections(self)
 
 

@@ -126,13 +126,13 @@ def test_without_validation_images_it_says_what_to_give(splits, tables, tmp_path
 def test_the_folder_of_another_ablation_is_refused(done, splits, tables):
     out, _ = done
     other = Splits(splits.val_annotations, splits.val_images, splits.val_annotations, splits.val_images)
-    with pytest.raises(OutputError, match="other data"):
+    with pytest.raises(OutputError, match="another dataset"):
         run_ablation(tables, other, out)
 
 
 def test_a_folder_with_something_else_is_refused(splits, tables, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="holds no ablation"):
+    with pytest.raises(OutputError, match="does not contain an ablation"):
         run_ablation(tables, splits, tmp_path)
 
 

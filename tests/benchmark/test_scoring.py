@@ -1,6 +1,6 @@
 """The comparison with pycocotools, on little work."""
 
-from htc.benchmark.scoring import made_up, scoring_speed
+from htc.benchmark.scoring import scoring_speed, synthetic_results
 
 
 def test_both_score_the_same_results_alike():
@@ -11,6 +11,6 @@ def test_both_score_the_same_results_alike():
 
 
 def test_some_results_are_right_and_most_are_not():
-    truth, results = made_up(4, 1)
+    truth, results = synthetic_results(4, 1)
     assert 4 < len(truth["annotations"]) < 80
     assert all(0 <= result["score"] <= 1 for result in results)

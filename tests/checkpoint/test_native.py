@@ -142,7 +142,7 @@ def test_truncated_weights(folder: Path, tmp_path: Path) -> None:
 
 
 def test_folders_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no model in it"):
+    with pytest.raises(CheckpointError, match="no model in this folder"):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text(CONFIG.model_dump_json())
     with pytest.raises(CheckpointError, match="interrupted"):

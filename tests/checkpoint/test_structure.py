@@ -78,10 +78,10 @@ def test_contradictions_name_the_field_and_both_values() -> None:
     structure = read_structure(shapes(preset("htc_r50_fpn_1x_coco")))
     lines = contradictions(structure, preset("mask_rcnn_r101_fpn_1x_coco"))
     text = "\n".join(lines)
-    assert "backbone.depth: the weights have 50, the configuration says 101" in text
-    assert "cascade.num_stages: the weights have 3, the configuration says 1" in text
-    assert "semantic (branch present): the weights have true, the configuration says false" in text
-    assert "cascade.class_agnostic_boxes: the weights have true, the configuration says false" in text
+    assert "backbone.depth: the weights have 50, the configuration has 101" in text
+    assert "cascade.num_stages: the weights have 3, the configuration has 1" in text
+    assert "semantic (branch present): the weights have true, the configuration has false" in text
+    assert "cascade.class_agnostic_boxes: the weights have true, the configuration has false" in text
 
 
 def test_unknown_backbones_and_offset_groups_are_refused() -> None:

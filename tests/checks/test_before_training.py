@@ -44,7 +44,7 @@ def test_errors_stop_with_the_fault_and_its_remedy(code, tmp_path):
     with pytest.raises(DataError, match=code) as caught:
         checked(data, maps=code.startswith("semantic"))
     assert f"htc doctor {data.annotations} {data.images} --val-annotations" in str(caught.value)
-    assert "the data have 1 error:" in str(caught.value)
+    assert "the dataset has 1 error:" in str(caught.value)
 
 
 def test_images_with_panoptic_maps_need_no_other(tmp_path):
@@ -83,7 +83,7 @@ def test_detections_are_the_configurations(allowed, told, tmp_path):
     config = tiny()
     config = config.replace(inference={"max_detections": allowed})
     warnings = checked(faulty(tmp_path, "picture-crowded"), config)
-    assert [f"{allowed} detections are allowed" in line for line in warnings] == [True] * told
+    assert [f"the maximum number of detections is {allowed}" in line for line in warnings] == [True] * told
 
 
 def test_no_pixel_is_read(tmp_path, monkeypatch):

@@ -75,7 +75,7 @@ def test_a_clean_data_set_has_nothing(pristine, tmp_path, capsys):
     assert found["findings"] == []
     assert code == 0
     assert found["ok"] is True
-    assert "nothing found" in capsys.readouterr().out
+    assert "no faults" in capsys.readouterr().out
 
 
 def faulty(tmp_path: Path, fault) -> DataSet:
@@ -226,7 +226,7 @@ def test_findings_in_json(tmp_path):
     found = found_in(data)
     (finding,) = found["findings"]
     assert set(finding) == {"code", "severity", "what", "file", "image_id", "picture", "annotation_id", "box", "fix"}
-    assert (finding["image_id"], finding["annotation_id"], finding["fix"]) == (1, 60, "the second one removed")
+    assert (finding["image_id"], finding["annotation_id"], finding["fix"]) == (1, 60, "the second annotation removed")
     assert finding["picture"] == str(data.image())
     assert len(finding["box"]) == 4
     assert set(found["codes"]["object-twice"]) == {"severity", "title", "why", "remedy"}

@@ -112,12 +112,12 @@ def checkpoints(tmp_path: Path, model: Path) -> Path:
         ("empty.pth", "empty file"),
         ("text.pth", "not a checkpoint"),
         ("cut.pth", "damaged or truncated"),
-        ("other.pth", "no Mask R-CNN, Cascade Mask R-CNN or HTC"),
-        ("malicious.pth", "refused: its pickle asks for posix.system"),
-        ("pickle.pth", "refused: its pickle asks for posix.system"),
+        ("other.pth", "not a Mask R-CNN, Cascade Mask R-CNN or HTC"),
+        ("malicious.pth", "refused: its pickle uses posix.system"),
+        ("pickle.pth", "refused: its pickle uses posix.system"),
         ("picture.png", "an image, not weights"),
         ("gone.pth", "no such file or folder"),
-        ("empty", "no model in it"),
+        ("empty", "no model in this folder"),
     ],
 )
 def test_unusable_checkpoints(htc: Htc, checkpoints: Path, data: Path, name: str, message: str) -> None:
@@ -141,7 +141,7 @@ def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_
     )
     refused(
         htc("predict", data / "val", "--model", model / "model.safetensors", "--weights", model),
-        "is a weights file already",
+        "is already a weights file",
     )
     assert files_in(tmp_path) == set()
 

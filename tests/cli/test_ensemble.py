@@ -107,7 +107,7 @@ def test_a_model_named_twice_has_two_rows(htc: Htc, model: Path, data: Path) -> 
     [
         (("--views", "big"), "'big' is not a scale"),
         (("--views", "1", "--short-edge", "64"), "--input.short_edge"),
-        (("--model", "htc_r50_fpn_20e_coco", "--weights", "htc_r50_fpn_20e_coco"), "--weights is of one model"),
+        (("--model", "htc_r50_fpn_20e_coco", "--weights", "htc_r50_fpn_20e_coco"), "--weights is for one model"),
         (("--model", "nothing/here"), "nothing/here: no such file"),
     ],
 )

@@ -159,7 +159,7 @@ def test_print_config_needs_nothing_but_the_model(htc: Htc, model: Path, verb: s
         ),
         (("--inference.mask_stages", "4,1"), "inference uses stage 4, but cascade.num_stages is 3"),
         (("--inference.mask_stages", "1"), "--inference.mask_stages: must be a list of values: write [1]"),
-        (("--cascade.box_channels", "12"), "cascade.box_channels: the weights have 32, the configuration says 12"),
+        (("--cascade.box_channels", "12"), "cascade.box_channels: the weights have 32, the configuration has 12"),
         (
             ("--inference.soft_nms.kind", "hard"),
             "--inference.soft_nms.kind: there is no kind 'hard', only 'linear', 'gaussian'",

@@ -280,9 +280,9 @@ def test_convert_is_told_what_a_file_does_not_say(htc: Htc, small_config: Config
     assert "--norm-epsilon 1e-5" in htc("convert", "model.pth", "native").out
     refused = htc("convert", "native", "again", "--colors", "bgr")
     assert refused.code == 2
-    assert "--colors says nothing of a file of this kind" in refused.err
+    assert "--colors has no effect on this kind of file" in refused.err
     assert "rgb" in htc("convert", "model.pth", "again", "--colors", "blue").err
-    assert "--colors says nothing" in htc("convert", "model.pth", "again", "--colors", "bgr", "--print-config").err
+    assert "--colors has no effect" in htc("convert", "model.pth", "again", "--colors", "bgr", "--print-config").err
 
 
 def test_evaluate_the_bundled_nuclei(htc: Htc, data: Path, small_config: Config, tmp_path: Path) -> None:

@@ -1,6 +1,4 @@
-"""From results to the table: mean and spread over seeds, and how sure a difference is, by a paired bootstrap over
-images.
-"""
+"""Tables of an ablation: mean and standard deviation over seeds, and bootstrap intervals of differences over images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,57 +18,61 @@ AP_NAMES: Mapping[IouType, str] = {"bbox": "box AP", "segm": "mask AP", "boundar
 
 @dataclass(frozen=True)
 class Difference:
-    """AP of a row minus that of the row it is compared with, the same seeds on both sides."""
+    """AP of a row minus AP of the row it is compared with, over the seeds that both have."""
 
     against: str
     mean: float
     low: float
-    """The 95 % interval over the choice of validation images."""
+    """Lower end of the 95 % bootstrap interval over the validation images."""
     high: float
     by_seed: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the table with what was measured."""
+    """One row of the table with its metrics."""
 
     name: str
     ap: Mapping[str, tuple[float, ...]]
-    """AP, 0..1, of each seed for `bbox`, `segm` and, where it is compared, `boundary`."""
+    """AP, 0..1, of each seed for `bbox`, `segm` and, if it is compared, `boundary`."""
     seeds: tuple[int, ...]
     published: tuple[float | None, float | None]
     differences: Mapping[str, Difference]
-    """By kind; none in a row that is compared with no other."""
+    """By kind; empty for a row that is not compared with another."""
 
 
-def lines_of(table: AblationTable, measured: Sequence[RowResult], truth: Mapping[str, Any]) -> tuple[Line, ...]:
-    """The table's lines; rows of which no seed is measured are left out."""
+def lines_of(
+    table: AblationTable, row_results: Sequence[RowResult], ground_truth: Mapping[str, Any]
+) -> tuple[Line, ...]:
+    """Compute the lines of the table; rows without results are left out."""
     kinds = kinds_of(table)
     matched: list[dict[int, dict[str, ImageMatches]]] = []
-    for row, found in zip(table.rows, results_by_row(measured, len(table.rows)), strict=True):
-        most = row.config.inference.max_detections
-        matched.append({seed: {kind: matches(kind, truth, results, most) for kind in kinds} for seed, results in found})
-    drawn = draws(len(truth["images"]), DRAWS, seed=0)
+    for row, of_seeds in zip(table.rows, results_by_row(row_results, len(table.rows)), strict=True):
+        limit = row.config.inference.max_detections
+        matched.append(
+            {seed: {kind: matches(kind, ground_truth, results, limit) for kind in kinds} for seed, results in of_seeds}
+        )
+    drawn = draws(len(ground_truth["images"]), DRAWS, seed=0)
 
-    @cache  # a row is compared, and others with it
-    def resampled_row(place: int, seed: int, kind: IouType) -> np.ndarray:
-        return resampled(matched[place][seed][kind], drawn)
+    @cache  # a row is compared with another, and others may be compared with it
+    def resampled_row(index: int, seed: int, kind: IouType) -> np.ndarray:
+        return resampled(matched[index][seed][kind], drawn)
 
-    return tuple(_line(place, table, matched, resampled_row) for place in range(len(table.rows)) if matched[place])
+    return tuple(_line(index, table, matched, resampled_row) for index in range(len(table.rows)) if matched[index])
 
 
 def kinds_of(table: AblationTable) -> tuple[IouType, ...]:
-    """What is measured of every row."""
+    """Return the kinds of AP that are computed for every row."""
     return tuple(dict.fromkeys((*TABLE_KINDS, *table.compared)))
 
 
 def _line(
-    place: int,
+    index: int,
     table: AblationTable,
     matched: Sequence[Mapping[int, Mapping[str, ImageMatches]]],
     resampled_row: Callable[[int, int, IouType], np.ndarray],
 ) -> Line:
-    row, own = table.rows[place], matched[place]
+    row, own = table.rows[index], matched[index]
     ap = {kind: tuple(of[kind].average_precision() for of in own.values()) for kind in kinds_of(table)}
     differences = {}
     if row.against is not None and (shared := [seed for seed in own if seed in matched[row.against]]):
@@ -79,7 +81,7 @@ def _line(
             by_seed = tuple(one.average_precision() - other.average_precision() for one, other in pairs)
             low, high = interval(
                 np.mean(
-                    [resampled_row(place, seed, kind) - resampled_row(row.against, seed, kind) for seed in shared], 0
+                    [resampled_row(index, seed, kind) - resampled_row(row.against, seed, kind) for seed in shared], 0
                 )
             )
             differences[kind] = Difference(table.rows[row.against].name, float(np.mean(by_seed)), low, high, by_seed)
@@ -87,15 +89,15 @@ def _line(
 
 
 def headings(table: AblationTable) -> list[str]:
-    """What the columns of `row_cells` are."""
+    """Return the headings of the columns of `row_cells`."""
     compared = [
-        heading for kind in table.compared for heading in (f"{AP_NAMES[kind]} against", "difference [95 % of draws]")
+        heading for kind in table.compared for heading in (f"{AP_NAMES[kind]} against", "difference [95 % interval]")
     ]
     return ["", *(AP_NAMES[kind] for kind in kinds_of(table)), *compared, "paper: box", "mask"]
 
 
 def row_cells(table: AblationTable, lines: Sequence[Line]) -> list[list[str]]:
-    """Text of the table under `headings`, in per cent."""
+    """Format the cells of the table under `headings`, in per cent."""
     return [
         [
             line.name,
@@ -108,14 +110,14 @@ def row_cells(table: AblationTable, lines: Sequence[Line]) -> list[list[str]]:
 
 
 def markdown(table: AblationTable, lines: Sequence[Line]) -> str:
-    """The table for a document."""
+    """Format the table as Markdown."""
     named = headings(table)
     rows = [named, ["---"] * len(named), *row_cells(table, lines)]
     return f"Table {table.number}: {table.title}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def content(table: AblationTable, lines: Sequence[Line]) -> dict[str, Any]:
-    """The table for a JSON file: AP 0..1, published per cent."""
+    """Return the table for a JSON file: AP 0..1, published AP in per cent."""
     return {
         "table": table.number,
         "title": table.title,
@@ -135,7 +137,7 @@ def content(table: AblationTable, lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean ± sample standard deviation over the seeds."""
+    """Format mean ± sample standard deviation over the seeds."""
     mean = f"{100 * np.mean(values):.1f}"
     return f"{mean} ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 

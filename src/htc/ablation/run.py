@@ -1,8 +1,7 @@
-"""An ablation on one data set: every row of a table trained with every seed, measured, compared; resumable training by
-training.
+"""Run an ablation on one dataset: train every row of a table with every seed, evaluate and compare; resumable.
 
-Rows that are the same configuration (Tables 2 and 4 share two) are trained once. Seeds come outermost, so that a first
-complete table is there after one seed.
+Rows with the same configuration (Tables 2 and 4 share two) are trained once. The seeds are the outer loop, so that the
+table is complete after one seed.
 """
 
 import hashlib
@@ -38,27 +37,27 @@ SETTING, TRAININGS = "ablation.json", "trainings"
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is trained; how long each training is, the configurations say."""
+    """The extent of an ablation; the length of each training is part of its configuration."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     minutes: float | None = None
-    """Begin no further training after so many minutes; the same call goes on later."""
+    """Start no further training after this many minutes; the same call continues later."""
     device: str = "auto"
     workers: int = 0
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """One row with one seed."""
+    """The results of one row with one seed."""
 
     row: int
     seed: int
     results: Path
-    """COCO results of the validation images."""
+    """COCO result file for the validation images."""
 
 
 OnMessage = Callable[[str], None]
-"""Receives a line for the person who waits."""
+"""Receives progress messages for the user."""
 
 
 def run_ablation(
@@ -66,47 +65,46 @@ def run_ablation(
     splits: Splits,
     out: Path,
     budget: Budget = Budget(),
-    tell: OnMessage | None = None,
+    on_message: OnMessage | None = None,
     progress: Listener | None = None,
 ) -> dict[int, tuple[RowResult, ...]]:
-    """Trains and measures what is still missing in `out`; for each table number what is measured, rows of unfinished
-    seeds left out.
+    """Train and evaluate what is still missing in `out`; return the results by table number, without unfinished rows.
 
-    Raises `DataError` without validation images, `OutputError` if `out` holds an ablation of other data or settings,
-    and what a training raises.
+    Raises `DataError` without validation images, `OutputError` if `out` contains an ablation of another dataset, and
+    what a training raises.
     """
     if splits.val_annotations is None or splits.val_images is None:
         raise DataError(
-            "an ablation is measured on validation images: give --val-annotations and --val-images, or a --data "
-            "folder that has them"
+            "an ablation needs a validation set: add --val-annotations and --val-images, or use a --data folder with "
+            "a validation set"
         )
     dataset = read_coco(splits.train_annotations, splits.train_images)
     _claim(out, splits)
     deadline = None if budget.minutes is None else time.monotonic() + 60 * budget.minutes
-    planned = [_planned(table, place, row, dataset) for table in tables for place, row in enumerate(table.rows)]
+    planned = [_planned(table, index, row, dataset) for table in tables for index, row in enumerate(table.rows)]
     stages = {
-        one.measured: tuple(dict.fromkeys(other.stages for other in planned if other.measured == one.measured))
+        one.shared: tuple(dict.fromkeys(other.stages for other in planned if other.shared == one.shared))
         for one in planned
     }
-    found: dict[int, list[RowResult]] = {table.number: [] for table in tables}
+    results: dict[int, list[RowResult]] = {table.number: [] for table in tables}
     for seed in budget.seeds:
         for one in planned:
             folder = out / TRAININGS / f"{one.training}-seed{seed}"
             if not (folder / MODEL).is_dir() and deadline is not None and time.monotonic() > deadline:
                 continue
-            _say(tell, f"table {one.table}, {one.name}, seed {seed}")
+            _report(on_message, f"table {one.table}, {one.name}, seed {seed}")
             _train(one.config, splits, folder, budget, seed, progress)
-            _measure(one, stages[one.measured], splits, folder, budget)
-            found[one.table].append(RowResult(one.place, seed, one.results(folder)))
-    return {number: tuple(measured) for number, measured in found.items()}
+            _evaluate(one, stages[one.shared], splits, folder, budget)
+            results[one.table].append(RowResult(one.index, seed, one.results(folder)))
+    return {number: tuple(of_table) for number, of_table in results.items()}
 
 
 @dataclass(frozen=True)
 class _Planned:
-    """A row on this data."""
+    """A row of a table, with its configuration for this dataset."""
 
     table: int
-    place: int
+    index: int
     name: str
     config: Config
     training: str
@@ -114,26 +112,26 @@ class _Planned:
     augment: str | None
 
     @property
-    def measured(self) -> tuple[str, str]:
-        """Rows with equal values share one pass over the validation images."""
+    def shared(self) -> tuple[str, str]:
+        """Key of the evaluation: rows with equal keys share one pass over the validation images."""
         return self.training, self.variant
 
     @property
     def variant(self) -> str:
-        """The test-time settings, besides the mask stages, in which rows that share a training differ."""
+        """Suffix for the test-time settings, except mask stages, in which rows that share a training differ."""
         soft = self.config.inference.soft_nms
         return ("" if soft is None else f"_{soft.kind}_soft_nms") + ("" if self.augment is None else "_augmented")
 
     def results(self, folder: Path, stages: StageSubset | None = None) -> Path:
-        """Where the COCO results with masks of these stages (None: the row's) lie."""
+        """Return the path of the COCO results with masks of these stages (None: the row's)."""
         return folder / f"results_stages_{'-'.join(map(str, stages or self.stages))}{self.variant}.json"
 
 
-def _planned(table: AblationTable, place: int, row: Row, dataset: Dataset) -> _Planned:
+def _planned(table: AblationTable, index: int, row: Row, dataset: Dataset) -> _Planned:
     config = fit_to_data(row.config, dataset, "none" if row.config.semantic is None else "auto")
     return _Planned(
         table.number,
-        place,
+        index,
         row.name,
         config,
         config_digest(config),
@@ -143,29 +141,29 @@ def _planned(table: AblationTable, place: int, row: Row, dataset: Dataset) -> _P
 
 
 def config_digest(config: Config) -> str:
-    """A name for a configuration's training: equal exactly if what is learned is equal. Test-time settings do not
-    count.
+    """Hash every setting that affects training; equal if and only if the trained weights would be. Test-time settings
+    are ignored.
     """
     learned = config.model_dump(mode="json", exclude={"inference", "preset"})
     return hashlib.blake2b(json.dumps(learned, sort_keys=True).encode(), digest_size=5).hexdigest()
 
 
 def _claim(out: Path, splits: Splits) -> None:
-    """Makes the folder this data set's; raises `OutputError` if it is another's."""
+    """Record the dataset in the folder; raises `OutputError` if the folder belongs to another dataset."""
     data = {name: None if path is None else str(path.resolve()) for name, path in vars(splits).items()}
     path = out / SETTING
     if path.is_file():
         earlier = json.loads(path.read_text(encoding="utf-8")).get("data")
         if earlier != data:
-            raise OutputError(f"{out} holds an ablation of other data ({earlier}): give another --out")
+            raise OutputError(f"{out} contains an ablation of another dataset ({earlier}): set another --out")
         return
     if out.is_dir() and any(out.iterdir()):
-        raise OutputError(f"{out} is not empty and holds no ablation: give another --out")
+        raise OutputError(f"{out} is not empty and does not contain an ablation: set another --out")
     write_json(path, {"data": data})
 
 
 def _train(config: Config, splits: Splits, folder: Path, budget: Budget, seed: int, progress: Listener | None) -> None:
-    """Trains into the folder, goes on with a training begun there, or leaves a finished one as it is."""
+    """Train into the folder: start, resume, or do nothing if the training is finished."""
     if (folder / MODEL).is_dir():
         return
     resume = (folder / CHECKPOINTS / "last.ckpt").is_file()
@@ -182,10 +180,8 @@ def _train(config: Config, splits: Splits, folder: Path, budget: Budget, seed: i
     )
 
 
-def _measure(one: _Planned, subsets: Sequence[StageSubset], splits: Splits, folder: Path, budget: Budget) -> None:
-    """Writes the trained model's results on the validation images, one file a subset of mask stages, in one pass
-    over them.
-    """
+def _evaluate(one: _Planned, subsets: Sequence[StageSubset], splits: Splits, folder: Path, budget: Budget) -> None:
+    """Predict the validation images in one pass and write a result file for each subset of mask stages."""
     if all(one.results(folder, subset).is_file() for subset in subsets):
         return
     assert splits.val_annotations is not None
@@ -195,27 +191,27 @@ def _measure(one: _Planned, subsets: Sequence[StageSubset], splits: Splits, fold
     predictor = load(folder / MODEL, device=budget.device, settings=settings)
     if one.augment is not None:
         augmented = EnsemblePredictor([predictor], parse_views(one.augment))
-        _, found = evaluate_model(augmented, splits.val_annotations, splits.val_images)
-        results = {one.stages: found}
+        _, predicted = evaluate_model(augmented, splits.val_annotations, splits.val_images)
+        results = {one.stages: predicted}
     else:
         _, results = evaluate_stages_with_results(predictor, splits.val_annotations, splits.val_images, subsets)
-    for subset, found in results.items():
+    for subset, of_subset in results.items():
         with results_file(one.results(folder, subset)) as file:
-            file.add(found)
+            file.add(of_subset)
 
 
-def _say(tell: OnMessage | None, line: str) -> None:
-    if tell is not None:
-        tell(line)
+def _report(on_message: OnMessage | None, line: str) -> None:
+    if on_message is not None:
+        on_message(line)
 
 
 def truth_of(splits: Splits) -> Mapping[str, Any]:
-    """The validation annotations."""
+    """Read the validation annotations."""
     assert splits.val_annotations is not None
     return read_annotations(splits.val_annotations)
 
 
-def results_by_row(measured: Sequence[RowResult], rows: int) -> Iterator[list[tuple[int, list[dict[str, Any]]]]]:
-    """For each row its (seed, results), read from the files."""
+def results_by_row(row_results: Sequence[RowResult], rows: int) -> Iterator[list[tuple[int, list[dict[str, Any]]]]]:
+    """Yield the (seed, results) of each row, read from the files."""
     for row in range(rows):
-        yield [(one.seed, read_results(one.results)) for one in measured if one.row == row]
+        yield [(one.seed, read_results(one.results)) for one in row_results if one.row == row]

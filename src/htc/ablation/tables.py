@@ -1,7 +1,7 @@
-"""The ablations of the paper's section 4.4 (arXiv 1901.07518) as rows: each a whole configuration, made from one base.
+"""The ablations of the paper's section 4.4 (arXiv 1901.07518) as rows of whole configurations, made from one base.
 
-Every row has one score threshold (0.001) and one matching rule (low-quality matches on), so that rows differ in what
-they name and in nothing else. In the released configurations these two differ between the baselines and HTC.
+Every row has the same score threshold (0.001) and matching rule (low-quality matches on), so that rows differ only in
+what their names state. In mmdetection's configurations these two differ between the baselines and HTC.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ from htc.presets.table7 import SENET154, deformable, multi_scale, synchronised
 ABLATION_SCORE_THRESHOLD = 0.001
 NUM_STAGES = 3
 MODULES = 8
-"""The table of modules, which the paper does not have: some of them are for better outlines."""
+"""Number of the table of modules, which is not in the paper. Some of the modules improve outlines."""
 BETAS = (0.5, 1.0, 2.0, 3.0)
 TEST_SCALES = "0.75,1,1.25,1.5,1.75:flip"
-"""The paper's short edges 600-1400 as factors on 800."""
+"""The paper's short edges from 600 to 1400, as factors of 800."""
 SHALLOWEST = 50
 FUSIONS: tuple[Fusion, ...] = ("none", "box", "mask", "both")
 
@@ -31,43 +31,44 @@ class Row:
     name: str
     config: Config
     published: tuple[float | None, float | None]
-    """(box AP, mask AP) of the paper, COCO val2017, per cent; None where the table has none."""
+    """(box AP, mask AP) in the paper, COCO val2017, per cent; None if the table does not have it."""
     against: int | None
-    """Place of the row it is compared with."""
+    """Index of the row it is compared with."""
     mask_stages: tuple[int, ...] | None = None
-    """Mask stages whose mean is taken at test time; None: all."""
+    """Mask stages that are averaged at test time; None: all."""
     augment: str | None = None
-    """The views of each image at test time, as `--views` takes them."""
+    """Views for test-time augmentation, in the syntax of `--views`."""
 
 
 @dataclass(frozen=True)
 class AblationTable:
-    """One of the paper's tables."""
+    """An ablation table."""
 
     number: int
     title: str
     rows: tuple[Row, ...]
     compared: tuple[IouType, ...] = ("segm",)
-    """By which AP rows are compared: masks, and where outlines are in question, boundaries."""
+    """Kinds of AP by which rows are compared: masks and, for modules that improve outlines, boundaries."""
 
     def only(self, parts: Sequence[str]) -> "AblationTable":
-        """The rows that have one of these `parts` in their names, whatever its case, and the rows they are compared
+        """Select the rows with one of these `parts` in their names (ignoring case), and the rows they are compared
         with.
 
-        Raises `ConfigError` if no row has any.
+        Raises `ConfigError` if no row matches.
         """
-        wanted = {
-            place for place, row in enumerate(self.rows) if any(part.lower() in row.name.lower() for part in parts)
+        selected = {
+            index for index, row in enumerate(self.rows) if any(part.lower() in row.name.lower() for part in parts)
         }
-        if not wanted:
+        if not selected:
             raise ConfigError(
                 f"--rows {' '.join(parts)}: table {self.number} has no such row; its rows: "
                 f"{', '.join(row.name for row in self.rows)}"
             )
         kept = sorted(
-            wanted | {row.against for place, row in enumerate(self.rows) if place in wanted and row.against is not None}
+            selected
+            | {row.against for index, row in enumerate(self.rows) if index in selected and row.against is not None}
         )
-        rows = (self.rows[place] for place in kept)
+        rows = (self.rows[index] for index in kept)
         return replace(
             self,
             rows=tuple(replace(row, against=kept.index(row.against) if row.against in kept else None) for row in rows),
@@ -75,17 +76,16 @@ class AblationTable:
 
 
 def ablation_table(number: int, base: Config) -> AblationTable:
-    """Table 1 (the three models), 2 to 7, or 8 (further modules) with `base`, a Hybrid Task Cascade, as its strongest
-    model.
+    """Build table 1 (the three models), 2 to 7, or 8 (further modules) for `base`, a Hybrid Task Cascade.
 
-    Raises `ConfigError` if `base` has no semantic branch or not the paper's three stages, or there is no such table;
-    for Table 7 also if its backbone has no place for deformable convolution.
+    Raises `ConfigError` if there is no such table or if `base` does not have three stages and a semantic branch; for
+    Table 7 also if its backbone does not support deformable convolution.
     """
     if number not in TABLES:
-        raise ConfigError(f"--table {number}: the paper's ablations are tables {', '.join(map(str, TABLES))}")
+        raise ConfigError(f"--table {number}: choose one of the tables {', '.join(map(str, TABLES))}")
     if base.semantic is None or base.cascade.num_stages != NUM_STAGES:
         raise ConfigError(
-            f"{base.preset} cannot be taken apart: an ablation starts from three stages with a semantic branch, such "
+            f"{base.preset} cannot be ablated: an ablation needs a model with three stages and a semantic branch, such "
             f"as htc_r50_fpn_20e_paper"
         )
     title, rows = TABLES[number]
@@ -102,8 +102,8 @@ def arranged(
     semantic: bool = True,
     beta: float | None = None,
 ) -> Config:
-    """`base` with the paper's switches set, one score threshold and one matching rule. `semantic` false leaves the
-    branch out.
+    """Return `base` with the paper's switches, the common score threshold and matching rule. `semantic` False removes
+    the semantic branch.
 
     One stage is Mask R-CNN, whose boxes are class-specific.
     """
@@ -134,7 +134,7 @@ def _models(base: Config) -> tuple[Row, ...]:
         ("Hybrid Task Cascade", arranged(base, interleaved=True, mask_flow=True, fusion="both")),
     )
     return tuple(
-        Row(name, config, (None, None), against=0 if place else None) for place, (name, config) in enumerate(rows)
+        Row(name, config, (None, None), against=0 if index else None) for index, (name, config) in enumerate(rows)
     )
 
 
@@ -158,8 +158,8 @@ def _components(base: Config) -> tuple[Row, ...]:
         ("+ semantic branch", arranged(base, interleaved=True, mask_flow=True, fusion="both"), (43.2, 38.0)),
     )
     return tuple(
-        Row(name, config, published, against=place - 1 if place else None)
-        for place, (name, config, published) in enumerate(rows)
+        Row(name, config, published, against=index - 1 if index else None)
+        for index, (name, config, published) in enumerate(rows)
     )
 
 
@@ -213,10 +213,12 @@ def _beta(base: Config) -> tuple[Row, ...]:
 
 
 def _extensions(base: Config) -> tuple[Row, ...]:
-    """Each on top of the row above. The ensemble, the last row, is `htc evaluate` with several models."""
+    """Return the extensions, each added to the row above. For the ensemble, the paper's last row, use `htc evaluate`
+    with several models.
+    """
     if not isinstance(base.backbone, ResNet) or base.backbone.depth < SHALLOWEST:
         raise ConfigError(
-            f"--table 7 begins with deformable convolution in a ResNet of depth 50 or more; {base.preset} has "
+            f"--table 7 starts with deformable convolution in a ResNet of depth 50 or more; {base.preset} has "
             f"{_named(base.backbone)}"
         )
     plain = arranged(base, interleaved=True, mask_flow=True, fusion="both")
@@ -244,8 +246,8 @@ def _extensions(base: Config) -> tuple[Row, ...]:
         ("+ multi-scale test", guided, 47.4, TEST_SCALES),
     )
     return tuple(
-        Row(name, config, (None, ap), place - 1 if place else None, augment=augment)
-        for place, (name, config, ap, augment) in enumerate(rows)
+        Row(name, config, (None, ap), index - 1 if index else None, augment=augment)
+        for index, (name, config, ap, augment) in enumerate(rows)
     )
 
 
@@ -254,7 +256,7 @@ def _named(backbone: Backbone) -> str:
 
 
 def _modules(base: Config) -> tuple[Row, ...]:
-    """Section 4.6 and beyond: one module at a time on the full model."""
+    """Return the modules of section 4.6 and others, each added alone to the full model."""
     plain = arranged(base, interleaved=True, mask_flow=True, fusion="both")
     changes: dict[str, dict[str, Any]] = {
         "Hybrid Task Cascade": {},
@@ -293,7 +295,7 @@ TABLES: dict[int, tuple[str, Callable[[Config], tuple[Row, ...]]]] = {
     4: ("Mask information flow, masks by stage", _flow),
     5: ("Where the semantic feature is fused, on Cascade Mask R-CNN", _fusion),
     6: ("Weight of the semantic loss", _beta),
-    7: ("Extensions, one on top of the other; the paper's numbers are of COCO test-dev", _extensions),
+    7: ("Extensions, each added to the previous one; the paper's AP is on COCO test-dev", _extensions),
     MODULES: (
         "Modules of section 4.6, of PANet and of DetectoRS, and finer masks, each alone on the full model",
         _modules,

@@ -1,1 +1,1 @@
-"""Speed and memory of a model on this machine, by parts and in pairs on equal work, with the report."""
+"""Benchmarks: speed and memory of a model on this machine, by component and in comparisons on equal work."""

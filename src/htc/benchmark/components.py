@@ -1,8 +1,8 @@
-"""Time, operations and share of the machine's peak for each part of prediction, from an image to RLE masks.
+"""Time, operations and fraction of the machine's peak for each component of prediction, from an image to RLE masks.
 
-A path is a generator that yields the name of each part when the part has run; the caller takes the time, or counts
-operations, in between. Each part computes in full, and the next one gets the fixed inputs of `Work` instead of the
-outputs of random weights. Torchvision's Mask R-CNN is divided into the same parts.
+A path is a generator that yields the name of each component after it has run; the caller measures time or counts
+operations in between. The next component gets the fixed inputs of `Work` instead of the outputs of random weights.
+Torchvision's Mask R-CNN is divided into the same components.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ from htc.types import Features
 
 
 def detector_path(detector: Detector, work: Work) -> Iterator[str]:
-    """Ours: Mask R-CNN, Cascade Mask R-CNN or HTC."""
+    """Run the components of our Mask R-CNN, Cascade Mask R-CNN or HTC."""
     maps = detector.backbone(work.images.to(detector.rpn.conv.weight.dtype))
     yield "backbone"
     pyramid = detector.neck(maps)
@@ -59,7 +59,7 @@ def detector_path(detector: Detector, work: Work) -> Iterator[str]:
 
 
 def torchvision_mask_rcnn(classes: int, proposals: int, detections: int) -> MaskRCNN:
-    """Torchvision's Mask R-CNN R-50 as its users run it: float32, its own memory layout, random weights."""
+    """Build torchvision's Mask R-CNN R-50 as its users run it: float32, its own memory layout, random weights."""
     torch.manual_seed(0)
     limits = {
         "rpn_post_nms_top_n_test": proposals,
@@ -70,10 +70,10 @@ def torchvision_mask_rcnn(classes: int, proposals: int, detections: int) -> Mask
 
 
 def torchvision_path(model: MaskRCNN, work: Work) -> Iterator[str]:
-    """The same parts on the same work by torchvision: its proposals, boxes, selection and masks, pasted and encoded."""
+    """Run the same components of torchvision's model on the same work, with pasted and encoded masks."""
     sizes = [work.size]
     heads: Any = model.roi_heads  # its parts are typed as tensors
-    boxes, found = [work.proposals.boxes[0]], [work.detections.boxes[0]]
+    boxes, detections = [work.proposals.boxes[0]], [work.detections.boxes[0]]
     maps = model.backbone(work.images.contiguous())
     yield "backbone and neck"
     model.rpn(ImageList(work.images, sizes), maps)
@@ -83,34 +83,34 @@ def torchvision_path(model: MaskRCNN, work: Work) -> Iterator[str]:
     logits = work.class_logits[0].roll(1, dims=-1)  # torchvision's background comes first
     heads.postprocess_detections(logits, torch.zeros_like(deltas), boxes, sizes)
     yield "select"
-    masks = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(maps, found, sizes)))
+    masks = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(maps, detections, sizes)))
     maskrcnn_inference(masks, [work.labels[0] + 1])
     yield "segment"
-    encode_dense(paste_masks_in_image(work.probabilities[:, None], found[0].cpu(), work.size)[:, 0].numpy() >= 0.5)
+    encode_dense(paste_masks_in_image(work.probabilities[:, None], detections[0].cpu(), work.size)[:, 0].numpy() >= 0.5)
     yield "RLE"
 
 
 def encode_dense(masks: Bool[np.ndarray, "N H W"]) -> list[dict[str, object]]:
-    """COCO run-length encoding of dense masks by pycocotools."""
-    found: Any = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
-    return [{**item, "counts": item["counts"].decode("ascii")} for item in found]
+    """Encode dense masks as COCO RLE with pycocotools."""
+    encoded: Any = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
+    return [{**item, "counts": item["counts"].decode("ascii")} for item in encoded]
 
 
 @dataclass(frozen=True)
 class ComponentTime:
-    """One row: medians over the repetitions. Parts that move data rather than multiply have no GFLOP."""
+    """Medians over the repetitions for one component. Components that only move data have 0 GFLOP."""
 
     name: str
     seconds: float
     gflop: float
     gflops_per_second: float
     share_of_peak: float
-    """0..1, the median of shares of a peak measured in the same repetition."""
+    """Fraction of the peak, 0..1: the median over repetitions, each with the peak measured in the same repetition."""
 
 
 @dataclass(frozen=True)
 class Components:
-    """The test path of one model on one setting, its parts and their sum under the name `total`."""
+    """The components of one model in one setting, and their sum under the name `total`."""
 
     model: str
     setting: Conditions
@@ -119,18 +119,18 @@ class Components:
 
 
 def ready_detector(config: Config, setting: Conditions) -> Detector:
-    """A detector for prediction in the precision and on the device of the setting."""
+    """Build a detector for prediction in the precision and on the device of the setting."""
     return for_inference(random_detector(config), setting.precision).to(setting.torch_device)
 
 
 def setting_work(config: Config, setting: Conditions, detections: int) -> Work:
-    """The fixed work of this setting."""
+    """Return the fixed work of this setting."""
     return make_work(setting.size, config.num_classes, config.rpn.proposals, detections, setting.torch_device)
 
 
 @torch.inference_mode()
 def components(config: Config, setting: Conditions, detections: int) -> Components:
-    """Times every part of the path of `config`'s model with so many detections, alternating with the peak."""
+    """Time every component of `config`'s model with `detections` detections, alternating with the peak."""
     detector, work, clock = ready_detector(config, setting), setting_work(config, setting, detections), setting.clock
     flops = flops_of_parts(detector_path(detector, work))
     peak = peak_task(clock, (setting.size[0] // 4, setting.size[1] // 4), setting.dtype, setting.torch_device)

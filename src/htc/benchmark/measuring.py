@@ -1,4 +1,4 @@
-"""Time, operations and peak throughput: how the benchmark measures, and the conditions under which it does.
+"""Measurement of time, operations and peak throughput, and the conditions of a measurement.
 
 Tasks that are compared run alternately with repetitions, and the ratio is the median over the pairs, so that other load
 on the machine affects both sides alike.
@@ -21,26 +21,24 @@ from htc.config import Precision
 Result = TypeVar("Result")
 PEAK_CHANNELS = 256
 PEAK_RUNS = 2
-"""Convolutions a measurement: the first after other work finds cold caches."""
+"""Convolutions per measurement, after one to warm up the caches."""
 
 
 class Clock:
-    """Seconds of processor time where one thread of a CPU works, so that other processes do not count; else of wall
-    time.
-    """
+    """Clock in seconds: processor time for one CPU thread, so that other processes do not count; else wall time."""
 
     def __init__(self, threads: int, device: torch.device) -> None:
         self.kind = "cpu" if threads == 1 and device.type == "cpu" else "wall"
         self._device = device
 
     def __call__(self) -> float:
-        """Now, in seconds, after the device has done what it was given."""
+        """Return the time in seconds, after the device has finished its work."""
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
         return time.process_time() if self.kind == "cpu" else time.perf_counter()
 
     def parts(self, path: Iterator[str]) -> dict[str, float]:
-        """Seconds of each part of a path that yields a part's name when it is done."""
+        """Measure the seconds of each component of a path, which yields a component's name after it has run."""
         seconds = {}
         before = self()
         for name in path:
@@ -50,14 +48,14 @@ class Clock:
         return seconds
 
     def total(self, work: Callable[[], object]) -> float:
-        """Seconds of one call."""
+        """Measure the seconds of one call."""
         before = self()
         work()
         return self() - before
 
 
 def flops_of_parts(path: Iterator[str]) -> dict[str, int]:
-    """Floating-point operations of each part (2 a multiply-add): convolutions and matrix products, by their shapes."""
+    """Count the floating-point operations of each component (a multiply-add is 2): convolutions and matrix products."""
     counted = {}
     with FlopCounterMode(display=False) as counter:
         before = 0
@@ -69,8 +67,8 @@ def flops_of_parts(path: Iterator[str]) -> dict[str, int]:
 
 
 def in_turn(tasks: Sequence[Callable[[], Result]], repeats: int) -> list[list[Result]]:
-    """A B A B ...: each task `repeats` times after one warm-up, so that what slows the machine down slows all of
-    them.
+    """Run the tasks alternately (A B A B ...), each `repeats` times after one warm-up, so that other load affects all
+    of them.
     """
     for task in tasks:
         task()
@@ -79,8 +77,8 @@ def in_turn(tasks: Sequence[Callable[[], Result]], repeats: int) -> list[list[Re
 
 
 def peak_task(clock: Clock, size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Callable[[], float]:
-    """A measurement of the machine's peak: FLOP/s of a 3x3 convolution with 256 channels on a map of `size`,
-    channels last.
+    """Return a function that measures the machine's peak: FLOP/s of a 3x3 convolution with 256 channels on a map of
+    `size`, channels last.
     """
     numbers = torch.Generator().manual_seed(0)
 
@@ -99,13 +97,13 @@ def peak_task(clock: Clock, size: tuple[int, int], dtype: torch.dtype, device: t
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of the ratios of pairs taken one after the other."""
+    """Return the median of the ratios of consecutive pairs."""
     return median(a / b for a, b in zip(above, below, strict=True))
 
 
 @contextmanager
 def thread_count(threads: int) -> Iterator[None]:
-    """Within the block torch computes on so many threads."""
+    """Set the number of torch threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -126,15 +124,15 @@ class Conditions:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The network's."""
+        """The dtype of the network."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     @property
     def torch_device(self) -> torch.device:
-        """Where the network computes."""
+        """The device of the network."""
         return torch.device(self.device)
 
     @property
     def clock(self) -> Clock:
-        """Processor time of one thread, wall time of several or of an accelerator."""
+        """The clock: processor time for one thread, wall time for several threads or an accelerator."""
         return Clock(self.threads, self.torch_device)

@@ -1,4 +1,4 @@
-"""Peak memory of prediction and of a training step, each in a process of its own:
+"""Peak memory of prediction and of a training step, each measured in a separate process:
 `python -m htc.benchmark.memory < REQUEST`.
 """
 
@@ -22,24 +22,24 @@ What = Literal["predict", "training step"]
 MEGA = 2**20
 STATUS = Path("/proc/self/status")
 RESET_PEAK = "5"
-"""Written to /proc/self/clear_refs: the peak starts again from what is in use now."""
+"""Written to /proc/self/clear_refs to reset the peak to the memory in use now."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Mebibytes: in use when model and input were ready, and the peak above that."""
+    """Memory in MiB: in use when model and input are ready, and the peak above that."""
 
     what: What
     model: str
     setting: Conditions
     count: int
-    """Detections, or objects."""
+    """Number of detections (prediction) or instances (training step)."""
     ready_mib: float
     peak_above_mib: float
 
 
 def memory(what: What, config: Config, setting: Conditions, count: int) -> Memory | None:
-    """Measures in a fresh process; None on a CPU where the system does not tell a process's peak (only Linux does)."""
+    """Measure in a new process; None on a CPU unless the system reports the peak of a process (only Linux does)."""
     if setting.torch_device.type != "cuda" and not STATUS.exists():
         return None
     request = {"what": what, "config": config.model_dump(mode="json"), "setting": asdict(setting), "count": count}
@@ -47,14 +47,14 @@ def memory(what: What, config: Config, setting: Conditions, count: int) -> Memor
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(
-            f"the process that measures the memory of {what} ended with {done.returncode}:\n{done.stderr}"
+            f"the process that measures the memory of {what} ended with exit code {done.returncode}:\n{done.stderr}"
         )
     ready, peak = json.loads(done.stdout)
     return Memory(what, config.preset, setting, count, ready, peak)
 
 
 def measured(what: What, config: Config, setting: Conditions, count: int) -> tuple[float, float]:
-    """(in use when ready, peak above that) of this process, in MiB."""
+    """Measure the memory of this process in MiB: (in use when ready, peak above that)."""
     with thread_count(setting.threads):
         if what == "predict":
             detector, work = ready_detector(config, setting), setting_work(config, setting, count)
@@ -67,12 +67,12 @@ def measured(what: What, config: Config, setting: Conditions, count: int) -> tup
             gc.collect()
             ready = _reset(setting)
             step()
-            step()  # the first one creates gradients and momentum, the second holds them from the start
+            step()  # the first step creates gradients and momentum, which the second has from the start
     return ready, _peak(setting) - ready
 
 
 def _reset(setting: Conditions) -> float:
-    """Forget the peak so far; -> MiB in use."""
+    """Reset the peak and return the memory in use in MiB."""
     if setting.torch_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(setting.torch_device)
         return torch.cuda.memory_allocated(setting.torch_device) / MEGA
@@ -86,13 +86,13 @@ def _peak(setting: Conditions) -> float:
 
 
 def _status(name: str) -> float:
-    """A size in this process's status, in MiB."""
+    """Read a size from the status of this process, in MiB."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) / 1024
 
 
 def main() -> None:
-    """Answers the request on standard input."""
+    """Measure as requested on standard input and write the result to standard output."""
     request = json.load(sys.stdin)
     setting = Conditions(**{**request["setting"], "size": tuple(request["setting"]["size"])})
     result = measured(request["what"], Config.model_validate(request["config"]), setting, request["count"])

@@ -40,7 +40,7 @@ SUBDIVIDE = 2
 
 @dataclass
 class Pooling(ABC):
-    """Maps and boxes, pooled in some way."""
+    """Feature maps and boxes, and an implementation of RoI pooling."""
 
     maps: list[Tensor]
     """P2-P5 and the semantic map, (1, C, H, W)."""
@@ -48,10 +48,10 @@ class Pooling(ABC):
 
     @abstractmethod
     def pooled(self) -> Float[Tensor, "R C 7 7"]:
-        """The sum of the pyramid's and the semantic features of every box."""
+        """Return the sum of the pyramid's and the semantic features of every box."""
 
     def run(self, *, backward: bool) -> Tensor:
-        """Pool; with `backward` also the gradient of the sum of squares, left in the maps' `grad`."""
+        """Pool; with `backward`, also compute the gradient of the sum of squares, in the maps' `grad`."""
         if not backward:
             with torch.inference_mode():
                 return self.pooled()
@@ -64,7 +64,7 @@ class Pooling(ABC):
 
 
 class Gather(Pooling):
-    """Ours."""
+    """Our implementation."""
 
     def pooled(self) -> Float[Tensor, "R C 7 7"]:
         """See `Pooling`."""
@@ -76,7 +76,7 @@ class Gather(Pooling):
 
 
 class Reference(Pooling):
-    """Torchvision's kernel as the original calls it: level by level on the boxes that belong there."""
+    """Torchvision's kernel, called as in mmdetection: level by level, with the boxes of the level."""
 
     def pooled(self) -> Float[Tensor, "R C 7 7"]:
         """See `Pooling`."""
@@ -94,8 +94,8 @@ class Reference(Pooling):
 
 @dataclass(frozen=True)
 class PoolingCase:
-    """The same random maps twice: as torchvision takes them (float32), and as ours lie (channels last, any
-    precision).
+    """The same random maps for both implementations: in float32 for torchvision, channels last in any precision for
+    ours.
     """
 
     reference: Reference
@@ -103,7 +103,7 @@ class PoolingCase:
 
     @classmethod
     def make(cls, channels: int, work: Work, dtype: torch.dtype) -> Self:
-        """Maps of strides 4-32 and the semantic map for the image of `work`, and its proposals."""
+        """Create maps with strides 4-32 and a semantic map for the image of `work`, with its proposals."""
         numbers = torch.Generator().manual_seed(0)
         shapes = [
             (1, channels, -(-work.size[0] // stride), -(-work.size[1] // stride))
@@ -115,9 +115,7 @@ class PoolingCase:
         return cls(Reference([features.requires_grad_() for features in plain], boxes), Gather(ours, boxes))
 
     def error(self, *, gradients: bool) -> float:
-        """Largest difference of the results, or of the maps' gradients, over the largest value (or over 1, if that
-        is more).
-        """
+        """Return the largest difference of the results (or the maps' gradients), relative to the largest value or 1."""
         results = self.reference.run(backward=gradients), self.gather.run(backward=gradients)
         pairs = [results]
         if gradients:
@@ -136,8 +134,8 @@ Task = Callable[[], float]
 
 @dataclass(frozen=True)
 class Pair:
-    """`ratio` is seconds of `first` over seconds of `second`, median over the pairs; the seconds are medians as
-    well.
+    """A comparison: `ratio` is the time of `first` over the time of `second`, the median over pairs of runs; the
+    seconds are medians too.
     """
 
     name: str
@@ -148,7 +146,7 @@ class Pair:
     second_seconds: float
     ratio: float
     checks: dict[str, float] = field(default_factory=dict)
-    """How far the two agree: the names say in what."""
+    """Agreement of the two results, by name of the check."""
 
 
 def _pair(name: str, setting: Conditions, tasks: dict[str, Task], checks: dict[str, float] | None = None) -> Pair:
@@ -161,7 +159,7 @@ def _pair(name: str, setting: Conditions, tasks: dict[str, Task], checks: dict[s
 
 @torch.inference_mode()
 def against_mask_rcnn(config: Config, setting: Conditions, detections: int) -> Pair:
-    """The model of `config` over our own Mask R-CNN of the same backbone, from image to RLE."""
+    """Compare the model of `config` with our own Mask R-CNN with the same backbone, from image to RLE."""
     clock, work = setting.clock, setting_work(config, setting, detections)
     ours, plain = ready_detector(config, setting), ready_detector(mask_rcnn_of(config), setting)
     tasks: dict[str, Task] = {
@@ -169,13 +167,13 @@ def against_mask_rcnn(config: Config, setting: Conditions, detections: int) -> P
         "our Mask R-CNN": lambda: clock.total(lambda: list(detector_path(plain, work))),
     }
     with exact_onednn_matmul():
-        return _pair(f"test path, {detections} detections, RLE included", setting, tasks)
+        return _pair(f"prediction, {detections} detections, RLE included", setting, tasks)
 
 
 @torch.inference_mode()
 def against_torchvision(config: Config, setting: Conditions, detections: int) -> Pair:
-    """Torchvision's Mask R-CNN R-50 in float32 over ours in the setting's precision, from image to RLE. `config`:
-    a Mask R-CNN R-50.
+    """Compare torchvision's Mask R-CNN R-50 in float32 with ours in the setting's precision, from image to RLE.
+    `config` is a Mask R-CNN R-50.
     """
     clock, work = setting.clock, setting_work(config, setting, detections)
     theirs = torchvision_mask_rcnn(config.num_classes, config.rpn.proposals, detections).to(setting.torch_device)
@@ -193,8 +191,8 @@ def against_torchvision(config: Config, setting: Conditions, detections: int) ->
 
 
 def pooling(config: Config, setting: Conditions) -> list[Pair]:
-    """RoIAlign of all proposals from four levels and the semantic map, 7x7: torchvision's kernel in float32 over the
-    gather.
+    """Compare RoIAlign (7x7) of all proposals from four levels and the semantic map: torchvision's kernel in float32
+    with our gather implementation.
     """
     case, clock = PoolingCase.make(config.neck.channels, setting_work(config, setting, 1), setting.dtype), setting.clock
     name = f"RoI pooling, {config.rpn.proposals} boxes, 7x7, four levels + semantic map"
@@ -210,7 +208,7 @@ def pooling(config: Config, setting: Conditions) -> list[Pair]:
 
 
 def run_lengths(config: Config, setting: Conditions, detections: int) -> Pair:
-    """RLE of every mask: pasted into the image and encoded by pycocotools, over straight from the crop."""
+    """Compare RLE of masks pasted into the image and encoded by pycocotools with RLE computed directly from crops."""
     clock, work = setting.clock, setting_work(config, setting, detections)
     boxes = work.detections.boxes[0].cpu()
 

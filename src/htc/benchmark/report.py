@@ -1,4 +1,4 @@
-"""The measurements as Markdown tables, ready to be pasted into a page, and as JSON."""
+"""Reports of a benchmark as Markdown tables and as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,31 +13,31 @@ from htc.benchmark.training_step import TrainingStep
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Plain values: seconds, GFLOP, MiB."""
+    """Return the report as a dictionary, in seconds, GFLOP and MiB."""
     return asdict(report)
 
 
 def as_markdown(report: Report) -> str:
-    """A line on the machine, and one table for each kind of measurement."""
+    """Format a line about the machine, and a table for each kind of measurement."""
     sections = ["Machine: " + ", ".join(f"{name} {value}" for name, value in report.machine.items()) + "."]
-    sections += [_components(found) for found in report.components]
+    sections += [_components(one) for one in report.components]
     if report.pairs:
-        header = ("what", "setting", "A", "B", "A / B", "agreement")
+        header = ("comparison", "setting", "A", "B", "A / B", "agreement")
         sections.append(_table("Paired comparisons", header, [_pair(pair) for pair in report.pairs]))
     if report.training:
-        header = ("model", "setting", "objects", "time", "GFLOP", "of the peak")
+        header = ("model", "setting", "instances", "time", "GFLOP", "of the peak")
         sections.append(_table("Training step, one image", header, [_step(step) for step in report.training]))
     if report.memory:
-        header = ("what", "model", "setting", "detections or objects", "in use when ready", "peak above that")
+        header = ("task", "model", "setting", "detections or instances", "in use when ready", "peak above that")
         sections.append(
-            _table("Peak memory, each in a process of its own", header, [_memory(found) for found in report.memory])
+            _table("Peak memory, each in a separate process", header, [_memory(one) for one in report.memory])
         )
     return "\n\n".join(sections)
 
 
-def _components(found: Components) -> str:
-    title = f"{found.model}: {_conditions(found.setting)}; measured peak {found.peak_gflops_per_second:.0f} GFLOP/s"
-    return _table(title, ("part", "time", "GFLOP", "GFLOP/s", "of the peak"), [_part(part) for part in found.parts])
+def _components(one: Components) -> str:
+    title = f"{one.model}: {_conditions(one.setting)}; measured peak {one.peak_gflops_per_second:.0f} GFLOP/s"
+    return _table(title, ("component", "time", "GFLOP", "GFLOP/s", "of the peak"), [_part(part) for part in one.parts])
 
 
 def _part(part: ComponentTime) -> list[str]:
@@ -74,13 +74,13 @@ def _step(step: TrainingStep) -> list[str]:
     ]
 
 
-def _memory(found: Memory) -> list[str]:
-    sizes = [f"{value:.0f} MiB" for value in (found.ready_mib, found.peak_above_mib)]
-    return [found.what, found.model, _conditions(found.setting), str(found.count), *sizes]
+def _memory(one: Memory) -> list[str]:
+    sizes = [f"{value:.0f} MiB" for value in (one.ready_mib, one.peak_above_mib)]
+    return [one.what, one.model, _conditions(one.setting), str(one.count), *sizes]
 
 
 def _conditions(setting: Conditions) -> str:
-    """As in `800x1344, bf16, 1 thread (processor time)`."""
+    """Format the conditions, as in `800x1344, bf16, 1 thread (processor time)`."""
     clock = "processor time" if setting.clock.kind == "cpu" else "wall time"
     threads = "1 thread" if setting.threads == 1 else f"{setting.threads} threads"
     return f"{setting.size[0]}x{setting.size[1]}, {setting.precision}, {threads} ({clock})"

@@ -1,4 +1,4 @@
-"""All measurements of `htc benchmark`, in one run."""
+"""Run the measurements of `htc benchmark`."""
 
 import os
 import platform
@@ -28,9 +28,7 @@ SMALLEST_SIDE = 64
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much work: image sizes (height, width), detections of the two test paths, objects of the training
-    image.
-    """
+    """Amounts of work: image sizes (height, width), detections in two comparisons, instances in the training image."""
 
     size: tuple[int, int] = (800, 1344)
     training_size: tuple[int, int] = (512, 672)
@@ -38,16 +36,16 @@ class Amounts:
     objects: int = 64
     repeats: int = 5
     proposals: int | None = None
-    """None: as many as the configuration says."""
+    """None: the number in the configuration."""
 
 
 QUICK = Amounts(size=(64, 96), training_size=(64, 96), detections=(4, 2), objects=3, repeats=1, proposals=20)
-"""Whether it works, not how fast."""
+"""Small amounts, to test that the benchmark runs."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured where; every list is empty if its part was not asked for."""
+    """The measurements and the machine; a list is empty if its part was not requested."""
 
     machine: dict[str, Any]
     components: list[Components] = field(default_factory=list)
@@ -66,9 +64,10 @@ def run_benchmark(
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> Report:
-    """Measures the model of `config` with random weights, for every number of threads and precision.
+    """Measure the model of `config` with random weights, for every number of threads and precision.
 
-    `progress` is told what is about to be measured. Raises `ConfigError` for sizes, threads or repeats that cannot be.
+    `progress` is called with the name of the next measurement. Raises `ConfigError` for invalid sizes, threads or
+    repeats.
     """
     amounts = amounts or Amounts()
     _check(amounts, threads)
@@ -90,12 +89,12 @@ def run_benchmark(
 def _measurements(
     config: Config, amounts: Amounts, setting: Conditions, training: Conditions, parts: Sequence[str], report: Report
 ) -> Iterator[tuple[str, Callable[[], None]]]:
-    """What is to be measured, by name; each puts its results into the report."""
+    """Yield the measurements by name; each adds its results to the report."""
     many, few = amounts.detections
     plain = mask_rcnn_of(config)
     resnet50 = mask_rcnn_of(_with_proposals(preset("mask_rcnn_r50_fpn_1x_coco"), config.rpn.proposals))
     if "components" in parts:
-        yield "parts of the test path", lambda: report.components.append(components(config, setting, many))
+        yield "components of prediction", lambda: report.components.append(components(config, setting, many))
     if "pairs" in parts:
         yield (
             f"against Mask R-CNN, {many} detections",
@@ -141,14 +140,14 @@ def _check(amounts: Amounts, threads: Sequence[int]) -> None:
                 f"{SMALLEST_SIDE}, as in 800x1344"
             )
     if amounts.repeats < 1:
-        raise ConfigError(f"{amounts.repeats} repeats: give 1 or more (5 for a figure to be quoted)")
+        raise ConfigError(f"{amounts.repeats} repeats: give 1 or more (5 for results to publish)")
     wrong = [count for count in threads if count < 1]
     if wrong or not threads:
         raise ConfigError(f"threads {list(threads)}: give 1 or more")
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """What a reader needs to place the numbers."""
+    """Describe the machine and the software versions."""
     described = {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -163,8 +162,8 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name: Linux tells it in a file, other systems through `platform`."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
+    """Return the name of the processor: from a file on Linux, else from `platform`."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

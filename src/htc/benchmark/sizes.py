@@ -1,4 +1,4 @@
-"""Parameters and operations of every preset, counted by shapes alone: nothing is allocated and nothing runs.
+"""Parameters and operations of every preset, counted from shapes on the meta device.
 
 `python -m htc.benchmark.sizes` prints the table that `htc models` shows (src/htc/presets/sizes.json).
 """
@@ -25,8 +25,8 @@ PROPOSALS, DETECTIONS = 1000, 100
 
 @dataclass(frozen=True)
 class Size:
-    """Millions of parameters, and GFLOP (2 a multiply-add) of one image: trunk, 1000 proposals in every stage, 100
-    masks of every stage.
+    """Millions of parameters, and GFLOP for one image (a multiply-add is 2): trunk, 1000 proposals in every stage, 100
+    masks in every stage.
     """
 
     parameters: float
@@ -34,7 +34,7 @@ class Size:
 
 
 def size_of(config: Config) -> Size:
-    """Counted on the meta device."""
+    """Count the parameters and operations on the meta device."""
     with torch.device("meta"), torch.no_grad():
         detector = Detector(config).eval()
         with FlopCounterMode(
@@ -52,7 +52,7 @@ def size_of(config: Config) -> Size:
 
 
 def masks(detector: Detector, channels: int) -> None:
-    """The mask heads of all stages on the detections, with their flow."""
+    """Run the mask heads of all stages on the detections, with mask flow."""
     pooled, labels = torch.empty(DETECTIONS, channels, MASK_BINS, MASK_BINS), torch.zeros(DETECTIONS, dtype=torch.long)
     feature = None
     for t, head in enumerate(detector.roi.mask_heads):
@@ -62,12 +62,12 @@ def masks(detector: Detector, channels: int) -> None:
 
 
 def deformable_flops(x: Any, weight: Any, offset: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:  # noqa: ARG001 - the operator's signature
-    """As a plain convolution of these shapes; finding the four neighbours of each sample is not counted."""
+    """Count as a plain convolution of these shapes, without the bilinear sampling."""
     return 2 * prod(out_shape) * prod(weight[1:])
 
 
 def main() -> None:
-    """All presets as JSON on standard output."""
+    """Write the sizes of all presets as JSON to standard output."""
     table = {name: asdict(size_of(preset(name))) for name in PRESETS}
     lines = [f"  {json.dumps(name)}: {json.dumps(size)}" for name, size in table.items()]
     sys.stdout.write("{\n" + ",\n".join(lines) + "\n}\n")

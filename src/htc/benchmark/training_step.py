@@ -1,5 +1,5 @@
-"""One training step on fixed work: every object's own box is a positive of every stage, so each stage learns that
-many masks.
+"""A training step on fixed work: the box of every instance is a positive in every stage, so that each stage trains this
+number of masks.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from htc.types import Batch, GroundTruth, MaskCrops
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """Forward, backward and optimizer step of one image; medians."""
+    """Medians for a forward, backward and optimizer step on one image."""
 
     model: str
     setting: Conditions
@@ -30,7 +30,7 @@ class TrainingStep:
 
 
 def training_batch(config: Config, setting: Conditions, objects: int) -> Batch:
-    """One image with round objects and a semantic map of blocks."""
+    """Create a batch of one image with round instances and a semantic map of blocks."""
     numbers = torch.Generator().manual_seed(0)
     height, width = setting.size
     boxes = fixed_boxes(objects, setting.size, numbers).round()
@@ -56,7 +56,7 @@ def _disc(height: int, width: int) -> torch.Tensor:
 
 
 def step_task(config: Config, setting: Conditions, objects: int) -> Callable[[], None]:
-    """A training step that can be repeated: its learning rate is nothing, so that every step does the same work."""
+    """Return a training step that can be repeated: its learning rate is 0, so that every step does the same work."""
     detector = random_detector(config).to(setting.torch_device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     objective = TrainingObjective(detector, detector.config)
     optimizer = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
@@ -74,7 +74,7 @@ def step_task(config: Config, setting: Conditions, objects: int) -> Callable[[],
 
 
 def training_step(config: Config, setting: Conditions, objects: int) -> TrainingStep:
-    """Times a step of `config`'s model on one image with so many objects, alternating with the peak."""
+    """Time a step of `config`'s model on one image with `objects` instances, alternating with the peak."""
     step, clock = step_task(config, setting, objects), setting.clock
     with FlopCounterMode(display=False) as counter:
         step()

@@ -1,7 +1,7 @@
-"""The work that every model is given, so that ratios compare equal work.
+"""The fixed work of every benchmark, so that ratios compare equal work.
 
-Random weights give degenerate boxes and scores, so both are fixed: proposals of log-uniform size, class logits under
-which about two classes a region pass the score threshold, detections, and mask probabilities of round objects.
+Random weights give degenerate boxes and scores, so both are fixed: proposals of log-uniform size, class logits with
+which about two classes per proposal pass the score threshold, detections, and mask probabilities of round instances.
 """
 
 import math
@@ -16,16 +16,16 @@ from htc.model.detector import Detector
 from htc.types import Rois
 
 SIDES = (16.0, 600.0)
-"""Shortest and longest side of a box in pixels (square root of its area), before it is fitted into the image."""
+"""Minimum and maximum side of a box in pixels (square root of its area), before it is clipped to the image."""
 ASPECT = 2.0
 BENCHMARK_SCORE_THRESHOLD = 0.001
-"""One for all models: the paper's."""
+"""Score threshold for all models: the paper's."""
 MASK_SIDE = 28
 
 
 @dataclass(frozen=True)
 class Work:
-    """One image's input, and what stands in for what random weights would have said. Boxes in pixels of the
+    """The input for one image, and fixed values that replace the outputs of random weights. Boxes are in pixels of the
     network input.
     """
 
@@ -35,7 +35,7 @@ class Work:
     class_logits: Float[Tensor, "1 R classes_and_background"]
     detections: Rois
     labels: Int[Tensor, "1 D"]
-    """0 .. K-1."""
+    """Class indices 0 .. K-1."""
     probabilities: Float[Tensor, "D 28 28"]
 
     @property
@@ -47,28 +47,28 @@ class Work:
 def make_work(
     size: tuple[int, int], classes: int, proposals: int, detections: int, device: torch.device | None = None
 ) -> Work:
-    """The same work for the same arguments; `size` is (height, width), a multiple of 32 in both."""
+    """Create the work, deterministically; `size` is (height, width), both multiples of 32."""
     numbers = torch.Generator().manual_seed(0)
     sizes = torch.tensor([size])
     images = torch.randn(1, 3, *size, generator=numbers).contiguous(memory_format=torch.channels_last)
     logits = 1.5 * torch.randn(1, proposals, classes + 1, generator=numbers)
-    logits[..., -1] += 11  # the background wins everywhere; of 80 classes about two a region pass the score threshold
-    regions, found = (fixed_boxes(count, size, numbers) for count in (proposals, detections))
+    logits[..., -1] += 11  # background wins everywhere; of 80 classes, about two per proposal pass the threshold
+    proposed, detected = (fixed_boxes(count, size, numbers) for count in (proposals, detections))
     labels = torch.randint(classes, (1, detections), generator=numbers)
     whole = [torch.ones(1, count, dtype=torch.bool) for count in (proposals, detections)]
     return Work(
         images.to(device),
         sizes.to(device),
-        Rois(regions[None].to(device), whole[0].to(device), sizes.to(device)),
+        Rois(proposed[None].to(device), whole[0].to(device), sizes.to(device)),
         logits.to(device),
-        Rois(found[None].to(device), whole[1].to(device), sizes.to(device)),
+        Rois(detected[None].to(device), whole[1].to(device), sizes.to(device)),
         labels.to(device),
         round_objects(detections, numbers),
     )
 
 
 def fixed_boxes(count: int, size: tuple[int, int], numbers: torch.Generator) -> Float[Tensor, "N 4"]:
-    """Boxes of log-uniform side and aspect ratio at random places inside the image."""
+    """Create boxes of log-uniform side and aspect ratio at random positions inside the image."""
     height, width = size
 
     def log_uniform(low: float, high: float) -> Tensor:
@@ -81,7 +81,7 @@ def fixed_boxes(count: int, size: tuple[int, int], numbers: torch.Generator) -> 
 
 
 def round_objects(count: int, numbers: torch.Generator) -> Float[Tensor, "N 28 28"]:
-    """Probabilities of wobbly discs that nearly fill their boxes."""
+    """Create mask probabilities of wavy discs that nearly fill their boxes."""
     axis = (torch.arange(MASK_SIDE) + 0.5) / MASK_SIDE * 2 - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     phase = torch.rand(count, 1, 1, generator=numbers) * 2 * math.pi
@@ -90,8 +90,8 @@ def round_objects(count: int, numbers: torch.Generator) -> Float[Tensor, "N 28 2
 
 
 def random_detector(config: Config) -> Detector:
-    """A detector whose random weights leave boxes where they are: anchors are proposals, and no stage moves a
-    region.
+    """Build a detector with random weights that do not move boxes: anchors are the proposals, and no stage refines
+    them.
     """
     torch.manual_seed(0)
     detector = Detector(config.replace(inference={"score_threshold": BENCHMARK_SCORE_THRESHOLD}))
@@ -101,7 +101,7 @@ def random_detector(config: Config) -> Detector:
 
 
 def mask_rcnn_of(config: Config) -> Config:
-    """Mask R-CNN with the backbone, neck and head widths of `config`: one stage, parallel, class-specific boxes."""
+    """Return a Mask R-CNN with the backbone, neck and head widths of `config`: one stage, class-specific boxes."""
     changed = config.model_dump()
     changed |= {"preset": "Mask R-CNN", "semantic": None}
     changed["cascade"] |= {

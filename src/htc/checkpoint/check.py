@@ -1,6 +1,6 @@
-"""Check the models and weights of a call before anything is downloaded or built; the configuration they would have.
+"""Check the models and weights of a call, and determine their configuration, before anything is downloaded or built.
 
-Needs no torch, except for the configuration of a weights file.
+Does not import torch, except for the configuration of a weights file.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,9 @@ from htc.settings.layers import Setting, nested, overlay
 
 
 def check_model(model: str, weights: str | None, settings: Sequence[Setting]) -> Config | None:
-    """Refuse an unknown model, missing weights or unusable settings, before anything is fetched or built.
+    """Raise an error for an unknown model, missing weights or invalid settings, before anything is downloaded or built.
 
-    Returns the configuration where it is known without reading weights: of a preset with its own weights, and of a
-    folder.
+    Returns the configuration if it is known without reading weights: for a preset with its own weights, and a folder.
     """
     if weights is not None:
         check_weights(weights)
@@ -32,23 +31,23 @@ def check_model(model: str, weights: str | None, settings: Sequence[Setting]) ->
     if not model or not path.exists():
         if path.suffix or path.parent != Path():
             raise CheckpointError(
-                f"{model}: no such file or folder; give a preset (`htc models` lists them), a folder or a weights file"
+                f"{model}: no such file or folder; pass a preset (`htc models` lists them), a folder or a weights file"
             )
         preset(model)
     if path.is_file() and weights is not None:
         raise ConfigError(
-            f"{model} is a weights file already: leave --weights out, or give a preset or a folder as the model"
+            f"{model} is already a weights file: remove --weights, or pass a preset or a folder as the model"
         )
     return overlay(read_config(model_folder(path) / CONFIG_FILE), settings) if path.is_dir() else None
 
 
 def check_models(models: Sequence[str], weights: str | None, settings: Sequence[Setting]) -> Config | None:
-    """`check_model` and `check_released` for each of several models; `weights` are for a single one.
+    """Run `check_model` and `check_released` for each model; `weights` are for a single model.
 
-    Returns the configuration of the first model of which it is known without reading weights.
+    Returns the first configuration that is known without reading weights.
     """
     if len(models) > 1 and weights is not None:
-        raise ConfigError("--weights is of one model: with several, give folders or weights files as models")
+        raise ConfigError("--weights is for one model: for several models, pass folders or weights files as models")
     known = [check_model(model, weights, settings) for model in models]
     for model in models:
         check_released(model, weights)
@@ -56,7 +55,7 @@ def check_models(models: Sequence[str], weights: str | None, settings: Sequence[
 
 
 def config_of(model: str, weights: str | None, settings: Sequence[Setting], facts: UserFacts = NO_FACTS) -> Config:
-    """The configuration that a model would have; only a weights file is read for it."""
+    """Return the configuration that a model would have; reads a weights file only if it is needed for this."""
     known = check_model(model, weights, settings)
     if known is not None:
         return known
@@ -67,27 +66,27 @@ def config_of(model: str, weights: str | None, settings: Sequence[Setting], fact
 
 
 def check_weights(weights: str) -> None:
-    """Refuse `--weights` that are neither there nor released."""
+    """Raise `CheckpointError` for `--weights` that neither exist nor are released."""
     if weights in RELEASED or (weights and Path(weights).exists()):
         return
     if weights in PRESETS:
         raise CheckpointError(
-            f"--weights {weights}: this preset has no released weights; `htc models` shows which have some"
+            f"--weights {weights}: this preset has no released weights; `htc models` lists the presets that have"
         )
     near = get_close_matches(weights, RELEASED, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ", and no preset with released weights"
+    hint = f"; did you mean {near[0]}?" if near else " and no preset of this name with released weights"
     raise CheckpointError(f"--weights {weights}: no such file{hint}")
 
 
 def check_released(model: str, weights: str | None) -> None:
-    """Refuse a preset without weights, if nothing else gives them."""
+    """Raise `CheckpointError` for a preset without released weights if no other weights are given."""
     if model in PRESETS and weights is None and model not in RELEASED:
         raise CheckpointError(
-            f"{model}: there are no released weights for this preset; give --weights FILE, or train it: htc train "
+            f"{model}: there are no released weights for this preset; add --weights FILE, or train it: htc train "
             f"--preset {model}"
         )
 
 
 def to_be_fetched(name: str) -> bool:
-    """Whether that name stands for released weights that are not in the cache."""
+    """Return whether this is the name of released weights that are not in the cache yet."""
     return name in RELEASED and not Path(name).exists() and not cached(name).exists()

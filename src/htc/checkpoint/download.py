@@ -1,4 +1,4 @@
-"""A resumable download that ends in a complete, checked file or in none."""
+"""Resumable downloads: the target is either a complete file with a verified hash, or does not exist."""
 
 import hashlib
 import http.client
@@ -28,25 +28,25 @@ _UNSATISFIABLE = 416
 
 
 class FetchError(CheckpointError):
-    """Weights could not be fetched: offline, not found, cut off, or not the file that was published."""
+    """Weights could not be downloaded: offline, not found, interrupted, or not the published file."""
 
 
 class _CutError(Exception):
-    """The connection ended before the file did; another attempt can go on from here."""
+    """The connection ended before the file was complete; another attempt can resume from here."""
 
 
 def offline() -> bool:
-    """Whether the user forbade network access, by HTC_OFFLINE or HF_HUB_OFFLINE."""
+    """Return whether the user has disabled network access, by HTC_OFFLINE or HF_HUB_OFFLINE."""
     return any(
         os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in ("HTC_OFFLINE", "HF_HUB_OFFLINE")
     )
 
 
 class HttpsStaysHttps(urllib.request.HTTPRedirectHandler):
-    """Redirects may lead to any host (the hash decides), but never to plain http from https, nor to files."""
+    """Redirect handler that allows any host (the hash is verified), but neither https to http nor local files."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-        """Refuse a downgrade; the rest is the standard behaviour (at most ten redirects)."""
+        """Refuse a downgrade; otherwise the standard behavior (at most ten redirects)."""
         before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if after != "https" and after != before:
             raise FetchError(f"{req.full_url}: redirected to {newurl}, which is not https; refused")
@@ -54,13 +54,13 @@ class HttpsStaysHttps(urllib.request.HTTPRedirectHandler):
 
 
 def download(url: str, target: Path, sha256: str, progress: DownloadProgress | None = None) -> Path:
-    """Fetch `url` to `target` unless it is there, whole and right; `sha256` is the hash or its first digits.
+    """Download `url` to `target` unless it exists with the right hash; `sha256` is the hash or its first digits.
 
-    The bytes gather in `target` + ".part" and take the name only after their hash fits; a second process waits for the
-    first. Raises `FetchError`, or `OutputError` if the cache cannot be written.
+    The data is written to `target` + ".part", which is renamed after its hash has been verified; a second process waits
+    for the first. Raises `FetchError`, or `OutputError` if the cache cannot be written.
     """
     try:
-        # A file has its name only when it is whole, so reading needs no lock: a cache may be read-only.
+        # `target` is always complete, so reading needs no lock: the cache may be read-only.
         if target.exists() and _digest(target).startswith(sha256):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,15 +70,15 @@ def download(url: str, target: Path, sha256: str, progress: DownloadProgress | N
                     return target
                 if offline():
                     raise FetchError(
-                        f"{target}: damaged (its SHA-256 does not start with {sha256}), and offline; replace it "
-                        f"by {url}"
+                        f"{target}: damaged (its SHA-256 does not start with {sha256}), and network access is "
+                        f"disabled; replace it with {url}"
                     )
                 target.unlink()
             _fetch_whole(url, target, sha256, progress)
     except OSError as error:
         raise OutputError(
-            f"{target}: cannot be written: {error.strerror or error}; free some space, or set HTC_CACHE to "
-            f"another folder"
+            f"{target}: cannot be written: {error.strerror or error}; free disk space, or set HTC_CACHE to another "
+            f"folder"
         ) from error
     return target
 
@@ -88,23 +88,22 @@ def _fetch_whole(url: str, target: Path, sha256: str, progress: DownloadProgress
     for fresh in (False, True):
         resumed = part.exists() and part.stat().st_size > 0
         _fetch_part(url, part, progress)
-        found = _digest(part)
-        if found.startswith(sha256):
+        digest = _digest(part)
+        if digest.startswith(sha256):
             part.replace(target)
             return
         part.unlink()
-        # A part left by an earlier call may be of another file: once more from the start, then it is the server's
-        # fault.
+        # A part that an earlier call left may belong to another file, so try once more from the start.
         if fresh or not resumed:
             raise FetchError(
-                f"{url}: not the published file: its SHA-256 starts with {found[:8]}, not {sha256}; it was removed. "
+                f"{url}: not the published file: its SHA-256 starts with {digest[:8]}, not {sha256}; it was removed. "
                 f"Try again later"
             )
 
 
 def _fetch_part(url: str, part: Path, progress: DownloadProgress | None) -> None:
-    """Bring `part` to its full length, going on after cut connections as long as each attempt gets some bytes or few
-    have failed.
+    """Download until `part` is complete. After an interrupted connection, resume; give up after several attempts
+    without new data.
     """
     failures = 0
     while True:
@@ -116,9 +115,9 @@ def _fetch_part(url: str, part: Path, progress: DownloadProgress | None) -> None
             after = part.stat().st_size if part.exists() else 0
             failures = 0 if after > before else failures + 1
             if failures >= _ATTEMPTS:
-                what = f"the connection was cut after {after} bytes" if after else "the server cannot be reached"
+                what = f"the connection was interrupted after {after} bytes" if after else "the server is unreachable"
                 raise FetchError(
-                    f"{url}: {what} ({error}); run the same command again to go on, or give the file with --weights"
+                    f"{url}: {what} ({error}); run the same command again to resume, or pass the file with --weights"
                 ) from error
             time.sleep(_PAUSE * 2**failures)
 
@@ -138,15 +137,15 @@ def _request(url: str, part: Path, start: int, progress: DownloadProgress | None
     except urllib.error.HTTPError as error:
         if (
             error.code == _UNSATISFIABLE and start
-        ):  # the part is as long as the file already, or longer: the hash will tell
+        ):  # the part is already as long as the file, or longer: the hash decides
             return
         if error.code >= http.client.INTERNAL_SERVER_ERROR:
             raise _CutError(f"HTTP {error.code} {error.reason}") from error
         raise FetchError(
-            f"{url}: HTTP {error.code} {error.reason}; check the name, or give the file with --weights"
+            f"{url}: HTTP {error.code} {error.reason}; check the name, or pass the file with --weights"
         ) from error
     except (http.client.InvalidURL, ValueError) as error:
-        raise FetchError(f"{url}: not an address ({error}); HTC_MIRROR must be like https://host/folder") from error
+        raise FetchError(f"{url}: invalid URL ({error}); HTC_MIRROR must be like https://host/folder") from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         raise _CutError(str(getattr(error, "reason", error))) from error
 
@@ -165,15 +164,15 @@ def _copy(response: http.client.HTTPResponse, file: IO[bytes], start: int, progr
         file.write(chunk)
         done += len(chunk)
         if done > _LARGEST:
-            raise FetchError(f"{response.url}: more than {_LARGEST >> 30} GiB; this is no weights file")
+            raise FetchError(f"{response.url}: more than {_LARGEST >> 30} GiB; this is not a weights file")
         if progress:
             progress(done, total)
     if total is not None and done < total:
-        raise _CutError(f"{done} of {total} bytes came")
+        raise _CutError(f"{done} of {total} bytes received")
 
 
 def _received(response: http.client.HTTPResponse) -> bytes:
-    """The next bytes. What goes wrong here is the network's fault; what goes wrong in writing them is the disk's."""
+    """Read the next bytes; raise `_CutError` for network errors, which are thus distinct from errors in writing."""
     try:
         return response.read(_CHUNK)
     except (http.client.HTTPException, OSError) as error:

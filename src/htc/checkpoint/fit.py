@@ -1,6 +1,6 @@
-"""Fit weights under our names to a configuration: every tensor is used, dropped for a reason, or an error.
+"""Match weights (under our names) with a configuration: every tensor is used, dropped for a reason, or an error.
 
-`KeyReport` records what happened to each tensor on the way from the file to the state dict.
+`KeyReport` records what was done with each tensor between the file and the state dict.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class KeyReport:
-    """Names are the file's where a file name is meant, ours otherwise. A usable file has no missing, unexpected or
-    mismatched.
+    """What was done with each tensor. Names of tensors in the file are the file's, all others are ours. A file that
+    fits has no missing, unexpected or mismatched tensors.
     """
 
     used: tuple[str, ...] = ()
@@ -39,21 +39,21 @@ class KeyReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
-    """One sentence each, with both shapes."""
+    """One entry per tensor, with both shapes."""
     notes: tuple[str, ...] = ()
-    """What else the user should know about this file."""
+    """Further information about the file for the user."""
 
     @property
     def fits(self) -> bool:
-        """Whether every tensor found its place and none is missing."""
+        """Whether no tensor is missing, unexpected or of another shape."""
         return not (self.missing or self.unexpected or self.mismatched)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists, for `--json`."""
+        """Return the report as a dictionary for `--json`."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """A summary for people: counts, then what was dropped and why."""
+        """Return a summary as text: counts, then the changed tensors with reasons, then notes."""
         counts = {
             "used": len(self.used),
             "renamed": len(self.renamed),
@@ -80,7 +80,7 @@ class KeyReport:
                 [
                     f"{source}: the weights do not fit the model",
                     *lines,
-                    "use the preset or configuration they belong to",
+                    "use the preset or the configuration that they belong to",
                 ]
             )
         )
@@ -92,20 +92,20 @@ def _some(names: tuple[str, ...] | list[str]) -> str:
 
 
 def shapes_of(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of tensors or tensor references."""
+    """Map names to the shapes of tensors or tensor references."""
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
-_FLOW_OFF = "mask flow is off (cascade.mask_flow)"
-_SEMANTIC_OFF = "the semantic branch is off (semantic)"
-_COUNTER = "a batch counter the model does not use"
+_FLOW_OFF = "mask flow is disabled (cascade.mask_flow)"
+_SEMANTIC_OFF = "the semantic branch is disabled (semantic)"
+_COUNTER = "a batch counter that the model does not use"
 OF_BACKBONE = "backbone."
 _NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """A configuration and the state dict of a `Detector` built from it; `report` says what became of every tensor of
+    """A configuration and a state dict for its `Detector`; `report` describes what was done with every tensor of
     `source`.
     """
 
@@ -116,8 +116,8 @@ class LoadedWeights:
 
 
 def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of everything a `Detector` of this configuration holds, without allocating it; but for a user's own
-    backbone, whose tensors only the module knows.
+    """Map names to the shapes in the state dict of a `Detector` with this configuration, without allocating it. A
+    user's own backbone is left out, since only its module has its tensors.
     """
     with torch.device("meta"):
         module = stand_in(config.backbone) if isinstance(config.backbone, CustomBackbone) else None
@@ -125,9 +125,9 @@ def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def load_weights(detector: Detector, weights: LoadedWeights) -> None:
-    """Copy loaded weights into a detector; raises `CheckpointError` if they do not fit, naming the tensors.
+    """Copy loaded weights into a detector; raises a `CheckpointError` with the names of tensors that do not fit.
 
-    Only a user's own backbone may still misfit: `fit_weights` has compared everything else.
+    Only a user's own backbone can still differ: `fit_weights` has compared everything else.
     """
     own, theirs = shapes_of(detector.state_dict()), shapes_of(weights.state_dict)
     report = replace(
@@ -151,11 +151,12 @@ def fit_weights(
     explicit: frozenset[str] = _NONE,
     report: KeyReport | None = None,
 ) -> LoadedWeights:
-    """The state dict for a `Detector(config)`, complete.
+    """Build the complete state dict for a `Detector(config)`.
 
-    `explicit`: dotted fields that somebody set on purpose: weights that such a switch leaves unused are dropped and
-    reported; without it the same is a contradiction. `report`: what happened to the tensors before (renamed, reordered,
-    dropped). Raises `CheckpointError` that names contradicting fields, or missing, unexpected and misshapen tensors.
+    `explicit`: dotted fields that the user set. If such a field disables a part of the model, the weights of that part
+    are dropped and reported; otherwise they are a contradiction. `report`: earlier changes (renamed, reordered,
+    dropped). Raises a `CheckpointError` with the contradicting fields, or the missing, unexpected and misshapen
+    tensors.
     """
     report = report or KeyReport()
     try:
@@ -166,7 +167,7 @@ def fit_weights(
     ignored = {"cascade.mask_flow" if reason == _FLOW_OFF else "semantic" for reason in unused.values()}
     lines = contradictions(structure, config, frozenset(ignored))
     if lines:
-        remedy = "use the preset the weights belong to, or leave these fields out"
+        remedy = "use the preset that the weights belong to, or remove these fields"
         raise CheckpointError(
             "\n  ".join([f"{source}: the weights contradict the configuration ({config.preset})", *lines, remedy])
         )
@@ -174,17 +175,17 @@ def fit_weights(
     if isinstance(config.backbone, CustomBackbone):  # `load_weights` compares them with the module
         expected |= shapes_of({name: tensor for name, tensor in weights.items() if name.startswith(OF_BACKBONE)})
     unused |= {name: _COUNTER for name in weights if name.endswith(".num_batches_tracked") and name not in expected}
-    found = {name: tensor for name, tensor in weights.items() if name not in unused}
+    kept = {name: tensor for name, tensor in weights.items() if name not in unused}
     filled = {
         name: torch.zeros((), dtype=torch.long)
         for name in expected
-        if name.endswith(".num_batches_tracked") and name not in found
+        if name.endswith(".num_batches_tracked") and name not in kept
     }
     theirs = {ours: original for original, ours in report.renamed}
-    shapes = shapes_of(found)
+    shapes = shapes_of(kept)
     whole = [
         f"{name} (file {tensor.dtype}, model floating point)"
-        for name, tensor in found.items()
+        for name, tensor in kept.items()
         if not _plausible_type(name, tensor)
     ]
     wrong = [
@@ -194,25 +195,25 @@ def fit_weights(
     ]
     result = replace(
         report,
-        used=tuple(name for name in found if name in expected),
+        used=tuple(name for name in kept if name in expected),
         dropped=(*report.dropped, *((theirs.get(name, name), reason) for name, reason in unused.items())),
-        filled=(*report.filled, *((name, "a batch counter that old files lack") for name in filled)),
-        missing=tuple(name for name in expected if name not in found and name not in filled),
-        unexpected=tuple(theirs.get(name, name) for name in found if name not in expected),
+        filled=(*report.filled, *((name, "a batch counter, which old files do not have") for name in filled)),
+        missing=tuple(name for name in expected if name not in kept and name not in filled),
+        unexpected=tuple(theirs.get(name, name) for name in kept if name not in expected),
         mismatched=(*wrong, *whole),
     )
     result.require_fit(str(source))
-    state = {**found, **filled}
+    state = {**kept, **filled}
     return LoadedWeights(config, {name: state[name] for name in expected}, result, source)
 
 
 def _plausible_type(name: str, tensor: Tensor) -> bool:
-    """Whole numbers are counters; quantised weights would load and mean nothing."""
+    """Return whether a tensor is floating point or a batch counter: quantized weights would load but be wrong."""
     return tensor.is_floating_point() or name.endswith(".num_batches_tracked")
 
 
 def _unused(weights: Mapping[str, Tensor], config: Config, explicit: frozenset[str]) -> dict[str, str]:
-    """Tensors that a switch turned off on purpose leaves without a use."""
+    """Return the tensors of parts that the user disabled, with the reason."""
     unused: dict[str, str] = {}
     if "cascade.mask_flow" in explicit and not config.cascade.mask_flow:
         unused |= {name: _FLOW_OFF for name in weights if name.startswith("roi.mask_flows.")}

@@ -1,5 +1,5 @@
-"""The configuration in a folder of ours, `config.json`. Needs no torch: the command line reads it before torch is
-imported.
+"""The configuration in a model folder, `config.json`. Does not import torch, so that the command line can read it
+first.
 """
 
 from pathlib import Path
@@ -15,23 +15,23 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def model_folder(folder: Path) -> Path:
-    """`folder` itself if it holds a model, else its `model/`; raises `CheckpointError` if neither does."""
+    """Return `folder` if it contains a model, else its `model/`; raises `CheckpointError` if neither does."""
     for candidate in (folder, folder / "model"):
         if (candidate / CONFIG_FILE).is_file():
             if not (candidate / WEIGHTS_FILE).is_file():
                 raise CheckpointError(
-                    f"{candidate}: has {CONFIG_FILE} but no {WEIGHTS_FILE}; was saving interrupted? Train or "
-                    f"convert again"
+                    f"{candidate}: has {CONFIG_FILE} but no {WEIGHTS_FILE}, possibly because saving was interrupted; "
+                    f"train or convert again"
                 )
             return candidate
     raise CheckpointError(
-        f"{folder}: no model in it (neither {CONFIG_FILE} nor model/{CONFIG_FILE}); give the folder that `htc train` "
-        f"or `htc convert` wrote"
+        f"{folder}: no model in this folder (neither {CONFIG_FILE} nor model/{CONFIG_FILE}); pass a folder that "
+        f"`htc train` or `htc convert` wrote"
     )
 
 
 def read_config(path: Path) -> Config:
-    """A configuration file of ours (JSON), checked; unknown keys and wrong types are listed all at once."""
+    """Read and validate a `config.json`; the error lists all unknown keys and wrong types."""
     try:
         return parse_config(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -39,9 +39,9 @@ def read_config(path: Path) -> Config:
 
 
 def parse_config(text: str, source: str) -> Config:
-    """JSON text to a configuration; `source` names it in errors."""
+    """Parse a configuration from JSON; `source` is its name in errors."""
     try:
         return Config.model_validate_json(text)
     except ValidationError as error:
-        hint = "correct or remove them; a newer htc may have written this"
+        hint = "correct or remove them; the file may be of a newer version of htc"
         raise CheckpointError(f"{source}: not a valid configuration: {field_errors(error, Config)}; {hint}") from error

@@ -1,6 +1,4 @@
-"""A configuration for weights that come without one of ours: from their shapes, and from the original's text where
-it says more.
-"""
+"""Infer a configuration for weights of other projects, from their shapes and from mmdetection's configuration text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,24 +19,23 @@ def infer_config(
     classes: tuple[str, ...] | None,
     experiment: str | None = None,
 ) -> Config:
-    """The configuration of arbitrary weights of the family.
+    """Infer the configuration of weights of the Mask R-CNN, Cascade Mask R-CNN and HTC family.
 
-    Arguments: name -> shape under our names; dotted fields that the original's configuration text says; class names if
-    known; the name of the preset they were trained with if known. What neither shapes nor text tell comes from the
-    nearest preset. Raises `CheckpointError` for other architectures and for class names that do not fit the number of
-    classes.
+    `shapes` maps our names to shapes; `facts` are dotted fields from mmdetection's configuration text; `classes` and
+    `experiment` (the name of the preset) may be None if unknown. All other fields are those of the nearest preset.
+    Raises `CheckpointError` for other architectures, and if the number of class names differs from that of the weights.
     """
     structure = read_structure(shapes)
     if "backbone.depth" not in structure:
         raise CheckpointError(
-            "its backbone is no ResNet, and the file does not say which: give the preset it was trained with, and the "
-            "file as --weights"
+            "its backbone is not a ResNet and cannot be inferred from the file: pass the preset of its training as the "
+            "model, and the file as --weights"
         )
     try:
         return _assemble(structure, facts, classes, experiment)
     except ValidationError as error:
         raise CheckpointError(
-            f"the configuration read from the file is not valid: {field_errors(error, Config)}; give --config"
+            f"the configuration in the file is not valid: {field_errors(error, Config)}; pass another with --config"
         ) from error
 
 
@@ -61,7 +58,7 @@ def _assemble(
         if field == "cascade.semantic_fusion" and values["semantic"] is None:
             continue
         _put(values, field, value)
-    # Unused flow weights are in some files: the text may say that the flow is off.
+    # Some files contain mask flow weights although their configuration text disables mask flow.
     values["cascade"]["mask_flow"] = structure["cascade.mask_flow"] and facts.get("cascade.mask_flow", True)
     if structure["cascade.mask_head.kind"] == "none" and values["cascade"]["semantic_fusion"] in ("mask", "both"):
         values["cascade"]["semantic_fusion"] = "none" if values["semantic"] is None else "box"
@@ -72,21 +69,21 @@ def _assemble(
 
 
 def stored_class_names(count: int, classes: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The file's own names; without any, COCO's for 80 classes and numbered ones else."""
+    """Return the class names in the file; without any, COCO's for 80 classes, else numbered names."""
     if classes is None:
         return (
             COCO_CLASSES if count == len(COCO_CLASSES) else tuple(f"class {number}" for number in range(1, count + 1))
         )
     if len(classes) != count:
         raise CheckpointError(
-            f"classes: the weights have {count}, but the file names {len(classes)} ({', '.join(classes[:3])}, ...); "
-            f"set `classes`"
+            f"the weights have {count} classes, but the file has {len(classes)} class names "
+            f"({', '.join(classes[:3])}, ...); set `classes`"
         )
     return classes
 
 
 def category_ids(names: tuple[str, ...]) -> tuple[int, ...]:
-    """COCO's own ids for the 80 COCO names in COCO's order, 1..K for any others."""
+    """Return COCO's category ids for the 80 COCO names in COCO's order, 1..K for any others."""
     return COCO_IDS if names == COCO_CLASSES else tuple(range(1, len(names) + 1))
 
 
@@ -116,7 +113,7 @@ def _family(structure: Mapping[str, Any], experiment: str | None) -> Config:
 
 
 def _settable(structure: Mapping[str, Any]) -> dict[str, Any]:
-    """Structure fields that are configuration fields of the same name."""
+    """Return the structure fields that are configuration fields with the same name."""
     skipped = ("num_classes", "semantic", "rpn.anchors", "rpn.kind", "neck.kind", "cascade.mask_flow")
     fields = {field: value for field, value in structure.items() if field not in skipped}
     return {"neck": {"kind": structure["neck.kind"]}, **fields}
@@ -132,7 +129,7 @@ def _put(values: dict[str, Any], field: str, value: Any) -> None:
 
 
 def _fit_stages(cascade: dict[str, Any], stages: int) -> None:
-    """One value a stage, cut or repeated from the family's where the text does not give them."""
+    """Fit per-stage values to the number of stages: cut them, or repeat the last one."""
     cascade["num_stages"] = stages
     for name in ("delta_stds", "ious", "loss_weights"):
         known = tuple(cascade[name])

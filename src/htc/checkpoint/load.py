@@ -1,6 +1,4 @@
-"""One way in: a preset name, a folder of ours, a run folder or a weights file -> configuration and complete state
-dict.
-"""
+"""Load a model from a preset name, a model folder, a run folder or a weights file: configuration and state dict."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +25,7 @@ from htc.presets import PRESETS, preset
 from htc.settings.layers import from_values, overlay
 
 Overrides = Mapping[str, Any]
-_MEANING = (
+_SETTINGS = (
     *("cascade.delta_stds", "cascade.semantic_fusion", "cascade.mask_flow"),
     *(
         "rpn.anchor_scale",
@@ -39,7 +37,7 @@ _MEANING = (
         "input.std",
     ),
 )
-_LEAVE = "give the weights file as the model: its own configuration is then used"
+_LEAVE = "pass the weights file as the model, so that its own configuration is used"
 
 
 def load_model(
@@ -48,13 +46,13 @@ def load_model(
     overrides: Overrides | None = None,
     facts: UserFacts = NO_FACTS,
 ) -> LoadedWeights:
-    """Configuration and weights of a model.
+    """Load the configuration and weights of a model.
 
     `model`: a preset name (with its released weights, or `weights`), a native or run folder, or a `.pth` /
     `.safetensors` file. `weights`: a file, a folder, or the name of a preset with released weights. `overrides`: nested
-    configuration values that the user set; what contradicts the weights is an error, what turns a part off drops its
-    weights. `facts`: what the user adds to a file of another project. Raises `ConfigError` for unknown names and
-    invalid values (before anything is fetched), `CheckpointError` for the weights.
+    configuration values set by the user; a value that contradicts the weights is an error, and disabling a part of the
+    model drops its weights. `facts`: user-supplied facts about a file of another project. Raises `ConfigError` for
+    unknown names and invalid values (before any download), `CheckpointError` for the weights.
     """
     overrides = overrides or {}
     if str(model) in PRESETS:
@@ -71,20 +69,20 @@ def load_model(
     if path.is_file():
         if weights is not None:
             raise ConfigError(
-                f"{path} is a weights file already; leave --weights out, or give a preset name or a folder as the model"
+                f"{path} is already a weights file; remove --weights, or pass a preset name or a folder as the model"
             )
         return _load_file(path, overrides, facts)
     if path.suffix or path.parent != Path():
         raise CheckpointError(f"{path}: no such file or folder")
     preset(str(model))  # unknown: raises with the nearest names
-    raise AssertionError("an unknown name is no preset")
+    raise AssertionError("an unknown name is not a preset")
 
 
 def convert_checkpoint(
     source: str | Path, destination: Path, overrides: Overrides | None = None, facts: UserFacts = NO_FACTS
 ) -> LoadedWeights:
-    """Write any supported checkpoint as a native folder (`config.json`, `model.safetensors`) and return its content
-    with the report of every key. Takes the arguments of `load_model`, raises its errors and `OutputError`.
+    """Convert any supported checkpoint to a native folder (`config.json`, `model.safetensors`) and return its content
+    with a report of every key. Takes the arguments of `load_model`; raises its errors and `OutputError`.
     """
     loaded = load_model(source, overrides=overrides, facts=facts)
     save_pretrained(loaded.state_dict, loaded.config, destination)
@@ -92,7 +90,7 @@ def convert_checkpoint(
 
 
 def overlay_file(config: Config, overrides: Overrides) -> Config:
-    """`config` with nested values laid over it; new class names bring their ids. Raises `ConfigError` listing all
+    """Return `config` with nested values applied; new class names get new category ids. Raises a `ConfigError` with all
     faults.
     """
     if "classes" in overrides and "category_ids" not in overrides and isinstance(overrides["classes"], list | tuple):
@@ -101,8 +99,8 @@ def overlay_file(config: Config, overrides: Overrides) -> Config:
 
 
 def explicit_fields(overrides: Overrides, prefix: str = "") -> frozenset[str]:
-    """The dotted names of everything in nested overrides, branches included: {"semantic": {"classes": 2}} ->
-    semantic, semantic.classes.
+    """Return the dotted names of all nested overrides, including sections: {"semantic": {"classes": 2}} -> semantic,
+    semantic.classes.
     """
     return frozenset(_dotted(overrides, prefix))
 
@@ -120,7 +118,7 @@ def _weights_of(name: str, weights: str | Path | None) -> Path:
         return _located(weights)
     if name not in RELEASED:
         raise CheckpointError(
-            f"{name}: there are no released weights for this preset; give --weights FILE, or train it with `htc train "
+            f"{name}: there are no released weights for this preset; add --weights FILE, or train it with `htc train "
             f"--preset {name}`"
         )
     return fetch(name)
@@ -137,26 +135,26 @@ def _located(weights: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class _Source:
-    """What a file or folder holds: weights under our names and, as far as it says, what they mean."""
+    """The content of a file or folder: weights under our names, and its configuration as far as it has one."""
 
     weights: dict[str, Tensor]
     report: KeyReport
     config: Config | None = None
-    """Its own configuration, if it is of our format."""
+    """Its own configuration, if it is in our format."""
     classes: tuple[str, ...] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Dotted fields of the original's configuration text."""
+    """Dotted fields from mmdetection's configuration text."""
     experiment: str | None = None
     another_project: bool = False
-    """Not of the original: no preset describes it wholly."""
+    """Whether it is not from mmdetection, so that no preset describes it completely."""
 
-    def meaning(self, name: str) -> Any:
-        """What it says of a field, or None."""
+    def value(self, name: str) -> Any:
+        """Return the value of a field in its configuration, or None."""
         return self.facts.get(name) if self.config is None else config_value(self.config, name)
 
 
 def _read(path: Path, stride_in: str | None, facts: UserFacts) -> _Source:
-    """`stride_in`: of the backbone, if that is known; some files need it, and some need more `facts`."""
+    """Read a file or folder. `stride_in` is that of the backbone, if known; some files need it, others need `facts`."""
     if path.is_dir():
         facts.check(path)
         config, weights = from_pretrained(path)
@@ -179,7 +177,7 @@ def _read(path: Path, stride_in: str | None, facts: UserFacts) -> _Source:
 
 
 def _upgraded(stored: Stored, stride_in: str | None, facts: UserFacts) -> ConvertedWeights:
-    """By the names in it, whoever wrote it."""
+    """Convert a file of another project, which is detected by its parameter names."""
     if is_torchvision(stored.tensors):
         facts.check(stored.path, "norm_epsilon")
         return read_torchvision(stored, facts.norm_epsilon)
@@ -194,7 +192,7 @@ def _upgraded(stored: Stored, stride_in: str | None, facts: UserFacts) -> Conver
 
 
 def report_of(upgraded: ConvertedWeights) -> KeyReport:
-    """What was renamed, reordered and dropped while reading a file of the original."""
+    """Build the report of what was renamed, reordered and dropped while reading a file of another project."""
     return KeyReport(
         renamed=tuple((theirs, ours) for ours, theirs in upgraded.renamed.items()),
         reordered=tuple(upgraded.reordered),
@@ -207,37 +205,35 @@ def report_of(upgraded: ConvertedWeights) -> KeyReport:
 def _load_with(
     config: Config, path: Path, overrides: Overrides, facts: UserFacts, *, from_preset: bool
 ) -> LoadedWeights:
-    """Weights for a configuration that is known; class names may still come from the file if the configuration is a
-    mere preset.
-    """
+    """Load weights for a given configuration; if it is a preset, class names may come from the file."""
     explicit = explicit_fields(overrides)
-    # A preset's own stride was said by nobody about this file: it may not stand in for what the file does not say.
-    said = isinstance(config.backbone, ResNet) and (not from_preset or "backbone.stride_in" in explicit)
-    source = _read(path, config_value(config, "backbone.stride_in") if said else None, facts)
+    # A preset's default stride is not a fact about this file, so it must not replace what the file does not record.
+    known = isinstance(config.backbone, ResNet) and (not from_preset or "backbone.stride_in" in explicit)
+    source = _read(path, config_value(config, "backbone.stride_in") if known else None, facts)
     if from_preset and not explicit & {"classes", "category_ids"}:
         config = _with_file_classes(config, source, path)
     lines = trained_otherwise(source, config, explicit)
     if lines:
         raise CheckpointError(
             "\n  ".join(
-                [f"{path}: was trained otherwise than this configuration ({config.preset}) says", *lines, _LEAVE]
+                [f"{path}: was trained with settings other than this configuration's ({config.preset})", *lines, _LEAVE]
             )
         )
     return fit_weights(source.weights, config, path, explicit, source.report)
 
 
 def trained_otherwise(source: _Source, config: Config, explicit: frozenset[str]) -> list[str]:
-    """What no shape shows but changes the meaning of the weights, where the file's own configuration and `config`
-    disagree.
+    """Return a line for each field that no shape shows but that affects the weights, if the file's own configuration
+    and `config` differ in it.
     """
     lines = []
-    for name in _MEANING:
-        theirs, ours = source.meaning(name), config_value(config, name)
+    for name in _SETTINGS:
+        theirs, ours = source.value(name), config_value(config, name)
         off = name == "cascade.semantic_fusion" and (
             config.semantic is None or (source.config is not None and source.config.semantic is None)
         )
         if theirs is not None and theirs != ours and name not in explicit and not off:
-            lines.append(f"{name}: the file has {theirs}, the configuration says {ours}")
+            lines.append(f"{name}: the file has {theirs}, the configuration has {ours}")
     return lines
 
 
@@ -254,14 +250,14 @@ def _with_file_classes(config: Config, source: _Source, path: Path) -> Config:
 
 
 def _load_file(path: Path, overrides: Overrides, facts: UserFacts) -> LoadedWeights:
-    """A file that brings its own configuration: ours in the metadata, the original's in shapes and text."""
+    """Load a file with its own configuration: in the metadata of our files, else inferred from shapes and text."""
     explicit = explicit_fields(overrides)
     backbone = overrides.get("backbone")
     source = _read(path, backbone.get("stride_in") if isinstance(backbone, Mapping) else None, facts)
     config = source.config
     if config is None:
         try:
-            # Names that the user gives replace the file's, even such as do not fit it.
+            # Class names from the user replace the file's, even if the file's do not fit its weights.
             config = infer_config(
                 shapes_of(source.weights),
                 source.facts,
@@ -272,7 +268,7 @@ def _load_file(path: Path, overrides: Overrides, facts: UserFacts) -> LoadedWeig
             raise CheckpointError(f"{path}: {error}") from error
         if source.another_project:
             config = config.replace(preset="custom")
-    # A flow that the file's own text turns off is off on purpose.
+    # Mask flow that the file's own text disables counts as explicitly disabled.
     return fit_weights(
         source.weights,
         overlay_file(config, overrides),

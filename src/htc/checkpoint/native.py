@@ -1,6 +1,4 @@
-"""Our own format: a folder with `config.json` and `model.safetensors`. Nothing in it can run; it loads without a
-network.
-"""
+"""The native format: a folder with `config.json` and `model.safetensors`, which contains no executable code."""
 
 import contextlib
 import os
@@ -21,10 +19,11 @@ _METADATA_KEY = "htc_config"
 
 
 def save_pretrained(model: nn.Module | Mapping[str, Tensor], config: Config, folder: Path | str) -> Path:
-    """Write `config.json` and `model.safetensors` into `folder` (made if need be; files of these names are replaced).
+    """Write `config.json` and `model.safetensors` into `folder`, which is created if needed; existing files are
+    replaced.
 
-    The files are written beside their places and renamed together, so that a full disk or an interruption leaves the
-    old model or the new one, never half of one. Raises `OutputError` naming the place and the reason.
+    The files are written under temporary names and then renamed, so that a full disk or an interruption never leaves
+    an incomplete model. Raises an `OutputError` with the folder and the reason.
     """
     folder = Path(folder)
     state = model.state_dict() if isinstance(model, nn.Module) else model
@@ -34,8 +33,8 @@ def save_pretrained(model: nn.Module | Mapping[str, Tensor], config: Config, fol
     except (FileExistsError, NotADirectoryError) as error:
         raise OutputError(f"{folder}: is a file, or lies under one; choose another folder for the model") from error
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
-    # The weights also carry the configuration: `model.safetensors` alone is enough.
+        raise OutputError(f"{folder}: cannot be created: {error.strerror}. Choose another folder") from error
+    # The weights file also contains the configuration, so `model.safetensors` alone is enough.
     metadata = {"format": "pt", _METADATA_KEY: config.model_dump_json()}
     writers: dict[str, Callable[[Path], object]] = {
         WEIGHTS_FILE: lambda path: save_file(_separate(state), path, metadata=metadata),
@@ -46,9 +45,9 @@ def save_pretrained(model: nn.Module | Mapping[str, Tensor], config: Config, fol
 
 
 def _write_all(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
-    """Write every file beside its place, flushed to the disk; only when all are whole do they take their names.
+    """Write every file under a temporary name and flush it to the disk; rename them only when all are complete.
 
-    Permissions follow the umask, whatever a writer chooses: safetensors makes files that only their owner can read.
+    Permissions follow the umask, since safetensors would create files that only their owner can read.
     """
     temporaries = {name: folder / f".{name}.{os.getpid()}.tmp" for name in writers}
     try:
@@ -66,15 +65,15 @@ def _write_all(folder: Path, writers: Mapping[str, Callable[[Path], object]]) ->
         with contextlib.suppress(OSError):
             for temporary in temporaries.values():
                 temporary.unlink(missing_ok=True)
-            folder.rmdir()  # only if it is empty: a new folder is not left behind
+            folder.rmdir()  # succeeds only if it is empty, so that no new empty folder is left behind
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
         raise OutputError(
-            f"{folder}: the model cannot be written: {reason}; free some space or choose another folder"
+            f"{folder}: the model cannot be written: {reason}; free disk space or choose another folder"
         ) from error
 
 
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CPU copies in plain memory order; safetensors refuses tensors that share memory."""
+    """Return contiguous CPU copies without shared memory, which safetensors refuses."""
     seen: set[int] = set()
     result: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -86,9 +85,9 @@ def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_pretrained(folder: Path | str) -> tuple[Config, dict[str, Tensor]]:
-    """The configuration and weights of a folder of ours, or of a run folder (whose `model/` is taken).
+    """Read the configuration and weights of a native folder, or of the `model/` in a run folder.
 
-    Raises `CheckpointError` naming the file and what is wrong: missing, damaged, unknown configuration keys.
+    Raises a `CheckpointError` with the file and the fault: missing, damaged, unknown configuration keys.
     """
     folder = model_folder(Path(folder))
     config = read_config(folder / CONFIG_FILE)
@@ -96,13 +95,13 @@ def from_pretrained(folder: Path | str) -> tuple[Config, dict[str, Tensor]]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a `.safetensors` file, floating ones as float32."""
+    """Read all tensors of a `.safetensors` file; floating-point ones become float32."""
     with _opened(path) as file:
         try:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, ValueError, TypeError) as error:
             raise CheckpointError(
-                f"{path}: holds values that torch cannot read ({error}); save it as float32"
+                f"{path}: contains values that torch cannot read ({error}); save it as float32"
             ) from error
     return {
         name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
@@ -110,14 +109,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def embedded_config(path: Path) -> Config | None:
-    """The configuration inside a `.safetensors` file of ours; None in others."""
+    """Read the configuration in the metadata of a native `.safetensors` file; None for other files."""
     with _opened(path) as file:
         text = (file.metadata() or {}).get(_METADATA_KEY)
     return None if text is None else parse_config(text, f"{path} (metadata)")
 
 
 def _opened(path: Path) -> Any:
-    """The open file; `safe_open` has no type."""
+    """Open the file (`safe_open` has no type)."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     if path.stat().st_size == 0:

@@ -1,4 +1,4 @@
-"""The tensors of a weights file under its own names, whoever wrote it; nothing of the file is run."""
+"""Read the tensors of a weights file of any project, under its own names, without executing anything in it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ from htc.checkpoint.safe_pickle.values import Foreign, TensorReference
 from htc.errors import CheckpointError
 
 _INSIDE = ("state_dict", "model")
-"""Where training runs keep the weights beside their own state."""
+"""Keys under which training checkpoints store the weights."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds."""
+    """The content of a weights file."""
 
     path: Path
     tensors: Mapping[str, Tensor]
-    """Names without the prefix of parallel training."""
+    """Tensors by name, without the prefix of data-parallel training."""
     names: Mapping[str, str]
-    """Those names -> as they are in the file."""
+    """These names -> names in the file."""
     content: Any
-    """All of the file, tensors as references."""
+    """The whole content, with references in place of tensors."""
 
 
 def read_stored(path: Path) -> Stored:
-    """Its kind is told by its content, not by its suffix. Raises `CheckpointError` for files that are damaged,
-    refused, or hold no tensors by name.
+    """Read a weights file, whose format is detected from the content, not the extension. Raises `CheckpointError` for
+    files that are damaged, refused, or contain no named tensors.
     """
     if is_plain_pickle(path):
         return _read_arrays(path)
@@ -39,46 +39,45 @@ def read_stored(path: Path) -> Stored:
     state = _state(file)
     wrong = [name for name, value in state.items() if not isinstance(value, TensorReference)]
     if wrong:
-        raise CheckpointError(f"{path}: {wrong[0]!r} in its state_dict is no tensor; this is not a plain checkpoint")
+        raise CheckpointError(f"{path}: {wrong[0]!r} in its state_dict is not a tensor; save a plain state_dict")
     names = {name.removeprefix("module."): name for name in state}
     return Stored(path, file.tensors({name: state[theirs] for name, theirs in names.items()}), names, file.content)
 
 
 def _read_arrays(path: Path) -> Stored:
-    """A pickle of NumPy arrays."""
+    """Read a pickle of NumPy arrays."""
     content = read_array_pickle(path)
     inside = entries(content)
     tensors = arrays_in(path, next((state for key in _INSIDE if (state := entries(inside.get(key)))), inside))
     if not tensors:
         raise CheckpointError(
-            f"{path}: a pickle, but not one of torch.save, and with no arrays by name in it; this is no checkpoint of "
-            f"detectron2 or Paddle"
+            f"{path}: a pickle, but neither of torch.save nor with named arrays, so not a checkpoint of detectron2 or "
+            f"Paddle"
         )
     return Stored(path, tensors, {name: name for name in tensors}, content)
 
 
 def entries(value: Any) -> Mapping[Any, Any]:
-    """The items of a dictionary, or of a placeholder for one; none of anything else."""
+    """Return the items of a dictionary or of a placeholder for one; empty for anything else."""
     if isinstance(value, Foreign):
         return value.entries
     return value if isinstance(value, Mapping) else {}
 
 
 def _state(file: TorchFile) -> Mapping[str, Any]:
-    """The state dict; the file itself may be one."""
+    """Return the state dict in the file, or the content itself if it is one."""
     content = entries(file.content)
     if isinstance(file.content, Foreign) and not content:
         raise CheckpointError(
-            f"{file.path}: holds a {file.content.name} object instead of weights; save model.state_dict() in place of "
-            f"the model"
+            f"{file.path}: contains a {file.content.name} object instead of weights; save model.state_dict() instead "
+            f"of the model"
         )
     state = next((inside for key in _INSIDE if (inside := entries(content.get(key)))), content)
     if not any(isinstance(value, TensorReference) for value in state.values()):
         raise CheckpointError(
-            f"{file.path}: no state_dict with tensors in it; this is not a checkpoint of the original"
+            f"{file.path}: contains no state_dict with tensors, so it is not a checkpoint of mmdetection, detectron2 "
+            f"or torchvision"
         )
     if not all(isinstance(name, str) and name.isprintable() for name in state):
-        raise CheckpointError(
-            f"{file.path}: a tensor in its state_dict has no readable name; this is not a plain checkpoint"
-        )
+        raise CheckpointError(f"{file.path}: a tensor in its state_dict has no readable name; save a plain state_dict")
     return state

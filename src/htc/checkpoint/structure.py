@@ -1,4 +1,4 @@
-"""What the names and shapes of a state dict (ours) say about the architecture, as dotted configuration fields."""
+"""Derive the architecture from the names and shapes of a state dict (ours), as dotted configuration fields."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -23,31 +23,31 @@ _ESSENTIAL = (
     "roi.box_heads.0.classify.weight",
 )
 MASKS = "roi.mask_heads.0.logits.weight"
-"""A model of boxes alone has none."""
+"""Tensor that only models with mask heads have."""
 _RESNET = ("backbone.layer1.0.conv2.weight", "backbone.layer4.0.conv1.weight")
 _SIZED = (*_ESSENTIAL, MASKS, *_RESNET, "semantic.logits.weight")
 _OTHER_BACKBONES = ("backbone.body.", "backbone.stem.")
-"""Of timm's networks and FishNet: their names and shapes are compared one by one, and say nothing of a
-configuration.
+"""Prefixes of timm's networks and FishNet: their tensors are compared one by one, since no configuration can be
+derived from them.
 """
 GUIDED = "rpn.location.weight"
-"""Only guided anchoring has it."""
+"""Tensor that only guided anchoring has."""
 _SWITCH = re.compile(r"backbone\.layer(\d)\.\d+\.conv\d\.switch\.weight")
 _SWITCH_OFFSETS = re.compile(r"backbone\.layer\d\.\d+\.conv\d\.offsets\.0\.weight")
 _OFFSETS = re.compile(r"backbone\.layer([1-4])\.\d+\.conv2\.conv_offset\.weight")
 
 
 def read_structure(shapes: Shapes) -> dict[str, Any]:
-    """Dotted configuration field -> value, for every field that the weights decide; `num_classes` and `semantic` (bool)
-    besides.
+    """Map every configuration field (dotted) that the weights determine to its value, with `num_classes` and `semantic`
+    (bool) added.
 
-    Raises `CheckpointError` (without a file name) if these are no weights of the family.
+    Raises `CheckpointError` (without a file name) if the weights are not of this family of models.
     """
     other = any(name.startswith(_OTHER_BACKBONES) for name in shapes)
     missing = [name for name in ((() if other else _RESNET) + _ESSENTIAL) if name not in shapes]
     if missing:
         raise CheckpointError(
-            f"not a ResNet-FPN network with box heads (Mask R-CNN, Cascade Mask R-CNN, HTC): it has no "
+            f"not a ResNet-FPN network with box heads (Mask R-CNN, Cascade Mask R-CNN, HTC): missing "
             f"{', '.join(missing)}"
         )
     wrong = [
@@ -57,14 +57,14 @@ def read_structure(shapes: Shapes) -> dict[str, Any]:
     ]
     if wrong:
         raise CheckpointError(
-            f"{wrong[0]} has the shape {shapes[wrong[0]]}, which no layer has; the file is damaged or of another "
-            f"architecture"
+            f"{wrong[0]} has the shape {shapes[wrong[0]]}, which is invalid for a layer; the file is damaged or of "
+            f"another architecture"
         )
     return {**({} if other else _backbone(shapes)), **_neck(shapes), **_heads(shapes), **_semantic(shapes)}
 
 
 def _indices(shapes: Shapes, pattern: str) -> list[int]:
-    return sorted({int(found[1]) for name in shapes if (found := re.match(pattern, name))})
+    return sorted({int(match[1]) for name in shapes if (match := re.match(pattern, name))})
 
 
 def _backbone(shapes: Shapes) -> dict[str, Any]:
@@ -72,12 +72,12 @@ def _backbone(shapes: Shapes) -> dict[str, Any]:
     bottleneck = "backbone.layer1.0.conv3.weight" in shapes
     if (bottleneck, blocks) not in BLOCKS:
         raise CheckpointError(
-            f"its backbone has {blocks} blocks: no ResNet or ResNeXt of 18, 34, 50, 101 or 152 layers"
+            f"its backbone has {blocks} blocks, which is not a ResNet or ResNeXt with 18, 34, 50, 101 or 152 layers"
         )
     width, group_width = shapes["backbone.layer1.0.conv2.weight"][:2]
     groups = max(1, width // group_width)
     base_width = (group_width if groups > 1 else width) if bottleneck else 64
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "backbone.kind": "resnet",
         "backbone.depth": BLOCKS[bottleneck, blocks],
         "backbone.groups": groups,
@@ -94,7 +94,7 @@ def _backbone(shapes: Shapes) -> dict[str, Any]:
         "backbone.deformable": kinds.pop() if kinds else "none",
         "backbone.deformable_stages": tuple(sorted(offsets)),
     }
-    return {**found, **deformable, **_switchable(shapes)}
+    return {**fields, **deformable, **_switchable(shapes)}
 
 
 def _switchable(shapes: Shapes) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _switchable(shapes: Shapes) -> dict[str, Any]:
 
 
 def _norm(shapes: Shapes, layer: str) -> str:
-    """A norm's kind; a synchronised one looks like a plain one."""
+    """Return the kind of a norm; synchronized BatchNorm has the same tensors as plain BatchNorm."""
     if f"{layer}.weight" not in shapes:
         return "none"
     return "batch" if f"{layer}.running_mean" in shapes else "group"
@@ -146,7 +146,7 @@ def _heads(shapes: Shapes) -> dict[str, Any]:
     levels = any(
         f"roi.box_heads.0.{first}" in shapes for first in ("fc.0.layers.0.weight", "convs.0.layers.0.conv.weight")
     )
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "num_classes": classes,
         "cascade.num_stages": len(_indices(shapes, r"roi\.box_heads\.(\d+)\.")),
         "cascade.mask_flow": any(name.startswith("roi.mask_flows.") for name in shapes),
@@ -161,12 +161,12 @@ def _heads(shapes: Shapes) -> dict[str, Any]:
     }
     deltas = shapes.get("roi.box_heads.0.regress.weight", (0,))[0]
     if classes > 1:  # with one class, 4 values are both agnostic and specific
-        found["cascade.class_agnostic_boxes"] = deltas == 4
-    return found
+        fields["cascade.class_agnostic_boxes"] = deltas == 4
+    return fields
 
 
 def _mask_head(shapes: Shapes, *, levels: bool) -> dict[str, Any]:
-    """The mask heads' sizes and variant, the latter told by a layer that no other variant has."""
+    """Derive the sizes and the variant of the mask heads; each variant has a layer that the others do not have."""
     if MASKS not in shapes:
         return {"cascade.mask_head.kind": "none"}
     return {
@@ -203,7 +203,7 @@ def _semantic(shapes: Shapes) -> dict[str, Any]:
 
 
 def _context(shapes: Shapes) -> dict[str, Any]:
-    """The semantic branch's context module; dilation rates show in no shape."""
+    """Derive the context module of the semantic branch; its dilation rates are not visible in the shapes."""
     lines = shapes.get("semantic.context.down_across.0.weight")
     if lines is not None:
         return {"semantic.context.kind": "gcn", "semantic.context.kernel": lines[2]}
@@ -211,12 +211,12 @@ def _context(shapes: Shapes) -> dict[str, Any]:
 
 
 def config_value(config: Config, field: str) -> Any:
-    """The configuration's value of a structure field."""
+    """Return the value of a structure field in a configuration."""
     special: dict[str, Callable[[], Any]] = {
         "num_classes": lambda: config.num_classes,
         "rpn.anchors": lambda: len(config.rpn.anchor_ratios),
         "semantic": lambda: config.semantic is not None,
-        # A one-stage model has no preceding mask feature, so it has no flow whatever the switch says.
+        # A one-stage model has no preceding mask feature, so it has no mask flow, whatever the field's value.
         "cascade.mask_flow": lambda: config.cascade.mask_flow and config.cascade.num_stages > 1,
     }
     if field in special:
@@ -235,13 +235,18 @@ _SHOWN = {
 
 
 def contradictions(structure: Mapping[str, Any], config: Config, ignored: frozenset[str] = frozenset()) -> list[str]:
-    """One line for each field where weights and configuration disagree, except those `ignored`."""
+    """Return a line for each field in which weights and configuration differ, except those `ignored`."""
     lines = []
-    for field, has in structure.items():
-        says = config_value(config, field)
-        if says != has and field not in ignored and not (field.startswith("semantic.") and config.semantic is None):
+    for field, actual in structure.items():
+        configured = config_value(config, field)
+        if (
+            configured != actual
+            and field not in ignored
+            and not (field.startswith("semantic.") and config.semantic is None)
+        ):
             lines.append(
-                f"{_SHOWN.get(field, field)}: the weights have {_plain(has)}, the configuration says {_plain(says)}"
+                f"{_SHOWN.get(field, field)}: the weights have {_plain(actual)}, the configuration has "
+                f"{_plain(configured)}"
             )
     return lines
 

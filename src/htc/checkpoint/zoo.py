@@ -1,4 +1,4 @@
-"""What is known of every preset: mmdetection's released weights, published and measured AP, size.
+"""Catalogue of the presets: mmdetection's released weights, published and measured AP, size.
 
 `fetch` downloads released weights into the cache; `catalogue` lists the presets for `htc models`.
 """
@@ -23,8 +23,8 @@ SERVER = "https://download.openmmlab.com/mmdetection/v2.0"
 
 @dataclass(frozen=True)
 class Release:
-    """A weights file: path under the server, first 8 hex digits of its SHA-256 (as in its name), COCO val2017 AP as
-    published (per cent).
+    """A released weights file: path on the server, first 8 hexadecimal digits of its SHA-256 (as in its name),
+    published AP on COCO val2017 (per cent).
     """
 
     path: str
@@ -62,13 +62,13 @@ RELEASED: dict[str, Release] = {row[1]: _release(*row) for row in _TABLE}
 
 
 def weights_url(name: str) -> str | None:
-    """The address of a preset's released weights; None if there are none. `HTC_MIRROR` replaces the server."""
+    """Return the URL of a preset's released weights; None if there are none. `HTC_MIRROR` replaces the server."""
     release = RELEASED.get(name)
     return None if release is None else f"{os.environ.get('HTC_MIRROR', SERVER).rstrip('/')}/{release.path}"
 
 
 def cache_folder() -> Path:
-    """`HTC_CACHE`, else the platform's cache folder with `htc` in it."""
+    """Return the cache folder: `HTC_CACHE`, else `htc` in the platform's cache folder."""
     own = os.environ.get("HTC_CACHE")
     if own:
         return Path(own).expanduser()
@@ -80,30 +80,30 @@ def cache_folder() -> Path:
 
 
 def cached(name: str, cache_dir: Path | None = None) -> Path:
-    """Where a preset's released weights lie, or would lie."""
+    """Return the path of a preset's released weights in the cache, whether they exist or not."""
     return (cache_dir or cache_folder()) / RELEASED[name].path.rsplit("/", 1)[1]
 
 
 def fetch(name: str, cache_dir: Path | None = None, progress: DownloadProgress | None = None) -> Path:
-    """The released weights of a preset, downloaded once into the cache and checked against the SHA-256 in their name.
+    """Download the released weights of a preset into the cache, once, and verify the SHA-256 in their name.
 
-    `progress(done, total)` is called with bytes (total None if the server does not say). An interrupted download goes
-    on where it stopped. Raises `ConfigError` for an unknown preset, `FetchError` (a `CheckpointError`) if the weights
-    cannot be had: offline (`HTC_OFFLINE=1` or `HF_HUB_OFFLINE=1`), not found, cut off, or not the file that was
-    published.
+    `progress(done, total)` is called with bytes (total is None if the server does not report it). An interrupted
+    download is resumed. Raises `ConfigError` for an unknown preset, `FetchError` (a `CheckpointError`) if the weights
+    cannot be downloaded: offline (`HTC_OFFLINE=1` or `HF_HUB_OFFLINE=1`), not found, interrupted, or not the published
+    file.
     """
     url = weights_url(name)
     if url is None:
         preset(name)
-        raise ConfigError(f"{name}: there are no released weights for this preset; `htc models` shows which have some")
+        raise ConfigError(f"{name}: this preset has no released weights; `htc models` lists the presets that have")
     target = cached(name, cache_dir)
     if not target.exists() and offline():
-        raise FetchError(f"{name}: offline, and its weights are not in the cache; put {url} at {target}")
+        raise FetchError(f"{name}: offline, and its weights are not in the cache; download {url} to {target}")
     return download(url, target, RELEASED[name].sha256, progress)
 
 
 def list_models(pattern: str = "*", *, released: bool = False, **unknown: Never) -> list[str]:
-    """The names of the presets, as `htc.load`, `htc.train(preset=...)` and the command line take them.
+    """List the names of the presets, for `htc.load`, `htc.train(preset=...)` and the command line.
 
     Args:
         pattern: only names that match, with `*` and `?` as in file names.
@@ -126,23 +126,23 @@ ZOO = "mmdetection model zoo"
 
 @dataclass(frozen=True)
 class Entry:
-    """One preset. AP per cent; None where nothing is known."""
+    """A preset with its size and AP (per cent); None if unknown."""
 
     name: str
     parameters: float | None
     """Millions."""
     gflop: float | None
-    """Of one image of 800 x 1333 with 1000 proposals and 100 detections, 2 a multiply-add."""
+    """For an image of 800 x 1333 with 1000 proposals and 100 detections; a multiply-add counts as 2."""
     box_ap: float | None
     mask_ap: float | None
     images: str | None
-    """What the AP is of: COCO val2017 or test-dev."""
+    """Images of the AP: COCO val2017 or test-dev."""
     source: str | None
     measured: MeasuredAP | None
 
 
 def catalogue() -> list[Entry]:
-    """All presets in their order."""
+    """List all presets in their order."""
     sizes = json.loads(files("htc.presets").joinpath("sizes.json").read_text(encoding="utf-8"))
     return [_entry(name, sizes.get(name, {})) for name in PRESETS]
 
@@ -155,6 +155,6 @@ def _published(name: str) -> tuple[float | None, float | None, str | None, str |
     if name in RELEASED:
         return RELEASED[name].box_ap, RELEASED[name].mask_ap, "val2017", ZOO
     if name in PUBLISHED:
-        found = PUBLISHED[name]
-        return found.box_ap, found.mask_ap, found.images, found.source
+        published = PUBLISHED[name]
+        return published.box_ap, published.mask_ap, published.images, published.source
     return None, None, None, None

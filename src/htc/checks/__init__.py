@@ -1,5 +1,5 @@
-"""Fault finding in datasets: what `htc doctor` reports and what training checks before its first step.
+"""Checks of datasets, for `htc doctor` and before the first step of a training.
 
-Here belong the checks (each yields `Finding`s), the catalogue of their codes (`kinds`), the examination that runs them,
+Contains the checks (each yields `Finding`s), the catalogue of their codes (`kinds`), the examination that runs them,
 its report, page and JSON, and the repair of an annotation file. Reading annotations belongs to `htc.data`.
 """

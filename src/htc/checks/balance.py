@@ -1,4 +1,4 @@
-"""What is there too little or too much of: classes, objects of an image, pixels of an object."""
+"""Checks of the distribution of classes, instances per image and instance sizes."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from htc.data.transforms import resized_size
 
 
 def counted(part: AnnotationFile) -> list[tuple[AnnotationEntry, tuple[float, float, float, float]]]:
-    """Objects that count (no crowds, of a known category, no unusable outline) and their boxes, xyxy, cut to the
-    image.
+    """Return the instances with a known category and a usable outline, without crowds, and their boxes (xyxy), clipped
+    to the image.
     """
-    found = []
+    usable_instances = []
     for one in part.annotations:
         where, size = one.where, one.image.size
         unusable = one.outline.segmentation is None and bool(one.record.get("segmentation"))
@@ -24,45 +24,45 @@ def counted(part: AnnotationFile) -> list[tuple[AnnotationEntry, tuple[float, fl
             continue
         box = (max(where[0], 0.0), max(where[1], 0.0), min(where[2], float(size[1])), min(where[3], float(size[0])))
         if box[2] > box[0] and box[3] > box[1]:
-            found.append((one, box))
-    return found
+            usable_instances.append((one, box))
+    return usable_instances
 
 
 def statistics(part: AnnotationFile) -> Statistics:
-    """What the rules of `htc.data.advice` look at."""
+    """Compute the statistics for the rules of `htc.data.advice`."""
     sized = [image for image in part.images if image.size is not None]
-    place = {image.position: number for number, image in enumerate(sized)}
+    index_of = {image.position: number for number, image in enumerate(sized)}
     labels = {id: number for number, id in enumerate(part.classes)}
-    found = counted(part)
+    instances = counted(part)
     return Statistics(
         classes=tuple(part.classes.values()),
         sizes=np.array([image.size for image in sized], np.int64).reshape(-1, 2),
-        boxes=np.array([box for _, box in found], np.float64).reshape(-1, 4),
-        labels=np.array([labels[one.category or 0] for one, _ in found], np.int64),
-        images=np.array([place[one.image.position] for one, _ in found], np.int64),
+        boxes=np.array([box for _, box in instances], np.float64).reshape(-1, 4),
+        labels=np.array([labels[one.category or 0] for one, _ in instances], np.int64),
+        images=np.array([index_of[one.image.position] for one, _ in instances], np.int64),
     )
 
 
 def absent_classes(part: AnnotationFile) -> Iterator[Finding]:
-    """Categories without any object."""
+    """Report categories without instances."""
     counts = Counter(one.category for one in part.annotations if not one.crowd)
     absent = [name for id, name in part.classes.items() if not counts[id]]
     if absent and part.annotations:
         shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
         yield Finding(
-            "class-absent", f"{len(absent)} of {len(part.classes)} classes have no object here: {shown}", part.file
+            "class-absent", f"{len(absent)} of {len(part.classes)} classes have no instance here: {shown}", part.file
         )
 
 
 def rare_classes(part: AnnotationFile) -> Iterator[Finding]:
-    """Classes in less than a tenth of the images in which the median class is."""
+    """Report classes that are in less than a tenth as many images as the median class."""
     data = statistics(part)
     threshold = repeat_threshold(data)
     if threshold is None:
         return
     shares, factors = data.class_shares, class_repeats(data, threshold)
     rare = [
-        f"{data.classes[label]} ({shares[label] * len(data.sizes):.0f} images; repeat {factors[label]:.1f} times)"
+        f"{data.classes[label]} ({shares[label] * len(data.sizes):.0f} images; repeat factor {factors[label]:.1f})"
         for label in np.argsort(shares)
         if factors[label] > 1
     ]
@@ -72,13 +72,13 @@ def rare_classes(part: AnnotationFile) -> Iterator[Finding]:
 
 
 def crowded_images(part: AnnotationFile, most: int) -> Iterator[Finding]:
-    """Images with more objects than `most` detections."""
+    """Report images with more than `most` instances."""
     for image in part.images:
         count = part.object_counts[image.position]
         if count > most:
             yield Finding(
                 "picture-crowded",
-                f"it has {count} objects; {most} detections are allowed",
+                f"it has {count} instances; the maximum number of detections is {most}",
                 part.file,
                 image.id,
                 image.path,
@@ -86,14 +86,14 @@ def crowded_images(part: AnnotationFile, most: int) -> Iterator[Finding]:
 
 
 def tiny_objects(part: AnnotationFile, size: Input) -> Iterator[Finding]:
-    """Objects whose box is less than one cell of the finest level (4 px) wide or high in the network's input."""
+    """Report instances with a box smaller than a cell of the finest pyramid level (4 px) at the input size."""
     for one, box in counted(part):
         assert one.image.size is not None
         height, width = one.image.size
-        shown = resized_size((height, width), size.short_edge, size.long_edge, size.max_scale)
-        w, h = (box[2] - box[0]) * shown[1] / width, (box[3] - box[1]) * shown[0] / height
+        resized = resized_size((height, width), size.short_edge, size.long_edge, size.max_scale)
+        w, h = (box[2] - box[0]) * resized[1] / width, (box[3] - box[1]) * resized[0] / height
         if min(w, h) < PYRAMID_STRIDES[0]:
-            what = f"it is {w:.1f} x {h:.1f} px in an input of {shown[1]}x{shown[0]}"
+            what = f"its box is {w:.1f} x {h:.1f} px at the input size {resized[1]}x{resized[0]}"
             yield annotation_finding(part, one, "object-tiny", what, where=box)
 
 

@@ -1,4 +1,4 @@
-"""The fast part of `htc doctor`, as every training runs it before its first step."""
+"""The fast checks of `htc doctor`, which every training runs before its first step."""
 
 from pathlib import Path
 
@@ -13,33 +13,33 @@ from htc.data.semantic_maps import MapSources
 from htc.errors import DataError
 
 FINDINGS_SHOWN = 5
-"""Errors that are named; `htc doctor` shows all."""
+"""Maximum number of errors in the message; `htc doctor` shows all."""
 
 
 def check_data(config: Config, splits: Splits, maps: MapSources | None = None) -> tuple[str, ...]:
-    """One line for each kind of warning. No pixel is read: about a millisecond an image.
+    """Check the dataset without decoding images (about a millisecond per image) and return a line per kind of warning.
 
-    `maps`: of their folder the headers are read; what it may lack are images with panoptic maps. Raises `DataError`
-    that names the errors, their files and ids.
+    Of `maps`, the headers of the files in the folder are read; with panoptic maps, the folder need not have a map for
+    every image. Raises a `DataError` with the first errors, their files and ids.
     """
     train = read_annotation_file(splits.train_annotations, splits.train_images, "train")
-    found = list(fast_findings(train, config.input, config.inference.max_detections))
+    findings = list(fast_findings(train, config.input, config.inference.max_detections))
     if maps is not None and maps.folder is not None:
-        found += [
+        findings += [
             one for one in map_files(train, maps.folder) if maps.panoptic_json is None or one.code != "semantic-missing"
         ]
     if splits.val_annotations is not None and splits.val_images is not None:
         val = read_annotation_file(splits.val_annotations, splits.val_images, "val")
-        found += fast_findings(val, config.input, config.inference.max_detections)
-        found += fast_findings_between(train, val)
-    errors = [finding for finding in found if FINDING_KINDS[finding.code].severity == "error"]
+        findings += fast_findings(val, config.input, config.inference.max_detections)
+        findings += fast_findings_between(train, val)
+    errors = [finding for finding in findings if FINDING_KINDS[finding.code].severity == "error"]
     if errors:
         raise DataError(_named(errors, splits))
     warnings: dict[str, list[Finding]] = {}
-    for finding in found:
+    for finding in findings:
         if FINDING_KINDS[finding.code].severity == "warning":
             warnings.setdefault(finding.code, []).append(finding)
-    return tuple(_line(code, findings) for code, findings in warnings.items())
+    return tuple(_line(code, of_code) for code, of_code in warnings.items())
 
 
 def _named(errors: list[Finding], splits: Splits) -> str:
@@ -49,7 +49,7 @@ def _named(errors: list[Finding], splits: Splits) -> str:
     ]
     more = f"\n  ... and {len(errors) - FINDINGS_SHOWN} more" if len(errors) > FINDINGS_SHOWN else ""
     return (
-        f"the data have {len(errors)} error{'s' if len(errors) > 1 else ''}:{''.join(lines)}{more}\nall of them: "
+        f"the dataset has {len(errors)} error{'s' if len(errors) > 1 else ''}:{''.join(lines)}{more}\nTo see all: "
         f"{_doctor(splits)}"
     )
 
@@ -64,7 +64,7 @@ def _line(code: str, findings: list[Finding]) -> str:
 
 
 def _where(finding: Finding, file: Path | str) -> str:
-    return str(file) if finding.place == finding.file.name else f"{file}, {finding.place}"
+    return str(file) if finding.location == finding.file.name else f"{file}, {finding.location}"
 
 
 def _doctor(splits: Splits) -> str:

@@ -1,4 +1,4 @@
-"""Checks of boxes: against the image and the mask, stated areas against the mask's, and objects annotated twice."""
+"""Checks of boxes against image and mask, of areas against the mask's area, and of instances annotated twice."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,32 +16,30 @@ from htc.data.segmentation import exact_area, is_number, short
 
 XYXY = tuple[float, float, float, float]
 EDGE, EDGE_SHARE = 2.5, 0.05
-"""A box's edge may miss the mask's by so many pixels, or this share of the mask's extent: whole-number boxes miss by
-up to two.
+"""Tolerance of a box edge against the mask's box, in pixels and as a fraction of the mask's extent: boxes of whole
+numbers are off by up to two pixels.
 """
 AREA_SHARE = 0.1
-"""The stated area may differ by this share of the mask's, or by the pixels of half its box's outline: polygons are
-counted in several ways.
+"""Tolerance of the annotated area, as a fraction of the mask's area; half the perimeter of its box is tolerated too,
+since tools compute the area of polygons differently.
 """
 RELATED = 0.1
-"""Intersection over union below which box and mask may be of two objects, so that only a person can tell which is
-right.
-"""
+"""IoU below which box and mask may belong to two instances, so that only a person can decide which is correct."""
 ROUNDING = 1.0
-"""Pixels that a box may reach outside."""
+"""Pixels by which a box may extend outside the image."""
 SAME = 0.95
-"""Intersection over union above which two masks (or boxes, where either has no mask) are one object."""
+"""IoU from which two masks (boxes, if either has no mask) count as one instance."""
 
 
 def boxes(part: AnnotationFile) -> Iterator[Finding]:
-    """Missing, no box at all, too small, outside, unlike the mask."""
+    """Report boxes that are missing, invalid, empty, outside the image or different from the mask's box."""
     whole = _whole_numbers(part)
     for one in part.annotations:
         if one.image.size is None:
             continue
-        found = _box_finding(part, one, *one.image.size)
-        if found is not None:
-            yield found
+        finding = _box_finding(part, one, *one.image.size)
+        if finding is not None:
+            yield finding
     if whole is not None:
         yield whole
 
@@ -51,19 +49,21 @@ def _box_finding(part: AnnotationFile, one: AnnotationEntry, height: int, width:
     from_mask = () if mask is None else (Edit("annotations", one.position, {"bbox": _xywh(mask)}),)
     fault = box_fault(one)
     if fault is not None:
-        return _finding(part, one, fault.code, fault.what, from_mask, "the mask's box written" if from_mask else "")
+        return _finding(
+            part, one, fault.code, fault.what, from_mask, "the box of the mask written" if from_mask else ""
+        )
     if box is None:
         return (
             None
             if mask is None
-            else _finding(part, one, "box-missing", "it has no bbox", from_mask, "the mask's box written")
+            else _finding(part, one, "box-missing", "it has no bbox", from_mask, "the box of the mask written")
         )
     x, y, w, h = box
     corners = (x, y, x + w, y + h)
     if mask is not None:
         return _unlike(part, one, corners, mask, from_mask)
     if one.record.get("segmentation"):
-        return None  # an outline that cannot be used has a finding of its own, and may be corrected by this box
+        return None  # an unusable outline has its own finding, which this box may help to correct
     if w < 1 or h < 1:
         return _finding(
             part, one, "box-empty", f"its box is {w:g} x {h:g} pixels", without_mask(one)[0], "the annotation removed"
@@ -72,22 +72,27 @@ def _box_finding(part: AnnotationFile, one: AnnotationEntry, height: int, width:
     over = max(-x, -y, x + w - width, y + h - height)
     if over <= ROUNDING:
         return None
-    what = f"its box [{x:g}, {y:g}, {w:g}, {h:g}] reaches {over:.1f} px outside the {width}x{height} image"
+    what = f"its box [{x:g}, {y:g}, {w:g}, {h:g}] extends {over:.1f} px outside the {width}x{height} image"
     if w > x and h > y and w <= width and h <= height:
-        return _finding(part, one, "box-outside", f"{what}; read as corners x1, y1, x2, y2 it would fit", ())
+        return _finding(part, one, "box-outside", f"{what}; it would fit if it were x1, y1, x2, y2", ())
     if cut[2] - cut[0] < 1 or cut[3] - cut[1] < 1:
         return _finding(
             part, one, "box-outside", what, (Edit("annotations", one.position, None),), "the annotation removed"
         )
     return _finding(
-        part, one, "box-outside", what, (Edit("annotations", one.position, {"bbox": _xywh(cut)}),), "cut at the border"
+        part,
+        one,
+        "box-outside",
+        what,
+        (Edit("annotations", one.position, {"bbox": _xywh(cut)}),),
+        "the box clipped to the image",
     )
 
 
 def _unlike(
     part: AnnotationFile, one: AnnotationEntry, box: XYXY, mask: XYXY, from_mask: tuple[Edit, ...]
 ) -> Finding | None:
-    """The stated box (xyxy) against the mask's."""
+    """Compare the annotated box (xyxy) with the mask's box."""
     extent = (mask[2] - mask[0], mask[3] - mask[1])
     apart = [abs(a - b) for a, b in zip(box, mask, strict=True)]
     allowed = [max(EDGE, EDGE_SHARE * extent[axis % 2]) for axis in range(4)]
@@ -98,10 +103,10 @@ def _unlike(
             "box-empty",
             f"its box is {box[2] - box[0]:g} x {box[3] - box[1]:g} pixels",
             from_mask,
-            "the mask's box written",
+            "the box of the mask written",
         )
     if box[2] - box[0] < 1 or box[3] - box[1] < 1:
-        what = f"its box is {box[2] - box[0]:g} x {box[3] - box[1]:g} pixels, its mask's no larger"
+        what = f"its box is {box[2] - box[0]:g} x {box[3] - box[1]:g} pixels, and so is its mask"
         return _finding(
             part, one, "box-empty", what, (Edit("annotations", one.position, None),), "the annotation removed"
         )
@@ -109,21 +114,21 @@ def _unlike(
         return None
     as_corners = (box[0], box[1], box[2] - box[0], box[3] - box[1])
     hint = (
-        "; it is written as corners, x1, y1, x2, y2"
+        "; it appears to be x1, y1, x2, y2 instead of x, y, width, height"
         if max(abs(a - b) for a, b in zip(as_corners, mask, strict=True)) <= EDGE
         else ""
     )
     if _overlap(box, mask) < RELATED:
         from_mask = ()
     what = (
-        f"its box misses the mask's by up to {max(apart):.1f} px: {_shown(box)} and {_shown(mask)} (x1, y1, x2, "
-        f"y2){hint}"
+        f"its box differs from the mask's by up to {max(apart):.1f} px: {_shown(box)} and {_shown(mask)} (x1, y1, "
+        f"x2, y2){hint}"
     )
-    return _finding(part, one, "box-unlike-mask", what, from_mask, "the mask's box written")
+    return _finding(part, one, "box-unlike-mask", what, from_mask, "the box of the mask written")
 
 
 def _overlap(first: XYXY, second: XYXY) -> float:
-    """Intersection over union."""
+    """Compute the IoU of two boxes."""
     w, h = min(first[2], second[2]) - max(first[0], second[0]), min(first[3], second[3]) - max(first[1], second[1])
     shared = max(w, 0.0) * max(h, 0.0)
     areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
@@ -131,7 +136,7 @@ def _overlap(first: XYXY, second: XYXY) -> float:
 
 
 def _whole_numbers(part: AnnotationFile) -> Finding | None:
-    """All boxes whole numbers although the outlines are finer."""
+    """Report, once, boxes of whole numbers for polygons with fractions."""
     pairs = [
         (one.box, one.outline.box)
         for one in part.annotations
@@ -156,69 +161,69 @@ def _whole_numbers(part: AnnotationFile) -> Finding | None:
         ):
             edits.append(Edit("annotations", one.position, {"bbox": _xywh(mask)}))
     apart = max(abs(a - b) for (x, y, w, h), mask in finer for a, b in zip((x, y, x + w, y + h), mask, strict=True))
-    what = f"{len(finer)} boxes of finer polygons are whole numbers and miss them by up to {apart:.1f} px"
-    return Finding("box-whole-numbers", what, part.file, edits=tuple(edits), fixed_by="the masks' boxes written")
+    what = f"{len(finer)} boxes are rounded to whole numbers, up to {apart:.1f} px off their polygons"
+    return Finding("box-whole-numbers", what, part.file, edits=tuple(edits), fixed_by="the boxes of the masks written")
 
 
 def _near_edges(box: XYXY, mask: XYXY) -> bool:
-    """Whether a stated box (x, y, width, height) is the mask's (xyxy) but for its cut fractions."""
+    """Return whether an annotated box (x, y, width, height) equals the mask's (xyxy) up to rounding."""
     x, y, w, h = box
     return max(abs(a - b) for a, b in zip((x, y, x + w, y + h), mask, strict=True)) <= EDGE
 
 
 def areas(part: AnnotationFile) -> Iterator[Finding]:
-    """Stated areas against the masks'; those that are missing told once."""
+    """Report areas that differ from the mask's area; missing ones are reported once."""
     without = []
     for one in part.annotations:
         if one.outline.segmentation is None or one.image.size is None or one.crowd:
-            continue  # COCO's own crowds have rough areas, which nothing goes by
-        stated = one.record.get("area")
-        if stated is None:
+            continue  # COCO's own crowds have inexact areas, which no metric uses
+        annotated = one.record.get("area")
+        if annotated is None:
             without.append(Edit("annotations", one.position, {"area": exact_area(one.outline, *one.image.size)}))
         else:
-            yield from _area_finding(part, one, stated, *one.image.size)
+            yield from _area_finding(part, one, annotated, *one.image.size)
     if without:
         what = f"{len(without)} of {len(part.annotations)} annotations have no area"
-        yield Finding("area-missing", what, part.file, edits=tuple(without), fixed_by="the masks' areas written")
+        yield Finding("area-missing", what, part.file, edits=tuple(without), fixed_by="the areas of the masks written")
 
 
 def _area_finding(
-    part: AnnotationFile, one: AnnotationEntry, stated: Any, height: int, width: int
+    part: AnnotationFile, one: AnnotationEntry, annotated: Any, height: int, width: int
 ) -> Iterator[Finding]:
     box, about = one.outline.box, one.outline.area
-    if box is not None and is_number(stated) and _near(stated, about, box):
+    if box is not None and is_number(annotated) and _near(annotated, about, box):
         return
-    # Polygons that overlap or have holes: the sum of their areas is not the mask's.
+    # If polygons overlap or have holes, the sum of their areas is not the mask's area.
     area = exact_area(one.outline, height, width)
-    if box is not None and is_number(stated) and _near(stated, area, box):
+    if box is not None and is_number(annotated) and _near(annotated, area, box):
         return
     hint = ""
     if (
         box is not None
-        and is_number(stated)
-        and abs(stated - (box[2] - box[0]) * (box[3] - box[1])) < max(1.0, 0.01 * stated)
+        and is_number(annotated)
+        and abs(annotated - (box[2] - box[0]) * (box[3] - box[1])) < max(1.0, 0.01 * annotated)
     ):
-        hint = "; it is that of the box"
+        hint = "; it is the area of the box"
     edits = (Edit("annotations", one.position, {"area": area}),)
-    shown = f"{stated:g}" if is_number(stated) else short(stated)
+    shown = f"{annotated:g}" if is_number(annotated) else short(annotated)
     yield _finding(
         part,
         one,
         "area-unlike-mask",
         f"its area is {shown}, the mask's {area:.0f}{hint}",
         edits,
-        "the mask's area written",
+        "the area of the mask written",
     )
 
 
-def _near(stated: float, area: float, box: XYXY) -> bool:
-    return abs(stated - area) <= max(AREA_SHARE * area, box[2] - box[0] + box[3] - box[1])
+def _near(annotated: float, area: float, box: XYXY) -> bool:
+    return abs(annotated - area) <= max(AREA_SHARE * area, box[2] - box[0] + box[3] - box[1])
 
 
 def _finding(
     part: AnnotationFile, one: AnnotationEntry, code: str, what: str, edits: tuple[Edit, ...], fixed_by: str = ""
 ) -> Finding:
-    """At the stated box where there is one: it is what is doubtful."""
+    """Return a finding that shows the annotated box, if there is one, since that is in doubt."""
     box = one.box
     where = None if box is None else (box[0], box[1], box[0] + box[2], box[1] + box[3])
     return annotation_finding(part, one, code, what, edits, fixed_by, where)
@@ -233,7 +238,7 @@ def _shown(box: XYXY) -> str:
 
 
 def doubles(part: AnnotationFile) -> Iterator[Finding]:
-    """Pairs of one image with nearly the same mask: one class, or two."""
+    """Report pairs of instances in an image with nearly the same mask, of the same class or of two classes."""
     for objects in part.by_image.values():
         candidates = [one for one in objects if not one.crowd and one.where is not None]
         if len(candidates) < 2:
@@ -248,18 +253,18 @@ def doubles(part: AnnotationFile) -> Iterator[Finding]:
                     part,
                     second,
                     "object-two-classes",
-                    f"it is {names[1]}, and annotation {first.id} in the same place {names[0]}",
+                    f"its class is {names[1]}, but annotation {first.id} with nearly the same pixels is {names[0]}",
                 )
                 continue
             equal = _content(first) == _content(second)
             removed.add(second.position)
             edits = (Edit("annotations", second.position, None),) if equal else ()
             what = (
-                f"it is annotation {first.id} again"
+                f"it equals annotation {first.id}"
                 if equal
                 else f"it covers nearly the same pixels as annotation {first.id}"
             )
-            yield annotation_finding(part, second, "object-twice", what, edits, "the second one removed")
+            yield annotation_finding(part, second, "object-twice", what, edits, "the second annotation removed")
 
 
 def _alike(objects: list[AnnotationEntry]) -> Iterator[tuple[AnnotationEntry, AnnotationEntry]]:
@@ -272,14 +277,14 @@ def _alike(objects: list[AnnotationEntry]) -> Iterator[tuple[AnnotationEntry, An
 
 
 def _overlaps(box: Float[np.ndarray, " 4"], others: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, " N"]:
-    """Intersection over union of one box with others."""
+    """Compute the IoU of one box with others."""
     shared = (np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])).clip(0).prod(1)
     union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared
     return shared / np.maximum(union, 1e-9)
 
 
 def _mask_overlap(first: AnnotationEntry, second: AnnotationEntry) -> float:
-    """1 where either has no mask: then the boxes decide."""
+    """Compute the IoU of two masks; 1 if either has no mask, since then only the boxes are compared."""
     if first.outline.segmentation is None or second.outline.segmentation is None:
         return 1.0
     pair: Any = [_encoded(first), _encoded(second)]

@@ -1,4 +1,4 @@
-"""`htc.doctor`: find what is wrong with a dataset, and correct what can be corrected safely."""
+"""`htc.doctor`: find the faults of a dataset, and correct those that can be corrected safely."""
 
 import tempfile
 from collections import Counter
@@ -25,7 +25,7 @@ from htc.run_folders import require_new_file
 
 @dataclass(frozen=True, repr=False)
 class DoctorReport:
-    """What `htc.doctor` found in a dataset; `print(report)` shows the text of `htc doctor`.
+    """The result of `htc.doctor`; `print(report)` prints the report of `htc doctor`.
 
     Example:
         >>> report = htc.doctor("my_data")
@@ -39,7 +39,7 @@ class DoctorReport:
 
     examination: Examination
     fixed: RepairedFile | None = None
-    """The corrected annotation file; None if none was asked for."""
+    """The corrected annotation file; None without `fix`."""
 
     @property
     def ok(self) -> bool:
@@ -48,17 +48,17 @@ class DoctorReport:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Every fault, the worst first: `code`, `what`, `file`, `image`, `annotation`, `severity`."""
+        """Every fault, by descending severity: `code`, `what`, `file`, `image`, `annotation`, ..."""
         return self.examination.findings
 
     @property
     def counts(self) -> dict[str, int]:
         """Findings by severity: `error`, `warning`, `note`."""
-        found = Counter(FINDING_KINDS[finding.code].severity for finding in self.findings)
-        return {severity: found[severity] for severity in SEVERITIES}
+        counts = Counter(FINDING_KINDS[finding.code].severity for finding in self.findings)
+        return {severity: counts[severity] for severity in SEVERITIES}
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON that `htc doctor --json` writes."""
+        """Return the JSON of `htc doctor --json`."""
         return to_json(self.examination, self.fixed)
 
     def __str__(self) -> str:
@@ -82,24 +82,25 @@ def doctor(
     progress: ProgressOption = True,
     **unknown: Never,
 ) -> DoctorReport:
-    """Examine a dataset: every fault with its file, image and annotation, why it matters and what to do.
+    """Examine a dataset and report every fault with its file, image and annotation, why it matters and what to do.
 
     Args:
         data: the folder of a COCO dataset, or its annotation file (then with `images`), an `htc.Dataset`, or a
             dictionary of datasets with the keys "train" and "val".
         images: the folder of the images of an annotation file.
         semantic: the folder of PNG semantic maps of the training images.
-        semantic_classes: their classes: values from 0 to one less, and 255 for ignored pixels.
-        val_annotations: the annotation file of the validation images, which are examined and compared too.
+        semantic_classes: number of classes in the maps, whose values are 0 to `semantic_classes` - 1, or 255 (ignored).
+        val_annotations: the annotation file of the validation set, which is examined and compared with the training
+            set.
         val_images: the folder of the validation images.
-        max_detections: detections of an image that the model will be allowed.
-        fix: write the annotations, corrected where that is safe, to this new file.
+        max_detections: the maximum number of detections of an image that the model will have.
+        fix: write the annotations with all safe corrections to this new file.
         html: write a page with images of the findings to this new file.
         progress: `True` shows a bar, `False` nothing; a function is called with (done, total, "").
 
     Raises:
         DataError: an annotation file or a folder cannot be read at all.
-        ConfigError: options do not go together.
+        ConfigError: options conflict with each other.
         OutputError: a file cannot be written, or exists already.
         InstallationError: a page needs the extra `evaluate`, which is not installed.
         TypeError: an option does not exist; the message names the nearest.
@@ -122,8 +123,8 @@ def doctor(
             request = read_request(Path(data), _path(images), **validation, **options)
         else:
             request = _request_of_datasets(data, stack, options)
-        tell = stack.enter_context(reporting(progress, "doctor"))
-        examination = examine(request, lambda done, total: tell(done, total, ""))
+        report_progress = stack.enter_context(reporting(progress, "doctor"))
+        examination = examine(request, lambda done, total: report_progress(done, total, ""))
         fixed = None if fix is None else write_repaired(request, Path(fix))
         if html is not None:
             write_examination(Path(html), examination, fixed)
@@ -133,7 +134,7 @@ def doctor(
 def _request_of_datasets(
     data: Dataset | Mapping[str, Dataset], stack: ExitStack, options: Mapping[str, Any]
 ) -> Request:
-    """The request for datasets built in Python, which are written as COCO files that `stack` removes."""
+    """Build the request for datasets built in Python; they are written as COCO files, which `stack` removes."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="htc-doctor-")))
     splits = locate_splits(data=data, converted=folder)
     return read_request(

@@ -1,4 +1,4 @@
-"""A whole examination: the folder of the dataset, every check of every part, and the advice for a configuration."""
+"""The examination of a dataset: its folder, every check of every part, and advice for a configuration."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from htc.progress import Progress
 
 UNKNOWN_SIZE = ("picture-size", "picture-turned", "picture-orientation")
 PART_CHECKS = (*RECORD_CHECKS, *IMAGE_CHECKS, *OUTLINE_CHECKS, *BOX_CHECKS, *BALANCE_CHECKS)
-"""The checks of one part that need no pixels: about a millisecond per image."""
+"""The checks of one part that do not decode images: about a millisecond per image."""
 IMAGES_URL = "https://images.cocodataset.org/zips"
 ANNOTATIONS_URL = "https://images.cocodataset.org/annotations/annotations_trainval2017.zip"
 STUFF = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip"
@@ -33,18 +33,18 @@ COCO = {
     TRAIN_IMAGES: f"118,287 images; unpack {IMAGES_URL}/train2017.zip here",
     "val2017": f"5,000 images; unpack {IMAGES_URL}/val2017.zip here",
 }
-"""What COCO's layout must hold, and where it comes from."""
+"""The required parts of COCO's layout, and where to download them."""
 MAPS_HINT = {
     "stuffthingmaps/train2017": f"unpack {STUFF} into stuffthingmaps",
     "stuffthingmaps/val2017": f"unpack {STUFF} into stuffthingmaps",
 }
 COCO_STUFF = 183
-"""Classes of the semantic branch in the original's presets."""
+"""Classes of the semantic branch in mmdetection's presets."""
 
 
 @dataclass(frozen=True)
 class Root:
-    """The parts of a data set that can be examined, and what is missing beside them."""
+    """The parts of a dataset folder that can be examined, and findings about missing parts."""
 
     splits: Splits
     maps: Path | None
@@ -53,22 +53,22 @@ class Root:
 
 
 def examine_root(root: Path) -> Root:
-    """The parts of `root`. Raises `DataError` for a folder of no known layout, one that must be converted first, or
-    COCO's without training part; then it lists what is missing and where that goes.
+    """Find the parts of the dataset in `root`. Raises `DataError` for an unknown layout, for one that must be converted
+    first, and for COCO's layout without its training part; the message then lists the missing parts.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: no such file or folder; give the COCO instance file, or the folder of the data set")
-    missing = [place for place in COCO if not (root / place).exists()]
+        raise DataError(f"{root}: no such file or folder; pass a COCO annotation file or the folder of the dataset")
+    missing = [part for part in COCO if not (root / part).exists()]
     looks_like_coco = len(missing) < len(COCO)
     if not is_coco(root) and not looks_like_coco and is_known(root):
         raise DataError(
-            f"{root} is not COCO data; convert it first: htc convert {root} DST; then: htc doctor "
+            f"{root} is not in COCO format; convert it first: htc convert {root} DST; then run: htc doctor "
             f"DST/annotations/instances_train.json {root}"
         )
     findings = tuple(_missing_parts(root, missing)) if looks_like_coco else ()
     if looks_like_coco and set(missing) & {TRAIN, TRAIN_IMAGES}:
         raise DataError(
-            f"{root} lacks parts of COCO's layout:" + "".join(f"\n  {finding.what}" for finding in findings)
+            f"{root}: parts of COCO's layout are missing:" + "".join(f"\n  {finding.what}" for finding in findings)
         )
     splits = Splits(root / TRAIN, root / TRAIN_IMAGES, None, None) if looks_like_coco and missing else find_splits(root)
     maps = root / "stuffthingmaps" / splits.train_images.name
@@ -76,22 +76,21 @@ def examine_root(root: Path) -> Root:
 
 
 def _missing_parts(root: Path, missing: list[str]) -> Iterator[Finding]:
-    """Annotations and images are needed, COCO-Stuff's maps are not."""
-    for place in missing:
-        yield Finding("layout-missing", f"{place} is not there: {COCO[place]}", root)
-    absent = [place for place in MAPS_HINT if not (root / place).is_dir()]
+    """Report missing annotations and images, which are required, and missing COCO-Stuff maps, which are optional."""
+    for part in missing:
+        yield Finding("layout-missing", f"{part} is missing: {COCO[part]}", root)
+    absent = [part for part in MAPS_HINT if not (root / part).is_dir()]
     if absent:
         what = (
-            f"{' and '.join(absent)}: without COCO-Stuff's maps semantic targets are derived from the "
-            f"instances; to "
-            f"have them, {MAPS_HINT[absent[0]]}"
+            f"{' and '.join(absent)}: without COCO-Stuff's maps, semantic targets are derived from the instances; to "
+            f"add the maps, {MAPS_HINT[absent[0]]}"
         )
         yield Finding("layout-optional", what, root)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be examined, and for which model."""
+    """The dataset to examine, and properties of the model to train."""
 
     train: AnnotationFile
     val: AnnotationFile | None = None
@@ -99,7 +98,7 @@ class Request:
     semantic_classes: int = COCO_STUFF
     max_detections: int = Inference().max_detections
     found_before: tuple[Finding, ...] = ()
-    """Of the folder as a whole."""
+    """Findings about the folder as a whole."""
 
 
 def read_request(
@@ -112,17 +111,17 @@ def read_request(
     semantic_classes: int = COCO_STUFF,
     max_detections: int = Inference().max_detections,
 ) -> Request:
-    """Read the annotation files of an examination. Without `images`, `annotations` is the folder of a dataset, whose
-    validation part and semantic maps are included unless others are given.
+    """Read the annotation files to examine. Without `images`, `annotations` is the folder of a dataset; its validation
+    set and semantic maps are included unless others are given.
 
-    Raises `ConfigError` for paths that do not go together and `DataError` for files and folders that cannot be used.
+    Raises `ConfigError` for paths that conflict and `DataError` for files and folders that cannot be used.
     """
     if (val_annotations is None) != (val_images is None):
-        raise ConfigError("--val-annotations and --val-images go together: give both or neither")
+        raise ConfigError("--val-annotations and --val-images belong together: pass both or neither")
     findings = ()
     if images is None:
         if annotations.is_file():
-            raise ConfigError(f"IMAGES is missing: name the folder of the images that {annotations} lists")
+            raise ConfigError(f"IMAGES is missing: pass the folder of the images that {annotations} lists")
         root = examine_root(annotations)
         annotations, images, findings = root.splits.train_annotations, root.splits.train_images, root.findings
         if val_annotations is None:
@@ -139,61 +138,61 @@ def read_request(
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found, worst first."""
+    """The result of an examination, with the findings by descending severity."""
 
     parts: tuple[AnnotationFile, ...]
     findings: tuple[Finding, ...]
     data: Statistics
-    """Of the training part."""
+    """Statistics of the training set."""
     advice: tuple[Advice, ...]
 
     def count(self, severity: Severity) -> int:
-        """Findings of that severity."""
+        """Return the number of findings of this severity."""
         return sum(FINDING_KINDS[finding.code].severity == severity for finding in self.findings)
 
     @property
     def faulty(self) -> bool:
-        """Whether there are errors or warnings; notes are no faults."""
+        """Whether there are errors or warnings; notes are not faults."""
         return any(FINDING_KINDS[finding.code].severity != "note" for finding in self.findings)
 
     @property
     def by_code(self) -> dict[str, list[Finding]]:
-        """Findings of each kind, worst kinds first."""
-        found: dict[str, list[Finding]] = {}
+        """Findings by code, by descending severity."""
+        of_code: dict[str, list[Finding]] = {}
         for finding in self.findings:
-            found.setdefault(finding.code, []).append(finding)
-        return found
+            of_code.setdefault(finding.code, []).append(finding)
+        return of_code
 
 
 def fast_findings(part: AnnotationFile, size: Input, max_detections: int) -> Iterator[Finding]:
-    """Findings of one part that need no pixels, for a network with that input and as many detections per image."""
-    found = [finding for check in PART_CHECKS for finding in check(part)]
-    doubtful = {finding.image for finding in found if finding.code in UNKNOWN_SIZE}
-    for finding in found:
-        # On an image of another size every outline may be wrong, so none of its annotations is corrected.
+    """Run the checks of one part that do not decode images, for a model with this input and maximum detections."""
+    findings = [finding for check in PART_CHECKS for finding in check(part)]
+    doubtful = {finding.image for finding in findings if finding.code in UNKNOWN_SIZE}
+    for finding in findings:
+        # If the size of an image differs from its record, every outline may be wrong, so no annotation is corrected.
         yield replace(finding, edits=()) if finding.annotation is not None and finding.image in doubtful else finding
     yield from crowded_images(part, max_detections)
     yield from tiny_objects(part, size)
 
 
 def fast_findings_between(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
-    """Findings between two parts that need no decoded pixels."""
+    """Run the checks between training and validation set that do not decode images."""
     for check in SPLIT_CHECKS:
         yield from check(train, val)
 
 
 def examine(request: Request, progress: Progress | None = None) -> Examination:
-    """Runs all checks; every image is decoded once. Raises `DataError` only for folders that are missing."""
+    """Run all checks; every image is decoded once. Raises `DataError` only for missing folders."""
     data = statistics(request.train)
     size = advised_input(data)
     findings = list(request.found_before)
     contents: list[list[Content]] = []
     parts = (request.train,) if request.val is None else (request.train, request.val)
     for part in parts:
-        found = list(fast_findings(part, size, request.max_detections))
+        of_part = list(fast_findings(part, size, request.max_detections))
         contents.append(read_contents(part, progress))
-        unreadable = {one.image_path for one in found if one.code == "picture-unreadable"}
-        findings += [*found, *damaged(contents[-1], unreadable), *copies(part, contents[-1])]
+        unreadable = {one.image_path for one in of_part if one.code == "picture-unreadable"}
+        findings += [*of_part, *damaged(contents[-1], unreadable), *copies(part, contents[-1])]
     if request.val is not None:
         findings += [*fast_findings_between(request.train, request.val), *leaks(request.val, *contents)]
     if request.semantic is not None:
@@ -205,24 +204,24 @@ def examine(request: Request, progress: Progress | None = None) -> Examination:
 
 
 def repairable(request: Request) -> Callable[[AnnotationFile], Iterable[Finding]]:
-    """The checks whose findings can be corrected in the file: those of one part that need no pixels."""
+    """Return the checks whose findings can be corrected: those of one part that do not decode images."""
     size = advised_input(statistics(request.train))
     return lambda part: fast_findings(part, size, request.max_detections)
 
 
 def advice(data: Statistics) -> tuple[Advice, ...]:
-    """Input size, anchors at that size, detections an image, sampling."""
+    """Derive advice on input size, anchors at that size, maximum detections and sampling."""
     return input_size(data), anchor_scale(data, advised_input(data)), max_detections(data), sampling(data)
 
 
 def advised_input(data: Statistics) -> Input:
-    """The input of the advised size."""
+    """Return the input settings with the advised size."""
     return Input.model_validate({name.partition(".")[2]: value for name, value in input_size(data).settings.items()})
 
 
 def _sorted(findings: list[Finding]) -> list[Finding]:
-    """Worst first, kinds in the order of their table; a leak that two checks found is told once."""
-    order = {code: (SEVERITIES.index(kind.severity), place) for place, (code, kind) in enumerate(FINDING_KINDS.items())}
+    """Sort by severity and by the order of the catalogue; a leak that two checks report is kept once."""
+    order = {code: (SEVERITIES.index(kind.severity), index) for index, (code, kind) in enumerate(FINDING_KINDS.items())}
     seen: set[tuple[object, ...]] = set()
     unique = []
     for finding in findings:

@@ -1,4 +1,4 @@
-"""What a check reports: where a dataset is faulty, what is wrong there, and the safe correction if there is one."""
+"""The findings of checks: where a dataset is faulty, what is wrong, and the safe correction if there is one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,36 +19,38 @@ class Edit:
 
     part: Literal["images", "annotations", "categories"]
     position: int
-    """In that list."""
+    """Index in that list."""
     change: Mapping[str, Any] | None
     """New values of fields; None removes the record."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault at one place; why it matters and what to do stands in `htc.checks.kinds.FINDING_KINDS[code]`."""
+    """One fault of a dataset. `htc.checks.kinds.FINDING_KINDS[code]` has why it matters and what to do."""
 
     code: str
     what: str
-    """What is wrong here, with its numbers; begins in lower case."""
+    """What is wrong, with numbers; begins in lower case."""
     file: Path
-    """The annotation file, image or map that has the fault."""
+    """The faulty annotation file, image or map."""
     image: int | str | None = None
+    """Image id."""
     image_path: Path | None = None
-    """The image to look at."""
+    """The image to show."""
     annotation: int | str | None = None
+    """Annotation id."""
     box: Box | None = None
-    """xyxy in pixels of the image: where to look."""
+    """Region to show, xyxy in pixels of the image."""
     rings: tuple[tuple[float, ...], ...] = ()
-    """Outlines x, y, x, y, ... to draw."""
+    """Outlines to draw: x, y, x, y, ..."""
     edits: tuple[Edit, ...] = ()
-    """What corrects it; empty where only a person can decide."""
+    """The correction; empty if only a person can decide."""
     fixed_by: str = field(default="")
     """What the edits do."""
 
     @property
-    def place(self) -> str:
-        """Annotation and image, as a message names them."""
+    def location(self) -> str:
+        """Annotation and image, as named in messages; the file's name if there are none."""
         if self.annotation is not None:
             return f"annotation {self.annotation} (image {self.image})"
         return f"image {self.image}" if self.image is not None else self.file.name
@@ -63,7 +65,7 @@ def annotation_finding(
     fixed_by: str = "",
     where: Box | None = None,
 ) -> Finding:
-    """A finding about one annotation, to be seen at `where` (or else where the annotation is)."""
+    """Build a finding about one annotation; the region to show is `where`, else that of the annotation."""
     rings = tuple(tuple(ring) for ring in one.outline.drawn or ())
     box = where or one.where
     return Finding(code, what, part.file, one.image.id, one.image.path, one.id, box, rings, edits, fixed_by)
@@ -72,7 +74,7 @@ def annotation_finding(
 def record_finding(
     part: AnnotationFile, fault: RecordFault, edits: tuple[Edit, ...] = (), fixed_by: str = ""
 ) -> Finding:
-    """A fault of the reader as a finding."""
+    """Convert a fault that the reader of annotation files reports into a finding."""
     image = None if fault.image is None else part.by_id.get(fault.image)
     path = None if image is None else image.path
     return Finding(

@@ -1,7 +1,7 @@
 """Checks of the image files.
 
-From names and headers: missing, unreadable, turned or listed twice, of another size. From the pixels: damaged images,
-copies, and nearly the same image in training and validation.
+From names and headers: images that are missing, unreadable, rotated, listed twice or of another size. From the pixels:
+damaged images, copies, and nearly the same image in training and validation.
 """
 
 import os
@@ -24,19 +24,19 @@ from htc.errors import DataError
 from htc.progress import Progress
 
 MOSTLY_IMAGES = 0.5
-"""If more of the images are missing, the folder is the wrong one, and no record is removed."""
+"""If more than this share of the images is missing, the folder is probably wrong, and no record is removed."""
 THUMBPRINT_SIDE = 16
-"""The print compares the brightness of 16 x 17 neighbouring cells across and 17 x 16 down: 512 bits."""
+"""The perceptual hash compares the brightness of neighboring cells, 16 x 16 horizontally and vertically: 512 bits."""
 ALIKE = 40
-"""Bits of 512 in which prints of one image may differ when it is saved anew, resized or made brighter; see
+"""Bits of 512 by which the hashes of an image may differ after it is saved again, resized or brightened; see
 docs/doctor.md.
 """
 FLAT = 2.0
-"""Gray levels (standard deviation) below which an image shows nothing that could be compared."""
+"""Standard deviation in gray levels below which an image has no content to compare."""
 
 
 def check_image_files(part: AnnotationFile) -> Iterator[Finding]:
-    """What is wrong with the file of each record."""
+    """Check the file of each image record."""
     missing = [image for image in part.images if not image.path.is_file()]
     removable = len(missing) <= MOSTLY_IMAGES * len(part.images)
     lower = {name.lower(): name for name in part.present}
@@ -57,11 +57,18 @@ def _missing(part: AnnotationFile, image: ImageEntry, alike: str | None, removab
             part.file,
             image.id,
             edits=edits,
-            fixed_by=f"file_name {alike} written",
+            fixed_by=f"file_name changed to {alike}",
         )
-    # Its objects belong to no image then, and are removed for that.
+    # Its annotations then belong to no image and are removed for that reason.
     edits = (Edit("images", image.position, None),) if removable else ()
-    return Finding("picture-missing", what, part.file, image.id, edits=edits, fixed_by="record and objects removed")
+    return Finding(
+        "picture-missing",
+        what,
+        part.file,
+        image.id,
+        edits=edits,
+        fixed_by="the image record and its annotations removed",
+    )
 
 
 def _header(image: ImageEntry) -> Iterator[Finding]:
@@ -78,16 +85,18 @@ def _header(image: ImageEntry) -> Iterator[Finding]:
         return
     if image.size is None:
         return
-    stated = f"{image.size[1]}x{image.size[0]}"
+    recorded = f"{image.size[1]}x{image.size[0]}"
     upright = (width, height) if orientation in TURNED else (height, width)
     if upright != image.size:
         if orientation in TURNED and (height, width) == image.size:
-            what = f"its EXIF orientation {orientation} shows it as {upright[1]}x{upright[0]}, its record says {stated}"
+            what = (
+                f"with its EXIF orientation {orientation}, it is {upright[1]}x{upright[0]}; its record has {recorded}"
+            )
             yield Finding("picture-turned", what, image.path, image.id, image.path)
         else:
             yield Finding(
                 "picture-size",
-                f"it is {upright[1]}x{upright[0]}, its record says {stated}",
+                f"it is {upright[1]}x{upright[0]}, its record has {recorded}",
                 image.path,
                 image.id,
                 image.path,
@@ -97,7 +106,7 @@ def _header(image: ImageEntry) -> Iterator[Finding]:
 
 
 def listed_twice(part: AnnotationFile) -> Iterator[Finding]:
-    """One file in several records with different ids."""
+    """Report files that have several records with different ids."""
     records: dict[Path, list[ImageEntry]] = defaultdict(list)
     for image in part.images:
         records[image.path].append(image)
@@ -105,12 +114,12 @@ def listed_twice(part: AnnotationFile) -> Iterator[Finding]:
         first = several[0]
         for other in several[1:]:
             if other.id == first.id:
-                continue  # a repeated id, which has its own finding
+                continue  # a repeated id has its own finding
             moved = tuple(
                 Edit("annotations", one.position, {"image_id": first.id}) for one in part.by_image[other.position]
             )
             edits = (Edit("images", other.position, None), *moved) if other.size == first.size else ()
-            what = f"{path.name} is image {first.id} and image {other.id}"
+            what = f"{path.name} is both image {first.id} and image {other.id}"
             yield Finding(
                 "picture-listed-twice",
                 what,
@@ -118,12 +127,12 @@ def listed_twice(part: AnnotationFile) -> Iterator[Finding]:
                 other.id,
                 path,
                 edits=edits,
-                fixed_by=f"objects moved to image {first.id}",
+                fixed_by=f"annotations moved to image {first.id}",
             )
 
 
 def unlisted(part: AnnotationFile) -> Iterator[Finding]:
-    """Images of the folder that no record names."""
+    """Report images in the folder that have no record."""
     listed = {image.path.name for image in part.images}
     others = sorted(
         name
@@ -133,16 +142,16 @@ def unlisted(part: AnnotationFile) -> Iterator[Finding]:
     if others:
         yield Finding(
             "picture-unlisted",
-            f"{len(others)} of {len(part.present)} files in {part.folder}, the first is {others[0]}",
+            f"{len(others)} of {len(part.present)} files in {part.folder}, such as {others[0]}",
             part.file,
         )
 
 
 def without_objects(part: AnnotationFile) -> Iterator[Finding]:
-    """Images that no annotation belongs to."""
+    """Report images without annotations."""
     empty = [image for image in part.images if not part.by_image.get(image.position) and image.path.is_file()]
     if empty:
-        what = f"{len(empty)} of {len(part.images)} images, the first is {empty[0].name}"
+        what = f"{len(empty)} of {len(part.images)} images, such as {empty[0].name}"
         yield Finding("picture-empty", what, part.file, empty[0].id, empty[0].path)
 
 
@@ -151,25 +160,25 @@ IMAGE_CHECKS = (check_image_files, listed_twice, unlisted, without_objects)
 
 @dataclass(frozen=True)
 class Content:
-    """What is compared of one image file."""
+    """The properties of an image file that are compared."""
 
     image: ImageEntry
     digest: str
     print: Bool[np.ndarray, " B"] | None
-    """None of a damaged or flat image."""
+    """Perceptual hash; None for a damaged image or one without content."""
     fault: str | None
 
 
 def read_contents(part: AnnotationFile, progress: Progress | None = None) -> list[Content]:
-    """Decodes every image of the part once."""
+    """Decode every image of the part once."""
     files = list({image.path: image for image in part.images if image.path.is_file()}.values())
-    found = []
+    contents = []
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
         for content in pool.map(_read, files):
-            found.append(content)
+            contents.append(content)
             if progress is not None:
-                progress(len(found), len(files))
-    return found
+                progress(len(contents), len(files))
+    return contents
 
 
 def _read(image: ImageEntry) -> Content:
@@ -181,8 +190,8 @@ def _read(image: ImageEntry) -> Content:
 
 
 def brightness_print(pixels: UInt8[np.ndarray, "H W 3"]) -> Bool[np.ndarray, " B"] | None:
-    """Which of neighbouring cells of the small gray image is brighter (the difference hash of Krawetz 2013, in
-    both directions).
+    """Compute a perceptual hash: which of two neighboring cells of the reduced gray image is brighter (the difference
+    hash of Krawetz 2013, in both directions); None if the image has no content.
     """
     small = cv2.resize(
         cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY),
@@ -195,7 +204,7 @@ def brightness_print(pixels: UInt8[np.ndarray, "H W 3"]) -> Bool[np.ndarray, " B
 
 
 def damaged(contents: Iterable[Content], known: set[Path | None]) -> Iterator[Finding]:
-    """Images that cannot be decoded, beside the known ones, whose headers said so already."""
+    """Report images that cannot be decoded, except those already `known` from their headers."""
     for content in contents:
         image = content.image
         if content.fault is not None and image.path not in known:
@@ -203,7 +212,7 @@ def damaged(contents: Iterable[Content], known: set[Path | None]) -> Iterator[Fi
 
 
 def copies(part: AnnotationFile, contents: Iterable[Content]) -> Iterator[Finding]:
-    """Equal files under several names of one part."""
+    """Report equal files under several names in one part."""
     of: dict[str, list[ImageEntry]] = defaultdict(list)
     for content in contents:
         if content.digest:
@@ -219,22 +228,21 @@ def copies(part: AnnotationFile, contents: Iterable[Content]) -> Iterator[Findin
             )
 
 
-def leaks(val: AnnotationFile, ours: list[Content], theirs: list[Content]) -> Iterator[Finding]:
-    """Validation images (`theirs`) that are, or nearly are, training images (`ours`)."""
-    of = {content.digest: content.image for content in ours if content.digest}
-    known = [(content.image, content.print) for content in ours if content.print is not None]
+def leaks(val: AnnotationFile, train: list[Content], validation: list[Content]) -> Iterator[Finding]:
+    """Report validation images that equal, or nearly equal, a training image."""
+    of = {content.digest: content.image for content in train if content.digest}
+    known = [(content.image, content.print) for content in train if content.print is not None]
     prints = np.array([one for _, one in known])
-    for content in theirs:
+    for content in validation:
         other = of.get(content.digest)
         if other is not None:
             yield leaked(val, content.image, other)
         elif content.print is not None and len(known):
-            apart = (prints != content.print).sum(1)
-            nearest = int(apart.argmin())
-            if apart[nearest] <= ALIKE:
+            distances = (prints != content.print).sum(1)
+            nearest = int(distances.argmin())
+            if distances[nearest] <= ALIKE:
                 what = (
-                    f"{content.image.name} looks like {known[nearest][0].path.name} of training "
-                    f"({apart[nearest]} "
-                    f"of {len(content.print)} bits differ)"
+                    f"{content.image.name} looks like the training image {known[nearest][0].path.name} "
+                    f"({distances[nearest]} of {len(content.print)} hash bits differ)"
                 )
                 yield Finding("picture-leaked-alike", what, val.file, content.image.id, content.image.path)

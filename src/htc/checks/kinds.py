@@ -1,4 +1,4 @@
-"""The catalogue of findings: for each code its severity, title, why it matters and the remedy."""
+"""The catalogue of findings: the severity, title, reason and remedy of each code."""
 
 from dataclasses import dataclass
 
@@ -17,326 +17,358 @@ class FindingKind:
 
 
 def _error(title: str, why: str, remedy: str) -> FindingKind:
-    """Training refuses it, or would learn something that is wrong."""
+    """Build a kind of fault that training refuses, or that would train the model on wrong targets."""
     return FindingKind("error", title, why, remedy)
 
 
 def _warning(title: str, why: str, remedy: str) -> FindingKind:
-    """It can be trained on, and costs accuracy or makes the numbers doubtful."""
+    """Build a kind of fault with which training works, but which costs accuracy or distorts the metrics."""
     return FindingKind("warning", title, why, remedy)
 
 
 def _note(title: str, why: str, remedy: str) -> FindingKind:
-    """Nothing is wrong; it is good to know."""
+    """Build a kind of finding that is not a fault, but useful to know."""
     return FindingKind("note", title, why, remedy)
 
 
 RECORD_KINDS = {
     "list-empty": _error(
-        "A list of the file is empty",
-        "without images or categories there is nothing to train on",
+        "A list in the annotation file is empty",
+        "training needs at least one image and one category",
         FAULT_REMEDIES["list-empty"],
     ),
     "image-record": _error(
-        "An image record cannot be used",
-        "the image and its objects cannot be found by it",
+        "An image record is invalid",
+        "the image file or its annotations cannot be identified",
         FAULT_REMEDIES["image-record"],
     ),
     "image-size-missing": _error(
         "An image record has no height and width",
-        "outlines and run lengths have no meaning without it",
+        "polygons and RLE masks cannot be decoded without the image size",
         FAULT_REMEDIES["image-size-missing"],
     ),
     "image-id-twice": _error(
-        "Two image records have one id",
-        "objects of one image would be learned on the other",
+        "Two image records have the same id",
+        "the annotations of one image would be used for the other",
         FAULT_REMEDIES["image-id-twice"],
     ),
     "annotation-record": _error(
-        "An annotation cannot be read", "it is no object with fields", FAULT_REMEDIES["annotation-record"]
+        "An annotation is invalid", "it is not a JSON object with fields", FAULT_REMEDIES["annotation-record"]
     ),
     "annotation-id-missing": _warning(
-        "An annotation has no id", "the COCO tools find annotations by it", "give it an id of its own"
+        "An annotation has no id", "the COCO tools identify annotations by their id", "give it a unique id"
     ),
     "annotation-id-twice": _error(
-        "Two annotations have one id", "the COCO tools keep the last one only", FAULT_REMEDIES["annotation-id-twice"]
+        "Two annotations have the same id",
+        "the COCO tools keep only the last one",
+        FAULT_REMEDIES["annotation-id-twice"],
     ),
     "annotation-without-image": _error(
         "An annotation belongs to no image",
-        "its image_id is not among the images",
+        'its image_id is not in "images"',
         FAULT_REMEDIES["annotation-without-image"],
     ),
     "category-record": _error(
-        "A category cannot be used", "a class needs a whole number as id and a name", FAULT_REMEDIES["category-record"]
+        "A category is invalid", "a category needs an integer id and a name", FAULT_REMEDIES["category-record"]
     ),
     "category-id-twice": _error(
-        "Two categories have one id", "objects cannot be told apart by it", FAULT_REMEDIES["category-id-twice"]
+        "Two categories have the same id",
+        "the class of an annotation with this id is ambiguous",
+        FAULT_REMEDIES["category-id-twice"],
     ),
     "category-name-twice": _error(
-        "Two categories have one name", "results are matched by name", FAULT_REMEDIES["category-name-twice"]
+        "Two categories have the same name", "classes are matched by name", FAULT_REMEDIES["category-name-twice"]
     ),
     "category-names-alike": _warning(
-        "Category names differ in case or spaces only",
-        "it looks like one class under two names",
+        "Category names differ only in case, spaces or underscores",
+        "they are probably one class, which would be trained as two",
         "merge them, or rename one",
     ),
     "category-unknown": _error(
-        "An object has a label that is no category",
-        "there is no class to learn",
+        "An annotation has an unknown category",
+        "without a class, it cannot be trained on",
         FAULT_REMEDIES["category-unknown"],
     ),
 }
 IMAGE_KINDS = {
     "picture-missing": _error(
         "An image is not in the folder",
-        "training stops at it",
-        "add the file, correct file_name, or remove its record",
+        "training would stop at this image",
+        "add the file, correct file_name, or remove the image record",
     ),
     "picture-unlisted": _note(
-        "Images are in the folder, but not in the file", "they are not trained on", "annotate them, or leave them"
+        "Images in the folder are not in the annotation file",
+        "they are not used for training",
+        "annotate them, or ignore this note",
     ),
     "picture-unreadable": _error(
-        "A file is no image that can be read",
-        "training stops at it",
-        "copy or download it again, or remove its record",
+        "An image file cannot be read",
+        "training would stop at this image",
+        "copy or download it again, or remove the image record",
     ),
     "picture-damaged": _error(
         "An image is damaged or incomplete",
-        "its header is readable, its pixels are not",
-        "copy or download it again, or remove its record",
+        "its header is readable, but its pixels are not, so training would stop at it",
+        "copy or download it again, or remove the image record",
     ),
     "picture-size": _error(
-        "An image has another size than its record",
-        "every outline lies in the wrong place",
-        "restore the annotated image, or correct the record",
+        "The size of an image differs from its record",
+        "boxes and masks would be at the wrong position",
+        "restore the image that was annotated, or correct height and width in the record",
     ),
     "picture-turned": _error(
-        "An image is turned by its EXIF orientation, its record is not",
-        "it was annotated lying, and is shown upright: every outline lies in the wrong place",
-        "remove the orientation tag (exiftool -Orientation= FILE), or annotate it again upright",
+        "An image is rotated by its EXIF orientation, but its record is not",
+        "it was annotated without this rotation but is loaded with it, so boxes and masks would be at the wrong "
+        "position",
+        "remove the orientation tag (exiftool -Orientation= FILE), or annotate the rotated image again",
     ),
     "picture-orientation": _warning(
-        "An image is mirrored or upside down by its EXIF orientation",
-        "its size does not tell whether it was annotated with or without the turn",
-        "look at it in the page; save it upright without the tag",
+        "An image is flipped or rotated by 180 degrees by its EXIF orientation",
+        "its size does not show whether it was annotated before or after this transformation",
+        "check the outlines in the HTML page (--html); save the image upright without the tag",
     ),
     "picture-listed-twice": _warning(
-        "One image file has several image records",
-        "the objects of the one are background in the other",
+        "An image file has several image records",
+        "the instances of one record are background in the other",
         "merge the records",
     ),
     "picture-copied": _warning(
-        "One image under two names",
-        "it counts twice, and its objects may be annotated in one copy only",
+        "An image exists under two names",
+        "it is used twice, and its instances may be annotated in only one of the copies",
         "keep one of them",
     ),
     "picture-empty": _note(
-        "Images without objects", "they are trained on as background", "check that nothing was forgotten in them"
+        "Images without annotations", "they are trained on as background", "check that no instances are missing"
     ),
 }
 OUTLINE_KINDS = {
     "outline-unknown": _error(
-        "A segmentation is neither polygons nor run lengths",
-        "there is no mask to learn",
+        "A segmentation is neither polygons nor RLE",
+        "there is no mask to train on",
         FAULT_REMEDIES["outline-unknown"],
     ),
     "polygon-flat": _error(
-        "A polygon is not within a list of polygons",
-        "COCO's segmentation is a list of polygons",
+        "A segmentation is a polygon instead of a list of polygons",
+        "COCO's format is a list of polygons",
         FAULT_REMEDIES["polygon-flat"],
     ),
     "polygon-not-numbers": _error(
-        "A polygon holds something else than finite numbers",
-        "its outline is not known",
+        "A polygon contains values that are not finite numbers",
+        "its outline is undefined",
         FAULT_REMEDIES["polygon-not-numbers"],
     ),
     "polygon-odd": _error(
         "A polygon has an odd number of coordinates",
-        "an x or a y is missing, and all after it are exchanged",
+        "an x or y is missing, so x and y are swapped after it",
         FAULT_REMEDIES["polygon-odd"],
     ),
     "polygon-short": _error(
-        "A polygon has fewer than three points", "it encloses nothing", FAULT_REMEDIES["polygon-short"]
+        "A polygon has fewer than three points", "it encloses no area", FAULT_REMEDIES["polygon-short"]
     ),
     "polygon-taken-for-box": _error(
-        "A polygon of four numbers is taken for a box",
-        "the COCO tools read it as x, y, width, height",
+        "A polygon has four numbers, which the COCO tools read as a box",
+        "they read it as x, y, width, height instead of two points",
         FAULT_REMEDIES["polygon-taken-for-box"],
     ),
     "polygon-no-area": _warning(
-        "A polygon encloses no area", "it covers no pixel", "outline the object, or remove the polygon"
+        "A polygon encloses no area", "it covers no pixel", "outline the instance, or remove the polygon"
     ),
     "polygon-normalised": _error(
-        "Polygon coordinates are fractions of the image",
-        "COCO's are pixels; these all lie in the first one",
-        "multiply them by width and height",
+        "Polygon coordinates are normalized (0 to 1)",
+        "COCO's coordinates are in pixels, so the whole polygon lies in the first pixel",
+        "multiply x by the width and y by the height of the image",
     ),
     "polygon-far": _error(
         "A polygon lies far outside the image",
-        "it cannot be an outline in this image",
+        "it cannot belong to an instance in this image",
         FAULT_REMEDIES["polygon-far"],
     ),
     "polygon-outside": _warning(
-        "A polygon reaches outside the image", "its outer part is cut off, its box may not be", "cut it at the border"
+        "A polygon extends outside the image",
+        "the mask is clipped to the image, but its box may not be",
+        "clip it to the image",
     ),
     "rle-size": _error(
-        "Run lengths are of another image size",
-        "their pixels would fall elsewhere",
+        "The size of an RLE mask differs from its image",
+        "its pixels would be at the wrong position",
         FAULT_REMEDIES["rle-size"],
     ),
     "rle-length": _error(
-        "Run lengths do not fill the image", "their pixels would fall elsewhere", FAULT_REMEDIES["rle-length"]
+        "The runs of an RLE mask do not add up to the size of the image",
+        "its pixels would be at the wrong position",
+        FAULT_REMEDIES["rle-length"],
     ),
     "rle-damaged": _error(
-        "Run lengths cannot be decoded",
-        "there is no mask to learn",
+        "An RLE mask cannot be decoded",
+        "there is no mask to train on",
         FAULT_REMEDIES["rle-damaged"],
     ),
     "mask-empty": _warning(
-        "A mask covers no pixel", "there is nothing to learn from it", "outline the object, or remove the annotation"
+        "A mask is empty", "there is nothing to train on", "outline the instance, or remove the annotation"
     ),
     "mask-missing": _note(
-        "Objects without a mask",
-        "on their images boxes are learned, masks are not",
-        "outline them, or train boxes only",
+        "Instances without a mask",
+        "on their images, only boxes are trained, no masks",
+        "add their masks, or train a model for boxes only",
     ),
     "crowd-value": _error(
-        "iscrowd is neither 0 nor 1", "whether it is an object is not known", FAULT_REMEDIES["crowd-value"]
+        "iscrowd is neither 0 nor 1",
+        "it is unclear whether the annotation is an instance or a crowd region",
+        FAULT_REMEDIES["crowd-value"],
     ),
     "crowd-unsaid": _warning(
-        "A run-length mask does not say iscrowd",
-        "some tools take run lengths for crowds; here it is an object",
-        "write iscrowd 0 for an object, 1 for a crowd",
+        "An RLE mask has no iscrowd",
+        "some tools treat every RLE mask as a crowd region; here it is used as an instance",
+        "write iscrowd 0 for an instance, 1 for a crowd region",
     ),
     "crowd-polygon": _warning(
-        "A crowd is outlined by polygons",
-        "crowds are neither learned nor counted; some exports mark objects of several polygons so",
-        "write iscrowd 0 if it is one object",
+        "A crowd region has polygons",
+        "crowd regions are ignored in training and evaluation, but some tools export instances of several polygons "
+        "with iscrowd 1",
+        "write iscrowd 0 if it is one instance",
     ),
 }
 BOX_KINDS = {
     "object-empty": _error(
-        "An annotation has neither box nor mask", "there is nothing to learn from it", FAULT_REMEDIES["object-empty"]
+        "An annotation has neither box nor mask", "there is nothing to train on", FAULT_REMEDIES["object-empty"]
     ),
     "box-wrong": _error(
-        "A box is not x, y, width, height",
-        "the object cannot be found",
+        "A box is not a valid x, y, width, height",
+        "the position of the instance is undefined",
         FAULT_REMEDIES["box-wrong"],
     ),
     "box-missing": _note(
-        "An annotation has no box", "here the mask's is taken; other tools need one", "write the mask's box"
+        "An annotation has no box",
+        "training uses the box of the mask, but other tools need bbox",
+        "write the box of the mask",
     ),
     "box-empty": _warning(
-        "A box is less than a pixel wide or high",
-        "the object is left out of the training",
-        "correct it, or remove the annotation",
+        "A box is less than one pixel wide or high",
+        "the instance is left out of training",
+        "correct the box, or remove the annotation",
     ),
-    "box-outside": _warning("A box reaches outside the image", "its outer part is cut off", "cut it at the border"),
+    "box-outside": _warning(
+        "A box extends outside the image", "it is clipped to the image", "clip it to the image in the file"
+    ),
     "box-unlike-mask": _warning(
-        "Box and mask do not belong together",
-        "boxes are learned from one, masks from the other",
-        "take the box of the mask",
+        "Box and mask of an annotation disagree",
+        "box heads and mask heads would be trained on different regions",
+        "use the box of the mask",
     ),
     "box-whole-numbers": _note(
-        "Boxes are cut to whole numbers", "they miss up to two pixels of finer outlines", "take the boxes of the masks"
+        "Boxes are rounded to whole numbers",
+        "they are up to two pixels off the more precise outlines",
+        "use the boxes of the masks",
     ),
     "area-missing": _note(
-        "An annotation has no area", "AP of small, medium and large objects goes by it", "write the mask's area"
+        "An annotation has no area",
+        "AP of small, medium and large instances depends on it",
+        "write the area of the mask",
     ),
     "area-unlike-mask": _warning(
-        "The stated area is not the mask's",
-        "AP of small, medium and large objects goes by it, so they are counted in the wrong group",
-        "take the area of the mask",
+        "The area of an annotation differs from its mask's",
+        "the instance may count in the wrong group for AP of small, medium and large instances",
+        "use the area of the mask",
     ),
 }
 DATASET_KINDS = {
     "object-twice": _warning(
-        "An object is annotated twice", "one of the two can only be missed or found double", "remove one"
+        "An instance is annotated twice",
+        "one of the two can only count as missed in the evaluation",
+        "remove one of the annotations",
     ),
     "object-two-classes": _warning(
-        "One outline has two classes", "whichever is found, the other is missed", "remove the wrong one"
+        "One outline is annotated with two classes",
+        "at most one of the two classes can be correct",
+        "remove the wrong annotation",
     ),
     "object-tiny": _note(
-        "Objects smaller than one cell of the finest level",
-        "the network hardly sees them",
+        "Instances smaller than one cell of the finest feature map",
+        "they are hardly visible to the network",
         "train at a larger input size, or on crops",
     ),
     "class-absent": _warning(
-        "A class has no object",
-        "it cannot be learned (train) or measured (val)",
-        "add examples, or remove the category",
+        "A class has no instances",
+        "it cannot be trained (train) or evaluated (val)",
+        "add instances, or remove the category",
     ),
     "class-rare": _note(
         "A class is rare",
-        "it is seen too seldom to be learned well",
-        "add examples, or set training.sampling.repeat_threshold",
+        "it occurs too rarely for good accuracy",
+        "add instances, or set training.sampling.repeat_threshold",
     ),
     "picture-crowded": _warning(
-        "An image has more objects than detections are allowed",
-        "the rest is missed however good the model is",
-        "raise inference.max_detections",
+        "An image has more instances than the maximum number of detections",
+        "the remaining instances are missed, however good the model is",
+        "increase inference.max_detections",
     ),
 }
 SPLIT_KINDS = {
     "categories-differ": _error(
         "Training and validation have different categories",
-        "numbers would be of other classes",
-        "use one list in both files",
+        "the metrics would be computed for other classes",
+        "use the same list of categories in both files",
     ),
     "category-ids-differ": _note(
-        "A category has another id in the validation file",
-        "here classes go by name; other tools by id",
-        "use one list in both files",
+        "A category has a different id in the validation file",
+        "classes are matched by name here, but by id in other tools",
+        "use the same list of categories in both files",
     ),
     "picture-leaked": _warning(
-        "An image is in training and validation",
-        "the numbers say how well it was remembered",
-        "take it out of one of them",
+        "An image is in both training and validation set",
+        "the metrics are too high, since the model was trained on it",
+        "remove it from one of them",
     ),
     "picture-leaked-alike": _warning(
-        "Nearly the same image in training and validation",
-        "the numbers say how well it was remembered",
-        "keep copies, frames and crops of one image in one part",
+        "Nearly the same image is in training and validation set",
+        "the metrics are too high, since the model was trained on a near copy",
+        "keep copies, frames and crops of one image in the same set",
     ),
     "picture-leaked-name": _note(
-        "Training and validation have images of one name",
-        "their content differs",
-        "make sure that it is not one image, edited",
+        "Training and validation set have images with the same name",
+        "their content differs, but one may be an edited copy of the other",
+        "check that they are different images",
     ),
     "group-leaked": _warning(
-        "One group is in training and validation",
-        "its images belong together: crops, frames, one patient",
-        "keep every group in one part",
+        "A group is in both training and validation set",
+        "images of a group are related (crops, frames, one patient), so the metrics are too high",
+        "keep every group in one set",
     ),
 }
 SEMANTIC_KINDS = {
     "semantic-missing": _error(
-        "An image has no semantic map", "training stops at it", "add the map, or derive all with --semantic auto"
+        "An image has no semantic map",
+        "training would stop at this image",
+        "add the map, or derive all maps from the instances with --semantic auto",
     ),
-    "semantic-unreadable": _error("A semantic map cannot be read", "training stops at it", "export it again as PNG"),
+    "semantic-unreadable": _error(
+        "A semantic map cannot be read", "training would stop at this image", "export it again as PNG"
+    ),
     "semantic-size": _error(
-        "A semantic map has another size than its image",
-        "its labels lie in the wrong place",
-        "export it at the image's size, nearest neighbour",
+        "The size of a semantic map differs from its image",
+        "its labels would be at the wrong position",
+        "export it at the size of the image, with nearest-neighbor interpolation",
     ),
     "semantic-mode": _error(
-        "A semantic map holds colors, not class numbers",
-        "its values are no labels",
+        "A semantic map contains colors instead of class numbers",
+        "its values are not labels",
         "export one 8-bit channel (gray or palette) with class numbers",
     ),
     "semantic-range": _error(
-        "A semantic map holds values that are no class",
-        "the loss fails at them",
+        "A semantic map contains values that are not classes",
+        "the loss cannot be computed for them",
         "correct the map, or set semantic.classes",
     ),
     "semantic-unlabelled": _warning(
-        "A semantic map is ignored everywhere", "every pixel is 255", "export it again, if it should have labels"
+        "A semantic map has no labels",
+        "every pixel is 255, which is ignored",
+        "export it again if it should have labels",
     ),
 }
 LAYOUT_KINDS = {
-    "layout-missing": _error("A part of the folder is missing", "training cannot find it", "put it there"),
+    "layout-missing": _error("A part of the dataset folder is missing", "training needs it", "add it"),
     "layout-optional": _note(
-        "Optional parts of the folder are missing", "training does without", "add them if you want them"
+        "Optional parts of the dataset folder are missing", "training works without them", "add them to use them"
     ),
 }
 FINDING_KINDS: dict[str, FindingKind] = {

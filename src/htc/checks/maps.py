@@ -1,4 +1,4 @@
-"""A folder of semantic maps: one for every image, of its size, of one channel, with classes as values."""
+"""Checks of semantic maps: one PNG for every image, of its size, with one channel of class numbers."""
 
 from collections.abc import Iterator
 from glob import escape
@@ -14,20 +14,20 @@ from htc.data.semantic_maps import IGNORE, map_path
 from htc.errors import DataError
 
 CHANNEL = ("L", "P")
-"""Pillow's modes of one 8-bit channel: gray, palette."""
+"""Pillow's modes with one 8-bit channel: gray, palette."""
 
 
 def map_files(part: AnnotationFile, folder: Path) -> Iterator[Finding]:
-    """What the maps' headers tell: missing, unreadable, of another mode or size. Raises `DataError` if the folder is
+    """Check the headers of the maps: missing, unreadable, of another mode or size. Raises `DataError` if the folder is
     missing.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of semantic maps; give the right one, or leave out --semantic")
+        raise DataError(f"{folder}: no such folder of semantic maps; correct --semantic, or remove it")
     for image in part.images:
         path = map_path(folder, image.path)
         if not path.is_file():
             other = next((one for one in sorted(folder.glob(f"{escape(image.path.stem)}.*"))), None)
-            hint = f", but {other.name}: a map must be a PNG" if other is not None else ""
+            hint = f", but {other.name} is: a map must be a PNG" if other is not None else ""
             yield Finding("semantic-missing", f"{path.name} is not in {folder}{hint}", path, image.id, image.path)
             continue
         try:
@@ -39,14 +39,12 @@ def map_files(part: AnnotationFile, folder: Path) -> Iterator[Finding]:
         if mode not in CHANNEL:
             yield Finding("semantic-mode", f"it has mode {mode}", path, image.id, image.path)
         elif image.size is not None and size != image.size:
-            what = f"it is {size[1]}x{size[0]}, its image {image.size[1]}x{image.size[0]}"
+            what = f"it is {size[1]}x{size[0]}, its image is {image.size[1]}x{image.size[0]}"
             yield Finding("semantic-size", what, path, image.id, image.path)
 
 
 def map_values(part: AnnotationFile, folder: Path, classes: int) -> Iterator[Finding]:
-    """What the pixels tell of maps whose headers are right: values that are neither 0 .. classes-1 nor 255, or
-    nothing but 255.
-    """
+    """Check the pixels of maps with valid headers: values that are neither 0 .. classes-1 nor 255, or all 255."""
     for image in part.images:
         yield from _values(map_path(folder, image.path), image, classes)
 
@@ -68,7 +66,7 @@ def _values(path: Path, image: ImageEntry, classes: int) -> Iterator[Finding]:
         shown = ", ".join(map(str, wrong[:5].tolist())) + (", ..." if len(wrong) > 5 else "")
         yield Finding(
             "semantic-range",
-            f"it holds {shown}; classes are 0 to {classes - 1}, and {IGNORE} is ignored",
+            f"it contains {shown}; classes are 0 to {classes - 1}, and {IGNORE} is ignored",
             path,
             image.id,
             image.path,
@@ -78,7 +76,7 @@ def _values(path: Path, image: ImageEntry, classes: int) -> Iterator[Finding]:
 
 
 def _has_header(path: Path) -> bool:
-    """Whether `map_files` could read it: then the damage is in the pixels, and not told yet."""
+    """Return whether the header is readable: then only the pixels are damaged, which `map_files` has not reported."""
     try:
         with Image.open(path):
             return True

@@ -1,4 +1,4 @@
-"""Masks: what each segmentation suffers from, crowds, and objects without a mask."""
+"""Checks of masks: faults of segmentations, crowds, and instances without a mask."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,38 +8,38 @@ from htc.data.annotation_file import AnnotationEntry, AnnotationFile, crowd_faul
 from htc.data.segmentation import SegmentationFault, is_number, read_outline
 
 CONFIRMED = 1.0
-"""Pixels by which the box of a repaired outline may miss the stated box, for the repair to be safe."""
+"""Maximum difference in pixels between the box of a repaired outline and the annotated box for a safe repair."""
 
 
 def segmentations(part: AnnotationFile) -> Iterator[Finding]:
-    """Every fault of every segmentation, with the safe repair."""
+    """Report every fault of every segmentation, with its safe repair."""
     for one in part.annotations:
         for fault in one.outline.faults:
             yield _finding(part, one, fault)
 
 
 def _finding(part: AnnotationFile, one: AnnotationEntry, fault: SegmentationFault) -> Finding:
-    kept, said = fault.kept, fault.fixed_by
+    kept, fixed_by = fault.kept, fault.fixed_by
     if fault.code == "polygon-odd" and kept is None:
-        kept, said = _without_last(one), "the lone last number left out, as the stated box confirms"
+        kept, fixed_by = _without_last(one), "the single last number removed, which agrees with the annotated box"
     edits: tuple[Edit, ...] = ()
     if kept:
         edits = (Edit("annotations", one.position, {"segmentation": kept}),)
     elif kept is not None:
-        edits, said = without_mask(one)
-    return annotation_finding(part, one, fault.code, fault.what, edits, said)
+        edits, fixed_by = without_mask(one)
+    return annotation_finding(part, one, fault.code, fault.what, edits, fixed_by)
 
 
 def without_mask(one: AnnotationEntry) -> tuple[tuple[Edit, ...], str]:
-    """What remains of an object whose outline covers nothing: its box, if that is one; else nothing."""
+    """Return the correction of an instance with an empty outline: keep its box if it is valid, else remove it."""
     box = one.box
     if box is not None and box[2] >= 1 and box[3] >= 1:
-        return (Edit("annotations", one.position, {"segmentation": []}),), "the outline left out, the box kept"
+        return (Edit("annotations", one.position, {"segmentation": []}),), "the outline removed, the box kept"
     return (Edit("annotations", one.position, None),), "the annotation removed"
 
 
 def _without_last(one: AnnotationEntry) -> list[Any] | None:
-    """The polygons without the last number of odd ones, if their box is the stated one."""
+    """Return the polygons without the last number of odd ones, if their box is then the annotated one."""
     box, size = one.box, one.image.size
     rings = one.record["segmentation"]
     if (
@@ -52,43 +52,43 @@ def _without_last(one: AnnotationEntry) -> list[Any] | None:
     outline = read_outline(even, *size)
     if outline.faults or outline.box is None:
         return None
-    stated = (box[0], box[1], box[0] + box[2], box[1] + box[3])
-    return even if max(abs(a - b) for a, b in zip(outline.box, stated, strict=True)) <= CONFIRMED else None
+    annotated = (box[0], box[1], box[0] + box[2], box[1] + box[3])
+    return even if max(abs(a - b) for a, b in zip(outline.box, annotated, strict=True)) <= CONFIRMED else None
 
 
 def missing_masks(part: AnnotationFile) -> Iterator[Finding]:
-    """Objects with a box only, told once."""
+    """Report, once, instances that have only a box."""
     bare = [
         one for one in part.annotations if not one.record.get("segmentation") and one.box is not None and not one.crowd
     ]
     if bare:
         images = len({one.image.position for one in bare})
         objects = sum(not one.crowd for one in part.annotations)
-        what = f"{len(bare)} of {objects} objects have a box only, on {images} of {len(part.images)} images"
+        what = f"{len(bare)} of {objects} instances have only a box, on {images} of {len(part.images)} images"
         first = bare[0]
         yield Finding("mask-missing", what, part.file, first.image.id, first.image.path, first.id, first.where)
 
 
 def crowds(part: AnnotationFile) -> Iterator[Finding]:
-    """`iscrowd` that is no 0 or 1, that is not said, or that stands beside polygons."""
+    """Report `iscrowd` that is not 0 or 1, that is missing for an RLE mask, or that is 1 for polygons."""
     outlined = any(
         isinstance(one.record.get("segmentation"), list) and one.record["segmentation"] for one in part.annotations
     )
     for one in part.annotations:
-        said, segmentation = one.record.get("iscrowd"), one.record.get("segmentation")
-        found = None
+        iscrowd, segmentation = one.record.get("iscrowd"), one.record.get("segmentation")
+        finding = None
         fault = crowd_fault(one)
         if fault is not None:
-            found = (fault.code, fault.what)
-        elif said == 1 and isinstance(segmentation, list) and segmentation:
-            found = (
+            finding = (fault.code, fault.what)
+        elif iscrowd == 1 and isinstance(segmentation, list) and segmentation:
+            finding = (
                 "crowd-polygon",
                 f"it is a crowd of {len(segmentation)} polygon{'s' if len(segmentation) > 1 else ''}",
             )
-        elif said is None and isinstance(segmentation, dict) and outlined:
-            found = ("crowd-unsaid", "it has run lengths, where other objects have polygons, and no iscrowd")
-        if found is not None:
-            yield annotation_finding(part, one, *found)
+        elif iscrowd is None and isinstance(segmentation, dict) and outlined:
+            finding = ("crowd-unsaid", "it has an RLE mask, other instances have polygons, and iscrowd is missing")
+        if finding is not None:
+            yield annotation_finding(part, one, *finding)
 
 
 OUTLINE_CHECKS = (segmentations, missing_masks, crowds)

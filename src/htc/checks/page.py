@@ -1,4 +1,4 @@
-"""An examination as one HTML page: the findings with thumbnails of the faulty objects, the advice, and charts."""
+"""The report of an examination as one HTML page: findings with thumbnails, advice, and charts of the dataset."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -38,16 +38,16 @@ from htc.visual.page import (
 
 WIDTH, HEIGHT = 440, 330
 AROUND = 1.2
-"""Of the object's extent on each side of it."""
+"""Context around the instance, as a fraction of its extent."""
 LEAST = 48
-"""Pixels of the image that a thumbnail shows at least: less would be unrecognisable."""
+"""Minimum side in pixels of the image region in a thumbnail: less would be unrecognizable."""
 GROUND = (128, 128, 128)
 BOX, OUTLINE, HALO = (255, 176, 0), (0, 190, 255), (20, 20, 20)
-"""RGB of the box, the polygons, and the dark line below both that keeps them visible on any ground."""
+"""RGB of the box, the polygons, and the dark line below both that keeps them visible on any background."""
 
 
 def thumbnail(finding: Finding) -> UInt8[np.ndarray, "H W 3"] | None:
-    """The image of a finding, cut to its object; None where there is no image, or none that can be read."""
+    """Draw the image of a finding, cropped to its instance; None without a readable image."""
     if finding.image_path is None or not finding.image_path.is_file():
         return None
     try:
@@ -67,7 +67,7 @@ def thumbnail(finding: Finding) -> UInt8[np.ndarray, "H W 3"] | None:
 
 
 def _extent(finding: Finding) -> Box | None:
-    """What must be seen: box and outlines."""
+    """Return the region (xyxy) that contains the box and the outlines; None without both."""
     points = [np.array(ring[: len(ring) // 2 * 2]).reshape(-1, 2) for ring in finding.rings if len(ring) >= 2]
     if finding.box is not None:
         points.append(np.array(finding.box).reshape(-1, 2))
@@ -79,10 +79,10 @@ def _extent(finding: Finding) -> Box | None:
 
 
 def _window(extent: Box | None, height: int, width: int) -> Box:
-    """The part of the image (xyxy) that is shown; a little beyond its border where the object is."""
+    """Return the region to show (xyxy), which may extend a little beyond the border of the image."""
     if extent is None:
         return 0.0, 0.0, float(width), float(height)
-    # An outline far outside would leave nothing of the image to see.
+    # Limit the region, so that the image stays visible if an outline lies far outside.
     left, right = max(extent[0], -0.2 * width), min(extent[2], 1.2 * width)
     top, bottom = max(extent[1], -0.2 * height), min(extent[3], 1.2 * height)
     if right <= left or bottom <= top:
@@ -91,33 +91,33 @@ def _window(extent: Box | None, height: int, width: int) -> Box:
     h = max(LEAST, bottom - top, min((bottom - top) * (1 + AROUND), height))
     w, h = max(w, h * WIDTH / HEIGHT), max(h, w * HEIGHT / WIDTH)
     x, y = (left + right - w) / 2, (top + bottom - h) / 2
-    return _slid(x, y, w, h, height, width)
+    return _moved_inside(x, y, w, h, height, width)
 
 
-def _slid(x: float, y: float, w: float, h: float, height: int, width: int) -> Box:
-    """The window moved into the image as far as it fits."""
+def _moved_inside(x: float, y: float, w: float, h: float, height: int, width: int) -> Box:
+    """Move the window into the image as far as possible."""
     x = min(max(x, 0.0), width - w) if w < width else (width - w) / 2
     y = min(max(y, 0.0), height - h) if h < height else (height - h) / 2
     return x, y, x + w, y + h
 
 
 def _cut(image: UInt8[np.ndarray, "H W 3"], window: Box) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
-    """The window as an image (gray where nothing of the image is), and its scale."""
+    """Crop the window from the image (gray outside of the image) and return it with its scale."""
     left, top, right, bottom = window
     scale = min(WIDTH / (right - left), HEIGHT / (bottom - top))
-    # `warpAffine` does not average: a large image is reduced before.
+    # `warpAffine` does not average, so a large image is reduced first.
     reduced = min(1.0, scale)
     if reduced < 1:
         image = cv2.resize(image, None, fx=reduced, fy=reduced, interpolation=cv2.INTER_AREA)
     size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
-    place = np.array([[scale / reduced, 0, -left * scale], [0, scale / reduced, -top * scale]])
+    matrix = np.array([[scale / reduced, 0, -left * scale], [0, scale / reduced, -top * scale]])
     return cv2.warpAffine(
-        image, place, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=GROUND
+        image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=GROUND
     ), scale
 
 
 def _draw(points: Float[np.ndarray, "P 2"], canvas: UInt8[np.ndarray, "H W 3"], color: tuple[int, int, int]) -> None:
-    """A closed line of two pixels with a dark rim."""
+    """Draw a closed line of two pixels with a dark rim."""
     line = [(points.clip(-10_000, 10_000) * 16).round().astype(np.int32)]
     cv2.polylines(canvas, line, True, HALO, 4, cv2.LINE_AA, 4)
     cv2.polylines(canvas, line, True, color, 2, cv2.LINE_AA, 4)
@@ -134,16 +134,16 @@ def write_examination(path: Path, examination: Examination, fixed: RepairedFile 
 
 
 def page_of(examination: Examination, fixed: RepairedFile | None = None) -> Page:
-    """The page; `fixed` is what `--fix` corrected."""
+    """Build the page; `fixed` is the file that `--fix` wrote."""
     files = " and ".join(part.file.name for part in examination.parts)
     sections = [_summary(examination, fixed)]
     sections += [_severity(examination, severity) for severity in SEVERITIES if examination.count(severity)]
     sections += [_advice(examination), _data(examination)]
     return Page(
-        f"Data set examination: {files}",
+        f"Dataset report: {files}",
         sections,
         verdict(examination),
-        "Written by htc doctor. docs/doctor.md explains every code.",
+        "Written by htc doctor. All codes are explained in docs/doctor.md of hybrid-task-cascade.",
     )
 
 
@@ -152,7 +152,7 @@ def _summary(examination: Examination, fixed: RepairedFile | None) -> PageSectio
         Fact(
             f"images{' in ' + part.name if part.name else ''}",
             f"{len(part.images):,}",
-            f"{len(part.annotations):,} objects, {len(part.classes)} classes",
+            f"{len(part.annotations):,} instances, {len(part.classes)} class{'' if len(part.classes) == 1 else 'es'}",
         )
         for part in examination.parts
     ]
@@ -172,23 +172,21 @@ def _summary(examination: Examination, fixed: RepairedFile | None) -> PageSectio
     ]
     parts: list[PagePart] = [Facts(facts)]
     if rows:
-        parts.append(PageTable(("severity", "code", "places", "what is wrong", "--fix"), rows))
+        parts.append(PageTable(("severity", "code", "findings", "problem", "--fix"), rows))
     else:
-        parts.append(Notice("Every check passed.", "good"))
+        parts.append(Notice("All checks passed.", "good"))
     if fixed is not None and fixed.file is not None:
-        parts.append(
-            Notice(f"{fixed.summary}. The file that was examined is as it was.", "good", f"Corrected in {fixed.file}")
-        )
+        parts.append(Notice(f"{fixed.summary}. The examined file is unchanged.", "good", f"Corrected in {fixed.file}"))
     return PageSection("Summary", parts)
 
 
 def _fix_text(findings: Sequence[Finding]) -> str:
     fixable = sum(bool(finding.edits) for finding in findings)
-    return "" if not fixable else "corrects it" if fixable == len(findings) else f"corrects {fixable}"
+    return "" if not fixable else "corrects all" if fixable == len(findings) else f"corrects {fixable}"
 
 
 def _severity(examination: Examination, severity: Severity) -> PageSection:
-    """Each kind of fault of that severity: why, what to do, images, list."""
+    """Build the section of a severity: for each kind of fault its reason, remedy, images and list."""
     parts: list[PagePart] = []
     for code, findings in examination.by_code.items():
         kind = FINDING_KINDS[code]
@@ -206,11 +204,11 @@ def _severity(examination: Examination, severity: Severity) -> PageSection:
             parts.append(Gallery(figures, least=220))
         if len(findings) > len(figures):
             parts.append(_list(findings))
-    return PageSection(TITLES[severity], parts, "Boxes are orange, outlines blue, as the annotation file has them.")
+    return PageSection(TITLES[severity], parts, "Boxes (orange) and outlines (blue) are drawn as annotated.")
 
 
 def _of_several_images(findings: Sequence[Finding]) -> list[Finding]:
-    """The first finding of each image, then the others, as many as are shown."""
+    """Return up to `SHOWN_IMAGES` findings: first one of each image, then others."""
     first = list({finding.image_path: finding for finding in reversed(findings)}.values())[::-1]
     chosen = {id(finding) for finding in first}
     return [*first, *(finding for finding in findings if id(finding) not in chosen)][:SHOWN_IMAGES]
@@ -221,39 +219,39 @@ def _figure(finding: Finding) -> Figure | None:
     if image is None:
         return None
     fix = f" --fix: {finding.fixed_by}." if finding.edits else ""
-    return Figure(pixels(image), f"{finding.place}: {finding.what}", f"{_place(finding)}: {finding.what}.{fix}")
+    return Figure(pixels(image), f"{finding.location}: {finding.what}", f"{_where(finding)}: {finding.what}.{fix}")
 
 
 def _list(findings: Sequence[Finding]) -> PageTable:
     fixable = any(finding.edits for finding in findings)
-    columns = ("where", "what", "--fix") if fixable else ("where", "what")
+    columns = ("where", "problem", "--fix") if fixable else ("where", "problem")
     rows = [
-        [_place(finding), finding.what, finding.fixed_by if finding.edits else ""][: len(columns)]
+        [_where(finding), finding.what, finding.fixed_by if finding.edits else ""][: len(columns)]
         for finding in findings[:SHOWN_ROWS]
     ]
     more = len(findings) - SHOWN_ROWS
-    return PageTable(columns, rows, f"{more} more are in the JSON (--json FILE)." if more > 0 else "")
+    return PageTable(columns, rows, f"{more} more in the JSON file (--json FILE)." if more > 0 else "")
 
 
-def _place(finding: Finding) -> str:
+def _where(finding: Finding) -> str:
     image = "" if finding.image_path is None else f", {finding.image_path.name}"
-    return f"{finding.place}{image}"
+    return f"{finding.location}{image}"
 
 
 def _advice(examination: Examination) -> PageSection:
-    rows = [[flags(advice) or "as the preset", advice.reason] for advice in examination.advice]
+    rows = [[flags(advice) or "no flag needed", advice.reason] for advice in examination.advice]
     return PageSection(
         "Advice",
-        [PageTable(("flags of htc train", "what was measured, and the rule"), rows)],
-        "What these data ask of a model.",
+        [PageTable(("flags of htc train", "reason"), rows)],
+        "Settings that suit this dataset. htc train uses them by default if no preset is given.",
     )
 
 
 def _data(examination: Examination) -> PageSection:
-    """Objects by size, images by objects, classes, anchors."""
+    """Build the section with charts of instance sizes, instances per image, anchors and classes."""
     data = examination.data
     if not len(data.boxes):
-        return PageSection("The data", [Text("There is no object to measure.")])
+        return PageSection("Dataset", [Text("The dataset has no usable instances.")])
     edges = [0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, np.inf]
     sizes = np.histogram(data.sides, edges)[0]
     names = [f"{low:g}–{high:g}" if high < np.inf else f"{low:g}+" for low, high in pairwise(edges)]
@@ -261,60 +259,60 @@ def _data(examination: Examination) -> PageSection:
     covered = [100 * anchor_coverage(data, size, scale) for scale in ANCHOR_SCALES]
     charts = [
         _chart(
-            bar_chart(names, sizes.tolist(), "Objects by size", ("side in pixels of the image", "objects")),
-            "Histogram of object sizes",
+            bar_chart(names, sizes.tolist(), "Instances by size", ("side in pixels of the image", "instances")),
+            "Histogram of instance sizes",
         ),
-        _chart(_objects_chart(data.counts), "Histogram of objects an image"),
+        _chart(_instances_chart(data.counts), "Histogram of instances per image"),
         _chart(
             bar_chart(
                 [f"{scale:g}" for scale in ANCHOR_SCALES],
                 covered,
-                "Objects with an anchor of IoU 0.5",
-                ("rpn.anchor_scale", "% of the objects"),
+                "Recall of the anchors at IoU 0.5",
+                ("rpn.anchor_scale", "% of the instances"),
             ),
-            "Share of the objects that anchors of each scale serve",
+            "Recall of the anchors of each scale at IoU 0.5",
         ),
     ]
     return PageSection(
-        "The data",
+        "Dataset",
         [Gallery(charts, least=340), *_classes(examination)],
-        f"The training part, at the advised short edge of {size.short_edge} px.",
+        f"The training set. The recall of the anchors is computed at the advised short edge of {size.short_edge} px.",
     )
 
 
-def _objects_chart(counts: np.ndarray) -> str:
+def _instances_chart(counts: np.ndarray) -> str:
     top = int(counts.max(initial=0))
     step = max(1, -(-(top + 1) // 15))
-    found = np.bincount(counts // step, minlength=top // step + 1)
-    names = [str(low * step) if step == 1 else f"{low * step}–{low * step + step - 1}" for low in range(len(found))]
-    return bar_chart(names, found.tolist(), "Images by objects", ("objects in an image", "pictures"))
+    images = np.bincount(counts // step, minlength=top // step + 1)
+    names = [str(low * step) if step == 1 else f"{low * step}–{low * step + step - 1}" for low in range(len(images))]
+    return bar_chart(names, images.tolist(), "Images by number of instances", ("instances in an image", "images"))
 
 
 def _classes(examination: Examination) -> list[PagePart]:
-    """Objects of each class in both parts."""
+    """Draw the number of instances of each class in both parts."""
     if len(examination.data.classes) < 2:
         return []
-    counts = {part.name or "objects": _class_counts(part) for part in examination.parts}
+    counts = {part.name or "instances": _class_counts(part) for part in examination.parts}
     classes = sorted(examination.data.classes, key=lambda name: -next(iter(counts.values())).get(name, 0))[
         :SHOWN_CLASSES
     ]
-    values = {name: [found.get(one, 0) for one in classes] for name, found in counts.items()}
-    chart = bar_chart(classes, values, "Objects by class", ("class", "objects"), size=(11, 4), logarithmic=True)
+    values = {name: [of_part.get(one, 0) for one in classes] for name, of_part in counts.items()}
+    chart = bar_chart(classes, values, "Instances by class", ("class", "instances"), size=(11, 4), logarithmic=True)
     cut = (
         f"The {SHOWN_CLASSES} most frequent of {len(examination.data.classes)} classes."
         if len(examination.data.classes) > SHOWN_CLASSES
         else ""
     )
-    return [Figure(vector(chart), "Objects of each class", cut, wide=True)]
+    return [Figure(vector(chart), "Number of instances of each class", cut, wide=True)]
 
 
 def _class_counts(part: Any) -> dict[str, int]:
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for one in part.annotations:
         name = part.classes.get(one.category)
         if name is not None and not one.crowd:
-            found[name] = found.get(name, 0) + 1
-    return found
+            counts[name] = counts.get(name, 0) + 1
+    return counts
 
 
 def _chart(svg: str, alt: str) -> Figure:

@@ -1,4 +1,4 @@
-"""Checks of the records: ids, references and categories of one part, and the same image or group in both parts."""
+"""Checks of records: ids, references and categories in one part; images and groups in both training and validation."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ from htc.data.images import image_size
 from htc.errors import DataError
 
 MOSTLY = 0.5
-"""The share of the annotations that must belong to an image for the others to be removed."""
+"""Minimum share of annotations that belong to an image; below, no annotation is removed."""
 
 
 def image_records(part: AnnotationFile) -> Iterator[Finding]:
-    """What the reader cannot use of the images; equal records of one id are removed, missing sizes written."""
+    """Report unusable image records; equal records of one id are removed and missing sizes are written."""
     for fault in part.image_faults:
         edits, fixed_by = (), ""
         if fault.code == "image-id-twice":
             assert fault.image is not None
             assert fault.position is not None
             if part.content["images"][fault.position] == part.by_id[fault.image].record:
-                edits, fixed_by = (Edit("images", fault.position, None),), "the second record removed"
+                edits, fixed_by = (Edit("images", fault.position, None),), "the second image record removed"
         elif fault.code == "image-size-missing":
             edits, fixed_by = _size_edit(part, fault), "the size of the image written"
         yield record_finding(part, fault, edits, fixed_by)
@@ -32,13 +32,13 @@ def _size_edit(part: AnnotationFile, fault: RecordFault) -> tuple[Edit, ...]:
     entry = next(image for image in part.images if image.position == fault.position)
     try:
         height, width = image_size(entry.path)
-    except DataError:  # the image has a finding of its own
+    except DataError:  # the image has its own finding
         return ()
     return (Edit("images", entry.position, {"height": height, "width": width}),)
 
 
 def annotation_records(part: AnnotationFile) -> Iterator[Finding]:
-    """What the reader cannot use of the annotations, and those without id: they get a new one."""
+    """Report unusable annotations, and those without an id, which get a new one."""
     records = part.content["annotations"]
     used = (record.get("id") for record in records if isinstance(record, dict))
     free = max((id for id in used if is_whole(id)), default=0) + 1
@@ -47,12 +47,12 @@ def annotation_records(part: AnnotationFile) -> Iterator[Finding]:
         for one in part.annotations
         if not is_id(own := one.record.get("id"))
     ]
-    # Where many belong to no image, the images are what is wrong.
+    # If many annotations belong to no image, the list of images is probably wrong.
     removable = len(part.annotations) > MOSTLY * len(records)
     for fault in sorted((*part.annotation_faults, *nameless), key=lambda fault: fault.position or 0):
         assert fault.position is not None
         if fault.code in ("annotation-id-missing", "annotation-id-twice"):
-            edits, fixed_by = (Edit("annotations", fault.position, {"id": free}),), "a new id given"
+            edits, fixed_by = (Edit("annotations", fault.position, {"id": free}),), "a new id written"
             free += 1
         elif fault.code == "annotation-record" or removable:
             edits, fixed_by = (Edit("annotations", fault.position, None),), "the annotation removed"
@@ -62,7 +62,7 @@ def annotation_records(part: AnnotationFile) -> Iterator[Finding]:
 
 
 def check_categories(part: AnnotationFile) -> Iterator[Finding]:
-    """What the reader cannot use of the categories, and names that look alike."""
+    """Report unusable categories, and names that look alike."""
     records = part.content["categories"]
     for fault in part.category_faults:
         edits, fixed_by = (), ""
@@ -81,19 +81,19 @@ def check_categories(part: AnnotationFile) -> Iterator[Finding]:
 
 
 def labels(part: AnnotationFile) -> Iterator[Finding]:
-    """Annotations of no known category."""
+    """Report annotations without a known category."""
     known = set(part.classes)
     used = {id for one in part.annotations if is_whole(id := one.record.get("category_id"))}
     shifted = next((by for by in (1, -1) if used - known and {id + by for id in used} <= known), None)
     hint = (
-        f"; all ids would fit if they were {'one larger' if shifted == 1 else 'one smaller'}"
+        f"; all category ids would fit if they were {'one larger' if shifted == 1 else 'one smaller'}"
         if shifted is not None
         else ""
     )
     for one in part.annotations:
         fault = category_fault(one, known)
         if fault is not None:
-            what = f"{fault.what}, {len(known)} of ids {_span(known)}{hint}"
+            what = f"{fault.what} ({len(known)} ids, {_span(known)}){hint}"
             yield annotation_finding(part, one, fault.code, what)
 
 
@@ -105,7 +105,9 @@ RECORD_CHECKS = (image_records, annotation_records, check_categories, labels)
 
 
 def compare_categories(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
-    """Classes go by name: one that only the validation file has cannot be found."""
+    """Report differences between the categories of both parts. Classes are matched by name, so a class that only the
+    validation set has cannot be predicted.
+    """
     ids = {name: id for id, name in train.classes.items()}
     for id, name in val.classes.items():
         if name not in ids:
@@ -117,36 +119,36 @@ def compare_categories(train: AnnotationFile, val: AnnotationFile) -> Iterator[F
 
 
 def groups(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
-    """Values of `group` that records of both parts have."""
-    ours = {image.record["group"]: image for image in train.images if isinstance(image.record.get("group"), int | str)}
+    """Report values of `group` in the image records of both parts."""
+    of_train = {
+        image.record["group"]: image for image in train.images if isinstance(image.record.get("group"), int | str)
+    }
     for image in val.images:
         group = image.record.get("group")
-        if isinstance(group, int | str) and group in ours:
-            what = f"{image.name} has the group {group!r}, as {ours[group].name} in training"
+        if isinstance(group, int | str) and group in of_train:
+            what = f"{image.name} has the group {group!r}, as has the training image {of_train[group].name}"
             yield Finding("group-leaked", what, val.file, image.id, image.path)
 
 
 def compare_files(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
-    """Files of the validation part that are training images, whatever their name; only files of equal length are
-    read.
-    """
-    ours: dict[int, list[ImageEntry]] = {}
+    """Report validation files that equal a training file, with any name; only files of equal size are read."""
+    of_train: dict[int, list[ImageEntry]] = {}
     for image in train.images:
         if image.path.is_file():
-            ours.setdefault(image.path.stat().st_size, []).append(image)
+            of_train.setdefault(image.path.stat().st_size, []).append(image)
     digests: dict[Path, str] = {}
     for image in val.images:
-        for other in ours.get(image.path.stat().st_size, []) if image.path.is_file() else []:
+        for other in of_train.get(image.path.stat().st_size, []) if image.path.is_file() else []:
             if image.path == other.path or _digest(image.path, digests) == _digest(other.path, digests):
                 yield leaked(val, image, other)
                 break
 
 
 def names(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
-    """Images of one name with different content."""
-    ours = {Path(image.name).name: image for image in train.images}
+    """Report images with the same name but different content."""
+    of_train = {Path(image.name).name: image for image in train.images}
     for image in val.images:
-        other = ours.get(Path(image.name).name)
+        other = of_train.get(Path(image.name).name)
         if other is not None and image.path.is_file() and other.path.is_file() and not _same(image.path, other.path):
             yield Finding(
                 "picture-leaked-name",
@@ -158,8 +160,8 @@ def names(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
 
 
 def leaked(val: AnnotationFile, image: ImageEntry, other: ImageEntry) -> Finding:
-    """One image in both parts."""
-    what = f"{image.name} is {other.path}, image {other.id} of training"
+    """Build the finding of an image in both parts."""
+    what = f"{image.name} is also the training image {other.id}, {other.path}"
     return Finding("picture-leaked", what, val.file, image.id, image.path)
 
 
@@ -176,7 +178,7 @@ def _digest(path: Path, known: dict[Path, str]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Of a file's bytes."""
+    """Compute the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

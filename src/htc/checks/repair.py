@@ -1,4 +1,4 @@
-"""The annotation file without the faults that can be corrected safely."""
+"""Safe corrections of an annotation file."""
 
 import copy
 import json
@@ -13,12 +13,14 @@ from htc.data.annotation_file import AnnotationFile, annotation_file
 from htc.files import whole_file
 
 ROUNDS = 8
-"""One repair can show the next fault: without its polygon of no area, an object's box may turn out to be wrong."""
+"""Maximum rounds of repair, since a correction can reveal another fault: for example, a box may be wrong once an empty
+polygon is removed.
+"""
 
 
 @dataclass
 class Repaired:
-    """The corrected content and how often each kind of fault was corrected, by its code."""
+    """The corrected content, and the number of corrections by code."""
 
     content: dict[str, Any]
     corrected: dict[str, int] = field(default_factory=dict)
@@ -29,9 +31,9 @@ class RepairedFile:
     """The result of `write_repaired`."""
 
     file: Path | None
-    """The corrected annotation file; None: nothing can be corrected, and no file was written."""
+    """The corrected annotation file; None if nothing can be corrected and no file was written."""
     corrected: Mapping[str, int]
-    """Corrections by the code of the fault."""
+    """Number of corrections by code."""
 
     @property
     def summary(self) -> str:
@@ -39,12 +41,12 @@ class RepairedFile:
         return ", ".join(f"{count} x {code}" for code, count in self.corrected.items())
 
     def to_json(self) -> dict[str, Any]:
-        """As in the JSON of `htc doctor`."""
+        """Return the entry `fixed` of the JSON of `htc doctor`."""
         return {"file": None if self.file is None else str(self.file), "corrected": dict(self.corrected)}
 
 
 def write_repaired(request: Request, target: Path) -> RepairedFile:
-    """Write the corrected training annotations, if anything can be corrected. Raises `OutputError`."""
+    """Write the corrected training annotations if anything can be corrected. Raises `OutputError`."""
     repaired = repair(request.train, repairable(request))
     if not repaired.corrected:
         return RepairedFile(None, {})
@@ -53,7 +55,7 @@ def write_repaired(request: Request, target: Path) -> RepairedFile:
 
 
 def repair(part: AnnotationFile, check: Callable[[AnnotationFile], Iterable[Finding]]) -> Repaired:
-    """Applies the edits of all findings, and again, until none is left. `part` is not changed."""
+    """Apply the edits of all findings, repeatedly, until no edits are left. `part` is not changed."""
     result = Repaired(copy.deepcopy(dict(part.content)))
     for _ in range(ROUNDS):
         findings = [
@@ -81,6 +83,6 @@ def _apply(content: dict[str, Any], edits: list[Edit]) -> None:
 
 
 def write_annotations(path: Path, content: dict[str, Any]) -> None:
-    """Writes the file; NaN stays NaN where only a person can tell what it should be. Raises `OutputError`."""
+    """Write the file. NaN stays NaN, since only a person can decide on the right value. Raises `OutputError`."""
     with whole_file(path) as writer:
         writer.write(json.dumps(content, ensure_ascii=False).encode() + b"\n")

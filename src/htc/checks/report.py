@@ -1,4 +1,4 @@
-"""An examination as lines to read, and as JSON."""
+"""The report of an examination as text and as JSON."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,15 +10,15 @@ from htc.checks.repair import RepairedFile
 from htc.data.advice import Advice
 
 EXAMPLES = 3
-"""Findings of each kind that are shown to a reader; JSON and page hold more."""
+"""Maximum number of findings of each kind in the text; JSON and page contain more."""
 
 
 def report_lines(examination: Examination) -> Iterator[str]:
-    """For a reader: what was examined, each kind of fault with why, what to do and examples, advice."""
+    """Yield the lines of the report: files and counts, each kind of fault with reason, remedy and examples, advice."""
     for part in examination.parts:
         named = f"{part.name}: " if part.name else ""
         classes = "1 class" if len(part.classes) == 1 else f"{len(part.classes)} classes"
-        yield f"{named}{len(part.images)} images, {len(part.annotations)} objects, {classes} ({part.file})"
+        yield f"{named}{len(part.images)} images, {len(part.annotations)} instances, {classes} ({part.file})"
     yield verdict(examination)
     for code, findings in examination.by_code.items():
         kind = FINDING_KINDS[code]
@@ -27,20 +27,20 @@ def report_lines(examination: Examination) -> Iterator[str]:
         yield f"  why: {kind.why}"
         yield f"  do:  {kind.remedy}{_fixes(findings)}"
         for finding in findings[:EXAMPLES]:
-            yield f"  - {finding.place}: {finding.what}"
+            yield f"  - {finding.location}: {finding.what}"
         if len(findings) > EXAMPLES:
             yield f"  - ... and {len(findings) - EXAMPLES} more"
     yield ""
     yield "advice"
     for advice in examination.advice:
-        yield f"  {flags(advice) or 'as the preset'}"
+        yield f"  {flags(advice) or 'no flag needed'}"
         yield f"    {advice.reason}"
 
 
 def verdict(examination: Examination) -> str:
-    """The numbers of errors, warnings and notes."""
+    """Return the numbers of errors, warnings and notes as text."""
     if not examination.findings:
-        return "nothing found"
+        return "no faults"
     return ", ".join(
         f"{examination.count(severity)} {severity}{'' if examination.count(severity) == 1 else 's'}"
         for severity in SEVERITIES
@@ -48,7 +48,7 @@ def verdict(examination: Examination) -> str:
 
 
 def flags(advice: Advice) -> str:
-    """The settings as flags of `htc train`."""
+    """Format the advised settings as flags of `htc train`."""
     return " ".join(f"--{name} {value:g}" for name, value in advice.settings.items())
 
 
@@ -61,7 +61,7 @@ def _fixes(findings: list[Finding]) -> str:
 
 
 def to_json(examination: Examination, fixed: RepairedFile | None = None) -> dict[str, Any]:
-    """Everything, for programs; see docs/doctor.md for the fields."""
+    """Return the whole examination for a JSON file; docs/doctor.md describes the fields."""
     return {
         "ok": not examination.faulty,
         "counts": {f"{severity}s": examination.count(severity) for severity in SEVERITIES},

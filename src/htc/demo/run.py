@@ -1,6 +1,4 @@
-"""`htc demo`: a small HTC learns to segment cell nuclei from scratch, on the bundled images, by the code that
-trains on any data.
-"""
+"""`htc demo`: train a small HTC from scratch on bundled images of cell nuclei, with the code for any dataset."""
 
 import shlex
 import time
@@ -23,18 +21,18 @@ EVALUATE_EVERY = 4
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo left behind."""
+    """The results of the demo."""
 
     folder: Path
     model: Path
-    """Native folder: `htc.load(model)`."""
+    """Model folder, for `htc.load(model)`."""
     metrics: MetricValues
-    """Of the bundled validation images, up to 400 detections each."""
+    """Metrics on the bundled validation images, with up to 400 detections each."""
     images: tuple[Path, ...]
-    """Ground truth beside prediction."""
+    """Drawings of ground truth and prediction side by side."""
     curves: tuple[Path, ...]
     next_commands: tuple[tuple[str, str], ...]
-    """(what it does, the command)."""
+    """(purpose, command)."""
     seconds: float
 
 
@@ -46,12 +44,11 @@ def run_demo(
     config: Config | None = None,
     splits: Splits | None = None,
 ) -> DemoResult:
-    """Trains, evaluates, predicts and draws into the folder `out`; the same seed on the same machine gives the same
-    numbers.
+    """Train, evaluate, predict and draw into the folder `out`; the same seed on a machine gives the same metrics.
 
-    The number of steps is fixed, so that time has no influence on the result. `config` and `splits` (validation
-    images included) replace the preset and the bundled nuclei. Raises `OutputError` if `out` cannot be written to or
-    holds a training.
+    The number of steps is fixed, so that speed has no influence on the result. `config` and `splits` (with validation
+    images) replace the preset and the bundled nuclei. Raises `OutputError` if `out` cannot be written to or already
+    contains a training.
     """
     start = time.monotonic()
     splits = splits or nuclei()
@@ -80,12 +77,12 @@ def run_demo(
 
 
 def nuclei() -> Splits:
-    """The bundled nuclei: 142 images to train on, 30 to validate, of other micrographs."""
+    """Return the bundled nuclei: 142 training images, and 30 validation images from other micrographs."""
     return find_splits(NUCLEI)
 
 
 def next_commands(model: Path, splits: Splits) -> tuple[tuple[str, str], ...]:
-    """What to try next: this model, own data, released weights."""
+    """Return suggested next commands: with this model, with own data, with released weights."""
     images = shlex.quote(str(splits.val_images))
     return (
         (
@@ -93,5 +90,5 @@ def next_commands(model: Path, splits: Splits) -> tuple[tuple[str, str], ...]:
             f"htc predict {images} --model {shlex.quote(str(model))}",
         ),
         ("train on your own data, annotated in COCO's format", f"htc train --data DIR --preset {DEMO_PRESET}"),
-        ("find everyday objects with released weights", "htc predict IMAGE.jpg --model htc_r50_fpn_20e_coco"),
+        ("predict everyday objects (COCO) with released weights", "htc predict IMAGE.jpg --model htc_r50_fpn_20e_coco"),
     )

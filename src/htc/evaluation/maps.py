@@ -119,7 +119,7 @@ def _check_classes(branch: int, needed: int, *, exact: bool) -> None:
 
 @dataclass
 class PanopticEvaluation:
-    """PQ against COCO's panoptic annotations (if `truth` is given), and map files (if `writer` is given)."""
+    """PQ against COCO's panoptic annotations (if `ground_truth` is given), and map files (if `writer` is given)."""
 
     predictor: ImagePredictor[Any]
     dataset: Dataset

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from htc.checkpoint.fit import LoadedWeights
-from htc.checkpoint.formats.imagenet import expected_colors
+from htc.checkpoint.formats.imagenet import expected_normalization
 from htc.config import Backbone, Config, CustomBackbone, FishNet, Input, ResNet, ViT
 from htc.data.dataset import Dataset
 from htc.data.semantic_maps import MapSources, least_classes
@@ -151,7 +151,7 @@ def other_normalization(config: Config) -> str | None:
     """Return a warning if the backbone's ImageNet weights were trained with another image normalization than
     `config.input`, else None.
     """
-    expected = expected_colors(config.backbone)
+    expected = expected_normalization(config.backbone)
     if expected is None:
         return None
     flags = input_flags(config.input, *expected)

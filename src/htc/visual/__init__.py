@@ -1,1 +1,1 @@
-"""Drawing and charts: instances on images, curves, HTML pages and colors. It knows no model and no metric."""
+"""Drawing and charts: instances on images, curves, HTML pages and colors; independent of models and metrics."""

@@ -1,6 +1,4 @@
-"""Charts for pages as SVG text: sharp at any size, their ink light on a dark page and dark on a light one, without
-scripts.
-"""
+"""Charts for HTML pages as SVG text: sharp at any size, with colors for light and dark pages, without scripts."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GRID = "#010203", "#030201"
-"""Stand-ins that the drawing's style replaces by the page's ink and its lines."""
+"""Placeholder colors that are replaced by CSS variables for text and grid lines."""
 STYLE = """<style>:root{--ink:#1d2329;--grid:#e2e5e9}
 @media (prefers-color-scheme:dark){:root{--ink:#d5dade;--grid:#343b42}}
 @media print{:root{--ink:#000;--grid:#ccc}}</style>"""
@@ -32,10 +30,10 @@ def line_chart(
     diagonal: bool = False,
     size: tuple[float, float] = (5.6, 3.8),
 ) -> str:
-    """One line for each of `series` (name -> x and y values; NaN leaves a gap).
+    """Draw a line for each of `series` (name -> x and y values; NaN leaves a gap) and return the SVG text.
 
-    `axes`: what is on x and y. `limits`: least and greatest x, least and greatest y. `diagonal` draws y = x. `size` is
-    in inches.
+    `axes`: labels of x and y. `limits`: minimum and maximum of x, then of y. `diagonal` draws y = x. `size` is in
+    inches.
     """
     figure, plot = _plot(title, axes, size)
     if diagonal:
@@ -70,25 +68,25 @@ def bar_chart(
     horizontal: bool = False,
     logarithmic: bool = False,
 ) -> str:
-    """A bar for each name, or several side by side where `values` maps series to values; also a histogram's columns."""
+    """Draw a bar for each name, or several side by side if `values` maps series to values, and return the SVG text."""
     figure, plot = _plot(title, axes, size)
     groups = dict(values) if isinstance(values, Mapping) else {"": values}
     width = 0.82 / max(1, len(groups))
-    places = np.arange(len(names))
+    positions = np.arange(len(names))
     for index, (name, heights) in enumerate(groups.items()):
-        at = places + (index - (len(groups) - 1) / 2) * width
+        at = positions + (index - (len(groups) - 1) / 2) * width
         (plot.barh if horizontal else plot.bar)(
             at, np.asarray(heights, float), width, color=COLORS[index % len(COLORS)], label=name
         )
     ticks = [_short(name) for name in names]
     if horizontal:
-        plot.set_yticks(places, ticks)
+        plot.set_yticks(positions, ticks)
         plot.invert_yaxis()
         plot.grid(axis="y", visible=False)
     else:
         crowded = sum(map(len, ticks)) > 11 * size[0]
         plot.set_xticks(
-            places,
+            positions,
             ticks,
             rotation=50 if crowded else 0,
             ha="right" if crowded else "center",
@@ -97,7 +95,7 @@ def bar_chart(
         plot.grid(axis="x", visible=False)
     if logarithmic:
         (plot.set_xscale if horizontal else plot.set_yscale)("symlog", linthresh=1)
-        # The scale's own labels are formulas, which stay unset here.
+        # The scale's own labels are formulas, which are not rendered here.
         (plot.xaxis if horizontal else plot.yaxis).set_major_formatter("{x:g}")
     if len(groups) > 1:
         plot.legend(frameon=False, fontsize=8.5, labelcolor=INK)
@@ -131,7 +129,7 @@ def _svg(figure: "Figure") -> str:
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    # Names of classes are texts, not formulas: a $ in them is a $.
+    # Class names are plain text, not formulas: a $ in them stays a $.
     stream = io.StringIO()
     with rc_context({"svg.hashsalt": "htc", "text.parse_math": False, "svg.fonttype": "path"}):
         FigureCanvasSVG(figure).print_svg(

@@ -1,6 +1,4 @@
-"""Curves of a training run as PNG: losses per step, average precision per epoch. Drawn without a display and without
-pyplot's state.
-"""
+"""Curves of a training as PNG: losses per step, average precision per epoch. Needs no display and no pyplot state."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colors: told apart by readers who see red and green alike; the yellow is left out, it is too pale for
-# a line.
+# Okabe and Ito's colors, distinguishable with color blindness, without yellow, which is too pale for a line.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("-", "--", ":")
 INK, PALE, GRID = "#222222", "#8FA7B8", "#E4E4E4"
@@ -26,14 +23,14 @@ def draw_losses(
     path: str | Path,
     steps: Sequence[int],
     losses: Mapping[str, Sequence[float]],
-    measured: Sequence[int] = (),
+    evaluated: Sequence[int] = (),
     validation: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> None:
-    """Writes the sum of the losses (left) and every term (right, logarithmic) over the steps.
+    """Draw the sum of the losses (left) and every term (right, logarithmic) over the steps.
 
-    Each of `losses` has one value a step. Lines are a running mean over a fortieth of the run; the pale one is every
-    step. Each of `validation` has one value for each of the steps `measured`: dots, in its term's color. Raises
-    `OutputError` if the file cannot be written.
+    Each of `losses` has one value per step. Lines are running means over a fortieth of the run; the pale line shows
+    every step. Each of `validation` has one value for each step in `evaluated`, drawn as dots in the term's color.
+    Raises `OutputError` if the file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -52,9 +49,9 @@ def draw_losses(
     )
     if len(validated):
         left.plot(
-            measured, validated, color=COLORS[1], marker="o", markersize=4, linewidth=1.6, label="validation images"
+            evaluated, validated, color=COLORS[1], marker="o", markersize=4, linewidth=1.6, label="validation images"
         )
-    _dress(left, "Loss (sum of all terms)", "step")
+    _style(left, "Loss (sum of all terms)", "step")
     if len(total):
         left.set_ylim(0, max(float(np.percentile(total, 99)), *validated[-len(validated) // 2 :], 0.0) * 1.1 or 1)
     left.legend(frameon=False)
@@ -65,9 +62,9 @@ def draw_losses(
         if name in validation:
             values = np.asarray(validation[name], dtype=float)
             right.plot(
-                measured, np.where(values > 0, values, np.nan), color=color, linestyle="none", marker="o", markersize=3
+                evaluated, np.where(values > 0, values, np.nan), color=color, linestyle="none", marker="o", markersize=3
             )
-    _dress(right, "Each term, as weighted in the sum" + ("; dots: validation" if validation else ""), "step")
+    _style(right, "Weighted loss terms" + ("; dots: validation" if validation else ""), "step")
     right.set_yscale("log")
     if losses:
         right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -75,8 +72,7 @@ def draw_losses(
 
 
 def draw_average_precision(path: str | Path, epochs: Sequence[float], metrics: Mapping[str, Sequence[float]]) -> None:
-    """Writes each of `metrics` (values 0..1, -1 or NaN undefined) over the epochs; the last value stands beside its
-    line.
+    """Draw each of `metrics` (values 0..1; -1 or NaN if undefined) over the epochs, with the last value at its line.
 
     Raises `OutputError` if the file cannot be written.
     """
@@ -91,17 +87,17 @@ def draw_average_precision(path: str | Path, epochs: Sequence[float], metrics: M
         axes.plot(x, y, color=color, linestyle=dash, marker="o", markersize=4, linewidth=2, label=name)
         if len(y) and np.isfinite(y[-1]):
             ends.append((float(y[-1]), f"{name} {y[-1]:.3f}", color))
-    _dress(axes, "Average precision on the validation images", "epoch")
+    _style(axes, "Average precision on the validation images", "epoch")
     highest = max((end[0] for end in ends), default=0.0)
     axes.set_ylim(0, min(1.0, max(0.1, highest * 1.15)))
     bottom, top = axes.get_ylim()
-    for (value, text, color), place in zip(
+    for (value, text, color), position in zip(
         sorted(ends), spread([end[0] for end in sorted(ends)], (top - bottom) * 0.055), strict=True
     ):
         axes.annotate(
             text,
             (x[-1], value),
-            xytext=(1.02, (place - bottom) / (top - bottom)),
+            xytext=(1.02, (position - bottom) / (top - bottom)),
             textcoords="axes fraction",
             color=color,
             fontsize=9,
@@ -111,22 +107,22 @@ def draw_average_precision(path: str | Path, epochs: Sequence[float], metrics: M
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean of each value and up to `width - 1` before it: same length, nothing from the future."""
+    """Return the mean of each value and up to `width - 1` values before it, with the same length."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - width)
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def spread(places: Sequence[float], distance: float) -> list[float]:
-    """Ascending places moved up as little as keeps each `distance` from the one below: labels that do not overlap."""
+def spread(positions: Sequence[float], distance: float) -> list[float]:
+    """Move ascending positions up as little as needed for a `distance` between them, so that labels do not overlap."""
     moved: list[float] = []
-    for place in places:
-        moved.append(max(place, moved[-1] + distance) if moved else place)
+    for position in positions:
+        moved.append(max(position, moved[-1] + distance) if moved else position)
     return moved
 
 
-def _dress(axes: "Axes", title: str, x_label: str) -> None:
+def _style(axes: "Axes", title: str, x_label: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.set_xlabel(x_label, color=INK)
     axes.grid(color=GRID, linewidth=0.8)
@@ -143,4 +139,4 @@ def _save(figure: "Figure", path: str | Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         FigureCanvasAgg(figure).print_png(path)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}: give another place, or make room") from error
+        raise OutputError(f"cannot write {path}: {error.strerror}. Use another folder, or free disk space") from error

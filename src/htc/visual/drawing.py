@@ -1,6 +1,6 @@
-"""Images of detections: translucent masks with crisp outlines, captions, and two images side by side.
+"""Draw instances on images: translucent masks with sharp outlines, captions, and two images side by side.
 
-Everything is painted inside the crops: beside the copy of the image nothing of its size is made.
+Masks are painted as crops, so that only one array of the size of the image is allocated.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,11 +16,11 @@ from htc.visual.labels import font_size, load_font, paint_labels
 from htc.visual.palette import instance_colors, line_color
 
 FILL = 0.42
-"""Opacity of a mask's inside."""
+"""Opacity of the inside of a mask."""
 LEGIBLE_SIDE = 640
-"""Images whose long side is shorter are enlarged by a whole number before they are drawn to a file."""
+"""Long side below which images are enlarged by an integer factor before they are drawn to a file."""
 Crops = Callable[[Int[np.ndarray, " N"]], Iterable[MaskCrop]]
-"""Gives the mask crops of the objects with these positions, one at a time."""
+"""Yields the mask crops of the instances with these indices, one at a time."""
 
 
 def draw_objects(
@@ -32,10 +32,9 @@ def draw_objects(
     *,
     outline_boxes: bool = False,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Objects (xyxy pixels, class positions, masks) over a copy of `image` (H, W), (H, W, 3) or (H, W, 4) uint8.
+    """Draw instances (xyxy pixels, class indices, masks) on a copy of `image` (H, W), (H, W, 3) or (H, W, 4) uint8.
 
-    The first objects are the most important: their captions are placed first. Small objects are painted over large
-    ones.
+    Captions of the first instances are placed first. Small instances are painted over large ones.
     """
     canvas = rgb(image).copy()
     colors = instance_colors(boxes, labels)
@@ -53,7 +52,7 @@ def draw_objects(
 
 
 def rgb(image: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
-    """A gray (H, W) or RGBA (H, W, 4) uint8 array as RGB; RGB as it is."""
+    """Convert a gray (H, W) or RGBA (H, W, 4) uint8 array to RGB; RGB is returned as it is."""
     if image.ndim == 2:
         return np.repeat(image[:, :, None], 3, axis=2)
     return image[:, :, :3]
@@ -62,8 +61,8 @@ def rgb(image: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
 def paint_mask(
     canvas: UInt8[np.ndarray, "H W 3"], crop: MaskCrop, color: UInt8[np.ndarray, " 3"], thickness: int
 ) -> None:
-    """One object's mask: its inside tinted, its outline (that of holes too) `thickness` pixels wide, less for a
-    small object.
+    """Paint the mask of one instance: tint its inside and draw its outline (also of holes) `thickness` pixels wide, or
+    thinner for a small instance.
     """
     height, width = crop.bitmap.shape
     if not crop.bitmap.any():
@@ -87,18 +86,18 @@ def paint_mask(
 def paint_box(
     canvas: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, " 4"], color: UInt8[np.ndarray, " 3"], thickness: int
 ) -> None:
-    """The outline of one box (xyxy pixels)."""
+    """Draw the outline of one box (xyxy pixels)."""
     x0, y0, x1, y1 = box.round().astype(int).tolist()
     cv2.rectangle(canvas, (x0, y0), (max(x1 - 1, x0), max(y1 - 1, y0)), line_color(color, 0), thickness)
 
 
 def enlargement(size: tuple[int, int]) -> int:
-    """The whole number by which an image of `size` (height, width) is enlarged so that a drawing on it is legible."""
+    """Return the integer factor by which an image of `size` (height, width) is enlarged for a legible drawing."""
     return -(-LEGIBLE_SIDE // max(size)) if max(size) < LEGIBLE_SIDE * 0.8 else 1
 
 
 def enlarge(image: np.ndarray, factor: int) -> UInt8[np.ndarray, "H W 3"]:
-    """The image with each side `factor` times as long."""
+    """Resize the image by an integer factor."""
     height, width = image.shape[:2]
     return (
         rgb(image)
@@ -108,12 +107,12 @@ def enlarge(image: np.ndarray, factor: int) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def crops_of(masks: MaskCrops, factor: int = 1) -> Crops:
-    """The crops of annotated objects, for `draw_objects` on the annotated image enlarged by `factor`.
+    """Return the crops of annotated instances, for `draw_objects` on the annotated image enlarged by `factor`.
 
-    Raises `ValueError` if the masks were resized, flipped or cropped since they were read.
+    Raises `ValueError` if the masks were resized, flipped or cropped after reading.
     """
     if (masks.scale, masks.shift) != ((1.0, 1.0), (0.0, 0.0)):
-        raise ValueError("these masks belong to a transformed image: give those of the annotated one")
+        raise ValueError("these masks belong to a transformed image: pass the masks of the annotated image")
     ends = np.cumsum([0, *masks.sizes.prod(1).tolist()])
 
     def crops(order: Int[np.ndarray, " N"]) -> Iterator[MaskCrop]:
@@ -131,7 +130,7 @@ def crops_of(masks: MaskCrops, factor: int = 1) -> Crops:
 
 
 def enlarge_crop(crop: MaskCrop, factor: int) -> MaskCrop:
-    """A mask for an image that was enlarged: its outline is smooth, not a staircase."""
+    """Enlarge a mask with a smooth outline, for an enlarged image."""
     height, width = crop.bitmap.shape
     if factor == 1 or not crop.bitmap.size:
         return crop
@@ -144,7 +143,7 @@ def enlarge_crop(crop: MaskCrop, factor: int) -> MaskCrop:
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> UInt8[np.ndarray, "H W 3"]:
-    """Two images on a white sheet, each under its title, the tops level."""
+    """Put two images side by side on a white sheet, aligned at the top, each under its title."""
     images = [rgb(left), rgb(right)]
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     size = max(12, round(font_size((height, width)) * 1.25))

@@ -1,6 +1,4 @@
-"""Captions of objects: set in a size that suits the image, placed where they cover neither one another nor other
-objects much.
-"""
+"""Captions of instances: sized for the image, and placed so that they do not overlap and cover few other instances."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,19 +12,17 @@ from htc.visual.palette import text_color
 
 FONT = Path(__file__).parent / "fonts" / "DejaVuSans-Bold.ttf"
 SMALLEST_FONT, USUAL, REFERENCE_SIDE = 10, 13, 640
-"""Font sizes in pixels: the least that is legible, and the usual one on an image whose long side is 640."""
+"""Font sizes in pixels: the smallest legible one, and the usual one on an image with a long side of 640."""
 CROWDED = 0.13
-"""Share of the image that captions may cover together. Beyond it only the last word (the score) of each is drawn, in
-the middle of objects that have room for it, so that the objects stay visible.
+"""Maximum share of the image that captions may cover in total. Beyond it, only the last word (the score) of each is
+drawn, in the middle of instances that have room for it, so that the instances stay visible.
 """
 WORTHWHILE = 1 / 3
-"""Share of the objects of a crowded image that must have room; a score here and there would say less than none."""
+"""Minimum share of the instances of a crowded image with room for a score; below, no scores are drawn."""
 
 
 def font_size(size: tuple[int, int]) -> int:
-    """Pixels for an image of `size` (height, width); it grows a little slower than the image, which has more to
-    show.
-    """
+    """Return the font size in pixels for an image of `size` (height, width); it grows more slowly than the image."""
     return max(SMALLEST_FONT, round(USUAL * (max(size) / REFERENCE_SIDE) ** 0.8))
 
 
@@ -36,7 +32,7 @@ def paint_labels(
     captions: Sequence[str],
     colors: UInt8[np.ndarray, "N 3"],
 ) -> None:
-    """Draw captions into `canvas`, the first ones first: those that would cover an earlier one are left out."""
+    """Draw captions into `canvas` in order; captions that would cover an earlier one are left out."""
     size = canvas.shape[:2]
     font = load_font(font_size(size))
     crowded = sum(font.getlength(caption) for caption in captions) * font.size * 1.4 > CROWDED * size[0] * size[1]
@@ -63,16 +59,16 @@ def paint_labels(
 
 @lru_cache(maxsize=16)
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans Bold, bundled, which has Latin, Greek and Cyrillic letters."""
+    """Load DejaVu Sans Bold, bundled, which has Latin, Greek and Cyrillic letters."""
     return ImageFont.truetype(str(FONT), size)
 
 
 def _patch(text: str, font: ImageFont.FreeTypeFont) -> UInt8[np.ndarray, "h w 2"]:
-    """A caption as two coverages 0..255: of its rounded plate, and of its letters."""
+    """Render a caption as two coverage maps 0..255: of its rounded background, and of its letters."""
     margin = max(2, round(font.size * 0.28))
     ascent, descent = font.getmetrics()
     width, height = round(font.getlength(text)) + 2 * margin, ascent + descent + margin // 2
-    # Four times as large and reduced again: PIL draws rounded corners without antialiasing.
+    # Drawn four times as large and reduced, since PIL draws rounded corners without antialiasing.
     plate = Image.new("L", (4 * width, 4 * height))
     ImageDraw.Draw(plate).rounded_rectangle((0, 0, 4 * width - 1, 4 * height - 1), radius=4 * margin, fill=255)
     letters = Image.new("L", (width, height))
@@ -81,8 +77,8 @@ def _patch(text: str, font: ImageFont.FreeTypeFont) -> UInt8[np.ndarray, "h w 2"
 
 
 def _spots_around(box: Float[np.ndarray, " 4"], patch: tuple[int, int]) -> list[tuple[int, int]]:
-    """Corners (x, y) to try for a patch (height, width): above the box, in it if it is tall, below it, at its right
-    end, beside it.
+    """Return candidate corners (x, y) for a patch (height, width): above the box, in it if it is tall, below it, at its
+    right end, beside it.
     """
     (height, width), (x0, y0, x1, y1) = patch, box.round().astype(np.int64).tolist()
     inside = [(x0, y0), (x0, y1 - height)] if y1 - y0 > 1.8 * height else []
@@ -98,7 +94,7 @@ def _spots_around(box: Float[np.ndarray, " 4"], patch: tuple[int, int]) -> list[
 
 
 def _spots_within(box: Float[np.ndarray, " 4"], patch: tuple[int, int]) -> list[tuple[int, int]]:
-    """The middle of the box, if the patch (height, width) leaves most of it free."""
+    """Return the middle of the box if a patch (height, width) leaves most of the box free."""
     (height, width), (x0, y0, x1, y1) = patch, box.round().astype(np.int64).tolist()
     if width > 0.9 * (x1 - x0) or 2.2 * height * width > (x1 - x0) * (y1 - y0):
         return []
@@ -108,7 +104,9 @@ def _spots_within(box: Float[np.ndarray, " 4"], patch: tuple[int, int]) -> list[
 def _free_spot(
     corners: list[tuple[int, int]], patch: tuple[int, int], size: tuple[int, int], placed: Int[np.ndarray, "M 4"]
 ) -> Int[np.ndarray, " 4"] | None:
-    """The first place (xyxy) inside the image, moved a little if need be, that covers no earlier one; or None."""
+    """Return the first position (xyxy) inside the image, moved a little if needed, that covers no earlier caption, or
+    None.
+    """
     height, width = patch
     for x, y in corners:
         left, top = min(max(x, 0), size[1] - width), min(max(y, 0), size[0] - height)

@@ -1,6 +1,6 @@
-"""Reports as one HTML file that needs nothing beside it: no script, no network, light and dark, on paper too.
+"""Reports as one self-contained HTML file without scripts, for light and dark screens and for paper.
 
-A page is written as data (`Page` of `PageSection`s of parts); how it looks is `page.html.jinja` alone.
+A page is described as data (`Page` of `PageSection`s of parts); its appearance is defined by `page.html.jinja` alone.
 """
 
 import base64
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Tone = Literal["plain", "good", "warning", "bad"]
 QUALITY = 88
-"""Of embedded JPEGs: outlines stay crisp, and a page with fifty images stays below ten megabytes."""
+"""Quality of embedded JPEGs: outlines stay sharp, and a page with fifty images stays below ten megabytes."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Notice:
-    """A paragraph that stands out: what was found, and what to do."""
+    """A highlighted paragraph."""
 
     text: str
     tone: Tone = "plain"
@@ -46,7 +46,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Fact:
-    """One number to be seen first, its name, and what it means."""
+    """A number with its name and a short explanation."""
 
     name: str
     value: str
@@ -64,7 +64,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell with a shade behind it, 0 (none) to 1."""
+    """A table cell with a background shade from 0 (none) to 1."""
 
     text: str
     shade: float = 0.0
@@ -73,9 +73,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class PageTable:
-    """Rows of texts, numbers (shown as `format(value, number_format)`, None as a dash) or `Cell`s; numbers stand
-    right.
-    """
+    """A table of texts, right-aligned numbers (formatted with `number_format`; None is a dash), or `Cell`s."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence["str | int | float | Cell | None"]]
@@ -84,7 +82,7 @@ class PageTable:
     kind: Literal["table"] = "table"
 
     def shown(self, value: "str | int | float | Cell | None") -> Cell:
-        """What stands in the cell."""
+        """Return the cell for a value."""
         if isinstance(value, Cell):
             return value
         if value is None or (isinstance(value, float) and value != value):
@@ -92,25 +90,25 @@ class PageTable:
         return Cell(format(value, self.number_format) if isinstance(value, float) else str(value))
 
     def is_number(self, column: int) -> bool:
-        """Whether the column's cells stand right."""
+        """Return whether the cells of a column are right-aligned."""
         return all(not isinstance(row[column], str) for row in self.rows) and bool(self.rows)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """An image or chart; `source` is a `data:` address (see `pixels` and `vector`)."""
+    """An image or chart; `source` is a `data:` URL (see `pixels` and `vector`)."""
 
     source: str
     alt: str
     caption: str = ""
     wide: bool = False
-    """Over the whole width of the page."""
+    """Use the whole width of the page."""
     kind: Literal["figure"] = "figure"
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Figures side by side, as many as fit; `least` is the width in pixels below which one moves to the next row."""
+    """Figures side by side, as many as fit in a row; `least` is the minimum width of a figure in pixels."""
 
     figures: Sequence[Figure]
     least: int = 300
@@ -122,14 +120,14 @@ PagePart = Text | Notice | Facts | PageTable | Figure | Gallery
 
 @dataclass(frozen=True)
 class PageSection:
-    """A heading and what stands below it."""
+    """A heading with its content."""
 
     title: str
     parts: Sequence[PagePart]
     lead: str = ""
-    """One sentence below the heading: what the reader learns here."""
+    """A sentence below the heading that introduces the content."""
     folded: bool = False
-    """Closed until it is clicked (open on paper): long lists."""
+    """Collapsed until it is clicked (expanded on paper), for long lists."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ class Page:
 
 
 def pixels(image: UInt8[np.ndarray, "H W 3"], *, lossless: bool = False) -> str:
-    """An RGB image as a `data:` address, JPEG or PNG."""
+    """Encode an RGB image as a `data:` URL, JPEG or PNG."""
     stream = io.BytesIO()
     if lossless:
         Image.fromarray(image).save(stream, "PNG", optimize=True)
@@ -154,19 +152,19 @@ def pixels(image: UInt8[np.ndarray, "H W 3"], *, lossless: bool = False) -> str:
 
 
 def vector(svg: str) -> str:
-    """An SVG drawing as a `data:` address; as an image it can neither run scripts nor load anything."""
+    """Encode an SVG drawing as a `data:` URL; as an image it can neither run scripts nor load anything."""
     return _data("svg+xml", svg.encode())
 
 
 def render(page: Page) -> str:
-    """The HTML text. Whatever a title, cell or caption holds is shown as it is, never taken for HTML."""
+    """Render the HTML text. Titles, cells and captions are escaped, so that they are never interpreted as HTML."""
     return _template().render(
         page=page, sections=[(f"s{number}", section) for number, section in enumerate(page.sections, start=1)]
     )
 
 
 def write_page(path: str | Path, page: Page) -> None:
-    """Writes the page, whole or not at all; raises `OutputError`."""
+    """Write the page atomically; raises `OutputError`."""
     content = render(page).encode()
     with whole_file(Path(path)) as writer:
         writer.write(content)

@@ -146,7 +146,7 @@ def test_every_tensor_of_a_file_finds_its_place(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"rfp_steps=2": "rfp_steps=3"}, "looks 3 times"),
+        ({"rfp_steps=2": "rfp_steps=3"}, "has 3 steps"),
         ({"(1, 3, 6, 1)": "(1, 6, 12, 1)"}, "dilations"),
         ({"'ConvAWS'": "'ConvWS'"}, "ConvWS"),
     ],

@@ -221,7 +221,7 @@ def test_a_folder_of_ours_says_the_stride(tmp_path: Path) -> None:
         ({"roi_heads.box_head.new.weight": torch.zeros(2, 2)}, "unexpected: roi_heads.box_head.new.weight"),
         (
             {"backbone.fpn_lateral2.norm.weight": torch.ones(8), "backbone.fpn_lateral2.norm.bias": torch.ones(8)},
-            "fpn_lateral2.norm.weight is GroupNorm of 32",
+            "fpn_lateral2.norm.weight is GroupNorm with 32",
         ),
     ],
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from htc.checkpoint.download import FetchError
 from htc.checkpoint.formats import imagenet
-from htc.checkpoint.formats.imagenet import RESNETS, expected_colors, source_of, start_from_imagenet
+from htc.checkpoint.formats.imagenet import RESNETS, expected_normalization, source_of, start_from_imagenet
 from htc.config import FishNet, Input, ResNet, Timm, ViT
 from htc.errors import CheckpointError, ConfigError
 from htc.model.backbone import build_backbone
@@ -87,7 +87,7 @@ def test_a_name_is_read_from_the_cache(config: Timm | ViT, tmp_path: Path, monke
 def test_another_network_s_file_is_refused(depth: int, tmp_path: Path) -> None:
     path = saved(getattr(torchvision.models, f"resnet{depth}")(), tmp_path / "other.pth")
     config = ResNet(depth=18, pretrained=str(path))
-    with pytest.raises(CheckpointError, match="is of another network"):
+    with pytest.raises(CheckpointError, match="belongs to another network"):
         start_from_imagenet(build_backbone(config), config)
 
 
@@ -103,7 +103,7 @@ def test_offline_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
         (ResNet(depth=18, pretrained=True), r"resnet18\.tv_in1k: offline.*set backbone\.pretrained to a file"),
         (
             Timm(name="legacy_senet154", pretrained=True),
-            r"put https://.*legacy_senet154-e9eb9fe6\.pth at .*legacy_senet154-e9eb9fe6\.pth",
+            r"download https://.*legacy_senet154-e9eb9fe6\.pth to .*legacy_senet154-e9eb9fe6\.pth",
         ),
     ):
         with pytest.raises(FetchError, match=said):
@@ -117,7 +117,7 @@ def test_offline_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
             ResNet(depth=50, groups=7, base_width=8, pretrained=True),
             "no ImageNet weights for depth, groups, base_width",
         ),
-        (Timm(name="convnext_atto", pretrained="nowhere.pth"), "no such file, and no network of timm"),
+        (Timm(name="convnext_atto", pretrained="nowhere.pth"), "no such file, and not the name of a timm network"),
         (FishNet(pretrained="nowhere.pth"), "no such file$"),
         (
             Timm(name="convnext_atto", pretrained="resnet50.no_such_tag"),
@@ -143,15 +143,18 @@ def test_nothing_asked_nothing_done() -> None:
 def test_colors_that_weights_were_trained_with(tmp_path: Path) -> None:
     """In the units of `input.mean`; a file does not say, whatever its network."""
     half = (127.5, 127.5, 127.5)
-    assert expected_colors(ViT(name="vit_base_patch16_224", pretrained=True)) == (half, half)
-    assert expected_colors(Timm(name="convnext_atto", pretrained="vit_base_patch16_224.augreg_in21k")) == (half, half)
-    mean, std = expected_colors(ResNet(depth=50, pretrained=True)) or ((), ())
+    assert expected_normalization(ViT(name="vit_base_patch16_224", pretrained=True)) == (half, half)
+    assert expected_normalization(Timm(name="convnext_atto", pretrained="vit_base_patch16_224.augreg_in21k")) == (
+        half,
+        half,
+    )
+    mean, std = expected_normalization(ResNet(depth=50, pretrained=True)) or ((), ())
     assert mean == pytest.approx(Input().mean)
     assert std == pytest.approx(Input().std)
-    assert expected_colors(ViT(name="vit_base_patch16_224")) is None
-    assert expected_colors(FishNet()) is None
+    assert expected_normalization(ViT(name="vit_base_patch16_224")) is None
+    assert expected_normalization(FishNet()) is None
     (tmp_path / "own.pth").touch()
-    assert expected_colors(ViT(name="vit_base_patch16_224", pretrained=str(tmp_path / "own.pth"))) is None
+    assert expected_normalization(ViT(name="vit_base_patch16_224", pretrained=str(tmp_path / "own.pth"))) is None
 
 
 def test_every_resnet_that_has_weights_is_in_timm_under_its_shape() -> None:

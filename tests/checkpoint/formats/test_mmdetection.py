@@ -214,9 +214,9 @@ def test_the_colors_of_a_file_without_text_are_told(tmp_path: Path) -> None:
     path = save_v2(tmp_path / "a.pth", as_v2(STATE))
     plain, told = load_model(path), load_model(path, facts=UserFacts(colors="bgr"))
     assert torch.equal(told.state_dict["backbone.conv1.weight"], plain.state_dict["backbone.conv1.weight"].flip(1))
-    with pytest.raises(CheckpointError, match=r"says otherwise than --colors rgb"):
+    with pytest.raises(CheckpointError, match="--colors rgb contradicts"):
         load_model(save_v2(tmp_path / "b.pth", as_v2(STATE), CAFFE_TEXTS[2]), facts=UserFacts(colors="rgb"))
-    with pytest.raises(CheckpointError, match=r"--norm-epsilon says nothing"):
+    with pytest.raises(CheckpointError, match=r"--norm-epsilon has no effect"):
         load_model(path, facts=UserFacts(norm_epsilon=0))
 
 
@@ -253,7 +253,7 @@ def test_guided_anchoring_of_either_generation(tmp_path: Path, year: str) -> Non
         anchor_scale=4, scales_per_octave=2, anchor_ratios=(0.5, 2.0), **stds, **limits
     )
     assert (GUIDED_NOTE in loaded.report.notes) == (year == "2020")
-    with pytest.raises(CheckpointError, match=r"rpn\.kind: the weights have guided_rpn, the configuration says rpn"):
+    with pytest.raises(CheckpointError, match=r"rpn\.kind: the weights have guided_rpn, the configuration has rpn"):
         load_model(path, overrides={"rpn": {"kind": "rpn"}})
 
 
@@ -311,7 +311,7 @@ def test_half_matching_and_foreign_files_are_errors(
 
 def test_class_names_that_do_not_fit_are_an_error_with_a_remedy(tmp_path: Path) -> None:
     path = save_v2(tmp_path / "a.pth", as_v2(STATE), classes=("a", "b"))
-    with pytest.raises(CheckpointError, match="the weights have 3, but the file names 2"):
+    with pytest.raises(CheckpointError, match="the weights have 3 classes, but the file has 2"):
         load_model(path)
     assert load_model(path, overrides={"classes": ("x", "y", "z")}).config.classes == ("x", "y", "z")
 

@@ -181,7 +181,7 @@ def test_the_epsilon_of_frozen_norms(network: str, told: float | None, epsilon: 
 
 def test_norms_that_count_batches_have_an_epsilon() -> None:
     assert not read_torchvision(stored(empty_state("v2", 3))).notes
-    with pytest.raises(CheckpointError, match="leave --norm-epsilon out"):
+    with pytest.raises(CheckpointError, match="remove --norm-epsilon"):
         read_torchvision(stored(empty_state("v2", 3)), 0)
 
 
@@ -192,7 +192,7 @@ def test_colors_are_not_told_of_torchvisions_files(tmp_path: Path) -> None:
         if not name.endswith("num_batches_tracked")
     }
     torch.save(state, tmp_path / "model.pth")
-    with pytest.raises(CheckpointError, match="--colors says nothing"):
+    with pytest.raises(CheckpointError, match="--colors has no effect"):
         load_model(tmp_path / "model.pth", facts=UserFacts("bgr"))
     noted = load_model(tmp_path / "model.pth", facts=UserFacts(norm_epsilon=0))
     assert "backbone.bn1.weight" in dict(noted.report.reordered)

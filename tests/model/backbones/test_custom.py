@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import htc
-from htc.checkpoint.formats.imagenet import expected_colors, start_from_imagenet
+from htc.checkpoint.formats.imagenet import expected_normalization, start_from_imagenet
 from htc.checkpoint.load import load_model
 from htc.checkpoint.native import save_pretrained
 from htc.config import CustomBackbone, ResNet
@@ -151,7 +151,7 @@ def test_optimizing_for_inference_leaves_it_correct() -> None:
 def test_no_imagenet_weights_and_no_complaint() -> None:
     made = detector()
     assert start_from_imagenet(made.backbone, made.config.backbone) is None
-    assert expected_colors(made.config.backbone) is None
+    assert expected_normalization(made.config.backbone) is None
     assert kept_random(made.config.backbone) is None
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints of detectron2's Mask R-CNN and Cascade Mask R-CNN with a ResNet-FPN, mapped to ours.
+"""Convert checkpoints of detectron2's Mask R-CNN and Cascade Mask R-CNN with a ResNet-FPN.
 
-First the settings that lie beside the weights (channel order, mean and deviation of the input, anchors) and the
-defaults that are assumed where the file has none; then the parameter names.
+First the settings in the file (channel order, mean and standard deviation of the input, anchors) and the defaults that
+are assumed if it has none; then the parameter names.
 """
 
 import math
@@ -22,41 +22,40 @@ from htc.ops.boxes import anchors_at
 CELLS = "proposal_generator.anchor_generator.cell_anchors."
 PIXELS = ("pixel_mean", "pixel_std")
 LAST_STAGE_WEIGHTS = (10, 20, 30)
-"""Of the box deltas of each stage; half as much for width and height."""
+"""Weights of the box deltas of each stage; half as much for width and height."""
 MEAN = (123.675, 116.28, 103.53)
 STD = {"1x1": (1.0, 1.0, 1.0), "3x3": (58.395, 57.12, 57.375)}
-"""By `backbone.stride_in`, in the order red, green, blue, as `MEAN`."""
+"""By `backbone.stride_in`, in the order red, green, blue, like `MEAN`."""
 ANCHORS = {"rpn.anchor_scale": 8.0, "rpn.anchor_ratios": (0.5, 1.0, 2.0)}
 _STRIDES = (4, 8, 16, 32, 64)
 
 
 def read_colors(stored: Stored, stride_in: str, given: Colors | None) -> Colors:
-    """The order of the channels that the network reads.
+    """Return the channel order of the network's input.
 
-    By the file's own mean where it has one that is no gray; else `given`; else BGR for MSRA's ResNets, which come in no
-    other order. Raises `CheckpointError` where what was given contradicts the mean, and where nothing tells.
+    It is taken from the file's mean if this is not gray; else it is `given`; else BGR for MSRA's ResNets, which exist
+    only in this order. Raises `CheckpointError` if `given` contradicts the mean, and if the order is unknown.
     """
     mean = _pixels(stored, "pixel_mean")
-    said: Colors | None = None if mean is None or mean[0] == mean[2] else "bgr" if mean[0] < mean[2] else "rgb"
-    if said is not None and given is not None and said != given:
+    recorded: Colors | None = None if mean is None or mean[0] == mean[2] else "bgr" if mean[0] < mean[2] else "rgb"
+    if recorded is not None and given is not None and recorded != given:
         raise CheckpointError(
-            f"{stored.path}: its pixel_mean {mean} is in the order {said}, not {given}: leave --colors out"
+            f"{stored.path}: its pixel_mean {mean} is in the order {recorded}, not {given}: remove --colors"
         )
-    known = said or given or ("bgr" if stride_in == "1x1" else None)
+    known = recorded or given or ("bgr" if stride_in == "1x1" else None)
     if known is None:
         raise CheckpointError(
-            f"{stored.path}: the file does not say in which order its network reads the colors, and with "
-            f"backbone.stride_in 3x3 there are both: "
-            "bgr in detectron2's own model zoo (X_101, X_152, syncbn), rgb where the training began with "
-            "torchvision's ImageNet weights; "
-            f"say it when you convert: htc convert {stored.path} DIR --backbone.stride-in 3x3 --colors bgr|rgb"
+            f"{stored.path}: the file does not record the channel order of its input, and with backbone.stride_in 3x3 "
+            f"both exist: bgr in detectron2's own model zoo (X_101, X_152, syncbn), rgb if the training started from "
+            f"torchvision's ImageNet weights. Set it when converting: htc convert {stored.path} DIR "
+            f"--backbone.stride-in 3x3 --colors bgr|rgb"
         )
     return known
 
 
 def read_input(stored: Stored, stride_in: str, colors: Colors) -> dict[str, Any]:
-    """Mean and deviation of the input, in the order red, green, blue: the file's own, else detectron2's for that
-    ResNet.
+    """Return mean and standard deviation of the input in the order red, green, blue: the file's, else detectron2's for
+    this ResNet.
     """
     fields = {}
     for name, field, default in zip(PIXELS, ("input.mean", "input.std"), (MEAN, STD[stride_in]), strict=True):
@@ -66,9 +65,9 @@ def read_input(stored: Stored, stride_in: str, colors: Colors) -> dict[str, Any]
 
 
 def read_anchors(stored: Stored) -> dict[str, Any]:
-    """Side and ratios of the anchors: those of the cells in the file, else detectron2's default.
+    """Return scale and ratios of the anchors: those in the file, else detectron2's defaults.
 
-    Raises `CheckpointError` for anchors that have not one side in units of the stride and the same ratios on all five
+    Raises `CheckpointError` unless the anchors have one scale (in units of the stride) and the same ratios on all five
     levels.
     """
     cells = {
@@ -77,34 +76,34 @@ def read_anchors(stored: Stored) -> dict[str, Any]:
     if not cells:
         return dict(ANCHORS)
     levels = [cells.get(str(level)) for level in range(len(_STRIDES))]
-    if len(cells) == len(levels) and (found := _side_and_ratios(levels)) is not None:
-        return {"rpn.anchor_scale": found[0], "rpn.anchor_ratios": found[1]}
+    if len(cells) == len(levels) and (anchors := _side_and_ratios(levels)) is not None:
+        return {"rpn.anchor_scale": anchors[0], "rpn.anchor_ratios": anchors[1]}
     raise CheckpointError(
-        f"{stored.path}: its anchors are not of one side in units of the stride (4, 8, 16, 32, 64) and of the same "
-        f"ratios on each of five levels: not supported"
+        f"{stored.path}: its anchors are not supported: they need one scale in units of the stride (4, 8, 16, 32, 64) "
+        f"and the same ratios on each of five levels"
     )
 
 
 def assumed(stored: Stored, stages: int, fields: dict[str, Any]) -> str:
-    """Which of detectron2's defaults were taken because no file, or not this one, says otherwise: for the report."""
+    """Return a note for the report on detectron2's defaults that are assumed because the file does not record them."""
     weights = ", ".join(map(str, LAST_STAGE_WEIGHTS[:stages]))
-    parts = [f"box deltas of the weights {weights} (cascade.delta_stds)", "aligned pooling (cascade.pooling)"]
+    parts = [f"box delta weights {weights} (cascade.delta_stds)", "aligned pooling (cascade.pooling)"]
     if not any(name.startswith(CELLS) for name in stored.tensors):
-        parts.append("anchors of the sides 32 to 512 and the ratios 0.5, 1, 2 (rpn.anchor_scale, rpn.anchor_ratios)")
+        parts.append("anchor sizes 32 to 512 and ratios 0.5, 1, 2 (rpn.anchor_scale, rpn.anchor_ratios)")
     for name, field in zip(PIXELS, ("input.mean", "input.std"), strict=True):
         if name not in stored.tensors:
             parts.append(f"{field} {fields[field]}")
     if "pixel_std" not in stored.tensors and fields["backbone.stride_in"] == "3x3":
-        # Two kinds of input share this stride, 57-fold apart.
+        # Models with this stride have one of two input scales, which differ by a factor of 57.
         parts[-1] += (
-            " as X_101 and torchvision's weights have it; X_152 and syncbn of its model zoo need --input.std 1,1,1"
+            ", which fits X_101 and torchvision's weights; X_152 and syncbn of its model zoo need --input.std 1,1,1"
         )
-    return f"the file does not say, so detectron2's defaults were taken: {'; '.join(parts)}"
+    return f"not recorded in the file, so detectron2's defaults are used: {'; '.join(parts)}"
 
 
 def _side_and_ratios(levels: list[Tensor | None]) -> tuple[float, tuple[float, ...]] | None:
-    """Side over stride, and ratios h / w, if anchors of them lie where those of every level lie, to a tenth of a
-    pixel; None else.
+    """Return the scale (side / stride) and the ratios h / w if anchors computed from them equal those of every level to
+    a tenth of a pixel, else None.
     """
     first = levels[0]
     if first is None or first.dim() != 2 or first.shape[1] != 4 or not len(first):
@@ -120,23 +119,25 @@ def _side_and_ratios(levels: list[Tensor | None]) -> tuple[float, tuple[float, .
 
 
 def _pixels(stored: Stored, name: str) -> tuple[float, ...] | None:
-    """The three values of a buffer, in the file's order."""
+    """Return the three values of a buffer, in the file's order."""
     tensor = stored.tensors.get(name)
     if tensor is None:
         return None
     values = tuple(_written(value) for value in tensor.double().flatten().tolist())
     if len(values) != 3 or not all(math.isfinite(value) for value in values):
-        raise CheckpointError(f"{stored.path}: its {name} is {values[:4]}; three numbers are supported, one a channel")
+        raise CheckpointError(
+            f"{stored.path}: its {name} is {values[:4]}; three numbers are supported, one per channel"
+        )
     return values
 
 
 def _written(value: float) -> float:
-    """A number as it was written before it became a float32: 116.28, not 116.27999878."""
+    """Return the decimal number that was rounded to this float32: 116.28, not 116.27999878."""
     return float(f"{value:.6g}")
 
 
 _STAGES, _LAYERS = (2, 3, 4, 5), range(1, 9)
-"""Of the backbone and neck; of heads that count theirs from one."""
+"""Stage numbers of the backbone and neck; layer numbers of heads, from one."""
 _RULES = (
     (r"^backbone\.bottom_up\.stem\.conv1\.norm\.", "backbone.bn1."),
     (r"^backbone\.bottom_up\.stem\.conv1\.", "backbone.conv1."),
@@ -183,29 +184,28 @@ _BOX_HEAD = (
     (r"^roi_heads\.box_(?:head|predictor)\.(\d)\.", r"roi.box_heads.\1."),
     (r"^roi_heads\.box_(?:head|predictor)\.", "roi.box_heads.0."),
 )
-"""Layers of a cascade's stages are numbered; a single stage's are not."""
+"""The stages of a cascade are numbered in the file; a single stage is not."""
 _GROUPS = 32
-"""Of every GroupNorm there."""
+"""Groups of every GroupNorm in detectron2."""
 _UNKNOWN = (
-    "the file does not say how its ResNet was built: set backbone.stride_in to 1x1 (MSRA's ImageNet weights, BGR "
-    "input; most of detectron2's model zoo) "
-    "or to 3x3 (the zoo's X_101, X_152 and syncbn, BGR too; torchvision's ImageNet weights, RGB); where no such flag "
-    "is taken, convert it first: "
-    "htc convert {path} DIR --backbone.stride-in 1x1"
+    "the file does not record the stride of its ResNet: set backbone.stride_in to 1x1 (MSRA's ImageNet weights, BGR "
+    "input; most of detectron2's model zoo) or to 3x3 (the zoo's X_101, X_152 and syncbn, also BGR; torchvision's "
+    "ImageNet weights, RGB). If a command has no such flag, convert the file first: htc convert {path} DIR "
+    "--backbone.stride-in 1x1"
 )
 
 
 def is_detectron2(names: Iterable[str]) -> bool:
-    """Whether a state dict has the names of detectron2's two-stage detectors."""
+    """Return whether a state dict has the names of detectron2's two-stage detectors."""
     return any(name.startswith("proposal_generator.rpn_head.") for name in names)
 
 
 def read_detectron2(stored: Stored, stride_in: str | None, colors: Colors | None) -> ConvertedWeights:
-    """Its weights under our names.
+    """Convert a checkpoint of detectron2.
 
-    `stride_in`: the field of our `ResNet`, which no shape shows. `colors`: as given by the user; the stem of a network
-    that reads BGR becomes one for RGB. Raises `CheckpointError` where either is not known, and for norms and anchors
-    that ours cannot express.
+    `stride_in`: the field of our `ResNet`, which no shape shows. `colors`: the channel order given by the user; the
+    stem of a network for BGR is converted to RGB. Raises `CheckpointError` if either is unknown, and for norms and
+    anchors that our models do not support.
     """
     if stride_in not in ("1x1", "3x3"):
         raise CheckpointError(f"{stored.path}: {_UNKNOWN.format(path=stored.path)}")
@@ -222,7 +222,7 @@ def read_detectron2(stored: Stored, stride_in: str | None, colors: Colors | None
         rgb_stem(result)
     pixel_major(result)
     stages = sum(f"roi.box_heads.{stage}.classify.weight" in result.weights for stage in range(len(LAST_STAGE_WEIGHTS)))
-    fields = {**read_anchors(stored), **read_input(stored, stride_in, order), **_meaning(max(stages, 1), stride_in)}
+    fields = {**read_anchors(stored), **read_input(stored, stride_in, order), **_settings(max(stages, 1), stride_in)}
     result.facts.fields.update(fields)
     result.notes.append(assumed(stored, max(stages, 1), fields))
     _one_mask_of_all_classes(result)
@@ -230,8 +230,8 @@ def read_detectron2(stored: Stored, stride_in: str | None, colors: Colors | None
     return result
 
 
-def _meaning(stages: int, stride_in: str) -> dict[str, Any]:
-    """What no shape shows: detectron2's own settings."""
+def _settings(stages: int, stride_in: str) -> dict[str, Any]:
+    """Return detectron2's settings, which no shape shows."""
     fields: dict[str, Any] = {
         "backbone.stride_in": stride_in,
         "backbone.norm": "frozen",
@@ -246,8 +246,8 @@ def _meaning(stages: int, stride_in: str) -> dict[str, Any]:
 
 
 def _check_norms(stored: Stored, result: ConvertedWeights) -> None:
-    """Norms without statistics have groups, of which no shape tells: 32 there whatever the width, fewer here in
-    narrow layers.
+    """Raise `CheckpointError` for unsupported GroupNorm. Norms without statistics are GroupNorm, always with 32 groups
+    in detectron2, but with fewer in narrow layers here.
     """
     scales = (
         name
@@ -260,37 +260,36 @@ def _check_norms(stored: Stored, result: ConvertedWeights) -> None:
         theirs = result.renamed.get(name, name)
         if name.startswith("backbone."):
             raise CheckpointError(
-                f"{stored.path}: its backbone has GroupNorm ({theirs} without running_mean), which ours has not: not "
-                f"supported"
+                f"{stored.path}: its backbone has GroupNorm ({theirs} without running_mean), which is not supported"
             )
         channels = len(result.weights[name])
         if group_norm(channels).num_groups != _GROUPS:
             raise CheckpointError(
-                f"{stored.path}: {theirs} is GroupNorm of {_GROUPS} groups over {channels} channels, ours has fewer "
-                f"groups: not supported"
+                f"{stored.path}: {theirs} is GroupNorm with {_GROUPS} groups over {channels} channels, which is not "
+                f"supported: our models have fewer groups at this width"
             )
 
 
 def _one_mask_of_all_classes(result: ConvertedWeights) -> None:
-    """Masks that are the same for every class have one row there; here each class has its own, all equal."""
+    """Repeat the row of a class-agnostic mask head for each class."""
     classes = len(result.weights.get("roi.box_heads.0.classify.bias", ())) - 1
     for leaf in ("weight", "bias"):
         name = f"roi.mask_heads.0.logits.{leaf}"
         if classes > 1 and len(result.weights.get(name, ())) == 1:
             result.change(
                 name,
-                f"the one mask of all classes repeated for each of {classes}",
+                f"the class-agnostic mask row repeated for each of {classes} classes",
                 lambda rows: rows.repeat(classes, *[1] * (rows.dim() - 1)),
             )
 
 
 def _one_mask_head(result: ConvertedWeights, stages: int) -> None:
-    """detectron2's cascade has one mask head, on the final boxes; ours has one a stage: copies, of which the first
-    alone is used.
+    """Copy the only mask head of detectron2's cascade, which is for the final boxes, to every stage; prediction uses
+    the first copy.
     """
     first = "roi.mask_heads.0."
     for name in [name for name in result.weights if name.startswith(first)]:
         for stage in range(1, stages):
             copy = name.replace(first, f"roi.mask_heads.{stage}.")
             result.weights[copy] = result.weights[name].clone()
-            result.filled.append((copy, "a copy of the one mask head there is; prediction uses the first"))
+            result.filled.append((copy, "a copy of the only mask head; prediction uses the first"))

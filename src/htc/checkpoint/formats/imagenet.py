@@ -1,7 +1,7 @@
 """ImageNet weights for a backbone: from a file, or by timm's name from the cache or the network.
 
-Needed when a training starts, never after. Files of FishNet's authors (github.com/kevin-ssy/FishNet) have other names,
-which `our_names` maps to ours.
+They are used only at the start of a training. Files of FishNet's authors (github.com/kevin-ssy/FishNet) have other
+names, which `our_names` maps to ours.
 """
 
 import re
@@ -25,13 +25,13 @@ from htc.model.backbone import build_backbone
 from htc.model.backbones.timm_features import check_name
 
 _STEM = {1: (0, 1), 2: (3, 4), 3: (6, 7)}
-"""Their stem convolution -> places of ours and of its norm."""
+"""Stem convolution in the file -> index of our convolution and of its norm."""
 _NORM = re.compile(r"\.bn([123])\.")
 _BODY = re.compile(r"fish\.fish\.(\d)\.(\d)\.(.+)")
 
 
 def our_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under our names; those already so stay, the classifier's are left out."""
+    """Rename weights to our names; our names are kept, and those of the classifier are dropped."""
     named = {(_ours(name) if name.startswith(("fish.", "conv")) else name): tensor for name, tensor in weights.items()}
     return {name: tensor for name, tensor in named.items() if name is not None}
 
@@ -40,10 +40,10 @@ def _ours(name: str) -> str | None:
     stem = re.fullmatch(r"conv([123])\.([01])\.(\w+)", name)
     if stem:
         return f"stem.{_STEM[int(stem[1])][int(stem[2])]}.{stem[3]}"
-    found = _BODY.fullmatch(_NORM.sub(r".norm\1.", name))
-    if found is None:
+    body = _BODY.fullmatch(_NORM.sub(r".norm\1.", name))
+    if body is None:
         return None
-    stage, part, rest = int(found[1]), int(found[2]), found[3]
+    stage, part, rest = int(body[1]), int(body[2]), body[3]
     if stage < 3:
         return f"tail.{stage}.{rest}"
     if stage == 3:
@@ -71,24 +71,23 @@ RESNETS = {
     (101, 32, 8): "resnext101_32x8d.tv_in1k",
     (101, 64, 4): "resnext101_64x4d.tv_in1k",
 }
-"""(depth, groups, base_width) -> timm's name: torchvision's weights, as the original's, where there are any."""
+"""(depth, groups, base_width) -> timm's name: torchvision's weights if they exist, as in mmdetection."""
 Triple = tuple[float, float, float]
 _CLASSIFIER = 4
-"""At most so many weights of a classifier follow what its backbone keeps."""
+"""Maximum number of weights of a classifier that its backbone does not have."""
 _SEED = 1901_07518
-"""Of the networks that tell what the weights filled: one that nobody draws from, as a file of the same draws would
-look unfilled.
+"""Seed of the two networks that are compared to see what the weights filled. It is used nowhere else, since weights
+drawn from the same seed would look unfilled.
 """
 _OURS = re.compile(r"^(up4|up8|norms)\.|\.(conv_offset|switch|before|after|offsets|standard)\.|\.difference$")
-"""Parts of a backbone that no classifier has."""
+"""Parts of a backbone that classifiers do not have."""
 
 
 def start_from_imagenet(backbone: nn.Module, config: Backbone) -> str | None:
-    """Copies the weights that `config.pretrained` asks for into `backbone`; their name or file, or None if it asks for
-    none.
+    """Copy the weights of `config.pretrained` into `backbone`; return their name or file, or None without any.
 
-    Raises `ConfigError` if timm has none for this network, `FetchError` if they cannot be had, `CheckpointError` if
-    they are another network's.
+    Raises `ConfigError` if timm has no weights for this network, `FetchError` if they cannot be downloaded, and
+    `CheckpointError` if they belong to another network.
     """
     if not config.pretrained:
         return None
@@ -100,33 +99,32 @@ def start_from_imagenet(backbone: nn.Module, config: Backbone) -> str | None:
 
 
 def source_of(config: Backbone) -> str:
-    """The file or the timm name of the weights a configuration asks for."""
+    """Return the file or the timm name of the configured weights."""
     if isinstance(config.pretrained, str):
         if Path(config.pretrained).is_file():
             return config.pretrained
         if isinstance(config, FishNet) or not timm.is_model(config.pretrained):
             raise ConfigError(
                 f"backbone.pretrained {config.pretrained}: no such file"
-                + ("" if isinstance(config, FishNet) else ", and no network of timm")
+                + ("" if isinstance(config, FishNet) else ", and not the name of a timm network")
             )
         return config.pretrained
     if isinstance(config, ResNet):
         shape = (config.depth, config.groups, config.base_width)
         if shape not in RESNETS:
             raise ConfigError(
-                f"backbone.pretrained: there are no ImageNet weights for depth, groups, base_width {shape}; give a "
-                f"file, or set it to false"
+                f"backbone.pretrained: there are no ImageNet weights for depth, groups, base_width {shape}; set it to "
+                f"a file or to false"
             )
         return RESNETS[shape]
     assert not isinstance(config, FishNet)
     return config.name
 
 
-def expected_colors(config: Backbone) -> tuple[Triple, Triple] | None:
-    """Mean and standard deviation (RGB, 0-255) of the images that the configured weights were trained with.
+def expected_normalization(config: Backbone) -> tuple[Triple, Triple] | None:
+    """Return the mean and standard deviation (RGB, 0-255) with which the configured weights were trained.
 
-    None where a configuration asks for no weights, or for a file, which does not say. Raises `ConfigError` as
-    `source_of`.
+    None without weights, and for a file, which does not record them. Raises `ConfigError` as `source_of` does.
     """
     name = source_of(config) if config.pretrained else ""
     described = timm.models.get_pretrained_cfg(name) if name and not Path(name).is_file() else None
@@ -137,21 +135,21 @@ def expected_colors(config: Backbone) -> tuple[Triple, Triple] | None:
 
 
 def fetch_from_timm(name: str) -> Path:
-    """The weights file of a timm name: from the cache of huggingface_hub or ours, else downloaded into it."""
+    """Return the weights file of a timm name, from the cache of huggingface_hub or ours; download it if needed."""
     check_name(name)
     described = timm.models.get_pretrained_cfg(name)
-    remedy = f"set backbone.pretrained to a file of {name} (.pth, .safetensors), or to false for a random start"
+    remedy = f"set backbone.pretrained to a file of {name} (.pth, .safetensors), or to false for random initial weights"
     if described is None or not (described.hf_hub_id or described.url):
         raise ConfigError(f"backbone.pretrained: timm has no weights named {name}; {remedy}")
     if not described.hf_hub_id:
         file = str(described.url).rsplit("/", 1)[1]
         digits = re.search(r"-([0-9a-f]{8,})\.", file)
         if digits is None:
-            raise ConfigError(f"backbone.pretrained {name}: its address has no checksum; {remedy}")
+            raise ConfigError(f"backbone.pretrained {name}: its URL has no checksum; {remedy}")
         target = cache_folder() / file
         if not target.exists() and offline():
             raise FetchError(
-                f"backbone.pretrained {name}: offline, and not in the cache; put {described.url} at {target}, or "
+                f"backbone.pretrained {name}: offline, and not in the cache; download {described.url} to {target}, or "
                 f"{remedy}"
             )
         return download(str(described.url), target, digits[1])
@@ -168,14 +166,14 @@ def fetch_from_timm(name: str) -> Path:
         return Path(hf_hub_download(described.hf_hub_id, file))
     except OSError as error:
         raise FetchError(
-            f"backbone.pretrained {name}: {described.hf_hub_id} cannot be fetched from the Hugging Face hub: {error}; "
-            f"{remedy}"
+            f"backbone.pretrained {name}: {described.hf_hub_id} cannot be downloaded from the Hugging Face hub: "
+            f"{error}; {remedy}"
         ) from error
 
 
 def read_classifier(path: Path) -> dict[str, Tensor]:
-    """The tensors of a classifier's file, running nothing of it; a `state_dict` or `model` inside, prefixes of
-    parallel training gone.
+    """Read the tensors of a classifier's file without executing anything in it; a `state_dict` or `model` in it is
+    used, and prefixes of data-parallel training are removed.
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path)
@@ -185,15 +183,15 @@ def read_classifier(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     entries = content.items() if isinstance(content, Mapping) else ()
-    found = {str(name).removeprefix("module."): value for name, value in entries if isinstance(value, TensorReference)}
-    if not found:
-        raise CheckpointError(f"{path}: holds no weights by name; give the state_dict of a classifier")
-    return file.tensors(found)
+    named = {str(name).removeprefix("module."): value for name, value in entries if isinstance(value, TensorReference)}
+    if not named:
+        raise CheckpointError(f"{path}: contains no named weights; pass the state_dict of a classifier")
+    return file.tensors(named)
 
 
 def _loaded(config: Backbone, weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Our name -> tensor of all that the weights filled. Two networks of one seed, one of them filled, tell what was
-    not.
+    """Return the tensors (by our names) that the weights filled. To find those that were not filled, two networks with
+    the same seed are compared, of which one got the weights.
     """
     weights = our_names(weights) if isinstance(config, FishNet) else weights
     plain = _seeded(config, None, name)
@@ -203,14 +201,14 @@ def _loaded(config: Backbone, weights: Mapping[str, Tensor], name: str) -> dict[
     missing = [key for key in matrices if key in same]
     if missing:
         raise CheckpointError(
-            f"backbone.pretrained {name}: is of another network: {len(missing)} weights are not in it, first "
+            f"backbone.pretrained {name}: belongs to another network: {len(missing)} weights are missing, the first is "
             f"{missing[0]}"
         )
     more = sum(tensor.ndim >= 2 for tensor in weights.values()) - len(matrices)
     if more > _CLASSIFIER:
         raise CheckpointError(
-            f"backbone.pretrained {name}: is of another network: it has {more} weights that the backbone has no "
-            f"place for"
+            f"backbone.pretrained {name}: belongs to another network: it has {more} weights that the backbone does not "
+            f"have"
         )
     return {key: value for key, value in filled.items() if key not in same}
 
@@ -224,5 +222,5 @@ def _seeded(config: Backbone, weights: Mapping[str, Tensor] | None, name: str) -
             if weights is None:
                 raise
             raise CheckpointError(
-                f"backbone.pretrained {name}: is of another network: {' '.join(str(error).split())[:300]}"
+                f"backbone.pretrained {name}: belongs to another network: {' '.join(str(error).split())[:300]}"
             ) from error

@@ -1,4 +1,4 @@
-"""Checkpoints of mmdetection 1 (2019), 2 and 3: parameter names and row order, mapped to ours."""
+"""Convert checkpoints of mmdetection 1 (2019), 2 and 3: parameter names and row order."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from htc.checkpoint.stored import Stored, entries, read_stored
 from htc.checkpoint.structure import GUIDED
 from htc.errors import CheckpointError
 
-# (pattern, replacement), first match wins. `{i}` without a stage index is Mask R-CNN's only stage.
+# (pattern, replacement); the first match applies. Names without a stage index belong to Mask R-CNN's only stage.
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -55,7 +55,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 _FLOW = re.compile(r"^mask_head\.(\d+)\.conv_res\.")
 _WITHOUT_STAGE = re.compile(r"^(bbox_head|mask_head)\.(?!\d)")
-# Of switchable and of standardised convolutions (DetectoRS).
+# Parameters of switchable and of weight-standardized convolutions (DetectoRS).
 _CONVOLUTION = {
     ".weight_gamma": ".standard.gamma",
     ".weight_beta": ".standard.beta",
@@ -65,12 +65,12 @@ _CONVOLUTION = {
     ".offset_s.": ".offsets.0.",
     ".offset_l.": ".offsets.1.",
 }
-# A convolution's own norm is called after its kind there, `norm` here; the backbone keeps the original's names.
+# A convolution's norm is named by its kind in mmdetection, `norm` here; the backbone keeps mmdetection's names.
 _NORM = re.compile(r"\.(bn|gn)\.(?=\w+$)")
 
 
 def our_name(name: str) -> str:
-    """Our name for a parameter of the original (any version, `module.` already stripped); unknown names come back
+    """Return our name for a parameter of mmdetection (any version, without `module.`); unknown names are returned
     unchanged.
     """
     plain = _WITHOUT_STAGE.sub(r"\1.0.", name.removeprefix("roi_head."))
@@ -84,7 +84,7 @@ def our_name(name: str) -> str:
 
 
 def _inside(name: str) -> str:
-    """The last parts of a name whose first ones are ours already."""
+    """Rename the last parts of a name whose first parts are already ours."""
     if not name.startswith(("backbone.", "second_look.backbone.")):
         return _NORM.sub(".norm.", name)
     for theirs, ours in _CONVOLUTION.items():
@@ -93,42 +93,40 @@ def _inside(name: str) -> str:
 
 
 def reason_to_drop(name: str) -> str | None:
-    """Why a tensor of the original is of no use to any model of ours, or None."""
+    """Return the reason why our models do not use a tensor of mmdetection, or None."""
     if name.startswith(("ema_", "ema.")):
-        return "a moving average saved beside the weights"
+        return "EMA of the weights, saved in addition to the weights"
     if name.startswith("data_preprocessor."):
-        return "the input's mean and deviation, which are configuration"
+        return "mean and standard deviation of the input, which are configuration"
     if re.match(r"^(roi_head\.)?mask_head\.0\.conv_res\.", name):
         return "never used: the first mask head has no predecessor"
     return None
 
 
 V1_NOTE = (
-    "a file of 2019: its boxes were trained with width = x2 - x1 + 1; converted onto today's geometry, it "
-    "may lose "
-    "up to 1 AP"
+    "a file of mmdetection 1 (2019): its boxes were trained with width = x2 - x1 + 1; with today's width = x2 - x1, it "
+    "may lose up to 1 AP"
 )
 
 GUIDED_NOTE = (
-    "guided anchoring of 2020 or later was trained with objects' centers as background: "
-    "`rpn.location_threshold` may "
-    "hide objects; if it does, set it to 0"
+    "guided anchoring of 2020 or later was trained with instance centers as background, so `rpn.location_threshold` "
+    "may suppress instances; if it does, set it to 0"
 )
 
 
 def read_mmdetection(path: Path) -> ConvertedWeights:
-    """Load a `.pth` of the original without running any of it; raises `CheckpointError` as `read_stored` and
+    """Read a `.pth` of mmdetection without executing anything in it; raises `CheckpointError` as `read_stored` and
     `upgrade_mmdetection` do.
     """
     return upgrade_mmdetection(read_stored(path))
 
 
 def upgrade_mmdetection(stored: Stored, colors: Colors | None = None) -> ConvertedWeights:
-    """A file of the original under our names. `colors`: the order that its network reads, as told by the user where no
-    text inside says it.
+    """Convert a file of mmdetection. `colors`: the channel order of its input, given by the user if the file has no
+    configuration text.
 
-    Raises `CheckpointError` for files of another architecture, or that a configuration text inside declares unsupported
-    (other backbones, other detectors).
+    Raises `CheckpointError` for files of another architecture, and if the configuration text in the file shows an
+    unsupported model (other backbones, other detectors).
     """
     meta = _meta(stored.content)
     kept = {name: tensor for name, tensor in stored.tensors.items() if reason_to_drop(name) is None}
@@ -144,7 +142,7 @@ def _meta(content: Any) -> Mapping[Any, Any]:
 
 
 def _classes(meta: Mapping[Any, Any]) -> tuple[str, ...] | None:
-    """Class names: `CLASSES` (mmdetection 1, 2) or `dataset_meta` (3)."""
+    """Return the class names: `CLASSES` (mmdetection 1, 2) or `dataset_meta` (3)."""
     dataset = entries(meta.get("dataset_meta"))
     for names in (meta.get("CLASSES"), dataset.get("classes"), dataset.get("CLASSES")):
         if isinstance(names, str):  # `CLASSES = ("cell")`, a forgotten comma
@@ -169,7 +167,7 @@ def _upgrade(path: Path, state: dict[str, Tensor], meta: Mapping[Any, Any], colo
     elif GUIDED in result.weights:
         result.notes.append(GUIDED_NOTE)
     if result.facts.bgr is not None and colors is not None and result.facts.bgr != (colors == "bgr"):
-        raise CheckpointError(f"{path}: the configuration inside says otherwise than --colors {colors}: leave it out")
+        raise CheckpointError(f"{path}: --colors {colors} contradicts the configuration in the file: remove it")
     if result.facts.bgr or colors == "bgr":
         rgb_stem(result)
     pixel_major(result)
@@ -185,14 +183,14 @@ def _version(path: Path, state: Mapping[str, Any], meta: Mapping[Any, Any]) -> i
     tops = sorted({name.split(".")[0] for name in state})
     hint = "; it looks like a classification backbone" if "fc" in tops and "layer1" in tops else ""
     raise CheckpointError(
-        f"{path}: no Mask R-CNN, Cascade Mask R-CNN or HTC of the original: it has {', '.join(tops[:8])} and no "
+        f"{path}: not a Mask R-CNN, Cascade Mask R-CNN or HTC of mmdetection: it has {', '.join(tops[:8])} and no "
         f"roi_head{hint}"
     )
 
 
 def _reorder_2019(path: Path, result: ConvertedWeights) -> None:
-    """mmdetection 1 had the background first: class rows roll by one, masks and class-specific boxes lose their
-    unused first class.
+    """Move the background from first to last: mmdetection 1 has it first in the class rows; masks and class-specific
+    boxes have an unused first class, which is dropped.
     """
     stages = sorted(
         name.removesuffix("classify.weight") for name in result.weights if name.endswith(".classify.weight")
@@ -212,8 +210,8 @@ def _reorder_2019(path: Path, result: ConvertedWeights) -> None:
                 continue
             if logits.shape[0] != rows:
                 raise CheckpointError(
-                    f"{path}: a file of 2019 has {rows} mask rows (classes and background), this one "
-                    f"{logits.shape[0]}: not supported"
+                    f"{path}: not supported: a file of mmdetection 1 (2019) should have {rows} mask rows (classes and "
+                    f"background), but this one has {logits.shape[0]}"
                 )
             result.change(
                 f"{masks}logits.{leaf}", "the background's unused first row dropped", lambda tensor: tensor[1:]

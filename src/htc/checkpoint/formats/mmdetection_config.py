@@ -1,7 +1,7 @@
-"""The configuration text inside a checkpoint of mmdetection, translated to our fields.
+"""Translate the configuration text in a checkpoint of mmdetection to our fields.
 
-The text is Python: `read_config_text` takes its assignments as literals and never executes it. `read_config_facts`
-turns them into dotted fields of our configuration, and into reasons why a model cannot be run here.
+The text is Python: `read_config_text` reads its assignments as literals and never executes it. `read_config_facts`
+translates them to dotted fields of our configuration, and lists reasons why a model is not supported.
 """
 
 import ast
@@ -18,7 +18,7 @@ _LARGEST = 1e15  # far above any setting; without a bound, repeated squaring wou
 
 
 class _Unknown:
-    """Stands for an expression that is no literal."""
+    """Placeholder for an expression that is not a literal."""
 
 
 UNKNOWN = _Unknown()
@@ -31,10 +31,10 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 
 def read_config_text(text: str) -> dict[str, Any]:
-    """The assignments of a configuration file as plain values.
+    """Read the assignments of a configuration file as plain values.
 
-    Understands constants, tuples, lists, dicts, `dict(...)`, numbers' arithmetic and names assigned before; whatever
-    else there is (imports, calls, comprehensions) is left out, not run. Text that is no Python gives an empty result.
+    Supports constants, tuples, lists, dicts, `dict(...)`, arithmetic on numbers and names assigned before; everything
+    else (imports, calls, comprehensions) is skipped, not executed. Text that is not Python gives an empty result.
     """
     if len(text) > _LONGEST:
         return {}
@@ -95,7 +95,7 @@ def _sensible(value: Any) -> Any:
 
 
 def _dict(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
-    """Entries with literal text keys and known values; a key of None is `**other`."""
+    """Return the entries with literal string keys and known values; a key of None is `**other`."""
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key is None and isinstance(value, dict):
@@ -106,7 +106,7 @@ def _dict(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
 
 
 def at(tree: Any, *path: str | int) -> Any:
-    """The value at a path of keys and positions, or None where there is none."""
+    """Return the value at a path of keys and indices, or None if there is none."""
     for step in path:
         if isinstance(step, str) and isinstance(tree, Mapping):
             tree = tree.get(step)
@@ -122,11 +122,11 @@ _FAMILY = ("HybridTaskCascade", "CascadeRCNN", "MaskRCNN", "TwoStageDetector")
 
 @dataclass
 class ConfigFacts:
-    """`fields`: dotted configuration field -> value. `refusals`: what makes the file unusable. `notes`: what is left
-    out.
+    """Facts in a configuration text.
 
-    `bgr`: whether its stem reads blue, green, red, None where it does not say; the fields are in the order red, green,
-    blue all the same.
+    `fields`: dotted configuration field -> value. `refusals`: reasons why the model is not supported. `notes`: settings
+    that are ignored. `bgr`: whether its input is in the order blue, green, red; None if unknown. The fields are always
+    in the order red, green, blue.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -135,19 +135,19 @@ class ConfigFacts:
     bgr: bool | None = None
 
     def put(self, name: str, value: Any, *kinds: type) -> None:
-        """Take a value over if the text has it in the right type."""
+        """Set a field if the text has a value of the right type."""
         if isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)):
             self.fields[name] = value
 
     def put_numbers(self, name: str, value: Any) -> None:
-        """Take a tuple of numbers over."""
+        """Set a field to a tuple of numbers if the text has one."""
         numbers = _numbers(value)
         if numbers:
             self.fields[name] = numbers
 
 
 def read_config_facts(text: dict[str, Any]) -> ConfigFacts:
-    """`text`: the assignments of a configuration of mmdetection 1, 2 or 3 (`read_config_text`)."""
+    """Translate the assignments of a configuration of mmdetection 1, 2 or 3 (from `read_config_text`)."""
     facts = ConfigFacts()
     model = at(text, "model")
     if not isinstance(model, dict):
@@ -157,7 +157,7 @@ def read_config_facts(text: dict[str, Any]) -> ConfigFacts:
         facts.refusals.append(f"the model is a {kind}; Mask R-CNN, Cascade Mask R-CNN and HTC are supported")
     _trunk(model, facts)
     _anchors(model, facts)
-    # 2019: the heads and the switches are fields of the model itself.
+    # In mmdetection 1 (2019), the heads and the switches are fields of the model itself.
     _cascade(at(model, "roi_head") or model, facts)
     _training(at(model, "train_cfg") or at(text, "train_cfg"), facts)
     _test(at(model, "test_cfg") or at(text, "test_cfg"), facts)
@@ -193,9 +193,9 @@ def _neck(neck: Any, facts: ConfigFacts) -> None:
         facts.refusals.append(f"the neck is a {kind}; FPN, PAFPN and RFP are supported")
     steps, rates = at(neck, "rfp_steps"), _numbers(at(neck, "aspp_dilations"))
     if steps not in (None, 2):
-        facts.refusals.append(f"the recursive pyramid looks {steps} times; 2 is supported")
+        facts.refusals.append(f"the recursive feature pyramid has {steps} steps; 2 is supported")
     if rates and rates != (1.0, *RATES, 1.0):
-        facts.refusals.append(f"the recursive pyramid's dilations are {rates}; (1, 3, 6, 1) is supported")
+        facts.refusals.append(f"the recursive feature pyramid has dilations {rates}; (1, 3, 6, 1) is supported")
 
 
 def _anchors(model: dict[str, Any], facts: ConfigFacts) -> None:
@@ -291,7 +291,7 @@ def _test(test: Any, facts: ConfigFacts) -> None:
 
 
 def _soft_nms(nms: Any) -> dict[str, Any] | None:
-    """Soft-NMS in our fields; None for any other kind."""
+    """Translate Soft-NMS to our fields; None for any other kind."""
     method = at(nms, "method") or "linear"
     if _kind(nms) != "soft_nms" or method not in ("linear", "gaussian"):
         return None
@@ -323,15 +323,13 @@ def _input(text: dict[str, Any], facts: ConfigFacts) -> None:
 
 
 def _kind(part: Any) -> str | None:
-    """The `type` of a part, without the scope that version 3 may put before it (`mmdet.ResNet`)."""
+    """Return the `type` of a part, without the scope that version 3 may add (`mmdet.ResNet`)."""
     kind = at(part, "type")
     return kind.split(".")[-1] if isinstance(kind, str) else None
 
 
 def _steps(pipeline: Any) -> Iterator[Any]:
-    """The steps, and those inside a step such as MultiScaleFlipAug (one level: deeper ones exist in no
-    configuration).
-    """
+    """Yield the steps of a pipeline and those inside a step such as MultiScaleFlipAug (one level, which is enough)."""
     for step in pipeline if isinstance(pipeline, list | tuple) else ():
         yield step
         inner = at(step, "transforms")

@@ -1,4 +1,4 @@
-"""The Paddle reproduction's HTC (a port onto PaddleDetection), onto our names and configuration."""
+"""Convert checkpoints of the Paddle reproduction of HTC (a port to PaddleDetection)."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from htc.checkpoint.stored import Stored
 from htc.errors import CheckpointError
 
 _BLOCK = re.compile(r"^backbone\.res(\d)\.res\d([a-z])(\d*)\.")
-"""Blocks are lettered; from the second on numbered (b1, b2, ...) where a stage is deep."""
+"""Blocks are named by letters; in deep stages, blocks from the second on are numbered (b1, b2, ...)."""
 _RULES = (
     (r"^backbone\.conv1\.conv1\.conv\.", "backbone.conv1."),
     (r"^backbone\.conv1\.conv1\.norm\.", "backbone.bn1."),
@@ -42,17 +42,17 @@ DELTA_STDS = tuple((1 / weight, 1 / weight, 2 / weight, 2 / weight) for weight i
 
 
 def is_paddle(names: Iterable[str]) -> bool:
-    """Whether a state dict has the names of PaddleDetection's two-stage detectors."""
+    """Return whether a state dict has the names of PaddleDetection's two-stage detectors."""
     return any(name.startswith("rpn_head.rpn_rois_score.") for name in names)
 
 
 def read_paddle(stored: Stored) -> ConvertedWeights:
-    """Its weights under our names; Paddle's linear layers are (in, out), so they are transposed. Background is last,
-    as here.
+    """Convert a checkpoint of the reproduction. Paddle's linear layers are (in, out), so they are transposed;
+    background is last, as here.
     """
     if not any(name.startswith("bbox_head.bbox_score_stage") for name in stored.tensors):
         raise CheckpointError(
-            f"{stored.path}: of PaddleDetection's models only the reproduction of HTC is supported "
+            f"{stored.path}: of PaddleDetection's models, only the reproduction of HTC is supported "
             f"(bbox_head.bbox_score_stage0, ...)"
         )
     result = ConvertedWeights(None, {}, None, ConfigFacts({"cascade.delta_stds": DELTA_STDS}), None)
@@ -67,19 +67,17 @@ def read_paddle(stored: Stored) -> ConvertedWeights:
 
 
 def _own_masks(result: ConvertedWeights) -> None:
-    """Its mask heads have 80 rows whatever the number of classes; those beyond were never used."""
+    """Drop unused mask rows: its mask heads always have 80 rows, for any number of classes."""
     classes = len(result.weights.get("roi.box_heads.0.classify.bias", ())) - 1
     for name in [name for name in result.weights if _MASK_LOGITS.match(name)]:
         if 0 < classes < len(result.weights[name]) == MASK_ROWS:
-            result.change(
-                name, f"rows beyond its {classes} classes dropped, which were never used", lambda rows: rows[:classes]
-            )
+            result.change(name, f"unused rows beyond its {classes} classes dropped", lambda rows: rows[:classes])
 
 
 def our_paddle_name(name: str) -> str:
-    """Our name for a parameter of the reproduction; unknown names come back unchanged."""
+    """Return our name for a parameter of the reproduction; unknown names are returned unchanged."""
     plain = _BLOCK.sub(
-        lambda found: f"backbone.layer{int(found[1]) - 1}.{int(found[3]) if found[3] else ord(found[2]) - ord('a')}.",
+        lambda match: f"backbone.layer{int(match[1]) - 1}.{int(match[3]) if match[3] else ord(match[2]) - ord('a')}.",
         name,
     )
     plain = rename(plain, _RULES)

@@ -1,4 +1,4 @@
-"""State dicts of torchvision's `maskrcnn_resnet50_fpn` and its v2, onto our names, row order and configuration."""
+"""Convert state dicts of torchvision's `maskrcnn_resnet50_fpn` and its v2: names, row order and configuration."""
 
 import re
 from collections.abc import Iterable
@@ -34,9 +34,9 @@ _RULES = (
     (r"^roi_heads\.mask_predictor\.mask_fcn_logits\.", "roi.mask_heads.0.logits."),
 )
 _OLD_MASK = re.compile(r"^roi_heads\.mask_head\.mask_fcn(\d+)\.")
-"""Before 2021 the mask head's layers were counted from one."""
+"""Before 2021, the layers of the mask head were numbered from one."""
 
-MEANING = {
+SETTINGS = {
     "rpn.anchor_grid": "torchvision",
     "rpn.box_loss": "smooth_l1",
     "cascade.pooling": "torchvision",
@@ -45,28 +45,28 @@ MEANING = {
     "cascade.box_loss": "smooth_l1",
     "inference.score_threshold": 0.05,
 }
-"""What no shape shows: torchvision's own settings of both versions."""
+"""Settings of both versions in torchvision, which no shape shows."""
 EPSILON = 1e-5
-"""Of our norms."""
+"""Epsilon of our norms."""
 COCO_OUTPUTS = 90
-"""COCO's category ids run to 90 with ten gaps, and torchvision's models have an output for each of them."""
+"""COCO's category ids go up to 90 with ten gaps; torchvision's models have an output for each number."""
 
 
 def is_torchvision(names: Iterable[str]) -> bool:
-    """Whether a state dict has the names of torchvision's detectors."""
+    """Return whether a state dict has the names of torchvision's detectors."""
     return any(name.startswith("rpn.head.") for name in names)
 
 
 def read_torchvision(stored: Stored, norm_epsilon: float | None = None) -> ConvertedWeights:
-    """Its weights under our names; the background's rows, first there, are last for classes and gone for boxes and
-    masks.
+    """Convert a state dict of torchvision. Its background rows are first; they are moved to the end for classes and
+    dropped for boxes and masks.
 
-    `norm_epsilon`: of the frozen norms, as given by the user, 0 or 1e-5. Raises `CheckpointError` where the file has no
-    frozen norms.
+    `norm_epsilon`: epsilon of the frozen norms, given by the user, 0 or 1e-5. Raises `CheckpointError` if it is given
+    and the file has no frozen norms.
     """
-    result = ConvertedWeights(None, {}, None, ConfigFacts(dict(MEANING)), None)
+    result = ConvertedWeights(None, {}, None, ConfigFacts(dict(SETTINGS)), None)
     for theirs, tensor in stored.tensors.items():
-        plain = _OLD_MASK.sub(lambda found: f"roi_heads.mask_head.{int(found[1]) - 1}.0.", theirs)
+        plain = _OLD_MASK.sub(lambda match: f"roi_heads.mask_head.{int(match[1]) - 1}.0.", theirs)
         result.put(stored.path, theirs, rename(plain, _RULES), tensor)
     for leaf in ("weight", "bias"):
         result.change(f"roi.box_heads.0.classify.{leaf}", "background row moved from first to last", background_last)
@@ -81,8 +81,8 @@ def read_torchvision(stored: Stored, norm_epsilon: float | None = None) -> Conve
         _frozen_norms(stored, result, norm_epsilon)
     elif norm_epsilon is not None:
         raise CheckpointError(
-            f"{stored.path}: its norms are not frozen (they count batches), so their epsilon is 1e-5: leave "
-            f"--norm-epsilon out"
+            f"{stored.path}: its norms are not frozen (they have batch counters), so their epsilon is 1e-5: remove "
+            f"--norm-epsilon"
         )
     classes = result.weights.get("roi.box_heads.0.classify.bias")
     if classes is not None and len(classes) == COCO_OUTPUTS + 1:
@@ -91,36 +91,35 @@ def read_torchvision(stored: Stored, norm_epsilon: float | None = None) -> Conve
 
 
 def _frozen_norms(stored: Stored, result: ConvertedWeights, given: float | None) -> None:
-    """Frozen norms, which keep no counter. Their epsilon is 0 in torchvision's released ResNet-50 and what was
-    trained from it, else 1e-5.
+    """Handle frozen norms, which have no batch counter. Their epsilon is 0 in torchvision's released ResNet-50 and in
+    models fine-tuned from it, else 1e-5.
     """
     result.facts.fields["backbone.norm"] = "frozen"
     released = _is_resnet50(result)
     if given is None and released:
         result.notes.append(
-            "its frozen norms were taken to have epsilon 0, as torchvision runs its released ResNet-50 of COCO and "
-            "all that is trained from it; if this "
-            f"model began from ImageNet's weights alone, convert it again: htc convert {stored.path} DIR "
-            f"--norm-epsilon 1e-5"
+            "its frozen norms are assumed to have epsilon 0, as in torchvision's released ResNet-50 for COCO and in "
+            "models fine-tuned from it; if this model was trained from ImageNet weights only, convert it again: htc "
+            f"convert {stored.path} DIR --norm-epsilon 1e-5"
         )
     if given == 0 or (given is None and released):
         _without_epsilon(result)
 
 
 def _without_epsilon(result: ConvertedWeights) -> None:
-    """Norms that run without epsilon; ours is made good in the scale."""
+    """Convert norms without epsilon: the scale compensates for the epsilon of our norms."""
     for name in [name for name in result.weights if name.startswith("backbone.") and name.endswith(".running_var")]:
         variance = result.weights[name].clamp(min=torch.finfo(torch.float32).tiny)
         factor = (1 + EPSILON / variance).sqrt()
         result.change(
             name.replace("running_var", "weight"),
-            "scaled: torchvision has no epsilon in its frozen norms",
+            "scaled, since torchvision's frozen norms have no epsilon",
             lambda w, factor=factor: w * factor,
         )
 
 
 def _is_resnet50(result: ConvertedWeights) -> bool:
-    """Whether it is the depth and width of the one backbone that torchvision has released with frozen norms."""
+    """Return whether the backbone is a ResNet-50, the only one that torchvision has released with frozen norms."""
     widths = result.weights.get("backbone.layer1.0.conv2.weight")
     blocks = [f"backbone.layer3.{block}.conv3.weight" in result.weights for block in (5, 6)]
     return widths is not None and tuple(widths.shape[:2]) == (64, 64) and blocks == [True, False]

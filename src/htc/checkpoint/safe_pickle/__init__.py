@@ -1,4 +1,4 @@
-"""A restricted reader of pickles: what `torch.save` and NumPy write, and nothing that can run.
+"""A restricted reader of pickles of `torch.save` and NumPy, which never executes code.
 
 `values` lists the names that a pickle may use and the inert objects they become, `unpickle` interprets the opcodes,
 `torch_file` and `numpy_arrays` read the two kinds of files.

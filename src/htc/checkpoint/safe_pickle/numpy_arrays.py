@@ -1,5 +1,5 @@
-"""Pickles of NumPy arrays (detectron2's `.pkl`, Paddle's `.pdparams`), read as data: nothing of NumPy is called on
-the file's behalf.
+"""Read pickles of NumPy arrays (detectron2's `.pkl`, Paddle's `.pdparams`) as data; no function that the file names is
+called.
 """
 
 import math
@@ -30,9 +30,9 @@ _REMEDY = "download or copy it again"
 
 
 def read_array_pickle(path: Path) -> Any:
-    """What the pickle holds, arrays as placeholders that `tensor_of` reads.
+    """Read the content of the pickle, with arrays as placeholders that `tensor_of` converts.
 
-    Raises `CheckpointError` for files that are missing, damaged, or ask for a name that no checkpoint needs.
+    Raises `CheckpointError` for files that are missing, damaged, or that use a name which no checkpoint needs.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: {'is a folder, not a weights file' if path.is_dir() else 'no such file'}")
@@ -41,7 +41,7 @@ def read_array_pickle(path: Path) -> Any:
             return PickleMachine().run(Bounded(file, path.stat().st_size))
     except UnsafePickleError as error:
         raise CheckpointError(
-            f"{path}: refused: {error}. Nothing of it was run. Use weights from a source you trust"
+            f"{path}: refused: {error}. Nothing in it was executed. Use weights from a source you trust"
         ) from error
     except DamagedPickleError as error:
         raise CheckpointError(f"{path}: damaged or truncated: {error}; {_REMEDY}") from error
@@ -50,27 +50,27 @@ def read_array_pickle(path: Path) -> Any:
 
 
 def arrays_in(path: Path, entries: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """The arrays among the entries, by name. Raises `CheckpointError` for names that cannot be read and arrays that
-    are not complete.
+    """Return the arrays among the entries, by name. Raises `CheckpointError` for unreadable names and incomplete
+    arrays.
     """
-    found = {}
+    tensors = {}
     for name, value in entries.items():
-        # Paddle keeps some tensors as (its own name, array).
+        # Paddle stores some tensors as (name, array).
         array = value[1] if isinstance(value, tuple) and len(value) == 2 else value
         if not (isinstance(array, Foreign) and array.name.endswith(_ARRAYS)):
             continue
         if not (isinstance(name, str) and name.isprintable()):
-            raise CheckpointError(f"{path}: an array in it has no readable name; this is not a plain checkpoint")
+            raise CheckpointError(f"{path}: an array in it has no readable name; save a plain state_dict")
         try:
-            found[name] = tensor_of(array)
+            tensors[name] = tensor_of(array)
         except DamagedPickleError as error:
             raise CheckpointError(f"{path}: {name}: {error}; {_REMEDY}") from error
-    return found
+    return tensors
 
 
 def tensor_of(array: Foreign) -> Tensor:
-    """An array as a tensor of the same type and values. Raises `DamagedPickleError` if its bytes are not what its
-    shape says.
+    """Convert an array to a tensor with the same type and values. Raises `DamagedPickleError` if its bytes do not fit
+    its shape.
     """
     if array.name.endswith("._frombuffer"):
         values, kind, shape, order = (*array.arguments, None, None, None, None)[:4]
@@ -89,7 +89,7 @@ def tensor_of(array: Foreign) -> Tensor:
 
 
 def _bytes(values: Any) -> bytes:
-    # Protocol 2 has no bytes: they are text that is to be encoded.
+    # Protocol 2 has no bytes type: bytes are stored as text to encode.
     if isinstance(values, Foreign) and values.name == "_codecs.encode" and isinstance(values.arguments[0], str):
         return values.arguments[0].encode("latin1", "replace")
     if not isinstance(values, bytes | bytearray):

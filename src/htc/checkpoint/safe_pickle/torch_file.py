@@ -1,8 +1,8 @@
-"""Containers written by `torch.save`: today's zip and the older serialisation of 2019 (pickles one after another, then
-raw storages).
+"""Read files of `torch.save`: today's zip archives and the older format of 2019 (a sequence of pickles, then raw
+storages).
 
-Only the tensors that are asked for are read. No size is believed that the file itself cannot hold, so a small file
-cannot make us allocate a large tensor.
+Only the requested tensors are read. Every size is checked against the size of the file, so that a small file cannot
+cause a large allocation.
 """
 
 import struct
@@ -19,7 +19,7 @@ from htc.checkpoint.safe_pickle.unpickle import Bounded, PickleMachine
 from htc.checkpoint.safe_pickle.values import DamagedPickleError, StorageReference, TensorReference, UnsafePickleError
 from htc.errors import CheckpointError
 
-# What the standard library raises for damaged archives, beside its own error.
+# Exceptions that the standard library raises for damaged archives, in addition to its own error.
 _ZIP_FAULTS = (
     zipfile.BadZipFile,
     NotImplementedError,
@@ -33,12 +33,12 @@ _ZIP_FAULTS = (
 _MOST_REPEATED = 8
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_MAGIC_BYTES = b"\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")
-"""As pickles of protocol 2 and later hold it, behind at most a header of 11 bytes."""
+"""The magic number in pickles of protocol 2 and later, after a header of at most 11 bytes."""
 _REMEDY = "download or copy it again"
 _OTHER_FILES = (
     (b"version https://git-lfs", "a git-lfs pointer, not the file itself: run `git lfs pull`"),
-    (b"<", "an HTML or XML page, not weights: the download went wrong, use the address of the file itself"),
-    (b"{", "JSON text, not weights: give the .pth or .safetensors file, or the folder"),
+    (b"<", "an HTML or XML page, not weights: the download failed, use the URL of the file itself"),
+    (b"{", "JSON text, not weights: pass the .pth or .safetensors file, or the folder"),
     (b"\x89PNG", "an image, not weights"),
     (b"\xff\xd8\xff", "an image, not weights"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
@@ -47,17 +47,15 @@ _OTHER_FILES = (
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What a file holds: `content` with a `TensorReference` in the place of every tensor, and where the storages
-    lie.
-    """
+    """The content of a file, with a `TensorReference` in place of every tensor, and the positions of the storages."""
 
     path: Path
     content: Any
     positions: Mapping[str, tuple[int, int]]
-    """Storage key -> (byte offset, bytes) in the file."""
+    """Storage key -> (byte offset, number of bytes) in the file."""
 
     def tensors(self, references: Mapping[str, TensorReference]) -> dict[str, Tensor]:
-        """The named tensors, on the CPU; tensors that share a storage in the file share it here."""
+        """Read the named tensors to the CPU; tensors that share a storage in the file also share it here."""
         storages: dict[str, Tensor] = {}
         result: dict[str, Tensor] = {}
         with self.path.open("rb") as file:
@@ -66,8 +64,7 @@ class TorchFile:
                 if key not in storages:
                     storages[key] = self._storage(file, reference.storage)
                 result[name] = storages[key].as_strided(reference.shape, reference.stride, reference.offset)
-        # Each may become a copy later (half precision, row order): many views of one storage must not add up to a full
-        # memory.
+        # Each may be copied later (half precision, row order): many views of one storage must not fill the memory.
         size = sum(tensor.nbytes for tensor in result.values())
         if size > _MOST_REPEATED * self.path.stat().st_size:
             raise CheckpointError(
@@ -84,8 +81,8 @@ class TorchFile:
         offset, length = self.positions[storage.key]
         if length != storage.numel * dtype.itemsize:
             raise CheckpointError(
-                f"{self.path}: damaged: storage {storage.key} claims {storage.numel} values but has {length} bytes; "
-                f"{_REMEDY}"
+                f"{self.path}: damaged: storage {storage.key} should have {storage.numel} values but has {length} "
+                f"bytes; {_REMEDY}"
             )
         if not length:
             return torch.empty(0, dtype=dtype)
@@ -97,9 +94,7 @@ class TorchFile:
 
 
 def is_plain_pickle(path: Path) -> bool:
-    """Whether the file is a pickle (protocol 2 or later) that torch.save did not write: by its first bytes, whatever
-    its name.
-    """
+    """Return whether the file is a pickle (protocol 2 or later) that torch.save did not write, by its first bytes."""
     if not path.is_file():
         return False
     try:
@@ -111,10 +106,10 @@ def is_plain_pickle(path: Path) -> bool:
 
 
 def open_torch_file(path: Path) -> TorchFile:
-    """Read the structure of a file written by `torch.save`, running none of it.
+    """Read the structure of a file of `torch.save` without executing anything in it.
 
-    Raises `CheckpointError` naming the file, what is wrong and what to do: missing, empty, truncated, another kind of
-    file, or a pickle that asks for a global no checkpoint needs (the message names it).
+    Raises a `CheckpointError` with the file, the fault and the remedy: missing, empty, truncated, another kind of file,
+    or a pickle that uses a global which no checkpoint needs (the message names it).
     """
     path = Path(path)
     if not path.is_file():
@@ -125,7 +120,7 @@ def open_torch_file(path: Path) -> TorchFile:
             return _open_zip(path) if head.startswith(b"PK\x03\x04") else _open_legacy(path, file, head)
     except UnsafePickleError as error:
         raise CheckpointError(
-            f"{path}: refused: {error}. Nothing of it was run. Use weights from a source you trust"
+            f"{path}: refused: {error}. Nothing in it was executed. Use weights from a source you trust"
         ) from error
     except DamagedPickleError as error:
         raise CheckpointError(f"{path}: damaged or truncated: {error}; {_REMEDY}") from error
@@ -144,8 +139,8 @@ def _open_zip(path: Path) -> TorchFile:
         ]
         if len(roots) != 1:
             raise CheckpointError(
-                f"{path}: a zip archive, but not one of torch.save (no data.pkl in it); unpack it if it holds "
-                f"the weights"
+                f"{path}: a zip archive, but not one of torch.save (no data.pkl in it); unpack it if it contains the "
+                f"weights"
             )
         root = roots[0]
         members = {member.filename: member for member in archive.infolist()}
@@ -170,8 +165,8 @@ def _open_zip(path: Path) -> TorchFile:
 
 
 def _extent(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> tuple[int, int]:
-    """Where a stored member's bytes lie: behind its local header (30 bytes, then a name and an extra field of given
-    lengths).
+    """Return offset and length of a stored member's bytes, which follow its local header (30 bytes, then a name and an
+    extra field of variable length).
     """
     file.seek(member.header_offset)
     header = file.read(30)
@@ -181,7 +176,7 @@ def _extent(path: Path, file: IO[bytes], member: zipfile.ZipInfo) -> tuple[int, 
         member.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
     )
     if start + member.file_size > path.stat().st_size:
-        raise zipfile.BadZipFile(f"{member.filename} reaches beyond the end")
+        raise zipfile.BadZipFile(f"{member.filename} extends beyond the end of the file")
     return start, member.file_size
 
 
@@ -203,11 +198,11 @@ def _open_legacy(path: Path, file: IO[bytes], head: bytes) -> TorchFile:
         if head[:1] == b"\x80":
             raise
         raise CheckpointError(
-            f"{path}: not a checkpoint: neither torch.save nor safetensors wrote it; give a .pth or .safetensors file"
+            f"{path}: not a checkpoint of torch.save or safetensors; pass a .pth or .safetensors file"
         ) from error
     if magic != _LEGACY_MAGIC:
         raise CheckpointError(
-            f"{path}: a pickle, but not one of torch.save, and not one of arrays in protocol 2 or later; save it again"
+            f"{path}: a pickle, but neither of torch.save nor of arrays in protocol 2 or later; save it again"
         )
     PickleMachine().run(source)  # protocol version
     system = PickleMachine().run(source)
@@ -224,19 +219,19 @@ def _open_legacy(path: Path, file: IO[bytes], head: bytes) -> TorchFile:
 def _legacy_positions(
     path: Path, file: IO[bytes], keys: list[Any], storages: Mapping[str, StorageReference]
 ) -> dict[str, tuple[int, int]]:
-    """Each storage is its length (int64, in elements) and its values; the element size is known from the tensors
-    that use it.
+    """Return the positions of the storages. Each is stored as its length (int64, in elements) and its values; the
+    element size is known from the tensors that use it.
     """
     sizes: dict[Any, int] = {key: getattr(torch, storage.dtype).itemsize for key, storage in storages.items()}
     positions: dict[str, tuple[int, int]] = {}
     end, at = path.stat().st_size, file.tell()
     for key in keys:
         if not isinstance(key, str) or key not in sizes:
-            raise DamagedPickleError("it stores values that no tensor uses")
+            raise DamagedPickleError("it contains values that no tensor uses")
         file.seek(at)
         length = int.from_bytes(file.read(8), "little", signed=True) * sizes[key]
         if length < 0 or at + 8 + length > end:
-            raise DamagedPickleError(f"storage {key} reaches beyond the end of the file")
+            raise DamagedPickleError(f"storage {key} extends beyond the end of the file")
         positions[key] = (at + 8, length)
         at += 8 + length
     return positions

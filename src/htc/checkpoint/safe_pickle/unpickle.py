@@ -1,10 +1,10 @@
-"""Pickles read as data: a small machine over pickle's opcodes that never imports a name and never calls what a file
-asks for.
+"""An interpreter of pickle opcodes that reads pickles as data: it never imports a name and never calls a function that
+a file names.
 
-A pickle is a program; Python's own unpickler runs it. This one keeps every global as an inert `Symbol`. Calling a
-symbol can only do what `rebuild` lists: an ordered dict, the description of a tensor, or a `Foreign` placeholder for
-objects of the original's packages. Everything else is refused by name. Opcode syntax is parsed by the standard
-library's `pickletools`.
+A pickle is a program, which Python's own unpickler executes. This one keeps every global as an inert `Symbol`. Calling
+a symbol can only do what `rebuild` lists: create an ordered dict, the description of a tensor, or a `Foreign`
+placeholder for objects of mmdetection's packages. Everything else is refused by name. The standard library's
+`pickletools` parses the opcodes.
 """
 
 import pickletools
@@ -34,7 +34,7 @@ _TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SH
 _BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 _LITERALS = (*_NUMBERS, *_TEXTS, *_BYTES)
 _IGNORED = frozenset(("PROTO", "FRAME"))
-# What following a damaged or senseless pickle can raise: from our stack and memo, and from pickletools.
+# Exceptions that a damaged pickle can cause, in our stack and memo and in pickletools.
 _FAULTS = (
     ValueError,
     TypeError,
@@ -49,7 +49,7 @@ _FAULTS = (
 
 
 class ByteSource(Protocol):
-    """What `pickletools` needs of a file."""
+    """The methods of a file that `pickletools` needs."""
 
     def read(self, count: int, /) -> bytes: ...
     def readline(self) -> bytes: ...
@@ -57,29 +57,29 @@ class ByteSource(Protocol):
 
 
 class Bounded:
-    """A file whose reads never ask for more than is left: a pickle may claim strings of any length, and reading
-    allocates first.
+    """A file whose reads are limited to the remaining bytes: a pickle may declare strings of any length, and reading
+    allocates memory first.
     """
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self.file, self.size = file, size
 
     def read(self, count: int) -> bytes:
-        """At most `count` bytes."""
+        """Read at most `count` bytes."""
         return self.file.read(min(count, self.size - self.file.tell()))
 
     def readline(self) -> bytes:
-        """Up to the next line end."""
+        """Read up to the end of the line."""
         return self.file.readline()
 
     def tell(self) -> int:
-        """The position in the file."""
+        """Return the position in the file."""
         return self.file.tell()
 
 
 class PickleMachine:
-    """Runs one pickle. `items` is its stack, `memo` its table of values met before, `storages` the buffers it refers
-    to.
+    """Interprets one pickle. `items` is its stack, `memo` the table of memoized values, `storages` the buffers that it
+    references.
     """
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class PickleMachine:
         }
 
     def run(self, source: ByteSource | bytes) -> Any:
-        """The value of the pickle at the source's position; a file is left just behind it.
+        """Return the value of the pickle at the position of the source; a file is then positioned after the pickle.
 
         Raises `UnsafePickleError` for a name or a call that no checkpoint needs, `DamagedPickleError` for anything that
         is not a pickle.
@@ -140,12 +140,12 @@ class PickleMachine:
                     continue
                 action = self.actions.get(opcode.name)
                 if action is None:
-                    raise UnsafePickleError(f"pickle instruction {opcode.name} has no place in a checkpoint")
+                    raise UnsafePickleError(f"its pickle has the opcode {opcode.name}, which no checkpoint needs")
                 action(argument)
         except CheckpointError:
             raise
         except _FAULTS as error:
-            raise DamagedPickleError(f"its pickle cannot be followed ({error})") from error
+            raise DamagedPickleError(f"its pickle is invalid ({error})") from error
         raise DamagedPickleError("its pickle has no end")
 
     def _memory(self, name: str) -> Callable[[Any], object]:
@@ -161,9 +161,9 @@ class PickleMachine:
             start -= 1
             if start < 0:
                 raise IndexError("no mark on the stack")
-        found = self.items[start + 1 :]
+        items = self.items[start + 1 :]
         del self.items[start:]
-        return found
+        return items
 
     def _tuple(self, count: int) -> None:
         if len(self.items) < count:
@@ -196,7 +196,7 @@ class PickleMachine:
     def _stack_global(self, _: Any) -> None:
         name, module = self.items.pop(), self.items.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            raise UnsafePickleError("a global is named by something that is no text")
+            raise UnsafePickleError("the name of a global is not a string")
         self.items.append(symbol(module, name))
 
     def _instance(self, argument: str) -> None:
@@ -213,7 +213,7 @@ class PickleMachine:
     def _new_object_ex(self, _: Any) -> None:
         keywords, arguments, target = self.items.pop(), self.items.pop(), self.items.pop()
         if not isinstance(keywords, dict):
-            raise TypeError("keywords are no dictionary")
+            raise TypeError("keywords are not a dictionary")
         self.items.append(rebuild(target, (arguments, keywords)))
 
     def _build(self, _: Any) -> None:
@@ -221,12 +221,12 @@ class PickleMachine:
         if isinstance(target, Foreign):
             target.state = state
         elif not isinstance(target, OrderedDict | TensorReference):
-            # An ordered dict's state is the `_metadata` of torch's state dicts: not needed. Nothing else may be given a
-            # state.
+            # An ordered dict's state is the `_metadata` of torch's state dicts, which is not needed. No other object
+            # may get a state.
             raise UnsafePickleError(f"a state is set on {describe_value(target)}")
 
     def _persistent(self, _: Any) -> None:
-        found = storage_reference(self.items.pop())
-        if self.storages.setdefault(found.key, found) != found:
-            raise DamagedPickleError(f"storage {found.key} is described in two ways")
-        self.items.append(found)
+        reference = storage_reference(self.items.pop())
+        if self.storages.setdefault(reference.key, reference) != reference:
+            raise DamagedPickleError(f"storage {reference.key} has two different descriptions")
+        self.items.append(reference)

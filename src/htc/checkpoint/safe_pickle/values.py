@@ -1,8 +1,7 @@
-"""What a pickle may contain: the names it may use, and the inert values they become.
+"""The names that a pickle may use, and the inert values that they become.
 
-Nothing is ever imported on a pickle's behalf: a name only becomes an inert `Foreign` or selects one of our own
-rebuilding functions. The list of names exists so that a file that asks for anything else is refused with an error
-instead of being read around.
+Nothing that a pickle names is ever imported: a name only becomes an inert `Foreign` or selects one of our own
+functions. Any name that is not listed is refused with an error.
 """
 
 from collections import OrderedDict
@@ -24,8 +23,7 @@ TORCH_STORAGES = {
     "BoolStorage": "bool",
 }
 
-# Packages whose objects the original's training runs left in checkpoints: message hubs, history buffers,
-# configurations.
+# Packages whose objects are in checkpoints of mmdetection's training: message hubs, history buffers, configurations.
 HISTORICAL_PACKAGES = frozenset(
     {
         "mmengine",
@@ -42,8 +40,7 @@ HISTORICAL_PACKAGES = frozenset(
     }
 )
 
-# A name reached through a historical package may still be somebody else's: "mmcv.os system", "mmengine.fileio
-# subprocess.run".
+# A name in a historical package may still refer to another module: "mmcv.os system", "mmengine.fileio subprocess.run".
 SUSPICIOUS_PARTS = frozenset(
     {
         "os",
@@ -120,17 +117,17 @@ _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 def canonical(module: str, name: str) -> tuple[str, str]:
-    """Python 2 module names as Python 3 spells them."""
+    """Replace Python 2 module names by those of Python 3."""
     return _PYTHON_2.get(module, module), name
 
 
 def is_historical(module: str) -> bool:
-    """Whether the module belongs to a package of the original's family."""
+    """Return whether the module belongs to one of mmdetection's packages."""
     return module.split(".")[0] in HISTORICAL_PACKAGES
 
 
 def is_harmless(module: str, name: str) -> bool:
-    """Whether a pickle may name `module.name` (canonical names)."""
+    """Return whether a pickle may use `module.name` (canonical names)."""
     if is_historical(module):
         return not SUSPICIOUS_PARTS.intersection([*module.split("."), *name.split(".")])
     if module == "numpy.dtypes":
@@ -144,11 +141,11 @@ _LONGEST_NAME = 100
 
 
 class UnsafePickleError(CheckpointError):
-    """The pickle asks for something a checkpoint has no need of."""
+    """The pickle uses something that no checkpoint needs."""
 
 
 class DamagedPickleError(CheckpointError):
-    """The bytes are no complete pickle."""
+    """The bytes are not a complete pickle."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ class Symbol:
 
 @dataclass(eq=False)
 class Foreign:
-    """An inert placeholder for an object of a known foreign class: what it was called with, never what it was."""
+    """An inert placeholder for an object of a known foreign class, with its arguments and state."""
 
     name: str
     arguments: tuple[Any, ...] = ()
@@ -175,7 +172,7 @@ class Foreign:
 
 @dataclass(frozen=True)
 class StorageReference:
-    """A flat buffer kept elsewhere in the file."""
+    """A flat buffer stored elsewhere in the file."""
 
     key: str
     dtype: str
@@ -193,7 +190,7 @@ class TensorReference:
 
 
 def dict_key(value: Any) -> Any:
-    """A dict key that can be hashed without recursion (hashing deeply nested tuples overflows the C stack)."""
+    """Check that a dict key can be hashed without recursion (deeply nested tuples overflow the C stack); return it."""
     if isinstance(value, tuple):
         for part in value:
             if not isinstance(part, str | int | float | bytes | type(None)):
@@ -204,37 +201,36 @@ def dict_key(value: Any) -> Any:
 
 
 def describe_value(value: Any) -> str:
-    """The value in an error message."""
+    """Describe the value for an error message."""
     return f"the global {value}" if isinstance(value, Symbol) else f"a {type(value).__name__}"
 
 
 def printable(text: str) -> str:
-    """A file's own text for an error message: short, and without characters that would command a terminal."""
+    """Shorten text of a file for an error message and replace characters that could control a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_NAME])
 
 
 def symbol(module: str, name: str) -> Symbol:
-    """A global by name, if checkpoints may name it; `getattr` may be named, and `rebuild` decides what of."""
+    """Return a global by name if checkpoints may use it; `getattr` is allowed, but `rebuild` checks its arguments."""
     module, name = canonical(module, name)
     if (module, name) == ("builtins", "getattr") or is_harmless(module, name):
         return Symbol(module, name)
     if module.startswith("torch.nn.modules."):
         raise UnsafePickleError(
-            f"it holds a whole pickled model ({printable(name)}) instead of weights: let its owner save "
+            f"it contains a whole pickled model ({printable(name)}) instead of weights: ask its author to save "
             f"model.state_dict()"
         )
     raise UnsafePickleError(
-        f"its pickle asks for {printable(f'{module}.{name}')}, which no checkpoint of the original needs and which "
-        f"could run code"
+        f"its pickle uses {printable(f'{module}.{name}')}, which no checkpoint needs and which could execute code"
     )
 
 
 def rebuild(target: Any, arguments: Any) -> Any:
-    """What calling `target` may amount to: our own reconstructions, a placeholder, or a refusal."""
+    """Replace a call of `target` by our own reconstruction or a placeholder; raises `UnsafePickleError` otherwise."""
     if not isinstance(target, Symbol):
         raise UnsafePickleError(f"its pickle calls {describe_value(target)}")
     if not isinstance(arguments, tuple):
-        raise TypeError("arguments are no tuple")
+        raise TypeError("arguments are not a tuple")
     match str(target):
         case "builtins.getattr":
             return _attribute(*arguments)
@@ -245,7 +241,7 @@ def rebuild(target: Any, arguments: Any) -> Any:
         case "torch.Size" if isinstance(arguments[0], tuple):
             return arguments[0]
         case "builtins.tuple" if [type(each) for each in arguments] == [tuple]:
-            # Paddle saves a tensor as a call of tuple with (its own name, array).
+            # Paddle saves a tensor as a call of tuple with (name, array).
             return arguments[0]
         case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2":
             return _tensor(*arguments[:4])
@@ -257,8 +253,8 @@ def rebuild(target: Any, arguments: Any) -> Any:
 
 
 def _attribute(owner: Any, name: Any) -> Foreign:
-    """`getattr` as protocol 2 pickles a method of a class: allowed on historical classes only (history buffers have
-    such).
+    """Handle `getattr`, with which protocol 2 pickles a method of a class: allowed only for historical classes (used by
+    history buffers).
     """
     if not (
         isinstance(owner, Symbol)
@@ -267,18 +263,18 @@ def _attribute(owner: Any, name: Any) -> Foreign:
         and is_harmless(owner.module, name)
     ):
         raise UnsafePickleError(
-            f"its pickle asks for builtins.getattr of {describe_value(owner)}, which could run code"
+            f"its pickle uses builtins.getattr of {describe_value(owner)}, which could execute code"
         )
     return Foreign(f"{owner}.{name}")
 
 
 def storage_reference(identity: Any) -> StorageReference:
-    """A persistent id of torch: ("storage", class, key, device, elements), in old files with a view of another
-    storage at the end.
+    """Parse a persistent id of torch: ("storage", class, key, device, elements), in old files followed by a view of
+    another storage.
     """
     if isinstance(identity, tuple) and identity[:1] == ("module",):
         raise UnsafePickleError(
-            "it holds a whole pickled model instead of weights: let its owner save model.state_dict()"
+            "it contains a whole pickled model instead of weights: ask its author to save model.state_dict()"
         )
     if not (
         isinstance(identity, tuple)
@@ -286,7 +282,7 @@ def storage_reference(identity: Any) -> StorageReference:
         and identity[0] == "storage"
         and isinstance(identity[1], Symbol)
     ):
-        raise UnsafePickleError("a persistent id is no torch storage")
+        raise UnsafePickleError("a persistent id is not a torch storage")
     kind, key, numel = identity[1], identity[2], identity[4]
     if kind.module != "torch" or kind.name not in TORCH_STORAGES:
         raise UnsafePickleError(f"storages of type {kind} are not supported")
@@ -296,19 +292,19 @@ def storage_reference(identity: Any) -> StorageReference:
         or not 0 <= numel < _LARGEST
         or (len(identity) > 5 and identity[5] is not None)
     ):
-        raise DamagedPickleError("a storage has an impossible key, size or view")
+        raise DamagedPickleError("a storage has an invalid key, size or view")
     return StorageReference(key, TORCH_STORAGES[kind.name], numel)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> TensorReference:
-    """A tensor's description, only if every element of it lies within its storage and none is repeated."""
+    """Return a tensor's description if all its elements lie within its storage and none is repeated."""
     if not (isinstance(storage, StorageReference) and isinstance(shape, tuple) and isinstance(stride, tuple)):
-        raise DamagedPickleError("a tensor does not say where its values are")
+        raise DamagedPickleError("a tensor has no storage, shape or stride")
     plausible = len(shape) == len(stride) <= _MOST_DIMENSIONS
     if not plausible or not all(
         isinstance(value, int) and 0 <= value < _LARGEST for value in (offset, *shape, *stride)
     ):
-        raise DamagedPickleError("a tensor has an impossible shape")
+        raise DamagedPickleError("a tensor has an invalid shape")
     count, last = 1, offset
     for size, step in zip(shape, stride, strict=True):
         count *= size
