@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -74,3 +75,23 @@ def test_pages_are_the_same_every_time_and_need_no_torch() -> None:
     calls = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True) for _ in "ab"]
     assert calls[0].stdout == calls[1].stdout
     assert calls[0].stdout.endswith("False\n")
+
+
+def test_dead_links_are_found(tmp_path: Path) -> None:
+    loader = SourceFileLoader("docs_script", str(SCRIPT.parent / "docs"))
+    spec = importlib.util.spec_from_loader("docs_script", loader)
+    assert spec is not None
+    script = importlib.util.module_from_spec(spec)
+    loader.exec_module(script)
+    (tmp_path / "guide").mkdir()
+    (tmp_path / "guide/index.html").write_text("<h1 id='top'>a</h1><img src='no.png'><a href='../#end'>x</a>")
+    (tmp_path / "index.html").write_text(
+        "<a href='guide/'></a><a href='guide/#top'></a><a href='guide/#no'></a><a href='gone/'></a>"
+        "<a href='https://example.com/gone'></a>"
+    )
+    assert script.dead_links(tmp_path) == [
+        "guide/index.html: no.png",
+        "guide/index.html: ../#end",
+        "index.html: guide/#no",
+        "index.html: gone/",
+    ]
