@@ -31,7 +31,11 @@ from htc.presets import preset
 
 folder, images = Path(sys.argv[2]), Path(htc.__file__).parent / "demo" / "nuclei"
 image, annotations = str(min((images / "val").iterdir())), str(images / "annotations" / "instances_val.json")
-config = preset("htc_r18_small").replace(input={"short_edge": 64, "long_edge": 96, "max_scale": None})
+config = preset("htc_r18_small").replace(
+    input={"short_edge": 64, "long_edge": 96, "max_scale": None},
+    rpn={"proposals": 50},
+    inference={"max_detections": 5},
+)
 htc.Predictor(Detector(config), config).save(folder / "model")
 detections = htc.load(folder / "model", device="cpu").predict(image, score_threshold=0.0, max_detections=3)
 detections.draw(), detections.save(folder / "drawn.png"), detections.masks.polygons(), detections.to_coco(image_id=1)

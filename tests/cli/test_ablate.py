@@ -22,6 +22,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "DRAWS", 10)
 
 
+@pytest.mark.slow
 def test_some_rows_of_two_tables(htc: Htc, data: Path, tmp_path: Path) -> None:
     command = (
         "ablate",

@@ -41,6 +41,7 @@ def no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
 
 
+@pytest.mark.slow
 def test_choices_are_printed_recorded_and_kept_by_a_resumed_run(htc: Htc, data: Path, tmp_path: Path) -> None:
     result = htc("train", "--data", data, *FLAGS, "--evaluate-every", "2")
     assert result.code == 0, result.err
@@ -72,6 +73,7 @@ def test_choices_are_printed_recorded_and_kept_by_a_resumed_run(htc: Htc, data: 
     assert json.loads((run / "choices.json").read_text()) == choices
 
 
+@pytest.mark.slow
 def test_loggers_are_opened_and_named(htc: Htc, data: Path, tmp_path: Path) -> None:
     result = htc("train", "--data", data, *FLAGS, "--logger", "tensorboard", "--out", "run", "--evaluate-every", "2")
     assert result.code == 0, result.err

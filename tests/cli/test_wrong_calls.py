@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from PIL import Image
@@ -12,9 +13,21 @@ from PIL import Image
 from htc.presets import preset
 
 PRESET = "htc_r50_fpn_1x_coco"
-RUNNER = (
-    "import sys; from htc.cli.app import run; code = run(sys.argv[1:]); print('torch' in sys.modules); sys.exit(code)"
-)
+RUNNER = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from htc.cli.app import run
+answers = []
+for call in json.loads(sys.argv[1]):
+    out, err, before = io.StringIO(), io.StringIO(), sorted(map(str, Path().rglob("*")))
+    with redirect_stdout(out), redirect_stderr(err):
+        code = run(call)
+    written = sorted(set(map(str, Path().rglob("*"))) ^ set(before))
+    answers.append([code, out.getvalue(), err.getvalue(), "torch" in sys.modules, written])
+print(json.dumps(answers))
+"""
+"""All calls in one process: torch, once imported by one of them, stays so for those after it."""
 PREDICT = ("predict", "a.png", "--model", PRESET)
 EVALUATE = ("evaluate", PRESET, "--annotations", "data/annotations/instances_val.json")
 TRAIN = ("train", "--data", "data")
@@ -111,14 +124,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("arguments", "message"), CALLS, ids=[" ".join(call)[:60] for call, _ in CALLS])
-def test_it_is_answered_without_torch(folder: Path, arguments: tuple[str, ...], message: str) -> None:
-    before = sorted(folder.rglob("*"))
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+    has_torch: bool
+    written: list[str]
+
+
+@pytest.fixture(scope="module")
+def answers(folder: Path) -> dict[tuple[str, ...], Answer]:
+    """What each call is answered with."""
+    calls = [call for call, _ in CALLS]
     done = subprocess.run(
-        [sys.executable, "-c", RUNNER, *arguments], capture_output=True, text=True, timeout=120, cwd=folder
+        [sys.executable, "-c", RUNNER, json.dumps(calls)], capture_output=True, text=True, timeout=120, cwd=folder
     )
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert done.stdout == "False\n", f"torch was imported: {done.stderr}"
-    assert "Traceback" not in done.stderr
-    assert sorted(folder.rglob("*")) == before
+    assert done.returncode == 0, done.stderr
+    return {call: Answer(*answer) for call, answer in zip(calls, json.loads(done.stdout), strict=True)}
+
+
+@pytest.mark.parametrize(("arguments", "message"), CALLS, ids=[" ".join(call)[:60] for call, _ in CALLS])
+def test_it_is_answered_without_torch(
+    answers: dict[tuple[str, ...], Answer], arguments: tuple[str, ...], message: str
+) -> None:
+    answer = answers[arguments]
+    assert answer.code == 2, answer.err
+    assert message in answer.err
+    assert not answer.has_torch, f"torch was imported: {answer.err}"
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+    assert answer.written == []

@@ -14,6 +14,7 @@ def export(name: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_small_htc_exports_and_agrees_at_other_sizes() -> None:
     export("small")
 

@@ -91,6 +91,7 @@ def test_parts_export_and_agree(name: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_is_named() -> None:
     done = export("precise RoI pooling")
     assert done.returncode == 2

@@ -79,6 +79,24 @@ def distinct() -> dict[str, Config]:
     return found
 
 
+def marked(configs: dict[str, Config]) -> list[Any]:
+    """Their names; the first of each kind of backbone, neck, RPN and mask head is in the fast suite, the others are
+    slow.
+    """
+    seen: set[tuple[str, str]] = set()
+    params = []
+    for name, config in configs.items():
+        kinds = {
+            ("backbone", config.backbone.kind),
+            ("neck", config.neck.kind),
+            ("rpn", config.rpn.kind),
+            ("mask head", config.cascade.mask_head.kind),
+        }
+        params.append(pytest.param(name, marks=pytest.mark.slow if kinds <= seen else ()))
+        seen |= kinds
+    return params
+
+
 def trains_and_predicts(config: Config, side: int) -> Detector:
     """One step of the preset's optimizer on one image, then detections in an image of that side."""
     torch.manual_seed(0)
@@ -109,7 +127,7 @@ def test_yaml_and_back(name: str, tmp_path: Path) -> None:
     assert Config.model_validate_json(config.model_dump_json()) == config
 
 
-@pytest.mark.parametrize("name", distinct())
+@pytest.mark.parametrize("name", marked(distinct()))
 def test_a_training_step_a_prediction_and_the_native_format(name: str, tmp_path: Path) -> None:
     config = shrunk(preset(name))
     detector = trains_and_predicts(config, 64)

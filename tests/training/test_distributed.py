@@ -100,6 +100,7 @@ def test_a_training_of_two_processes_is_that_of_one(splits, tmp_path):
     assert first.metrics.to_dict().keys() == alone.metrics.to_dict().keys()
 
 
+@pytest.mark.slow
 def test_the_first_process_logs(splits, tmp_path):
     """The others have loggers that do nothing, so that callbacks which need one work everywhere."""
     callbacks = (LearningRateMonitor(logging_interval="step"),)
@@ -126,6 +127,7 @@ def test_a_logger_that_cannot_be_opened_ends_all_processes(splits, tmp_path):
     assert together(fails) == [OutputError, ReportedElsewhereError]
 
 
+@pytest.mark.slow
 def test_images_without_any_object(tmp_path):
     annotations = write_split(tmp_path, "train", 3, 0, objects=0)
     split = Splits(annotations, tmp_path / "train", annotations, tmp_path / "train")

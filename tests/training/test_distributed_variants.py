@@ -92,6 +92,7 @@ def check(cases: dict[str, dict[str, Any]], dataset: Dataset, timeout: int) -> N
     assert [name for name, (_, finite) in first.items() if not finite] == []
 
 
+@pytest.mark.slow
 def test_a_few_variants_train_in_two_processes(dataset: Dataset) -> None:
     cases = all_cases()
     check({name: cases[name] for name in FEW}, dataset, timeout=120)
@@ -102,6 +103,7 @@ def test_every_variant_trains_in_two_processes(dataset: Dataset) -> None:
     check(all_cases(), dataset, timeout=1800)
 
 
+@pytest.mark.slow
 def test_without_semantic_fusion_the_embedding_stays_as_it_is(tmp_path: Path) -> None:
     """As in one process: it has no gradient, hence no weight decay either."""
     splits = Splits(write_split(tmp_path, "train", 4, 0), tmp_path / "train", None, None)

@@ -54,7 +54,8 @@ def begin(splits, out, epochs):
     return process
 
 
-@pytest.mark.parametrize(("kills", "epochs"), [(3, 4), pytest.param(10, 12, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "epochs"), [(3, 4), (10, 12)])
 def test_killed_at_random_moments_it_is_the_same_training(splits, tmp_path, kills, epochs):
     folder, step = uninterrupted(
         splits, tmp_path / "whole", epochs

@@ -25,6 +25,7 @@ from htc.training.run import Options, run_training
 from training.discs import write_split
 from training.tiny import tiny
 
+pytestmark = pytest.mark.slow  # whole trainings with each logger; test_metric_log.py is the fast part
 STEPS = 6
 OPTIONS = Options(device="cpu", images=0, validation_losses=False)
 

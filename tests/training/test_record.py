@@ -51,6 +51,7 @@ def test_every_step_has_a_row_and_is_reported(tmp_path):
     assert losses["square"] == sorted(losses["square"], reverse=True)
 
 
+@pytest.mark.usefixtures("real_curves")
 @pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3]), (2, [2, 3]), (9, [3])])
 def test_history_has_the_measured_epochs_and_curves_are_drawn(tmp_path, every, epochs):
     run(tmp_path, 3, every=every)

@@ -149,6 +149,7 @@ def test_without_semantic_branch(splits, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits, tmp_path):
     content = json.loads(splits.train_annotations.read_text())
     one = {
@@ -204,6 +205,7 @@ def test_the_best_weights_are_kept_and_become_the_model(splits, tmp_path, monkey
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains(splits, tmp_path):
     config = tiny(epochs=4, optimizer=AdamW(lr=2e-3)).replace(precision="bf16")
     run_training(

@@ -56,6 +56,7 @@ def step(
     return {name: float(value.detach()) for name, value in losses.items()}, gradients, statistics
 
 
+@pytest.mark.slow
 def test_losses_gradients_and_statistics_are_those_of_one_process(folder: Path) -> None:
     dataset = read_coco(folder / "train.json", folder / "train")
     config = fit_to_data(synchronised("sync"), dataset, "auto")
