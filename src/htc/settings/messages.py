@@ -119,7 +119,7 @@ def _origin(path: Path, message: str, sources: Sources) -> tuple[Path, str]:
 
     The last two cases are values that are inconsistent with each other.
     """
-    exact = [(setting_path, source) for setting_path, source in sources if setting_path == path]
+    exact = [setting for setting in sources if setting[0] == path]
     related = [
         (setting_path, source)
         for setting_path, source in sources
