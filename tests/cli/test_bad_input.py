@@ -179,7 +179,7 @@ def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_
             ("evaluate", PRESET, "--annotations", "ANNOTATIONS"),
             "'disc', 'square', which the model does not have (its classes are person",
         ),
-        (("evaluate", PRESET), "nothing to evaluate on"),
+        (("evaluate", PRESET), "no dataset to evaluate on"),
         (("evaluate", PRESET, "--annotations", "ANNOTATIONS", "--save-results", "file"), "--save-results"),
         (("convert", PRESET, "file"), "file exists already"),
         (("convert", PRESET, "file/below"), "DST file/below: file is a file"),

@@ -60,7 +60,7 @@ CALLS = (
     ((*PREDICT, "--workers", "-1"), "--workers"),
     ((*PREDICT, "--max-pixels", "5"), "a.png has 80 pixels"),
     (("evaluate", "no_preset", "--annotations", "data/annotations/instances_val.json"), "no_preset"),
-    (("evaluate", PRESET), "nothing to evaluate on"),
+    (("evaluate", PRESET), "no dataset to evaluate on"),
     (("evaluate", PRESET, "--annotations", "no.json"), "--annotations no.json: no such file"),
     ((*EVALUATE, "--images", "nowhere"), "--images nowhere: no such folder"),
     ((*EVALUATE, "--against", "no.json"), "--against no.json: no such file"),

@@ -34,7 +34,7 @@ class DoctorReport:
         >>> report.counts
         {'error': 0, 'warning': 2, 'note': 1}
         >>> [(finding.code, finding.what) for finding in report.findings][:1]
-        [('box-thin', 'its box is 0.4 x 12 pixels')]
+        [('box-empty', 'its box is 0 x 12 pixels')]
     """
 
     examination: Examination

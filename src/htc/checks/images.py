@@ -29,7 +29,7 @@ THUMBPRINT_SIDE = 16
 """The perceptual hash compares the brightness of neighboring cells, 16 x 16 horizontally and vertically: 512 bits."""
 ALIKE = 40
 """Bits of 512 by which the hashes of an image may differ after it is saved again, resized or brightened; see
-docs/doctor.md.
+docs/guides/doctor.md.
 """
 FLAT = 2.0
 """Standard deviation in gray levels below which an image has no content to compare."""

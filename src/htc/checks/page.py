@@ -143,7 +143,7 @@ def page_of(examination: Examination, fixed: RepairedFile | None = None) -> Page
         f"Dataset report: {files}",
         sections,
         verdict(examination),
-        "Written by htc doctor. All codes are explained in docs/doctor.md of hybrid-task-cascade.",
+        "Written by htc doctor. All codes are explained in docs/reference/doctor-codes.md of hybrid-task-cascade.",
     )
 
 

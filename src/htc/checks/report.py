@@ -61,7 +61,7 @@ def _fixes(findings: list[Finding]) -> str:
 
 
 def to_json(examination: Examination, fixed: RepairedFile | None = None) -> dict[str, Any]:
-    """Return the whole examination for a JSON file; docs/doctor.md describes the fields."""
+    """Return the whole examination for a JSON file; docs/reference/files.md describes the fields."""
     return {
         "ok": not examination.faulty,
         "counts": {f"{severity}s": examination.count(severity) for severity in SEVERITIES},

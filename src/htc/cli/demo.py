@@ -32,7 +32,7 @@ def demo(*, out: Folder | None = None, seed: Natural = 0, device: Device = "auto
         f"\ntook {result.seconds:.0f} s; average precision in per cent, on 30 images of other micrographs than it "
         f"learned from"
     )
-    say(f"images, annotated beside found: {result.folder / 'images'}")
+    say(f"ground truth beside prediction: {result.folder / 'pictures'}")
     say(f"curves: {result.folder / 'curves'}    model: {result.model}")
     say("\nTry next:")
     for purpose, command in result.next_commands:

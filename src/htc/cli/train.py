@@ -99,7 +99,7 @@ def train(
         Processes on this machine that train together, each on its own GPU (or CPU). Not needed under torchrun and srun.
     nodes
         Machines that train together; each needs MASTER_ADDR, MASTER_PORT and NODE_RANK in its environment
-        (docs/many_gpus.md).
+        (docs/guides/many-gpus.md).
     logger
         Log losses and metrics to tensorboard, wandb or mlflow; several may be given.
     """
