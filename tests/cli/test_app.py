@@ -88,7 +88,7 @@ def test_without_a_verb_there_is_help(htc: Htc) -> None:
         (["train"], "nothing to train on"),
         (["train", "--data", "nowhere"], "nowhere: no such folder"),
         (["train", "--epochs", "0", "--data", "."], "--epochs"),
-        (["evaluate", "--annotations", "a.json"], "MODEL or --results FILE"),
+        (["evaluate", "--annotations", "a.json"], "COCO result file (--results FILE)"),
         (["evaluate", "htc_r50_fpn_1x_coco", "--annotations", "a.json"], "a.json"),
         (["convert", "no.pth", "out"], "no.pth: no such file"),
         (["models", "--cascade.interleaved", "false"], "`htc models` takes no settings"),

@@ -190,7 +190,7 @@ def test_weights_of_another_architecture(htc: Htc, model: Path, data: Path, tmp_
         ),
         (
             ("train", "--data", "DATA", "--weights", PRESET, "--semantic", "gone"),
-            "semantic gone: no such folder; give auto, none, or",
+            "semantic gone: no such folder; pass auto, none, or",
         ),
         (("train", "--data", "DATA", "--weights", PRESET, "--resume"), "--resume --out DIR"),
         (("train", "--data", "DATA", "--weights", PRESET, "--max-time", "0"), "Give a number above 0."),

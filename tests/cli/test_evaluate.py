@@ -194,7 +194,7 @@ def test_a_folder_of_semantic_maps(htc: Htc, model: Path, data: Path, tmp_path: 
     assert set(numbers["semantic"]["per_class"]) == {"0", "1", "2"}
     result = htc("evaluate", model, "--annotations", annotations, "--semantic", "nowhere")
     assert result.code == 2
-    assert "semantic nowhere: no such folder; give auto, or a folder of PNG maps" in result.err
+    assert "semantic nowhere: no such folder; pass auto, or a folder of PNG maps" in result.err
 
 
 @pytest.mark.parametrize(

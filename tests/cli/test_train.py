@@ -81,7 +81,10 @@ def test_loggers_are_opened_and_named(htc: Htc, data: Path, tmp_path: Path) -> N
     assert list((tmp_path / "run/tensorboard").glob("events.out.tfevents.*"))
     unknown = htc("train", "--data", "gone", "--logger", "tensorbord", "neptune")
     assert (unknown.code, unknown.err.count("\n")) == (2, 1)
-    assert "no logger 'tensorbord'; did you mean tensorboard? The loggers are tensorboard, wandb, mlflow" in unknown.err
+    assert (
+        "unknown logger 'tensorbord'; did you mean tensorboard? The loggers are tensorboard, wandb, mlflow"
+        in unknown.err
+    )
 
 
 def test_a_named_preset_leaves_nothing_to_choose(htc: Htc, data: Path) -> None:

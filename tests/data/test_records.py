@@ -63,10 +63,10 @@ def test_a_fault_names_the_record(changes: dict[str, Any], message: str) -> None
 
 def test_all_faults_at_once() -> None:
     with pytest.raises(DataError, match="has 3 faults") as caught:
-        htc.Dataset.from_records([{"image": IMAGE}, {"labels": []}, PLAIN, 5])  # type: ignore[list-item]
+        htc.Dataset.from_records([{"image": IMAGE}, {"labels": []}, PLAIN, PLAIN | {"boxs": []}])  # type: ignore[list-item]
     assert "records[0]: it has no 'labels'" in str(caught.value)
     assert "records[1]: it has no 'image'" in str(caught.value)
-    assert "records[3]: it is of type int" in str(caught.value)
+    assert "did you mean 'boxes'" in str(caught.value)
 
 
 @pytest.mark.parametrize(

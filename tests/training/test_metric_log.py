@@ -265,9 +265,9 @@ def test_what_is_no_logger_is_named(tmp_path):
     [
         (
             "tensorbord",
-            r"no logger 'tensorbord'; did you mean tensorboard\? The loggers are tensorboard, wandb, mlflow",
+            r"unknown logger 'tensorbord'; did you mean tensorboard\? The loggers are tensorboard, wandb, mlflow",
         ),
-        ("neptune", "no logger 'neptune'; The loggers are tensorboard, wandb, mlflow"),
+        ("neptune", "unknown logger 'neptune'; The loggers are tensorboard, wandb, mlflow"),
     ],
 )
 def test_an_unknown_name_lists_the_known_ones(name, message):
