@@ -20,9 +20,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 OWN = PROJECT["name"]
 INSTALLED_WITH = ("pytorch_lightning", "torchmetrics", "scipy", "pandas")
 """Modules that come with the extras' packages."""
-PLAIN = """
+HIDE = """
 import json, sys
 sys.modules.update(dict.fromkeys(json.loads(sys.argv[1])))  # importing any of these fails
+"""
+NAMES = f"""{HIDE}
+import htc
+from htc.cli.app import function_of
+from htc.cli.commands import COMMANDS
+assert None not in [getattr(htc, name) for name in htc.__all__]
+assert None not in [function_of(name) for name in COMMANDS]
+"""
+PLAIN = (
+    HIDE
+    + """
 from pathlib import Path
 import htc
 from htc.cli.app import run
@@ -66,6 +77,7 @@ command("doctor", data, "--html", str(folder / "page.html"))
 answers["files"] = sorted(path.name for path in folder.iterdir())
 (folder / "answers.json").write_text(json.dumps(answers))
 """
+)
 
 
 def distributions(extra: str) -> set[str]:
@@ -120,11 +132,21 @@ def test_what_is_installed_or_not_needed_is_no_error(monkeypatch: pytest.MonkeyP
     require("mlflow", "a server", ("mlflow",))
 
 
+def without_extras(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process in which no package of an extra can be imported."""
+    hidden = json.dumps([*INSTALLED_WITH, *{module for packages in EXTRAS.values() for module in packages}])
+    return subprocess.run([sys.executable, "-c", code, hidden, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_all_public_names_and_commands_are_there_without_extras() -> None:
+    process = without_extras(NAMES)
+    assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.slow
 def test_a_plain_installation(tmp_path: Path) -> None:
     """Predicting, drawing, listing and converting work; everything else names its extra and leaves nothing behind."""
-    hidden = [*INSTALLED_WITH, *{module for packages in EXTRAS.values() for module in packages}]
-    call = [sys.executable, "-c", PLAIN, json.dumps(hidden), str(tmp_path)]
-    process = subprocess.run(call, capture_output=True, text=True, check=False)
+    process = without_extras(PLAIN, str(tmp_path))
     assert process.returncode == 0, process.stderr
     answers = json.loads((tmp_path / "answers.json").read_text())
     assert answers.pop("files") == ["converted", "drawn.png", "model", "out", "results.json"]
