@@ -188,7 +188,7 @@ def test_a_backbone_of_ones_own(data, tmp_path):
     assert result.config.backbone.kind == "custom"
     assert result.model.predict(data / "val" / "0.png").size == (72, 80)
     assert not torch.equal(result.model.detector.backbone.body.stages[0].weight, backbone.stages[0].weight)
-    with pytest.raises(htc.ConfigError, match="pass it"):
+    with pytest.raises(htc.ConfigError, match="Pass it"):
         htc.load(result.folder)
     loaded = htc.load(result.folder, backbone=Strided())
     assert loaded.predict(data / "val" / "0.png") == result.model.predict(data / "val" / "0.png")

@@ -323,7 +323,7 @@ def test_convert_turns_data_into_coco_files(htc: Htc, tmp_path: Path) -> None:
     (tmp_path / "mine/data.yaml").write_text("train: images\nnames: [cat]\n")
     result = htc("convert", "mine", "coco")
     assert result.code == 0, result.err
-    assert "1 images with 1 objects" in result.out
+    assert "1 images with 1 instances" in result.out
     assert "htc train --train-annotations coco/annotations/instances_train.json --train-images mine" in result.err
     assert json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())["categories"] == [
         {"id": 1, "name": "cat"}

@@ -92,7 +92,7 @@ class TrainingRequest:
             raise ConfigError(f"transforms is a {type(self.transforms).__name__}: give a function (image, target)")
         for one in self.callbacks:
             if not callable(getattr(one, "on_train_start", None)):  # as Lightning's are; its import would take seconds
-                raise ConfigError(f"callbacks: {one!r} is no Lightning callback")
+                raise ConfigError(f"callbacks: {one!r} is not a Lightning callback")
         if self.starts_processes:
             check_can_be_sent({"transforms": self.transforms, "backbone": self.backbone}, self.callbacks, self.loggers)
         return given
