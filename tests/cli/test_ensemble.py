@@ -125,7 +125,7 @@ def test_stages_and_maps_are_of_one_model(htc: Htc, model: Path, data: Path, mor
         "evaluate", model, "--annotations", data / "annotations" / "instances_val.json", "--views", "1:flip", *more
     )
     assert result.code == 2
-    assert "one model in one view" in result.err
+    assert "one model without views" in result.err
 
 
 def test_a_result_file_has_no_views(htc: Htc, data: Path) -> None:

@@ -57,7 +57,7 @@ def test_the_page_of_a_result_file_has_images_where_they_are(htc: Htc, data: Pat
     assert htc("evaluate", "--results", "found.json", "--annotations", annotations, "--html", "with.html").code == 0
     assert "Worst images" in (tmp_path / "with.html").read_text()
     result = htc("evaluate", "--results", "found.json", "--annotations", alone, "--html", "without.html")
-    assert "no images: give images (--images DIR)" in result.err
+    assert "pass images (--images DIR)" in result.err
     assert "Worst images" not in (tmp_path / "without.html").read_text()
 
 
@@ -200,9 +200,9 @@ def test_a_folder_of_semantic_maps(htc: Htc, model: Path, data: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (("MODEL", "--panoptic-dir", "x"), "which is missing"),
+        (("MODEL", "--panoptic-dir", "x"), "add it (--panoptic-json FILE)"),
         (("--results", "found.json", "--semantic", "auto"), "need a model"),
-        (("MODEL", "--stages", "1", "--semantic", "auto"), "leave out semantic and panoptic maps"),
+        (("MODEL", "--stages", "1", "--semantic", "auto"), "remove the semantic and panoptic maps"),
         (("MODEL", "--panoptic-json", "gone.json"), "gone.json: no such file"),
     ],
 )
