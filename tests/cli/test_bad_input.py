@@ -27,7 +27,7 @@ def refused(result: Result, *parts: str) -> None:
     assert result.out == ""
     # `htc train` has said by then what it was about to do
     said, _, _ = ("\n" + result.err).partition("\nhtc: ")
-    assert not said or "Chosen for this dataset" in said or "The rest is as given" in said
+    assert not said or "Chosen for this dataset" in said or "Derived settings" in said
     assert "\nhtc: " in "\n" + result.err
     assert "Traceback" not in result.err
     assert len(result.err.splitlines()) <= 12
