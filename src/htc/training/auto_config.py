@@ -268,8 +268,8 @@ def derived_choices(
         return [*choices, Choice({"semantic targets": "none"}, "the model has no semantic branch")]
     if semantic == "auto":
         derived = (
-            f"derived from the instances: background and {config.num_classes} classes; smaller instances cover larger "
-            f"ones, crowds are ignored"
+            f"derived from the instances: background and {config.num_classes} "
+            f"class{'' if config.num_classes == 1 else 'es'}; smaller instances cover larger ones, crowds are ignored"
         )
         return [*choices, Choice({"semantic targets": "auto"}, derived)]
     merged = "merged: each covers the ones before it" if len(semantic.merged) > 1 else "a PNG map for each image"

@@ -110,20 +110,18 @@ def sampled_losses(
     """
     class_total, box_total, count = logits.sum() * 0, deltas.sum() * 0, 0
     for i, (truth, seed) in enumerate(zip(batch.truths, batch.seeds, strict=True)):
-        candidates = inside[i]
+        rows = inside[i]
         matched = match(
-            iou(truth.boxes, anchors[i][candidates]), config.positive_iou, config.negative_iou, config.negative_iou
+            iou(truth.boxes, anchors[i][rows]), config.positive_iou, config.negative_iou, config.negative_iou
         )
         positive, negative = balanced(matched, config.samples, config.positive_fraction, generator(seed, RPN_DRAW))
         count += max(len(positive), 1) + max(len(negative), 1)
-        sampled = candidates[torch.cat([positive, negative])]
+        sampled = rows[torch.cat([positive, negative])]
         target = torch.zeros(len(sampled), device=logits.device)
         target[: len(positive)] = 1
         class_total = class_total + F.binary_cross_entropy_with_logits(logits[i, sampled], target, reduction="sum")
-        target_deltas = encode(anchors[i][candidates[positive]], truth.boxes[matched[positive]], stds)
-        box_total = box_total + box_loss(
-            deltas[i][candidates[positive]], target_deltas, config.box_loss, config.box_loss_beta
-        )
+        box_targets = encode(anchors[i][rows[positive]], truth.boxes[matched[positive]], stds)
+        box_total = box_total + box_loss(deltas[i][rows[positive]], box_targets, config.box_loss, config.box_loss_beta)
     return {
         "rpn.class": Term(class_total, class_total.new_tensor(count)),
         "rpn.box": Term(box_total, box_total.new_tensor(count)),
