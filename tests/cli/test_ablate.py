@@ -73,7 +73,7 @@ def test_some_rows_of_two_tables(htc: Htc, data: Path, tmp_path: Path) -> None:
             ("--table", "2", "--rows", "panet"),
             "table 2 has no such row; its rows: Cascade Mask R-CNN (parallel), + interleaved",
         ),
-        (("--table", "2", "--seeds", "1", "1"), "--seeds 1 1: each seed once"),
+        (("--table", "2", "--seeds", "1", "1"), "--seeds 1 1: a seed is repeated"),
         (("--table", "2", "--cascade.interleaved", "maybe"), "cascade.interleaved"),
         (("--table", "2", "--preset", "mask_rcnn_r50_fpn_1x_coco"), "cannot be taken apart"),
     ],
