@@ -32,18 +32,18 @@ def test_short_work_prints_nothing():
 
 def test_a_line_after_half_a_minute_and_not_at_every_call():
     assert lines_of([(30, 10, 30), (5, 12, 30), (25, 20, 30, "cats")]) == [
-        "evaluate: 10 of 30 (33 %), 0:30 passed, 1:00 left",
-        "evaluate cats: 20 of 30 (66 %), 1:00 passed, 0:30 left",
+        "evaluate: 10 of 30 (33 %), 0:30 elapsed, 1:00 left",
+        "evaluate cats: 20 of 30 (66 %), 1:00 elapsed, 0:30 left",
     ]
 
 
 def test_counting_anew_does_not_spoil_the_time_left():
     shown = lines_of([(60, 30, 30, "a"), (1, 1, 30, "b"), (29, 15, 30, "b")])
-    assert shown[-1] == "evaluate b: 15 of 30 (50 %), 1:30 passed, 0:30 left"
+    assert shown[-1] == "evaluate b: 15 of 30 (50 %), 1:30 elapsed, 0:30 left"
 
 
 def test_the_total_may_be_unknown():
-    assert lines_of([(30, 7, 0)]) == ["evaluate: 7, 0:30 passed"]
+    assert lines_of([(30, 7, 0)]) == ["evaluate: 7, 0:30 elapsed"]
 
 
 def test_false_is_silent_and_a_function_is_called(capsys):

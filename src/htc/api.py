@@ -1,4 +1,4 @@
-"""The functions of the public API; their work is done in their subpackages."""
+"""The functions of the public API, which are implemented in the subpackages."""
 
 from htc.checkpoint.zoo import list_models
 from htc.checks.doctor import doctor

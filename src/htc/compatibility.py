@@ -1,4 +1,4 @@
-"""Finding a torch and torchvision that do not fit together before they fail with a message about a missing operator."""
+"""Check that the versions of torch and torchvision are compatible, before an unclear error of theirs occurs."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -10,10 +10,10 @@ MINIMUM_VERSIONS = {"torch": (2, 14), "torchvision": (0, 29)}
 
 
 def check_torch(installed: Callable[[str], str] = version, load: Callable[[str], object] = import_module) -> None:
-    """Import torch and torchvision, or raise `InstallationError` with both versions and the remedy.
+    """Import torch and torchvision, or raise `InstallationError` with both versions and the fix.
 
-    A torch that is too old, a torchvision built for another torch (its operators are then missing: "operator
-    torchvision::nms does not exist"), a CPU build beside a CUDA build, and a missing package all end here.
+    It covers a torch that is too old, a torchvision built for another torch ("operator torchvision::nms does not
+    exist"), a CPU build combined with a CUDA build, and a missing package.
     """
     versions = {name: _version(name, installed) for name in MINIMUM_VERSIONS}
     for name, needed in MINIMUM_VERSIONS.items():
@@ -43,10 +43,9 @@ def _release(text: str | None) -> tuple[int, int]:
 
 
 def _message(versions: dict[str, str | None], fault: str) -> str:
-    here = " and ".join(f"{name} {found or '(missing)'}" for name, found in versions.items())
-    together = " ".join(f"'{name}>={'.'.join(map(str, needed))}'" for name, needed in MINIMUM_VERSIONS.items())
+    installed = " and ".join(f"{name} {release or '(missing)'}" for name, release in versions.items())
+    requirements = " ".join(f"'{name}>={'.'.join(map(str, needed))}'" for name, needed in MINIMUM_VERSIONS.items())
     return (
-        f"{here} do not work together: {fault}.\nInstall both at once, from the same index:\n  pip install "
-        f"--upgrade "
-        f"--force-reinstall {together}"
+        f"{installed} do not work together: {fault}.\nInstall both at once, from the same index:\n  pip install "
+        f"--upgrade --force-reinstall {requirements}"
     )

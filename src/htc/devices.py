@@ -1,4 +1,4 @@
-"""The names of devices, as `--device` and `device=` accept them. Needs no torch."""
+"""Device names that `--device` and `device=` accept. Does not import torch."""
 
 import re
 
@@ -8,7 +8,7 @@ DEVICE_NAMES = "auto, cpu, cuda, cuda:N, N (the same as cuda:N) or mps"
 
 
 class SeveralDevicesError(ConfigError):
-    """A list of devices where one is expected; `count` is their number."""
+    """A list of `count` devices was given where a single device is expected."""
 
     def __init__(self, device: object, count: int) -> None:
         super().__init__(f"device {device!r} is a list of {count}: give one of {DEVICE_NAMES}")
@@ -16,9 +16,9 @@ class SeveralDevicesError(ConfigError):
 
 
 def parse_device(device: str | int) -> str:
-    """The name that torch has for a device, or "auto": 0 and "0" become "cuda:0".
+    """Return the torch name of a device, or "auto": 0 and "0" become "cuda:0".
 
-    Whether the machine has that device is for `htc.inference.load.choose_device` to check. Raises `ConfigError` for an
+    `htc.inference.load.choose_device` checks whether the machine has the device. Raises `ConfigError` for an
     unknown name and for a list such as "0,1".
 
     Example:

@@ -1,7 +1,7 @@
 """Optional dependencies: which extra of `hybrid-task-cascade` installs which package, and the error for a missing one.
 
-A function that needs an extra calls `require` before it imports a package of it, at the latest where a user's call
-begins: `htc train` without Lightning ends with the line that installs it instead of a traceback.
+A function that needs an extra calls `require` before it imports one of its packages, so that `htc train` without
+Lightning reports the command that installs it instead of a traceback.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "mlflow": {"mlflow": "mlflow-skinny", "sqlalchemy": "sqlalchemy", "alembic": "alembic"},
     }
 )
-"""For each extra of pyproject.toml: {module: the distribution that installs it}."""
+"""Packages of each extra of pyproject.toml: {module: distribution that installs it}."""
 
 
 def require(extra: str, purpose: str, modules: Sequence[str] | None = None) -> None:
@@ -29,8 +29,8 @@ def require(extra: str, purpose: str, modules: Sequence[str] | None = None) -> N
 
     Args:
         extra: the extra that `purpose` needs.
-        purpose: what needs it, as the beginning of a sentence: "training".
-        modules: those of the extra's modules that are needed. `None`: all.
+        purpose: the subject of the error message, such as "training".
+        modules: the required modules of the extra. `None`: all.
 
     Raises:
         InstallationError: a package is missing; the message has the command that installs it.
@@ -50,4 +50,4 @@ def require(extra: str, purpose: str, modules: Sequence[str] | None = None) -> N
 
 def _is_installed(module: str) -> bool:
     spec = find_spec(module)
-    return spec is not None and spec.origin is not None  # W&B leaves folders called wandb, which are no package
+    return spec is not None and spec.origin is not None  # W&B creates folders named wandb, which are not the package

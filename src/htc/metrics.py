@@ -1,4 +1,4 @@
-"""The metrics of an evaluation: attributes for programs, tables for people, the metrics JSON for files."""
+"""The metrics of an evaluation, as attributes, as tables and as the metrics JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from htc.table import Table
 NAMES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
 """Attributes of `AveragePrecision`, and their names in the metrics JSON."""
 KINDS = {"bbox": "box", "segm": "mask"}
-"""Kinds of the metrics JSON, and their names here."""
+"""Kinds of AP in the metrics JSON, and their names in tables."""
 
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """COCO's average precision (AP) and recall (AR) of boxes or of masks: 0..1, or -1 where it is undefined."""
+    """COCO's average precision (AP) and recall (AR) of boxes or of masks: 0..1, or -1 if undefined."""
 
     ap: float
     """Mean over IoU thresholds 0.50, 0.55, ..., 0.95 and over classes."""
     ap50: float
     ap75: float
     ap_small: float
-    """Of instances below 32 x 32 pixels."""
+    """AP of instances with an area below 32 x 32 pixels."""
     ap_medium: float
     ap_large: float
-    """Of instances from 96 x 96 pixels."""
+    """AP of instances with an area of 96 x 96 pixels or more."""
     ar: float
     """Recall with the best `max_detections` detections of each image."""
     max_detections: int
 
     @classmethod
     def from_json(cls, values: Mapping[str, float]) -> "AveragePrecision":
-        """From the part `bbox` or `segm` of the metrics JSON."""
+        """Build from the part `bbox` or `segm` of the metrics JSON."""
         recall = next(name for name in values if name.startswith("AR@"))
         own = {attribute: values[name] for attribute, name in NAMES.items()}
         return cls(**own, ar=values[recall], max_detections=int(recall.removeprefix("AR@")))
@@ -59,12 +59,12 @@ class Metrics:
 
     @property
     def mask(self) -> AveragePrecision | None:
-        """Average precision of the masks; None where the model or the annotations have none."""
+        """Average precision of the masks; None if the model or the annotations have no masks."""
         return AveragePrecision.from_json(self._values["segm"]) if "segm" in self._values else None
 
     @property
     def per_class(self) -> Table:
-        """AP of each class: columns `class`, `box AP` and, where there are masks, `mask AP`."""
+        """AP of each class: columns `class`, `box AP` and, if there are masks, `mask AP`."""
         rows = [
             {"class": name} | {f"{KINDS[kind]} AP": ap for kind, ap in values.items()}
             for name, values in self._values.get("per_class", {}).items()
@@ -73,26 +73,26 @@ class Metrics:
 
     @property
     def members(self) -> dict[str, "Metrics"]:
-        """Of an ensemble's models, each by itself; empty for a single model."""
+        """Metrics of each member of an ensemble, by name; empty for a single model."""
         return {name: Metrics(values) for name, values in self._values.get("members", {}).items()}
 
     @property
     def stages(self) -> dict[str, "Metrics"]:
-        """Of the mask stages that were asked for (`stages=`), by their names such as "1" and "1-3"."""
+        """Metrics of the mask stages of the option `stages`, by name such as "1" or "1-3"."""
         return {name: Metrics(values) for name, values in self._values.get("stages", {}).items()}
 
     @property
     def against(self) -> Table:
         """The difference in AP from the other results (`against=`), with its 95 % interval over images.
 
-        Columns `kind`, `AP`, `difference`, `low`, `high`; no row without other results.
+        Columns `kind`, `AP`, `difference`, `low`, `high`; empty without other results.
         """
         rows = [{"kind": KINDS[kind]} | dict(values) for kind, values in self._values.get("against", {}).items()]
         return Table.from_rows(rows)
 
     @property
     def table(self) -> Table:
-        """One row for boxes and one for masks, the columns of the metrics JSON."""
+        """A row for boxes and a row for masks, with the columns of the metrics JSON."""
         return Table.from_rows(
             [{"": name} | dict(self._values[kind]) for kind, name in KINDS.items() if kind in self._values]
         )
@@ -123,13 +123,13 @@ class Metrics:
         return "\n\n".join(map(repr, shown))
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
+        """Format as HTML tables for notebooks."""
         tables = [self.table, *([self.per_class] if len(self.per_class) > 1 else [])]
         return "<br>".join(_in_percent(table)._repr_html_() for table in tables)
 
 
 def percent(value: float) -> str:
-    """0.4312 as `43.1`; `-` where undefined (-1)."""
+    """Format 0.4312 as `43.1`, and an undefined value (-1) as `-`."""
     return "-" if value < 0 else f"{100 * value:.1f}"
 
 

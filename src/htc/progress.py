@@ -1,7 +1,7 @@
-"""Progress of long work: the callbacks that functions take, and how a person sees them.
+"""Progress of long work: the types of callbacks, and their display.
 
-`progress=True` shows a bar on a terminal, a widget in a notebook that has ipywidgets, and elsewhere (a log file) a line
-now and then; `False` shows nothing; a function is called instead. Everything goes to standard error.
+`progress=True` shows a bar on a terminal, a widget in a notebook with ipywidgets, and periodic lines elsewhere, such as
+in a log file; `False` shows nothing; a function is called instead. All output is on standard error.
 """
 
 import time
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each item."""
 NamedProgress = Callable[[int, int, str], None]
-"""Called with (done, total, what is being done) after each item."""
+"""Called with (done, total, note) after each item; the note describes the current item."""
 ProgressOption = bool | NamedProgress
 """The public option `progress`."""
 LINE_SECONDS = 30.0
-"""Between two lines where nothing can be animated."""
+"""Minimum seconds between two lines if the output cannot be redrawn."""
 
 
 def message_console() -> "Console":
-    """A console on standard error (in a notebook, below the cell); of several processes only the first writes."""
+    """Return a console on standard error (in a notebook, below the cell); only the first process prints."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, quiet=here().rank > 0)
 
 
 def animated(console: "Console") -> bool:
-    """Whether the console can redraw what it shows."""
+    """Whether the console can redraw its output."""
     return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 @contextmanager
 def reporting(progress: ProgressOption, task: str) -> Iterator[NamedProgress]:
-    """The function to call with (done, total, note) while `task` runs."""
+    """Yield the function to call with (done, total, note) while `task` runs."""
     if not isinstance(progress, bool):
         yield progress
         return
@@ -54,7 +54,7 @@ def reporting(progress: ProgressOption, task: str) -> Iterator[NamedProgress]:
 
 
 class Lines:
-    """A line now and then for work that takes longer than `LINE_SECONDS`; `now` gives seconds."""
+    """Print periodic lines for work that takes longer than `LINE_SECONDS`; `now` is a clock in seconds."""
 
     def __init__(self, console: "Console", task: str, now: Callable[[], float] = time.monotonic) -> None:
         self.console, self.task, self.now = console, task, now
@@ -62,8 +62,8 @@ class Lines:
         self.done = 0
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Prints if it is time, with what is left at the pace so far; counting may begin anew, as for the next model
-        of an ensemble.
+        """Print a line if one is due, with an estimate of the remaining time; `done` may restart from 0, as for the
+        next member of an ensemble.
         """
         if done < self.done:
             self.start = self.last
@@ -71,15 +71,15 @@ class Lines:
         if self.now() - self.last < LINE_SECONDS or not done:
             return
         self.last = self.now()
-        passed = self.last - self.begin
+        elapsed = self.last - self.begin
         left = f", {clock((self.last - self.start) / done * (total - done))} left" if total else ""
         share = f" of {total} ({100 * done // total} %)" if total else ""
         named = f" {note}" if note else ""
-        self.console.print(f"{self.task}{named}: {done}{share}, {clock(passed)} passed{left}", soft_wrap=True)
+        self.console.print(f"{self.task}{named}: {done}{share}, {clock(elapsed)} elapsed{left}", soft_wrap=True)
 
 
 def clock(seconds: float) -> str:
-    """3:07, 1:02:03, 2 d 3:04:05."""
+    """Format seconds as 3:07, 1:02:03 or 2 d 3:04:05."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

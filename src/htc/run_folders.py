@@ -1,4 +1,4 @@
-"""Output folders of runs: nothing is overwritten, and no empty folder is left behind."""
+"""Output folders and files of runs: nothing is overwritten, and no empty folder remains."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from htc.errors import OutputError
 from htc.files import REMEDIES
 
 
-def folder_for(verb: str, name: str, out: Path | None) -> Path:
-    """Choose the output folder of a run: `out`, or the next free `runs/<verb>/<name>`. Nothing is created yet.
+def folder_for(command: str, name: str, out: Path | None) -> Path:
+    """Choose the output folder of a run: `out`, or the next free `runs/<command>/<name>`. Nothing is created yet.
 
     Raises `OutputError` if `out` is a file, is not empty or cannot be written to.
     """
     if out is None:
-        plain = Path("runs", verb, name)
+        plain = Path("runs", command, name)
         numbered = (plain if n == 1 else plain.with_name(f"{name}-{n}") for n in count(1))
         out = next(path for path in numbered if not path.exists())
     if out.exists() and not out.is_dir():

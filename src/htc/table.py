@@ -28,7 +28,7 @@ class Table:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "Table":
-        """A table of dictionaries; columns in the order in which they first occur, `None` where a row has no value."""
+        """Build a table from dictionaries; columns are in order of first occurrence, missing values are `None`."""
         columns = tuple(dict.fromkeys(name for row in rows for name in row))
         return cls(columns, tuple(tuple(row.get(name) for name in columns) for row in rows))
 
@@ -39,7 +39,7 @@ class Table:
         return (dict(zip(self.columns, row, strict=True)) for row in self.rows)
 
     def __getitem__(self, key: str | int) -> Any:
-        """A column by its name (list), or a row by its index (dict)."""
+        """Return a column by its name (list), or a row by its index (dict)."""
         if isinstance(key, int):
             return dict(zip(self.columns, self.rows[key], strict=True))
         if key not in self.columns:
@@ -48,17 +48,17 @@ class Table:
         return [row[index] for row in self.rows]
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """The columns as lists, by name."""
+        """Return the columns as lists, by name."""
         return {name: self[name] for name in self.columns}
 
     def to_csv(self) -> str:
-        """The table as CSV text with a header row."""
+        """Return the table as CSV text with a header row."""
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
         return text.getvalue()
 
     def __repr__(self) -> str:
-        """Aligned columns, numbers to the right."""
+        """Format as aligned columns, with numbers aligned to the right."""
         cells = [self.columns, *(tuple(_text(value) for value in row) for row in self.rows)]
         widths = [max(len(row[index]) for row in cells) for index in range(len(self.columns))]
         numeric = [all(_is_number(row[index]) for row in self.rows) for index in range(len(widths))]
@@ -72,14 +72,14 @@ class Table:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
+        """Format as an HTML table for notebooks."""
         head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
         body = "".join(f"<tr>{''.join(f'<td>{escape(_text(value))}</td>' for value in row)}</tr>" for row in self.rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a cell is a number, or shows one: `43.1`, or `-` for an undefined one."""
+    """Whether a cell is a number or the text of one: `43.1`, or `-` for undefined."""
     return not isinstance(value, str) or value.removeprefix("-").replace(".", "", 1).isdecimal() or value == "-"
 
 

@@ -42,7 +42,7 @@ def test_some_rows_of_two_tables(htc: Htc, data: Path, tmp_path: Path) -> None:
     )
     early = htc(*command, "--max-time", "1e-9", "--json", "early.json")
     assert early.code == 1, early.err
-    assert "3 rows x seeds are still to be trained: give the same command again" in early.err
+    assert "3 rows x seeds are not trained yet: repeat the same command" in early.err
     found = htc(*command, "--json", "tables.json")
     assert found.code == 0, found.err
     assert "table 1, Mask R-CNN, seed 5" in found.err
@@ -73,7 +73,7 @@ def test_some_rows_of_two_tables(htc: Htc, data: Path, tmp_path: Path) -> None:
             ("--table", "2", "--rows", "panet"),
             "table 2 has no such row; its rows: Cascade Mask R-CNN (parallel), + interleaved",
         ),
-        (("--table", "2", "--seeds", "1", "1"), "--seeds 1 1: each seed once"),
+        (("--table", "2", "--seeds", "1", "1"), "--seeds 1 1: a seed is repeated"),
         (("--table", "2", "--cascade.interleaved", "maybe"), "cascade.interleaved"),
         (("--table", "2", "--preset", "mask_rcnn_r50_fpn_1x_coco"), "cannot be taken apart"),
     ],

@@ -94,7 +94,7 @@ def test_without_a_verb_there_is_help(htc: Htc) -> None:
         (["models", "--cascade.interleaved", "false"], "`htc models` takes no settings"),
         (["models", "htc_r50"], "there is no preset 'htc_r50'"),
         (["benchmark", "--size", "big"], "--size big"),
-        (["convert", "only-one"], "DST is missing: name the folder to make"),
+        (["convert", "only-one"], "DST is missing: name the new folder"),
     ],
 )
 def test_a_bad_call_is_one_message(htc: Htc, arguments: Sequence[str], message: str, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_evaluate_reports_every_member_and_all_together(
     assert list(numbers["members"]) == ["model", "other"]
     assert [line.split()[0] for line in result.out.splitlines()[-3:]] == ["class", "disc", "square"]
     rows = [line.split()[0] for line in result.out.splitlines() if line.strip()]
-    assert rows[3:7] == ["model", "model", "other", "together"]
+    assert rows[3:7] == ["model", "model", "other", "ensemble"]
     alone = htc("evaluate", model, "--annotations", annotations, "--views", "1:flip", "--json", "-")
     assert json.loads(alone.out) == numbers["members"]["model"]
     again = htc(

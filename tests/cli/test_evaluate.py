@@ -101,7 +101,7 @@ def test_images_without_annotations_can_only_be_saved(htc: Htc, model: Path, dat
         "x.html",
     )
     assert result.code == 2
-    assert "leave out --stages, --against, --diagnostics, --html and maps" in result.err
+    assert "remove --stages, --against, --diagnostics, --html" in result.err
 
 
 def test_results_of_images_without_annotations_cannot_be_scored(htc: Htc, test_dev: Path, tmp_path: Path) -> None:

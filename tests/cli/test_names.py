@@ -111,7 +111,7 @@ def test_old_flags_work_with_a_warning(htc: Htc, model: Path, data: Path) -> Non
         for flag in ("--augment", "--views")
     )
     assert (old.code, old.out) == (new.code, new.out) == (0, new.out)
-    assert old.err == "htc: warning: --augment is now called --views; the old name goes with the next release\n" + (
+    assert old.err == "htc: warning: --augment is now called --views; the next release rejects the old name\n" + (
         new.err
     )
     result = htc("convert", "no.pth", "out", "--colours=bgr")

@@ -57,7 +57,7 @@ def test_each_process_knows_which_it_is_and_the_first_one_reports(tmp_path):
     ("how", "error", "message"),
     [
         ("error", DataError, "image 7 cannot be read"),
-        ("killed", TrainingError, "rank 1 .* was ended by SIGKILL, as the system does when memory runs out"),
+        ("killed", TrainingError, "rank 1 .* was killed by SIGKILL, probably because memory ran out"),
         ("exit", TrainingError, "rank 1 .* exit code 3"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`htc ablate`: the paper's ablation tables on one's own data."""
+"""`htc ablate`: the paper's ablation tables on any dataset."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from htc.cli.model import measured_precision
 from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Natural
-from htc.cli.output import STDOUT, check_json_target, print_or_write_json, print_table, progress, say
+from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json, print_table, progress
 from htc.cli.train import steps_of
 from htc.compatibility import check_torch
 from htc.config import Config
@@ -44,49 +44,47 @@ def ablate(
     options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
-    """Train the rows of the paper's ablation tables on any data set, and compare them.
+    """Train the rows of the paper's ablation tables on any dataset and compare their AP.
 
-    Every row has one score threshold (0.001) and one matching rule. Trainings that tables share are done once. The same
-    call goes on where an earlier one was interrupted.
+    All rows are evaluated with the same score threshold (0.001) and matching rule. Rows with the same configuration are
+    trained once. Repeating the call resumes an interrupted ablation.
 
     Parameters
     ----------
     table
         1: Mask R-CNN, Cascade Mask R-CNN, HTC. 2: each component. 3: interleaved execution. 4: mask flow, masks by
-        stage.
-        5: semantic fusion. 6: weight of the semantic loss. 7: the extensions, each on top of the others. 8: PAFPN,
-        ASPP, GCN,
-        precise RoI pooling, Soft-NMS, adaptive feature pooling, finer masks, recursive pyramid, switchable atrous
-        convolution,
-        each alone. Several may be given.
+        stage. 5: semantic fusion. 6: weight of the semantic loss. 7: the extensions, added one after another. 8: PAFPN,
+        ASPP, GCN, precise RoI pooling, Soft-NMS, adaptive feature pooling, finer masks, recursive pyramid, switchable
+        atrous convolution, each alone. Several tables can be given.
     data
-        Folder of training and validation data, as for `htc train`.
+        Folder of the dataset, as for `htc train`.
     train_annotations
-        Instead of --data: COCO annotations to train on.
+        COCO annotations to train on, in place of --data.
     train_images
-        Their images.
+        Folder of their images.
     val_annotations
-        COCO annotations to measure on.
+        COCO annotations to evaluate on.
     val_images
-        Their images.
+        Folder of their images.
     preset
-        The full model, which the rows take apart. Default: htc_r50_fpn_20e_paper.
+        The full model; each row changes or removes some of its components. Default: htc_r50_fpn_20e_paper.
     rows
-        Of the tables, the rows with these words in their names, and those they are compared with. Default: all.
+        Train only the rows whose names contain one of these words, and the rows they are compared with. Default: all
+        rows.
     out
-        Folder for trainings and tables; give it again to go on. Default: runs/ablate/PRESET.
+        Folder of the trainings and tables; give the same folder to resume. Default: runs/ablate/PRESET.
     seeds
-        One training of each row for each. Default: 0 1 2.
+        Seeds; each row is trained once with each of them. Default: 0 1 2.
     epochs
-        Of each training. Default: the preset's.
+        Passes over the training images in each training. Default: the preset's.
     max_time
-        Begin no further training after so many minutes.
+        Start no further training after this many minutes.
     batch_size
-        Images a step. Default: the preset's.
+        Images of one process in a step. Default: the preset's.
     workers
-        Processes that prepare images; 0: none beside the training itself.
+        Processes that load images; 0 loads them in the training process.
     json
-        Write the tables, AP 0 to 1, to this file; - is standard output.
+        Write the tables, with AP from 0 to 1, to this JSON file; - is standard output.
     """
     settings = options.settings(flags)
     if preset is not None:
@@ -98,7 +96,7 @@ def ablate(
         print(to_yaml(overlay(base, measured_precision(options))), end="")
         return 0
     if seeds is not None and len(set(seeds)) != len(seeds):
-        raise ConfigError(f"--seeds {' '.join(map(str, seeds))}: each seed once")
+        raise ConfigError(f"--seeds {' '.join(map(str, seeds))}: a seed is repeated; give each seed once")
     require("train", "an ablation")
     check_json_target(json)
     from htc.ablation.tables import ablation_table as table_of
@@ -107,7 +105,7 @@ def ablate(
         tables = [table_of(number, base) for number in dict.fromkeys(table)]
         return tables if rows is None else [one.only(rows) for one in tables]
 
-    tables_of(base)  # rows that no table has are reported before the data are read
+    tables_of(base)  # report rows that no table contains before reading any data
     from htc.data.formats.layouts import locate_splits
 
     splits = locate_splits(
@@ -116,7 +114,7 @@ def ablate(
         train_images=train_images,
         val_annotations=val_annotations,
         val_images=val_images,
-        say=say,
+        say=print_message,
     )
     check_torch()
     tables = tables_of(overlay(base, measured_precision(options)))
@@ -125,30 +123,30 @@ def ablate(
     budget = Budget(tuple(seeds or (0, 1, 2)), max_time, options.device, workers)
     folder = out or Path("runs", "ablate", base.preset)
     with progress("ablate") as bar:
-        measured = run_ablation(tables, splits, folder, budget, say, steps_of(bar))
-    found = [_report(one, measured[one.number], truth_of(splits), folder, quiet=json == STDOUT) for one in tables]
-    print_or_write_json(json, found)
-    missing = sum(len(one.rows) * len(budget.seeds) - len(measured[one.number]) for one in tables)
+        results = run_ablation(tables, splits, folder, budget, print_message, steps_of(bar))
+    reports = [_report(one, results[one.number], truth_of(splits), folder, quiet=json == STDOUT) for one in tables]
+    print_or_write_json(json, reports)
+    missing = sum(len(one.rows) * len(budget.seeds) - len(results[one.number]) for one in tables)
     if missing:
-        say(f"{missing} rows x seeds are still to be trained: give the same command again to go on")
-    say(f"tables and trainings are in {folder}")
+        print_message(f"{missing} rows x seeds are not trained yet: repeat the same command to resume")
+    print_message(f"tables and trainings: {folder}")
     return 1 if missing else 0
 
 
 def _report(
-    one: "AblationTable", measured: "Sequence[RowResult]", truth: Mapping[str, Any], folder: Path, *, quiet: bool
+    one: "AblationTable", results: "Sequence[RowResult]", ground_truth: Mapping[str, Any], folder: Path, *, quiet: bool
 ) -> dict[str, Any]:
-    """Computes, prints and writes one table."""
+    """Compute, print and write one table; return its JSON content."""
     from htc import files
     from htc.ablation.report import content, headings, lines_of, markdown, row_cells
 
-    lines = lines_of(one, measured, truth)
+    lines = lines_of(one, results, ground_truth)
     if not quiet:
         print(f"Table {one.number}: {one.title}")
         print_table(headings(one), row_cells(one, lines))
         print()
-    found = content(one, lines)
-    files.write_json(folder / f"table{one.number}.json", found)
+    table = content(one, lines)
+    files.write_json(folder / f"table{one.number}.json", table)
     with files.whole_file(folder / f"table{one.number}.md") as writer:
         writer.write(markdown(one, lines).encode())
-    return found
+    return table

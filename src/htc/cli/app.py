@@ -1,5 +1,5 @@
-"""From arguments to an exit code: 0 done, 1 part of the work failed, 2 the call or all input is unusable, 130
-interrupted, 143 terminated.
+"""Entry point of the command line. Exit codes: 0 success, 1 part of the work failed, 2 the call or all input is
+invalid, 130 interrupted, 143 terminated.
 """
 
 import logging
@@ -29,7 +29,7 @@ from htc.cli.commands import (
     with_current_flags,
 )
 from htc.cli.messages import explain
-from htc.cli.output import say
+from htc.cli.output import print_message
 from htc.compatibility import check_torch
 from htc.errors import ConfigError, HTCError, RenamedWarning, ReportedElsewhereError
 from htc.files import REMEDIES
@@ -38,33 +38,33 @@ from htc.ranks import here
 DONE, PARTLY, UNUSABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 STANDALONE = ("-h", "--help", "--version")
-"""Flags that need no command."""
+"""Flags that are valid without a command."""
 
 
 class Terminated(BaseException):
-    """SIGTERM, as an exception, so that files and processes are closed on the way out."""
+    """Raised at SIGTERM, so that files and processes are closed before the program exits."""
 
 
 def function_of(name: str) -> Callable[..., int | None]:
-    """The function of a command; its module is imported when the command is called."""
+    """Import and return the function of a command."""
     return getattr(import_module(f"htc.cli.{name}"), name)
 
 
-def build(verb: str | None = None) -> App:
-    """The command line: one command with its options, or all by name and summary."""
+def build(name: str | None = None) -> App:
+    """Build the parser: of one command with its options, or of the list of commands with their summaries."""
     app = App(
         name="htc",
         help="Instance segmentation with Hybrid Task Cascade, Cascade Mask R-CNN and Mask R-CNN.",
         version=lambda: version("hybrid-task-cascade"),
         help_format="markdown",
-        help_epilogue=None if verb else OVERVIEW,
+        help_epilogue=None if name else OVERVIEW,
         group_commands=Group("Options", sort_key=len(GROUPS)),
         suppress_keyboard_interrupt=False,
     )
-    if verb is not None:
-        _register(app, COMMANDS[verb])
+    if name is not None:
+        _register(app, COMMANDS[name])
         return app
-    groups = {name: Group(name, sort_key=position) for position, name in enumerate(GROUPS)}
+    groups = {title: Group(title, sort_key=position) for position, title in enumerate(GROUPS)}
     for position, command in enumerate(COMMANDS.values()):
         app.command(
             f"htc.cli.{command.name}:{command.name}",
@@ -87,7 +87,7 @@ def _register(app: App, command: Command) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one call and return its exit code; every foreseen fault is a message on stderr, never a traceback."""
+    """Run one call and return its exit code; expected errors are printed on stderr without a traceback."""
     try:
         with _termination(), _messages_on_stderr():
             code = _call(arguments)
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
         from htc.checkpoint.download import FetchError
 
         return _fail(str(error), PARTLY if isinstance(error, FetchError) else UNUSABLE)
-    except BrokenPipeError:  # the reader of our output has left; Python would complain once more while closing stdout
+    except BrokenPipeError:  # stdout was closed, as by `head`; without dup2 Python would report it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PARTLY
     except OSError as error:
@@ -116,53 +116,53 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _call(arguments: Sequence[str]) -> int:
-    verb = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    if verb is None:
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if name is None:
         if arguments and arguments[0] not in STANDALONE:
             raise ConfigError(f"unknown option {arguments[0]}: the command comes first, as in htc train --data DIR")
         command, bound, _ = build().parse_args(list(arguments), exit_on_error=False, print_error=False)
         return command(*bound.args, **bound.kwargs) or DONE
-    if verb not in COMMANDS:
-        raise ConfigError(unknown_command(verb))
-    arguments, replaced = with_current_flags(COMMANDS[verb], arguments)
+    if name not in COMMANDS:
+        raise ConfigError(unknown_command(name))
+    arguments, replaced = with_current_flags(COMMANDS[name], arguments)
     for old, new in replaced:
-        warn(f"{old} is now called {new}; the old name goes with the next release", RenamedWarning, stacklevel=1)
-    app = build(verb)
+        warn(f"{old} is now called {new}; the next release rejects the old name", RenamedWarning, stacklevel=1)
+    app = build(name)
     from htc.cli.options import split
 
-    own = {name for argument in app[verb].assemble_argument_collection() for name in argument.names}
+    own = {flag for argument in app[name].assemble_argument_collection() for flag in argument.names}
     rest, flags = split(arguments, own)
     command, bound, injected = app.parse_args(rest, exit_on_error=False, print_error=False)
     if flags and "flags" not in injected:
-        raise ConfigError(f"--{flags[0][0]}: `htc {verb}` takes no settings of the configuration")
+        raise ConfigError(f"--{flags[0][0]}: `htc {name}` takes no settings of the configuration; remove the flag")
     extra = {"flags": flags} if "flags" in injected else {}
     try:
         return command(*bound.args, **bound.kwargs, **extra) or DONE
     except (ImportError, RuntimeError, AttributeError):
-        check_torch()  # raises with the remedy if torch and torchvision are what failed
+        check_torch()  # raises a message with the fix if torch or torchvision is the cause
         raise
 
 
 def _fail(message: str, code: int = UNUSABLE) -> int:
     process = here()
     if process.rank == 0:
-        say(f"htc: {message}")
-    elif code not in (INTERRUPTED, TERMINATED):  # those come to all of them
-        print(f"htc (process {process.rank} of {process.ranks}): {message}", file=sys.stderr)
+        print_message(f"htc: {message}")
+    elif code not in (INTERRUPTED, TERMINATED):  # every process receives these signals
+        print(f"htc (rank {process.rank}, world size {process.ranks}): {message}", file=sys.stderr)
     return code
 
 
 class _Lines(logging.Handler):
-    """Records of the library's log as lines on stderr."""
+    """Print the records of the library's log on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "htc: warning: " if record.levelno >= logging.WARNING else ""
-        say(f"{prefix}{record.getMessage()}")
+        print_message(f"{prefix}{record.getMessage()}")
 
 
 @contextmanager
 def _messages_on_stderr() -> Iterator[None]:
-    """While a command runs, the library's log and each `RenamedWarning`, once, are lines on stderr."""
+    """Print the library's log, and each `RenamedWarning` once, on stderr while a command runs."""
     log, lines, seen = logging.getLogger("htc"), _Lines(), set[str]()
     level = log.level
 
@@ -178,7 +178,7 @@ def _messages_on_stderr() -> Iterator[None]:
             others(message, category, filename, lineno, file, line)
         elif str(message) not in seen:
             seen.add(str(message))
-            say(f"htc: warning: {message}")
+            print_message(f"htc: warning: {message}")
 
     log.addHandler(lines)
     log.setLevel(logging.INFO)
@@ -194,7 +194,7 @@ def _messages_on_stderr() -> Iterator[None]:
 
 @contextmanager
 def _termination() -> Iterator[None]:
-    """SIGTERM raises `Terminated` while the verb runs (signals can be set in the main thread only)."""
+    """Raise `Terminated` at SIGTERM while a command runs; handlers can be set in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

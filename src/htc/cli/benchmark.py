@@ -1,4 +1,4 @@
-"""`htc benchmark`: how fast and how large a model is on this machine."""
+"""`htc benchmark`: speed and memory of a model on this machine."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from htc.cli.model import measured_precision
 from htc.cli.options import MODEL_OPTIONS, Count, Flags, JsonTarget, ModelOptions, Switch
-from htc.cli.output import STDOUT, check_json_target, print_or_write_json, say
+from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json
 from htc.config import Precision
 from htc.errors import ConfigError
 from htc.presets import DEFAULT_PRESET
@@ -34,23 +34,23 @@ def benchmark(
     options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> None:
-    """Measure a model with random weights on this machine; the tables on standard output are Markdown.
+    """Measure the speed and memory of a model with random weights on this machine, and print Markdown tables.
 
     Parameters
     ----------
     parts
-        components (times, operations, share of the machine's peak), pairs (comparisons on equal work), training,
-        memory; all by default.
+        components (times, operations, share of the machine's peak), pairs (implementations compared on the same
+        input), training, memory. Default: all.
     size
-        HxW of the padded image of the test path, multiples of 32; 800x1344 by default.
+        Padded input size for inference, HxW in multiples of 32. Default: 800x1344.
     threads
-        One or more numbers: 1 is timed by the processor's clock, more by the wall's; 1 by default.
+        Numbers of threads; 1 thread is timed in CPU time, several in wall-clock time. Default: 1.
     repeats
-        Measurements of everything, after a warm-up; 5 by default.
+        Measurements of each part after a warm-up. Default: 5.
     quick
-        A small model and little work: whether everything runs, not how fast.
+        Use a small model and few repeats, to test that everything runs; the timings are not meaningful.
     json
-        File for the numbers; - is standard output, without the tables.
+        Write the results to this JSON file; - is standard output, without the tables.
     """
     if size is not None:
         parsed_size(size)
@@ -59,7 +59,7 @@ def benchmark(
         print(to_yaml(overlay(config, measured_precision(options))), end="")
         return
     check_json_target(json)
-    # numpy's own threads follow no --threads: idle ones would spin on the processor's clock that times one thread
+    # --threads does not limit numpy's threads, which would add to the CPU time of one thread while idle
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from htc.benchmark.report import as_json, as_markdown
@@ -73,7 +73,7 @@ def benchmark(
     )
     device = choose_device(options.device)
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
-    if options.precision is not None:  # an explicit one is what is measured: no probe beforehand
+    if options.precision is not None:  # measure the given precision only, without probing for the faster one
         wanted = options.precision
         precisions = (resolve_precision(wanted, device) if wanted == "auto" else wanted,)
     report = run_benchmark(
@@ -83,7 +83,7 @@ def benchmark(
         threads=threads or THREADS,
         precisions=precisions,
         device=str(device),
-        progress=say,
+        progress=print_message,
     )
     print_or_write_json(json, as_json(report))
     if json != STDOUT:
@@ -91,8 +91,8 @@ def benchmark(
 
 
 def parsed_size(text: str) -> tuple[int, int]:
-    """(height, width) of `800x1344`; raises `ConfigError` for anything else."""
-    found = re.fullmatch(r"(\d+)[xX](\d+)", text)
-    if found is None:
+    """Parse a size such as `800x1344` into (height, width); raises `ConfigError` for any other format."""
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    if match is None:
         raise ConfigError(f"--size {text}: give height x width in pixels, as in 800x1344")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])

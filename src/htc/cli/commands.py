@@ -1,6 +1,6 @@
-"""The commands of `htc`: how they are grouped and called, examples, and old or foreign names.
+"""The commands of `htc`: groups, usage, examples, renamed flags, and the names of commands in other libraries.
 
-Imports nothing that is slow: `htc --help` and an unknown command are answered from here.
+Imports nothing that is slow, so that `htc --help` and the message for an unknown command are fast.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,19 @@ from difflib import get_close_matches
 
 GROUPS = ("Start", "Data", "Train and evaluate", "Predict and deploy", "Machine")
 Example = tuple[str, str]
-"""(the arguments after `htc`, what the call does)."""
+"""(the arguments after `htc`, a description of the call)."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command; its function has the command's name and is in `htc.cli.<name>`."""
+    """A command, implemented by the function of the same name in `htc.cli.<name>`."""
 
     name: str
     group: str
     summary: str
     """One line for the list of `htc --help`."""
     usage: str | None = None
-    """The arguments, where the parser would show them wrongly."""
+    """The usage line, if the one that the parser generates would be wrong."""
     examples: Sequence[Example] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Old flags, accepted for one release: {old: new}."""
@@ -32,7 +32,7 @@ _ALL = (
     Command(
         "demo",
         "Start",
-        "Train a small HTC on bundled images, evaluate it and predict: a few minutes.",
+        "Train a small HTC on bundled images, evaluate it and predict.",
     ),
     Command(
         "models",
@@ -41,14 +41,14 @@ _ALL = (
         "[NAME] [OPTIONS]",
         (
             ("models", "all presets"),
-            ("models htc_r50_fpn_20e_coco", "the configuration of one, as YAML for --config"),
+            ("models htc_r50_fpn_20e_coco", "the configuration of a preset, as YAML for --config"),
             ("models --schema", "every field of the configuration"),
         ),
     ),
     Command(
         "doctor",
         "Data",
-        "Check a dataset: what is wrong, why it matters, how to fix it.",
+        "Check a dataset: faults, their consequences and fixes.",
         "DATA [IMAGES] [OPTIONS]",
         (
             ("doctor my_data", "training and validation set"),
@@ -58,7 +58,7 @@ _ALL = (
     Command(
         "convert",
         "Data",
-        "Convert a checkpoint to our format, or a dataset to COCO.",
+        "Convert a checkpoint to htc's format, or a dataset to COCO.",
         "SRC DST [OPTIONS]",
         (
             ("convert htc_r50_fpn_20e_coco my_model", "released weights"),
@@ -85,7 +85,7 @@ _ALL = (
         "(MODEL... | --results FILE) --annotations FILE [OPTIONS]",
         (
             ("evaluate runs/train/my_data --annotations val.json --images val", "a trained model"),
-            ("evaluate A B --annotations val.json --images val", "an ensemble, and each model alone"),
+            ("evaluate A B --annotations val.json --images val", "an ensemble and each of its members"),
             ("evaluate --results results.json --annotations val.json", "the result file of any tool"),
         ),
         VIEWS,
@@ -107,9 +107,9 @@ _ALL = (
             ("predict photos --model htc_r50_fpn_20e_coco", "a folder, with released weights"),
             (
                 "predict 'photos/**/*.jpg' --model runs/train/my_data --json results.json",
-                "COCO results too",
+                "with COCO results",
             ),
-            ("predict a.jpg --model A --model B --views 1:flip", "an ensemble, each image mirrored too"),
+            ("predict a.jpg --model A --model B --views 1:flip", "an ensemble, with flipped views"),
         ),
         VIEWS,
     ),
@@ -118,8 +118,8 @@ _ALL = (
         "Machine",
         "Measure speed and memory on this machine.",
         examples=(
-            ("benchmark --quick", "whether everything runs"),
-            ("benchmark components --threads 1 4", "the parts of the network, with 1 and 4 threads"),
+            ("benchmark --quick", "test that everything runs"),
+            ("benchmark components --threads 1 4", "the components of the network, with 1 and 4 threads"),
         ),
     ),
 )
@@ -135,18 +135,18 @@ MEANT = {
     **dict.fromkeys(("zoo", "presets", "list", "download", "info", "config", "cfg"), "models"),
     **dict.fromkeys(("example", "examples", "quickstart", "tutorial"), "demo"),
 }
-"""Commands of other libraries, and ours."""
+"""Commands of other libraries, and the command of `htc` that corresponds to each."""
 
 
 def unknown_command(word: str) -> str:
-    """The message for a word that is no command."""
+    """Return the message for an unknown command."""
     near = [MEANT[word.lower()]] if word.lower() in MEANT else get_close_matches(word, COMMANDS, n=1)
     hint = f"did you mean `htc {near[0]}`?" if near else f"the commands are {', '.join(COMMANDS)}"
     return f"there is no command `{word}`; {hint}\n`htc --help` lists the commands"
 
 
 def with_current_flags(command: Command, arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """(the arguments with current flags, the (old, new) pairs that were replaced)."""
+    """Replace renamed flags; return the arguments and the replaced (old, new) pairs."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     current: list[str] = []
     replaced: list[tuple[str, str]] = []
@@ -161,31 +161,31 @@ def with_current_flags(command: Command, arguments: Sequence[str]) -> tuple[list
 
 OVERVIEW = """Examples:
 
-    htc demo                                          # does it work here?
+    htc demo                                          # test the installation
     htc predict photos --model htc_r50_fpn_20e_coco   # released weights
     htc doctor my_data                                # check a dataset
     htc train --data my_data                          # train on it
-    htc predict photos --model runs/train/my_data     # use the result
+    htc predict photos --model runs/train/my_data     # use the trained model
 
 `htc COMMAND --help` shows the options of a command, with examples."""
-SETTINGS = """Every field of the configuration can be set; each of these over the ones before:
+SETTINGS = """Every field of the configuration can be set; later sources override earlier ones:
 
     preset or model   --preset NAME, --model MODEL
     file              --config own.yaml
     environment       HTC_INFERENCE__NMS_IOU=0.6
     flag              --inference.nms_iou 0.6 --cascade.interleaved false
 
---print-config shows the result, `htc models --schema` all fields."""
-"""Help below the flags of a command that takes settings."""
+--print-config prints the result, `htc models --schema` all fields."""
+"""Help text below the flags of a command that takes settings."""
 
 
 def epilogue(command: Command, *, settings: bool) -> str:
-    """Examples and, where the command takes settings, how to give them."""
+    """Return the examples and, if the command takes settings, how to set them."""
     lines = [line for call, what in command.examples for line in _lines(call, what)]
     parts = ["\n".join(["Examples:", "", *lines])] if lines else []
     return "\n\n".join([*parts, SETTINGS] if settings else parts)
 
 
 def _lines(call: str, what: str) -> list[str]:
-    """One example: its purpose as a comment above the call."""
+    """Format an example: a comment with its description above the call."""
     return ([f"    # {what}"] if what else []) + [f"    htc {call}"]

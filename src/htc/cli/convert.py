@@ -1,5 +1,5 @@
-"""`htc convert`: any supported checkpoint into a native folder, with a report of every key; any known data set into
-COCO files.
+"""`htc convert`: convert a supported checkpoint to a native folder, with a report of every key, or a supported dataset
+to COCO annotations.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from htc.checkpoint.check import check_model, check_released
 from htc.checkpoint.facts import Colors, UserFacts
 from htc.cli.model import fetch_weights, measured_precision, print_config_of
 from htc.cli.options import MODEL_OPTIONS, Flags, JsonTarget, ModelOptions
-from htc.cli.output import STDOUT, check_json_target, print_or_write_json, say
+from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json
 from htc.errors import OutputError
 from htc.run_folders import require_writable
 from htc.settings.layers import nested
@@ -28,23 +28,23 @@ def convert(
     options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
-    """Turn a checkpoint into a folder of config.json and model.safetensors, or a data set into COCO annotation files.
+    """Convert a checkpoint to a folder with config.json and model.safetensors, or a dataset to COCO annotation files.
 
     Parameters
     ----------
     source
-        A checkpoint of the original (.pth), a .safetensors file, a native folder, or a preset with released weights. Or
-        a folder with data:
-        YOLO's data.yaml, labelme's JSON files, or label maps (images/ and masks/); its images stay where they are.
+        A checkpoint of mmdetection, detectron2 or torchvision (.pth), a .safetensors file, a native folder, or a preset
+        with released weights. Or the folder of a dataset: YOLO (data.yaml), labelme (JSON files) or label maps (images/
+        and masks/); the images are not copied.
     destination
-        The folder to make.
+        The new folder.
     colors
-        Channel order of the network's input, for a file of detectron2 or mmdetection that does not record it.
+        Channel order of the network's input, if a checkpoint of detectron2 or mmdetection does not record it.
     norm_epsilon
-        Of the frozen norms of a torchvision file: 0 in its released ResNet-50 and what was trained from it (the default
-        there), else 1e-5.
+        Epsilon of the frozen batch norms of a torchvision checkpoint: 0 for the released ResNet-50 models and those
+        fine-tuned from them (their default), 1e-5 for others.
     json
-        Write the report of every tensor (used, renamed, reordered, dropped) to this file; - is standard output.
+        Write the report of every tensor (used, renamed, reordered, dropped) to this JSON file; - is standard output.
     """
     settings = options.settings(flags)
     facts = UserFacts(colors, None if norm_epsilon is None else float(norm_epsilon))
@@ -65,12 +65,12 @@ def convert(
     if json != STDOUT:
         print("\n".join(loaded.report.lines()))
     print_or_write_json(json, loaded.report.to_json())
-    say(f"the model is in {destination}; try: htc predict IMAGE --model {destination}")
+    print_message(f"model: {destination}\npredict with it: htc predict IMAGE --model {destination}")
     return 0
 
 
 def is_data(source: str) -> bool:
-    """Whether SRC is a folder with a data set, not a model."""
+    """Whether SRC is the folder of a dataset rather than a model."""
     folder = Path(source)
     if not source or not folder.is_dir():
         return False
@@ -88,7 +88,7 @@ def _check_destination(destination: Path) -> None:
 
 
 def _convert_data(folder: Path, destination: Path, json: str | None) -> int:
-    """Annotation files below DST; images are neither copied nor changed."""
+    """Write COCO annotations of the dataset to DST; the images are neither copied nor changed."""
     check_json_target(json)
     _check_destination(destination)
     from htc.data.formats.layouts import conversion_summary, convert_data
@@ -97,5 +97,5 @@ def _convert_data(folder: Path, destination: Path, json: str | None) -> int:
     if json != STDOUT:
         print("\n".join(conversion_summary(converted)))
     print_or_write_json(json, converted.to_json())
-    say(f"train on it: htc train {converted.training_flags}")
+    print_message(f"train on it: htc train {converted.training_flags}")
     return 0

@@ -1,4 +1,4 @@
-"""`htc doctor`: what is wrong with a data set, why it matters, what to do; and the corrected file."""
+"""`htc doctor`: report the faults of a dataset and how to fix them, and write corrected annotations."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from htc.cli.existing import check_dataset, check_files, check_folders
 from htc.cli.options import Count, File, Folder, JsonTarget
-from htc.cli.output import STDOUT, check_json_target, print_or_write_json, say
+from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json
 from htc.compatibility import check_torch
 from htc.extras import require
 from htc.run_folders import require_new_file
@@ -27,33 +27,33 @@ def doctor(
     html: File | None = None,
     json: JsonTarget = None,
 ) -> int:
-    """Examine a data set: find what is wrong, say why it matters and what to do, correct what is safe into a new file.
+    """Examine a dataset and report every fault with its file, image and annotation, why it matters and what to do.
 
-    Exit code 0: nothing is wrong (notes may be there); 1: errors or warnings were found; 2: the data cannot be
-    examined.
+    Exit code 0: no errors or warnings (notes are possible); 1: errors or warnings; 2: the dataset cannot be examined.
 
     Parameters
     ----------
     data
-        Folder of a COCO dataset, whose training and validation parts are examined; or a COCO annotation file.
+        Folder of a COCO dataset, whose training and validation sets are examined, or its annotation file (then with
+        IMAGES).
     images
-        Folder of the images.
+        Folder of the images of an annotation file.
     semantic
-        Folder of PNG semantic maps of the images.
+        Folder of PNG semantic maps of the training images.
     semantic_classes
-        Their classes: values 0 to one less, and 255.
+        Number of classes N in the maps, whose values are 0 to N - 1, or 255 (ignored).
     val_annotations
-        COCO annotations of the validation part: it is examined too, and both are compared.
+        COCO annotations of the validation set, which is examined and compared with the training set.
     val_images
-        Its images.
+        Folder of the validation images.
     max_detections
-        Detections an image that the model will be allowed.
+        Maximum number of detections of an image that the model will have.
     fix
-        Write the annotations, corrected where that is safe, to this new file.
+        Write the annotations with all safe corrections to this new file.
     html
-        Write a page with images of what was found to this file.
+        Write a page with images of the findings to this new file.
     json
-        Write everything found to this file; - is standard output.
+        Write the findings to this JSON file; - is standard output.
     """
     check_json_target(json)
     for target, flag in ((fix, "--fix"), (html, "--html")):
@@ -82,9 +82,9 @@ def doctor(
         print(report)
     print_or_write_json(json, report.to_dict())
     if report.fixed is not None and report.fixed.file is None:
-        say(f"nothing can be corrected without a person: {fix} is not written")
+        print_message(f"no fault can be corrected automatically; {fix} was not written")
     elif report.fixed is not None:
-        say(f"corrected ({report.fixed.summary}) in {fix}; the examined file is unchanged")
+        print_message(f"corrected annotations ({report.fixed.summary}): {fix}; the examined file is unchanged")
     if html is not None:
-        say(f"page: {html}")
+        print_message(f"page: {html}")
     return 0 if report.ok else 1

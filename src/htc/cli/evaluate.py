@@ -22,7 +22,7 @@ from htc.cli.options import (
     Switch,
     Words,
 )
-from htc.cli.output import STDOUT, check_json_target, print_or_write_json, progress, say
+from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json, progress
 from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.compatibility import check_torch
 from htc.errors import ConfigError
@@ -60,13 +60,13 @@ def evaluate(
     options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
-    """Compute the average precision of boxes and masks on annotated images.
+    """Compute COCO's average precision of boxes and masks on annotated images, and further metrics on request.
 
     Parameters
     ----------
     model
-        A preset name, a native or run folder, or a .pth or .safetensors file; several: their ensemble, and each of
-        them.
+        A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file; several models
+        evaluate the ensemble and each of its members.
     data
         Folder of the dataset, as for `htc train`.
     split
@@ -74,40 +74,42 @@ def evaluate(
     annotations
         COCO annotations, in place of --data.
     images
-        Folder of their images. Default: val for annotations/instances_val.json, else the annotations' own folder.
+        Folder of their images. Default: by COCO's layout (val for annotations/instances_val.json), else the folder of
+        the annotations.
     weights
         A weights file, or the name of a preset with released weights, for a preset as MODEL.
     views
-        Predict in several views of each image: scales, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200; or
-        paper.
+        Views for test-time augmentation: scales or sizes, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200:flip;
+        paper for the paper's ten.
     results
-        Instead of a model: a COCO result file of any tool.
+        A COCO result file of any tool, instead of a model.
     against
-        Another COCO result file of the same images: the difference in AP, with its 95 % interval over images.
+        Another COCO result file of the same images; reports the difference in AP with its 95 % interval.
     stages
-        Measure these mask stages too, each by itself or averaged: 1 2 3 1-3 (the paper's Table 4); 1,3 averages two.
+        Also evaluate these mask stages, each alone or averaged: 1 2 3 1-3 (the paper's Table 4); 1,3 averages two.
     save_results
-        Write the model's COCO results to this file; of images without annotations too, as COCO's test images are.
+        Write the COCO results to this new file, also for images without annotations such as COCO's test images.
     max_detections
-        Objects an image that count. Default: the model's own number, or 100 for a result file.
+        Maximum detections of an image that are evaluated. Default: the model's own, or 100 for a result file.
     batch_size
-        Images that the network takes at once.
+        Images in a forward pass.
     workers
         Processes that load images; 0 loads them in this process.
     semantic
-        Measure the semantic map too: auto against maps derived from the instances, or against the PNG maps of DIR.
+        Also evaluate the semantic map: auto against maps derived from the instances, DIR against PNG maps.
     panoptic_json
-        Measure instances and semantic map merged, too: COCO panoptic annotations of the same images.
+        Also evaluate the panoptic maps (merged instances and semantic map) against these COCO panoptic annotations of
+        the same images.
     panoptic_dir
-        Folder of their PNGs. Default: beside the JSON, called like it.
+        Folder of their PNGs. Default: the folder beside the JSON file with its name.
     save_panoptic
-        Write the merged maps into this new folder: a PNG an image, and panoptic.json.
+        Write the panoptic maps to this new folder: a PNG for each image, and panoptic.json.
     diagnostics
-        Measure more: boundary AP, best score thresholds, calibration, confusion, errors by kind, AP by IoU and size.
+        Also compute boundary AP, score thresholds, calibration, confusion, errors by kind, and AP by IoU and size.
     html
-        Write the diagnostics, with curves and the worst images, as one page to this file.
+        Write the diagnostics, curves and images with the most errors to this new HTML file.
     json
-        Write all numbers, 0 to 1 (-1: undefined), to this file; - is standard output.
+        Write all metrics, 0 to 1 (-1: undefined), to this JSON file; - is standard output.
     """
     if options.print_config and model:
         return print_config_of(model[0], weights, options.settings(flags))
@@ -173,7 +175,7 @@ def _save_results(
     settings: Sequence[Setting],
     request: EvaluationRequest,
 ) -> None:
-    """Write the results of images without annotations, which are evaluated elsewhere."""
+    """Write the COCO results of images without annotations, such as test images that a server evaluates."""
     from htc.evaluation.evaluation import write_predictions
 
     annotations, save = Path(str(request.annotations)), request.save_results
@@ -183,8 +185,8 @@ def _save_results(
         )
     if request.stages or request.with_diagnostics or request.maps or request.against is not None:
         raise ConfigError(
-            f"{annotations} has no annotations, so nothing can be evaluated: leave out --stages, --against, "
-            f"--diagnostics, --html and maps"
+            f"{annotations} has no annotations, so nothing can be evaluated: remove --stages, --against, "
+            f"--diagnostics, --html and the flags of semantic and panoptic maps"
         )
     views = None if request.views is None else str(request.views)
     predictor, _ = load_named_models(models, weights, views, settings, options)
@@ -193,7 +195,7 @@ def _save_results(
         count = write_predictions(
             predictor, annotations, images, Path(save), batch_size=request.batch_size, progress=bar
         )
-    say(
-        f"{annotations.name} has no annotations, so nothing was evaluated; {count} results in {save}, for the server "
-        f"that has them"
+    print_message(
+        f"{annotations.name} has no annotations, so nothing was evaluated; wrote {count} results to {save}, for an "
+        f"evaluation server"
     )

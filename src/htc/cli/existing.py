@@ -7,15 +7,15 @@ from htc.errors import DataError
 
 
 def check_files(files: Mapping[str, Path | None]) -> None:
-    """Raise `DataError` for the first of these {flag: file} that is missing or a folder; None is not given."""
+    """Raise `DataError` for the first of these {flag: file} that is missing or a folder; None is skipped."""
     for flag, path in files.items():
-        if path is not None and (path.is_dir() or not path.exists()):  # a pipe is no regular file, and can be read
+        if path is not None and (path.is_dir() or not path.exists()):  # a pipe is not a regular file, but can be read
             fault = "is a folder, not a file" if path.is_dir() else "no such file"
             raise DataError(f"{flag} {path}: {fault}; check the path")
 
 
 def check_folders(folders: Mapping[str, Path | None]) -> None:
-    """Raise `DataError` for the first of these {flag: folder} that is missing or a file; None is not given."""
+    """Raise `DataError` for the first of these {flag: folder} that is missing or a file; None is skipped."""
     for flag, path in folders.items():
         if path is not None and not path.is_dir():
             fault = "is a file, not a folder" if path.exists() else "no such folder"

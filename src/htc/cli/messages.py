@@ -1,4 +1,4 @@
-"""Messages for calls that cannot be parsed: what is wrong, and what was probably meant."""
+"""Error messages for calls that cannot be parsed, with the most likely correction."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -14,26 +14,26 @@ REQUIRED = {
     "--model": "name a preset (`htc models` lists them), a folder that `htc train` or `htc convert` wrote, or a "
     "weights file",
     "SRC": "name the checkpoint to convert",
-    "DST": "name the folder to make",
+    "DST": "name the new folder",
     "DATA": "name the folder of a COCO dataset, or its annotation file and IMAGES",
 }
-"""What to give for an argument without a default."""
+"""Hints for required arguments."""
 
 
 def explain(error: CycloptsError, arguments: Sequence[str]) -> str:
-    """The fault, and where the help is; `arguments` are those of the call."""
-    verb = " ".join(error.command_chain or ())
-    return f"{_fault(error, verb, arguments)}\n`{f'htc {verb}'.strip()} --help` shows what it takes"
+    """Return the message for a parsing error of a call with these arguments, and the command that prints the help."""
+    command = " ".join(error.command_chain or ())
+    return f"{_fault(error, command, arguments)}\n`{f'htc {command}'.strip()} --help` lists the options"
 
 
-def _fault(error: CycloptsError, verb: str, arguments: Sequence[str]) -> str:
+def _fault(error: CycloptsError, command: str, arguments: Sequence[str]) -> str:
     if isinstance(error, UnusedCliTokensError):
         hint = "; --resume takes no value: give the folder of the run as --out DIR" if "--resume" in arguments else ""
-        return f"more arguments than `htc {verb}` takes: {' '.join(error.unused_tokens or ())}{hint}"
+        return f"unexpected arguments of `htc {command}`: {' '.join(error.unused_tokens or ())}{hint}"
     if isinstance(error, UnknownOptionError):
-        return _unknown_option(error, verb)
+        return _unknown_option(error, command)
     if isinstance(error, CoercionError) and isinstance(error.__cause__, ConfigError):
-        return _unusable_device(error.__cause__, verb)
+        return _unusable_device(error.__cause__, command)
     if not isinstance(error, MissingArgumentError) or error.argument is None:
         return str(error)
     if error.keyword is not None or error.argument.tokens:
@@ -47,16 +47,16 @@ def _missing(error: MissingArgumentError, name: str, arguments: Sequence[str]) -
         return f"{name} is missing; did you mean {near}"
     if name == "--model" and "--weights" in arguments:
         return (
-            "--model is missing: give a weights file as --model FILE; --weights FILE goes with the preset that it "
-            "belongs to, as in --model PRESET --weights FILE"
+            "--model is missing: give a weights file as --model FILE; --weights FILE is for weights of a preset, "
+            "as in --model PRESET --weights FILE"
         )
     return f"{name} is missing: {REQUIRED.get(name, 'it has no default')}"
 
 
-def _unknown_option(error: UnknownOptionError, verb: str) -> str:
-    """Names our option for one of another library, else the nearest, else the field of the configuration."""
+def _unknown_option(error: UnknownOptionError, command: str) -> str:
+    """Suggest the option that corresponds to one of another library, else the nearest option or configuration field."""
     given = (error.token.keyword or error.token.value).partition("=")[0]
-    if verb not in COMMANDS or not given.startswith("--"):
+    if command not in COMMANDS or not given.startswith("--"):
         return str(error)
     from htc.settings.names import all_names
 
@@ -65,23 +65,23 @@ def _unknown_option(error: UnknownOptionError, verb: str) -> str:
     takes_settings = "--config" in flags
     fields = [name for name in all_names() if "." in name] if takes_settings else []
     near = near_names(word.replace("-", "_"), [*flags.values(), *fields], cutoff=0.6)[:1]
-    if not near:  # the last word of a field, as in --interleaved
+    if not near:  # compare with the last part of each field, as in --interleaved
         last_words = {name.rpartition(".")[2]: name for name in reversed(fields)}
         near = [last_words[one] for one in get_close_matches(word.replace("-", "_"), last_words, n=1, cutoff=0.8)]
     if not near:
         return f"unknown option {given}"
-    if near[0] in flags:  # an argument without a flag keeps its upper case
-        return f"unknown option {given}: give {near[0]} without a flag, as in htc {verb} {COMMANDS[verb].usage}"
+    if near[0] in flags:  # a positional argument, named in upper case
+        return f"unknown option {given}: give {near[0]} without a flag, as in htc {command} {COMMANDS[command].usage}"
     return f"unknown option {given}; did you mean {_as_flag(near[0])}?"
 
 
 def _as_flag(option: str) -> str:
-    """`precision bf16` -> `--precision bf16`, `score_threshold` -> `--score-threshold`; fields keep their names."""
+    """`precision bf16` -> `--precision bf16`, `score_threshold` -> `--score-threshold`; fields are unchanged."""
     name, blank, value = option.partition(" ")
     return f"--{name if '.' in name else name.replace('_', '-')}{blank}{value}"
 
 
-def _unusable_device(fault: ConfigError, verb: str) -> str:
-    if isinstance(fault, SeveralDevicesError) and verb == "train":
+def _unusable_device(fault: ConfigError, command: str) -> str:
+    if isinstance(fault, SeveralDevicesError) and command == "train":
         return f"--{fault}; to train on several: --devices {fault.count}"
     return f"--{fault}"

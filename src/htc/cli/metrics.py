@@ -8,7 +8,7 @@ from htc.evaluation import KIND_NAMES
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """Box and mask numbers as a table in per cent, then each class."""
+    """Print box and mask metrics as a table in percent, further metrics if present, then AP by class."""
     names = list(metrics["bbox"])
     rows = [
         [label, *(_percent(metrics[kind][name]) for name in names)]
@@ -19,7 +19,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     if "members" in metrics:
         print()
         columns = [(kind, number) for kind in KIND_NAMES if kind in metrics for number in ("AP", "AP50", "AP75")]
-        named = [*metrics["members"].items(), ("together", metrics)]
+        named = [*metrics["members"].items(), ("ensemble", metrics)]
         rows = [
             [name, *(_percent(one[kind][number]) if kind in one else "-" for kind, number in columns)]
             for name, one in named
@@ -30,7 +30,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         rows = [
             [KIND_NAMES[kind], *_difference(metrics[kind]["AP"], other)] for kind, other in metrics["against"].items()
         ]
-        print_table(["AP", "here", "there", "difference", "95 % of draws"], rows)
+        print_table(["AP", "this", "other", "difference", "95 % interval"], rows)
     if "stages" in metrics:
         print()
         rows = [
@@ -51,7 +51,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         )
     if "semantic" in metrics:
         print(
-            f"\nsemantic map: mean IoU {_percent(metrics['semantic']['mIoU'])}, pixels right "
+            f"\nsemantic map: mean IoU {_percent(metrics['semantic']['mIoU'])}, pixel accuracy "
             f"{_percent(metrics['semantic']['pixel_accuracy'])}"
         )
     if "panoptic" in metrics:
@@ -77,24 +77,25 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         )
 
 
-def _print_diagnostics(found: dict[str, Any]) -> None:
-    """Boundary AP, the best threshold and calibration in one line each, then the errors by kind."""
-    best = found["best_f1"]["all"]
-    if found["boundary"] is not None:
+def _print_diagnostics(diagnostics: dict[str, Any]) -> None:
+    """Print boundary AP, the best threshold and calibration in a line each, then the errors by kind."""
+    best = diagnostics["best_f1"]["all"]
+    boundary = diagnostics["boundary"]
+    if boundary is not None:
         print(
-            f"boundary AP {_percent(found['boundary']['AP'])}, AP50 {_percent(found['boundary']['AP50'])}, AP75 "
-            f"{_percent(found['boundary']['AP75'])}"
+            f"boundary AP {_percent(boundary['AP'])}, AP50 {_percent(boundary['AP50'])}, AP75 "
+            f"{_percent(boundary['AP75'])}"
         )
     if best["threshold"] >= 0:
         parts = f"precision {_percent(best['precision'])}, recall {_percent(best['recall'])}"
-        print(f"best F1 {_percent(best['f1'])} at scores from {best['threshold']:.2f} ({parts})")
-    print(f"calibration error {_percent(found['calibration']['error'])}")
+        print(f"best F1 {_percent(best['f1'])} at score threshold {best['threshold']:.2f} ({parts})")
+    print(f"calibration error {_percent(diagnostics['calibration']['error'])}")
     print()
     rows = [
         [name, str(kind["count"]), _percent(kind["cost"])]
-        for name, kind in sorted(found["errors"].items(), key=lambda item: -item[1]["cost"])
+        for name, kind in sorted(diagnostics["errors"].items(), key=lambda item: -item[1]["cost"])
     ]
-    print_table(["errors", "number", "AP50 points they cost"], rows)
+    print_table(["errors", "count", "cost in AP50 points"], rows)
 
 
 def _both(metrics: dict[str, Any]) -> list[str]:

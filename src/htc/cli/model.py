@@ -1,4 +1,4 @@
-"""The model flags of a command: its settings, downloads with a progress bar, and the loaded predictor."""
+"""The model options of a command: settings, downloads with a progress bar, and loading of the predictor."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ from htc.checkpoint import check
 from htc.checkpoint.facts import NO_FACTS, UserFacts
 from htc.checkpoint.zoo import cached, fetch
 from htc.cli.options import ModelOptions
-from htc.cli.output import progress, say
+from htc.cli.output import print_message, progress
 from htc.compatibility import check_torch
 from htc.config import Config
 from htc.inference.views import parse_views
@@ -25,8 +25,8 @@ def settings_of(
     max_detections: int | None = None,
     score_threshold: float | None = None,
 ) -> list[Setting]:
-    """All settings of the call, with the flags that stand for one: objects an image, and a score that the model
-    itself can stop at.
+    """Return all settings of the call, including the flags `--max-detections` and `--score-threshold`, which set fields
+    of the configuration.
     """
     given = (
         ("max_detections", max_detections, "--max-detections"),
@@ -39,7 +39,7 @@ def settings_of(
 
 
 def print_config_of(model: str, weights: str | None, settings: Sequence[Setting], facts: UserFacts = NO_FACTS) -> int:
-    """Print the configuration that the model would have, as YAML for --config."""
+    """Print the configuration of a model, with the settings applied, as YAML for --config."""
     print(to_yaml(check.config_of(model, weights, settings, facts)), end="")
     return 0
 
@@ -47,7 +47,7 @@ def print_config_of(model: str, weights: str | None, settings: Sequence[Setting]
 def check_named_models(
     models: Sequence[str], weights: str | None, views: str | None, settings: Sequence[Setting]
 ) -> Config | None:
-    """Check the models and the words of `--views`; returns the configuration where it is known without weights."""
+    """Check the models and `--views`; return the configuration if it is known without reading weights."""
     known = check.check_models(models, weights, settings)
     if views is not None:
         parse_views(views)
@@ -63,10 +63,10 @@ def load_named_models(
     *,
     probe: bool = False,
 ) -> "tuple[ImagePredictor[Any], Sequence[ImagePredictor[Any]]]":
-    """The predictor of the call and that of each model alone, in the views of `--views`; released weights are fetched
-    first. The call has passed `check_named_models`.
+    """Load the predictor of the call and that of each single model, both with the views of `--views`; released weights
+    are downloaded first. Call `check_named_models` before.
 
-    `probe`: whether `--precision auto` takes the faster precision of this device; otherwise it is the model's own.
+    With `probe`, `--precision auto` selects the faster precision on this device; otherwise the model's own.
     """
     check_torch()
     from htc.inference import load
@@ -81,7 +81,7 @@ def load_named_models(
 
 
 def measured_precision(options: ModelOptions) -> list[Setting]:
-    """The setting that `--precision auto` stands for on the device of the call; none for another `--precision`."""
+    """Resolve `--precision auto` to a setting for the device of the call; empty for any other `--precision`."""
     if options.precision != "auto":
         return []
     check_torch()
@@ -92,9 +92,9 @@ def measured_precision(options: ModelOptions) -> list[Setting]:
 
 
 def fetch_weights(name: str) -> None:
-    """Have the weights of that name in the cache, if it names released weights."""
+    """Download released weights of this name to the cache, unless they are there or there are none."""
     if not check.to_be_fetched(name):
         return
-    say(f"fetching the released weights of {name} into {cached(name).parent}")
+    print_message(f"downloading the released weights of {name} to {cached(name).parent}")
     with progress("MiB") as bar:
         fetch(name, progress=lambda done, total: bar(done // MEBI, (total or 0) // MEBI, ""))

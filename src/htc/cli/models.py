@@ -1,4 +1,4 @@
-"""`htc models`: what can be named."""
+"""`htc models`: list the presets and print their configurations."""
 
 import json as json_format
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from typing import Any
 
 from htc.checkpoint.zoo import RELEASED, Entry, cache_folder, cached, catalogue, weights_url
 from htc.cli.options import JsonTarget, Name, Switch
-from htc.cli.output import check_json_target, print_or_write_json, print_table, say
+from htc.cli.output import check_json_target, print_message, print_or_write_json, print_table
 from htc.config import Config
 from htc.presets import preset
 from htc.settings.layers import to_yaml
@@ -15,15 +15,14 @@ COLUMNS = ("preset", "params", "GFLOP", "box", "mask", "published by", "measured
 
 
 def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Switch = False) -> int:
-    """List the presets: parameters, operations, published AP and whose, what was measured here, and where the weights
-    are.
+    """List the presets: parameters, operations, published AP and its source, AP of this library, and released weights.
 
     Parameters
     ----------
     name
-        Print the whole configuration of this preset, as YAML for --config.
+        Print the configuration of this preset as YAML for --config.
     json
-        Write the list to this file; - is standard output.
+        Write the list to this JSON file; - is standard output.
     schema
         Print the JSON schema of the configuration, for editors.
     """
@@ -38,19 +37,21 @@ def models(name: Name | None = None, /, *, json: JsonTarget = None, schema: Swit
     if json is not None:
         print_or_write_json(json, [_row(entry) for entry in entries])
         return 0
-    print_table((*COLUMNS, "weights"), [(*table_cells(entry), _place(entry)) for entry in entries])
-    say(
-        "\nparams: millions; GFLOP: of an image of 800x1333; box, mask: published AP on COCO val2017, * on test-dev, "
-        "and whose"
+    print_table((*COLUMNS, "weights"), [(*table_cells(entry), _status(entry)) for entry in entries])
+    print_message(
+        "\nparams: millions; GFLOP: for an image of 800x1333; box, mask: published AP on COCO val2017 (*: test-dev); "
+        "published by: source of the AP"
     )
-    say("measured: box and mask AP by this library, on that data; the command that gave them: htc models --json -")
-    say(f"released weights are fetched at first use, into {cache_folder()}")
-    say("their addresses: htc models --json -    a whole configuration: htc models NAME")
+    print_message(
+        "measured: box and mask AP of this library on the named dataset; commands to reproduce: htc models --json -"
+    )
+    print_message(f"released weights are downloaded at first use, to {cache_folder()}")
+    print_message("URLs of the weights: htc models --json -    configuration of a preset: htc models NAME")
     return 0
 
 
 def table_cells(entry: Entry) -> tuple[str, ...]:
-    """One row of the table, as `COLUMNS` names them."""
+    """Return a row of the table; the cells are in the order of `COLUMNS`."""
     size = tuple("" if value is None else f"{value:.0f}" for value in (entry.parameters, entry.gflop))
     mark = "*" if entry.images == "test-dev" else ""
     ap = tuple("" if value is None else f"{value}{mark}" for value in (entry.box_ap, entry.mask_ap))
@@ -66,7 +67,7 @@ def _row(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _place(entry: Entry) -> str:
+def _status(entry: Entry) -> str:
     return "cached" if _cached(entry) else "released" if weights_url(entry.name) is not None else ""
 
 

@@ -1,7 +1,7 @@
-"""Flags that commands share, and fields of the configuration as flags.
+"""Options shared by several commands, and fields of the configuration as flags.
 
-Every command that builds or runs a model takes `ModelOptions`. Settings such as `--cascade.interleaved false` are split
-off the arguments before the command's own flags are parsed.
+Every command that builds or runs a model takes `ModelOptions`. Settings such as `--cascade.interleaved false` are
+separated from the arguments before the command's own flags are parsed.
 """
 
 import math
@@ -25,7 +25,7 @@ def _device(_kind: object, tokens: Sequence[Token]) -> str:
 
 Device = Annotated[str, Parameter(converter=_device, metavar="NAME")]
 Flags = Annotated[Sequence[tuple[str, str]], Parameter(parse=False)]
-"""The configuration flags of the call; the command line hands them to each verb that has this parameter."""
+"""The configuration flags of the call; passed to each command that has this parameter."""
 JsonTarget = Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True, metavar="FILE")]
 Words = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
@@ -63,43 +63,43 @@ Above = Annotated[float, Parameter(validator=_above_zero)]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Flags shared by all verbs with a model. Any field of the configuration is a flag too:
+    """Options of all commands with a model. Every field of the configuration is also a flag:
     `--cascade.interleaved false`.
     """
 
     config: File | None = None
-    """YAML or JSON file with settings, laid over the preset or the model's own configuration."""
+    """YAML or JSON file of settings, which override those of the preset or model."""
     device: Device = "auto"
-    """auto (CUDA if there is one, else the CPU), cpu, cuda, cuda:N, N (the same) or mps."""
+    """auto (CUDA if available, else the CPU), cpu, cuda, cuda:N, N (the same) or mps."""
     precision: Literal["auto", "fp32", "bf16"] | None = None
-    """Arithmetic of the network, boxes excepted; auto takes the faster one. Default: the model's own."""
+    """Precision of the network (boxes are always fp32); auto selects the faster one. Default: the model's own."""
     print_config: Switch = False
-    """Print the whole configuration as YAML for --config, and do nothing else."""
+    """Print the configuration as YAML for --config and exit."""
 
     def settings(self, flags: Sequence[tuple[str, str]]) -> list[Setting]:
-        """All settings of this call, lowest layer first; `--precision auto` is none before it is resolved.
+        """Return all settings of this call, in ascending priority, without `--precision auto`, which is resolved later.
 
-        Raises one `ConfigError` for everything that no configuration has or takes.
+        Raises one `ConfigError` that lists every unknown field and invalid value.
         """
-        found = gather(self.config, os.environ, flags)
+        settings = gather(self.config, os.environ, flags)
         if self.precision not in (None, "auto"):
-            found.append(Setting(("precision",), self.precision, "--precision"))
-        check_alone(found)
-        return found
+            settings.append(Setting(("precision",), self.precision, "--precision"))
+        check_alone(settings)
+        return settings
 
 
 MODEL_OPTIONS = ModelOptions()
-"""The default of every command's `options`."""
+"""Default value of the parameter `options` of every command."""
 
 
 def split(arguments: Sequence[str], own: Collection[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """(the verb's arguments, the configuration's (name, text) pairs).
+    """Separate the command's own arguments from the (name, text) pairs of the configuration.
 
-    A flag belongs to the configuration if its name holds a dot, or names a section and is not among the verb's `own`
+    A flag belongs to the configuration if its name contains a dot, or is a section and not one of the command's `own`
     flags. Raises `ConfigError` for a configuration flag without a value.
     """
     rest: list[str] = []
-    found: list[tuple[str, str]] = []
+    settings: list[tuple[str, str]] = []
     position = 0
     while position < len(arguments):
         argument = arguments[position]
@@ -116,8 +116,8 @@ def split(arguments: Sequence[str], own: Collection[str]) -> tuple[list[str], li
                 raise ConfigError(f"{argument} needs a value, as in {argument} VALUE")
             value = arguments[position]
             position += 1
-        found.append((name, value))
-    return rest, found
+        settings.append((name, value))
+    return rest, settings
 
 
 def _is_setting(name: str, own: Collection[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Where results go: tables and JSON on stdout or in a file, messages on stderr."""
+"""Output of the commands: tables and JSON on stdout or in a file, messages on stderr."""
 
 import json
 import sys
@@ -14,23 +14,23 @@ from htc.run_folders import require_new_file
 
 STDOUT = "-"
 UNLIMITED = 10_000
-"""Characters a line, where no terminal sets a limit."""
+"""Line width if the output is not a terminal."""
 
 
-def say(message: str) -> None:
-    """A message for the person at the terminal; of several processes that train together, the first speaks."""
+def print_message(message: str) -> None:
+    """Print a message on stderr; of several processes only the first prints it."""
     if here().rank == 0:
         print(message, file=sys.stderr, flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout, readable in a pipe as well."""
+    """Print a table on stdout; lines are not wrapped if stdout is not a terminal."""
     from rich.console import Console
     from rich.table import Table
 
     grid = Table(box=None, pad_edge=False)
     for column in columns:
-        grid.add_column(column, overflow="fold")  # on a narrow terminal; a name cut short could not be copied
+        grid.add_column(column, overflow="fold")  # wrap on a narrow terminal: truncated names could not be copied
     for row in rows:
         grid.add_row(*row)
     console = Console(highlight=False)
@@ -38,7 +38,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def check_json_target(target: str | None, flag: str = "--json") -> None:
-    """Refuse a JSON target before the work starts; raises `OutputError` if it exists or cannot be written to."""
+    """Raise `OutputError` before the work starts if the JSON file exists already or cannot be written."""
     if target is None or target == STDOUT:
         return
     require_new_file(Path(target), flag)
@@ -47,7 +47,7 @@ def check_json_target(target: str | None, flag: str = "--json") -> None:
 def print_or_write_json(target: str | None, content: Any) -> None:
     """Print `content` as JSON if `target` is `-`, write it to the file of that name, or do nothing for None.
 
-    A file is complete or absent; raises `OutputError`.
+    The file is written completely or not at all. Raises `OutputError`.
     """
     if target == STDOUT:
         print(json.dumps(content, indent=None if isinstance(content, list) else 1))
@@ -56,5 +56,5 @@ def print_or_write_json(target: str | None, content: Any) -> None:
 
 
 def progress(task: str) -> AbstractContextManager[NamedProgress]:
-    """A bar on stderr for (done, total, note); elsewhere than on a terminal, a line now and then."""
+    """Show progress (done, total, note) on stderr: a bar on a terminal, periodic lines elsewhere."""
     return reporting(True, task)

@@ -1,4 +1,4 @@
-"""`htc predict`: predict on images, write drawings and result files."""
+"""`htc predict`: predict on images; write drawings and result files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,7 +29,7 @@ from htc.cli.options import (
     Threshold,
     Words,
 )
-from htc.cli.output import STDOUT, check_json_target, print_or_write_json, progress, say
+from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json, progress
 from htc.data.images import MAX_PIXELS
 from htc.errors import ConfigError, DataError
 from htc.inference.sources import Failure, ImageFile, expand, image_ids, predict_files, readable
@@ -66,48 +66,49 @@ def predict(
     options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
-    """Find the objects in images: drawings in a folder, and COCO results with --json.
+    """Predict the instances in images; write drawings to a folder, and COCO results with --json.
 
     Parameters
     ----------
     source
-        Image files, folders (searched to the bottom) or patterns such as 'photos/**/*.jpg'.
+        Image files, folders (searched recursively) or patterns such as 'photos/**/*.jpg'.
     model
-        A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file; several times:
-        an ensemble.
+        A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file; repeat the
+        flag for an ensemble.
     weights
         A weights file, or the name of a preset with released weights, for --model PRESET.
     views
-        Predict in several views of each image: scales, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200; or
-        paper.
+        Views for test-time augmentation: scales or sizes, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200:flip;
+        paper for the paper's ten.
     annotations
-        COCO annotations that give the images' ids, by file name.
+        COCO annotations with the ids of the images, which are matched by file name.
     score_threshold
-        Objects with a lower score are left out; 0 to 1. Default: 0.5 (for results to be measured give 0.001).
+        Minimum score of the detections, 0 to 1. Default: 0.5; use 0.001 for results to be evaluated.
     max_detections
-        At most so many objects an image, best first. Default: the model's own number.
+        Maximum number of detections of an image, by descending score. Default: the model's own.
     short_edge
-        Network input: short edge in pixels. Default: the model's own.
+        Short edge of the network input in pixels; smaller if the long edge would exceed --long-edge. Default: the
+        model's own.
     long_edge
-        Network input: limit of the long edge in pixels. Default: the model's own.
+        Maximum long edge of the network input in pixels. Default: the model's own.
     classes
-        Only objects of these classes.
+        Predict only these class names.
     out
-        Folder for the drawings. Default: runs/predict/NAME, after the first SOURCE.
+        Folder for the drawings. Default: runs/predict/NAME, NAME being that of the first SOURCE.
     json
-        Write COCO results to this file; - is standard output.
+        Write COCO results to this JSON file; - is standard output.
     labelme
         Write a labelme file for each image, beside its drawing.
     polygons
-        In the COCO results, polygons instead of run lengths; holes are lost.
+        Write polygons instead of RLE to the COCO results; holes are lost.
     draw
-        Draw the objects over the images.
+        Draw the detections on the images.
     batch_size
-        Images that the network takes at once.
+        Images in a forward pass.
     workers
-        Threads that read and resize the next images meanwhile; 0: none.
+        Threads that read and resize the next images in the background; 0: none.
     max_pixels
-        Refuse larger images. Default: 178956970.
+        Images with more pixels are refused. Default: 178956970.
     """
     settings = settings_of(options, flags, max_detections, score_threshold)
     if options.print_config:
@@ -117,7 +118,7 @@ def predict(
             "SOURCE is missing: name image files, folders or patterns, as in htc predict photos --model MODEL"
         )
     if short_edge is not None and long_edge is not None and short_edge > long_edge:
-        raise ConfigError(f"--short-edge {short_edge} is larger than --long-edge {long_edge}: exchange them")
+        raise ConfigError(f"--short-edge {short_edge} is larger than --long-edge {long_edge}: swap the values")
     if (short_edge or long_edge) and (views is not None or len(model) > 1):
         raise ConfigError(
             "--short-edge and --long-edge are for one view of one model: write sizes in --views, as 600x900, or set "
@@ -135,7 +136,7 @@ def predict(
     predictor, _ = load_named_models(model, weights, views, settings, options, probe=True)
     from htc.inference.outputs import PredictionWriter
 
-    asked = {
+    given = {
         "short_edge": short_edge,
         "long_edge": long_edge,
         "max_detections": max_detections,
@@ -143,7 +144,7 @@ def predict(
         "max_pixels": max_pixels,
         "workers": workers,
     }
-    how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    kwargs: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     threshold = DISPLAY_THRESHOLD if score_threshold is None else score_threshold
     done = 0
     with ExitStack() as stack:
@@ -157,36 +158,38 @@ def predict(
             labelme=folder if labelme else None,
             max_pixels=max_pixels or MAX_PIXELS,
         )
-        for file, detections in predict_files(predictor, files, failures, batch_size, threshold, _report, **how):
+        for file, detections in predict_files(predictor, files, failures, batch_size, threshold, _report, **kwargs):
             writer.write(file, ids[file], detections)
             done += 1
             bar(done, len(files), "")
         if not done:
-            raise DataError("no image could be used, and nothing was written")
-    say(_summary(done, len(failures), folder, json))
+            raise DataError("no image could be read, so nothing was written; see the messages above")
+    print_message(_summary(done, len(failures), folder, json))
     return 1 if failures else 0
 
 
 def _summary(done: int, failed: int, folder: Path | None, json: str | None) -> str:
     images = f"{done} of {done + failed} images" if failed else f"{done} image{'s' if done != 1 else ''}"
-    places = [f"files in {folder}" if folder else "", f"results in {json}" if json not in (None, STDOUT) else ""]
-    return ", ".join([f"{images} done", *filter(None, places)])
+    outputs = [f"files in {folder}" if folder else "", f"results in {json}" if json not in (None, STDOUT) else ""]
+    return ", ".join([f"{images} done", *filter(None, outputs)])
 
 
 def _name(source: str) -> str:
-    """What a run is called after: the image or folder, or the folder that a pattern begins with."""
+    """Return the name of a run: that of the image or folder, or of the folder at the start of a pattern."""
     fixed = [part for part in Path(source).absolute().parts if not set(part) & set("*?[")]
     return Path(*fixed).stem or "pictures"
 
 
 def _report(failure: Failure) -> None:
-    say(f"htc: {failure.message}")
+    print_message(f"htc: {failure.message}")
 
 
 def _images(
     sources: Sequence[str], annotations: Path | None, max_pixels: int | None
 ) -> tuple[list[ImageFile], dict[ImageFile, int | str], list[Failure]]:
-    """The images whose headers can be read, their ids, and the failures, reported; `DataError` if no image is left."""
+    """Return the images with a readable header, their ids, and the failures, which are also printed. Raises `DataError`
+    if no image is readable.
+    """
     known: Mapping[str, int | str] = {}
     if annotations is not None:
         from htc.evaluation.files import image_ids_by_name
@@ -196,7 +199,10 @@ def _images(
     usable, unreadable = readable(files, max_pixels or MAX_PIXELS)
     failures += unreadable
     if not usable:
-        raise DataError("\nhtc: ".join(failure.message for failure in failures) or "no image was named")
+        raise DataError(
+            "\nhtc: ".join(failure.message for failure in failures)
+            or "no image matches SOURCE; give image files, folders or patterns"
+        )
     for failure in failures:
         _report(failure)
     return usable, dict(zip(files, image_ids(files, known), strict=True)), failures
@@ -204,7 +210,7 @@ def _images(
 
 @contextmanager
 def _results(target: str | None) -> "Iterator[ResultsSink | None]":
-    """The destination of COCO results: a file that grows with each image, standard output at the end, or none."""
+    """Yield the sink of the COCO results: a file written image by image, a list printed at the end, or None."""
     from htc.inference.outputs import ResultsList, results_file
 
     if target is None:

@@ -1,4 +1,4 @@
-"""Semantic maps as `--semantic` and the flags beside it name them, the same to train on and to measure against."""
+"""The option `--semantic` and the flags that describe its maps, shared by `htc train` and `htc evaluate`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class MapFlags:
-    """How the maps of `--semantic DIR` are to be read, and what is merged with them."""
+    """How to read the maps of `--semantic DIR`, and what to draw over them."""
 
     semantic_json: File | None = None
-    """COCO panoptic annotations: DIR holds their PNGs, or class numbers where --semantic-panoptic names these."""
+    """COCO panoptic annotations that describe the maps; DIR holds their PNGs, unless --semantic-panoptic is given."""
     semantic_panoptic: Folder | None = None
-    """Lay the PNGs of --semantic-json, which are here, over the maps of DIR; classes are category ids - 1 then."""
+    """Folder of the PNGs of --semantic-json, which are drawn over the maps of DIR; classes are category ids - 1."""
     semantic_instances: Annotated[str | None, Parameter(metavar="N|ids")] = None
-    """Draw the instances over the maps of DIR: class k (from 0) as N + k, or each as its category id - 1."""
+    """Draw the instances over the maps of DIR, class k (from 0) as N + k, or "ids" for category id - 1."""
 
     def targets(self, semantic: str) -> "Literal['auto', 'none'] | MapSources":
-        """What `htc train --semantic auto|none|DIR` trains on; raises `ConfigError` for what cannot be."""
+        """Parse the targets of `htc train --semantic auto|none|DIR`; raises `ConfigError` for conflicting flags."""
         return self._sources(semantic, ("auto", "none"))
 
     def evaluated(self, semantic: str | None) -> "Literal['auto'] | MapSources | None":
-        """What `htc evaluate --semantic auto|DIR` evaluates against; raises `ConfigError` for what cannot be."""
+        """Parse the ground truth of `htc evaluate --semantic auto|DIR`; raises `ConfigError` for conflicting flags."""
         return self._sources(semantic, ("auto",))
 
     def _sources(self, semantic: str | None, words: Sequence[str]) -> Any:

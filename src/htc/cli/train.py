@@ -1,4 +1,4 @@
-"""`htc train`: a dataset in, a trained model out."""
+"""`htc train`: train a model on a dataset."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from htc.cli.existing import check_files, check_folders
 from htc.cli.metrics import print_metrics
 from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch, Words
-from htc.cli.output import say
+from htc.cli.output import print_message
 from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.ranks import here
 from htc.settings.layers import Setting, names_preset, to_yaml
@@ -48,8 +48,8 @@ def train(
 ) -> int:
     """Train a model on a dataset.
 
-    Without --preset, the model, input size, anchors, batch size and epochs are chosen for the dataset, and each choice
-    is printed with its rule.
+    Without --preset, the model, the input size, the anchors, the batch size and the number of epochs are chosen for the
+    dataset, and each choice is printed with its rule.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def train(
         Folder of the dataset: COCO (annotations/instances_{train,val}.json with {train,val}/, COCO's own layout, or
         Roboflow's), YOLO (data.yaml), labelme (JSON files) or label maps (images/ and masks/).
     val_share
-        Without a validation part in --data: hold out this share of the training images (0.2: a fifth).
+        Hold out this share of the training images (0 to 1) for validation, if --data has no validation set.
     train_annotations
         COCO annotations to train on, in place of --data.
     train_images
@@ -70,7 +70,7 @@ def train(
         The model and its schedule; `htc models` lists all. Default: chosen for the dataset.
     weights
         Start from these weights: a preset with released weights, a folder or a file. Layers that depend on the
-        classes keep the rows of classes with the same name.
+        classes keep the rows of classes with the same name; the others start from random values.
     semantic
         Targets of the semantic branch: auto derives them from the instances, none removes the branch, DIR holds PNG
         maps.
@@ -79,14 +79,14 @@ def train(
     epochs
         Passes over the training images. Default: the preset's, or chosen for the dataset.
     evaluate_every
-        Epochs between two evaluations. Default: 1, or about twenty evaluations where the epochs are chosen.
+        Epochs between two evaluations. Default: 1, or about twenty evaluations in all if the epochs are chosen.
     max_time
-        Stop after so many minutes of training.
+        Stop after this many minutes of training.
     batch_size
         Images of one process in a step. Default: the preset's.
     lr
-        Learning rate. SGD: for 16 images per step, scaled linearly to the real number of images per step; AdamW:
-        used as it is. Default: the preset's.
+        Learning rate. SGD scales it linearly with the images per step, LR being for 16; AdamW takes it as it is.
+        Default: the preset's.
     seed
         The same seed on the same machine gives the same weights.
     workers
@@ -94,14 +94,15 @@ def train(
     resume
         Continue the run in --out DIR exactly from its last checkpoint.
     checkpoint_steps
-        Write a checkpoint every so many steps too, not only every minute, at the end of an epoch and when stopped.
+        Also write a checkpoint every so many steps, besides those of every minute, of every epoch and at the end.
     devices
-        Processes on this machine that train together, each on its own GPU (or CPU). Not needed under torchrun and srun.
+        Processes on this machine that train together, each on its own GPU (or on the CPU). Not needed under torchrun
+        and srun.
     nodes
         Machines that train together; each needs MASTER_ADDR, MASTER_PORT and NODE_RANK in its environment
         (docs/guides/many-gpus.md).
     logger
-        Log losses and metrics to tensorboard, wandb or mlflow; several may be given.
+        Log losses and metrics to tensorboard, wandb or mlflow; several can be given.
     """
     settings = [*options.settings(flags), *schedule_settings(epochs, batch_size, lr, "--")]
     if preset is not None:
@@ -143,13 +144,13 @@ def train(
         result = run_request(request, listener)
     if result.metrics is not None and here().rank == 0:
         print_metrics(result.metrics.to_dict())
-    say(f"model: {result.model_folder}    metrics, curves and images: {result.folder}")
-    say(f"try it: htc predict IMAGE --model {result.folder}")
+    print_message(f"model: {result.model_folder}    metrics, curves and images: {result.folder}")
+    print_message(f"predict with it: htc predict IMAGE --model {result.folder}")
     return 0
 
 
 def steps_of(bar: Callable[[int, int, str], None]) -> Listener:
-    """A training's steps and the sum of its losses on a progress bar."""
+    """Return a listener that shows the steps and the total loss of a training on a progress bar."""
 
     def show(event: Event) -> None:
         if isinstance(event, StepDone):

@@ -237,7 +237,7 @@ def _row(name: str, losses: Mapping[str, float]) -> list[str]:
 
 
 def precisions(entry: Mapping[str, Any]) -> str:
-    """Format mask and box AP of an evaluation, in per cent."""
+    """Format mask and box AP of an evaluation, in percent."""
     kinds = {"segm": "mask AP", "bbox": "box AP"}
     return ", ".join(
         f"{label} {'-' if entry[kind]['AP'] < 0 else format(100 * entry[kind]['AP'], '.1f')}"

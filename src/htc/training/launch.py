@@ -202,8 +202,8 @@ class _Group(Generic[_T]):
 def _sudden_end(process: BaseProcess) -> BaseException:
     code = process.exitcode or 0
     if code < 0:
-        cause = f"was ended by {signal.Signals(-code).name}"
-        cause += ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+        cause = f"was killed by {signal.Signals(-code).name}"
+        cause += ", probably because memory ran out" if -code == signal.SIGKILL else ""
     else:
         cause = f"ended with exit code {code}; its own message is above"
     return TrainingError(

@@ -63,11 +63,11 @@ class TrainingRequest:
 
     @property
     def has_data(self) -> bool:
-        """Whether any data is named."""
+        """Whether training data is given."""
         return self.data is not None or self.train_annotations is not None
 
     def check(self) -> Config:
-        """Raise `ConfigError` for options that cannot be used, before any data is read; the configuration so far."""
+        """Raise `ConfigError` for options that cannot be used, before reading data; return the configuration so far."""
         given = resolve(self.settings, DEFAULT_PRESET)
         for name, least in {"devices": 1, "nodes": 1, "workers": 0, "seed": 0}.items():
             if getattr(self, name) < least:
@@ -82,7 +82,7 @@ class TrainingRequest:
             parse_device(self.device)
         if self.devices > 1 and str(self.device) not in ("auto", "cpu", "cuda"):
             raise ConfigError(
-                f"devices is {self.devices} and device is {self.device}: several processes take the devices 0 to "
+                f"devices is {self.devices} and device is {self.device}: several processes use the devices 0 to "
                 f"{self.devices - 1}; give device cuda or cpu, and select GPUs with CUDA_VISIBLE_DEVICES"
             )
         if self.weights is not None:
@@ -91,20 +91,22 @@ class TrainingRequest:
         if self.transforms is not None and not callable(self.transforms):
             raise ConfigError(f"transforms is a {type(self.transforms).__name__}: give a function (image, target)")
         for one in self.callbacks:
-            if not callable(getattr(one, "on_train_start", None)):  # as Lightning's are; its import would take seconds
+            if not callable(
+                getattr(one, "on_train_start", None)
+            ):  # a check without importing Lightning, which takes seconds
                 raise ConfigError(f"callbacks: {one!r} is not a Lightning callback")
         if self.starts_processes:
             check_can_be_sent({"transforms": self.transforms, "backbone": self.backbone}, self.callbacks, self.loggers)
         return given
 
     def check_data(self) -> None:
-        """Raise `DataError` if nothing is named to train on."""
+        """Raise `DataError` if no training data is given."""
         if not self.has_data:
             raise DataError("nothing to train on: give --data DIR, or --train-annotations JSON with --train-images DIR")
 
     @property
     def name(self) -> str:
-        """The run's name: the preset's where one is named, else that of the data."""
+        """Name of the run: that of the preset if one is given, else that of the dataset."""
         source = self.data if isinstance(self.data, str | Path) else self.train_annotations
         if names_preset(self.settings):
             return resolve(self.settings, DEFAULT_PRESET).preset
