@@ -87,7 +87,7 @@ def report_page(
             PageSection("Worst images", [Gallery(shown, 560) if shown else Text("No image has an error.")], lead)
         )
     subtitle = f"{len(comparison.image_ids)} images, {objects} instances, {len(comparison.results)} results"
-    return Page(title, sections, subtitle, "AP, IoU and F1 are explained in docs/guides/evaluation.md of hybrid-task-cascade.")
+    return Page(title, sections, subtitle, "AP, IoU and F1: see docs/guides/evaluation.md of hybrid-task-cascade.")
 
 
 def _metrics(metrics: MetricValues, diagnostics: Diagnostics) -> list[PagePart]:
