@@ -49,6 +49,7 @@ def test_filter() -> None:
     assert found.filter(0.5).class_names == ("dog", "cat")
     assert found.filter(classes=["dog"]).scores.tolist() == pytest.approx([0.9, 0.1])
     assert len(found.filter(0.5, classes=["dog"])) == 1
+    assert found.filter(classes="dog") == found.filter(classes=["dog"])  # one name, not a text that contains names
     assert len(found.filter(classes=[])) == 0
 
 

@@ -205,7 +205,8 @@ class Detections:
 
     def filter(self, score_threshold: float = 0.0, classes: Collection[str] | None = None) -> "Detections":
         """Select detections with at least this score and, if given, of one of these classes."""
-        wanted = np.array([classes is None or name in classes for name in self.class_names], bool)
+        names = [classes] if isinstance(classes, str) else classes
+        wanted = np.array([names is None or name in names for name in self.class_names], bool)
         return self[np.flatnonzero((self.scores >= score_threshold) & wanted)]
 
     def draw(

@@ -72,6 +72,7 @@ def test_thresholds_classes_and_count() -> None:
     assert len(predictor.predict(random_image(9, 9), score_threshold=0.0)) == 4
     assert len(predictor.predict(random_image(9, 9), score_threshold=0.7)) == 2
     assert predictor.predict(random_image(9, 9), score_threshold=0.0, classes=["dog"]).class_names == ("dog", "dog")
+    assert predictor.predict(random_image(9, 9), score_threshold=0.0, classes="dog").class_names == ("dog", "dog")
     assert predictor.predict(random_image(9, 9), score_threshold=0.0, max_detections=1).class_names == ("dog",)
     assert len(predictor.predict(random_image(9, 9), score_threshold=0.0, classes=[])) == 0
 

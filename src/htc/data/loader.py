@@ -152,8 +152,8 @@ def training_loader(
     smaller, but every rank takes part in it (with images from the start of the epoch if there are too few).
 
     `transforms(image, target)`, in the style of torchvision v2, get the original image before the augmentation of the
-    configuration (see `docs/guides/extending.md`). They draw from the global generators of torch, NumPy and Python, which
-    are seeded for each image, and must be picklable if workers are started by `spawn`.
+    configuration (see `docs/guides/extending.md`). They draw from the global generators of torch, NumPy and Python,
+    which are seeded for each image, and must be picklable if workers are started by `spawn`.
 
     Raises `ConfigError` if the semantic branch has too few classes for its maps; batches raise `DataError` for an image
     that cannot be used, or if the transforms do not return an image and its target.

@@ -257,8 +257,9 @@ class ImagePredictor(ABC, Generic[Prepared]):
     def _labels(self, classes: Collection[str] | None) -> tuple[int, ...] | None:
         if classes is None:
             return None
-        check_classes(classes, self.config.classes)
-        return tuple(sorted({self.config.classes.index(name) for name in classes}))
+        names = [classes] if isinstance(classes, str) else classes
+        check_classes(names, self.config.classes)
+        return tuple(sorted({self.config.classes.index(name) for name in names}))
 
 
 @final
