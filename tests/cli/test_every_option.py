@@ -12,11 +12,11 @@ import pytest
 
 from cli.conftest import Result
 
-PAGE = Path(__file__).parents[2] / "docs" / "modules.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "variants.md"
 DOCUMENTED = [
     flags
     for flags in re.findall(r"^\|[^|]*\|[^|]*\| `(--[^`]*)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    if "--preset" not in flags
+    if " " in flags and "deformable v1" not in flags  # deformable convolution needs a deeper network: see FURTHER
 ]
 FURTHER = [
     "--rpn.kind guided_rpn --rpn.anchor_scale 4",
