@@ -29,7 +29,7 @@ def test_a_used_folder_a_file_and_a_place_below_a_file_are_refused(tmp_path: Pat
     for out, message in (
         (tmp_path, "is not empty"),
         (tmp_path / "file", "is a file"),
-        (tmp_path / "file" / "x", "is a file, so nothing"),
+        (tmp_path / "file" / "x", "is a file, not a folder"),
     ):
         with pytest.raises(OutputError, match=message) as caught:
             folder_for("train", "x", out)

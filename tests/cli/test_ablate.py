@@ -75,7 +75,7 @@ def test_some_rows_of_two_tables(htc: Htc, data: Path, tmp_path: Path) -> None:
         ),
         (("--table", "2", "--seeds", "1", "1"), "--seeds 1 1: a seed is repeated"),
         (("--table", "2", "--cascade.interleaved", "maybe"), "cascade.interleaved"),
-        (("--table", "2", "--preset", "mask_rcnn_r50_fpn_1x_coco"), "cannot be taken apart"),
+        (("--table", "2", "--preset", "mask_rcnn_r50_fpn_1x_coco"), "cannot be ablated"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_trained(
