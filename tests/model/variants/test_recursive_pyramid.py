@@ -120,5 +120,5 @@ def test_both_backbones_and_the_feedback_learn() -> None:
 
 
 def test_it_needs_the_stages_of_a_resnet() -> None:
-    with pytest.raises(ValueError, match="ResNet"):
+    with pytest.raises(ValueError, match=r"needs backbone\.kind resnet"):
         small_config(1, backbone=FishNet(depth=99), neck=RecursiveFPN(channels=CHANNELS))
