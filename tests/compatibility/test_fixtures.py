@@ -30,10 +30,6 @@ NAMES = [
 ]
 PIXELS, SCORE, LOSS = 0.1, 1e-3, 0.05
 """Tolerances: of box corners, of scores, of losses (relative: which RoIs are sampled can depend on a rounding)."""
-COMPARED = {"fishnet": 5}
-"""Steps whose losses are compared, where not all: on another processor than the one that wrote the archive, rounding
-decides by the sixth step of FishNet which RoIs are sampled (the version that wrote it differs from itself by 19 %).
-"""
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +112,12 @@ def test_an_interrupted_run_is_resumed_exactly(
     assert after["images"][: len(before["images"])] == before["images"]
     assert after["losses"][: len(before["losses"])] == before["losses"]
     assert after["losses"][0] == stored["losses"][0]
-    losses, known = (np.array(rows[1:][: COMPARED.get(name)], float) for rows in (after["losses"], stored["losses"]))
-    np.testing.assert_allclose(losses, known, rtol=LOSS, atol=0.01)
+    losses = np.array(after["losses"][1:], float)
+    # FishNet's last step depends on a rounding (which RoIs are sampled): 06cb7f3 itself resumes this archive to one of
+    # two trajectories, by processor. `losses_elsewhere` is what it gives on an AMD EPYC.
+    known = [np.array(rows[1:], float) for rows in (stored["losses"], *stored.get("losses_elsewhere", ()))]
+    nearest = min(known, key=lambda one: np.abs(losses - one).max())
+    np.testing.assert_allclose(losses, nearest, rtol=LOSS, atol=0.01)
 
 
 def resume(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
