@@ -31,7 +31,8 @@ def test_members_stages_and_other_results():
     against = {"segm": {"AP": 0.4, "difference": 0.05, "low": 0.01, "high": 0.09}}
     metrics = Metrics({**VALUES, "members": {"a": VALUES}, "stages": {"1-3": VALUES}, "against": against})
     assert metrics.members["a"] == metrics.stages["1-3"] == Metrics(VALUES)
-    assert metrics.against[0] == {"kind": "mask", "AP": 0.4, "difference": 0.05, "low": 0.01, "high": 0.09}
+    assert metrics.against.columns == ("kind", "AP", "AP against", "difference", "low", "high")
+    assert metrics.against.rows == (("mask", 0.45, 0.4, 0.05, 0.01, 0.09),)
     assert Metrics(VALUES).members == {}
     assert len(Metrics(VALUES).against) == 0
 

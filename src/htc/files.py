@@ -82,6 +82,11 @@ def _explained(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {remedy}") from error
 
 
+def optional_path(path: str | Path | None) -> Path | None:
+    """Return the path of an option that may be a string, or None if it is not given."""
+    return None if path is None else Path(path)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON; raises `OutputError`."""
     with whole_file(path) as writer:

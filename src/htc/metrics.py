@@ -85,9 +85,14 @@ class Metrics:
     def against(self) -> Table:
         """The difference in AP from the other results (`against=`), with its 95 % interval over images.
 
-        Columns `kind`, `AP`, `difference`, `low`, `high`; empty without other results.
+        Columns `kind`, `AP` (of these results), `AP against` (of the others), `difference` (these minus the others),
+        `low`, `high`; empty without other results.
         """
-        rows = [{"kind": KINDS[kind]} | dict(values) for kind, values in self._values.get("against", {}).items()]
+        rows = [
+            {"kind": KINDS[kind], "AP": self._values[kind]["AP"], "AP against": other["AP"]}
+            | {name: other[name] for name in ("difference", "low", "high")}
+            for kind, other in self._values.get("against", {}).items()
+        ]
         return Table.from_rows(rows)
 
     @property

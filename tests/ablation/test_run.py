@@ -94,7 +94,7 @@ def test_the_table_is_written_for_people_and_programs(done, splits, tables):
 def test_a_second_call_trains_nothing(done, splits, tables, monkeypatch):
     out, measured = done
     monkeypatch.setattr(run, "run_training", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(run, "evaluate_stages_with_results", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(run, "evaluate_stages", lambda *_: pytest.fail("measured again"))
     assert run_ablation(tables, splits, out, BUDGET) == measured
 
 

@@ -12,7 +12,8 @@ from torch import nn
 from htc.config import Config, Inference, Input
 from htc.errors import ConfigError, DataError
 from htc.evaluation.coco import coco_metrics
-from htc.evaluation.run import evaluate_model, evaluate_results, match_categories
+from htc.evaluation.files import read_results
+from htc.evaluation.run import evaluate_model, match_categories
 from htc.inference.predictor import Predictor
 from htc.types import RawDetections
 
@@ -101,7 +102,7 @@ def test_a_perfect_model_scores_one_by_name_in_original_pixels(images, scale, ba
 def test_saved_results_give_the_same_numbers(images, tmp_path):
     metrics, results = evaluate_model(predictor(), images / "instances.json", images)
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert evaluate_results(tmp_path / "results.json", images / "instances.json", 3) == metrics
+    assert coco_metrics(images / "instances.json", read_results(tmp_path / "results.json"), 3) == metrics
     assert coco_metrics(images / "instances.json", results, 3) == metrics
 
 
@@ -128,4 +129,4 @@ def test_classes_the_annotations_lack_are_left_out(images):
 def test_result_files_that_are_none(images, tmp_path, content):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(DataError, match="not a COCO result file"):
-        evaluate_results(tmp_path / "results.json", images / "instances.json")
+        coco_metrics(images / "instances.json", read_results(tmp_path / "results.json"))

@@ -19,10 +19,11 @@ from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
 from htc.errors import DataError, OutputError
 from htc.evaluation.files import read_annotations, read_results
-from htc.evaluation.run import evaluate_model, evaluate_stages_with_results
+from htc.evaluation.run import evaluate_model, evaluate_stages
 from htc.files import write_json
+from htc.inference.device import choose_device
 from htc.inference.ensemble import EnsemblePredictor
-from htc.inference.load import load
+from htc.inference.load import load_with_settings
 from htc.inference.outputs import results_file
 from htc.inference.stages import StageSubset
 from htc.inference.views import parse_views
@@ -188,13 +189,13 @@ def _evaluate(one: _Planned, subsets: Sequence[StageSubset], splits: Splits, fol
     assert splits.val_images is not None
     chosen = {**one.config.inference.model_dump(), "mask_stages": None}
     settings = [Setting(("inference", name), value, "the ablation") for name, value in chosen.items()]
-    predictor = load(folder / MODEL, device=budget.device, settings=settings)
+    predictor = load_with_settings(folder / MODEL, None, choose_device(budget.device), settings)
     if one.augment is not None:
         augmented = EnsemblePredictor([predictor], parse_views(one.augment))
         _, predicted = evaluate_model(augmented, splits.val_annotations, splits.val_images)
         results = {one.stages: predicted}
     else:
-        _, results = evaluate_stages_with_results(predictor, splits.val_annotations, splits.val_images, subsets)
+        _, results = evaluate_stages(predictor, splits.val_annotations, splits.val_images, subsets)
     for subset, of_subset in results.items():
         with results_file(one.results(folder, subset)) as file:
             file.add(of_subset)

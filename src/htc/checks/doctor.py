@@ -18,6 +18,7 @@ from htc.config import Inference
 from htc.data.dataset import Dataset
 from htc.data.formats.layouts import locate_splits
 from htc.extras import require
+from htc.files import optional_path
 from htc.keywords import unknown_option
 from htc.progress import ProgressOption, reporting
 from htc.run_folders import require_new_file
@@ -117,10 +118,14 @@ def doctor(
     if html is not None:
         require("evaluate", "a page")
     with ExitStack() as stack:
-        options = {"semantic": _path(semantic), "semantic_classes": semantic_classes, "max_detections": max_detections}
+        options = {
+            "semantic": optional_path(semantic),
+            "semantic_classes": semantic_classes,
+            "max_detections": max_detections,
+        }
         if isinstance(data, str | Path):
-            validation = {"val_annotations": _path(val_annotations), "val_images": _path(val_images)}
-            request = read_request(Path(data), _path(images), **validation, **options)
+            validation = {"val_annotations": optional_path(val_annotations), "val_images": optional_path(val_images)}
+            request = read_request(Path(data), optional_path(images), **validation, **options)
         else:
             request = _request_of_datasets(data, stack, options)
         report_progress = stack.enter_context(reporting(progress, "doctor"))
@@ -144,7 +149,3 @@ def _request_of_datasets(
         val_images=splits.val_images,
         **options,
     )
-
-
-def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)

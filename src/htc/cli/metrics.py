@@ -5,13 +5,14 @@ from typing import Any
 
 from htc.cli.output import print_table
 from htc.evaluation import KIND_NAMES
+from htc.metrics import percent
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Print box and mask metrics as a table in percent, further metrics if present, then AP by class."""
     names = list(metrics["bbox"])
     rows = [
-        [label, *(_percent(metrics[kind][name]) for name in names)]
+        [label, *(percent(metrics[kind][name]) for name in names)]
         for kind, label in KIND_NAMES.items()
         if kind in metrics
     ]
@@ -21,7 +22,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         columns = [(kind, number) for kind in KIND_NAMES if kind in metrics for number in ("AP", "AP50", "AP75")]
         named = [*metrics["members"].items(), ("ensemble", metrics)]
         rows = [
-            [name, *(_percent(one[kind][number]) if kind in one else "-" for kind, number in columns)]
+            [name, *(percent(one[kind][number]) if kind in one else "-" for kind, number in columns)]
             for name, one in named
         ]
         print_table(["model", *(f"{KIND_NAMES[kind]} {number}" for kind, number in columns)], rows)
@@ -51,8 +52,8 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         )
     if "semantic" in metrics:
         print(
-            f"\nsemantic map: mean IoU {_percent(metrics['semantic']['mIoU'])}, pixel accuracy "
-            f"{_percent(metrics['semantic']['pixel_accuracy'])}"
+            f"\nsemantic map: mean IoU {percent(metrics['semantic']['mIoU'])}, pixel accuracy "
+            f"{percent(metrics['semantic']['pixel_accuracy'])}"
         )
     if "panoptic" in metrics:
         print()
@@ -63,7 +64,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         }
         print_table(
             ["panoptic", "PQ", "SQ", "RQ"],
-            [[name, *(_percent(part[key]) for key in ("PQ", "SQ", "RQ"))] for name, part in parts.items()],
+            [[name, *(percent(part[key]) for key in ("PQ", "SQ", "RQ"))] for name, part in parts.items()],
         )
     if "diagnostics" in metrics:
         print()
@@ -73,7 +74,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         print()
         print_table(
             ["class", *(f"{KIND_NAMES[kind]} AP" for kind in KIND_NAMES if kind in metrics)],
-            [[name, *map(_percent, ap.values())] for name, ap in classes.items()],
+            [[name, *map(percent, ap.values())] for name, ap in classes.items()],
         )
 
 
@@ -83,16 +84,15 @@ def _print_diagnostics(diagnostics: dict[str, Any]) -> None:
     boundary = diagnostics["boundary"]
     if boundary is not None:
         print(
-            f"boundary AP {_percent(boundary['AP'])}, AP50 {_percent(boundary['AP50'])}, AP75 "
-            f"{_percent(boundary['AP75'])}"
+            f"boundary AP {percent(boundary['AP'])}, AP50 {percent(boundary['AP50'])}, AP75 {percent(boundary['AP75'])}"
         )
     if best["threshold"] >= 0:
-        parts = f"precision {_percent(best['precision'])}, recall {_percent(best['recall'])}"
-        print(f"best F1 {_percent(best['f1'])} at score threshold {best['threshold']:.2f} ({parts})")
-    print(f"calibration error {_percent(diagnostics['calibration']['error'])}")
+        parts = f"precision {percent(best['precision'])}, recall {percent(best['recall'])}"
+        print(f"best F1 {percent(best['f1'])} at score threshold {best['threshold']:.2f} ({parts})")
+    print(f"calibration error {percent(diagnostics['calibration']['error'])}")
     print()
     rows = [
-        [name, str(kind["count"]), _percent(kind["cost"])]
+        [name, str(kind["count"]), percent(kind["cost"])]
         for name, kind in sorted(diagnostics["errors"].items(), key=lambda item: -item[1]["cost"])
     ]
     print_table(["errors", "count", "cost in AP50 points"], rows)
@@ -100,14 +100,10 @@ def _print_diagnostics(diagnostics: dict[str, Any]) -> None:
 
 def _both(metrics: dict[str, Any]) -> list[str]:
     return [
-        _percent(metrics[kind][number]) for kind in KIND_NAMES if kind in metrics for number in ("AP", "AP50", "AP75")
+        percent(metrics[kind][number]) for kind in KIND_NAMES if kind in metrics for number in ("AP", "AP50", "AP75")
     ]
 
 
 def _difference(ap: float, other: Mapping[str, float]) -> list[str]:
     gain, low, high = (f"{100 * other[key]:+.1f}" for key in ("difference", "low", "high"))
-    return [_percent(ap), _percent(other["AP"]), gain, f"{low} to {high}"]
-
-
-def _percent(value: float) -> str:
-    return "-" if value < 0 else f"{100 * value:.1f}"
+    return [percent(ap), percent(other["AP"]), gain, f"{low} to {high}"]

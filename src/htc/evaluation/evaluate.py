@@ -28,6 +28,7 @@ from htc.evaluation.files import has_objects, read_annotations, read_results
 from htc.evaluation.maps import MapRequest
 from htc.evaluation.request import EvaluationRequest
 from htc.evaluation.run import match_categories, parse_stages
+from htc.files import optional_path
 from htc.inference.load import Models, load_members, named_models
 from htc.inference.views import View, parse_views
 from htc.metrics import Metrics
@@ -268,9 +269,11 @@ def _of_models(
         data,
         members=dict(zip(member_names(models), members, strict=True)) if len(members) > 1 else None,
         stages=list(dict.fromkeys(parse_stages(text) for text in request.stages)),
-        maps=MapRequest(request.semantic, _path(request.panoptic_json), _path(request.panoptic_dir), save),
+        maps=MapRequest(
+            request.semantic, optional_path(request.panoptic_json), optional_path(request.panoptic_dir), save
+        ),
         diagnostics=request.with_diagnostics,
-        save_results=_path(request.save_results),
+        save_results=optional_path(request.save_results),
         max_detections=request.max_detections,
         batch_size=request.batch_size,
         workers=request.workers,
@@ -286,7 +289,3 @@ def _of_models(
 
 def _name(weights: str | Path | None) -> str | None:
     return None if weights is None else str(weights)
-
-
-def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)

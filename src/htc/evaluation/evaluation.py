@@ -15,7 +15,7 @@ from htc.evaluation.diagnostics import Diagnostics, diagnose
 from htc.evaluation.files import read_annotations, read_images, read_results
 from htc.evaluation.maps import MapRequest, evaluating_maps
 from htc.evaluation.report import report_page
-from htc.evaluation.run import detections_that_count, evaluate_stages_with_results, stages_name, stream_results
+from htc.evaluation.run import detections_that_count, evaluate_stages, stages_name, stream_results
 from htc.inference.outputs import results_file
 from htc.inference.predictor import ImagePredictor
 from htc.inference.stages import StageSubset, mask_stages_of
@@ -143,7 +143,7 @@ def evaluate_predictor(
         if stages:
             own = mask_stages_of(predictor)
             subsets = list(dict.fromkeys([*stages, own]))
-            each, by_stage = evaluate_stages_with_results(
+            each, by_stage = evaluate_stages(
                 predictor, data.annotations, data.folder, subsets, limit, report, batch_size, workers
             )
             results = by_stage[own]

@@ -16,7 +16,7 @@ from htc.data.loader import ImageBatch, image_batches
 from htc.data.transforms import NetworkInput
 from htc.errors import ConfigError, DataError
 from htc.evaluation.coco import MetricValues, coco_metrics
-from htc.evaluation.files import read_annotations, read_results
+from htc.evaluation.files import read_annotations
 from htc.inference.predictor import ImagePredictor
 from htc.inference.stages import StageSubset, check_subsets, detect_stages
 from htc.progress import Progress
@@ -82,13 +82,6 @@ def stream_results(
         predictor, dataset, detect, category_ids, max_detections, progress, batch_size, workers
     ):
         yield result
-
-
-def evaluate_results(results: str | Path, annotations: str | Path, max_detections: int = 100) -> MetricValues:
-    """Compute the COCO metrics of a COCO result file with the image and category ids of the annotations; raises
-    `DataError`.
-    """
-    return coco_metrics(annotations, read_results(results), max_detections)
 
 
 def match_categories(classes: Sequence[str], ground_truth: Mapping[str, Any]) -> list[int | None]:
@@ -160,29 +153,13 @@ def evaluate_stages(
     progress: Progress | None = None,
     batch_size: int = 1,
     workers: int = 0,
-) -> dict[StageSubset, MetricValues]:
-    """Compute the COCO metrics of each subset of the mask stages (from 1): with the final boxes, and the mean mask over
-    the subset.
+) -> tuple[dict[StageSubset, MetricValues], dict[StageSubset, list[dict[str, Any]]]]:
+    """Compute the COCO metrics of each subset of the mask stages (from 1), and its COCO results with the annotations'
+    category ids: with the final boxes, and the mean mask over the subset.
 
     Trunk, boxes and mask heads run once for each image. Otherwise as `evaluate_model`. Raises `ConfigError` for stages
     that the model does not have, and what `evaluate_model` raises.
     """
-    return evaluate_stages_with_results(
-        predictor, annotations, images, subsets, max_detections, progress, batch_size, workers
-    )[0]
-
-
-def evaluate_stages_with_results(
-    predictor: ImagePredictor[Any],
-    annotations: str | Path,
-    images: str | Path,
-    subsets: Collection[StageSubset],
-    max_detections: int | None = None,
-    progress: Progress | None = None,
-    batch_size: int = 1,
-    workers: int = 0,
-) -> tuple[dict[StageSubset, MetricValues], dict[StageSubset, list[dict[str, Any]]]]:
-    """Return the metrics of `evaluate_stages` and the COCO results, with the annotations' category ids."""
     check_subsets(predictor, subsets)
     limit = detections_that_count(predictor, max_detections)
     ground_truth = read_annotations(annotations)

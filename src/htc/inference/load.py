@@ -33,7 +33,6 @@ def load(
     device: str | int | torch.device = "auto",
     precision: PrecisionChoice | None = None,
     backbone: nn.Module | None = None,
-    settings: Sequence[Setting] = (),
     **overrides: Unpack[Overrides],
 ) -> Predictor:
     """Load a model for prediction.
@@ -46,7 +45,6 @@ def load(
         precision: "fp32", "bf16", or "auto" for the faster one on this device; `None`: the model's own.
         backbone: the module of a model that was trained with your own backbone (see `htc.Detector`); its weights are
             loaded from `model`.
-        settings: settings with their sources; `overrides` take precedence.
         **overrides: changes to sections of the model's configuration, such as `inference={"max_detections": 300}`.
 
     Raises:
@@ -63,11 +61,22 @@ def load(
         raise ConfigError(f"a model cannot be a {type(model).__name__}: pass a preset name, a folder or a weights file")
     chosen_device = choose_device(device)
     values = {**overrides, **({} if precision is None else {"precision": resolve_precision(precision, chosen_device)})}
-    settings = [*settings, *from_values(plain_sections(values), "htc.load")]
+    settings = from_values(plain_sections(values), "htc.load")
+    return load_with_settings(model, weights, chosen_device, settings, backbone)
+
+
+def load_with_settings(
+    model: str | Path,
+    weights: str | Path | None,
+    device: torch.device,
+    settings: Sequence[Setting],
+    backbone: nn.Module | None = None,
+) -> Predictor:
+    """Load a model as `load` does, with settings that know their sources, for messages; raises the same errors."""
     loaded = load_model(model, weights, nested(settings))
     detector = Detector(loaded.config, backbone)
     load_weights(detector, loaded)
-    ready = for_inference(detector, loaded.config.precision).to(chosen_device)
+    ready = for_inference(detector, loaded.config.precision).to(device)
     return Predictor(ready, detector.config, lambda: load_model(model, weights, nested(settings)).state_dict)
 
 
@@ -157,10 +166,6 @@ def _loaded(
                 f"a model cannot be a {type(model).__name__}: pass a predictor of htc.load, a preset name, a folder or "
                 f"a weights file"
             )
-        member = (
-            model
-            if isinstance(model, Predictor)
-            else load(model, weights=weights, device=chosen_device, settings=settings)
-        )
+        member = model if isinstance(model, Predictor) else load_with_settings(model, weights, chosen_device, settings)
         members.append(member)
     return members

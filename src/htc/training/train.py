@@ -14,6 +14,7 @@ from htc.data.coco import read_splits
 from htc.data.formats.layouts import locate_splits
 from htc.data.semantic_maps import semantic_sources
 from htc.extras import require
+from htc.files import optional_path
 from htc.run_folders import filling, folder_for
 from htc.settings.layers import Setting
 from htc.settings.python import Overrides, check_overrides, python_settings
@@ -246,15 +247,15 @@ def prepare(request: TrainingRequest, listener: Listener) -> PreparedTraining:
 
 def _located(request: TrainingRequest, listener: Listener) -> "tuple[Path, Splits]":
     """Return the run folder and the dataset as COCO files; download the weights to start from into the cache."""
-    out = _path(request.out)
+    out = optional_path(request.out)
     folder = out if request.resume and out is not None else folder_for("train", request.name, out)
     listener(Phase("reading the dataset"))
     splits = locate_splits(
         data=request.data,
-        train_annotations=_path(request.train_annotations),
-        train_images=_path(request.train_images),
-        val_annotations=_path(request.val_annotations),
-        val_images=_path(request.val_images),
+        train_annotations=optional_path(request.train_annotations),
+        train_images=optional_path(request.train_images),
+        val_annotations=optional_path(request.val_annotations),
+        val_images=optional_path(request.val_images),
         val_share=request.val_share,
         converted=folder / "data",
         say=lambda line: listener(Message(line)),
@@ -278,7 +279,3 @@ def _precision(request: TrainingRequest, listener: Listener) -> list[Setting]:
     if request.precision == "auto":
         listener(Message(f"precision auto: {resolved}"))
     return [Setting(("precision",), resolved, "precision")]
-
-
-def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)
