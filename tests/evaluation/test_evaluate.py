@@ -6,12 +6,15 @@ import pytest
 
 from evaluation.test_run import images as images
 from evaluation.test_run import predictor
-from htc.evaluation.evaluation import evaluate_predictor, images_folder, member_names, read_evaluation_data
+from htc.data.coco import read_coco
+from htc.evaluation.evaluation import EvaluationData, evaluate_predictor, images_folder, member_names
+from htc.evaluation.files import read_annotations
 from htc.evaluation.run import evaluate_model
 
 
 def test_the_object_holds_the_metrics_and_what_is_beside_them(images, tmp_path):
-    data = read_evaluation_data(images / "instances.json", images)
+    file = images / "instances.json"
+    data = EvaluationData(file, images, read_annotations(file), read_coco(file, images))
     one, steps = predictor(), []
     found = evaluate_predictor(
         one,

@@ -111,9 +111,9 @@ def evaluate(
     json
         Write all metrics, 0 to 1 (-1: undefined), to this JSON file; - is standard output.
     """
-    if options.print_config and model:
-        return print_config_of(model[0], weights, options.settings(flags))
     settings = options.settings(flags)
+    if options.print_config and model:
+        return print_config_of(model[0], weights, settings)
     models = model or []
     request = EvaluationRequest(
         data=data,

@@ -13,18 +13,18 @@ from htc.config import Config
 from htc.data.coco import read_coco
 from htc.data.formats.layouts import locate_split
 from htc.data.semantic_maps import MapSources, semantic_sources
-from htc.errors import ConfigError, DataError
+from htc.errors import ConfigError
 from htc.evaluation.bootstrap import DRAWS
 from htc.evaluation.evaluation import (
     Evaluation,
+    EvaluationData,
     evaluate_predictor,
     images_folder,
     member_names,
-    read_evaluation_data,
     read_other_results,
     score_results,
 )
-from htc.evaluation.files import has_objects, read_annotations, read_results
+from htc.evaluation.files import read_annotations, read_results
 from htc.evaluation.maps import MapRequest
 from htc.evaluation.request import EvaluationRequest
 from htc.evaluation.run import match_categories, parse_stages
@@ -186,16 +186,18 @@ def run_evaluation(
             require_new_file(Path(target), name)
     with ExitStack() as stack:
         annotations, images = _located(request, stack)
-        evaluation, name, paths = (
-            _of_results(request, annotations, images)
-            if request.results is not None
-            else _of_models(models, request, annotations, images, report, (weights, device, precision, settings))
-        )
+        ground_truth = read_annotations(annotations)
+        others = None if request.against is None else read_other_results(ground_truth, Path(request.against))
+        if request.results is not None:
+            evaluation, name, paths = _of_results(request, annotations, images, ground_truth)
+        else:
+            data = EvaluationData(annotations, images, ground_truth, read_coco(annotations, images))
+            loading = (weights, device, precision, settings)
+            evaluation, name, paths = _of_models(models, request, data, report, loading)
         if request.html is not None:
             evaluation.write_page(Path(request.html), f"{name} on {annotations.name}", paths)
             LOG.info("page: %s", request.html)
-        if request.against is not None:
-            others = read_other_results(evaluation.ground_truth, Path(request.against))
+        if others is not None:
             LOG.info("resampling the images %d times for the interval of the difference", DRAWS)
             evaluation = evaluation.compared_with(others)
         return Metrics(evaluation.to_dict())
@@ -214,11 +216,11 @@ def _located(request: EvaluationRequest, stack: ExitStack) -> tuple[Path, Path]:
 
 
 def _of_results(
-    request: EvaluationRequest, annotations: Path, images: Path
+    request: EvaluationRequest, annotations: Path, images: Path, ground_truth: Mapping[str, Any]
 ) -> tuple[Evaluation, str, Mapping[int | str, Path] | None]:
     """Evaluate a result file. Its images are only needed for the page, which has none if their folder is unknown."""
     assert request.results is not None
-    ground_truth, paths = read_annotations(annotations), None
+    paths = None
     if request.html is not None and (request.images is not None or images != annotations.parent):
         paths = {record.id: record.path for record in read_coco(annotations, images).images}
     elif request.html is not None:
@@ -234,20 +236,11 @@ def _of_results(
 def _of_models(
     models: "Sequence[str | Path | ImagePredictor[Any]]",
     request: EvaluationRequest,
-    annotations: Path,
-    images: Path,
+    data: EvaluationData,
     report: NamedProgress,
     loading: tuple[Any, Any, Any, Sequence[Setting]],
 ) -> tuple[Evaluation, str, Mapping[int | str, Path]]:
     """Evaluate a model, or an ensemble and each of its members."""
-    if not has_objects(annotations):
-        raise DataError(
-            f'{annotations}: "annotations" is missing, so nothing can be evaluated. To write the predictions for '
-            f"these images: htc evaluate --save-results FILE, or predict_many and Detections.to_coco"
-        )
-    data = read_evaluation_data(annotations, images)
-    if request.against is not None:
-        read_other_results(data.ground_truth, Path(request.against))  # report faults of this file before the evaluation
     save = None if request.save_panoptic is None else folder_for("evaluate", "panoptic", Path(request.save_panoptic))
     weights, device, precision, settings = loading
     model_config = check_models([str(one) for one in models if isinstance(one, str | Path)], _name(weights), settings)

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from htc.data.coco import read_coco, read_image_list
+from htc.data.coco import read_image_list
 from htc.data.dataset import Dataset
 from htc.errors import DataError
 from htc.evaluation.bootstrap import gains
 from htc.evaluation.coco import MetricValues, coco_metrics, metrics_of
 from htc.evaluation.comparison import Comparison, check_results, compare
 from htc.evaluation.diagnostics import Diagnostics, diagnose
-from htc.evaluation.files import read_annotations, read_images, read_results
+from htc.evaluation.files import read_images, read_results
 from htc.evaluation.maps import MapRequest, evaluating_maps
 from htc.evaluation.report import report_page
 from htc.evaluation.run import detections_that_count, evaluate_stages, stages_name, stream_results
@@ -82,12 +82,6 @@ def images_folder(annotations: Path) -> Path:
     """
     sibling = annotations.parent.parent / annotations.stem.rsplit("_", 1)[-1]
     return sibling if sibling.is_dir() else annotations.parent
-
-
-def read_evaluation_data(annotations: Path, images: Path | None = None) -> EvaluationData:
-    """Read the annotations and the list of images; raises `DataError`."""
-    folder = images or images_folder(annotations)
-    return EvaluationData(annotations, folder, read_annotations(annotations), read_coco(annotations, folder))
 
 
 def read_other_results(ground_truth: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
