@@ -181,6 +181,8 @@ class World:
         self.trainings.append(options)
         if self.page == EXTENDING:
             return two_steps(data, **options)
+        if "callbacks" in options:  # called for real, without the schedule of the page
+            TRAIN(data, **TINY, callbacks=options["callbacks"], out=self.folder / "called")
         if "preset" in options:
             preset(options["preset"])
         if "out" in options:
@@ -273,6 +275,10 @@ def worlds(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
 def test_every_python_block_runs(page: str, worlds: Any) -> None:
     assert worlds(page).names
+
+
+def test_the_callback_of_the_training_page_is_called(worlds: Any) -> None:
+    assert ("epoch", 0, "is done") in worlds("docs/guides/training.md").printed
 
 
 def test_extending_records(worlds: Any) -> None:

@@ -18,7 +18,7 @@ class SeveralDevicesError(ConfigError):
 def parse_device(device: str | int) -> str:
     """Return the torch name of a device, or "auto": 0 and "0" become "cuda:0".
 
-    `htc.inference.load.choose_device` checks whether the machine has the device. Raises `ConfigError` for an
+    `htc.inference.device.choose_device` checks whether the machine has the device. Raises `ConfigError` for an
     unknown name and for a list such as "0,1".
 
     Example:

@@ -31,6 +31,7 @@ ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("val_interval", "eval_interval", "eval_period"), ("evaluate_every",)),
     "cuda": ("device cuda",),
     "data": ("annotations", "DATA"),
+    "dataset": ("data", "annotations", "DATA"),
     "data_root": ("data", "annotations", "DATA"),
     "model": ("preset", "MODEL"),
     "patience": ("training.early_stop",),
@@ -64,10 +65,14 @@ def unknown_option(function: Callable[..., Any], unknown: Mapping[str, Any], fur
     A public function ends its parameters with `**unknown: Never` and raises this error for anything in it: type
     checkers reject an unknown option, and at run time the message helps.
     """
-    options = [name for name, one in signature(function).parameters.items() if one.kind is Parameter.KEYWORD_ONLY]
+    parameters = signature(function).parameters.items()
+    options = [name for name, one in parameters if one.kind is Parameter.KEYWORD_ONLY]
     options += further
+    optional = [
+        name for name, one in parameters if one.kind is Parameter.POSITIONAL_OR_KEYWORD and one.default is not one.empty
+    ]
     name = next(iter(unknown))
-    near = near_names(name, options)
+    near = near_names(name, [*options, *optional])
     hint = f"did you mean {' or '.join(map(_as_keyword, near))}?" if near else f"its options are {', '.join(options)}"
     return TypeError(f"{function.__name__}() has no option {name!r}: {hint}")
 

@@ -75,7 +75,9 @@ class Lines:
         left = f", {clock((self.last - self.start) / done * (total - done))} left" if total else ""
         share = f" of {total} ({100 * done // total} %)" if total else ""
         named = f" {note}" if note else ""
-        self.console.print(f"{self.task}{named}: {done}{share}, {clock(elapsed)} elapsed{left}", soft_wrap=True)
+        self.console.print(
+            f"{self.task}{named}: {done}{share}, {clock(elapsed)} elapsed{left}", soft_wrap=True, markup=False
+        )
 
 
 def clock(seconds: float) -> str:
@@ -99,12 +101,12 @@ def _bar(console: "Console", task: str) -> Iterator[NamedProgress]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as bar:
         row = bar.add_task(task, total=None, note="")

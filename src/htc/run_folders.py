@@ -1,5 +1,6 @@
 """Output folders and files of runs: nothing is overwritten, and no empty folder remains."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,13 +29,17 @@ def folder_for(command: str, name: str, out: Path | None) -> Path:
 
 
 @contextmanager
-def filling(folder: Path) -> Iterator[None]:
-    """Remove the folder after the run if it was created in this block and is still empty."""
+def filling(folder: Path, preparation: str = "") -> Iterator[None]:
+    """Remove the folder after the run if it was created in this block and is still empty, but for its subfolder
+    `preparation`.
+    """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
     finally:
         with suppress(OSError):
+            if folder in missing and preparation and [path.name for path in folder.iterdir()] == [preparation]:
+                shutil.rmtree(folder / preparation)
             for path in missing:
                 path.rmdir()  # fails for a folder that is not empty
 

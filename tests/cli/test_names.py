@@ -146,6 +146,12 @@ def test_the_help_groups_the_commands(htc: Htc, monkeypatch: pytest.MonkeyPatch)
     assert " htc train --data my_data                          # train on it" in lines
 
 
+def test_the_help_of_a_learning_rate_says_what_it_means(htc: Htc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = " ".join(htc("train", "--help").out.split())
+    assert "SGD scales it linearly with the images per step, LR being for 16; AdamW takes it as it is" in text
+
+
 def test_every_example_can_be_parsed() -> None:
     for command in COMMANDS.values():
         for call, _ in command.examples:

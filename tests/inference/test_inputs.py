@@ -1,6 +1,7 @@
 """What `predict` takes: every kind of image gives the same detections, everything else is refused with what to give."""
 
 import io
+import weakref
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -164,6 +165,23 @@ def test_a_generator_without_end_is_read_as_results_are_asked_for(
     assert [one.index for one in islice(results, 5)] == [0, 1, 2, 3, 4]
     assert taken <= 5 + 2 * workers
     results.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_are_done_are_not_kept(model: Predictor, pixels: np.ndarray, workers: int) -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for _ in range(60):
+            image = pixels.copy()
+            alive.append(weakref.ref(image))
+            yield image
+
+    most = 0
+    for _ in model.predict_many(images(), workers=workers):
+        most = max(most, sum(one() is not None for one in alive))
+    assert len(alive) == 60
+    assert most <= 2 + 2 * workers + 1
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,7 @@ def begin(splits, out, epochs):
     return process
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kills", "epochs"), [(3, 4), (10, 12)])
+@pytest.mark.parametrize(("kills", "epochs"), [(3, 4), pytest.param(10, 12, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_is_the_same_training(splits, tmp_path, kills, epochs):
     folder, step = uninterrupted(
         splits, tmp_path / "whole", epochs

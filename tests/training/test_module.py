@@ -5,7 +5,7 @@ import torch
 
 from htc.config import SGD, AdamW, Training
 from htc.errors import TrainingError
-from htc.training.module import TrainingModule
+from htc.training.module import TrainingModule, trainer_placement
 from htc.training.optimizer import base_learning_rate, build_optimizer, learning_rate_factor
 from training.point import Distance, Point, batch
 
@@ -73,3 +73,15 @@ def test_the_average_follows_the_weights():
     assert module().trained is not None
     plain = module()
     assert plain.trained is plain.detector
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        (torch.device("cuda", 1), {"accelerator": "cuda", "devices": [1]}),
+        ("cuda", {"accelerator": "cuda", "devices": 1}),
+        (torch.device("cpu"), {"accelerator": "cpu", "devices": 1}),
+    ],
+)
+def test_the_trainer_takes_the_device_of_that_index(device, expected):
+    assert trainer_placement(device, unused_parameters=False) == expected

@@ -149,7 +149,6 @@ def test_without_semantic_branch(splits, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.slow
 def test_weights_of_other_classes_start_all_but_the_class_layers(trained, splits, tmp_path):
     content = json.loads(splits.train_annotations.read_text())
     one = {

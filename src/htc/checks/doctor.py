@@ -17,6 +17,7 @@ from htc.checks.report import report_lines, to_json, verdict
 from htc.config import Inference
 from htc.data.dataset import Dataset
 from htc.data.formats.layouts import locate_splits
+from htc.errors import ConfigError
 from htc.extras import require
 from htc.files import optional_path
 from htc.keywords import unknown_option
@@ -127,6 +128,13 @@ def doctor(
             validation = {"val_annotations": optional_path(val_annotations), "val_images": optional_path(val_images)}
             request = read_request(Path(data), optional_path(images), **validation, **options)
         else:
+            for name, value in {"images": images, "val_annotations": val_annotations, "val_images": val_images}.items():
+                if value is not None:
+                    raise ConfigError(
+                        f"{name} belongs to annotation files: pass datasets as {{'train': ..., 'val': ...}}"
+                    )
+            if fix is not None:
+                raise ConfigError("fix corrects an annotation file: write the dataset with its `save` method first")
             request = _request_of_datasets(data, stack, options)
         report_progress = stack.enter_context(reporting(progress, "doctor"))
         examination = examine(request, lambda done, total: report_progress(done, total, ""))

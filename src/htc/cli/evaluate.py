@@ -189,11 +189,19 @@ def _save_results(
             f"--diagnostics, --html and the flags of semantic and panoptic maps"
         )
     views = None if request.views is None else str(request.views)
+    if request.max_detections is not None:
+        settings = [*settings, Setting(("inference", "max_detections"), request.max_detections, "--max-detections")]
     predictor, _ = load_named_models(models, weights, views, settings, options)
     images = None if request.images is None else Path(request.images)
     with progress("evaluate") as bar:
         count = write_predictions(
-            predictor, annotations, images, Path(save), batch_size=request.batch_size, progress=bar
+            predictor,
+            annotations,
+            images,
+            Path(save),
+            batch_size=request.batch_size,
+            workers=request.workers,
+            progress=bar,
         )
     print_message(
         f"{annotations.name} has no annotations, so nothing was evaluated; wrote {count} results to {save}, for an "

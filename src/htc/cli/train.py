@@ -15,7 +15,7 @@ from htc.settings.layers import Setting, names_preset, to_yaml
 from htc.training.display import displaying
 from htc.training.events import Event, Listener, StepDone
 from htc.training.request import TrainingRequest
-from htc.training.train import prepare, run_request, schedule_settings
+from htc.training.train import preparing, run_request, schedule_settings
 
 
 def train(
@@ -138,8 +138,8 @@ def train(
     check_folders({"--data": data, "--train-images": train_images, "--val-images": val_images})
     with displaying(True) as listener:
         if options.print_config:
-            config = prepare(request, listener).plan.fitted
-            print(to_yaml(config), end="")
+            with preparing(request, listener) as prepared:
+                print(to_yaml(prepared.plan.fitted), end="")
             return 0
         result = run_request(request, listener)
     if result.metrics is not None and here().rank == 0:

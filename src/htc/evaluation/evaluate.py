@@ -159,7 +159,8 @@ def evaluate(
         html=html,
     )
     request.check(len(models))
-    settings = python_settings(config, overrides, "htc.evaluate") if own else []
+    named = any(isinstance(one, str | Path) for one in models)
+    settings = python_settings(config, overrides, "htc.evaluate") if named else []
     with reporting(progress, "evaluate") as report:
         return run_evaluation(
             models, request, report, weights=weights, device=device, precision=precision, settings=settings

@@ -169,6 +169,7 @@ def write_predictions(
     path: Path,
     *,
     batch_size: int = 1,
+    workers: int = 0,
     progress: NamedProgress | None = None,
 ) -> int:
     """Write the COCO results of images without annotations while predicting; return their number. Raises `DataError`
@@ -178,7 +179,9 @@ def write_predictions(
     ground_truth = {**read_images(annotations), "annotations": []}
     limit = detections_that_count(predictor, None)
     with results_file(path) as file:
-        for result in stream_results(predictor, dataset, ground_truth, limit, _named(progress, ""), batch_size):
+        for result in stream_results(
+            predictor, dataset, ground_truth, limit, _named(progress, ""), batch_size, workers
+        ):
             file.add([{key: value for key, value in result.items() if key != "category_name"}])
     return file.count
 

@@ -51,6 +51,10 @@ class EvaluationRequest:
         """Raise `ConfigError` for options that exclude each other or are missing, given the number of models, and
         `InstallationError` without the extra `evaluate`.
         """
+        for name, minimum in {"batch_size": 1, "workers": 0, "max_detections": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise ConfigError(f"{name} is {value}: pass {minimum} or more")
         if bool(models) == (self.results is not None):
             raise ConfigError("pass either a model (MODEL) or results, a COCO result file (--results FILE)")
         if self.results is not None and (self.views is not None or self.stages or self.maps):

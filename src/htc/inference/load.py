@@ -1,6 +1,7 @@
 """Load one or several models, by name, folder or weights file, as a predictor."""
 
 from collections.abc import Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Never, Unpack
@@ -19,8 +20,8 @@ from htc.inference.views import SINGLE_VIEW, View, parse_views
 from htc.keywords import unknown_option
 from htc.model.detector import Detector
 from htc.model.optimize import for_inference
-from htc.settings.layers import Setting, from_values, nested
-from htc.settings.python import Overrides, check_overrides, plain_sections
+from htc.settings.layers import Setting, nested
+from htc.settings.python import Overrides, check_overrides, python_settings
 
 Models = str | Path | ImagePredictor[Any] | Sequence[str | Path | Predictor]
 """A model (a name, a file, a folder or a predictor), or several."""
@@ -61,7 +62,7 @@ def load(
         raise ConfigError(f"a model cannot be a {type(model).__name__}: pass a preset name, a folder or a weights file")
     chosen_device = choose_device(device)
     values = {**overrides, **({} if precision is None else {"precision": resolve_precision(precision, chosen_device)})}
-    settings = from_values(plain_sections(values), "htc.load")
+    settings = python_settings(None, values, "htc.load")
     return load_with_settings(model, weights, chosen_device, settings, backbone)
 
 
@@ -77,7 +78,10 @@ def load_with_settings(
     detector = Detector(loaded.config, backbone)
     load_weights(detector, loaded)
     ready = for_inference(detector, loaded.config.precision).to(device)
-    return Predictor(ready, detector.config, lambda: load_model(model, weights, nested(settings)).state_dict)
+    # `Predictor.save` reads the weights again, perhaps from another working directory.
+    sources = [Path(one).absolute() if one is not None and Path(one).exists() else one for one in (model, weights)]
+    again = partial(load_model, sources[0] or model, sources[1], nested(settings))
+    return Predictor(ready, detector.config, lambda: again().state_dict)
 
 
 def ensemble(

@@ -93,9 +93,8 @@ class ImagePredictor(ABC, Generic[Prepared]):
     def __repr__(self) -> str:
         """One line: preset, classes, device and precision."""
         config = self.config
-        return (
-            f"{type(self).__name__}({config.preset}, {len(config.classes)} classes, {self.device}, {config.precision})"
-        )
+        classes = f"{len(config.classes)} class{'' if len(config.classes) == 1 else 'es'}"
+        return f"{type(self).__name__}({config.preset}, {classes}, {self.device}, {config.precision})"
 
     @abstractmethod
     def preparation(self, short_edge: int | None = None, long_edge: int | None = None) -> Preparation[Prepared]:

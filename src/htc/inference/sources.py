@@ -122,17 +122,35 @@ def image_ids(files: Sequence[ImageFile], annotations: Mapping[str, int | str] |
     """Return the id of each image in result files.
 
     It is the id of its file name (relative, else the bare name) in `annotations`; else the integer of an all-digit
-    stem, unless another image has this id; else its name.
+    stem, unless another image has this id; else its name. Raises `DataError` for a bare name that `annotations` lists
+    in several folders.
     """
     known = annotations or {}
-    bare = {name.rsplit("/", 1)[-1]: image_id for name, image_id in known.items()}
-    given = [known.get(file.name, bare.get(file.path.name)) for file in files]
+    listed: dict[str, list[str]] = {}
+    for name in known:
+        listed.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+    given = [known.get(_listed_name(file, known, listed.get(file.path.name, []))) for file in files]
     stems = [int(file.path.stem) if file.path.stem.isascii() and file.path.stem.isdigit() else None for file in files]
     uses = Counter([*known.values(), *(stem for stem, own in zip(stems, given, strict=True) if own is None)])
     return [
         own if own is not None else stem if stem is not None and uses[stem] == 1 else file.name
         for file, own, stem in zip(files, given, stems, strict=True)
     ]
+
+
+def _listed_name(file: ImageFile, known: Mapping[str, int | str], same_name: Sequence[str]) -> str:
+    """Return the name of the image in the annotations (`same_name`: all with its bare name), or "" if there is none."""
+    if file.name in known or len(same_name) < 2:
+        return file.name if file.name in known else "".join(same_name)
+    # `cam1/a.png` of the folder `images` may be listed as `images/cam1/a.png`
+    whole = "/" + file.path.absolute().as_posix()
+    below = [name for name in same_name if whole.endswith("/" + name)]
+    if len(below) == 1:
+        return below[0]
+    raise DataError(
+        f"{file.path}: the annotations list {len(same_name)} images of this name ({', '.join(same_name[:3])}), so its "
+        f"image_id is ambiguous; pass the folder that their file_name starts from as SOURCE"
+    )
 
 
 def predict_files(

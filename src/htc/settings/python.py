@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from htc.config import Cascade, Config, Inference, Input, Training
+from htc.config import Cascade, Config, Inference, Input, Section, Training
 from htc.errors import ConfigError
 from htc.keywords import unknown_option
 from htc.settings.layers import Setting, check_alone, from_environment, from_file, from_values
@@ -58,7 +58,4 @@ def python_settings(config: Config | str | Path | None, values: Mapping[str, Any
 
 def plain_sections(values: Mapping[str, Any]) -> dict[str, Any]:
     """Convert sections to dictionaries."""
-    return {
-        name: value.model_dump() if isinstance(value, Cascade | Inference | Input | Training) else value
-        for name, value in values.items()
-    }
+    return {name: value.model_dump() if isinstance(value, Section) else value for name, value in values.items()}

@@ -10,6 +10,7 @@ import pickle
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -39,27 +40,29 @@ def run_in_processes(job: Callable[[Listener], _T], devices: int, nodes: int, li
     """
     check_not_imported_by_rank()
     group: _Group[_T] = _Group(job, devices, nodes, listener)
-    try:
-        group.follow()
-    except KeyboardInterrupt:
-        group.pass_on(signal.SIGINT)
-        raise
-    except BaseException:
-        group.pass_on(signal.SIGTERM)
-        raise
+    with _termination_raises():
+        try:
+            group.start()
+            group.follow()
+        except KeyboardInterrupt:
+            group.pass_on(signal.SIGINT)
+            raise
+        except BaseException:
+            group.pass_on(signal.SIGTERM)
+            raise
     return group.result()
 
 
 def check_can_be_sent(options: Mapping[str, Any], callbacks: Sequence[Any], loggers: Sequence[Any]) -> None:
     """Raise a `ConfigError` that names every object that cannot be pickled for another process."""
-    named = {
-        **options,
-        **{f"callback {type(one).__name__}": one for one in callbacks},
-        **{f"logger {type(one).__name__}": one for one in loggers},
-    }
-    refused = {name: reason for name, value in named.items() if (reason := _not_sent(value)) is not None}
+    named = [
+        *options.items(),
+        *((f"callback {type(one).__name__}", one) for one in callbacks),
+        *((f"logger {type(one).__name__}", one) for one in loggers),
+    ]
+    refused = [f"{name}: {reason}" for name, value in named if (reason := _not_sent(value)) is not None]
     if refused:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        listed = "; ".join(refused)
         raise ConfigError(
             f"several processes need picklable objects, and these are not: {listed}. Change them, or use devices=1"
         )
@@ -123,7 +126,8 @@ class _Group(Generic[_T]):
     ranks: list[_Rank] = field(default_factory=list)
     terminated: bool = False
 
-    def __post_init__(self) -> None:
+    def start(self) -> None:
+        """Start the processes."""
         shared = {
             **_meeting_point(self.nodes),
             "WORLD_SIZE": str(self.devices * self.nodes),
@@ -222,6 +226,22 @@ def _run_rank(job: Callable[[Listener], Any], environment: Mapping[str, str], me
     with _reported(messages):
         result = job(lambda event: messages.send(("event", event)) if first else None)
         messages.send(("result", result if first else True))
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Raise `SystemExit` on SIGTERM, which would end this process without a word to the others; a handler that is
+    already there stays.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:

@@ -172,7 +172,7 @@ def fit(
     """
     with _quiet(), _interruptible(), exact_onednn_matmul(), torch.random.fork_rng():
         trainer = Trainer(
-            **_placement(device, unused_parameters),
+            **trainer_placement(device, unused_parameters),
             precision="bf16-mixed" if precision == "bf16" else "32-true",
             max_epochs=limits.epochs,
             max_time=None if limits.minutes is None else timedelta(minutes=limits.minutes),
@@ -190,7 +190,7 @@ def fit(
         trainer.fit(module, datamodule=epochs_of(batches), ckpt_path=resume, weights_only=True)
 
 
-def _placement(device: torch.device | str, unused_parameters: bool) -> dict[str, Any]:
+def trainer_placement(device: torch.device | str, unused_parameters: bool) -> dict[str, Any]:
     """Return the Trainer's arguments for the device and the process group (`htc.training.distributed`).
 
     Without `unused_parameters`, every parameter must receive a gradient in every step; a missing one is an error at the

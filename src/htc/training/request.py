@@ -90,6 +90,8 @@ class TrainingRequest:
         check_loggers(self.loggers)
         if self.transforms is not None and not callable(self.transforms):
             raise ConfigError(f"transforms is a {type(self.transforms).__name__}: give a function (image, target)")
+        if self.backbone is not None and not callable(getattr(self.backbone, "parameters", None)):
+            raise ConfigError(f"backbone is a {type(self.backbone).__name__}: give an nn.Module, or a dictionary")
         for one in self.callbacks:
             if not callable(
                 getattr(one, "on_train_start", None)

@@ -241,7 +241,7 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
         if imagenet is not None:
             normalization = other_normalization(config)
             progress(Message(f"the backbone starts from {imagenet}" + (f"; {normalization}" if normalization else "")))
-    if options.weights is not None:
+    if options.weights is not None and not options.resume:
         start = start_from(detector, load_model(options.weights), options.weights)
         by_first(lambda: write_json(out / START, asdict(start)))
         for line in start.lines():

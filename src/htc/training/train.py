@@ -1,6 +1,8 @@
 """`htc.train`: from a dataset to a trained model. Imports torch only after the options have been checked."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from htc.checkpoint.check import to_be_fetched
 from htc.checkpoint.zoo import fetch
 from htc.compatibility import check_torch
-from htc.config import Config, Precision
+from htc.config import Config, Precision, Section
 from htc.data.coco import read_splits
 from htc.data.formats.layouts import locate_splits
 from htc.data.semantic_maps import semantic_sources
@@ -29,12 +31,17 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from torch import nn
 
+    from htc.config import Backbone
     from htc.data.coco import Splits
     from htc.data.dataset import Dataset
     from htc.data.semantic_maps import MapSources
     from htc.data.user_transforms import Transforms
     from htc.training.plan import TrainingPlan
     from htc.training.result import TrainingResult
+
+LOG = logging.getLogger("htc")
+CONVERTED = "data"
+"""The folder in the run folder that holds a dataset converted to COCO."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def train(
     nodes: int = 1,
     device: "str | int | torch.device" = "auto",
     precision: Precision | Literal["auto"] | None = None,
-    backbone: "nn.Module | Mapping[str, Any] | None" = None,
+    backbone: "nn.Module | Backbone | Mapping[str, Any] | None" = None,
     transforms: "Transforms | None" = None,
     callbacks: "Sequence[Callback]" = (),
     loggers: "Sequence[str | Logger]" = (),
@@ -145,9 +152,9 @@ def train(
     """
     check_overrides(train, overrides)
     values: dict[str, Any] = {**overrides, "preset": preset}
-    if isinstance(backbone, Mapping):
+    if isinstance(backbone, Mapping | Section):
         values, backbone = {**values, "backbone": backbone}, None
-    if isinstance(semantic, Mapping):
+    if isinstance(semantic, Mapping | Section):
         values, semantic = {**values, "semantic": semantic}, "auto"
     request = TrainingRequest(
         settings=[*python_settings(config, values, "htc.train"), *schedule_settings(epochs, batch_size, lr)],
@@ -200,24 +207,30 @@ def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult
     require("train", "training")
     if request.starts_processes:
         return run_in_processes(partial(run_request, request), request.devices, request.nodes, listener)
-    prepared = prepare(request, listener)
-    plan = prepared.plan
-    choices = plan.choices()
-    counts = (len(plan.dataset), sum(len(record.instances) for record in plan.dataset.images))
-    listener(Planned(*counts, len(plan.dataset.classes), choices, request.max_time))
-    options = replace(plan.options, evaluate_every=plan.evaluate_every, choices=choices)
-    from htc.training.run import run_training
+    with preparing(request, listener) as prepared:
+        plan = prepared.plan
+        choices = plan.choices()
+        counts = (len(plan.dataset), sum(len(record.instances) for record in plan.dataset.images))
+        listener(Planned(*counts, len(plan.dataset.classes), choices, request.max_time))
+        options = replace(plan.options, evaluate_every=plan.evaluate_every, choices=choices)
+        from htc.training.run import run_training
 
-    with filling(prepared.folder):
         return run_training(plan.config, prepared.splits, prepared.folder, options, listener)
 
 
-def prepare(request: TrainingRequest, listener: Listener) -> PreparedTraining:
+@contextmanager
+def preparing(request: TrainingRequest, listener: Listener) -> Iterator[PreparedTraining]:
     """Find or convert the dataset, download the weights and resolve the configuration; only the first process writes
-    files.
+    files. A new run folder that holds nothing but the converted dataset at the end is removed.
     """
     require("train", "training")
-    folder, splits = on_first_process(str(request.device), lambda: _located(request, listener))
+    folder = on_first_process(str(request.device), lambda: _run_folder(request))
+    with filling(folder, CONVERTED):
+        splits = on_first_process(str(request.device), lambda: _located(request, folder, listener))
+        yield PreparedTraining(splits, folder, _plan(request, splits, folder, listener))
+
+
+def _plan(request: TrainingRequest, splits: "Splits", folder: Path, listener: Listener) -> "TrainingPlan":
     listener(Phase("loading PyTorch"))
     check_torch()
     from htc.training.checkpoints import Every
@@ -241,14 +254,16 @@ def prepare(request: TrainingRequest, listener: Listener) -> PreparedTraining:
     # only the first process times the precisions: the results of several processes could differ
     settings = [*request.settings, *on_first_process(str(request.device), lambda: _precision(request, listener))]
     listener(Phase("choosing the configuration"))
-    plan = plan_training(splits, folder, settings=settings, options=options, evaluate_every=request.evaluate_every)
-    return PreparedTraining(splits, folder, plan)
+    return plan_training(splits, folder, settings=settings, options=options, evaluate_every=request.evaluate_every)
 
 
-def _located(request: TrainingRequest, listener: Listener) -> "tuple[Path, Splits]":
-    """Return the run folder and the dataset as COCO files; download the weights to start from into the cache."""
+def _run_folder(request: TrainingRequest) -> Path:
     out = optional_path(request.out)
-    folder = out if request.resume and out is not None else folder_for("train", request.name, out)
+    return out if request.resume and out is not None else folder_for("train", request.name, out)
+
+
+def _located(request: TrainingRequest, folder: Path, listener: Listener) -> "Splits":
+    """Return the dataset as COCO files; download the weights to start from into the cache."""
     listener(Phase("reading the dataset"))
     splits = locate_splits(
         data=request.data,
@@ -257,7 +272,7 @@ def _located(request: TrainingRequest, listener: Listener) -> "tuple[Path, Split
         val_annotations=optional_path(request.val_annotations),
         val_images=optional_path(request.val_images),
         val_share=request.val_share,
-        converted=folder / "data",
+        converted=folder / CONVERTED,
         say=lambda line: listener(Message(line)),
     )
     name = None if request.weights is None else str(request.weights)
@@ -265,7 +280,7 @@ def _located(request: TrainingRequest, listener: Listener) -> "tuple[Path, Split
         read_splits(splits)  # report faults in the dataset before a long download
         listener(Phase(f"downloading the weights of {name}"))
         fetch(name, progress=lambda done, total: listener(Downloading(name, done, total)))
-    return folder, splits
+    return splits
 
 
 def _precision(request: TrainingRequest, listener: Listener) -> list[Setting]:
@@ -276,6 +291,6 @@ def _precision(request: TrainingRequest, listener: Listener) -> list[Setting]:
     from htc.inference.precision import resolve_precision
 
     resolved = resolve_precision(request.precision, choose_device(request.device))
-    if request.precision == "auto":
+    if request.precision == "auto" and not LOG.isEnabledFor(logging.INFO):  # the log has it, with both speeds
         listener(Message(f"precision auto: {resolved}"))
     return [Setting(("precision",), resolved, "precision")]

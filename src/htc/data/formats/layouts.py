@@ -284,9 +284,10 @@ def conversion_summary(converted: ConvertedFiles) -> list[str]:
         for part, images in data.parts.items()
     )
     names = ", ".join(data.classes[:10]) + (", ..." if len(data.classes) > 10 else "")
+    classes = f"{len(data.classes)} class{'' if len(data.classes) == 1 else 'es'}"
     files = ", ".join(str(file) for file in converted.files.values())
     return [
-        f"{data.images} is {data.kind} data; {counts}; {len(data.classes)} classes: {names}",
+        f"{data.images} is {data.kind} data; {counts}; {classes}: {names}",
         f"as COCO: {files}",
         *(f"note: {note}" for note in data.notes),
     ]
