@@ -41,7 +41,7 @@ def decode(
 def clip(boxes: Float[Tensor, "B *N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B *N 4"]:
     """Clip the boxes of each image to its (height, width)."""
     limit = sizes.flip(1).repeat(1, 2).to(boxes.dtype)
-    limit = limit.view(len(sizes), *(1,) * (boxes.dim() - 2), 4)
+    limit = limit.view(sizes.shape[0], *(1,) * (boxes.dim() - 2), 4)
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
