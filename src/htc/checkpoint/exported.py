@@ -123,9 +123,7 @@ def _text_fields(payload: bytes) -> dict[int, str]:
     """Fields of a message that consists of short texts."""
     from io import BytesIO
 
-    return {
-        number: value.decode() for number in (1, 2) for value in _fields(BytesIO(payload), len(payload), number)
-    }
+    return {number: value.decode() for number in (1, 2) for value in _fields(BytesIO(payload), len(payload), number)}
 
 
 def _varint(stream: BinaryIO) -> int:

@@ -132,7 +132,9 @@ class Certificate:
 
     def to_dict(self) -> dict[str, Any]:
         """All values, and the totals, as JSON."""
-        totals = {name: getattr(self, name) for name in ("expected", "matched", "differing", "scores", "boxes", "masks")}
+        totals = {
+            name: getattr(self, name) for name in ("expected", "matched", "differing", "scores", "boxes", "masks")
+        }
         return {**asdict(self), "totals": totals, "passed": self.passed}
 
     def lines(self) -> list[str]:
@@ -169,7 +171,7 @@ def compare_detections(
     scores = np.abs(expected.scores[first] - found.scores[second])
     boxes = np.abs(expected.boxes[first] - found.boxes[second]).max(axis=1, initial=0) * scale
     grids = expected.masks.probabilities[first] - found.masks.probabilities[second]
-    masks = np.abs(grids).reshape(len(pairs), -1).max(axis=1, initial=0)
+    masks = np.abs(grids).max(axis=(1, 2), initial=0)
     beyond = (scores > tolerance.scores) | (boxes > tolerance.boxes) | (masks > tolerance.masks)
     alone = _alone(expected, first, tolerance, capacity) + _alone(found, second, tolerance, capacity)
     return {
@@ -226,9 +228,7 @@ def compare_on(
     return [_compare(model, file, path, tolerance) for path in images]
 
 
-def _compare(
-    model: ImagePredictor[Any], file: ImagePredictor[Any], path: Path, tolerance: Tolerance
-) -> Compared:
+def _compare(model: ImagePredictor[Any], file: ImagePredictor[Any], path: Path, tolerance: Tolerance) -> Compared:
     pixels = read_image(path)
     original = (pixels.shape[0], pixels.shape[1])
     preparation = model.preparation()
@@ -256,9 +256,7 @@ def _timed(predictor: ImagePredictor[Any], pixels: np.ndarray) -> tuple[Detectio
 
 def latency(compared: Sequence[Compared]) -> dict[str, float]:
     """Median milliseconds of an image: {"model", "file"}."""
-    return {
-        name: 1000 * median(one.seconds[side] for one in compared) for side, name in enumerate(("model", "file"))
-    }
+    return {name: 1000 * median(one.seconds[side] for one in compared) for side, name in enumerate(("model", "file"))}
 
 
 def average_precisions(

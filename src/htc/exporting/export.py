@@ -1,10 +1,7 @@
 """`htc.export`: write a model to a file of another runtime, with a certificate of what the file computes."""
 
 import hashlib
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +25,9 @@ from htc.exporting.certificate import (
     first_differing,
     latency,
 )
-from htc.exporting.graph import STRIDE, InputShape, eager_parts, output_names, part_names, trace
+from htc.exporting.graph import InputShape, eager_parts, output_names, part_names, trace
 from htc.exporting.onnx_file import translate, write_onnx
-from htc.extras import require
+from htc.exporting.target import STRIDE, certificate_path, check_target, finished_together
 from htc.files import optional_path, write_json
 from htc.inference.load import load_with_settings
 from htc.inference.predictor import Predictor
@@ -38,12 +35,9 @@ from htc.inference.runtimes import INPUTS, RuntimeDetector, open_exported
 from htc.inference.sources import expand
 from htc.model.detector import Detector
 from htc.progress import NamedProgress, ProgressOption, reporting
-from htc.run_folders import require_new_file
 from htc.settings.layers import Setting
 from htc.settings.python import Overrides, check_overrides, python_settings
 
-SUFFIXES = {".onnx": "ONNX"}
-"""Formats by the suffix of the file."""
 IMAGES = 4
 """Bundled images of a certificate: one of each of the smallest sizes."""
 MOST_IMAGES = 8
@@ -103,61 +97,43 @@ def export(
     target = Path(file)
     check_target(target, batch, size)
     settings = python_settings(config, overrides, "htc.export") if named else []
+    shape = InputShape(batch, None if size is None else (size[0], size[1]))
     with reporting(progress, "export") as report:
         return run_export(
-            model, target, settings, report, weights=weights, batch=batch, size=size, images=images, annotations=annotations
+            model, target, shape, settings, report, weights=weights, images=images, annotations=annotations
         )
-
-
-def check_target(file: Path, batch: int | None = None, size: Sequence[int] | None = None) -> None:
-    """Check the file and the shape before the model is loaded; raises `ConfigError`, `OutputError` and
-    `InstallationError`.
-    """
-    if file.suffix not in SUFFIXES:
-        known = ", ".join(f"{suffix} ({name})" for suffix, name in SUFFIXES.items())
-        raise ConfigError(f"{file}: the suffix of the file is the format to export to: {known}")
-    if batch is not None and batch < 1:
-        raise ConfigError(f"batch is {batch}: give 1 or more, or leave it out for any number of images")
-    if size is not None and (len(size) != 2 or any(side < STRIDE or side % STRIDE for side in size)):
-        raise ConfigError(f"size is {tuple(size)}: give a height and a width that are multiples of {STRIDE}")
-    require("export", "export", ("onnx", "onnxscript", "onnxruntime"))
-    require_new_file(file, "FILE")
-    require_new_file(certificate_path(file), "the certificate")
-
-
-def certificate_path(file: Path) -> Path:
-    """`model.onnx` -> `model.onnx.json`."""
-    return file.with_name(f"{file.name}.json")
 
 
 def run_export(
     model: str | Path | Predictor,
     file: Path,
+    shape: InputShape,
     settings: Sequence[Setting],
     report: NamedProgress,
     *,
     weights: str | Path | None = None,
-    batch: int | None = None,
-    size: Sequence[int] | None = None,
     images: str | Path | None = None,
     annotations: str | Path | None = None,
 ) -> Certificate:
     """Export as `htc.export` does; `check_target` has passed."""
     paths = comparison_images(optional_path(images), optional_path(annotations))
-    predictor = model if isinstance(model, Predictor) else load_with_settings(
-        model, weights, torch.device("cpu"), [*settings, Setting(("precision",), "fp32", "export")]
+    predictor = (
+        model
+        if isinstance(model, Predictor)
+        else load_with_settings(
+            model, weights, torch.device("cpu"), [*settings, Setting(("precision",), "fp32", "export")]
+        )
     )
     detector = exportable(predictor)
-    shape = InputShape(batch, None if size is None else (size[0], size[1]))
     description = Description(
-        predictor.config, version("hybrid-task-cascade"), hash_weights(detector), batch, shape.size, False, "fp32"
+        predictor.config, version("hybrid-task-cascade"), hash_weights(detector), shape.batch, shape.size, False, "fp32"
     )
     report(0, STEPS, "trace")
     traced = trace(detector, predictor.config, shape)
     report(1, STEPS, "translate")
     translated = translate(traced, output_names(predictor.config))
     metadata = readable_metadata(description)
-    with _finished_together(file) as folder:
+    with finished_together(file) as folder:
         report(2, STEPS, "write")
         written = folder / file.name
         write_onnx(translated, written, metadata)
@@ -200,7 +176,7 @@ def hash_weights(detector: Detector) -> str:
 
 
 def comparison_images(folder: Path | None, annotations: Path | None) -> list[Path]:
-    """Return the images of the certificate, of several sizes where there are; raises `DataError` for an empty folder."""
+    """Return the images of the certificate, of several sizes if there are; raises `DataError` for an empty folder."""
     if annotations is not None:
         folder = folder or images_folder(annotations)
         found = [image.path for image in read_coco(annotations, folder).images]
@@ -293,19 +269,3 @@ def failure(file: Path, certificate: Certificate, part: tuple[str, str] | None) 
             f"{100 * (1 - limits.share):g} % of the detections",
         ]
     )
-
-
-@contextmanager
-def _finished_together(file: Path) -> Iterator[Path]:
-    """Yield a new folder beside `file`; files in it whose name begins with that of `file` are moved beside it at the
-    end, `file` last. After an error, nothing is left.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{file.name}.", dir=file.parent))
-    try:
-        yield folder
-        written = sorted(folder.glob(f"{file.stem}.*"), key=lambda path: path.name == file.name)
-        for path in written:
-            path.replace(file.with_name(path.name))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

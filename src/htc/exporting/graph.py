@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 
 from htc.config import Config
 from htc.errors import ExportError, HTCError
+from htc.exporting.target import STRIDE
 from htc.inference.runtimes import INPUTS, OUTPUTS
 from htc.model.detector import Detector
 from htc.model.postprocess import Limits
@@ -23,8 +24,6 @@ PARTS = ("trunk", "RPN", "refine", "select", "segment")
 """Parts of the detector in the order in which they run."""
 EXAMPLE = (128, 160)
 """(height, width) of the input that the program is traced with; neither is a size of a map of another level."""
-STRIDE = 32
-"""Height and width of the network input are multiples of the largest stride."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def output_names(config: Config) -> tuple[str, ...]:
 
 
 def trace(detector: Detector, config: Config, shape: InputShape) -> ExportedProgram:
-    """Trace the detector, in evaluation mode, as one program; raises `ExportError` with the cause where it cannot be."""
+    """Trace the detector, in evaluation mode, as one program; raises `ExportError` with the cause if it cannot be."""
     height, width = shape.size or EXAMPLE
     batch = shape.batch or 2  # a dimension of 1 would become constant
     example = (

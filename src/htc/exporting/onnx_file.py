@@ -39,6 +39,7 @@ def translate(program: ExportedProgram, names: Sequence[str]) -> "ONNXProgram":
                 custom_translation_table=_translations(),
                 input_names=list(INPUTS),
                 output_names=list(names),
+                optimize=False,
                 verbose=False,
             )
         except Exception as error:  # an operator that ONNX does not have, or a fault of the exporter
@@ -46,7 +47,27 @@ def translate(program: ExportedProgram, names: Sequence[str]) -> "ONNXProgram":
         finally:
             logging.getLogger("torch.onnx").setLevel(level)
     assert translated is not None
+    _tidy(translated)
     return translated
+
+
+def _tidy(translated: "ONNXProgram") -> None:
+    """Compute constants, and remove what is unused or there twice. The runtimes fuse operators themselves; torch's own
+    optimizer, which does too, takes as long as tracing and translation together.
+    """
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(translated.model, onnx_shape_inference=False)
+    for step in (
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.DeduplicateInitializersPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    ):
+        step(translated.model)
 
 
 def write_onnx(translated: "ONNXProgram", path: Path, metadata: Mapping[str, str], *, parts: bool = False) -> None:
@@ -70,7 +91,9 @@ def write_onnx(translated: "ONNXProgram", path: Path, metadata: Mapping[str, str
 
 def _translations() -> dict[Any, Any]:
     """ONNX's form of the operators that torch's exporter does not know or translates wrongly."""
-    from onnxscript import opset20 as op
+    import onnxscript
+
+    op: Any = onnxscript.opset20
 
     def surviving(boxes: Any, scores: Any, threshold: float, most: int) -> Any:
         picks = op.NonMaxSuppression(

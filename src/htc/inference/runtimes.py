@@ -1,7 +1,7 @@
 """Exported files in their runtimes: ONNX Runtime and OpenVINO behind the interface of a detector.
 
-The only module that opens sessions. A `RuntimeDetector` takes the place of the network in a `Predictor`, so that images,
-options and results are the same, while no network is built and no weights are read by torch.
+The only module that opens sessions. A `RuntimeDetector` takes the place of the network in a `Predictor`, so that
+images, options and results are the same, while no network is built and no weights are read by torch.
 """
 
 from collections.abc import Mapping
@@ -71,7 +71,8 @@ class OnnxSession:
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `Session`."""
         given = {name: value for name, value in inputs.items() if name in self._inputs}
-        return dict(zip(self._outputs, self._session.run(None, given), strict=True))
+        found: list[Any] = list(self._session.run(None, given))
+        return dict(zip(self._outputs, found, strict=True))
 
 
 class OpenVinoSession:
@@ -131,14 +132,13 @@ class RuntimeDetector(nn.Module):
             found = {name: value[:, : limits.max_detections] for name, value in found.items()}
         return RawDetections(**found)
 
-    def _run(
-        self, images: np.ndarray, sizes: np.ndarray, thresholds: np.ndarray, batch: int
-    ) -> dict[str, np.ndarray]:
+    def _run(self, images: np.ndarray, sizes: np.ndarray, thresholds: np.ndarray, batch: int) -> dict[str, np.ndarray]:
         """Run a batch of the file's size; missing images are copies of the last one."""
         missing = batch - len(images)
         if missing:
             images, sizes = (np.concatenate([values, *[values[-1:]] * missing]) for values in (images, sizes))
-        inputs = dict(zip(INPUTS, (np.ascontiguousarray(images), sizes, thresholds), strict=True))
+        values = (np.ascontiguousarray(images), sizes, thresholds)
+        inputs: dict[str, np.ndarray] = dict(zip(INPUTS, values, strict=True))
         return {name: value[: batch - missing] for name, value in self.session.run(inputs).items()}
 
     def _padded(self, images: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def best_surviving(
 
     Scores that are not above 0 are no candidates. -> indices among the R K pairs, best first; scores, 0 in empty slots
     """
-    batch, rois, classes = scores.shape
+    rois, classes = scores.shape[1:]
     per_class = scores.transpose(1, 2)
     if boxes.shape[2] == 1:  # all classes share a box
         keep = surviving(boxes[:, :, 0], per_class, threshold, capacity)
