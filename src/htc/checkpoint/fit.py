@@ -203,13 +203,15 @@ def fit_weights(
         mismatched=(*wrong, *whole),
     )
     result.require_fit(str(source))
-    _require_finite(source, kept, theirs)
+    require_finite(str(source), kept, theirs)
     state = {**kept, **filled}
     return LoadedWeights(config, {name: state[name] for name in expected}, result, source)
 
 
-def _require_finite(source: Path, weights: Mapping[str, Tensor], theirs: Mapping[str, str]) -> None:
-    """Raise `CheckpointError` with the names in the file of all tensors that contain NaN or infinity."""
+def require_finite(source: str, weights: Mapping[str, Tensor], theirs: Mapping[str, str]) -> None:
+    """Raise `CheckpointError` with the names in the file of all tensors that contain NaN or infinity; `theirs` maps the
+    names of `weights` to them where they differ.
+    """
     # A sum is finite unless a value is not, or it overflows; it takes a fifth of the time and no memory.
     bad = [
         theirs.get(name, name)

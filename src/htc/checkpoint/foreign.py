@@ -30,7 +30,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "Sparse R-CNN or QueryInst": ("init_proposal_bboxes.", "init_proposal_features."),
     "YOLO (Ultralytics, YOLOv5 to v12)": ("cv1.conv.weight",),
     "YOLOX": ("head.cls_preds.", "bbox_head.multi_level_cls_convs."),
-    "YOLO (Darknet, YOLOv3 or v4)": ("module_list.0.",),
+    "YOLO (Darknet, YOLOv3 or v4)": ("^module_list.0.", "^0.conv_0.", "^0.Conv2d."),
     "YOLACT": ("prediction_layers.",),
     "SOLO or SOLOv2": ("^mask_head.cls_convs.", "mask_feature_head.", "ins_head.cate_pred."),
     "FCOS, CondInst or BlendMask of AdelaiDet": ("fcos_head.",),
@@ -71,7 +71,8 @@ _KINDS: dict[str, tuple[str, ...]] = {
     f"{_CLASSIFIER} (ConvNeXt)": ("^stages.0.blocks.0.conv_dw.", "^stages.0.0.dwconv.", "^features.1.0.layer_scale"),
     f"{_CLASSIFIER} (EfficientNet or MobileNet)": ("^conv_stem.", "^features.0.0. + ^classifier."),
     f"{_CLASSIFIER} (RegNet)": ("^stem. + ^s1.", "^trunk_output."),
-    f"{_CLASSIFIER} (VGG or DenseNet)": ("^features. + ^classifier.",),
+    f"{_CLASSIFIER} (VGG or DenseNet)": ("^features. + ^classifier.", "^features. + ^head.fc."),
+    f"{_CLASSIFIER} (HRNet)": ("^stage2. + ^stage3. + ^transition1.",),
     f"{_CLASSIFIER} (FishNet)": ("^fish.",),
     f"{_CLASSIFIER} (ResNet)": ("^conv1. + ^layer1.0.",),
 }

@@ -84,11 +84,9 @@ def split_choice(source: str | PathLike[str]) -> tuple[str, str | None]:
 def absolute_source(source: str | PathLike[str]) -> str:
     """Return a model or weights source with an absolute path, if it is one that exists; else it is a name."""
     path, name = split_choice(source)
-    return (
-        f"{Path(path).absolute()}{_SEPARATOR}{name}"
-        if name
-        else str(Path(path).absolute() if Path(path).exists() else source)
-    )
+    if not Path(path).exists():
+        return path
+    return str(Path(path).absolute()) + (f"{_SEPARATOR}{name}" if name else "")
 
 
 def choose_model(
@@ -155,9 +153,8 @@ def _distinct(models: Sequence[NamedModel], same: Callable[[NamedModel, NamedMod
     """Drop a model that is in the file a second time, as a module that a training contains twice."""
     kept: list[NamedModel] = []
     for model in models:
-        if not any(
-            one.label == model.label and one.names.keys() == model.names.keys() and same(one, model) for one in kept
-        ):
+        alike = (one for one in kept if one.label == model.label and one.names.keys() == model.names.keys())
+        if not any(same(one, model) for one in alike):
             kept.append(model)
     return kept
 
@@ -168,9 +165,8 @@ def _selected(models: Sequence[NamedModel], source: Path, chosen: str | None) ->
     if chosen is not None:
         named = [model for model in models if chosen in (model.path, model.shown)]
         if len(named) != 1:
-            raise CheckpointError(
-                f"{source}: {'no' if not named else 'more than one'} model named {chosen}; it has {listed}"
-            )
+            count = "more than one" if named else "no"
+            raise CheckpointError(f"{source}: contains {count} model named {chosen}; it has {listed}")
         return named[0], None
     if len(models) == 1:
         return models[0], None
