@@ -16,7 +16,7 @@ from htc.config import Inference, Input
 from htc.data.advice import Advice, Statistics, anchor_scale, input_size, max_detections, sampling
 from htc.data.annotation_file import AnnotationFile, read_annotation_file
 from htc.data.coco import Splits, find_splits
-from htc.data.formats.layouts import is_coco, is_known
+from htc.data.formats.recognize import is_coco, is_known
 from htc.errors import ConfigError, DataError
 from htc.progress import Progress
 

@@ -74,7 +74,7 @@ def is_data(source: str) -> bool:
     folder = Path(source)
     if not source or not folder.is_dir():
         return False
-    from htc.data.formats.layouts import is_known
+    from htc.data.formats.recognize import is_known
 
     return is_known(folder)
 

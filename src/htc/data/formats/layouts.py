@@ -11,21 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from htc.data.annotation_file import annotation_file
-from htc.data.coco import LAYOUTS, Splits, coco_parts, dataset_of, find_splits, read_coco
+from htc.data.coco import Splits, coco_parts, dataset_of, find_splits, read_coco
 from htc.data.dataset import Dataset
-from htc.data.formats.converted import ANNOTATIONS_FOLDER, Converted, coco_content, write_parts
-from htc.data.formats.label_maps import map_parts, read_label_maps
-from htc.data.formats.labelme import is_labelme, read_labelme
-from htc.data.formats.yolo import description, read_yolo
+from htc.data.formats.converted import ANNOTATIONS_FOLDER, Converted, coco_content, with_embedded, write_parts
+from htc.data.formats.recognize import is_coco, read_other, unknown_layout
 from htc.data.written import by_split, digest, save_split, split_name
 from htc.errors import DataError
 from htc.files import write_json
 
-OTHERS = (
-    "data.yaml (or data.yml) with images/ and labels/*.txt: YOLO",
-    "images/ and masks/ (or labels/) with a PNG for each image: label maps; with train/ and val/ above or below",
-    "JSON files of labelme next to the images; in train/ and val/ if there are several parts",
-)
 Say = Callable[[str], object]
 Data = Path | Dataset | Mapping[str, Dataset]
 """A folder, one dataset (used for training), or datasets by split: `{"train": ..., "val": ...}`."""
@@ -61,27 +54,6 @@ class ConvertedFiles:
             "classes": list(self.data.classes),
             "notes": list(self.data.notes),
         }
-
-
-def is_coco(folder: Path) -> bool:
-    """Test whether a folder has one of `LAYOUTS`."""
-    return any((folder / train).is_file() for train, _, _, _ in LAYOUTS)
-
-
-def is_known(folder: Path) -> bool:
-    """Test whether a folder contains a dataset in any supported layout."""
-    return is_coco(folder) or description(folder) is not None or bool(map_parts(folder)) or is_labelme(folder)
-
-
-def read_other(folder: Path) -> Converted | None:
-    """Read a dataset that is not in COCO format; None if its layout is unknown. Raises `DataError` for its faults."""
-    if not folder.is_dir():
-        return None
-    if description(folder) is not None:
-        return read_yolo(folder)
-    if map_parts(folder):
-        return read_label_maps(folder)
-    return read_labelme(folder) if is_labelme(folder) else None
 
 
 def convert_data(folder: Path, destination: Path) -> ConvertedFiles:
@@ -291,17 +263,6 @@ def conversion_summary(converted: ConvertedFiles) -> list[str]:
         f"as COCO: {files}",
         *(f"note: {note}" for note in data.notes),
     ]
-
-
-def unknown_layout(folder: Path) -> str:
-    """Error message that lists the supported layouts."""
-    known = "".join(
-        f"\n  {line}" for line in (*(f"{train} with {images}/: COCO" for train, images, _, _ in LAYOUTS), *OTHERS)
-    )
-    return (
-        f"{folder} has none of the known layouts:{known}\narrange it like one of them, or pass the paths: "
-        f"--train-annotations, --train-images"
-    )
 
 
 def split_off(splits: Splits, share: float, destination: Path) -> Splits:
