@@ -66,18 +66,20 @@ class Converted:
     def images(self) -> Path:
         """The folder that file names are relative to: the dataset's, or one above it if images lie outside of it."""
         paths = [image.path for images in self.parts.values() for image in images]
-        outside = [absolute(path).parent for path in paths if not path.is_relative_to(self.folder)]
+        outside = [absolute(path).parent for path in paths if not _is_below(path, self.folder)]
         if not outside:
             return self.folder
         try:
             return Path(os.path.commonpath([absolute(self.folder), *outside]))
         except ValueError as error:
-            raise DataError(f"{self.folder}: its images have no common folder ({error}); put them on one drive") from error
+            raise DataError(
+                f"{self.folder}: its images have no common folder ({error}); put them on one drive"
+            ) from error
 
     def file_name(self, image: ConvertedImage) -> str:
         """Name of an image relative to `images`, with forward slashes."""
         root = self.images
-        path = image.path if image.path.is_relative_to(root) else absolute(image.path)
+        path, root = (image.path, root) if _is_below(image.path, root) else (absolute(image.path), absolute(root))
         return path.relative_to(root).as_posix()
 
 
@@ -100,7 +102,8 @@ class Notes:
     def lines(self) -> tuple[str, ...]:
         """One line per note, with its count if there are several, and the names."""
         return tuple(
-            (what if count == 1 else f"{count} x {what}") + (f": {listed(self.names[what])}" if what in self.names else "")
+            (what if count == 1 else f"{count} x {what}")
+            + (f": {listed(self.names[what])}" if what in self.names else "")
             for what, count in self.counts.items()
         )
 
@@ -196,6 +199,10 @@ def _box_and_area(instance: ConvertedInstance, image: ConvertedImage) -> tuple[l
     low, high = points.min(0).clip(0), np.minimum(points.max(0), (image.width, image.height))
     encoded = coco_masks.merge(polygon_runs(instance.segmentation, image.height, image.width))
     return [round(float(value), 3) for value in (*low, *(high - low))], float(coco_masks.area(encoded))
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return ".." not in path.parts and path.is_relative_to(folder)
 
 
 def absolute(path: Path) -> Path:

@@ -14,7 +14,7 @@ from PIL import Image
 from htc.data.faults import Faults
 from htc.data.formats.converted import Converted, ConvertedImage, ConvertedInstance, Notes, listed
 from htc.data.formats.map_folders import MapFile, MapPart, map_parts
-from htc.data.formats.map_rules import AUTO, MapOptions, MapRule, MapStatistics, decide, statistics_of
+from htc.data.formats.map_rules import DECIDED, MapOptions, MapRule, MapStatistics, decide, statistics_of
 from htc.data.formats.map_values import LOSSY, numbered_regions, read_pages, rle, runs_by_value
 from htc.data.images import BROKEN, TURNED, image_header, image_size
 from htc.errors import DataError
@@ -25,7 +25,7 @@ NO_CLASSES = ("background", "_background_", "__ignore__", "void")
 ONE_CLASS = "object"
 
 
-def read_label_maps(folder: Path, options: MapOptions = AUTO) -> Converted:
+def read_label_maps(folder: Path, options: MapOptions = DECIDED) -> Converted:
     """Read all parts of the folder. Raises `DataError` with the file, the fault and the remedy."""
     return _Reader(folder, map_parts(folder), options).read()
 
@@ -85,9 +85,9 @@ class _Reader:
         images = [image for image in part.images if image not in part.maps and image not in served]
         if images and part.alone:
             self.faults.add(
-                f"{len(images)} of {len(part.images)} images have no label map ({listed(map(self._name, images))}), and "
-                f"{len(part.alone)} label maps have no image ({listed(map(self._name, part.alone))}); give each map the "
-                f"name of its image, or remove what does not belong here"
+                f"{len(images)} of {len(part.images)} images have no label map ({listed(map(self._name, images))}), "
+                f"and {len(part.alone)} label maps have no image ({listed(map(self._name, part.alone))}); give each "
+                f"map the name of its image, or remove what does not belong here"
             )
             return
         for image in images:
@@ -182,8 +182,8 @@ class _Reader:
         for values in pages:
             if values.shape != size:
                 raise DataError(
-                    f"{file.file} is {values.shape[1]}x{values.shape[0]}, but its image {size[1]}x{size[0]}; a label map "
-                    f"must have the size of its image"
+                    f"{file.file} is {values.shape[1]}x{values.shape[0]}, but its image {size[1]}x{size[0]}; a label "
+                    f"map must have the size of its image"
                 )
         return pages
 
@@ -195,8 +195,8 @@ def _whole(
     found = statistics_of(file.file, values)
     if found.kind == "values":
         raise DataError(
-            f"{file.file} has {len(found.pixels)} values, but it is one of several files or pages of its image, each of "
-            f"which is one instance; save one label map for each image, or one binary mask for each instance"
+            f"{file.file} has {len(found.pixels)} values, but it is one of several files or pages of its image, each "
+            f"of which is one instance; save one label map for each image, or one binary mask for each instance"
         )
     mask = MapRule("components", True).foreground(values, found)
     if mask.any():

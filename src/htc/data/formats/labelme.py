@@ -113,7 +113,9 @@ def read_labelme(folder: Path) -> Converted:
     return Converted("labelme", folder, classes, parts, notes.lines())
 
 
-def _check_once(images: tuple[ConvertedImage, ...], contents: list[tuple[Path, dict[str, Any]]], faults: Faults) -> None:
+def _check_once(
+    images: tuple[ConvertedImage, ...], contents: list[tuple[Path, dict[str, Any]]], faults: Faults
+) -> None:
     """Report images that several JSON files annotate."""
     of: dict[Path, Path] = {}
     for image, (file, _) in zip(images, contents, strict=True):
@@ -164,16 +166,19 @@ class _Reader:
         try:
             if path is None:
                 path, embedded = _embedded(file, content)
-                size = read_image(io.BytesIO(embedded)).shape[:2]
+                height, width = read_image(io.BytesIO(embedded)).shape[:2]
             else:
-                size = image_size(path)
+                height, width = image_size(path)
         except DataError as error:
             self.faults.add(str(error))
             return ConvertedImage(file, 1, 1, ())
         if embedded is not None:
-            self.notes.name("image that only the JSON file holds (imageData), which is written beside the annotations", file.name)
+            self.notes.name(
+                "image that only the JSON file holds (imageData), which is written beside the annotations", file.name
+            )
         elif not path.is_relative_to(self.folder):
             self.notes.name("image outside of the folder, found by imagePath", str(path))
+        size = height, width
         annotated_size = (content.get("imageHeight"), content.get("imageWidth"))
         if None not in annotated_size and annotated_size != size:
             self.faults.add(

@@ -1,8 +1,8 @@
 """Layouts of label maps: which files hold the instances of which image.
 
 `images/` with `masks/` (or another of `MAP_FOLDERS`), in one of the splits or above them; the same folders for each
-image (`a1b2/images/a.png` with `a1b2/masks/*.png`); or maps beside the images (`a.png` and `a_mask.png`). Folders inside
-`masks/` repeat those inside `images/`, are named like an image (one file per instance), or are classes.
+image (`a1b2/images/a.png` with `a1b2/masks/*.png`); or maps beside the images (`a.png` and `a_mask.png`). Folders
+inside `masks/` repeat those inside `images/`, are named like an image (one file per instance), or are classes.
 """
 
 from collections import defaultdict
@@ -18,9 +18,9 @@ from htc.files import visible_entries
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "rgb", "inputs")
 MAP_FOLDERS = (
-    "masks mask labels label label_maps labelmaps instances instance_masks instance_maps segmentations segmentation "
-    "annotations gt ground_truth groundtruth targets"
-).split()
+    *("masks", "mask", "labels", "label", "label_maps", "labelmaps", "instances", "instance_masks", "instance_maps"),
+    *("segmentations", "segmentation", "annotations", "gt", "ground_truth", "groundtruth", "targets"),
+)
 Folder = tuple[str, ...]
 """Names of the folders between `images` or `masks` and a file."""
 
@@ -143,7 +143,11 @@ def _image_of_folder(where: Folder, of_folder: dict[Folder, list[Path]]) -> Path
     """The image that a folder of maps is named like."""
     if not where or where in of_folder:
         return None
-    named = [image for image in of_folder.get(where[:-1], ()) if decoded(where[-1]) in (decoded(image.stem), decoded(image.name))]
+    named = [
+        image
+        for image in of_folder.get(where[:-1], ())
+        if decoded(where[-1]) in (decoded(image.stem), decoded(image.name))
+    ]
     return named[0] if len(named) == 1 else None
 
 

@@ -36,6 +36,8 @@ FLAT_SHARE = 0.5
 """A smoothed mask has at most this share of its intermediate pixels in squares of 2 x 2 equal pixels."""
 MOST_VALUES = 20_000
 """More values than this in one map are smoothed colors, not instances."""
+FEW_VALUES = 8
+"""Fewer thin values than this may be instances."""
 SEVERAL = 0.1
 """A region counts as separate if it has at least this share of the largest region's pixels."""
 HELP = "--label-maps instances|components|classes[,background=VALUE][,void=VALUE+VALUE|none]"
@@ -54,23 +56,26 @@ class MapOptions:
     """Values of pixels without annotation."""
 
 
-AUTO = MapOptions()
+DECIDED = MapOptions()
+"""Everything is decided from the maps."""
+AUTO = "auto"
+"""The text of `DECIDED`."""
 
 
-def parse_map_options(text: str | None) -> MapOptions:
+def parse_map_options(text: str) -> MapOptions:
     """Parse `auto` or `MODE[,background=VALUE][,void=VALUE+VALUE|none]`; raises `ConfigError`."""
     mode: Mode | None = None
     background: int | None = None
     void: frozenset[int] | None = None
-    for part in (text or "auto").replace(" ", "").split(","):
-        key, given, value = part.partition("=")
+    for part in text.replace(" ", "").split(","):
+        key, _, value = part.partition("=")
         if part in get_args(Mode):
             mode = part  # type: ignore[assignment]
         elif key == "background" and re.fullmatch(r"-?\d+", value):
             background = int(value)
         elif key == "void" and (value == "none" or re.fullmatch(r"-?\d+(\+-?\d+)*", value)):
             void = frozenset() if value == "none" else frozenset(int(one) for one in value.split("+"))
-        elif part != "auto" or given:
+        elif part != AUTO:
             raise ConfigError(f"--label-maps {text}: {part!r} is not understood; give auto, or as in {HELP}")
     return MapOptions(mode, background, void)
 
@@ -99,8 +104,8 @@ def statistics_of(file: Path, values: Int[np.ndarray, "H W"]) -> MapStatistics:
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) > MOST_VALUES:
         raise DataError(
-            f"{file} contains {len(distinct)} values; a label map has one per instance: save it without smoothing, in a "
-            f"lossless format"
+            f"{file} contains {len(distinct)} values; a label map has one per instance: save it without smoothing, in "
+            f"a lossless format"
         )
     edges = np.concatenate((values[0], values[-1], values[1:-1, 0], values[1:-1, -1]))
     square = _square_pixels(values)
@@ -122,7 +127,9 @@ def statistics_of(file: Path, values: Int[np.ndarray, "H W"]) -> MapStatistics:
 def _square_pixels(values: Int[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     """The pixels in squares of 2 x 2 equal pixels."""
     equal = (
-        (values[1:, 1:] == values[:-1, :-1]) & (values[1:, :-1] == values[:-1, :-1]) & (values[:-1, 1:] == values[:-1, :-1])
+        (values[1:, 1:] == values[:-1, :-1])
+        & (values[1:, :-1] == values[:-1, :-1])
+        & (values[:-1, 1:] == values[:-1, :-1])
     )
     square = np.zeros(values.shape, bool)
     for rows in (slice(None, -1), slice(1, None)):
@@ -179,7 +186,7 @@ class MapRule:
         return ~bright if self.dark else bright
 
 
-def decide(maps: Sequence[MapStatistics], options: MapOptions = AUTO) -> MapRule:
+def decide(maps: Sequence[MapStatistics], options: MapOptions = DECIDED) -> MapRule:
     """Decide how the maps are read. Raises `DataError` that names the maps that cannot be read as label maps."""
     if options.mode in (None, "components") and _is_binary(maps):
         return _binary_rule(maps, options)
@@ -191,11 +198,13 @@ def decide(maps: Sequence[MapStatistics], options: MapOptions = AUTO) -> MapRule
     what = {
         "instances": "each value is an instance",
         "components": "each connected region is an instance, so touching instances of one value are merged",
-        "classes": "each value is a class and each connected region of it an instance, so touching instances of a class "
-        "are merged",
+        "classes": "each value is a class and each connected region of it an instance, so touching instances of a "
+        "class are merged",
     }[mode]
     place = "every pixel belongs to an instance" if background is None else f"{_value(background)} is background"
-    notes = [_decision(f"{what}; {place}{_void_text(maps, void)}", "instances" if mode != "instances" else "components")]
+    notes = [
+        _decision(f"{what}; {place}{_void_text(maps, void)}", "instances" if mode != "instances" else "components")
+    ]
     values = [(one, value) for one in maps for value in one.pixels if value in labels]
     several = sum(value in one.split for one, value in values)
     if mode == "instances" and several * 4 > len(values):
@@ -237,9 +246,9 @@ def _binary_rule(maps: Sequence[MapStatistics], options: MapOptions) -> MapRule:
     if smooth:
         lossy = " (JPEG files)" if any(one.file.suffix.lower() in LOSSY for one in smooth) else ""
         notes.append(
-            f"{len(smooth)} of {len(maps)} maps have smoothed or compressed edges{lossy}, such as {smooth[0].file.name} "
-            f"with {len(smooth[0].pixels)} gray values; what is above the middle of {smooth[0].low} and "
-            f"{smooth[0].high} is the foreground"
+            f"{len(smooth)} of {len(maps)} maps have smoothed or compressed edges{lossy}, such as "
+            f"{smooth[0].file.name} with {len(smooth[0].pixels)} gray values; what is above the middle of "
+            f"{smooth[0].low} and {smooth[0].high} is the foreground"
         )
     return MapRule("components", True, inverted, notes=tuple(notes))
 
@@ -262,7 +271,7 @@ def _check_values(maps: Iterable[MapStatistics]) -> None:
         for one in maps
         if one.kind == "smooth"
         or (one.kind == "values" and one.file.suffix.lower() in LOSSY)
-        or (len(one.thin) >= 8 and 2 * len(one.thin) > len(one.pixels))
+        or (len(one.thin) >= FEW_VALUES and 2 * len(one.thin) > len(one.pixels) and _thin_share(one) < 0.9)
     ]
     if not faulty:
         return
@@ -270,9 +279,15 @@ def _check_values(maps: Iterable[MapStatistics]) -> None:
     others = f" ({len(faulty) - 1} more maps like it)" if len(faulty) > 1 else ""
     what = "JPEG changes the values" if one.file.suffix.lower() in LOSSY else "smoothing or compression adds values"
     raise DataError(
-        f"{one.file} has {len(one.pixels)} values, {len(one.thin)} of them in thin lines and dots{others}: {what}, so they "
-        f"are not those of instances; save the maps as PNG without smoothing. If they are right, use --label-maps instances"
+        f"{one.file} has {len(one.pixels)} values, {len(one.thin)} of them in thin lines and dots{others}: {what}, so "
+        f"they are not those of instances; save the maps as PNG without smoothing. If they are right, use --label-maps "
+        "instances"
     )
+
+
+def _thin_share(found: MapStatistics) -> float:
+    """Share of the pixels with thin values; those that smoothing adds lie between larger regions."""
+    return sum(found.pixels[value] for value in found.thin) / found.pixels.total()
 
 
 def _background_and_void(maps: Sequence[MapStatistics], options: MapOptions) -> tuple[int | None, frozenset[int]]:

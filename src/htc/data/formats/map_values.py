@@ -23,8 +23,8 @@ ARRAYS = frozenset((".npy",))
 MAP_ENDINGS = frozenset((".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")) | LOSSY | ARRAYS
 Place = tuple[slice, slice]
 """Rows and columns of a crop."""
-FRACTION_LEVELS = 255
-"""Fractions from 0 to 1 (probabilities) become 0 to 255."""
+HALF = 0.5
+"""Probabilities from this one on are foreground."""
 
 
 def read_pages(file: Path) -> list[Int[np.ndarray, "H W"]]:
@@ -78,12 +78,12 @@ def _palette_values(image: Image.Image, indices: Shaped[np.ndarray, "H W"]) -> I
 
 
 def _whole(values: Shaped[np.ndarray, "..."], file: Path) -> Int[np.ndarray, "..."]:
-    """Whole numbers of a floating-point map; fractions from 0 to 1 become 0 to 255, and what is not a number 0."""
+    """Whole numbers of a floating-point map; probabilities become 0 and 255, and what is not a number 0."""
     numbers = np.nan_to_num(values, nan=0.0)
     if np.array_equal(numbers, np.rint(numbers)):
         return numbers.astype(np.int64)
     if numbers.min() >= 0 and numbers.max() <= 1:
-        return np.rint(numbers * FRACTION_LEVELS).astype(np.int64)
+        return np.where(numbers >= HALF, 255, 0)
     raise DataError(
         f"{file} has floating-point values from {numbers.min():.3g} to {numbers.max():.3g}; save the labels as integers"
     )

@@ -1,8 +1,8 @@
 """Pairs images with the files that annotate them, by their names.
 
 A file belongs to the image of the same stem (`a.jpg` and `a.txt`), to the image whose whole name it carries
-(`a.jpg.png`), or to the image whose stem is equal after percent-decoding, Unicode composition and folding of case. Label
-maps may also have words before or behind the stem: `cell_01_masks.png` belongs to `cell_01.tif` and to
+(`a.jpg.png`), or to the image whose stem is equal after percent-decoding, Unicode composition and folding of case.
+Label maps may also have words before or behind the stem: `cell_01_masks.png` belongs to `cell_01.tif` and to
 `cell_01_img.tif`, `a_cat_2.png` is the second instance of class `cat` of `a.jpg`.
 """
 
@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-IMAGE_WORDS = frozenset("img image images im raw rgb photo input orig original leftimg8bit".split())
+IMAGE_WORDS = frozenset(("img", "image", "images", "im", "raw", "rgb", "photo", "input", "orig", "original"))
 LABEL_WORDS = frozenset(
-    "mask masks label labels lbl lab seg segs segm segmentation gt groundtruth truth instance instances instanceids "
-    "annotation annotations annot ann target object objects obj binary bin color colors map cp".split()
+    (
+        *("mask", "masks", "label", "labels", "lbl", "lab", "seg", "segs", "segm", "segmentation", "gt", "truth"),
+        *("groundtruth", "instance", "instances", "annotation", "annotations", "annot", "ann", "target", "object"),
+        *("objects", "obj", "binary", "bin", "color", "colors", "map", "cp"),
+    )
 )
 """Words of file names that tell what a file is, and not which image it belongs to."""
 WORDS = re.compile(r"[^_\-. ]+")
@@ -59,7 +62,7 @@ def pair_files(images: Iterable[Path], files: Iterable[Path], *, trim: bool = Fa
     shared: dict[Path, list[Path]] = {}
     alone: list[Path] = []
     for file in files:
-        owners, rest = next(_owners(file, named, trim), ([], ()))
+        owners, rest = next(_owners(file, named, trim), ([], []))
         if len(owners) > 1:
             shared[file] = owners
         elif owners:
@@ -95,9 +98,7 @@ def _by_name(images: list[Path], trim: bool) -> list[Mapping[str, list[Path]]]:
     return [stems, names, forms, plain]
 
 
-def _owners(
-    file: Path, named: list[Mapping[str, list[Path]]], trim: bool
-) -> Iterator[tuple[list[Path], list[str]]]:
+def _owners(file: Path, named: list[Mapping[str, list[Path]]], trim: bool) -> Iterator[tuple[list[Path], list[str]]]:
     """The images that a file may belong to, the most certain first, and the words behind their stem."""
     stems, names, forms, *plain = named
     for found in (names.get(file.stem), stems.get(file.stem), forms.get(decoded(file.stem))):

@@ -9,7 +9,7 @@ from htc.data.formats.converted import Converted
 from htc.data.formats.label_maps import read_label_maps
 from htc.data.formats.labelme import is_labelme, read_labelme
 from htc.data.formats.map_folders import map_parts
-from htc.data.formats.map_rules import AUTO, MapOptions
+from htc.data.formats.map_rules import DECIDED, MapOptions
 from htc.data.formats.yolo import read_yolo
 from htc.data.formats.yolo_files import description
 
@@ -54,7 +54,7 @@ def is_known(folder: Path) -> bool:
     return is_coco(folder) or any(one.matches(folder) for one in FORMATS)
 
 
-def read_other(folder: Path, maps: MapOptions = AUTO) -> Converted | None:
+def read_other(folder: Path, maps: MapOptions = DECIDED) -> Converted | None:
     """Read a dataset that is not in COCO format; None if its layout is unknown. Raises `DataError` for its faults."""
     if not folder.is_dir():
         return None

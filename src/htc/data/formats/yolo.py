@@ -24,8 +24,6 @@ OUTSIDE_SHARE = 0.01
 """Coordinates may exceed 0..1 by this much (rounding in other tools); they are clipped."""
 
 
-
-
 def read_yolo(folder: Path) -> Converted:
     """Read all parts in data.yaml. Raises `DataError` with the file and line, what is wrong and what to do."""
     file = description(folder)
@@ -61,8 +59,8 @@ class _Reader:
             self.keypoints = keypoints_of([fields for lines in self.lines.values() for _, fields in lines])
         if self.keypoints is not None:
             self.notes.add(
-                f"the labels are poses (keypoints of {self.keypoints} values follow each box): only boxes are used, since "
-                f"keypoints are no outlines"
+                f"the labels are poses (keypoints of {self.keypoints} values follow each box): only boxes are used, "
+                f"since keypoints are no outlines"
             )
         parts = {
             part: tuple(self._image(image, files[part].get(image)) for image in images)
@@ -171,9 +169,7 @@ def _numbers(lines: Iterable[list[str]]) -> np.ndarray | None:
         return None
 
 
-def _object(
-    fields: list[str], classes: int, width: int, height: int, keypoints: int | None
-) -> ConvertedInstance | str:
+def _object(fields: list[str], classes: int, width: int, height: int, keypoints: int | None) -> ConvertedInstance | str:
     """The instance on one line, or what is wrong with the line and what to do."""
     try:
         label, *values = (float(field) for field in fields)
