@@ -10,9 +10,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard, overload
-
-import numpy as np
+from typing import Any, SupportsIndex, TypeGuard, overload
 
 from htc.data.columns import MAX_SIDE, Columns
 from htc.data.columns_cache import read_columns
@@ -324,10 +322,10 @@ class ColumnEntries(Sequence[AnnotationEntry]):
         return len(self.columns.ids)
 
     @overload
-    def __getitem__(self, index: int | np.integer) -> AnnotationEntry: ...
+    def __getitem__(self, index: SupportsIndex) -> AnnotationEntry: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[AnnotationEntry, ...]: ...
-    def __getitem__(self, index: int | np.integer | slice) -> AnnotationEntry | tuple[AnnotationEntry, ...]:
+    def __getitem__(self, index: SupportsIndex | slice) -> AnnotationEntry | tuple[AnnotationEntry, ...]:
         if isinstance(index, slice):
             return tuple(self[position] for position in range(len(self))[index])
         position = range(len(self))[index]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -242,10 +242,10 @@ class ColumnImages(Sequence[ImageRecord]):
         return len(self.columns.image_ids) if self.chosen is None else len(self.chosen)
 
     @overload
-    def __getitem__(self, index: int | np.integer) -> ImageRecord: ...
+    def __getitem__(self, index: SupportsIndex) -> ImageRecord: ...
     @overload
     def __getitem__(self, index: slice) -> "ColumnImages": ...
-    def __getitem__(self, index: int | np.integer | slice) -> "ImageRecord | ColumnImages":
+    def __getitem__(self, index: SupportsIndex | slice) -> "ImageRecord | ColumnImages":
         if isinstance(index, slice):
             chosen = np.arange(len(self))[index] if self.chosen is None else self.chosen[index]
             return ColumnImages(self.columns, self.folder, self.paths, chosen)

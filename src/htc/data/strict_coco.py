@@ -158,6 +158,8 @@ def _annotations(
     # The offset in `content`, which is searched without a copy.
     start = _address(raw) - _address(content)
     end = start + len(memoryview(raw)) - 1
+    if content[start : start + 1] != b"[":
+        raise DeclinedError
     position = start + 1
     while position < end:
         found = BETWEEN.search(content, min(position + CHUNK, end), end)
