@@ -7,7 +7,20 @@ from cyclopts import Parameter
 
 from htc.cli.existing import check_files, check_folders
 from htc.cli.metrics import print_metrics
-from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch, Words
+from htc.cli.options import (
+    MODEL_OPTIONS,
+    Above,
+    Count,
+    File,
+    Flags,
+    Folder,
+    ModelOptions,
+    Name,
+    Natural,
+    Switch,
+    Words,
+    Workers,
+)
 from htc.cli.output import print_message
 from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.ranks import here
@@ -37,7 +50,7 @@ def train(
     batch_size: Count | None = None,
     lr: float | None = None,
     seed: Natural = 0,
-    workers: Natural = 0,
+    workers: Workers = "auto",
     resume: Switch = False,
     checkpoint_steps: Count | None = None,
     devices: Count = 1,
@@ -81,7 +94,8 @@ def train(
     evaluate_every
         Epochs between two evaluations. Default: 1, or about twenty evaluations in all if the epochs are chosen.
     max_time
-        Stop after this many minutes of training.
+        Minutes from the command to the model, within 5 %. They decide the number of steps and, unless you set them or
+        a preset, the input size and the crop.
     batch_size
         Images of one process in a step. Default: the preset's.
     lr
@@ -90,7 +104,7 @@ def train(
     seed
         The same seed on the same machine gives the same weights.
     workers
-        Processes that load images; 0 loads them in the training process.
+        Processes that load images; 0 loads them in the training process, auto decides by measuring the first steps.
     resume
         Continue the run in --out DIR exactly from its last checkpoint.
     checkpoint_steps

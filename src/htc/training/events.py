@@ -69,6 +69,10 @@ class StepDone:
     """Every term, as weighted in the sum."""
     memory: float | None = None
     """Peak memory of the process in GiB; None if the system does not report it."""
+    images: int = 0
+    """Images of this step, over all processes."""
+    waited: float = 0.0
+    """Seconds that the training has waited for data so far."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def train(
     batch_size: int | None = None,
     lr: float | None = None,
     seed: int = 0,
-    workers: int = 0,
+    workers: "int | Literal['auto']" = "auto",
     resume: bool = False,
     checkpoint_steps: int | None = None,
     devices: int = 1,
@@ -114,11 +114,13 @@ def train(
         out: the run folder. `None`: a new folder under `runs/train`.
         epochs: passes over the training images.
         evaluate_every: epochs between two evaluations.
-        max_time: stop after this many minutes of training.
+        max_time: minutes from the call to the model, within 5 %. They decide the number of steps and, unless you set
+            them or a preset, the input size and the crop.
         batch_size: images of one process in a step.
         lr: learning rate. SGD scales it linearly with the images per step, `lr` being for 16; AdamW takes it as it is.
         seed: the same seed on the same machine gives the same weights.
-        workers: processes that load images; 0 loads them in the training process.
+        workers: processes that load images; 0 loads them in the training process, "auto" decides by measuring the
+            first steps.
         resume: continue the run in `out` exactly from its last checkpoint.
         checkpoint_steps: also write a checkpoint every `checkpoint_steps` steps.
         devices: processes on this machine that train together, each on its own GPU (or on the CPU).
@@ -211,11 +213,11 @@ def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult
         plan = prepared.plan
         choices = plan.choices()
         counts = (len(plan.dataset), sum(len(record.instances) for record in plan.dataset.images))
-        listener(Planned(*counts, len(plan.dataset.classes), choices, request.max_time))
+        listener(Planned(*counts, len(plan.dataset.classes), choices, plan.options.minutes))
         options = replace(plan.options, evaluate_every=plan.evaluate_every, choices=choices)
         from htc.training.run import run_training
 
-        return run_training(plan.config, prepared.splits, prepared.folder, options, listener)
+        return run_training(plan.config, plan.splits, prepared.folder, options, listener)
 
 
 @contextmanager
@@ -241,6 +243,7 @@ def _plan(request: TrainingRequest, splits: "Splits", folder: Path, listener: Li
         seed=request.seed,
         device=str(request.device),
         minutes=request.max_time,
+        started=request.started,
         resume=request.resume,
         weights=None if request.weights is None else str(request.weights),
         semantic=request.semantic,
@@ -253,7 +256,8 @@ def _plan(request: TrainingRequest, splits: "Splits", folder: Path, listener: Li
     )
     # only the first process times the precisions: the results of several processes could differ
     settings = [*request.settings, *on_first_process(str(request.device), lambda: _precision(request, listener))]
-    listener(Phase("choosing the configuration"))
+    measuring = request.max_time is not None and not request.resume
+    listener(Phase("choosing the configuration" + (" by measuring the first steps" if measuring else "")))
     return plan_training(splits, folder, settings=settings, options=options, evaluate_every=request.evaluate_every)
 
 

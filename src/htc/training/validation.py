@@ -4,6 +4,7 @@ Computes the metrics of `htc evaluate` and the losses of Eq. 7 on the validation
 same sampling every time. `Validation` records both, keeps the best weights, and implements early stopping.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,6 +36,7 @@ from htc.training.history import HISTORY, TABLE, draw_curves, evaluations_since_
 from htc.training.losses import Term
 from htc.training.module import TrainingModule
 from htc.training.objective import TrainingObjective
+from htc.training.schedule import StepPlan, is_near_end
 from htc.types import Batch
 
 
@@ -140,6 +142,8 @@ DrawImages = Callable[[nn.Module, Path], object]
 Keep = Callable[[nn.Module], object]
 """Saves a detector that is better than all earlier ones."""
 
+PAUSE = 30.0
+"""Seconds between two drawings of the curves after epochs without evaluation."""
 IMAGES, BEST, FINAL = "pictures", "best", "last"
 
 
@@ -163,6 +167,8 @@ class Validation(Callback):
         keep: Keep | None = None,
         patience: int | None = None,
         progress: Listener | None = None,
+        plan: StepPlan | None = None,
+        now: Callable[[], float] = time.monotonic,
     ):
         self.folder = folder
         self.evaluate = evaluate
@@ -173,6 +179,13 @@ class Validation(Callback):
         self.keep = keep
         self.patience = patience
         self.progress = progress
+        self.plan = plan
+        self.now = now
+        self.seconds = 0.0
+        """Time of all evaluations so far."""
+        self.last_seconds: float | None = None
+        """Time of the last evaluation."""
+        self._drawn_at = now()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the history entries of evaluations that the resumed run repeats."""
@@ -187,8 +200,12 @@ class Validation(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate if an evaluation is due, then draw the curves."""
-        epoch = trainer.current_epoch + 1
-        due = epoch % self.every == 0 or epoch == self.epochs or trainer.should_stop
+        epoch, begin = trainer.current_epoch + 1, self.now()
+        due = epoch % self.every == 0 or (self.plan is None and epoch == self.epochs)
+        if self.plan is not None and isinstance(pl_module, TrainingModule):
+            every = self.every * pl_module.steps_per_epoch
+            due = due and not is_near_end(trainer.global_step, self.plan.steps, every)
+        due = due or trainer.should_stop
         if self.evaluate is not None and due and isinstance(pl_module, TrainingModule):
             detector = pl_module.trained
             detector.eval()
@@ -197,8 +214,11 @@ class Validation(Callback):
             stops = by_first(lambda: self._note(trainer, detector, metrics, losses, epoch))
             trainer.should_stop = trainer.should_stop or stops
             detector.train()
-        if trainer.is_global_zero:
+            self.last_seconds = self.now() - begin
+            self.seconds += self.last_seconds
+        if trainer.is_global_zero and (due or self.now() - self._drawn_at >= PAUSE):
             draw_curves(self.folder)
+            self._drawn_at = self.now()
 
     def _note(
         self, trainer: Trainer, detector: nn.Module, metrics: MetricValues, losses: dict[str, float] | None, epoch: int
@@ -217,7 +237,8 @@ class Validation(Callback):
         best = evaluations_since_best(history) == 0
         if self.draw is not None and best:
             self.draw(detector, self.folder / IMAGES / BEST)
-        if self.draw is not None and (trainer.should_stop or stops or epoch == self.epochs):
+        ends = trainer.should_stop or stops or (self.plan is None and epoch == self.epochs)
+        if self.draw is not None and ends:
             self.draw(detector, self.folder / IMAGES / FINAL)
         if self.progress is not None:
             self.progress(EvaluationDone(entry, best, stops))
