@@ -17,7 +17,6 @@ from htc.training.schedule import Costs, StepPlan, TimeLimit
 from htc.training.validation import Validation
 from training.point import Batches, Distance, Point
 
-
 COSTS = Costs(1.0, 3.0, 2.0)
 
 

@@ -5,8 +5,8 @@ speed is measured on a few real steps at two sizes, and the time of an evaluatio
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
@@ -136,7 +136,13 @@ def fit_to_limit(
         f"{evaluation:.2g} s an evaluation, {WRITING:.0f} s to write the model; adapted after a tenth of the time"
         f"{smaller}"
     )
-    choices = [*candidates[chosen].choices, Choice({"max_time": minutes, "steps": steps, **schedule}, rule)]
+    choices = [*_without(candidates[chosen].choices, schedule)]
+    choices.append(Choice({"max_time": minutes, "steps": steps, **schedule}, rule))
+    if evaluated < validation_images:
+        share = (
+            f"of {validation_images}, spread evenly: all would take {evaluation * validation_images / evaluated:.0f} s"
+        )
+        choices.append(Choice({"validation images": evaluated}, share))
     return Fitted(config, tuple(choices), every, evaluated, own_workers, limit)
 
 
@@ -202,9 +208,9 @@ def _scheduled(config: Config, steps: int, per_epoch: int, fields: set[str]) -> 
     return overlay(config, settings), free
 
 
-def part_of(dataset: Dataset, images: int) -> Dataset:
-    """Return `images` images of the dataset, spread evenly."""
-    if images >= len(dataset):
-        return dataset
-    chosen = np.linspace(0, len(dataset) - 1, images).round().astype(int)
-    return replace(dataset, images=tuple(dataset.images[index] for index in chosen))
+def _without(choices: Sequence[Choice], fields: Mapping[str, object]) -> list[Choice]:
+    """Return the choices without those fields, and without the choices that are then empty."""
+    rest = [
+        (choice, {name: value for name, value in choice.fields.items() if name not in fields}) for choice in choices
+    ]
+    return [Choice(values, choice.rule) for choice, values in rest if values]

@@ -24,6 +24,10 @@ CHECKS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97)
 """Shares of the training (steps or time) after which the speed is compared with the plan; the first always adapts."""
 TOLERANCE = 0.015
 """Share of the limit by which the predicted end may miss it before a later check adapts the plan again."""
+WRITING_AGAIN = 1.5
+"""Time of writing the model at the end, relative to that of recording an evaluation: the weights are read and written
+again, and the curves drawn again.
+"""
 UNTIMED_STEPS = 1
 """Steps at the begin that also start up (caches, workers), which are not part of the speed."""
 
@@ -151,7 +155,8 @@ class TimeKeeper(Callback):
             evaluated = self.validation.seconds - self._marked_evaluations
             costs = replace(costs, step=(self.now() - self._marked_at - evaluated) / (step - self._marked_step))
         if self.validation.last_seconds is not None:
-            costs = replace(costs, evaluation=self.validation.last_seconds)
+            writing = max(costs.writing, WRITING_AGAIN * self.validation.writing_seconds)
+            costs = replace(costs, evaluation=self.validation.last_seconds, writing=writing)
         elif self.time_evaluation is not None and isinstance(module, TrainingModule):
             costs = replace(costs, evaluation=self.time_evaluation(module.trained))
         left = self.deadline - self.now()

@@ -232,9 +232,8 @@ def time_evaluation(
         return 0.0
     instances = sum(len(record.instances) for record in dataset.images) / len(dataset)
     most = min(config.inference.max_detections, ceil(TYPICAL * instances) + 5)
-    predictor = Predictor(detector, config.replace(inference={"max_detections": most}))
     training = detector.training
-    detector.eval()
+    predictor = Predictor(detector, config.replace(inference={"max_detections": most}))  # in evaluation mode
     spread = _spread(len(dataset))
     begin = time.perf_counter()
     done, first = 0, 0.0

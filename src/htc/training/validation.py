@@ -184,7 +184,9 @@ class Validation(Callback):
         self.seconds = 0.0
         """Time of all evaluations so far."""
         self.last_seconds: float | None = None
-        """Time of the last evaluation."""
+        """Time of the last evaluation ..."""
+        self.writing_seconds = 0.0
+        """... and of its part that keeps the weights and draws."""
         self._drawn_at = now()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -211,14 +213,20 @@ class Validation(Callback):
             detector.eval()
             metrics = self.evaluate(detector)  # on all processes, as the losses; the first one records and draws
             losses = None if self.losses is None else self.losses(detector)
+            noted = self.now()
             stops = by_first(lambda: self._note(trainer, detector, metrics, losses, epoch))
             trainer.should_stop = trainer.should_stop or stops
             detector.train()
-            self.last_seconds = self.now() - begin
+            self._draw(trainer)
+            self.last_seconds, self.writing_seconds = self.now() - begin, self.now() - noted
             self.seconds += self.last_seconds
-        if trainer.is_global_zero and (due or self.now() - self._drawn_at >= PAUSE):
+        elif self.now() - self._drawn_at >= PAUSE:
+            self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
             draw_curves(self.folder)
-            self._drawn_at = self.now()
+        self._drawn_at = self.now()
 
     def _note(
         self, trainer: Trainer, detector: nn.Module, metrics: MetricValues, losses: dict[str, float] | None, epoch: int
