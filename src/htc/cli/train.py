@@ -158,7 +158,6 @@ def train(
         result = run_request(request, listener)
     if result.metrics is not None and here().rank == 0:
         print_metrics(result.metrics.to_dict())
-    print_message(f"model: {result.model_folder}    metrics, curves and images: {result.folder}")
     print_message(f"predict with it: htc predict IMAGE --model {result.folder}")
     return 0
 

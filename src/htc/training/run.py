@@ -175,7 +175,8 @@ def _train(
             loggers=loggers,
         )
     progress(Phase("saving the model"))
-    return by_first(lambda: _finish(module.trained, config, out, validation, options))
+    reason = _reason(config, validation, keeper[0] if keeper else None, plan)
+    return by_first(lambda: _finish(module.trained, config, out, validation, options, reason))
 
 
 def record_setting(out: Path, config: Config, options: Options) -> None:
@@ -377,7 +378,22 @@ def callbacks_of(
     return [*callbacks, *options.callbacks]
 
 
-def _finish(detector: nn.Module, config: Config, out: Path, validation: Validation, options: Options) -> TrainingResult:
+def _reason(config: Config, validation: Validation, keeper: TimeKeeper | None, plan: StepPlan | None) -> str:
+    """Return why the training ended."""
+    if validation.stopped:
+        return f"AP has not improved for {config.training.early_stop} evaluations (training.early_stop)"
+    if keeper is None or plan is None:
+        return f"all {config.training.epochs} epochs are done"
+    if keeper.out_of_time:
+        return f"the time limit of {keeper.limit.minutes:g} minutes, before the last of {plan.steps} planned steps"
+    if plan.steps == keeper.limit.most:
+        return f"all {config.training.epochs} epochs are done, within the limit of {keeper.limit.minutes:g} minutes"
+    return f"all {plan.steps} steps that fit {keeper.limit.minutes:g} minutes are done"
+
+
+def _finish(
+    detector: nn.Module, config: Config, out: Path, validation: Validation, options: Options, reason: str
+) -> TrainingResult:
     """Write the model (the best one if it was kept, else the last) and the metrics of its evaluation."""
     history = read_history(out) if validation.evaluate is not None else []
     best = validation.keep is not None and bool(history)
@@ -394,7 +410,7 @@ def _finish(detector: nn.Module, config: Config, out: Path, validation: Validati
         which = {"epoch": entry["epoch"], "step": entry["step"], "is": "the best" if best else "the last"}
         write_json(out / METRICS, {**metrics, "model": which})
     result = None if metrics is None else Metrics(metrics)
-    return TrainingResult(out, config, result, _steps(out), options.device, options.backbone)
+    return TrainingResult(out, config, result, _steps(out), options.device, reason, options.backbone)
 
 
 def _steps(out: Path) -> int:

@@ -181,6 +181,8 @@ class Validation(Callback):
         self.progress = progress
         self.plan = plan
         self.now = now
+        self.stopped = False
+        """Whether the training ended because AP did not improve."""
         self.seconds = 0.0
         """Time of all evaluations so far."""
         self.last_seconds: float | None = None
@@ -215,6 +217,7 @@ class Validation(Callback):
             losses = None if self.losses is None else self.losses(detector)
             noted = self.now()
             stops = by_first(lambda: self._note(trainer, detector, metrics, losses, epoch))
+            self.stopped = stops
             trainer.should_stop = trainer.should_stop or stops
             detector.train()
             self._draw(trainer)
