@@ -233,7 +233,8 @@ def watch_of(dataset: Dataset, config: Config, options: Options, progress: Liste
         return batches_of(dataset, config, options, epoch, done, workers)
 
     def decided(workers: int, rule: str) -> None:
-        progress(Message(f"workers: {workers} ({rule})"))
+        if workers:
+            progress(Message(f"{workers} worker process{'' if workers == 1 else 'es'} from here on: {rule}"))
 
     workers = options.workers
     if workers == "auto" and options.transforms is not None and not can_be_sent(options.transforms):
