@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import htc
 from exporting.conftest import Exported
@@ -222,10 +221,12 @@ class TestADifferingFile:
         monkeypatch.setattr(exporting, "translate", lambda *_: None)
         monkeypatch.setattr(exporting, "write_onnx", write)
 
-    def test_the_model_itself_passes(self, exported: Exported, written: None, tmp_path: Path) -> None:
+    @pytest.mark.usefixtures("written")
+    def test_the_model_itself_passes(self, exported: Exported, tmp_path: Path) -> None:
         assert htc.export(exported.model, tmp_path / "same.onnx", progress=False).passed
         assert {path.name for path in tmp_path.iterdir()} == {"same.onnx", "same.onnx.json"}
 
+    @pytest.mark.usefixtures("written")
     @pytest.mark.parametrize(
         ("weights", "part"),
         [
@@ -236,7 +237,7 @@ class TestADifferingFile:
         ],
     )
     def test_the_first_differing_part_is_named_and_no_file_is_left(
-        self, exported: Exported, written: None, tmp_path: Path, weights: str, part: str
+        self, exported: Exported, tmp_path: Path, weights: str, part: str
     ) -> None:
         other = load(exported.model, device="cpu")
         parameter = dict(other.detector.named_parameters())[weights]

@@ -20,6 +20,8 @@ FORMAT = 1
 """Number of the description's format; a file with a larger one is refused."""
 METADATA_FIELD = 14
 """Field of ONNX's ModelProto that holds the metadata."""
+STRINGS = tuple(bytes([8 * field + 2]) for field in range(2, 16))
+"""Tags of fields with a length."""
 BEGINNING = 4096
 """Bytes of an XML file in which its root element must begin."""
 
@@ -55,8 +57,10 @@ def exported_kind(path: Path) -> Kind | None:
         start = stream.read(BEGINNING)
     if start.lstrip().startswith(b"<") and b"<net" in start:
         return "openvino"
-    # ModelProto begins with its version, a small integer in field 1; a torch file is a zip archive or a pickle
-    return "onnx" if len(start) > 2 and start[0] == 0x08 and 3 <= start[1] < 0x40 else None
+    # ModelProto begins with its version, a small integer in field 1, and a text or message follows. A torch file is a zip
+    # archive or a pickle; a safetensors file begins with a number of eight bytes, the last of which are 0.
+    is_onnx = start[:1] == b"\x08" and b"\x03" <= start[1:2] < b"\x40" and start[2:3] in STRINGS and any(start[3:8])
+    return "onnx" if is_onnx else None
 
 
 def read_description(path: Path, kind: Kind) -> Description:
