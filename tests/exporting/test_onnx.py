@@ -293,3 +293,13 @@ def test_a_model_that_is_not_in_fp32_or_of_another_divisor_is_refused(exported: 
     config = small_config(1, input={"short_edge": 64, "long_edge": 96, "divisor": 16})
     with pytest.raises(ConfigError, match=r"set input\.divisor to 32"):
         htc.export(htc.Predictor(Detector(config), config), tmp_path / "m.onnx", progress=False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04", b"\x80\x02}", b'\x08\x12\x12\x00\x00\x00\x00\x00{"a"', b"\x08\x0a", b"<html><body>", b"{}"],
+)
+def test_other_files_are_no_exported_ones(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert exported_kind(tmp_path / "file") is None
+    assert exported_kind(tmp_path) is exported_kind(tmp_path / "missing") is None

@@ -57,8 +57,8 @@ def exported_kind(path: Path) -> Kind | None:
         start = stream.read(BEGINNING)
     if start.lstrip().startswith(b"<") and b"<net" in start:
         return "openvino"
-    # ModelProto begins with its version, a small integer in field 1, and a text or message follows. A torch file is a zip
-    # archive or a pickle; a safetensors file begins with a number of eight bytes, the last of which are 0.
+    # ModelProto begins with its version, a small integer in field 1, and a text or message follows. A torch file is a
+    # zip archive or a pickle; a safetensors file begins with a number of eight bytes, the last of which are 0.
     is_onnx = start[:1] == b"\x08" and b"\x03" <= start[1:2] < b"\x40" and start[2:3] in STRINGS and any(start[3:8])
     return "onnx" if is_onnx else None
 
