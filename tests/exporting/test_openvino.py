@@ -10,6 +10,7 @@ from torchvision.ops import deform_conv2d
 
 import htc
 from exporting.conftest import Exported
+from exporting.test_reader import assert_same, read
 from htc.checkpoint.exported import exported_kind, read_description
 from htc.errors import CheckpointError, ConfigError
 from htc.exporting import export as exporting
@@ -86,3 +87,9 @@ def test_a_deformable_convolution_by_samples(
         x, weight, 3 * offset, mask, bias, stride, stride, 1, 1, dilation, dilation, groups, offset_groups, use_mask
     )
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_reader_gives_what_the_model_predicts(exported: Exported, file: Path, tmp_path: Path) -> None:
+    image = min((Path(htc.__file__).parent / "demo" / "nuclei" / "val").iterdir())
+    found, _ = read(file, image, tmp_path / "found.npz", "--score-threshold", "0.2")
+    assert_same(found, load(exported.model, device="cpu").predict(image, score_threshold=0.2))

@@ -16,6 +16,9 @@ from htc.checkpoint.exported import DESCRIPTION
 from htc.errors import ExportError, OutputError
 from htc.extras import require
 
+FACTS = "htc_facts"
+"""Where the facts for programs without this library are in the metadata (`rt_info`)."""
+
 
 def sampled_deform_conv2d(
     x: Float[Tensor, "N C H W"],
@@ -76,7 +79,7 @@ def write_openvino(onnx_file: Path, path: Path, metadata: Mapping[str, str]) -> 
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ExportError(f"OpenVINO cannot convert this model: {lines[-1] if lines else error}") from error
     for name, value in metadata.items():
-        model.set_rt_info(value, name if name == DESCRIPTION else ["htc_facts", name])
+        model.set_rt_info(value, name if name == DESCRIPTION else [FACTS, name])
     try:
         openvino.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:
