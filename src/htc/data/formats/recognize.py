@@ -10,6 +10,9 @@ from htc.data.formats.label_maps import read_label_maps
 from htc.data.formats.labelme import is_labelme, read_labelme
 from htc.data.formats.map_folders import map_parts
 from htc.data.formats.map_rules import DECIDED, MapOptions
+from htc.data.formats.segment_maps import is_cityscapes, panoptic_files, read_cityscapes, read_panoptic_instances
+from htc.data.formats.via import is_via, read_via
+from htc.data.formats.voc import is_voc, read_voc
 from htc.data.formats.yolo import read_yolo
 from htc.data.formats.yolo_files import description
 
@@ -31,6 +34,21 @@ FORMATS = (
         lambda folder, _: read_yolo(folder),
     ),
     Format(
+        "leftImg8bit/train/ and gtFine/train/: Cityscapes",
+        is_cityscapes,
+        lambda folder, _: read_cityscapes(folder),
+    ),
+    Format(
+        "annotations/panoptic_train2017.json with its PNGs beside it, images in train2017/ or images/: COCO panoptic",
+        lambda folder: bool(panoptic_files(folder)),
+        lambda folder, _: read_panoptic_instances(folder),
+    ),
+    Format(
+        "JPEGImages/ with SegmentationObject/ or Annotations/*.xml, or XML files beside the images: Pascal VOC",
+        is_voc,
+        lambda folder, _: read_voc(folder),
+    ),
+    Format(
         "images/ and masks/ (or labels/) with a PNG for each image: label maps; with train/ and val/ above or below",
         lambda folder: bool(map_parts(folder)),
         read_label_maps,
@@ -39,6 +57,11 @@ FORMATS = (
         "JSON files of labelme next to the images; in train/ and val/ if there are several parts",
         is_labelme,
         lambda folder, _: read_labelme(folder),
+    ),
+    Format(
+        "JSON or CSV files of VIA (VGG Image Annotator) beside the images; in train/ and val/ if there are parts",
+        is_via,
+        lambda folder, _: read_via(folder),
     ),
 )
 """In the order in which they are tried."""
