@@ -82,7 +82,8 @@ def evaluate(
     label_maps
         How the label maps of --data are read, as for `htc train`.
     weights
-        A weights file, or the name of a preset with released weights, for a preset as MODEL.
+        A weights file, or the name of a preset with released weights, for a preset as MODEL. FILE#teacher is one of
+        several models in a file.
     views
         Views for test-time augmentation: scales or sizes, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200:flip;
         paper for the paper's ten.

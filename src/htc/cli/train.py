@@ -88,8 +88,9 @@ def train(
     preset
         The model and its schedule; `htc models` lists all. Default: chosen for the dataset.
     weights
-        Start from these weights: a preset with released weights, a folder or a file. Layers that depend on the
-        classes keep the rows of classes with the same name; the others start from random values.
+        Start from these weights: a preset with released weights, a folder, a file, or FILE#teacher for one of several
+        models in it. Layers that depend on the classes keep the rows of classes with the same name; the others start
+        from random values.
     semantic
         Targets of the semantic branch: auto derives them from the instances, none removes the branch, DIR holds PNG
         maps.

@@ -107,8 +107,9 @@ def train(
         label_maps: how label maps are read: "auto" decides from the maps; "instances", "components" or "classes" says
             what a value, each of its connected regions, or both are, as in "components,background=255,void=none".
         preset: the model and its schedule (`htc.list_models()`).
-        weights: start from these weights: a preset with released weights, a folder or a file. Layers that depend on
-            the classes keep the rows of classes with the same name; the others start from random values.
+        weights: start from these weights: a preset with released weights, a folder, a file, or "FILE#teacher" for one
+            of several models in it. Layers that depend on the classes keep the rows of classes with the same name; the
+            others start from random values.
         semantic: targets of the semantic branch: "auto" derives them from the instances, "none" removes the branch, a
             folder holds PNG maps; a dictionary changes the section `semantic` of the configuration.
         semantic_json: COCO panoptic annotations that describe the maps.
