@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from htc.data.coco import LAYOUTS
+from htc.data.coco import LAYOUTS, coco_parts
+from htc.data.formats.coco_exports import has_annotation_files
 from htc.data.formats.converted import Converted
 from htc.data.formats.label_maps import read_label_maps
 from htc.data.formats.labelme import is_labelme, read_labelme
@@ -68,8 +69,10 @@ FORMATS = (
 
 
 def is_coco(folder: Path) -> bool:
-    """Test whether a folder has one of `LAYOUTS`."""
-    return any((folder / train).is_file() for train, _, _, _ in LAYOUTS)
+    """Test whether a folder contains COCO annotation files, in one of `LAYOUTS` or as tools export them."""
+    if coco_parts(folder):
+        return True
+    return has_annotation_files(folder) and not any(one.matches(folder) for one in FORMATS)
 
 
 def is_known(folder: Path) -> bool:
@@ -88,7 +91,8 @@ def read_other(folder: Path, maps: MapOptions = DECIDED) -> Converted | None:
 def unknown_layout(folder: Path) -> str:
     """Error message that lists the supported layouts."""
     coco = (f"{train} with {images}/: COCO" for train, images, _, _ in LAYOUTS)
-    known = "".join(f"\n  {line}" for line in (*coco, *(one.layout for one in FORMATS)))
+    exports = "COCO annotation files in annotations/, with images/: CVAT, Label Studio, LVIS"
+    known = "".join(f"\n  {line}" for line in (*coco, exports, *(one.layout for one in FORMATS)))
     return (
         f"{folder} has none of the known layouts:{known}\narrange it like one of them, or pass the paths: "
         f"--train-annotations, --train-images"
