@@ -135,7 +135,7 @@ class Dataset:
     """The file that it was read from, or the function that built it; for messages."""
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
-    images: tuple[ImageRecord, ...]
+    images: Sequence[ImageRecord]
     dropped: tuple[str, ...] = field(default=(), compare=False)
     """Instances that were dropped as unusable for training, each with its reason, for the user."""
     semantic_maps: SemanticMaps | None = None
