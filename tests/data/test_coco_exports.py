@@ -44,8 +44,8 @@ def annotations(file: Path, name: str, **more: Any) -> Path:
 
 
 def check(folder: Path, image: str) -> None:
-    for splits in (locate_splits(data=folder), locate_split(folder, "train")):
-        file, images = (splits.train_annotations, splits.train_images) if hasattr(splits, "train_images") else splits
+    splits = locate_splits(data=folder)
+    for file, images in ((splits.train_annotations, splits.train_images), locate_split(folder, "train")):
         assert [record.path for record in Dataset.from_coco(file, images).images] == [folder / image]
     assert len(Dataset.from_folder(folder).images[0].instances) == 1
     assert [entry.path for entry in read_request(folder).train.images] == [folder / image]

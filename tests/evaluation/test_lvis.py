@@ -185,6 +185,16 @@ def test_command_and_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
 
 
+@pytest.mark.parametrize("named", [False])
+def test_files_keep_the_rules(tmp_path: Path, named: bool) -> None:
+    """Also if images have file names, so that the fast reader takes the file."""
+    truth, results = scene(4)
+    if named:
+        truth["images"] = [{**one, "file_name": f"{one['id']}.jpg"} for one in truth["images"]]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    assert coco_metrics(tmp_path / "truth.json", results, 300) == coco_metrics(truth, results, 300)
+
+
 def test_images_are_found_by_their_url(tmp_path: Path) -> None:
     from PIL import Image
 

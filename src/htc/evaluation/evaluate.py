@@ -89,7 +89,8 @@ def evaluate(
 
     Args:
         model: a predictor, or what `htc.load` takes; a list evaluates the ensemble and each of its members.
-        data: a folder (COCO, YOLO, labelme, label maps and other formats), an `htc.Dataset`, or a dictionary of datasets by split.
+        data: a folder (COCO, YOLO, labelme, label maps and other formats), an `htc.Dataset`, or a dictionary of
+            datasets by split.
         split: the part of `data` to evaluate on: "val", "train" or "test".
         annotations: a COCO annotation file, in place of `data`.
         images: the folder of its images. `None`: by COCO's layout, else the folder of the annotations.
