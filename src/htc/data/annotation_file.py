@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, SupportsIndex, TypeGuard, overload
 
 from htc.data.columns import MAX_SIDE, Columns
@@ -96,6 +96,18 @@ class AnnotationEntry:
     def fault(self, code: str, what: str) -> RecordFault:
         """Create a fault of this annotation."""
         return RecordFault(code, what, "annotations", self.position, self.image.id, self.id)
+
+
+def listed_name(record: Mapping[str, Any]) -> Any:
+    """`file_name` of an image record; of LVIS's, which have none, the name in `coco_url`."""
+    name = record.get("file_name")
+    return name_of_url(record.get("coco_url")) if name is None else name
+
+
+def name_of_url(url: object) -> str | None:
+    """The last folder and the file of LVIS's `coco_url`, as train2017/000000000009.jpg."""
+    parts = PurePosixPath(url).parts if isinstance(url, str) else ()
+    return "/".join(parts[-2:]) if len(parts) > 2 else None
 
 
 def category_fault(entry: AnnotationEntry, categories: Container[Any]) -> RecordFault | None:
@@ -224,7 +236,7 @@ class AnnotationFile:
         faults: list[RecordFault] = []
         names: dict[int | str, str] = {}
         for position, record in enumerate(self.content["images"]):
-            id, name = (record.get("id"), record.get("file_name")) if isinstance(record, dict) else (None, None)
+            id, name = (record.get("id"), listed_name(record)) if isinstance(record, dict) else (None, None)
             if not isinstance(record, dict) or not is_id(id):
                 what = f"images[{position}] has the id {id!r}; an id must be an integer or a string"
                 faults.append(RecordFault("image-record", what, "images", position))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from htc.data.annotation_file import KIND, LISTS, annotation_file, read_annotation_file
+from htc.data.annotation_file import KIND, LISTS, annotation_file, listed_name, read_annotation_file
 from htc.data.coco import ground_truth_of
 from htc.errors import DataError
 from htc.files import read_json
@@ -23,7 +23,7 @@ def read_images(path: str | Path) -> Mapping[str, Any]:
 
 def image_ids_by_name(path: str | Path) -> dict[str, int | str]:
     """Map file names to the image ids of a COCO annotation file; annotations are optional. Raises `DataError`."""
-    return {image["file_name"]: image["id"] for image in read_images(path)["images"]}
+    return {listed_name(image): image["id"] for image in read_images(path)["images"]}
 
 
 def has_objects(path: str | Path) -> bool:
