@@ -44,8 +44,10 @@ def portable(name: str) -> str:
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether a name is absolute (also on Windows) or contains `..`, with either separator."""
-    slashed = name.replace("\\", "/")
+    """Whether a name is absolute (also on Windows) or contains `..`, with either separator, also percent-encoded."""
+    slashed = (unquote(name) if "%" in name else name).replace("\\", "/")
+    if "/" not in slashed:
+        return slashed == ".."
     return slashed.startswith("/") or re.match(r"[A-Za-z]:/", slashed) is not None or ".." in slashed.split("/")
 
 
@@ -161,7 +163,7 @@ class _Files:
 
     def find(self, name: str) -> ImageLocation | None:
         """Find the only file that the name can mean."""
-        if leaves_folder(name) or leaves_folder(unquote(name)):
+        if leaves_folder(name):
             return None
         plain = portable(name)
         for (difference, form), index in zip(FORMS, self.by_form, strict=True):
