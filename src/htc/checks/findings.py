@@ -11,13 +11,14 @@ from htc.data.faults import RecordFault
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 Box = tuple[float, float, float, float]
+ListName = Literal["images", "annotations", "categories"]
 
 
 @dataclass(frozen=True)
 class Edit:
     """One change to one record of an annotation file."""
 
-    part: Literal["images", "annotations", "categories"]
+    part: ListName
     position: int
     """Index in that list."""
     change: Mapping[str, Any] | None
