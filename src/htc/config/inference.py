@@ -13,15 +13,20 @@ class Input(Section):
     """
 
     short_edge: Positive = 800
+    """Length that the image's short edge is resized to, in pixels."""
     long_edge: Positive = 1333
+    """Maximum length of the long edge; the image is resized to less than `short_edge` where needed."""
     max_scale: PositiveFloat | None = None
     """Maximum enlargement of an image, even if it stays smaller than the edges: 1 keeps small images at their size.
 
     If training draws the short edge, or prediction uses several scales, the limit is multiplied by the same factor.
     """
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """Mean of R, G and B, which is subtracted."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
+    """Standard deviation of R, G and B, which is divided by."""
     divisor: Positive = 32
+    """Height and width of a batch are padded to a multiple of this number."""
     padding: Literal["zero", "edge"] = "zero"
     """Padding values: zeros, which are the mean color, as in mmdetection; or the image's last row and column repeated.
 
@@ -43,7 +48,9 @@ class LinearSoftNMS(Section):
 
     kind: Literal["linear"] = "linear"
     iou: Fraction = 0.5
+    """IoU with a better box over which a score is lowered."""
     min_score: Fraction = 0.001
+    """Boxes whose score falls below this value are removed."""
 
 
 class GaussianSoftNMS(Section):
@@ -53,7 +60,9 @@ class GaussianSoftNMS(Section):
 
     kind: Literal["gaussian"] = "gaussian"
     sigma: PositiveFloat = 0.5
+    """Width of the Gaussian: the larger, the less a score is lowered."""
     min_score: Fraction = 0.001
+    """Boxes whose score falls below this value are removed."""
 
 
 SoftNMS = LinearSoftNMS | GaussianSoftNMS
@@ -63,14 +72,22 @@ class Inference(Section):
     """From head outputs to detections. Stages count from 1; `null` means the last one or all."""
 
     score_threshold: Fraction = 0.001
+    """Minimum score of a detection."""
     nms_iou: Fraction = 0.5
+    """IoU over which the worse of two boxes of one class is removed."""
     soft_nms: Annotated[SoftNMS, Field(discriminator="kind")] | None = None
     """Lower the scores of overlapping boxes instead of removing boxes over `nms_iou`, which is then unused; null:
     remove them.
     """
     max_detections: Positive = 100
+    """Maximum number of detections per image."""
     score_ensemble: Literal["logits", "probabilities"] = "logits"
+    """Average the stages' class logits before the softmax, or their probabilities after it."""
     box_stage: Positive | None = None
+    """Stage whose refined boxes are the result."""
     score_stages: tuple[Positive, ...] | None = None
+    """Stages whose class scores are averaged."""
     mask_stages: tuple[Positive, ...] | None = None
+    """Stages whose mask probabilities are averaged."""
     mask_threshold: Fraction = 0.5
+    """Minimum probability of a pixel of the mask."""
