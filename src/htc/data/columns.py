@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -26,6 +26,7 @@ None of the last four: there is no `segmentation`.
 """
 MAX_SIDE = 2**31 - 1
 """Largest image side in pixels that the COCO tools support."""
+MASKED = POLYGONS | TEXT_RUNS | LISTED_RUNS
 RECORD_FIELDS = frozenset(("id", "path", "height", "width", "instances", "pixels", "group"))
 INSTANCE_FIELDS = frozenset(("id", "label", "box", "crowd", "segmentation", "area"))
 """Fields that the columns represent; others must be added here and below."""
@@ -219,6 +220,25 @@ def starts_of(lengths: Sequence[int] | np.ndarray) -> Int[np.ndarray, " _"]:
     return np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
 
 
+class InstanceTable(NamedTuple):
+    """The usable instances of I images by image, N in all, without their masks."""
+
+    sizes: Int[np.ndarray, "I 2"]
+    """(height, width) of each image."""
+    owners: Int[np.ndarray, " N"]
+    """Index of each instance's image."""
+    labels: Int[np.ndarray, " N"]
+    boxes: Float[np.ndarray, "N 4"]
+    """xyxy, pixels of the image."""
+    crowd: Bool[np.ndarray, " N"]
+    masked: Bool[np.ndarray, " N"]
+    """Whether each instance has a mask."""
+
+    def without_crowds(self) -> "InstanceTable":
+        """The same images without their crowds."""
+        return InstanceTable(self.sizes, *(column[~self.crowd] for column in self[1:]))
+
+
 class ColumnImages(Sequence[ImageRecord]):
     """The images of `Columns`; a record is built when it is accessed.
 
@@ -260,6 +280,25 @@ class ColumnImages(Sequence[ImageRecord]):
             group=self.columns.extra(image).get("group"),
         )
 
+    def table(self) -> InstanceTable:
+        """The instances of these images."""
+        columns = self.columns
+        chosen = np.arange(len(columns.image_ids)) if self.chosen is None else self.chosen
+        counts = np.diff(columns.order_starts)[chosen]
+        # Positions in `order` of the instances of each chosen image, one image after the other.
+        first = np.repeat(columns.order_starts[chosen] - (np.cumsum(counts) - counts), counts)
+        instances = columns.order[first + np.arange(counts.sum())]
+        sizes = columns.sizes.astype(np.int64)
+        flags = columns.flags[instances]
+        return InstanceTable(
+            sizes[chosen],
+            np.repeat(np.arange(len(chosen)), counts),
+            columns.labels[instances].astype(np.int64),
+            clipped_boxes(columns.boxes[instances], sizes[columns.owners[instances]]),
+            (flags & CROWD) != 0,
+            (flags & MASKED) != 0,
+        )
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ColumnImages | tuple):
             return NotImplemented
@@ -280,6 +319,21 @@ class ColumnImages(Sequence[ImageRecord]):
 
 def _equal(first: ImageRecord, second: object) -> bool:
     return first == second
+
+
+def table_of(images: Sequence[ImageRecord]) -> InstanceTable:
+    """The instances of a dataset's images; no record is built if they are in columns."""
+    if isinstance(images, ColumnImages):
+        return images.table()
+    instances = [instance for record in images for instance in record.instances]
+    return InstanceTable(
+        np.array([(record.height, record.width) for record in images], np.int64).reshape(-1, 2),
+        np.repeat(np.arange(len(images)), [len(record.instances) for record in images]),
+        np.array([instance.label for instance in instances], np.int64),
+        np.array([instance.box for instance in instances], np.float64).reshape(-1, 4),
+        np.array([instance.crowd for instance in instances], bool),
+        np.array([instance.segmentation is not None for instance in instances], bool),
+    )
 
 
 def packed(images: Sequence[ImageRecord], classes: Mapping[int, str]) -> Sequence[ImageRecord]:
