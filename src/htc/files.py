@@ -5,6 +5,7 @@ import errno
 import gc
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -122,6 +123,18 @@ def read_text(path: Path) -> str:
         raise DataError(
             f"{path} is not {encoding.upper()} text ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from error
+
+
+def cache_folder() -> Path:
+    """Return the cache folder: `HTC_CACHE`, else `htc` in the platform's cache folder."""
+    own = os.environ.get("HTC_CACHE")
+    if own:
+        return Path(own).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "htc" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "htc"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "htc"
 
 
 def optional_path(path: str | Path | None) -> Path | None:

@@ -8,7 +8,8 @@ import numpy as np
 from htc.checks.findings import Finding, annotation_finding
 from htc.config import PYRAMID_STRIDES, Input
 from htc.data.advice import Statistics, class_repeats, repeat_threshold
-from htc.data.annotation_file import AnnotationEntry, AnnotationFile
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry
 from htc.data.transforms import resized_size
 
 

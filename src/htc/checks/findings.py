@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from htc.data.annotation_file import AnnotationEntry, AnnotationFile
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry
 from htc.data.faults import RecordFault
 
 Severity = Literal["error", "warning", "note"]

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from htc.checks.findings import Edit, Finding, annotation_finding
-from htc.data.annotation_file import AnnotationEntry, AnnotationFile, crowd_fault
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry, crowd_fault
 from htc.data.record_values import flag, is_number
 from htc.data.segmentation import SegmentationFault, read_outline
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from htc.checks.findings import Edit, Finding, ListName, annotation_finding, record_finding
-from htc.data.annotation_file import AnnotationEntry, AnnotationFile, ImageEntry, category_fault
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry, ImageEntry, category_fault
 from htc.data.faults import RecordFault
 from htc.data.image_names import portable
 from htc.data.images import image_size
@@ -106,6 +107,8 @@ def _span(ids: set[int]) -> str:
 
 def value_types(part: AnnotationFile) -> Iterator[Finding]:
     """Report, once for each field, values of another type than COCO's whose meaning is certain."""
+    if part.columns is not None:
+        return  # all its values are as COCO writes them
     of_field: dict[tuple[ListName, str], list[tuple[Any, Any, Edit]]] = {}
     categories = [
         (position, record, {"id": id})

@@ -9,15 +9,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from htc.data.annotation_file import (
-    AnnotationEntry,
-    AnnotationFile,
-    ImageEntry,
-    box_fault,
-    category_fault,
-    crowd_fault,
-    read_annotation_file,
-)
+import numpy as np
+
+from htc.data.annotation_file import AnnotationFile, read_annotation_file
+from htc.data.coco_records import AnnotationEntry, ImageEntry, box_fault, category_fault, crowd_fault
+from htc.data.columns import IGNORE, ColumnImages, Columns, packed
 from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
 from htc.data.faults import Faults, RecordFault
 from htc.data.holes import with_holes
@@ -136,23 +132,49 @@ def dataset_of(file: AnnotationFile, describe: Callable[[RecordFault], str] = at
     faults.check()
     if file.folder is not None:
         _check_presence(file, file.folder, faults)
+    if file.columns is not None:
+        faults.check()
+        return _dataset_of_columns(file, file.columns)
     instances, dropped = _instances(file, faults, describe)
     faults.check()
     return Dataset(
         annotations=file.file,
         classes=tuple(file.classes.values()),
         category_ids=tuple(file.classes),
-        images=tuple(
-            ImageRecord(
-                image.id,
-                image.path,
-                *_size(image),
-                tuple(instances.get(image.position, ())),
-                group=image.record.get("group"),
-            )
-            for image in file.images
+        images=packed(
+            [
+                ImageRecord(
+                    image.id,
+                    image.path,
+                    *_size(image),
+                    tuple(instances.get(image.position, ())),
+                    group=image.record.get("group"),
+                )
+                for image in file.images
+            ],
+            file.classes,
         ),
         dropped=tuple(dropped),
+    )
+
+
+def _dataset_of_columns(file: AnnotationFile, columns: Columns) -> Dataset:
+    """The dataset of a file without faults, whose records are built when they are accessed."""
+    paths = {
+        image.position: str(image.path)
+        for image in file.images
+        if str(image.path) != (image.name if file.folder is None else f"{file.folder}/{image.name}")
+    }
+    usable = np.zeros(len(columns.ids), bool)
+    usable[columns.order] = True
+    labels = {category: label for label, category in enumerate(columns.classes)}
+    unusable = [file.annotations[index] for index in np.flatnonzero(~usable).tolist()]
+    return Dataset(
+        annotations=file.file,
+        classes=tuple(columns.classes.values()),
+        category_ids=columns.category_ids,
+        images=ColumnImages(columns, file.folder, paths, holes=file.holes),
+        dropped=tuple(_dropped(entry, str(_instance(entry, labels, file.holes))) for entry in unusable),
     )
 
 
@@ -186,10 +208,14 @@ def _instances(
         elif isinstance(instance, RecordFault):
             faulty.append(instance)
         else:
-            dropped.append(f"annotation {entry.id} (image {entry.image.id}, {entry.image.name}): {instance}")
+            dropped.append(_dropped(entry, instance))
     for fault in sorted(faulty, key=lambda fault: fault.position or 0):
         faults.add(describe(fault))
     return instances, dropped
+
+
+def _dropped(entry: AnnotationEntry, reason: str) -> str:
+    return f"annotation {entry.id} (image {entry.image.id}, {entry.image.name}): {reason}"
 
 
 def _instance(entry: AnnotationEntry, labels: Mapping[int, int], holes: bool) -> Instance | RecordFault | str:
@@ -235,6 +261,16 @@ def ground_truth_of(file: AnnotationFile) -> Mapping[str, Any]:
     Nothing else is changed or removed: duplicate ids and names do not matter here, and polygons stay a union. Raises
     `DataError` for images without id or size, and for annotations without image, category, usable box or mask.
     """
+    columns = file.columns
+    if columns is not None:
+        return {
+            "images": [image.record for image in file.images],
+            "categories": [{"id": id, "name": name} for id, name in columns.classes.items()],
+            "annotations": [
+                {**columns.record(index), "iscrowd": 1} if ignored else columns.record(index)
+                for index, ignored in enumerate((columns.flags & IGNORE != 0).tolist())
+            ],
+        }
     faults = Faults(file.file)
     for fault in (*file.category_faults, *file.image_faults, *file.annotation_faults):
         if fault.code not in HARMLESS:

@@ -135,7 +135,7 @@ class Dataset:
     """The file that it was read from, or the function that built it; for messages."""
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
-    images: tuple[ImageRecord, ...]
+    images: Sequence[ImageRecord]
     dropped: tuple[str, ...] = field(default=(), compare=False)
     """Instances that were dropped as unusable for training, each with its reason, for the user."""
     semantic_maps: SemanticMaps | None = None
@@ -270,8 +270,10 @@ class Dataset:
         return iter(self.images)
 
     def __repr__(self) -> str:
+        from htc.data.columns import table_of
+
         names = ", ".join(self.classes[:NAMES_SHOWN]) + (", ..." if len(self.classes) > NAMES_SHOWN else "")
-        instances = sum(len(record.instances) for record in self.images)
+        instances = len(table_of(self.images).labels)
         counts = (
             f"{count} {word}{'' if count == 1 else 'es' if word == 'class' else 's'}"
             for count, word in ((len(self), "image"), (instances, "instance"), (len(self.classes), "class"))

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from htc.errors import DataError
+from htc.files import visible
 
 SEPARATORS = "Windows separators or ./"
 OWN_FOLDER = "the name of the images folder in front"
@@ -49,11 +50,6 @@ def leaves_folder(name: str) -> bool:
     if "/" not in slashed:
         return slashed == ".."
     return slashed.startswith("/") or re.match(r"[A-Za-z]:/", slashed) is not None or ".." in slashed.split("/")
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden: `._a.png` of macOS, `.ipynb_checkpoints`, `.DS_Store`."""
-    return name.startswith(".")
 
 
 def _composed(name: str) -> str:
@@ -93,7 +89,7 @@ def visible_files(folder: Path) -> Iterator[str]:
         except OSError:
             continue  # not readable: its files are reported as missing
         for entry in entries:
-            if is_hidden(entry.name):
+            if not visible(Path(entry.name)):
                 continue
             if entry.is_file():
                 yield prefix + entry.name

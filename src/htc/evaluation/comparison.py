@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle_codec
 
-from htc.data.annotation_file import usable_box
+from htc.data.coco_records import usable_box
 from htc.data.mask_encodings import valid_counts
 from htc.data.record_values import KnownIds, is_number, short
 from htc.data.segmentation import EMPTY, parse_segmentation

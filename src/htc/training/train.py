@@ -13,6 +13,7 @@ from htc.checkpoint.zoo import fetch
 from htc.compatibility import check_torch
 from htc.config import Config, Precision, Section
 from htc.data.coco import read_splits
+from htc.data.columns import table_of
 from htc.data.formats.layouts import locate_splits
 from htc.data.formats.map_rules import AUTO
 from htc.data.semantic_maps import semantic_sources
@@ -216,7 +217,7 @@ def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult
     with preparing(request, listener) as prepared:
         plan = prepared.plan
         choices = plan.choices()
-        counts = (len(plan.dataset), sum(len(record.instances) for record in plan.dataset.images))
+        counts = (len(plan.dataset), len(table_of(plan.dataset.images).labels))
         listener(Planned(*counts, len(plan.dataset.classes), choices, request.max_time))
         options = replace(plan.options, evaluate_every=plan.evaluate_every, choices=choices)
         from htc.training.run import run_training
