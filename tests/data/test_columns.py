@@ -164,7 +164,7 @@ def test_holes_and_ignored_instances_are_equal_in_both_readers(tmp_path: Path) -
     assert isinstance(dataset_of(file).images[1].instances[0].segmentation, RunLengths)
     assert isinstance(dataset_of(replace(file, holes=False)).images[1].instances[0].segmentation, Polygons)
     assert [one["iscrowd"] for one in ground_truth_of(file)["annotations"] if one["id"] == 0] == [1]
-    assert [one["segmentation"] for one in ground_truth_of(file)["annotations"]][0][:2] == [outer, hole]
+    assert ground_truth_of(file)["annotations"][0]["segmentation"][:2] == [outer, hole]
 
 
 CHANGES: tuple[Callable[[dict[str, Any], random.Random], object], ...] = (
