@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from checks.data_sets import DataSet, clean
+from checks.data_sets import HEIGHT, WIDTH, DataSet, clean
 from checks.faults import FIXED, KEPT
 from htc.checks.before_training import check_data
 from htc.checks.examine import Request, examine, repairable
@@ -18,6 +18,7 @@ from htc.checks.repair import repair, write_annotations
 from htc.cli.app import run
 from htc.data.annotation_file import read_annotation_file
 from htc.data.coco import Splits, read_coco, read_splits
+from htc.data.mask_encodings import counts_of
 from htc.errors import DataError
 from htc.evaluation.coco import coco_metrics
 from htc.evaluation.files import listed_names, read_annotations
@@ -129,6 +130,26 @@ def test_the_list_of_changes_has_the_old_values(tmp_path: Path, capsys) -> None:
     ]
     assert changes[0]["old"] == "1"
     assert changes[1]["old"]["bbox"] == data.objects[1]["bbox"]
+
+
+@pytest.mark.parametrize(("holes", "area"), [("on", 48**2 - 24**2), ("off", 48**2)])
+def test_holes_are_cut_or_filled(holes: str, area: int, tmp_path: Path, capsys) -> None:
+    """By the doctor and by training; the annotated area shows what was meant, and is kept in both."""
+    data = clean(tmp_path / "data")
+    outer, inner = [8, 8, 56, 8, 56, 56, 8, 56], [20, 20, 20, 44, 44, 44, 44, 20]
+    data.objects[0] |= {"segmentation": [outer, inner], "bbox": [8, 8, 48, 48], "area": 48**2 - 24**2}
+    data.write()
+    target = tmp_path / "fixed.json"
+    arguments = ["doctor", str(data.annotations), str(data.images), "--fix", str(target), "--coco-holes", holes]
+    assert run(arguments) == 1
+    assert not target.exists()
+    assert "warning polygon-hole (1)" in capsys.readouterr().out
+    splits = Splits(data.annotations, data.images, None, None, holes=holes == "on")
+    (warning,) = check_data(tiny(), splits)
+    assert warning.startswith("warning: A polygon inside another is used as a hole")
+    instance = read_dataset(splits, Options()).images[0].instances[0]
+    assert instance.segmentation is not None
+    assert counts_of(instance.segmentation, HEIGHT, WIDTH)[1::2].sum() == area
 
 
 SHARED = next(

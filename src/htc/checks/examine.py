@@ -106,6 +106,7 @@ def read_request(
     semantic_classes: int = COCO_STUFF,
     max_detections: int = Inference().max_detections,
     label_maps: str = AUTO,
+    holes: bool = True,
 ) -> Request:
     """Read the annotation files to examine. Without `images`, `annotations` is the folder of a dataset, in any format
     that training takes; its validation set and semantic maps are included unless others are given.
@@ -129,7 +130,7 @@ def read_request(
                 raise DataError(f"{annotations} has no training part; it has {', '.join(parts)}")
             given = None
             if val_annotations is not None and val_images is not None:
-                given = read_annotation_file(val_annotations, val_images, "val")
+                given = read_annotation_file(val_annotations, val_images, "val", holes=holes)
             found = tuple(Finding("layout-converted", note, annotations) for note in notes)
             val = given or parts.get("val")
             train = parts["train"] if val is not None else replace(parts["train"], name="")
@@ -139,11 +140,11 @@ def read_request(
         if val_annotations is None:
             val_annotations, val_images = root.splits.val_annotations, root.splits.val_images
         semantic = semantic or root.maps
-    train = read_annotation_file(annotations, images, "train" if val_annotations else "")
+    train = read_annotation_file(annotations, images, "train" if val_annotations else "", holes=holes)
     val = (
         None
         if val_annotations is None or val_images is None
-        else read_annotation_file(val_annotations, val_images, "val")
+        else read_annotation_file(val_annotations, val_images, "val", holes=holes)
     )
     return Request(train, val, semantic, semantic_classes, max_detections, findings)
 

@@ -49,6 +49,8 @@ class Splits:
     train_images: Path
     val_annotations: Path | None
     val_images: Path | None
+    holes: bool = True
+    """Whether rings inside others, of the opposite orientation, are holes (`--coco-holes`)."""
 
 
 def find_splits(folder: Path) -> Splits:
@@ -80,10 +82,10 @@ def find_splits(folder: Path) -> Splits:
 
 def read_splits(splits: Splits) -> tuple[Dataset, Dataset | None]:
     """Read the training split and, if there is one, the validation split; raises `DataError` like `read_coco`."""
-    train = read_coco(splits.train_annotations, splits.train_images)
+    train = read_coco(splits.train_annotations, splits.train_images, holes=splits.holes)
     if splits.val_annotations is None or splits.val_images is None:
         return train, None
-    return train, read_coco(splits.val_annotations, splits.val_images)
+    return train, read_coco(splits.val_annotations, splits.val_images, holes=splits.holes)
 
 
 def coco_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
