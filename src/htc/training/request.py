@@ -16,6 +16,7 @@ from htc.ranks import here
 from htc.settings.layers import Setting, names_preset, resolve
 from htc.training.launch import check_can_be_sent
 from htc.training.loggers import check_loggers
+from htc.training.start import check_kind
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +90,7 @@ class TrainingRequest:
                 f"devices is {self.devices} and device is {self.device}: several processes use the devices 0 to "
                 f"{self.devices - 1}; give device cuda or cpu, and select GPUs with CUDA_VISIBLE_DEVICES"
             )
-        if self.weights is not None:
+        if self.weights is not None and not check_kind(str(self.weights), self.settings):
             check_weights(str(self.weights))
         check_loggers(self.loggers)
         if self.transforms is not None and not callable(self.transforms):
