@@ -15,7 +15,8 @@ from htc.checks.records import RECORD_CHECKS, SPLIT_CHECKS
 from htc.config import Inference, Input
 from htc.data.advice import Advice, Statistics, anchor_scale, input_size, max_detections, sampling
 from htc.data.annotation_file import AnnotationFile, read_annotation_file
-from htc.data.coco import Splits, find_splits
+from htc.data.coco import Splits
+from htc.data.formats.coco_exports import splits_of
 from htc.data.formats.layouts import read_parts
 from htc.data.formats.map_rules import AUTO, parse_map_options
 from htc.data.formats.recognize import is_coco
@@ -65,7 +66,7 @@ def examine_root(root: Path) -> Root:
         raise DataError(
             f"{root}: parts of COCO's layout are missing:" + "".join(f"\n  {finding.what}" for finding in findings)
         )
-    splits = Splits(root / TRAIN, root / TRAIN_IMAGES, None, None) if looks_like_coco and missing else find_splits(root)
+    splits = Splits(root / TRAIN, root / TRAIN_IMAGES, None, None) if looks_like_coco and missing else splits_of(root)
     maps = root / "stuffthingmaps" / splits.train_images.name
     return Root(splits, maps if maps.is_dir() else None, findings)
 

@@ -72,7 +72,8 @@ def train(
     ----------
     data
         Folder of the dataset: COCO (annotations/instances_{train,val}.json with {train,val}/, COCO's own layout, or
-        Roboflow's), YOLO (data.yaml), labelme (JSON files) or label maps (images/ and masks/).
+        Roboflow's), YOLO (data.yaml), labelme (JSON files), label maps (images/ and masks/), Pascal VOC, Cityscapes,
+        VIA and others (docs/guides/formats.md).
     val_share
         Hold out this share of the training images (0 to 1) for validation, if --data has no validation set.
     train_annotations

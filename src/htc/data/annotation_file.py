@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
-from htc.data.coco_records import AnnotationEntry, ImageEntry
+from htc.data.coco_records import AnnotationEntry, ImageEntry, listed_name
 from htc.data.columns import Columns
 from htc.data.columns_cache import read_columns
 from htc.data.faults import RecordFault
@@ -139,7 +139,7 @@ class AnnotationFile:
         faults: list[RecordFault] = []
         names: dict[int | str, str] = {}
         for position, record in enumerate(self.content["images"]):
-            stated, name = (record.get("id"), record.get("file_name")) if isinstance(record, dict) else (None, None)
+            stated, name = (record.get("id"), listed_name(record)) if isinstance(record, dict) else (None, None)
             id = own_id(stated)
             if not isinstance(record, dict) or id is None:
                 what = f"images[{position}] has the id {stated!r}; an id must be an integer or a string"

@@ -294,8 +294,8 @@ def _without_map(dataset: Dataset, folder: Path) -> list[ImageRecord]:
             missing.append(record)
         elif other != record.path:
             raise DataError(
-                f"{path} would be the semantic map of two images, {other} and {record.path}; put the maps into the same "
-                f"folders below {folder} as the images, or give the images different names"
+                f"{path} would be the semantic map of two images, {other} and {record.path}; put the maps into the "
+                f"same folders below {folder} as the images, or give the images different names"
             )
     return missing
 

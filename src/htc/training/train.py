@@ -102,8 +102,8 @@ def train(
     the dataset, and each choice is reported with its rule.
 
     Args:
-        data: a folder (COCO, YOLO, labelme or label maps), an `htc.Dataset`, or a dictionary of datasets with the
-            keys "train" and "val".
+        data: a folder (COCO, YOLO, labelme, label maps and other formats), an `htc.Dataset`, or a dictionary of
+            datasets with the keys "train" and "val".
         val_share: hold out this share of the training images (0..1) for validation, if there is no validation set.
         train_annotations: a COCO annotation file, in place of `data`.
         train_images: the folder of its images.
