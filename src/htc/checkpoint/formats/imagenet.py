@@ -20,9 +20,9 @@ from htc.checkpoint.native import is_safetensors, read_safetensors
 from htc.checkpoint.prefixes import without_common_prefix
 from htc.checkpoint.safe_pickle.torch_file import open_torch_file
 from htc.checkpoint.safe_pickle.values import TensorReference
-from htc.checkpoint.zoo import cache_folder
 from htc.config import Backbone, FishNet, ResNet
 from htc.errors import CheckpointError, ConfigError
+from htc.files import cache_folder
 from htc.model.backbone import build_backbone
 from htc.model.backbones.timm_features import check_name
 
