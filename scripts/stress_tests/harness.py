@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -83,7 +84,15 @@ def report(name: str, value: float) -> None:
     _FIGURES[name] = value
 
 
+def describe(what: str) -> None:
+    """Describe the running case for the message if it hangs or crashes."""
+    for answers in _ANSWERS:
+        answers.send(what)
+
+
 _FIGURES: dict[str, float] = {}
+_ANSWERS: list[Connection] = []
+"""In a worker: the pipe to the harness."""
 
 
 def run_stress(stress: Stress, count: int, seed: int, folder: Path, only: Sequence[int] | None = None) -> Record:
@@ -102,7 +111,9 @@ def run_stress(stress: Stress, count: int, seed: int, folder: Path, only: Sequen
 
         def failed(index: int, message: str) -> None:
             record.failures.append({"index": index, "message": message[-4000:]})
-            log.write(f"{index} seed {seed}: {' '.join(message.split())[-1000:]}\n")
+            frames = [line.strip() for line in message.splitlines() if line.startswith("  File ")]
+            where = f" ({frames[-1]})" if frames else ""
+            log.write(f"{index} seed {seed}: {message.strip().splitlines()[-1][:1000]}{where}\n")
             log.flush()
 
         try:
@@ -148,6 +159,7 @@ class _Worker:
         context = multiprocessing.get_context("fork")
         self.answers, theirs = context.Pipe()
         self.stress, self.index, self.since, self.before, self.alive = stress, None, 0.0, 0.0, True
+        self.about = ""
         self.index: int | None
         # Not a multiprocessing.Process: its exit would wait for processes that a case has left behind.
         self.pid = os.fork()
@@ -159,7 +171,7 @@ class _Worker:
     def begin(self, index: int) -> None:
         """Give the worker a case."""
         self.before = memory_of(self.pid)
-        self.index, self.since = index, time.monotonic()
+        self.index, self.since, self.about = index, time.monotonic(), ""
         with suppress(OSError):
             self.answers.send(index)
 
@@ -167,8 +179,12 @@ class _Worker:
         """Return (failure, memory in MiB, figures) of the case, or None while it runs."""
         limit = self.stress.mebibytes
         try:
-            if self.answers.poll():
-                message, taken, figures = self.answers.recv()
+            while self.answers.poll():
+                answer = self.answers.recv()
+                if isinstance(answer, str):
+                    self.about = f"{answer}: "
+                    continue
+                message, taken, figures = answer
                 if message is None and limit is not None and taken > limit:
                     message = f"took {taken:.0f} MiB of memory above the {limit} MiB that are allowed"
                 self.index = None
@@ -188,12 +204,12 @@ class _Worker:
         _, status = os.waitpid(self.pid, 0)
         self.answers.close()
         code = os.waitstatus_to_exitcode(status)
-        return f"the process crashed: {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+        return f"{self.about}the process crashed: {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
 
     def _ended(self, reason: str) -> str:
         self.index, self.alive = None, False
         self._kill()
-        return reason
+        return self.about + reason
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError):
@@ -212,7 +228,9 @@ def _serve(requests: Connection, stress: Stress, case: Case, seed: int, work: Pa
     """Run the cases that are asked for, and never return: the life of a worker."""
     os.setpgid(0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    warnings.simplefilter("ignore")
     folder = work / str(os.getpid())
+    _ANSWERS.append(requests)
     while True:
         try:
             index = requests.recv()
