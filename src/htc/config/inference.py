@@ -1,10 +1,60 @@
 """Configuration of the network input and of the conversion from head outputs to detections."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from htc.config.base import Fraction, Positive, PositiveFloat, Section
+from htc.config.base import Fraction, Percentage, Positive, PositiveFloat, Section
+
+
+class TypeRange(Section):
+    """The range of the type: 0 to 65535 for 16 bits, and the range of the depth that a TIFF declares. Images of floats
+    are refused, since their range is unknown.
+    """
+
+    kind: Literal["type"] = "type"
+
+
+class BitDepth(Section):
+    """The smallest camera depth (8, 10, 12, 14 or 16 bits) that contains the brightest value of the image."""
+
+    kind: Literal["depth"] = "depth"
+
+
+class Percentiles(Section):
+    """The values between two percentiles of the image, over all pixels and channels."""
+
+    kind: Literal["percentile"] = "percentile"
+    low: Percentage = 0.1
+    high: Percentage = 99.9
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        return _ascending(self)
+
+
+class FixedRange(Section):
+    """The same two values for all images: 0 and 1 for floats that are fractions, 0 and 4095 for a camera of 12 bits."""
+
+    kind: Literal["fixed"] = "fixed"
+    low: float = 0.0
+    high: float = 1.0
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        return _ascending(self)
+
+
+Ascending = TypeVar("Ascending", Percentiles, FixedRange)
+
+
+def _ascending(limits: Ascending) -> Ascending:
+    if limits.low >= limits.high:
+        raise ValueError(f"low {limits.low} must be less than high {limits.high}")
+    return limits
+
+
+Intensity = TypeRange | BitDepth | Percentiles | FixedRange
 
 
 class Input(Section):
@@ -22,6 +72,10 @@ class Input(Section):
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     divisor: Positive = 32
+    intensity: Annotated[Intensity, Field(discriminator="kind")] = TypeRange()
+    """Values of 16-bit and float images that become 0 and 255; those outside are clipped. Images of 8 bits are not
+    changed.
+    """
     padding: Literal["zero", "edge"] = "zero"
     """Padding values: zeros, which are the mean color, as in mmdetection; or the image's last row and column repeated.
 

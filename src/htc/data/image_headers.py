@@ -1,0 +1,61 @@
+"""Size, orientation and pages of image files, from their headers."""
+
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from htc.data.images import BROKEN, ImageSource, file_and_page, frames_of, is_url, open_file, open_image, turn_to
+from htc.data.pixel_values import ORIENTATION
+
+TURNED = (5, 6, 7, 8)
+"""EXIF orientations that swap height and width."""
+TIFF_WIDTH, TIFF_HEIGHT = 256, 257
+
+
+class ImageHeader(NamedTuple):
+    """The header of an image file, or of one of its pages."""
+
+    height: int
+    width: int
+    """As stored, before the orientation is applied."""
+    orientation: int
+    """EXIF orientation; 1: upright, also if there is none."""
+    pages: int
+    """Pages or frames of the whole file."""
+    floating: bool
+    """Whether its values are floats."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image that `read_image` returns."""
+        return (self.width, self.height) if self.orientation in TURNED else (self.height, self.width)
+
+
+def image_header(path: Path) -> ImageHeader:
+    """Read the header of an image file; raises `DataError`."""
+    path, page = file_and_page(path)
+    with open_file(path) as stream:
+        image = open_image(stream, str(path))
+        pages = turn_to(image, str(path), page or 1)
+        try:
+            orientation = image.getexif().get(ORIENTATION, 1)
+        except BROKEN:
+            orientation = 1
+        width, height = image.size
+        if image.format == "TIFF":  # Pillow's size has the orientation applied, unlike that of other formats
+            width, height = (int(image.tag_v2[tag]) for tag in (TIFF_WIDTH, TIFF_HEIGHT))  # type: ignore[attr-defined]
+        return ImageHeader(height, width, orientation, pages, image.mode == "F")
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the image that `read_image` returns, read from the header only; raises `DataError` like it."""
+    return image_header(path).size
+
+
+def image_pages(source: ImageSource) -> int:
+    """The number of pages or frames of a file; 1 for everything else. Raises `DataError`."""
+    if callable(getattr(source, "read", None)) and callable(getattr(source, "seek", None)):
+        return len(frames_of(open_image(cast(BinaryIO, source), "the open file")))
+    if not isinstance(source, str | PathLike) or is_url(source) or file_and_page(Path(source))[1]:
+        return 1
+    return image_header(Path(source)).pages
