@@ -192,7 +192,8 @@ def fields_table(section: type[Section], path: str) -> str:
         else:
             type_text = type_name(annotation)
             default_text = "required" if info.is_required() else f"`{literal(info.default)}`"
-        rows.append((f"`{full}`", type_text, default_text, prose(described.get(name, ""))))
+        meaning = "Selects this variant." if name == "kind" else described.get(name, "")
+        rows.append((f"`{full}`", type_text, default_text, prose(meaning)))
     return table(("field", "type", "default", "description"), rows)
 
 

@@ -54,6 +54,12 @@ def test_every_field_of_the_configuration_is_listed(generator: ModuleType) -> No
     assert [name for name in all_names() if f"| `{name}` |" not in text] == []
 
 
+def test_every_field_of_the_configuration_is_described(generator: ModuleType) -> None:
+    rows = [line.removeprefix("| `") for line in generator.configuration().splitlines() if line.startswith("| `")]
+    assert len(rows) > 150
+    assert [row.split("`")[0] for row in rows if row.split("|")[-2].strip() == ""] == []
+
+
 def test_every_finding_is_listed_with_whether_it_is_fixed(generator: ModuleType) -> None:
     text = generator.doctor_codes()
     for code, kind in FINDING_KINDS.items():

@@ -57,24 +57,37 @@ class ResNet(Section):
     renamed_fields: ClassVar[Mapping[str, str]] = {"standardised": "standardized"}
     kind: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50, 101, 152] = 50
+    """Number of layers."""
     groups: Positive = 1
+    """Groups of the 3x3 convolutions; 32 or 64 for ResNeXt."""
     base_width: Positive = 64
+    """Width of each group in the first stage."""
     norm: BackboneNorm = "statistics_fixed"
+    """Norm of the backbone; see above."""
     frozen_stages: StageCount = 1
+    """Stages that are not trained; see above."""
     stride_in: Literal["3x3", "1x1"] = "3x3"
     """Convolution in each stage's first block that has the stride; 1x1 is the older "caffe" or MSRA style of
     detectron2's weights.
     """
     deformable: Deformable = "none"
+    """Deformable 3x3 convolutions in `deformable_stages`: none, v1 (Dai et al. 2017) or v2 (modulated, Zhu et al.
+    2019).
+    """
     deformable_stages: DeformableStages = ()
+    """Feature maps (2-5) whose layers use deformable 3x3 convolutions."""
     switchable: Switchable = "none"
     """Switchable atrous convolution (Qiao et al. 2020) in `switchable_stages`, made of plain or deformable
     convolutions.
     """
     switchable_stages: DeformableStages = ()
+    """Feature maps (2-5) whose layers use switchable convolutions."""
     standardized: bool = False
     """Adaptive weight standardization of every convolution except the deformable ones, as in DetectoRS."""
     pretrained: Pretrained = False
+    """Initial weights for training: false for none, true for timm's weights of this network, another timm name, or a
+    file.
+    """
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
@@ -100,16 +113,23 @@ class Timm(Section):
 
     kind: Literal["timm"] = "timm"
     name: str
+    """Name of the network in timm."""
     norm: Literal["statistics_fixed", "frozen", "batch", "sync"] = "statistics_fixed"
+    """Norm that replaces the network's batch norms; see above."""
     frozen_stages: Literal[-1, 1, 2, 3, 4] = -1
+    """Stages that are not trained; see above."""
     output_norm: Literal["none", "layer"] = "none"
     """A LayerNorm on each feature map, as in the detectors of Swin's and ConvNeXt's authors (Liu et al. 2021, 2022)."""
     drop_path_rate: Fraction = 0.0
     """Stochastic depth: maximum rate of dropped residual branches in training; the rate grows with depth."""
     deformable: Deformable = "none"
+    """Deformable 3x3 convolutions in `deformable_stages`: none, v1 or v2."""
     deformable_stages: DeformableStages = ()
     """Feature maps (2-5) whose layers use deformable 3x3 convolutions."""
     pretrained: Pretrained = False
+    """Initial weights for training: false for none, true for timm's weights of this network, another timm name, or a
+    file.
+    """
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
@@ -124,7 +144,9 @@ class FishNet(Section):
 
     kind: Literal["fishnet"] = "fishnet"
     depth: Literal[99, 150] = 150
+    """Number of layers."""
     norm: BackboneNorm = "statistics_fixed"
+    """Norm of the backbone, as in `ResNet`."""
     pretrained: str | Literal[False] = False
     """A weights file with the authors' parameter names or this library's; timm has no weights of it."""
 
@@ -141,8 +163,13 @@ class ViT(Section):
 
     kind: Literal["vit"] = "vit"
     name: str = "vit_base_patch16_224"
+    """Name of the network in timm."""
     drop_path_rate: Fraction = 0.0
+    """Stochastic depth: maximum rate of dropped residual branches in training."""
     pretrained: Pretrained = False
+    """Initial weights for training: false for none, true for timm's weights of this network, another timm name, or a
+    file.
+    """
 
 
 class CustomBackbone(Section):
@@ -154,7 +181,9 @@ class CustomBackbone(Section):
 
     kind: Literal["custom"] = "custom"
     name: str
+    """Module and class of the user's backbone, for messages."""
     channels: tuple[Positive, Positive, Positive, Positive]
+    """Channels of C2-C5."""
     pretrained: Literal[False] = False
     """The module initializes its own weights."""
 

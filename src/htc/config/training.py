@@ -15,7 +15,9 @@ class ScaleJitter(Section):
     """
 
     scales: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    """Smallest and largest factor."""
     size: tuple[Positive, Positive] = (1024, 1024)
+    """(height, width) of the window in pixels."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -33,10 +35,15 @@ class Photometric(Section):
     """
 
     probability: Fraction = 0.5
+    """Probability of each of the four changes."""
     brightness: Deviation = 0.125
+    """Largest relative change d of the brightness."""
     contrast: Deviation = 0.5
+    """Largest relative change d of the contrast."""
     saturation: Deviation = 0.5
+    """Largest relative change d of the saturation."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    """Largest rotation d of the hue, in turns."""
 
 
 class CopyPaste(Section):
@@ -54,7 +61,9 @@ class Augmentation(Section):
     """Augmentation of a training image: resize, flips, crop; then colors; then copy-paste. Null disables a step."""
 
     horizontal_flip: Fraction = 0.5
+    """Probability of a horizontal flip."""
     vertical_flip: Fraction = 0.0
+    """Probability of a vertical flip."""
     resize: bool = True
     """False keeps the image at its original size (before a crop)."""
     short_edges: tuple[Positive, Positive] | None = None
@@ -68,7 +77,9 @@ class Augmentation(Section):
     jitter: ScaleJitter | None = None
     """Replaces resize and crop."""
     photometric: Photometric | None = None
+    """Color augmentation."""
     copy_paste: CopyPaste | None = None
+    """Copy-paste of instances between images."""
 
     @model_validator(mode="after")
     def _one_way_to_resize(self) -> Self:
@@ -108,8 +119,11 @@ class SGD(Section):
 
     kind: Literal["sgd"] = "sgd"
     lr: PositiveFloat = 0.02
+    """Learning rate for 16 images per step."""
     momentum: Fraction = 0.9
+    """Momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight decay of all parameters."""
 
 
 class AdamW(Section):
@@ -117,7 +131,9 @@ class AdamW(Section):
 
     kind: Literal["adamw"] = "adamw"
     lr: PositiveFloat = 3e-4
+    """Learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """Weight decay."""
     weight_decay_of: Literal["all", "weights"] = "all"
     """`weights` excludes norms, biases and position embeddings, as is usual for transformers."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -134,20 +150,34 @@ class Training(Section):
     """
 
     epochs: Positive = 12
+    """Number of passes over the training images."""
     schedule: Literal["steps", "cosine"] = "steps"
+    """Decrease of the learning rate after the warm-up; see above."""
     average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the EMA of the weights, for example 0.999."""
     milestones: tuple[Positive, ...] = (8, 11)
+    """Epochs after which `steps` multiplies the learning rate by `lr_factor`."""
     lr_factor: PositiveFloat = 0.1
+    """Factor at each milestone."""
     warmup_steps: Annotated[int, Field(ge=0)] = 500
+    """Steps of the linear warm-up; 0: none."""
     warmup_start: PositiveFloat = 0.001
+    """Learning rate of the first step, as a fraction of `optimizer.lr`."""
     batch_size: Positive = 2
     """Images per process and batch."""
     accumulate: Positive = 1
     """Number of batches whose gradients are accumulated for one step, for a larger batch than fits into memory."""
     clip_gradients: PositiveFloat | None = None
+    """Maximum L2 norm of all gradients together; null: no clipping."""
     early_stop: Positive | None = None
     """Stop after this many evaluations without an improvement of mask AP (box AP without masks); null: never."""
     loss_average: Literal["global", "rank"] = "global"
+    """With several processes, divide a loss by the number of samples of all processes (`global`), or average the
+    losses of the processes (`rank`, as mmdetection does).
+    """
     optimizer: Annotated[SGD | AdamW, Field(discriminator="kind")] = SGD()
+    """Optimizer and its learning rate."""
     augmentation: Augmentation = Augmentation()
+    """Augmentation of training images."""
     sampling: Sampling = Sampling()
+    """Sampling of images in an epoch."""

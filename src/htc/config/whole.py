@@ -15,17 +15,29 @@ class Config(Section):
     """The whole configuration of a detector and its training. `category_ids` are the ids in result files."""
 
     preset: str = "custom"
+    """Name of the preset that the configuration started from."""
     classes: tuple[str, ...]
+    """Names of the classes, in the order of the labels."""
     category_ids: tuple[int, ...]
+    """Id of each class in annotation and result files."""
     backbone: Backbone = ResNet()
+    """Network that computes C2-C5."""
     neck: Annotated[FPN | PAFPN | RecursiveFPN, Field(discriminator="kind")] = FPN()
+    """Feature pyramid P2-P6."""
     rpn: Proposals = RPN()
+    """Region proposal network."""
     cascade: Cascade = Cascade()
+    """Box and mask heads."""
     semantic: Semantic | None = Semantic()
+    """Semantic branch; null: none."""
     inference: Inference = Inference()
+    """From head outputs to detections."""
     input: Input = Input()
+    """Size, normalization and padding of the images."""
     training: Training = Training()
+    """Schedule, optimizer and augmentation."""
     precision: Precision = "fp32"
+    """Precision of the network's arithmetic; box arithmetic is always fp32."""
 
     @property
     def num_classes(self) -> int:

@@ -13,6 +13,7 @@ import logging
 import re
 import struct
 import zlib
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast
@@ -21,7 +22,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from htc.config import Intensity, TypeRange
+from htc.config import Intensity, Percentiles, TypeRange
 from htc.data.pixel_values import ACCEPTED, ORIENTATION, deep_color, pixels_of_array, pixels_of_tensor, to_bytes
 from htc.errors import DataError, InstallationError
 from htc.extras import require
@@ -58,6 +59,8 @@ else:
     ImageSource = object  # torch is imported only for a tensor
 Channels = Literal["rgb", "bgr"]
 TYPE_RANGE = TypeRange()
+VISIBLE = Percentiles()
+"""For drawings: images of more than 8 bits are visible whatever their range."""
 
 
 def read_image(
@@ -139,10 +142,8 @@ def open_file(path: Path) -> BinaryIO:
     if path.is_dir():
         raise DataError(f"{path} is a folder, not an image; pass the files in it")
     if not path.exists():
-        broken = path.is_symlink()
-        raise DataError(
-            f"{path}: {'a link to a file that does not exist' if broken else 'no such file'}; check the path"
-        )
+        what = "a link to a file that does not exist" if path.is_symlink() else "no such file"
+        raise DataError(f"{path}: {what}; check the path")
     try:
         stream = path.open("rb")
         empty = not stream.seek(0, io.SEEK_END)
@@ -183,18 +184,14 @@ def _register_heif(name: str) -> None:
         require("heic", f"{name}: reading HEIC")
     except InstallationError as error:
         raise DataError(str(error)) from None
-    from pillow_heif import register_heif_opener
-
-    register_heif_opener()
+    import_module("pillow_heif").register_heif_opener()
 
 
 def turn_to(image: Image.Image, name: str, page: int) -> int:
     """Turn to page `page`, from 1; returns the number of pages. Raises `DataError` if there is no such page."""
     frames = frames_of(image)
     if page > len(frames):
-        raise DataError(
-            f"{name} has {len(frames)} page{'s' * (len(frames) != 1)} and no page {page}; give 1 to {len(frames)}"
-        )
+        raise DataError(f"{name} has no page {page}: it has {len(frames)}, counted from 1")
     if frames[page - 1]:
         try:
             image.seek(frames[page - 1])

@@ -39,7 +39,7 @@ def pixels_of_array(array: Shaped[np.ndarray, "..."], intensity: Intensity) -> U
     """
     if array.ndim == 2:
         array = array[:, :, None]
-    floats = array.dtype.kind == "f" and isinstance(intensity, Percentiles | FixedRange)
+    floats = array.dtype.kind == "f" and intensity.takes_floats
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not (floats or array.dtype in (np.uint8, np.uint16)):
         raise DataError(
             f"an array of shape {array.shape} and type {array.dtype} is not an image; pass (height, width, 3) RGB uint8"

@@ -18,7 +18,7 @@ def check_url(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme.lower() not in ("http", "https"):
         raise DataError(
-            f"{url}: {parts.scheme} addresses are not fetched, only http and https; download the image and pass its path"
+            f"{url}: only http and https URLs are fetched, not {parts.scheme}; download the image and pass its path"
         )
     if not parts.hostname:
         raise DataError(f"{url}: this URL has no host; write it as https://host/image.jpg")

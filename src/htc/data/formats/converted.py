@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_masks
 
+from htc.data.images import IMAGE_SUFFIXES
 from htc.data.mask_encodings import Rings, polygon_runs
 from htc.files import write_json
 
 ANNOTATIONS_FOLDER = "annotations"
-IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif"))
+IMAGE_ENDINGS = frozenset(IMAGE_SUFFIXES)
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folder names of the splits, as common tools write them, and their names here."""
 

@@ -24,7 +24,7 @@ from htc.data.formats.converted import (
     images_in,
     text_of,
 )
-from htc.data.images import image_size
+from htc.data.image_headers import image_size
 from htc.data.map_files import read_pixels
 from htc.errors import DataError
 

@@ -27,7 +27,7 @@ from htc.data.formats.converted import (
     images_in,
     text_of,
 )
-from htc.data.images import image_size
+from htc.data.image_headers import image_size
 from htc.data.mask_encodings import polygon_runs
 from htc.errors import DataError
 

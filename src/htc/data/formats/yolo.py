@@ -12,7 +12,7 @@ import yaml
 
 from htc.data.faults import Faults
 from htc.data.formats.converted import SPLIT_NAMES, Converted, ConvertedImage, ConvertedInstance, Notes, images_in
-from htc.data.images import image_size
+from htc.data.image_headers import image_size
 from htc.errors import DataError
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
