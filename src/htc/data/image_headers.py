@@ -2,13 +2,16 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, Literal, NamedTuple, cast
 
 from htc.data.images import BROKEN, ImageSource, file_and_page, frames_of, is_url, open_file, open_image, turn_to
 from htc.data.pixel_values import ORIENTATION
+from htc.errors import DataError
 
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
+Pages = Literal["first", "all"] | int | None
+"""Pages of a file with several: the first, all, or that of a number, from 1; None: the first, with a warning."""
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257
 
 
@@ -52,10 +55,15 @@ def image_size(path: Path) -> tuple[int, int]:
     return image_header(path).size
 
 
-def image_pages(source: ImageSource) -> int:
-    """The number of pages or frames of a file; 1 for everything else. Raises `DataError`."""
-    if callable(getattr(source, "read", None)) and callable(getattr(source, "seek", None)):
-        return len(frames_of(open_image(cast(BinaryIO, source), "the open file")))
-    if not isinstance(source, str | PathLike) or is_url(source) or file_and_page(Path(source))[1]:
+def page_count(source: ImageSource) -> int:
+    """The number of pages or frames of a file; 1 for a file that cannot be read, a page (`stack.tif#2`), a URL, and
+    for images in memory.
+    """
+    try:
+        if callable(getattr(source, "read", None)) and callable(getattr(source, "seek", None)):
+            return len(frames_of(open_image(cast(BinaryIO, source), "the open file")))
+        if not isinstance(source, str | PathLike) or is_url(source) or file_and_page(Path(source))[1]:
+            return 1
+        return image_header(Path(source)).pages
+    except DataError:
         return 1
-    return image_header(Path(source)).pages

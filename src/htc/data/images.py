@@ -178,6 +178,16 @@ def open_image(stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image:
     raise DataError(f"{name} is not an image, or its header is damaged{fault}; use a JPEG, PNG, WebP or TIFF file")
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file begins like an image of one of `FORMATS`."""
+    try:
+        with open_file(path) as stream:
+            open_image(stream, str(path))
+    except DataError:
+        return False
+    return True
+
+
 def _register_heif(name: str) -> None:
     """Add HEIF to Pillow's decoders, by pillow-heif; raises `DataError` if it is not installed."""
     try:
