@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from htc.data.image_headers import IMAGE_SUFFIXES
 from htc.inference.sources import Failure, ImageFile, expand, image_ids
 
 
@@ -72,7 +73,7 @@ def test_nothing_found_is_a_failure_and_the_rest_stays(tree: Path, source: str, 
     assert failures == [
         Failure(
             source,
-            f"{source}: no images in this {kind}; supported suffixes: .jpg, .jpeg, .png, .webp, .tif, .tiff, .bmp",
+            f"{source}: no images in this {kind}; supported suffixes: {', '.join(IMAGE_SUFFIXES)}",
         )
     ]
 

@@ -20,7 +20,8 @@ from htc.checks.records import file_digest, leaked
 from htc.data.annotation_file import AnnotationFile, ImageEntry
 from htc.data.formats.converted import IMAGE_ENDINGS
 from htc.data.image_headers import image_header
-from htc.data.images import VISIBLE, file_and_page, read_image
+from htc.data.image_pages import file_and_page
+from htc.data.images import VISIBLE, read_image
 from htc.errors import DataError
 from htc.progress import Progress
 

@@ -1,13 +1,21 @@
 """Size, orientation and pages of image files, from their headers."""
 
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, cast
 
-from htc.data.images import BROKEN, ImageSource, file_and_page, frames_of, is_url, open_file, open_image, turn_to
+from htc.data.image_pages import BROKEN, file_and_page, frames_of, turn_to
+from htc.data.images import ImageSource, is_url, open_file, open_image
 from htc.data.pixel_values import ORIENTATION
 from htc.errors import DataError
 
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".avif", ".avifs"),
+    *(".heic", ".heif", ".hif"),
+)
+"""Suffixes of images in folders; a file that is named explicitly may have any suffix."""
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
 Pages = Literal["first", "all"] | int | None
@@ -67,3 +75,25 @@ def page_count(source: ImageSource) -> int:
         return image_header(Path(source)).pages
     except DataError:
         return 1
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file begins like an image of one of `FORMATS`."""
+    try:
+        with open_file(path) as stream:
+            open_image(stream, str(path))
+    except DataError:
+        return False
+    return True
+
+
+def each_page(sources: Iterable[ImageSource], pages: Pages) -> Iterator[tuple[int, ImageSource, int | None]]:
+    """Yield the index of each source, the source or, of a file with several pages, one page of it (`stack.tif#2`), and
+    the page to read of a source that is no path.
+    """
+    for index, source in enumerate(sources):
+        numbers = (1 if pages == "first" else pages,) if pages != "all" else range(1, page_count(source) + 1)
+        for page in numbers:
+            paged = len(numbers) > 1 or (page or 1) > 1
+            is_path = isinstance(source, str | PathLike) and not is_url(source)
+            yield index, f"{source}#{page}" if paged and is_path else source, page

@@ -9,10 +9,7 @@ the second page of `stack.tif`.
 """
 
 import io
-import logging
 import re
-import struct
-import zlib
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -23,6 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from htc.config import Intensity, Percentiles, TypeRange
+from htc.data.image_pages import BROKEN, file_and_page, turn_to
 from htc.data.pixel_values import ACCEPTED, ORIENTATION, deep_color, pixels_of_array, pixels_of_tensor, to_bytes
 from htc.errors import DataError, InstallationError
 from htc.extras import require
@@ -31,25 +29,11 @@ MAX_PIXELS = 178_956_970
 """Pillow's limit against images that are made to exhaust the memory."""
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """Pixel formats of Pillow and its plugins, without those that run another program (EPS) or render vector graphics."""
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".avif", ".avifs"),
-    *(".heic", ".heif", ".hif"),
-)
-"""Suffixes of images in folders; a file that is named explicitly may have any suffix."""
-BROKEN = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError),
-    *(struct.error, zlib.error),
-)
-"""Exceptions of Pillow's decoders for damaged files."""
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 """File types of HEIF images, of which Pillow reads AVIF only."""
-TIFF_KIND, TIFF_BITS = 254, 258
-TIFF_NO_PAGE = 0b101
-"""Bits of a TIFF's NewSubfileType for reduced copies of another page and for transparency masks."""
+TIFF_BITS = 258
 DEEP_COLOR = re.compile(r";16[BLN]")
 """Pillow's name for channels of 16 bits, of which it would keep the upper byte: black for a camera of 12 bits."""
-LOG = logging.getLogger("htc")
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,9 +78,11 @@ def read_image(
         from htc.data.remote_images import fetch_image
 
         return _from_stream(io.BytesIO(fetch_image(str(source))), str(source), max_pixels, intensity, page)
-    path, own = file_and_page(Path(source))
+    path = Path(source)
+    if "#" in path.name:
+        path, page = file_and_page(path, page)
     with open_file(path) as stream:
-        return _from_stream(stream, str(path), max_pixels, intensity, own or page)
+        return _from_stream(stream, str(path), max_pixels, intensity, page)
 
 
 def is_url(source: object) -> bool:
@@ -104,25 +90,12 @@ def is_url(source: object) -> bool:
     return isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
 
 
-def file_and_page(path: Path) -> tuple[Path, int | None]:
-    """The file and page that a path names: page 2 of `stack.tif` for `stack.tif#2`; the page is None for other paths,
-    and if there is a file of this very name.
-    """
-    name, mark, number = path.name.rpartition("#")
-    if not mark or not name or not number.isdecimal() or not int(number) or path.exists():
-        return path, None
-    return path.with_name(name), int(number)
-
-
 def _from_stream(
     stream: BinaryIO | io.BufferedIOBase, name: str, max_pixels: int, intensity: Intensity, page: int | None
 ) -> UInt8[np.ndarray, "H W 3"]:
     image = open_image(stream, name)
-    if turn_to(image, name, page or 1) > 1 and page is None:
-        LOG.warning(
-            "%s has several pages or frames, and only the first is used; for the others: --pages all (Python: pages=)",
-            name,
-        )
+    if page not in (None, 1) or getattr(image, "n_frames", 1) > 1:
+        turn_to(image, name, page)
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise DataError(
@@ -178,16 +151,6 @@ def open_image(stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image:
     raise DataError(f"{name} is not an image, or its header is damaged{fault}; use a JPEG, PNG, WebP or TIFF file")
 
 
-def is_image(path: Path) -> bool:
-    """Whether a file begins like an image of one of `FORMATS`."""
-    try:
-        with open_file(path) as stream:
-            open_image(stream, str(path))
-    except DataError:
-        return False
-    return True
-
-
 def _register_heif(name: str) -> None:
     """Add HEIF to Pillow's decoders, by pillow-heif; raises `DataError` if it is not installed."""
     try:
@@ -195,35 +158,6 @@ def _register_heif(name: str) -> None:
     except InstallationError as error:
         raise DataError(str(error)) from None
     import_module("pillow_heif").register_heif_opener()
-
-
-def turn_to(image: Image.Image, name: str, page: int) -> int:
-    """Turn to page `page`, from 1; returns the number of pages. Raises `DataError` if there is no such page."""
-    frames = frames_of(image)
-    if page > len(frames):
-        raise DataError(f"{name} has no page {page}: it has {len(frames)}, counted from 1")
-    if frames[page - 1]:
-        try:
-            image.seek(frames[page - 1])
-        except BROKEN as error:
-            raise DataError(f"{name}: page {page} is damaged ({error}); copy or download it again") from error
-    return len(frames)
-
-
-def frames_of(image: Image.Image) -> list[int]:
-    """Frames of the file that are pages; of a TIFF, not the reduced copies and masks that belong to another page."""
-    try:
-        frames = list(range(getattr(image, "n_frames", 1)))
-        if len(frames) == 1 or image.format != "TIFF":
-            return frames
-        kinds = []
-        for frame in frames:
-            image.seek(frame)
-            kinds.append(int(image.tag_v2.get(TIFF_KIND, 0)))  # type: ignore[attr-defined]
-        image.seek(0)
-    except BROKEN:  # read the first page, whose decoding reports any damage
-        return [0]
-    return [frame for frame, kind in zip(frames, kinds, strict=True) if not kind & TIFF_NO_PAGE] or [0]
 
 
 def _from_image(image: Image.Image, name: str, intensity: Intensity) -> UInt8[np.ndarray, "H W 3"]:

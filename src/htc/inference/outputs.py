@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from htc.data.images import MAX_PIXELS, VISIBLE, file_and_page, is_url, read_image
+from htc.data.image_pages import file_and_page
+from htc.data.images import MAX_PIXELS, VISIBLE, is_url, read_image
 from htc.files import Writer, whole_file, write_json
 from htc.inference.sources import ImageFile
 from htc.results import Detections
@@ -112,8 +113,7 @@ class PredictionWriter:
         if self.results is not None:
             self.results.add((polygon_results if self.polygons else Detections.to_coco)(detections, image_id))
         if self.drawings is not None:
-            again = isinstance(file.path, Path) or detections.image is None
-            image = file.path if again else detections.image
+            image = file.path if isinstance(file.path, Path) or detections.image is None else detections.image
             pixels = read_image(image, self.max_pixels, intensity=VISIBLE)
             write_drawing(self.drawings, file.name, detections, pixels)
         if self.labelme is not None:

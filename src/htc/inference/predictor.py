@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from htc.checkpoint.native import save_pretrained
 from htc.config import Config, Intensity, Percentiles
-from htc.data.image_headers import Pages, page_count
+from htc.data.image_headers import Pages, each_page
 from htc.data.images import MAX_PIXELS, Channels, ImageSource, is_url, read_image
 from htc.data.transforms import NetworkInput, Preparation, Prepared, ResizedInput
 from htc.errors import ConfigError, DataError
@@ -398,7 +398,8 @@ def _read_all(
     sources: Iterable[ImageSource], workers: int, call: _Call[Prepared], on_error: OnError
 ) -> Iterator[_Image]:
     """Yield the images in order, reading `2 * workers` ahead; `on_error` handles images that cannot be read."""
-    numbered = _pages_of(sources, call.pages)
+    plain = ((index, source, None) for index, source in enumerate(sources))
+    numbered = each_page(sources, call.pages) if call.pages else plain
     if workers == 0:
         for index, source, page in numbered:
             yield from _handled(partial(_read, index, source, page, call), source, on_error)
@@ -415,18 +416,6 @@ def _read_all(
             yield from _handled(future.result, source, on_error)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _pages_of(sources: Iterable[ImageSource], pages: Pages) -> Iterator[tuple[int, ImageSource, int | None]]:
-    """Yield the index of each source, the source or, of a file with several pages, one page of it (`stack.tif#2`), and
-    the page to read of a source that is no path.
-    """
-    for index, source in enumerate(sources):
-        numbers = (1 if pages == "first" else pages,) if pages != "all" else range(1, page_count(source) + 1)
-        for page in numbers:
-            paged = len(numbers) > 1 or (page or 1) > 1
-            is_path = isinstance(source, str | PathLike) and not is_url(source)
-            yield index, f"{source}#{page}" if paged and is_path else source, page
 
 
 def _read(index: int, source: ImageSource, page: int | None, call: _Call[Prepared]) -> _Image:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unicodedata import normalize
 from urllib.parse import unquote, urlsplit
 
-from htc.data.image_headers import Pages, image_header
-from htc.data.images import IMAGE_SUFFIXES, MAX_PIXELS, is_image, is_url
+from htc.data.image_headers import IMAGE_SUFFIXES, Pages, image_header, is_image
+from htc.data.images import MAX_PIXELS, is_url
 from htc.data.remote_images import check_url
 from htc.errors import DataError
 
@@ -135,7 +135,7 @@ def _images(source: str | Path, failures: list[Failure]) -> tuple[Path, list[Pat
         return path.parent, [path]
     depth = next(index for index, part in enumerate(path.parts) if has_magic(part))
     fixed = Path(*path.parts[:depth])
-    matches = glob(str(Path(*path.parts[depth:])), root_dir=fixed, recursive=True)
+    matches = glob(str(Path(*path.parts[depth:])), root_dir=fixed, recursive=True)  # noqa: PTH207 (follows links)
     return fixed, _visible(fixed, (fixed / match for match in matches if not _circular(fixed, match)), [])
 
 

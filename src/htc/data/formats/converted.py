@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_masks
 
-from htc.data.images import IMAGE_SUFFIXES
+from htc.data.image_headers import IMAGE_SUFFIXES
 from htc.data.mask_encodings import Rings, polygon_runs
 from htc.files import write_json
 
