@@ -48,13 +48,13 @@ def image_header(path: Path) -> ImageHeader:
     with open_file(path) as stream:
         image = open_image(stream, str(path))
         pages = turn_to(image, str(path), page or 1)
+        width, height = image.size
         try:
             orientation = image.getexif().get(ORIENTATION, 1)
+            if image.format == "TIFF":  # Pillow's size has the orientation applied, unlike that of other formats
+                width, height = (int(image.tag_v2[tag]) for tag in (TIFF_WIDTH, TIFF_HEIGHT))  # type: ignore[attr-defined]
         except BROKEN:
             orientation = 1
-        width, height = image.size
-        if image.format == "TIFF":  # Pillow's size has the orientation applied, unlike that of other formats
-            width, height = (int(image.tag_v2[tag]) for tag in (TIFF_WIDTH, TIFF_HEIGHT))  # type: ignore[attr-defined]
         return ImageHeader(height, width, orientation, pages, image.mode == "F")
 
 

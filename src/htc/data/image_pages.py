@@ -3,6 +3,7 @@
 import logging
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -10,8 +11,8 @@ from PIL import Image
 from htc.errors import DataError
 
 BROKEN = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError),
-    *(struct.error, zlib.error),
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, ArithmeticError),
+    *(struct.error, zlib.error, RuntimeError, Image.DecompressionBombError),
 )
 """Exceptions of Pillow's decoders for damaged files."""
 TIFF_KIND = 254
@@ -63,6 +64,8 @@ def frames_of(image: Image.Image) -> list[int]:
             image.seek(frame)
             kinds.append(int(image.tag_v2.get(TIFF_KIND, 0)))  # type: ignore[attr-defined]
         image.seek(0)
-    except BROKEN:  # read the first page, whose decoding reports any damage
+    except BROKEN:  # the first page is read, whose decoding reports any damage
+        with suppress(*BROKEN):
+            image.seek(0)
         return [0]
     return [frame for frame, kind in zip(frames, kinds, strict=True) if not kind & TIFF_NO_PAGE] or [0]

@@ -94,7 +94,11 @@ def _from_stream(
     stream: BinaryIO | io.BufferedIOBase, name: str, max_pixels: int, intensity: Intensity, page: int | None
 ) -> UInt8[np.ndarray, "H W 3"]:
     image = open_image(stream, name)
-    if page not in (None, 1) or getattr(image, "n_frames", 1) > 1:
+    try:
+        single = page in (None, 1) and getattr(image, "n_frames", 1) == 1
+    except BROKEN:
+        single = False
+    if not single:
         turn_to(image, name, page)
     pixels = image.width * image.height
     if pixels > max_pixels:
@@ -145,7 +149,8 @@ def open_image(stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image:
             if not accepted or isinstance(accepted, str) or decoder is None:
                 continue
             stream.seek(0)
-            return decoder(cast(BinaryIO, stream), name)
+            # Without a file name: Pillow would map the file into memory, and then not turn a TIFF by its orientation.
+            return decoder(cast(BinaryIO, stream), "")
         except BROKEN as error:
             fault = f" ({kind}: {error})" if str(error) else ""
     raise DataError(f"{name} is not an image, or its header is damaged{fault}; use a JPEG, PNG, WebP or TIFF file")

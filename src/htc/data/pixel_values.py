@@ -122,5 +122,6 @@ def deep_color(
             f"{name} is damaged, incomplete, or of an unsupported 16-bit kind; save it again as a 16-bit PNG"
         )
     converted = Image.fromarray(to_bytes(values[:, :, 2::-1], intensity, name))
-    converted.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+    if image.format != "TIFF":  # whose orientation OpenCV applies, with all flags
+        converted.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
     return converted
