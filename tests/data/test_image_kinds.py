@@ -1,4 +1,4 @@
-"""Formats, orientations, pages and damaged files: the header agrees with what is read, and every fault is a DataError."""
+"""Formats, orientations, pages and damaged files: the header agrees with the pixels, and every fault is a DataError."""
 
 import itertools
 import logging

@@ -7,7 +7,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from glob import glob, has_magic
+from fnmatch import fnmatchcase
+from glob import has_magic
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unicodedata import normalize
@@ -135,8 +136,12 @@ def _images(source: str | Path, failures: list[Failure]) -> tuple[Path, list[Pat
         return path.parent, [path]
     depth = next(index for index, part in enumerate(path.parts) if has_magic(part))
     fixed = Path(*path.parts[:depth])
-    matches = glob(str(Path(*path.parts[depth:])), root_dir=fixed, recursive=True)  # noqa: PTH207 (follows links)
-    return fixed, _visible(fixed, (fixed / match for match in matches if not _circular(fixed, match)), [])
+    pattern = path.parts[depth:]
+    if "**" in pattern:  # of which pathlib does not follow links
+        matches = (file for file in _below(fixed) if _fits(file.relative_to(fixed).parts, pattern))
+    else:
+        matches = fixed.glob("/".join(pattern))
+    return fixed, _visible(fixed, matches, [])
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -154,8 +159,13 @@ def _leads_up(folder: Path) -> bool:
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def _circular(root: Path, match: str) -> bool:
-    return any(_leads_up(root / parent) for parent in PurePath(match).parents)
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path matches a glob pattern, part by part; `**` stands for any number of folders."""
+    if not pattern or not parts:
+        return not pattern and not parts
+    if pattern[0] == "**":
+        return any(_fits(parts[skipped:], pattern[1:]) for skipped in range(len(parts)))
+    return fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
 def _visible(root: Path, candidates: Iterable[Path], failures: list[Failure]) -> list[Path]:
