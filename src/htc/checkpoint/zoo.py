@@ -5,7 +5,6 @@
 
 import json
 import os
-import sys
 from dataclasses import dataclass
 from fnmatch import fnmatchcase as fnmatch
 from importlib.resources import files
@@ -14,6 +13,7 @@ from typing import Never
 
 from htc.checkpoint.download import DownloadProgress, FetchError, download, offline
 from htc.errors import ConfigError
+from htc.files import cache_folder
 from htc.keywords import unknown_option
 from htc.presets import PRESETS, preset
 from htc.presets.published import MEASURED_AP, PUBLISHED, MeasuredAP
@@ -65,18 +65,6 @@ def weights_url(name: str) -> str | None:
     """Return the URL of a preset's released weights; None if there are none. `HTC_MIRROR` replaces the server."""
     release = RELEASED.get(name)
     return None if release is None else f"{os.environ.get('HTC_MIRROR', SERVER).rstrip('/')}/{release.path}"
-
-
-def cache_folder() -> Path:
-    """Return the cache folder: `HTC_CACHE`, else `htc` in the platform's cache folder."""
-    own = os.environ.get("HTC_CACHE")
-    if own:
-        return Path(own).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "htc" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "htc"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "htc"
 
 
 def cached(name: str, cache_dir: Path | None = None) -> Path:

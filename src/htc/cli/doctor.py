@@ -6,9 +6,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from htc.cli.existing import check_dataset, check_files, check_folders
-from htc.cli.options import Count, File, Folder, JsonTarget
+from htc.cli.options import Count, File, Folder, JsonTarget, LabelMaps
 from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json
 from htc.compatibility import check_torch
+from htc.data.formats.map_rules import AUTO
 from htc.extras import require
 from htc.run_folders import require_new_file
 
@@ -22,6 +23,7 @@ def doctor(
     semantic_classes: Count = 183,
     val_annotations: File | None = None,
     val_images: Folder | None = None,
+    label_maps: LabelMaps = AUTO,
     max_detections: Count = 100,
     fix: File | None = None,
     html: File | None = None,
@@ -34,8 +36,8 @@ def doctor(
     Parameters
     ----------
     data
-        Folder of a COCO dataset, whose training and validation sets are examined, or its annotation file (then with
-        IMAGES).
+        Folder of a dataset in any format that `htc train` takes, whose training and validation sets are examined, or a
+        COCO annotation file (then with IMAGES).
     images
         Folder of the images of an annotation file.
     semantic
@@ -46,6 +48,8 @@ def doctor(
         COCO annotations of the validation set, which is examined and compared with the training set.
     val_images
         Folder of the validation images.
+    label_maps
+        How label maps are read, as for `htc train`.
     max_detections
         Maximum number of detections of an image that the model will have.
     fix
@@ -74,6 +78,7 @@ def doctor(
         semantic_classes=semantic_classes,
         val_annotations=val_annotations,
         val_images=val_images,
+        label_maps=label_maps,
         max_detections=max_detections,
         fix=fix,
         html=html,

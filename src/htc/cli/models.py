@@ -4,10 +4,11 @@ import json as json_format
 from dataclasses import asdict
 from typing import Any
 
-from htc.checkpoint.zoo import RELEASED, Entry, cache_folder, cached, catalogue, weights_url
+from htc.checkpoint.zoo import RELEASED, Entry, cached, catalogue, weights_url
 from htc.cli.options import JsonTarget, Name, Switch
 from htc.cli.output import check_json_target, print_message, print_or_write_json, print_table
 from htc.config import Config
+from htc.files import cache_folder
 from htc.presets import preset
 from htc.settings.layers import to_yaml
 

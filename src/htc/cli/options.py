@@ -33,6 +33,7 @@ Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 File = Annotated[Path, Parameter(metavar="FILE")]
 Folder = Annotated[Path, Parameter(metavar="DIR")]
 Name = Annotated[str, Parameter(metavar="NAME")]
+LabelMaps = Annotated[str, Parameter(metavar="auto|MODE")]
 
 
 def _fraction(_kind: object, value: float | None) -> None:

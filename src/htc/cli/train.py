@@ -7,9 +7,23 @@ from cyclopts import Parameter
 
 from htc.cli.existing import check_files, check_folders
 from htc.cli.metrics import print_metrics
-from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch, Words
+from htc.cli.options import (
+    MODEL_OPTIONS,
+    Above,
+    Count,
+    File,
+    Flags,
+    Folder,
+    LabelMaps,
+    ModelOptions,
+    Name,
+    Natural,
+    Switch,
+    Words,
+)
 from htc.cli.output import print_message
 from htc.cli.semantic import NO_MAPS, MapFlags
+from htc.data.formats.map_rules import AUTO
 from htc.ranks import here
 from htc.settings.layers import Setting, names_preset, to_yaml
 from htc.training.display import displaying
@@ -26,6 +40,7 @@ def train(
     train_images: Folder | None = None,
     val_annotations: File | None = None,
     val_images: Folder | None = None,
+    label_maps: LabelMaps = AUTO,
     preset: Name | None = None,
     weights: Name | None = None,
     semantic: Annotated[str, Parameter(metavar="auto|none|DIR")] = "auto",
@@ -66,11 +81,16 @@ def train(
         COCO annotations to evaluate on.
     val_images
         Folder of their images.
+    label_maps
+        How label maps are read: auto decides from the maps; otherwise what is an instance, as in instances (each
+        value), components (each connected region) or classes (values are classes), and which values are background and
+        void: components,background=255,void=none.
     preset
         The model and its schedule; `htc models` lists all. Default: chosen for the dataset.
     weights
-        Start from these weights: a preset with released weights, a folder or a file. Layers that depend on the
-        classes keep the rows of classes with the same name; the others start from random values.
+        Start from these weights: a preset with released weights, a folder, a file, or FILE#teacher for one of several
+        models in it. Layers that depend on the classes keep the rows of classes with the same name; the others start
+        from random values.
     semantic
         Targets of the semantic branch: auto derives them from the instances, none removes the branch, DIR holds PNG
         maps.
@@ -115,6 +135,7 @@ def train(
         train_images=train_images,
         val_annotations=val_annotations,
         val_images=val_images,
+        label_maps=label_maps,
         weights=weights,
         semantic=maps.targets(semantic),
         out=out,

@@ -6,12 +6,14 @@ doctor accepts.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, SupportsIndex, TypeGuard, overload
 
+from htc.data.columns import MAX_SIDE, Columns
+from htc.data.columns_cache import read_columns
 from htc.data.faults import RecordFault
 from htc.data.segmentation import NO_OUTLINE, Outline, are_numbers, read_outline, short
 from htc.errors import DataError
@@ -21,8 +23,6 @@ KIND = "COCO annotations, an instance file (.json)"
 LISTS = ("images", "annotations", "categories")
 ID_TYPES = frozenset((int, str))
 NO_PATH = Path()
-MAX_SIDE = 2**31 - 1
-"""Largest image side in pixels that the COCO tools support."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,10 @@ class AnnotationFile:
     """Name of the split, `train` or `val`; empty if there is only one file."""
     names_needed: bool = True
     """Whether images need a file name; the evaluation of saved results does not need them."""
+    columns: Columns | None = field(default=None, repr=False)
+    """The same content of a faultless file, in columns; entries are then built when they are accessed, and `content` is
+    parsed only if it is needed.
+    """
 
     @cached_property
     def present(self) -> frozenset[str]:
@@ -172,7 +176,7 @@ class AnnotationFile:
         return self._categories[1]
 
     @property
-    def annotations(self) -> tuple[AnnotationEntry, ...]:
+    def annotations(self) -> Sequence[AnnotationEntry]:
         """All annotations of an image in the file."""
         return self._annotations[0]
 
@@ -214,6 +218,8 @@ class AnnotationFile:
 
     @cached_property
     def _images(self) -> tuple[tuple[ImageEntry, ...], tuple[RecordFault, ...]]:
+        if self.columns is not None:
+            return tuple(self._column_images(self.columns)), ()
         entries: list[ImageEntry] = []
         faults: list[RecordFault] = []
         names: dict[int | str, str] = {}
@@ -244,8 +250,18 @@ class AnnotationFile:
             faults.append(RecordFault("list-empty", "it has no images", "images"))
         return tuple(entries), tuple(faults)
 
+    def _column_images(self, columns: Columns) -> Iterator[ImageEntry]:
+        for position, (id, (height, width)) in enumerate(
+            zip(columns.image_ids.tolist(), columns.sizes.tolist(), strict=True)
+        ):
+            name = columns.name(position)
+            record = {"id": id, "file_name": name, "height": height, "width": width, **columns.extra(position)}
+            yield ImageEntry(position, id, name, self.path_of(name) if self.names_needed else NO_PATH, record)
+
     @cached_property
     def _categories(self) -> tuple[dict[int, str], tuple[RecordFault, ...]]:
+        if self.columns is not None:
+            return self.columns.classes, ()
         classes: dict[int, str] = {}
         faults: list[RecordFault] = []
         for position, record in enumerate(self.content["categories"]):
@@ -266,7 +282,9 @@ class AnnotationFile:
         return dict(sorted(classes.items())), tuple(faults)
 
     @cached_property
-    def _annotations(self) -> tuple[tuple[AnnotationEntry, ...], tuple[RecordFault, ...]]:
+    def _annotations(self) -> tuple[Sequence[AnnotationEntry], tuple[RecordFault, ...]]:
+        if self.columns is not None:
+            return ColumnEntries(self.columns, self.images), ()
         entries: list[AnnotationEntry] = []
         faults: list[RecordFault] = []
         seen: set[int | str] = set()
@@ -293,6 +311,49 @@ class AnnotationFile:
         return tuple(entries), tuple(faults)
 
 
+class ColumnEntries(Sequence[AnnotationEntry]):
+    """The annotations of columns; an entry is built when it is accessed, and not kept."""
+
+    def __init__(self, columns: Columns, images: Sequence[ImageEntry]) -> None:
+        self.columns = columns
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self.columns.ids)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> AnnotationEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[AnnotationEntry, ...]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> AnnotationEntry | tuple[AnnotationEntry, ...]:
+        if isinstance(index, slice):
+            return tuple(self[position] for position in range(len(self))[index])
+        position = range(len(self))[index]
+        columns = self.columns
+        image = self._images[columns.owners[position]]
+        return AnnotationEntry(position, columns.ids[position].item(), image, columns.record(position))
+
+
+class ParsedLater(Mapping[str, Any]):
+    """The content of a JSON file, which is parsed when it is accessed for the first time."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    @cached_property
+    def _content(self) -> Mapping[str, Any]:
+        return annotation_file(read_json(self._file, KIND), self._file).content
+
+    def __getitem__(self, key: str) -> Any:
+        return self._content[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+
 def read_annotation_file(
     file: Path, folder: Path | None, name: str = "", lists: tuple[str, ...] = LISTS
 ) -> AnnotationFile:
@@ -302,6 +363,10 @@ def read_annotation_file(
     """
     if folder is not None and not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder of the images that {file} lists")
+    if lists == LISTS:
+        columns = read_columns(file)
+        if columns is not None:
+            return AnnotationFile(file, folder, ParsedLater(file), name, columns=columns)
     return annotation_file(read_json(file, KIND), file, folder, name, lists)
 
 

@@ -9,6 +9,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from htc.data.annotation_file import (
     AnnotationEntry,
     AnnotationFile,
@@ -18,6 +20,7 @@ from htc.data.annotation_file import (
     crowd_fault,
     read_annotation_file,
 )
+from htc.data.columns import ColumnImages, Columns, packed
 from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
 from htc.data.faults import Faults, RecordFault
 from htc.data.mask_encodings import decode_mask
@@ -131,23 +134,49 @@ def dataset_of(file: AnnotationFile, describe: Callable[[RecordFault], str] = at
     faults.check()
     if file.folder is not None:
         _check_presence(file, file.folder, faults)
+    if file.columns is not None:
+        faults.check()
+        return _dataset_of_columns(file, file.columns)
     instances, dropped = _instances(file, faults, describe)
     faults.check()
     return Dataset(
         annotations=file.file,
         classes=tuple(file.classes.values()),
         category_ids=tuple(file.classes),
-        images=tuple(
-            ImageRecord(
-                image.id,
-                image.path,
-                *_size(image),
-                tuple(instances.get(image.position, ())),
-                group=image.record.get("group"),
-            )
-            for image in file.images
+        images=packed(
+            [
+                ImageRecord(
+                    image.id,
+                    image.path,
+                    *_size(image),
+                    tuple(instances.get(image.position, ())),
+                    group=image.record.get("group"),
+                )
+                for image in file.images
+            ],
+            file.classes,
         ),
         dropped=tuple(dropped),
+    )
+
+
+def _dataset_of_columns(file: AnnotationFile, columns: Columns) -> Dataset:
+    """The dataset of a file without faults, whose records are built when they are accessed."""
+    paths = {
+        image.position: str(image.path)
+        for image in file.images
+        if str(image.path) != (image.name if file.folder is None else f"{file.folder}/{image.name}")
+    }
+    usable = np.zeros(len(columns.ids), bool)
+    usable[columns.order] = True
+    labels = {category: label for label, category in enumerate(columns.classes)}
+    unusable = [file.annotations[index] for index in np.flatnonzero(~usable).tolist()]
+    return Dataset(
+        annotations=file.file,
+        classes=tuple(columns.classes.values()),
+        category_ids=columns.category_ids,
+        images=ColumnImages(columns, file.folder, paths),
+        dropped=tuple(_dropped(entry, str(_instance(entry, labels))) for entry in unusable),
     )
 
 
@@ -185,10 +214,14 @@ def _instances(
         elif isinstance(instance, RecordFault):
             faulty.append(instance)
         else:
-            dropped.append(f"annotation {entry.id} (image {entry.image.id}): {instance}")
+            dropped.append(_dropped(entry, instance))
     for fault in sorted(faulty, key=lambda fault: fault.position or 0):
         faults.add(describe(fault))
     return instances, dropped
+
+
+def _dropped(entry: AnnotationEntry, reason: str) -> str:
+    return f"annotation {entry.id} (image {entry.image.id}): {reason}"
 
 
 def _instance(entry: AnnotationEntry, labels: Mapping[int, int]) -> Instance | RecordFault | str:
@@ -232,6 +265,13 @@ def ground_truth_of(file: AnnotationFile) -> Mapping[str, Any]:
     Nothing else is changed or removed: duplicate ids and names do not matter here. Raises `DataError` for images
     without id or size, and for annotations without image, category or usable box.
     """
+    columns = file.columns
+    if columns is not None:
+        return {
+            "images": [image.record for image in file.images],
+            "categories": [{"id": id, "name": name} for id, name in columns.classes.items()],
+            "annotations": [columns.record(index) for index in range(len(columns.ids))],
+        }
     faults = Faults(file.file)
     for fault in (*file.category_faults, *file.image_faults, *file.annotation_faults):
         if fault.code not in HARMLESS:

@@ -135,7 +135,7 @@ class Dataset:
     """The file that it was read from, or the function that built it; for messages."""
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
-    images: tuple[ImageRecord, ...]
+    images: Sequence[ImageRecord]
     dropped: tuple[str, ...] = field(default=(), compare=False)
     """Instances that were dropped as unusable for training, each with its reason, for the user."""
     semantic_maps: SemanticMaps | None = None
@@ -207,12 +207,13 @@ class Dataset:
         return read_coco(Path(annotations), Path(images))
 
     @classmethod
-    def from_folder(cls, folder: str | PathLike[str], split: str = "train") -> "Dataset":
+    def from_folder(cls, folder: str | PathLike[str], split: str = "train", *, label_maps: str = "auto") -> "Dataset":
         """Read one split of a folder in any layout that `htc train` accepts: COCO, YOLO, labelme, label maps.
 
         Args:
             folder: The dataset; nothing is written to it.
             split: `train`, `val` (also `valid`, `validation`) or `test`.
+            label_maps: How label maps are read, as in `htc.train`.
 
         Raises:
             DataError: The layout is unknown, the folder has no such split (the message lists those it has), or a file
@@ -224,7 +225,7 @@ class Dataset:
         """
         from htc.data.formats.layouts import read_split
 
-        return read_split(Path(folder), split)
+        return read_split(Path(folder), split, label_maps)
 
     def to_coco(self) -> dict[str, Any]:
         """The content of a COCO instance file: `images`, `categories` and `annotations`.

@@ -12,6 +12,7 @@ from htc.checkpoint.zoo import fetch
 from htc.config import Config
 from htc.data.coco import read_coco
 from htc.data.formats.layouts import locate_split
+from htc.data.formats.map_rules import AUTO
 from htc.data.semantic_maps import MapSources, semantic_sources
 from htc.errors import ConfigError
 from htc.evaluation.bootstrap import DRAWS
@@ -56,6 +57,7 @@ def evaluate(
     split: str = "val",
     annotations: str | Path | None = None,
     images: str | Path | None = None,
+    label_maps: str = AUTO,
     results: str | Path | None = None,
     weights: str | Path | None = None,
     views: str | Sequence[View] | None = None,
@@ -88,6 +90,7 @@ def evaluate(
         split: the part of `data` to evaluate on: "val", "train" or "test".
         annotations: a COCO annotation file, in place of `data`.
         images: the folder of its images. `None`: by COCO's layout, else the folder of the annotations.
+        label_maps: how the label maps of `data` are read, as in `htc.train`.
         results: a COCO result file of any tool, instead of a model.
         weights: a weights file, or a preset with released weights, for a preset as model.
         views: views for test-time augmentation: scales, then flips, as in "0.75,1,1.25:flip"; "paper" for the
@@ -143,6 +146,7 @@ def evaluate(
         split=split,
         annotations=annotations,
         images=images,
+        label_maps=label_maps,
         results=results,
         views=views,
         against=against,
@@ -213,7 +217,7 @@ def _located(request: EvaluationRequest, stack: ExitStack) -> tuple[Path, Path]:
         return annotations, images_folder(annotations) if request.images is None else Path(request.images)
     assert request.data is not None  # `request.check` has passed
     converted = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="htc-evaluate-")))
-    return locate_split(request.data, request.split, converted)
+    return locate_split(request.data, request.split, converted, label_maps=request.label_maps)
 
 
 def _of_results(

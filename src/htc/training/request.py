@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from htc.checkpoint.check import check_weights
 from htc.config import Config, Precision
+from htc.data.formats.map_rules import AUTO, parse_map_options
 from htc.devices import parse_device
 from htc.errors import ConfigError, DataError
 from htc.presets import DEFAULT_PRESET
@@ -38,6 +39,7 @@ class TrainingRequest:
     train_images: str | Path | None = None
     val_annotations: str | Path | None = None
     val_images: str | Path | None = None
+    label_maps: str = AUTO
     weights: str | Path | None = None
     semantic: "Literal['auto', 'none'] | MapSources" = "auto"
     out: str | Path | None = None
@@ -87,6 +89,7 @@ class TrainingRequest:
             )
         if self.weights is not None:
             check_weights(str(self.weights))
+        parse_map_options(self.label_maps)
         check_loggers(self.loggers)
         if self.transforms is not None and not callable(self.transforms):
             raise ConfigError(f"transforms is a {type(self.transforms).__name__}: give a function (image, target)")

@@ -14,6 +14,7 @@ from htc.compatibility import check_torch
 from htc.config import Config, Precision, Section
 from htc.data.coco import read_splits
 from htc.data.formats.layouts import locate_splits
+from htc.data.formats.map_rules import AUTO
 from htc.data.semantic_maps import semantic_sources
 from htc.extras import require
 from htc.files import optional_path
@@ -61,6 +62,7 @@ def train(
     train_images: str | Path | None = None,
     val_annotations: str | Path | None = None,
     val_images: str | Path | None = None,
+    label_maps: str = AUTO,
     preset: str | None = None,
     weights: str | Path | None = None,
     semantic: "Literal['auto', 'none'] | str | Path | MapSources | Mapping[str, Any]" = "auto",
@@ -102,9 +104,12 @@ def train(
         train_images: the folder of its images.
         val_annotations: a COCO annotation file to evaluate on.
         val_images: the folder of its images.
+        label_maps: how label maps are read: "auto" decides from the maps; "instances", "components" or "classes" says
+            what a value, each of its connected regions, or both are, as in "components,background=255,void=none".
         preset: the model and its schedule (`htc.list_models()`).
-        weights: start from these weights: a preset with released weights, a folder or a file. Layers that depend on
-            the classes keep the rows of classes with the same name; the others start from random values.
+        weights: start from these weights: a preset with released weights, a folder, a file, or "FILE#teacher" for one
+            of several models in it. Layers that depend on the classes keep the rows of classes with the same name; the
+            others start from random values.
         semantic: targets of the semantic branch: "auto" derives them from the instances, "none" removes the branch, a
             folder holds PNG maps; a dictionary changes the section `semantic` of the configuration.
         semantic_json: COCO panoptic annotations that describe the maps.
@@ -164,6 +169,7 @@ def train(
         train_images=train_images,
         val_annotations=val_annotations,
         val_images=val_images,
+        label_maps=label_maps,
         weights=weights,
         semantic=semantic_sources(semantic, semantic_json, semantic_panoptic, semantic_instances, ("auto", "none")),
         out=out,
@@ -272,6 +278,7 @@ def _located(request: TrainingRequest, folder: Path, listener: Listener) -> "Spl
         val_annotations=optional_path(request.val_annotations),
         val_images=optional_path(request.val_images),
         val_share=request.val_share,
+        label_maps=request.label_maps,
         converted=folder / CONVERTED,
         say=lambda line: listener(Message(line)),
     )

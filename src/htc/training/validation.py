@@ -4,6 +4,7 @@ Computes the metrics of `htc evaluate` and the losses of Eq. 7 on the validation
 same sampling every time. `Validation` records both, keeps the best weights, and implements early stopping.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,14 +25,13 @@ from htc.errors import DataError
 from htc.evaluation.coco import MetricValues, coco_metrics
 from htc.evaluation.files import read_annotations
 from htc.evaluation.run import detections_that_count, evaluate_model, match_categories, results_of
-from htc.files import write_json
 from htc.inference.predictor import Predictor
 from htc.ops.onednn import exact_onednn_matmul
 from htc.progress import Progress
 from htc.results import Detections
 from htc.training.distributed import by_first, count, gathered, rank
-from htc.training.events import EvaluationDone, Listener
-from htc.training.history import HISTORY, TABLE, draw_curves, evaluations_since_best, read_history, write_table
+from htc.training.events import EvaluationDone, Listener, Message
+from htc.training.history import TABLE, draw_curves, evaluations_since_best, read_history, write_history, write_table
 from htc.training.losses import Term
 from htc.training.module import TrainingModule
 from htc.training.objective import TrainingObjective
@@ -140,6 +140,10 @@ DrawImages = Callable[[nn.Module, Path], object]
 Keep = Callable[[nn.Module], object]
 """Saves a detector that is better than all earlier ones."""
 
+_NOT_FINITE = (
+    "this loss of the validation images is not finite, although the training losses are; it is null in history.json. "
+    "Check the validation annotations, or lower the learning rate (--lr)"
+)
 IMAGES, BEST, FINAL = "pictures", "best", "last"
 
 
@@ -183,7 +187,7 @@ class Validation(Callback):
             if trainer.global_step
             else []
         )
-        write_json(self.folder / HISTORY, kept)
+        write_history(self.folder, kept)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate if an evaluation is due, then draw the curves."""
@@ -207,11 +211,14 @@ class Validation(Callback):
         entry: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **metrics}
         if losses is not None:
             entry["losses"] = losses
+            bad = [name for name, value in losses.items() if not math.isfinite(value)]
+            if bad and self.progress is not None:
+                self.progress(Message(f"{', '.join(bad)}: {_NOT_FINITE}", warning=True))
         earlier = [one for one in read_history(self.folder) if one["step"] < trainer.global_step]
         history = [*earlier, entry]
         if self.keep is not None and evaluations_since_best(history) == 0:
             self.keep(detector)  # before the history is written: after a stop in between, the evaluation is repeated
-        write_json(self.folder / HISTORY, history)
+        write_history(self.folder, history)
         write_table(self.folder / TABLE, history)
         stops = self.patience is not None and evaluations_since_best(history) >= self.patience
         best = evaluations_since_best(history) == 0
