@@ -9,7 +9,7 @@ from PIL import Image
 
 from htc.checks.findings import Finding
 from htc.data.annotation_file import AnnotationFile, ImageEntry
-from htc.data.images import BROKEN
+from htc.data.image_pages import BROKEN
 from htc.data.semantic_maps import IGNORE, map_path
 from htc.errors import DataError
 

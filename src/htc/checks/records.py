@@ -7,7 +7,7 @@ from pathlib import Path
 from htc.checks.findings import Edit, Finding, annotation_finding, record_finding
 from htc.data.annotation_file import AnnotationFile, ImageEntry, category_fault, is_id, is_whole
 from htc.data.faults import RecordFault
-from htc.data.images import image_size
+from htc.data.image_headers import image_size
 from htc.errors import DataError
 
 MOSTLY = 0.5

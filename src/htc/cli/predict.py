@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
@@ -25,12 +26,15 @@ from htc.cli.options import (
     ModelOptions,
     Name,
     Natural,
+    PagesOption,
+    Percentile,
     Switch,
     Threshold,
     Words,
 )
 from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json, progress
-from htc.data.images import MAX_PIXELS
+from htc.data.image_headers import Pages
+from htc.data.images import MAX_PIXELS, is_url
 from htc.errors import ConfigError, DataError
 from htc.inference.sources import Failure, ImageFile, expand, image_ids, predict_files, readable
 from htc.keywords import check_classes
@@ -63,6 +67,8 @@ def predict(
     batch_size: Count = 1,
     workers: Natural = 0,
     max_pixels: Count | None = None,
+    pages: PagesOption | None = None,
+    percentile: Percentile | None = None,
     options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
@@ -71,7 +77,7 @@ def predict(
     Parameters
     ----------
     source
-        Image files, folders (searched recursively) or patterns such as 'photos/**/*.jpg'.
+        Image files, folders (searched recursively), patterns such as 'photos/**/*.jpg', or http(s) URLs.
     model
         A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file; repeat the
         flag for an ensemble.
@@ -110,6 +116,12 @@ def predict(
         Threads that read and resize the next images in the background; 0: none.
     max_pixels
         Images with more pixels are refused. Default: 178956970.
+    pages
+        Pages of a TIFF stack, or frames of a GIF: first, all (each is an image of its own, as in stack.tif#2), or the
+        number of a page, from 1. Default: the first, with a warning.
+    percentile
+        Percentiles (0 to 100) of 16-bit and float images that become 0 and 255, as in 0.1,99.9. Default: the model's
+        own range, --input.intensity.
     """
     settings = settings_of(options, flags, max_detections, score_threshold)
     if options.print_config:
@@ -131,7 +143,7 @@ def predict(
     check_json_target(json)
     check_files({"--annotations": annotations})
     folder = folder_for("predict", _name(source[0]), out) if draw or labelme else None
-    files, ids, failures = _images(source, annotations, max_pixels)
+    files, ids, failures = _images(source, annotations, max_pixels, pages)
     if classes is not None and known is not None:
         check_classes(classes, known.classes)
     predictor, _ = load_named_models(model, weights, views, settings, options, probe=True)
@@ -144,6 +156,8 @@ def predict(
         "classes": classes,
         "max_pixels": max_pixels,
         "workers": workers,
+        "pages": "first" if pages == "first" else None,
+        "percentile": percentile,
     }
     kwargs: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     threshold = DISPLAY_THRESHOLD if score_threshold is None else score_threshold
@@ -158,6 +172,7 @@ def predict(
             drawings=folder if draw else None,
             labelme=folder if labelme else None,
             max_pixels=max_pixels or MAX_PIXELS,
+            files=files,
         )
         for file, detections in predict_files(predictor, files, failures, batch_size, threshold, _report, **kwargs):
             writer.write(file, ids[file], detections)
@@ -177,8 +192,10 @@ def _summary(done: int, failed: int, folder: Path | None, json: str | None) -> s
 
 def _name(source: str) -> str:
     """Return the name of a run: that of the image or folder, or of the folder at the start of a pattern."""
+    if is_url(source):
+        return PurePosixPath(urlsplit(source).path).stem or "images"
     fixed = [part for part in Path(source).absolute().parts if not set(part) & set("*?[")]
-    return Path(*fixed).stem or "pictures"
+    return Path(*fixed).stem or "images"
 
 
 def _report(failure: Failure) -> None:
@@ -186,7 +203,7 @@ def _report(failure: Failure) -> None:
 
 
 def _images(
-    sources: Sequence[str], annotations: Path | None, max_pixels: int | None
+    sources: Sequence[str], annotations: Path | None, max_pixels: int | None, pages: Pages
 ) -> tuple[list[ImageFile], dict[ImageFile, int | str], list[Failure]]:
     """Return the images with a readable header, their ids, and the failures, which are also printed. Raises `DataError`
     if no image is readable.
@@ -197,7 +214,7 @@ def _images(
 
         known = image_ids_by_name(annotations)
     files, failures = expand(sources)
-    usable, unreadable = readable(files, max_pixels or MAX_PIXELS)
+    usable, unreadable = readable(files, max_pixels or MAX_PIXELS, pages)
     failures += unreadable
     if not usable:
         raise DataError(
@@ -206,7 +223,7 @@ def _images(
         )
     for failure in failures:
         _report(failure)
-    return usable, dict(zip(files, image_ids(files, known), strict=True)), failures
+    return usable, dict(zip(usable, image_ids(usable, known), strict=True)), failures
 
 
 @contextmanager
