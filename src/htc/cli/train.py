@@ -20,6 +20,7 @@ from htc.cli.options import (
     Natural,
     Switch,
     Words,
+    Workers,
 )
 from htc.cli.output import print_message
 from htc.cli.semantic import NO_MAPS, MapFlags
@@ -52,7 +53,7 @@ def train(
     batch_size: Count | None = None,
     lr: float | None = None,
     seed: Natural = 0,
-    workers: Natural = 0,
+    workers: Workers = "auto",
     resume: Switch = False,
     checkpoint_steps: Count | None = None,
     devices: Count = 1,
@@ -101,7 +102,8 @@ def train(
     evaluate_every
         Epochs between two evaluations. Default: 1, or about twenty evaluations in all if the epochs are chosen.
     max_time
-        Stop after this many minutes of training.
+        Minutes from the command to the model, within 5 %. They decide the number of steps and, unless you set them or
+        a preset, the input size and the crop.
     batch_size
         Images of one process in a step. Default: the preset's.
     lr
@@ -110,7 +112,7 @@ def train(
     seed
         The same seed on the same machine gives the same weights.
     workers
-        Processes that load images; 0 loads them in the training process.
+        Processes that load images; 0 loads them in the training process, auto decides by measuring the first steps.
     resume
         Continue the run in --out DIR exactly from its last checkpoint.
     checkpoint_steps
@@ -165,7 +167,6 @@ def train(
         result = run_request(request, listener)
     if result.metrics is not None and here().rank == 0:
         print_metrics(result.metrics.to_dict())
-    print_message(f"model: {result.model_folder}    metrics, curves and images: {result.folder}")
     print_message(f"predict with it: htc predict IMAGE --model {result.folder}")
     return 0
 

@@ -1,8 +1,9 @@
 """The options of a training, checked before any data is read and before torch is imported."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -46,7 +47,7 @@ class TrainingRequest:
     evaluate_every: int | None = None
     max_time: float | None = None
     seed: int = 0
-    workers: int = 0
+    workers: "int | Literal['auto']" = "auto"
     resume: bool = False
     checkpoint_steps: int | None = None
     devices: int = 1
@@ -57,6 +58,8 @@ class TrainingRequest:
     transforms: "Transforms | None" = None
     callbacks: "Sequence[Callback]" = ()
     loggers: "Sequence[str | Logger]" = ()
+    started: float = field(default_factory=time.monotonic)
+    """Reading of `time.monotonic()` at the call, from which `max_time` counts."""
 
     @property
     def starts_processes(self) -> bool:
@@ -72,8 +75,9 @@ class TrainingRequest:
         """Raise `ConfigError` for options that cannot be used, before reading data; return the configuration so far."""
         given = resolve(self.settings, DEFAULT_PRESET)
         for name, least in {"devices": 1, "nodes": 1, "workers": 0, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}: give {least} or more")
+            value = getattr(self, name)
+            if not (name == "workers" and value == "auto") and (not isinstance(value, int) or value < least):
+                raise ConfigError(f"{name} is {value}: give {least} or more{' or auto' if name == 'workers' else ''}")
         for name in ("evaluate_every", "checkpoint_steps", "max_time"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

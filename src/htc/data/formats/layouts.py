@@ -332,6 +332,22 @@ def split_off(splits: Splits, share: float, destination: Path) -> Splits:
     )
 
 
+def validation_part(splits: Splits, images: int, destination: Path) -> Splits:
+    """Return the splits with `images` of the validation images, spread evenly, in a file below `destination`; the
+    splits as they are if there are no more.
+    """
+    if splits.val_annotations is None:
+        return splits
+    content = json.loads(splits.val_annotations.read_bytes())
+    count = len(content["images"])
+    if images >= count:
+        return splits
+    chosen = {content["images"][index * count // images]["id"] for index in range(images)}
+    file = destination / ANNOTATIONS_FOLDER / "instances_val_part.json"
+    write_json(file, _only(content, chosen))
+    return replace(splits, val_annotations=file)
+
+
 def _hash_value(image: dict[str, Any]) -> float:
     """A hash in 0..1 of the image's group or name."""
     name = str(image.get("group", Path(str(image["file_name"])).name))
