@@ -212,8 +212,9 @@ class _Worker:
         return self.about + reason
 
     def _kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        for kill in (os.killpg, os.kill):  # a new process may not have its group yet
+            with suppress(ProcessLookupError):
+                kill(self.pid, signal.SIGKILL)
         with suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
         self.answers.close()

@@ -41,13 +41,16 @@ def prepare(shared: Path) -> Case:
         mode = numbers.choice(sorted(MODES))
         call = arguments(model, photos, folder, mode)
         moments = [numbers.uniform(0, length) for _ in range(numbers.randint(1, KILLS))]
+        complete = False
         for moment in moments:
             pid = started(lambda: quietly(call))
             time.sleep(moment)
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            complete = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            if complete:  # it had ended before
+                break
         when = ", ".join(f"{moment:.2f}" for moment in moments)
-        if in_child(lambda: quietly(call)) != 0:
+        if not complete and in_child(lambda: quietly(call)) != 0:
             return f"{mode}, killed after {when} s: it cannot be resumed"
         found = files_of(folder)
         if found.keys() != whole[mode].keys():

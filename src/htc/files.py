@@ -75,6 +75,16 @@ def whole_file(path: Path) -> Iterator[Writer]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_incomplete(folder: Path, pattern: str) -> None:
+    """Remove the temporary files that killed processes left in a folder; `pattern` is that of their final names, as in
+    `last.ckpt`, or `**/*` for all files and subfolders.
+    """
+    below, _, name = pattern.rpartition("/")
+    for path in folder.glob(f"{below}/.{name}.*.tmp" if below else f".{name}.*.tmp"):
+        if path.stem.rpartition(".")[2].isdigit():
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Raise `OutputError` with the path, the reason and the remedy for an `OSError` of the block."""

@@ -6,7 +6,7 @@ can check its options first.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -27,16 +27,17 @@ class Journal:
         self._stream = stream
         self.finished = set(finished)
         """Names of the images that are finished."""
-        self.files = {Path(file) for files in finished.values() for file in files}
-        """Files that were written for them."""
+        self.files = {file for files in finished.values() for file in files}
+        """Keys of the files that were written for them."""
 
-    def add(self, name: str, files: Iterable[Path], results: Sequence[Mapping[str, Any]]) -> None:
-        """Record a finished image with its output files and COCO results."""
-        line = {"image": name, "files": [str(file) for file in files], "results": results}
+    def add(self, name: str, files: Sequence[str], results: Sequence[Mapping[str, Any]]) -> None:
+        """Record a finished image with keys of its output files and its COCO results."""
+        line = {"image": name, "files": files, "results": results}
         with explained(self.path):
             self._stream.write(json.dumps(line, allow_nan=False, ensure_ascii=False).encode() + b"\n")
             self._stream.flush()
         self.finished.add(name)
+        self.files.update(files)
 
     def results(self) -> Iterator[Sequence[Mapping[str, Any]]]:
         """Yield the COCO results of each image, in the order of the record."""
@@ -46,16 +47,14 @@ class Journal:
                 yield json.loads(line)["results"]
 
 
-def journal_path(results: Path | None, folder: Path | None) -> Path | None:
-    """Return the path of the record for a result file and a folder of drawings; None without both."""
-    if results is not None:
-        return results.with_name(results.name + PART)
-    return None if folder is None else folder / _IN_FOLDER
+def journal_path(results: Path | None, folder: Path) -> Path:
+    """Return the path of the record: beside the result file, without one in the folder of the drawings."""
+    return folder / _IN_FOLDER if results is None else results.with_name(results.name + PART)
 
 
-def check_journal(path: Path | None, *, resume: bool) -> None:
+def check_journal(path: Path, *, resume: bool) -> None:
     """Raise `OutputError` if there is a record of an interrupted prediction that is not to be resumed."""
-    if path is not None and path.exists() and not resume:
+    if path.exists() and not resume:
         raise OutputError(
             f"{path}: the record of an interrupted prediction; continue it with --resume, or remove this file"
         )
@@ -118,6 +117,6 @@ def _compare(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> N
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:
         raise ConfigError(
-            f"--resume: the interrupted prediction had other options ({', '.join(changed)}); repeat its call, or remove "
-            f"{path} and its results to start again"
+            f"--resume: the interrupted prediction had other options ({', '.join(changed)}); repeat its call, or "
+            f"remove {path} and its results to start again"
         )
