@@ -51,6 +51,11 @@ def _zero_or_more(_kind: object, value: int | None) -> None:
         raise ValueError("Give 0 or more.")
 
 
+def _zero_or_auto(_kind: object, value: int | str) -> None:
+    if isinstance(value, int) and value < 0:
+        raise ValueError("Give 0 or more, or auto.")
+
+
 def _above_zero(_kind: object, value: float | None) -> None:
     if value is not None and not 0 < value < math.inf:
         raise ValueError("Give a number above 0.")
@@ -59,6 +64,7 @@ def _above_zero(_kind: object, value: float | None) -> None:
 Threshold = Annotated[float, Parameter(validator=_fraction)]
 Count = Annotated[int, Parameter(validator=_one_or_more)]
 Natural = Annotated[int, Parameter(validator=_zero_or_more)]
+Workers = Annotated[int | Literal["auto"], Parameter(validator=_zero_or_auto)]
 Above = Annotated[float, Parameter(validator=_above_zero)]
 
 

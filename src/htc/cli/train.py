@@ -1,7 +1,7 @@
 """`htc train`: train a model on a dataset."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -21,6 +21,7 @@ from htc.cli.options import (
     Percentile,
     Switch,
     Words,
+    Workers,
 )
 from htc.cli.output import print_message
 from htc.cli.semantic import NO_MAPS, MapFlags
@@ -42,6 +43,7 @@ def train(
     val_annotations: File | None = None,
     val_images: Folder | None = None,
     label_maps: LabelMaps = AUTO,
+    coco_holes: Literal["on", "off"] = "on",
     preset: Name | None = None,
     weights: Name | None = None,
     semantic: Annotated[str, Parameter(metavar="auto|none|DIR")] = "auto",
@@ -54,7 +56,7 @@ def train(
     lr: float | None = None,
     percentile: Percentile | None = None,
     seed: Natural = 0,
-    workers: Natural = 0,
+    workers: Workers = "auto",
     resume: Switch = False,
     checkpoint_steps: Count | None = None,
     devices: Count = 1,
@@ -72,7 +74,8 @@ def train(
     ----------
     data
         Folder of the dataset: COCO (annotations/instances_{train,val}.json with {train,val}/, COCO's own layout, or
-        Roboflow's), YOLO (data.yaml), labelme (JSON files) or label maps (images/ and masks/).
+        Roboflow's), YOLO (data.yaml), labelme (JSON files), label maps (images/ and masks/), Pascal VOC, Cityscapes,
+        VIA and others (docs/guides/formats.md).
     val_share
         Hold out this share of the training images (0 to 1) for validation, if --data has no validation set.
     train_annotations
@@ -87,6 +90,9 @@ def train(
         How label maps are read: auto decides from the maps; otherwise what is an instance, as in instances (each
         value), components (each connected region) or classes (values are classes), and which values are background and
         void: components,background=255,void=none.
+    coco_holes
+        on: a polygon of COCO's JSON wholly inside another, of the opposite orientation, is a hole; off: polygons are a
+        union, as COCO's own metrics have them.
     preset
         The model and its schedule; `htc models` lists all. Default: chosen for the dataset.
     weights
@@ -103,7 +109,8 @@ def train(
     evaluate_every
         Epochs between two evaluations. Default: 1, or about twenty evaluations in all if the epochs are chosen.
     max_time
-        Stop after this many minutes of training.
+        Minutes from the command to the model, within 5 %. They decide the number of steps and, unless you set them or
+        a preset, the input size and the crop.
     batch_size
         Images of one process in a step. Default: the preset's.
     lr
@@ -115,7 +122,7 @@ def train(
     seed
         The same seed on the same machine gives the same weights.
     workers
-        Processes that load images; 0 loads them in the training process.
+        Processes that load images; 0 loads them in the training process, auto decides by measuring the first steps.
     resume
         Continue the run in --out DIR exactly from its last checkpoint.
     checkpoint_steps
@@ -145,6 +152,7 @@ def train(
         val_annotations=val_annotations,
         val_images=val_images,
         label_maps=label_maps,
+        coco_holes=coco_holes,
         weights=weights,
         semantic=maps.targets(semantic),
         out=out,
@@ -174,7 +182,6 @@ def train(
         result = run_request(request, listener)
     if result.metrics is not None and here().rank == 0:
         print_metrics(result.metrics.to_dict())
-    print_message(f"model: {result.model_folder}    metrics, curves and images: {result.folder}")
     print_message(f"predict with it: htc predict IMAGE --model {result.folder}")
     return 0
 

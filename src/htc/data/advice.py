@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from htc.config import PYRAMID_STRIDES, Input
+from htc.data.columns import table_of
 from htc.data.dataset import Dataset
 from htc.data.transforms import resized_size
 
@@ -74,23 +75,14 @@ class Advice:
 
 def statistics_of(dataset: Dataset) -> Statistics:
     """Collect the statistics that the rules use."""
-    instances = [
-        (number, instance)
-        for number, record in enumerate(dataset.images)
-        for instance in record.instances
-        if not instance.crowd
-    ]
+    table = table_of(dataset.images).without_crowds()
     return Statistics(
-        classes=dataset.classes,
-        sizes=np.array([(record.height, record.width) for record in dataset.images], np.int64).reshape(-1, 2),
-        boxes=np.array([instance.box for _, instance in instances], np.float64).reshape(-1, 4),
-        labels=np.array([instance.label for _, instance in instances], np.int64),
-        images=np.array([number for number, _ in instances], np.int64),
+        classes=dataset.classes, sizes=table.sizes, boxes=table.boxes, labels=table.labels, images=table.owners
     )
 
 
-def input_size(data: Statistics) -> Advice:
-    """Choose the size of the network input.
+def input_size(data: Statistics, shrink: float = 1.0) -> Advice:
+    """Choose the size of the network input; `shrink` (up to 1) makes it smaller, for a time limit.
 
     Images are enlarged, at most twofold, until nine in ten instances are at least 24 px large (as in COCO at
     mmdetection's 800 px), and reduced, down to mmdetection's short edge of 800, as long as nine in ten stay above 64
@@ -106,7 +98,7 @@ def input_size(data: Statistics) -> Advice:
         scale = min(LEAST_SIDE / max(side, 1.0), MOST_ENLARGED)
     elif side > AMPLE_SIDE and short > ENOUGH_SHORT:
         scale = max(AMPLE_SIDE / side, ENOUGH_SHORT / short)
-    fitting = min(scale, MOST_LONG / long)
+    fitting = min(scale, MOST_LONG / long) * shrink
     short_edge = _multiple(short * fitting)
     long_edge = max(short_edge, min(MOST_LONG, max(_multiple(long * fitting), _multiple(short_edge * 5 / 3))))
     measured = (
@@ -115,14 +107,15 @@ def input_size(data: Statistics) -> Advice:
     )
     cut = (
         ""
-        if fitting == scale
+        if fitting == scale * shrink
         else f"; the input size is limited to {MOST_LONG} px: for larger inputs, train on crops "
         f"(training.augmentation.crop)"
     )
+    limited = "" if shrink == 1 else f"; {shrink:.0%} of that size, so that a whole schedule fits the time limit"
     rule = f"enlarged (at most {MOST_ENLARGED:g}x) up to {LEAST_SIDE:.0f} px, reduced only above {AMPLE_SIDE:.0f} px"
     return Advice(
         {"input.short_edge": short_edge, "input.long_edge": long_edge, "input.max_scale": round(fitting, 2)},
-        f"{measured}; {rule}{cut}",
+        f"{measured}; {rule}{cut}{limited}",
     )
 
 
