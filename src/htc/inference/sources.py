@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from glob import has_magic
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
-from unicodedata import normalize
 from urllib.parse import unquote, urlsplit
 
 from htc.data.image_headers import IMAGE_SUFFIXES, Pages, image_header, is_image
+from htc.data.image_names import ListedNames
 from htc.data.images import MAX_PIXELS, is_url
 from htc.data.remote_images import check_url
 from htc.errors import DataError
@@ -210,49 +210,24 @@ def _whole(file: ImageFile, _root: Path) -> str:
     return re.sub(r"[:?&=]+", "", path.replace("://", "/")).lstrip("/")
 
 
-def image_ids(files: Sequence[ImageFile], annotations: Mapping[str, int | str] | None = None) -> list[int | str]:
+def image_ids(
+    files: Sequence[ImageFile], annotations: ListedNames | Mapping[str, int | str] | None = None
+) -> list[int | str]:
     """Return the id of each image in result files.
 
-    It is the id of its file name (relative, else the bare name) in `annotations`; else the integer of an all-digit
-    stem, unless another image has this id; else its name. Raises `DataError` for a bare name that `annotations` lists
-    in several folders.
+    It is the id of its file name (its path below SOURCE, else as much of its path as `annotations` list); else the
+    integer of an all-digit stem, unless another image has this id; else its name. Raises `DataError` where
+    `annotations` are ambiguous.
     """
-    known = {_plain(name): id for name, id in (annotations or {}).items()}
-    listed: dict[str, list[str]] = {}
-    for name in known:
-        listed.setdefault(name.rsplit("/", 1)[-1], []).append(name)
-    bare = [PurePosixPath(file.name).name if isinstance(file.path, str) else file.path.name for file in files]
-    given = [
-        known.get(_listed_name(file, known, listed.get(_plain(name), [])))
-        for file, name in zip(files, bare, strict=True)
-    ]
-    stems = [int(stem) if (stem := PurePath(name).stem).isascii() and stem.isdigit() else None for name in bare]
-    uses = Counter([*known.values(), *(stem for stem, own in zip(stems, given, strict=True) if own is None)])
+    known = annotations if isinstance(annotations, ListedNames) else ListedNames((annotations or {}).items())
+    paths = [Path(file.name) if isinstance(file.path, str) else file.path for file in files]
+    given = known.ids_of([(path, file.name) for path, file in zip(paths, files, strict=True)])
+    stems = [int(path.stem) if path.stem.isascii() and path.stem.isdigit() else None for path in paths]
+    uses = Counter([*known.all_ids, *(stem for stem, own in zip(stems, given, strict=True) if own is None)])
     return [
         own if own is not None else stem if stem is not None and uses[stem] == 1 else file.name
         for file, own, stem in zip(files, given, stems, strict=True)
     ]
-
-
-def _plain(name: str) -> str:
-    """A file name with forward slashes, without `./`, and with composed letters (NFC), as other systems may differ."""
-    return PurePosixPath(normalize("NFC", name).replace("\\", "/")).as_posix()
-
-
-def _listed_name(file: ImageFile, known: Mapping[str, int | str], same_name: Sequence[str]) -> str:
-    """Return the name of the image in the annotations (`same_name`: all with its bare name), or "" if there is none."""
-    name = _plain(file.name)
-    if name in known or len(same_name) < 2:
-        return name if name in known else "".join(same_name)
-    # `cam1/a.png` of the folder `images` may be listed as `images/cam1/a.png`
-    whole = "/" + _plain(file.path if isinstance(file.path, str) else file.path.absolute().as_posix())
-    below = [name for name in same_name if whole.endswith("/" + name)]
-    if len(below) == 1:
-        return below[0]
-    raise DataError(
-        f"{file.path}: the annotations list {len(same_name)} images of this name ({', '.join(same_name[:3])}), so its "
-        f"image_id is ambiguous; pass the folder that their file_name starts from as SOURCE"
-    )
 
 
 def predict_files(

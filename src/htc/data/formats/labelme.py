@@ -30,6 +30,7 @@ from htc.data.formats.converted import (
     text_of,
 )
 from htc.data.formats.map_folders import IMAGE_FOLDERS
+from htc.data.formats.shapes import box_of, ellipse_ring, rectangle_ring, ring_of
 from htc.data.image_headers import image_size
 from htc.data.images import read_image
 from htc.data.mask_encodings import polygon_runs
@@ -44,7 +45,6 @@ JSON_FOLDERS = ("labels", "annotations", "labelme", "json", "jsons", "ann")
 """Folders beside those of the images."""
 SAMPLE = 20
 """Number of JSON files among which one of labelme's must be."""
-CIRCLE_POINTS = 64
 
 
 def is_labelme(folder: Path) -> bool:
@@ -216,11 +216,7 @@ class _Reader:
             self.faults.add(str(error))
             return None
         if self.boxes_only:
-            points = np.array(rings).reshape(-1, 2).clip(0, (width, height))
-            low, high = points.min(0), points.max(0)
-            return ConvertedInstance(
-                label, None, (float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1]))
-            )
+            return ConvertedInstance(label, None, box_of(rings, height, width))
         if not masks:
             return ConvertedInstance(label, rings)
         parts = [coco_masks.encode(np.asfortranarray(mask)) for mask in masks]
@@ -280,12 +276,11 @@ def _rings(shape: dict[str, Any]) -> list[list[float]]:
     if kind == "circle":
         (x, y), (edge_x, edge_y) = points
         radius = math.hypot(edge_x - x, edge_y - y)
-        angles = [2 * math.pi * step / CIRCLE_POINTS for step in range(CIRCLE_POINTS)]
-        points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
-    elif kind == "rectangle":
+        return [ellipse_ring(x, y, radius, radius)]
+    if kind == "rectangle":
         (x1, y1), (x2, y2) = points[0], points[2 if len(points) == 4 else 1]
-        points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
-    return [[round(float(value), 3) for point in points for value in point]]
+        return [rectangle_ring(x1, y1, x2 - x1, y2 - y1)]
+    return [ring_of(points)]
 
 
 def _mask(shape: dict[str, Any], height: int, width: int) -> UInt8[np.ndarray, "H W"]:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from htc.data.annotation_file import AnnotationFile, annotation_file
-from htc.data.coco import Splits, coco_parts, dataset_of, find_splits, read_coco
+from htc.data.coco import Splits, dataset_of, read_coco
 from htc.data.dataset import Dataset
+from htc.data.formats.coco_exports import parts_of, splits_of
 from htc.data.formats.converted import ANNOTATIONS_FOLDER, Converted, coco_content, with_embedded, write_parts
 from htc.data.formats.map_rules import AUTO, parse_map_options
 from htc.data.formats.recognize import is_coco, read_other, unknown_layout
@@ -96,7 +97,7 @@ def prepare_splits(
     if not isinstance(data, Path):
         splits = _written_splits(data, destination, say)
     elif is_coco(data) or not data.is_dir():
-        splits = find_splits(data)
+        splits = splits_of(data)
     else:
         converted = convert_data(data, destination, label_maps)
         for line in conversion_summary(converted):
@@ -224,7 +225,7 @@ def _folder_split(folder: Path, name: str, destination: Path, say: Say, label_ma
 
 
 def _coco_split(folder: Path, name: str) -> tuple[Path, Path]:
-    parts = coco_parts(folder)
+    parts = parts_of(folder)
     if name not in parts:
         raise DataError(_no_split(folder, name, parts))
     annotations, images = parts[name]
@@ -237,7 +238,7 @@ def _other_with_split(folder: Path, name: str, label_maps: str) -> Converted | N
     """Read a folder that is not COCO's and has that split; None if it is COCO's."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder of a dataset")
-    if coco_parts(folder):
+    if is_coco(folder):
         return None
     other = _read(folder, label_maps)
     if name not in other.parts:
