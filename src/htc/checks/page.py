@@ -15,7 +15,7 @@ from htc.checks.kinds import FINDING_KINDS
 from htc.checks.repair import RepairedFile
 from htc.checks.report import flags, verdict
 from htc.data.advice import ANCHOR_SCALES, anchor_coverage
-from htc.data.images import read_image
+from htc.data.images import VISIBLE, read_image
 from htc.errors import DataError
 from htc.visual.charts import bar_chart
 from htc.visual.page import (
@@ -51,7 +51,7 @@ def thumbnail(finding: Finding) -> UInt8[np.ndarray, "H W 3"] | None:
     if finding.image_path is None or not finding.image_path.is_file():
         return None
     try:
-        image = read_image(finding.image_path)
+        image = read_image(finding.image_path, intensity=VISIBLE)
     except DataError:
         return None
     window = _window(_extent(finding), image.shape[0], image.shape[1])

@@ -9,8 +9,8 @@ from htc.checks.findings import Edit, Finding, ListName, annotation_finding, rec
 from htc.data.annotation_file import AnnotationFile
 from htc.data.coco_records import AnnotationEntry, ImageEntry, category_fault
 from htc.data.faults import RecordFault
+from htc.data.image_headers import image_size
 from htc.data.image_names import portable
-from htc.data.images import image_size
 from htc.data.record_values import own_id, short, whole
 from htc.errors import DataError
 

@@ -12,6 +12,7 @@ from htc.errors import ConfigError, RenamedWarning
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Percentage = Annotated[float, Field(ge=0, le=100)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Quad = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
 Precision = Literal["fp32", "bf16"]

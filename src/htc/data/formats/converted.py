@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_masks
 
+from htc.data.image_headers import IMAGE_SUFFIXES
 from htc.data.mask_encodings import Rings, polygon_runs
 from htc.errors import DataError
 from htc.files import visible_entries, whole_file, write_json
 
 ANNOTATIONS_FOLDER = "annotations"
-IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif"))
+IMAGE_ENDINGS = frozenset(IMAGE_SUFFIXES)
 EMBEDDED_FOLDER = "images"
 NAMES_SHOWN = 10
 """Number of names in a note; the others are counted."""

@@ -31,7 +31,8 @@ from htc.data.formats.converted import (
 )
 from htc.data.formats.map_folders import IMAGE_FOLDERS
 from htc.data.formats.shapes import box_of, ellipse_ring, rectangle_ring, ring_of
-from htc.data.images import image_size, read_image
+from htc.data.image_headers import image_size
+from htc.data.images import read_image
 from htc.data.mask_encodings import polygon_runs
 from htc.errors import DataError
 from htc.files import visible_entries

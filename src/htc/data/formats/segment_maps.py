@@ -12,7 +12,7 @@ from pathlib import Path
 from htc.data.faults import Faults
 from htc.data.formats.converted import SPLIT_NAMES, Converted, ConvertedImage, ConvertedInstance, Notes, images_below
 from htc.data.formats.map_values import read_pages, rle, runs_by_value
-from htc.data.images import image_size
+from htc.data.image_headers import image_size
 from htc.data.panoptic import PanopticFile, read_panoptic
 from htc.errors import DataError
 from htc.files import read_json, visible_entries

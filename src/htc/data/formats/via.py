@@ -17,7 +17,7 @@ from htc.data.faults import Faults
 from htc.data.formats.converted import SPLIT_NAMES, Converted, ConvertedImage, ConvertedInstance, Notes, images_in
 from htc.data.formats.map_folders import IMAGE_FOLDERS
 from htc.data.formats.shapes import box_of, ellipse_ring, rectangle_ring, ring_of
-from htc.data.images import image_size
+from htc.data.image_headers import image_size
 from htc.errors import DataError
 from htc.files import read_text, visible_entries
 
