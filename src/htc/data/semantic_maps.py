@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from htc.data.dataset import Dataset, ImageRecord, PanopticMaps, SemanticMaps
 from htc.data.faults import Faults
+from htc.data.image_pages import page_parts
 from htc.data.map_files import check_size, read_pixels, read_segment_ids
 from htc.data.mask_encodings import Crop
 from htc.data.panoptic import PanopticFile, read_panoptic, valued
@@ -77,8 +78,9 @@ def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarra
 
 
 def map_path(folder: Path, image: Path) -> Path:
-    """Path of the semantic map of an image."""
-    return folder / f"{image.stem}.png"
+    """Path of the semantic map of an image; that of the page `stack.tif#2` is `stack#2.png`."""
+    parts = page_parts(image.name)
+    return folder / (f"{image.stem}.png" if parts is None else f"{Path(parts[0]).stem}#{parts[1]}.png")
 
 
 @dataclass(frozen=True)
