@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from htc.data.images import image_size, read_image
+from htc.data.image_headers import image_header
+from htc.data.images import read_image
 from htc.errors import DataError
 from stress_tests.harness import Case, Stress
 from stress_tests.samples import mutated
@@ -30,6 +31,10 @@ FORMATS = {
     "a.bmp": ("RGB", {}),
     "a.gif": ("P", {}),
     "a.ppm": ("RGB", {}),
+    "a.jp2": ("RGB", {}),
+    "a.avif": ("RGB", {}),
+    "stack.tif": ("L", {"save_all": True}),
+    "frames.gif": ("P", {"save_all": True}),
 }
 WIDTH, HEIGHT = 96, 64
 
@@ -49,7 +54,7 @@ def prepare(_shared: Path) -> Case:
 
 def outcome(path: Path) -> str | None:
     """Read the header and the pixels; return what is wrong with the way in which it fails or succeeds."""
-    for read in (image_size, read_image):
+    for read in (image_header, read_image):
         try:
             result = read(path)
         except DataError as error:
@@ -76,6 +81,8 @@ def encoded(mode: str, options: dict[str, object], name: str) -> bytes:
         exif = Image.Exif()
         exif[274] = 6
         options = {**options, "exif": exif}
+    if "save_all" in options:
+        options = {**options, "append_images": [image, image]}
     stream = io.BytesIO()
     suffix = Path(name).suffix
     image.save(stream, Image.registered_extensions()[suffix], **options)

@@ -114,6 +114,22 @@ def visible(path: Path) -> bool:
     return not path.name.startswith(".") and path.name not in HIDDEN_NAMES
 
 
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; false for a name that cannot be one, such as one that is too long."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is such a folder; false for a name that cannot be one."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def visible_entries(folder: Path) -> list[Path]:
     """The visible files and folders directly in a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if visible(path))
