@@ -22,8 +22,13 @@ class Behaviour:
     length_known: bool = True
     delay: float = 0.0
     """Seconds before an answer."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Further headers of an answer."""
+    content_type: str = ""
+    drip: float = 0.0
+    """Seconds between single bytes of the body."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
-    """(path, Range header) of every request."""
+    """(path, Range header) of every GET request."""
 
 
 @contextmanager
@@ -33,6 +38,18 @@ def serve(behaviour: Behaviour) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             """Say nothing."""
+
+        def do_HEAD(self) -> None:
+            time.sleep(behaviour.delay)
+            if behaviour.redirect and not self.path.startswith("/elsewhere/"):
+                self.send_response(302)
+                self.send_header("Location", behaviour.redirect)
+            else:
+                self.send_response(behaviour.statuses[0] if behaviour.statuses else 200)
+                for name, value in behaviour.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(behaviour.content)))
+            self.end_headers()
 
         def do_GET(self) -> None:
             wanted = self.headers.get("Range")
@@ -57,10 +74,19 @@ def serve(behaviour: Behaviour) -> Iterator[str]:
             self.send_response(200 if start is None else 206)
             if start is not None:
                 self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+            for name, value in behaviour.headers.items():
+                self.send_header(name, value)
             if behaviour.length_known:
                 self.send_header("Content-Length", str(len(body)))
+            if behaviour.content_type:
+                self.send_header("Content-Type", behaviour.content_type)
             self.end_headers()
-            self.wfile.write(body[: behaviour.cut_after.pop(0)] if behaviour.cut_after else body)
+            body = body[: behaviour.cut_after.pop(0)] if behaviour.cut_after else body
+            if not behaviour.drip:
+                self.wfile.write(body)
+            for number in range(len(body) if behaviour.drip else 0):
+                time.sleep(behaviour.drip)
+                self.wfile.write(body[number : number + 1])
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

@@ -37,7 +37,8 @@ def convert(
     source
         A checkpoint of mmdetection, detectron2 or torchvision (.pth), a .safetensors file, a native folder, or a preset
         with released weights; FILE#teacher is one of several models in a file. Or the folder of a dataset: YOLO
-        (data.yaml), labelme (JSON files) or label maps (images/ and masks/); the images are not copied.
+        (data.yaml), labelme (JSON files), label maps (images/ and masks/), Pascal VOC, Cityscapes, VIA and others; the
+        images are not copied.
     destination
         The new folder.
     colors

@@ -96,7 +96,8 @@ def evaluate(
     save_results
         Write the COCO results to this new file, also for images without annotations such as COCO's test images.
     max_detections
-        Maximum detections of an image that are evaluated. Default: the model's own, or 100 for a result file.
+        Maximum detections of an image that are evaluated. Default: the model's own, or 100 for a result file
+        (300 for LVIS).
     batch_size
         Images in a forward pass.
     workers

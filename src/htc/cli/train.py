@@ -1,7 +1,7 @@
 """`htc train`: train a model on a dataset."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -18,6 +18,7 @@ from htc.cli.options import (
     ModelOptions,
     Name,
     Natural,
+    Percentile,
     Switch,
     Words,
     Workers,
@@ -30,7 +31,7 @@ from htc.settings.layers import Setting, names_preset, to_yaml
 from htc.training.display import displaying
 from htc.training.events import Event, Listener, StepDone
 from htc.training.request import TrainingRequest
-from htc.training.train import preparing, run_request, schedule_settings
+from htc.training.train import percentile_settings, preparing, run_request, schedule_settings
 
 
 def train(
@@ -42,8 +43,9 @@ def train(
     val_annotations: File | None = None,
     val_images: Folder | None = None,
     label_maps: LabelMaps = AUTO,
+    coco_holes: Literal["on", "off"] = "on",
     preset: Name | None = None,
-    weights: Name | None = None,
+    weights: Annotated[str | None, Parameter(metavar="none|imagenet|coco|NAME|FILE")] = None,
     semantic: Annotated[str, Parameter(metavar="auto|none|DIR")] = "auto",
     maps: MapFlags = NO_MAPS,
     out: Folder | None = None,
@@ -52,6 +54,7 @@ def train(
     max_time: Annotated[Above | None, Parameter(metavar="MINUTES")] = None,
     batch_size: Count | None = None,
     lr: float | None = None,
+    percentile: Percentile | None = None,
     seed: Natural = 0,
     workers: Workers = "auto",
     resume: Switch = False,
@@ -71,7 +74,8 @@ def train(
     ----------
     data
         Folder of the dataset: COCO (annotations/instances_{train,val}.json with {train,val}/, COCO's own layout, or
-        Roboflow's), YOLO (data.yaml), labelme (JSON files) or label maps (images/ and masks/).
+        Roboflow's), YOLO (data.yaml), labelme (JSON files), label maps (images/ and masks/), Pascal VOC, Cityscapes,
+        VIA and others (docs/guides/formats.md).
     val_share
         Hold out this share of the training images (0 to 1) for validation, if --data has no validation set.
     train_annotations
@@ -86,12 +90,16 @@ def train(
         How label maps are read: auto decides from the maps; otherwise what is an instance, as in instances (each
         value), components (each connected region) or classes (values are classes), and which values are background and
         void: components,background=255,void=none.
+    coco_holes
+        on: a polygon of COCO's JSON wholly inside another, of the opposite orientation, is a hole; off: polygons are a
+        union, as COCO's own metrics have them.
     preset
         The model and its schedule; `htc models` lists all. Default: chosen for the dataset.
     weights
         Start from these weights: a preset with released weights, a folder, a file, or FILE#teacher for one of several
-        models in it. Layers that depend on the classes keep the rows of classes with the same name; the others start
-        from random values.
+        models in it; coco: released COCO weights; imagenet: ImageNet weights of the backbone; none: random weights.
+        Default, without --preset: the best of these that is reachable and that the device can train. Layers that depend
+        on the classes keep the rows of classes with the same name; the others start from random values.
     semantic
         Targets of the semantic branch: auto derives them from the instances, none removes the branch, DIR holds PNG
         maps.
@@ -109,6 +117,9 @@ def train(
     lr
         Learning rate. SGD scales it linearly with the images per step, LR being for 16; AdamW takes it as it is.
         Default: the preset's.
+    percentile
+        Percentiles (0 to 100) of 16-bit and float images that become 0 and 255, as in 0.1,99.9; stored with the
+        weights. Default: the preset's range, --input.intensity.
     seed
         The same seed on the same machine gives the same weights.
     workers
@@ -126,7 +137,11 @@ def train(
     logger
         Log losses and metrics to tensorboard, wandb or mlflow; several can be given.
     """
-    settings = [*options.settings(flags), *schedule_settings(epochs, batch_size, lr, "--")]
+    settings = [
+        *options.settings(flags),
+        *schedule_settings(epochs, batch_size, lr, "--"),
+        *percentile_settings(percentile, "--percentile"),
+    ]
     if preset is not None:
         settings.append(Setting(("preset",), preset, "--preset"))
     request = TrainingRequest(
@@ -138,6 +153,7 @@ def train(
         val_annotations=val_annotations,
         val_images=val_images,
         label_maps=label_maps,
+        coco_holes=coco_holes,
         weights=weights,
         semantic=maps.targets(semantic),
         out=out,

@@ -12,10 +12,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from htc.data.coco import read_coco
-from htc.data.dataset import ImageRecord
+from htc.data.dataset import Dataset, ImageRecord
 from htc.data.ground_truth import annotated, annotated_image
-from htc.data.images import read_image
+from htc.data.image_names import distinct_names
+from htc.data.images import VISIBLE, read_image
 from htc.errors import OutputError
 from htc.evaluation.comparison import Annotation, Comparison, EncodedMask
 from htc.evaluation.errors import ERROR_KINDS, IGNORED, RIGHT, at_least, sort_errors
@@ -38,15 +38,13 @@ from htc.visual.palette import PALETTE
 SCORE = 0.5
 
 
-def draw_comparisons(
-    predictor: Predictor, annotations: Path, images: Path, folder: Path, most: int = 8
-) -> tuple[Path, ...]:
+def draw_comparisons(predictor: Predictor, dataset: Dataset, folder: Path, most: int = 8) -> tuple[Path, ...]:
     """Write PNGs of ground truth (left) and prediction (right) for up to `most` images, evenly spread over the dataset.
 
     Predictions have a score of at least 0.5. Existing files of the same name are replaced. Raises `OutputError` if the
     folder cannot be written to.
     """
-    records = read_coco(annotations, images).images
+    records = dataset.images
     chosen = (
         [
             records[index]
@@ -56,8 +54,8 @@ def draw_comparisons(
         else []
     )
     written = []
-    for record in chosen:
-        path = folder / f"{record.path.stem[:16]}.png"
+    for record, name in zip(chosen, distinct_names([record.path for record in chosen]), strict=True):
+        path = folder / f"{name}.png"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(comparison(predictor, record)).save(path)
@@ -71,7 +69,7 @@ def draw_comparisons(
 
 def comparison(predictor: Predictor, record: ImageRecord) -> np.ndarray:
     """Draw one annotated image (H, W, 3) twice, side by side: with its ground truth, and with the prediction."""
-    image = annotated_image(record)
+    image = annotated_image(record, predictor.config.input.intensity)
     ground_truth = annotated(record, None, None).ground_truth
     factor = enlargement((record.height, record.width))
     crops = None if ground_truth.masks is None else crops_of(ground_truth.masks, factor)
@@ -105,7 +103,7 @@ def draw_errors(path: Path, comparison: Comparison, matched: Matched, threshold:
 
     Raises `DataError` if the image cannot be read.
     """
-    image = read_image(path)
+    image = read_image(path, intensity=VISIBLE)
     scale = enlargement((image.shape[0], image.shape[1]))
     cut = at_least(matched, threshold)
     kinds = sort_errors(cut).kinds

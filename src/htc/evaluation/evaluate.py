@@ -16,16 +16,18 @@ from htc.data.formats.map_rules import AUTO
 from htc.data.semantic_maps import MapSources, semantic_sources
 from htc.errors import ConfigError
 from htc.evaluation.bootstrap import DRAWS
+from htc.evaluation.comparison import is_federated
 from htc.evaluation.evaluation import (
     Evaluation,
     EvaluationData,
     evaluate_predictor,
     images_folder,
     member_names,
+    read_checked_results,
     read_other_results,
     score_results,
 )
-from htc.evaluation.files import read_annotations, read_results
+from htc.evaluation.files import read_annotations
 from htc.evaluation.maps import MapRequest
 from htc.evaluation.request import EvaluationRequest
 from htc.evaluation.run import match_categories, parse_stages
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("htc")
 DETECTIONS_OF_A_FILE = 100
 """Maximum detections of an image and class in the evaluation of a result file, as in COCO's own evaluation."""
+DETECTIONS_OF_LVIS = 300
+"""Maximum detections of an image, as in LVIS's own evaluation."""
 
 
 def evaluate(
@@ -86,7 +90,8 @@ def evaluate(
 
     Args:
         model: a predictor, or what `htc.load` takes; a list evaluates the ensemble and each of its members.
-        data: a folder (COCO, YOLO, labelme or label maps), an `htc.Dataset`, or a dictionary of datasets by split.
+        data: a folder (COCO, YOLO, labelme, label maps and other formats), an `htc.Dataset`, or a dictionary of
+            datasets by split.
         split: the part of `data` to evaluate on: "val", "train" or "test".
         annotations: a COCO annotation file, in place of `data`.
         images: the folder of its images. `None`: by COCO's layout, else the folder of the annotations.
@@ -99,7 +104,7 @@ def evaluate(
         stages: also evaluate these mask stages, each alone or averaged: ("1", "2", "1-3").
         save_results: write the COCO results to this new file.
         max_detections: maximum detections of an image that are evaluated. `None`: the model's own, or 100 for a result
-            file.
+            file (300 for LVIS).
         batch_size: images in a forward pass.
         workers: processes that load images; 0 loads them in this process.
         semantic: also evaluate the semantic map: "auto" against maps derived from the instances, or a folder of PNG
@@ -231,9 +236,13 @@ def _of_results(
     elif request.html is not None:
         LOG.info("the page will have no images; to add them, pass images (--images DIR)")
     results = Path(request.results)
-    max_detections = request.max_detections or DETECTIONS_OF_A_FILE
+    default = DETECTIONS_OF_LVIS if is_federated(ground_truth) else DETECTIONS_OF_A_FILE
+    max_detections = request.max_detections or default
     evaluation = score_results(
-        ground_truth, read_results(results), max_detections=max_detections, diagnostics=request.with_diagnostics
+        ground_truth,
+        read_checked_results(ground_truth, results),
+        max_detections=max_detections,
+        diagnostics=request.with_diagnostics,
     )
     return evaluation, results.name, paths
 

@@ -14,7 +14,8 @@ from htc import process_memory
 from htc.checkpoint.exported import Description, readable_metadata
 from htc.config import Config
 from htc.data.coco import read_coco
-from htc.data.images import image_size, read_image
+from htc.data.image_headers import image_size
+from htc.data.images import read_image
 from htc.errors import ConfigError, DataError, ExportError
 from htc.evaluation.evaluation import images_folder
 from htc.exporting.certificate import (
@@ -223,7 +224,7 @@ def comparison_images(folder: Path | None, annotations: Path | None) -> list[Pat
         files, failures = expand([folder])
         if not files:
             raise DataError(failures[0].message if failures else f"{folder}: no images")
-        found = [one.path for one in files]
+        found = [Path(one.path) for one in files]
     else:
         bundled = Path(str(resources.files("htc.demo"))) / "nuclei" / "val"
         return _of_several_sizes(sorted(bundled.iterdir()), IMAGES)

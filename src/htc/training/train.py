@@ -14,6 +14,7 @@ from htc.checkpoint.zoo import fetch
 from htc.compatibility import check_torch
 from htc.config import Config, Precision, Section
 from htc.data.coco import read_splits
+from htc.data.columns import table_of
 from htc.data.formats.layouts import locate_splits
 from htc.data.formats.map_rules import AUTO
 from htc.data.semantic_maps import semantic_sources
@@ -27,6 +28,7 @@ from htc.training.display import LogFile, displaying
 from htc.training.events import Downloading, Finished, Listener, Message, Phase, Planned
 from htc.training.launch import on_first_process, run_in_processes
 from htc.training.request import TrainingRequest
+from htc.training.start import Start, choose_start
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +68,7 @@ def train(
     val_annotations: str | Path | None = None,
     val_images: str | Path | None = None,
     label_maps: str = AUTO,
+    coco_holes: Literal["on", "off"] = "on",
     preset: str | None = None,
     weights: str | Path | None = None,
     semantic: "Literal['auto', 'none'] | str | Path | MapSources | Mapping[str, Any]" = "auto",
@@ -78,6 +81,7 @@ def train(
     max_time: float | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    percentile: tuple[float, float] | None = None,
     seed: int = 0,
     workers: "int | Literal['auto']" = "auto",
     resume: bool = False,
@@ -100,8 +104,8 @@ def train(
     the dataset, and each choice is reported with its rule.
 
     Args:
-        data: a folder (COCO, YOLO, labelme or label maps), an `htc.Dataset`, or a dictionary of datasets with the
-            keys "train" and "val".
+        data: a folder (COCO, YOLO, labelme, label maps and other formats), an `htc.Dataset`, or a dictionary of
+            datasets with the keys "train" and "val".
         val_share: hold out this share of the training images (0..1) for validation, if there is no validation set.
         train_annotations: a COCO annotation file, in place of `data`.
         train_images: the folder of its images.
@@ -109,10 +113,14 @@ def train(
         val_images: the folder of its images.
         label_maps: how label maps are read: "auto" decides from the maps; "instances", "components" or "classes" says
             what a value, each of its connected regions, or both are, as in "components,background=255,void=none".
+        coco_holes: "on": a polygon of COCO's JSON wholly inside another, of the opposite orientation, is a hole; "off":
+            polygons are a union, as COCO's own metrics have them.
         preset: the model and its schedule (`htc.list_models()`).
         weights: start from these weights: a preset with released weights, a folder, a file, or "FILE#teacher" for one
-            of several models in it. Layers that depend on the classes keep the rows of classes with the same name; the
-            others start from random values.
+            of several models in it; "coco", released COCO weights; "imagenet", ImageNet weights of the backbone;
+            "none", random weights. `None`: for a training without `preset`, the best of these that is reachable and
+            that the device can train. Layers that depend on the classes keep the rows of classes with the same name;
+            the others start from random values.
         semantic: targets of the semantic branch: "auto" derives them from the instances, "none" removes the branch, a
             folder holds PNG maps; a dictionary changes the section `semantic` of the configuration.
         semantic_json: COCO panoptic annotations that describe the maps.
@@ -126,6 +134,8 @@ def train(
             them or a preset, the input size and the crop.
         batch_size: images of one process in a step.
         lr: learning rate. SGD scales it linearly with the images per step, `lr` being for 16; AdamW takes it as it is.
+        percentile: the percentiles (0..100) of 16-bit and float images that become 0 and 255, as in (0.1, 99.9); sets
+            `input.intensity`, which is stored with the weights. `None`: the configuration's.
         seed: the same seed on the same machine gives the same weights.
         workers: processes that load images; 0 loads them in the training process, "auto" decides by measuring the
             first steps.
@@ -167,7 +177,11 @@ def train(
     if isinstance(semantic, Mapping | Section):
         values, semantic = {**values, "semantic": semantic}, "auto"
     request = TrainingRequest(
-        settings=[*python_settings(config, values, "htc.train"), *schedule_settings(epochs, batch_size, lr)],
+        settings=[
+            *python_settings(config, values, "htc.train"),
+            *schedule_settings(epochs, batch_size, lr),
+            *percentile_settings(percentile, "percentile"),
+        ],
         data=data,
         val_share=val_share,
         train_annotations=train_annotations,
@@ -175,6 +189,7 @@ def train(
         val_annotations=val_annotations,
         val_images=val_images,
         label_maps=label_maps,
+        coco_holes=coco_holes,
         weights=weights,
         semantic=semantic_sources(semantic, semantic_json, semantic_panoptic, semantic_instances, ("auto", "none")),
         out=out,
@@ -211,6 +226,19 @@ def schedule_settings(epochs: int | None, batch_size: int | None, lr: float | No
     ]
 
 
+def percentile_settings(percentile: tuple[float, float] | None, name: str) -> list[Setting]:
+    """Return the settings that the option `percentile`, called `name`, sets."""
+    if percentile is None:
+        return []
+    if len(percentile) != 2:
+        raise ConfigError(f"{name} is {percentile}: give two numbers from 0 to 100, as in (0.1, 99.9)")
+    values = ("percentile", *percentile)
+    return [
+        Setting(("input", "intensity", field), value, name)
+        for field, value in zip(("kind", "low", "high"), values, strict=True)
+    ]
+
+
 def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult":
     """Train as `htc.train` does; start one process for each device if there are several."""
     request.check()
@@ -221,7 +249,7 @@ def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult
     with preparing(request, listener) as prepared, _logged(prepared.folder, listener) as listener:
         plan = prepared.plan
         choices = plan.choices()
-        counts = (len(plan.dataset), sum(len(record.instances) for record in plan.dataset.images))
+        counts = (len(plan.dataset), len(table_of(plan.dataset.images).labels))
         listener(Planned(*counts, len(plan.dataset.classes), choices, plan.options.minutes))
         options = replace(plan.options, evaluate_every=plan.evaluate_every, choices=choices)
         from htc.training.run import run_training
@@ -288,7 +316,6 @@ def _plan(request: TrainingRequest, splits: "Splits", folder: Path, listener: Li
         minutes=request.max_time,
         started=request.started,
         resume=request.resume,
-        weights=None if request.weights is None else str(request.weights),
         semantic=request.semantic,
         checkpoints=Every(steps=request.checkpoint_steps),
         workers=request.workers,
@@ -299,9 +326,30 @@ def _plan(request: TrainingRequest, splits: "Splits", folder: Path, listener: Li
     )
     # only the first process times the precisions: the results of several processes could differ
     settings = [*request.settings, *on_first_process(str(request.device), lambda: _precision(request, listener))]
+    start = None if request.resume else on_first_process(str(request.device), lambda: _start(request, listener))
+    settings += [] if start is None else start.settings
     measuring = request.max_time is not None and not request.resume
     listener(Phase("choosing the configuration" + (" by measuring the first steps" if measuring else "")))
-    return plan_training(splits, folder, settings=settings, options=options, evaluate_every=request.evaluate_every)
+    return plan_training(
+        splits, folder, settings=settings, options=options, evaluate_every=request.evaluate_every, start=start
+    )
+
+
+def _start(request: TrainingRequest, listener: Listener) -> Start:
+    """Choose the weights to start from, and download them."""
+    from htc.inference.device import choose_device
+    from htc.training.auto_config import fits, total_memory
+
+    device = choose_device(request.device)
+    memory = total_memory(device)
+    return choose_start(
+        None if request.weights is None else str(request.weights),
+        request.settings,
+        on_gpu=device.type == "cuda",
+        fits=lambda config: fits(config, memory),
+        own_backbone=request.backbone is not None,
+        listener=listener,
+    )
 
 
 def _run_folder(request: TrainingRequest) -> Path:
@@ -323,6 +371,7 @@ def _located(request: TrainingRequest, folder: Path, listener: Listener) -> "Spl
         converted=folder / CONVERTED,
         say=lambda line: listener(Message(line)),
     )
+    splits = replace(splits, holes=request.coco_holes == "on")
     name = None if request.weights is None else str(request.weights)
     if name is not None and to_be_fetched(name):
         read_splits(splits)  # report faults in the dataset before a long download

@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 from pycocotools import mask as coco_masks
 
 from htc.data.formats.converted import text_of
-from htc.data.images import BROKEN
+from htc.data.image_pages import BROKEN
 from htc.errors import DataError
 
 LOSSY = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
@@ -48,7 +48,7 @@ def _values(image: Image.Image, file: Path) -> Int[np.ndarray, "H W"]:
         return _whole(values, file)
     if mode in ("LA", "RGB", "RGBA"):
         alpha = values[:, :, -1]
-        colors = _packed(values[:, :, : 1 if mode == "LA" else 3])
+        colors = packed(values[:, :, : 1 if mode == "LA" else 3])
         # A mask that is drawn with transparency alone has one color.
         return alpha.astype(np.int64) if mode != "RGB" and np.ptp(colors) == 0 and np.ptp(alpha) else colors
     raise DataError(
@@ -56,7 +56,8 @@ def _values(image: Image.Image, file: Path) -> Int[np.ndarray, "H W"]:
     )
 
 
-def _packed(channels: Shaped[np.ndarray, "H W C"]) -> Int[np.ndarray, "H W"]:
+def packed(channels: Shaped[np.ndarray, "H W C"]) -> Int[np.ndarray, "H W"]:
+    """Values of gray or color channels: R + 256 G + 65536 B, or the gray value if the channels are equal."""
     red = channels[:, :, 0].astype(np.int64)
     if channels.shape[2] == 1:
         return red
@@ -98,7 +99,7 @@ def _array_pages(file: Path) -> list[Int[np.ndarray, "H W"]]:
             f"save the label map alone with numpy.save, or as a PNG or TIFF"
         ) from error
     if array.ndim == 3 and array.shape[-1] == 3 and array.dtype == np.uint8:
-        return [_packed(array)]
+        return [packed(array)]
     if array.ndim not in (2, 3) or array.dtype.kind not in "buif" or not array.size:
         raise DataError(f"{file} has shape {array.shape} and type {array.dtype}; a label map is (height, width)")
     pages = array[None] if array.ndim == 2 else array

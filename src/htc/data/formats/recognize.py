@@ -4,12 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from htc.data.coco import LAYOUTS
+from htc.data.coco import LAYOUTS, coco_parts
+from htc.data.formats.coco_exports import has_annotation_files
 from htc.data.formats.converted import Converted
 from htc.data.formats.label_maps import read_label_maps
 from htc.data.formats.labelme import is_labelme, read_labelme
 from htc.data.formats.map_folders import map_parts
 from htc.data.formats.map_rules import DECIDED, MapOptions
+from htc.data.formats.segment_maps import is_cityscapes, panoptic_files, read_cityscapes, read_panoptic_instances
+from htc.data.formats.via import is_via, read_via
+from htc.data.formats.voc import is_voc, read_voc
 from htc.data.formats.yolo import read_yolo
 from htc.data.formats.yolo_files import description
 
@@ -31,6 +35,21 @@ FORMATS = (
         lambda folder, _: read_yolo(folder),
     ),
     Format(
+        "leftImg8bit/train/ and gtFine/train/: Cityscapes",
+        is_cityscapes,
+        lambda folder, _: read_cityscapes(folder),
+    ),
+    Format(
+        "annotations/panoptic_train2017.json with its PNGs beside it, images in train2017/ or images/: COCO panoptic",
+        lambda folder: bool(panoptic_files(folder)),
+        lambda folder, _: read_panoptic_instances(folder),
+    ),
+    Format(
+        "JPEGImages/ with SegmentationObject/ or Annotations/*.xml, or XML files beside the images: Pascal VOC",
+        is_voc,
+        lambda folder, _: read_voc(folder),
+    ),
+    Format(
         "images/ and masks/ (or labels/) with a PNG for each image: label maps; with train/ and val/ above or below",
         lambda folder: bool(map_parts(folder)),
         read_label_maps,
@@ -40,13 +59,20 @@ FORMATS = (
         is_labelme,
         lambda folder, _: read_labelme(folder),
     ),
+    Format(
+        "JSON or CSV files of VIA (VGG Image Annotator) beside the images; in train/ and val/ if there are parts",
+        is_via,
+        lambda folder, _: read_via(folder),
+    ),
 )
 """In the order in which they are tried."""
 
 
 def is_coco(folder: Path) -> bool:
-    """Test whether a folder has one of `LAYOUTS`."""
-    return any((folder / train).is_file() for train, _, _, _ in LAYOUTS)
+    """Test whether a folder contains COCO annotation files, in one of `LAYOUTS` or as tools export them."""
+    if coco_parts(folder):
+        return True
+    return has_annotation_files(folder) and not any(one.matches(folder) for one in FORMATS)
 
 
 def is_known(folder: Path) -> bool:
@@ -65,7 +91,8 @@ def read_other(folder: Path, maps: MapOptions = DECIDED) -> Converted | None:
 def unknown_layout(folder: Path) -> str:
     """Error message that lists the supported layouts."""
     coco = (f"{train} with {images}/: COCO" for train, images, _, _ in LAYOUTS)
-    known = "".join(f"\n  {line}" for line in (*coco, *(one.layout for one in FORMATS)))
+    exports = "COCO annotation files in annotations/, with images/: CVAT, Label Studio, LVIS"
+    known = "".join(f"\n  {line}" for line in (*coco, exports, *(one.layout for one in FORMATS)))
     return (
         f"{folder} has none of the known layouts:{known}\narrange it like one of them, or pass the paths: "
         f"--train-annotations, --train-images"
