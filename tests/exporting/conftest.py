@@ -1,5 +1,7 @@
 """Exported files of the small detector, made once for a session."""
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from htc.exporting import export
 
@@ -51,8 +54,15 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("exported")
-    script = Path(__file__).with_name("exported.py")
-    done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Exported(folder, done.stdout, done.stderr)
+    """Shared by all processes of a test run: the first one exports, the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
+    printed = folder.with_name("exported.json")
+    with FileLock(folder.with_name("exported.lock")):
+        if not printed.exists():
+            folder.mkdir()
+            script = Path(__file__).with_name("exported.py")
+            done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[-3000:]
+            printed.write_text(json.dumps([done.stdout, done.stderr]))
+    return Exported(folder, *json.loads(printed.read_text()))

@@ -90,6 +90,15 @@ def test_an_exported_file_describes_itself(exported: Exported, model: Predictor)
     assert json.loads(metadata["input"])["short_edge"] == 96
 
 
+def test_operators_are_named_by_their_modules_and_no_path_of_this_machine_is_left(exported: Exported) -> None:
+    import onnx
+
+    nodes = onnx.load(exported.onnx).graph.node
+    modules = {node.name.split("/")[0] for node in nodes}
+    assert {"backbone.layer2.0.conv1", "neck.lateral.0.conv", "rpn.objectness", "roi.box_heads.1.classify"} <= modules
+    assert str(Path(htc.__file__).parent).encode() not in exported.onnx.read_bytes()
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -127,14 +136,14 @@ def test_no_network_is_built(exported: Exported, monkeypatch: pytest.MonkeyPatch
     assert len(load(exported.onnx, device="cpu").predict(IMAGE, score_threshold=0.0)) == 10
 
 
-def test_an_evaluation_gives_the_same_metrics(exported: Exported) -> None:
+def test_an_evaluation_gives_the_same_metrics(exported: Exported, tmp_path: Path) -> None:
     data = {"annotations": NUCLEI / "annotations" / "instances_val.json", "images": NUCLEI / "val"}
     content = json.loads(data["annotations"].read_text())
     content["categories"][0]["name"] = "cat"
     keep = {image["id"] for image in content["images"][:3]}
     content["images"] = [image for image in content["images"] if image["id"] in keep]
     content["annotations"] = [one for one in content["annotations"] if one["image_id"] in keep]
-    data["annotations"] = exported.folder.parent / "three.json"
+    data["annotations"] = tmp_path / "three.json"
     data["annotations"].write_text(json.dumps(content))
     expected, found = (
         htc.evaluate(path, **data, device="cpu", progress=False) for path in (exported.model, exported.onnx)

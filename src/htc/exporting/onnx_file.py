@@ -1,5 +1,6 @@
 """ONNX files: the traced program in ONNX's operators, with the description of the model in the metadata."""
 
+import ast
 import contextlib
 import io
 import logging
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
 OPSET = 20
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Names of the modules around an operator, outermost first, then its own, as a Python list."""
 EMBEDDED_BYTES = 1 << 30
 """Weights larger than this go to a second file, FILE.data: one file can hold at most 2 GiB."""
 
@@ -68,6 +71,24 @@ def _tidy(translated: "ONNXProgram") -> None:
         common.NameFixPass(),
     ):
         step(translated.model)
+    _name_by_module(translated.model.graph)
+
+
+def _name_by_module(graph: Any) -> None:
+    """Begin the name of each operator with that of its module, and remove torch's notes, which contain paths of this
+    machine.
+    """
+    graph.metadata_props.clear()
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))[:-1]
+        module = next((scope for scope in reversed(scopes) if scope), "detector").removeprefix("detector.")
+        node.name = f"{module}/{node.name}"
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 def write_onnx(translated: "ONNXProgram", path: Path, metadata: Mapping[str, str], *, parts: bool = False) -> None:
