@@ -22,11 +22,11 @@ class Behaviour:
     length_known: bool = True
     delay: float = 0.0
     """Seconds before an answer."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Further headers of an answer."""
     content_type: str = ""
     drip: float = 0.0
     """Seconds between single bytes of the body."""
-    headers: dict[str, str] = field(default_factory=dict)
-    """Further headers of an answer."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """(path, Range header) of every GET request."""
 

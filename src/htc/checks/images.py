@@ -160,7 +160,7 @@ def listed_twice(part: AnnotationFile) -> Iterator[Finding]:
 
 def unlisted(part: AnnotationFile) -> Iterator[Finding]:
     """Report images in the folder that have no record."""
-    listed = {image.path.name for image in part.images if image.path.parent == part.folder}
+    listed = {file_and_page(image.path)[0].name for image in part.images if image.path.parent == part.folder}
     others = sorted(
         name
         for name in part.present - listed

@@ -1,6 +1,7 @@
 """Files with several images: the pages of a TIFF stack, the frames of a GIF. `stack.tif#2` names the second page."""
 
 import logging
+import re
 import struct
 import zlib
 from contextlib import suppress
@@ -25,10 +26,19 @@ def file_and_page(path: Path, page: int | None = None) -> tuple[Path, int | None
     """The file and page that a path names: page 2 of `stack.tif` for `stack.tif#2`; `page` for other paths, and
     if there is a file of this very name.
     """
-    name, mark, number = path.name.rpartition("#")
-    if not mark or not name or not number.isdecimal() or not int(number) or path.exists():
-        return path, page
-    return path.with_name(name), int(number)
+    parts = page_parts(path.name)
+    return (path, page) if parts is None or path.exists() else (path.with_name(parts[0]), parts[1])
+
+
+def page_parts(name: str) -> tuple[str, int] | None:
+    """File name and page of `stack.tif#2`; None for a name without a page."""
+    file, mark, number = name.rpartition("#")
+    return (file, int(number)) if mark and file and re.fullmatch("[1-9][0-9]*", number) else None
+
+
+def page_path(path: Path, page: int) -> Path:
+    """The path that names a page of a file."""
+    return path.with_name(f"{path.name}#{page}")
 
 
 def turn_to(image: Image.Image, name: str, page: int | None) -> int:

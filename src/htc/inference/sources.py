@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from htc.data.image_headers import IMAGE_SUFFIXES, Pages, image_header, is_image
 from htc.data.image_names import ListedNames
+from htc.data.image_pages import page_path
 from htc.data.images import MAX_PIXELS, is_url
 from htc.data.remote_images import check_url
 from htc.errors import DataError
@@ -113,7 +114,7 @@ def _usable_pages(file: ImageFile, path: Path, max_pixels: int, pages: Pages) ->
     header = image_header(path)
     numbers = range(1, header.pages + 1) if pages == "all" else (pages,) if isinstance(pages, int) else ()
     paged = [
-        ImageFile(path.with_name(f"{path.name}#{number}"), f"{file.name}#{number}")
+        ImageFile(page_path(path, number), f"{file.name}#{number}")
         for number in numbers
         if header.pages > 1 or number > 1
     ] or [file]
