@@ -334,6 +334,40 @@ def split_off(splits: Splits, share: float, destination: Path) -> Splits:
     )
 
 
+def fold_splits(splits: Splits, folds: int, destination: Path) -> list[Splits]:
+    """Divide the training images into folds of about equal size and return the splits of each: it is the validation
+    split, and the others are the training split. Images with the same `group` stay together, as in `split_off`.
+
+    Raises `DataError` if there are fewer images (or groups) than folds, or a validation split.
+    """
+    if splits.val_annotations is not None:
+        raise DataError(
+            f"--folds {folds} evaluates on the training images in turn, and there is a validation split "
+            f"({splits.val_annotations}): remove --folds, or give only --train-annotations and --train-images"
+        )
+    read_coco(splits.train_annotations, splits.train_images)
+    content = json.loads(splits.train_annotations.read_bytes())
+    groups: dict[float, set[int | str]] = {}
+    for image in content["images"]:
+        groups.setdefault(_hash_value(image), set()).add(image["id"])
+    if len(groups) < folds:
+        raise DataError(
+            f"--folds {folds}: {splits.train_annotations} has {len(groups)} images or groups of them; give fewer folds"
+        )
+    parts: list[set[int | str]] = [set() for _ in range(folds)]
+    for value in sorted(groups, key=lambda value: (-len(groups[value]), value)):
+        min(parts, key=len).update(groups[value])
+    everything, found = set().union(*parts), []
+    for number, part in enumerate(parts, 1):
+        files = {
+            name: destination / ANNOTATIONS_FOLDER / f"instances_{name}_fold{number}.json" for name in ("train", "val")
+        }
+        write_json(files["train"], _only(content, everything - part))
+        write_json(files["val"], _only(content, part))
+        found.append(Splits(files["train"], splits.train_images, files["val"], splits.train_images))
+    return found
+
+
 def validation_part(splits: Splits, images: int, destination: Path) -> Splits:
     """Return the splits with `images` of the validation images, spread evenly, in a file below `destination`; the
     splits as they are if there are no more.
