@@ -20,9 +20,9 @@ from htc.benchmark.annotation_reading import write_annotations
 from htc.data import columns_cache, strict_coco
 from htc.data.annotation_file import KIND, annotation_file, read_annotation_file
 from htc.data.coco import dataset_of, ground_truth_of, read_coco
-from htc.data.columns import INSTANCE_FIELDS, RECORD_FIELDS, ColumnImages
+from htc.data.columns import INSTANCE_FIELDS, RECORD_FIELDS, ColumnImages, table_of
 from htc.data.columns_cache import MappedColumns, map_columns, read_columns
-from htc.data.dataset import Dataset, ImageRecord, Instance
+from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
 from htc.errors import DataError
 from htc.files import read_json
 
@@ -36,10 +36,10 @@ IMAGES = 25
 FILES = sorted([*BUNDLED.glob("*.json"), *SHARED.glob("data/*/annotations/*.json")])
 
 
-def tolerant(path: Path, folder: Path | None = None) -> Dataset | str:
+def tolerant(path: Path, *, holes: bool = True) -> Dataset | str:
     """What the tolerant reader gives: the dataset, or the message."""
     try:
-        return dataset_of(annotation_file(read_json(path, KIND), path, folder))
+        return dataset_of(annotation_file(read_json(path, KIND), path, holes=holes))
     except DataError as error:
         return str(error)
 
@@ -55,6 +55,7 @@ def assert_agreement(path: Path) -> bool:
     assert isinstance(slow, Dataset), f"the strict reader accepts what the tolerant one refuses: {slow}"
     dataset = dataset_of(fast)
     assert dataset == slow
+    assert dataset_of(replace(fast, holes=False)) == tolerant(path, holes=False)
     assert dataset.dropped == slow.dropped
     assert_equal_columns(dataset.images, slow.images)
     content = annotation_file(read_json(path, KIND), path)
@@ -131,6 +132,10 @@ PLAIN: dict[str, Any] = {
          "segmentation": {"counts": [0, 2000], "size": [40, 50]}},
         {"id": 0, "image_id": 5, "category_id": 7, "bbox": [40, 2, 5, 5], "iscrowd": 0, "ignore": 0,
          "segmentation": {"size": [20, 30], "counts": "PSTb0"}, "attributes": {"occluded": False, "l": [{}, {}]}},
+        {"id": 12, "image_id": 3, "category_id": 2, "bbox": [2, 2, 30, 30], "area": 500, "ignore": 0,
+         "segmentation": [[2, 2, 32, 2, 32, 32, 2, 32], [10, 10, 10, 20, 20, 20, 20, 10], [33, 33, 40, 33, 40, 39]]},
+        {"id": 13, "image_id": 3, "category_id": 2, "bbox": [4, 4, 9, 9], "area": 81, "ignore": 1,
+         "segmentation": [[4, 4, 13, 4, 13, 13, 4, 13]]},
     ],
     "categories": [{"id": 7, "name": "b", "supercategory": "x"}, {"id": 2, "name": "a"}],
 }  # fmt: skip
@@ -149,6 +154,11 @@ def test_the_plain_form_is_read_strictly(tmp_path: Path) -> None:
     dataset = dataset_of(read_annotation_file(path, None))
     assert [record.group for record in dataset] == [None, None, "night"]
     assert len(dataset.dropped) == 2
+    crowds = {instance.id: instance.crowd for instance in dataset.images[1].instances}
+    assert crowds == {4: False, 8: True, 12: False, 13: True}
+    masks = {instance.id: instance.segmentation for instance in dataset.images[1].instances}
+    assert isinstance(masks[12], RunLengths)  # without its hole
+    assert isinstance(masks[4], Polygons)
     assert dataset.images[1].instances[0].area == 99
 
 
@@ -231,6 +241,13 @@ def test_columns_represent_every_field() -> None:
     """A new field of a record must be added to the columns too."""
     assert {field.name for field in fields(ImageRecord)} == RECORD_FIELDS
     assert {field.name for field in fields(Instance)} == INSTANCE_FIELDS
+
+
+def test_a_table_of_columns_equals_that_of_the_records(large: Path) -> None:
+    images = dataset_of(read_annotation_file(large, None)).images
+    for part in (images, images[3::4], images[:0]):
+        for own, other in zip(table_of(part), table_of(tuple(part)), strict=True):
+            np.testing.assert_array_equal(own, other)
 
 
 def test_images_are_a_sequence(large: Path) -> None:
@@ -396,5 +413,5 @@ def test_records_in_columns_equal_the_records(large: Path) -> None:
 def test_missing_images_are_reported(large: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    with pytest.raises(DataError, match=r"image 000000000001.jpg and \d+ more .* not found"):
+    with pytest.raises(DataError, match=r"\d+ of \d+ images not found in .*: 000000000001.jpg"):
         read_coco(large, folder)

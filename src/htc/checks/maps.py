@@ -24,6 +24,8 @@ def map_files(part: AnnotationFile, folder: Path) -> Iterator[Finding]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of semantic maps; correct --semantic, or remove it")
     for image in part.images:
+        if image.location.missing:
+            continue  # the image has its own finding
         path = map_path(folder, image.path)
         if not path.is_file():
             other = next((one for one in sorted(folder.glob(f"{escape(image.path.stem)}.*"))), None)

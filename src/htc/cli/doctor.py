@@ -84,6 +84,8 @@ def doctor(
     if report.fixed is not None and report.fixed.file is None:
         print_message(f"no fault can be corrected automatically; {fix} was not written")
     elif report.fixed is not None:
+        for change in report.fixed.changes:
+            print_message(str(change))
         print_message(f"corrected annotations ({report.fixed.summary}): {fix}; the examined file is unchanged")
     if html is not None:
         print_message(f"page: {html}")

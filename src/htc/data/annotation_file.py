@@ -2,7 +2,8 @@
 
 Training (`htc.data.coco.read_coco`) and evaluation reject a file for the faults found here and for no others; `htc
 doctor` reports each of them as an error and has further checks. Therefore training and evaluation accept what the
-doctor accepts.
+doctor accepts. Values of another type whose meaning is certain (an id as text) are used by all of them, and reported by
+the doctor, which knows them from `in_coco_types`.
 """
 
 from collections import Counter, defaultdict
@@ -10,19 +11,31 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeGuard, overload
+from typing import Any, SupportsIndex, overload
 
 from htc.data.columns import MAX_SIDE, Columns
 from htc.data.columns_cache import read_columns
 from htc.data.faults import RecordFault
-from htc.data.segmentation import NO_OUTLINE, Outline, are_numbers, read_outline, short
+from htc.data.image_names import ImageLocation, leaves_folder, locate, outside_text, top_files
+from htc.data.record_values import (
+    NO_PARENT,
+    KnownIds,
+    are_numbers,
+    flag,
+    is_id,
+    is_number,
+    is_whole,
+    own_id,
+    short,
+    whole,
+)
+from htc.data.segmentation import EMPTY, NO_OUTLINE, Outline, parse_segmentation, read_outline
 from htc.errors import DataError
 from htc.files import read_json
 
 KIND = "COCO annotations, an instance file (.json)"
 LISTS = ("images", "annotations", "categories")
-ID_TYPES = frozenset((int, str))
-NO_PATH = Path()
+NO_LOCATION = ImageLocation(Path())
 
 
 @dataclass(frozen=True)
@@ -32,16 +45,30 @@ class ImageEntry:
     position: int
     id: int | str
     name: str
-    path: Path
+    location: ImageLocation
     record: dict[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """Its file or, if that is missing, where it should be."""
+        return self.location.path
 
     @property
     def size(self) -> tuple[int, int] | None:
         """(height, width) as annotated; None unless both are valid."""
-        height, width = self.record.get("height"), self.record.get("width")
-        if not is_whole(height) or not is_whole(width):
+        height, width = whole(self.record.get("height")), whole(self.record.get("width"))
+        if height is None or width is None:
             return None
         return (height, width) if 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE else None
+
+    @property
+    def in_coco_types(self) -> dict[str, Any]:
+        """The values of fields that had another type than COCO's."""
+        values: dict[str, Any] = {} if is_id(self.record.get("id")) else {"id": self.id}
+        if self.size is not None:
+            sides = zip(("height", "width"), self.size, strict=True)
+            values |= {name: side for name, side in sides if not is_whole(self.record[name])}
+        return values
 
 
 @dataclass(slots=True)
@@ -57,6 +84,8 @@ class AnnotationEntry:
     """The annotation's id, or `[position]` if it has none."""
     image: ImageEntry
     record: dict[str, Any]
+    holes: bool = True
+    """Whether rings inside others, of the opposite orientation, are holes."""
     _outline: Outline | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -64,7 +93,9 @@ class AnnotationEntry:
         """Its segmentation with all faults, parsed on first use; empty if the image has no size."""
         if self._outline is None:
             size = self.image.size
-            self._outline = NO_OUTLINE if size is None else read_outline(self.record.get("segmentation"), *size)
+            self._outline = (
+                NO_OUTLINE if size is None else read_outline(self.record.get("segmentation"), *size, holes=self.holes)
+            )
         return self._outline
 
     @property
@@ -85,17 +116,58 @@ class AnnotationEntry:
     @property
     def category(self) -> int | None:
         """`category_id`, if it is an integer."""
-        category = self.record.get("category_id")
-        return category if is_whole(category) else None
+        return whole(self.record.get("category_id"))
 
     @property
     def crowd(self) -> bool:
-        """Set by `iscrowd` only."""
-        return self.record.get("iscrowd") == 1
+        """Set by `iscrowd` or `ignore` only, never by the encoding of the mask."""
+        return bool(flag(self.record.get("iscrowd"))) or self.ignored
+
+    @property
+    def ignored(self) -> bool:
+        """Whether `ignore` is set: the annotation is used like a crowd region."""
+        return bool(flag(self.record.get("ignore")))
+
+    @property
+    def area(self) -> float | None:
+        """`area`, if it is a number."""
+        area = self.record.get("area")
+        return area if is_number(area) else None
+
+    @property
+    def segmented(self) -> bool:
+        """Whether there is a segmentation, usable or not."""
+        segmentation = self.record.get("segmentation")
+        return not (
+            segmentation in EMPTY or (isinstance(segmentation, list) and all(ring == [] for ring in segmentation))
+        )
+
+    @property
+    def in_coco_types(self) -> dict[str, Any]:
+        """The values of fields that had another type than COCO's."""
+        record, values = self.record, {}
+        if not (is_id(record["image_id"]) and record["image_id"] == self.image.id):
+            values["image_id"] = self.image.id
+        if "category_id" in record and not is_whole(record["category_id"]) and self.category is not None:
+            values["category_id"] = self.category
+        if type(record.get("id")) is float and record["id"].is_integer():
+            values["id"] = self.id
+        for name in ("iscrowd", "ignore"):
+            stated = record.get(name)
+            if isinstance(stated, str | float) and (meant := flag(stated)) is not None:
+                values[name] = int(meant)
+        segmentation, size = record.get("segmentation"), self.image.size
+        if size is not None and (
+            isinstance(segmentation, dict) or (isinstance(segmentation, list) and [] in segmentation)
+        ):
+            parsed = parse_segmentation(segmentation, *size)
+            if parsed.understood and not parsed.faults:
+                values["segmentation"] = parsed.written
+        return values
 
     def fault(self, code: str, what: str) -> RecordFault:
         """Create a fault of this annotation."""
-        return RecordFault(code, what, "annotations", self.position, self.image.id, self.id)
+        return RecordFault(code, what, "annotations", self.position, self.image.id, self.id, self.image.name)
 
 
 def category_fault(entry: AnnotationEntry, categories: Container[Any]) -> RecordFault | None:
@@ -109,8 +181,8 @@ def category_fault(entry: AnnotationEntry, categories: Container[Any]) -> Record
 def box_fault(entry: AnnotationEntry) -> RecordFault | None:
     """Check that there is a valid box, or else a segmentation."""
     stated = entry.record.get("bbox")
-    if stated is None:
-        if entry.record.get("segmentation"):
+    if stated is None or stated == []:
+        if entry.segmented:
             return None
         return entry.fault("object-empty", "it has neither bbox nor segmentation")
     if entry.box is not None:
@@ -123,11 +195,12 @@ def box_fault(entry: AnnotationEntry) -> RecordFault | None:
 
 
 def crowd_fault(entry: AnnotationEntry) -> RecordFault | None:
-    """Check that `iscrowd` is 0 or 1; a missing one means 0."""
-    stated = entry.record.get("iscrowd")
-    if stated is None or stated in (0, 1):
-        return None
-    return entry.fault("crowd-value", f"its iscrowd is {short(stated)}")
+    """Check that `iscrowd` and `ignore` are 0 or 1; a missing one means 0."""
+    for name in ("iscrowd", "ignore"):
+        stated = entry.record.get(name)
+        if stated is not None and stated not in (0, 1) and flag(stated) is None:
+            return entry.fault("crowd-value", f"its {name} is {short(stated)}")
+    return None
 
 
 @dataclass(frozen=True)
@@ -145,15 +218,15 @@ class AnnotationFile:
     """Name of the split, `train` or `val`; empty if there is only one file."""
     names_needed: bool = True
     """Whether images need a file name; the evaluation of saved results does not need them."""
+    holes: bool = True
+    """Whether a ring wholly inside another, of the opposite orientation, is a hole (`--coco-holes`)."""
     columns: Columns | None = field(default=None, repr=False)
-    """The same content of a faultless file, in columns; entries are then built when they are accessed, and `content` is
-    parsed only if it is needed.
-    """
+    """The same content of a plain file, in columns; entries are then built when they are accessed."""
 
     @cached_property
     def present(self) -> frozenset[str]:
         """Names of the files directly in the folder."""
-        return frozenset() if self.folder is None else frozenset(entry.name for entry in self.folder.iterdir())
+        return frozenset() if self.folder is None else top_files(self.folder)
 
     @property
     def images(self) -> tuple[ImageEntry, ...]:
@@ -167,8 +240,32 @@ class AnnotationFile:
 
     @property
     def classes(self) -> dict[int, str]:
-        """Class names by category id, sorted by id; the first record of each id."""
+        """Class names by category id, sorted by id, without `parents`; the first record of each id."""
+        parents = self.parents
+        return {id: name for id, name in self.categories.items() if id not in parents}
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Names of all categories by id, sorted by id; the first record of each id."""
         return self._categories[0]
+
+    @cached_property
+    def parents(self) -> dict[int, str]:
+        """Categories without annotations that are only the supercategory of all others, as Roboflow's id 0: no
+        classes.
+        """
+        records = [one for one in self.content["categories"] if isinstance(one, dict)]
+        parents = {
+            id: name
+            for id, name in self.categories.items()
+            for one in records
+            if whole(one.get("id")) == id and "supercategory" in one and one["supercategory"] in NO_PARENT
+            if len(records) > 1 and all(other.get("supercategory") == name for other in records if other is not one)
+        }
+        if not parents or self.columns is not None:  # the strict reader declines a file that may have some
+            return {}
+        used = {whole(one.get("category_id")) for one in self.content["annotations"] if isinstance(one, dict)}
+        return {id: name for id, name in parents.items() if id not in used}
 
     @property
     def category_faults(self) -> tuple[RecordFault, ...]:
@@ -206,27 +303,17 @@ class AnnotationFile:
         """Number of annotations of each image (by the position of its record), without crowds."""
         return Counter(annotation.image.position for annotation in self.annotations if not annotation.crowd)
 
-    def path_of(self, name: str) -> Path:
-        """Path of an image in the folder, or in a subfolder if its name contains one."""
-        if self.folder is None:
-            return Path(name)
-        if name in self.present or ("/" in name and (self.folder / name).is_file()):
-            return self.folder / name
-        # Some exports also include the folder in file_name.
-        plain = Path(name.replace("\\", "/")).name
-        return self.folder / (plain if plain in self.present else name)
-
     @cached_property
     def _images(self) -> tuple[tuple[ImageEntry, ...], tuple[RecordFault, ...]]:
-        if self.columns is not None:
-            return tuple(self._column_images(self.columns)), ()
-        entries: list[ImageEntry] = []
+        named: list[tuple[int, int | str, str, dict[str, Any]]] = []
         faults: list[RecordFault] = []
         names: dict[int | str, str] = {}
-        for position, record in enumerate(self.content["images"]):
-            id, name = (record.get("id"), record.get("file_name")) if isinstance(record, dict) else (None, None)
-            if not isinstance(record, dict) or not is_id(id):
-                what = f"images[{position}] has the id {id!r}; an id must be an integer or a string"
+        records = self.content["images"] if self.columns is None else self.columns.image_records()
+        for position, record in enumerate(records):
+            stated, name = (record.get("id"), record.get("file_name")) if isinstance(record, dict) else (None, None)
+            id = own_id(stated)
+            if not isinstance(record, dict) or id is None:
+                what = f"images[{position}] has the id {stated!r}; an id must be an integer or a string"
                 faults.append(RecordFault("image-record", what, "images", position))
                 continue
             if not isinstance(name, str) or not name:
@@ -239,35 +326,43 @@ class AnnotationFile:
                 what = f"image id {id!r} occurs twice, for {names[id]} and {name}"
                 faults.append(RecordFault("image-id-twice", what, "images", position, id))
             names.setdefault(id, name)
-            path = self.path_of(name) if self.names_needed else NO_PATH
-            entries.append(ImageEntry(position, id, name, path, record))
+            if self.names_needed and self.folder is not None and leaves_folder(name):
+                faults.append(RecordFault("image-outside", outside_text(name), "images", position, id))
+            named.append((position, id, name, record))
+        entries = [
+            ImageEntry(position, id, name, location, record)
+            for (position, id, name, record), location in zip(
+                named, self._locations([name for _, _, name, _ in named]), strict=True
+            )
+        ]
         for entry in entries:
             if entry.size is None:
                 height, width = entry.record.get("height"), entry.record.get("width")
                 what = f"its height and width are {short(height)} and {short(width)}; they must be integers, in pixels"
-                faults.append(RecordFault("image-size-missing", what, "images", entry.position, entry.id))
-        if not self.content["images"]:
+                faults.append(
+                    RecordFault("image-size-missing", what, "images", entry.position, entry.id, image_name=entry.name)
+                )
+        if not named and not self.content["images"]:
             faults.append(RecordFault("list-empty", "it has no images", "images"))
         return tuple(entries), tuple(faults)
 
-    def _column_images(self, columns: Columns) -> Iterator[ImageEntry]:
-        for position, (id, (height, width)) in enumerate(
-            zip(columns.image_ids.tolist(), columns.sizes.tolist(), strict=True)
-        ):
-            name = columns.name(position)
-            record = {"id": id, "file_name": name, "height": height, "width": width, **columns.extra(position)}
-            yield ImageEntry(position, id, name, self.path_of(name) if self.names_needed else NO_PATH, record)
+    def _locations(self, names: list[str]) -> list[ImageLocation]:
+        if not self.names_needed:
+            return [NO_LOCATION] * len(names)
+        if self.folder is None:
+            return [ImageLocation(Path(name)) for name in names]
+        return locate(self.folder, names, self.present)
 
     @cached_property
     def _categories(self) -> tuple[dict[int, str], tuple[RecordFault, ...]]:
-        if self.columns is not None:
-            return self.columns.classes, ()
         classes: dict[int, str] = {}
         faults: list[RecordFault] = []
         for position, record in enumerate(self.content["categories"]):
-            id, name = (record.get("id"), record.get("name")) if isinstance(record, dict) else (None, None)
-            if not is_whole(id) or not isinstance(name, str) or not name:
-                what = f"categories[{position}] has the id {id!r} and the name {name!r}; it needs an integer and a name"
+            stated, name = (record.get("id"), record.get("name")) if isinstance(record, dict) else (None, None)
+            id = whole(stated)
+            if id is None or not isinstance(name, str) or not name:
+                given = f"categories[{position}] has the id {stated!r} and the name {name!r}"
+                what = f"{given}; it needs an integer and a name"
                 faults.append(RecordFault("category-record", what, "categories", position))
             elif id in classes:
                 what = f"category id {id} occurs twice, for {classes[id]!r} and {name!r}"
@@ -284,42 +379,47 @@ class AnnotationFile:
     @cached_property
     def _annotations(self) -> tuple[Sequence[AnnotationEntry], tuple[RecordFault, ...]]:
         if self.columns is not None:
-            return ColumnEntries(self.columns, self.images), ()
+            return ColumnEntries(self.columns, self.images, self.holes), ()
         entries: list[AnnotationEntry] = []
         faults: list[RecordFault] = []
         seen: set[int | str] = set()
         images = self.by_id
+        known = KnownIds(images)
         for position, record in enumerate(self.content["annotations"]):
             if not isinstance(record, dict):
                 what = f"annotations[{position}] is not a JSON object: {short(record)}"
                 faults.append(RecordFault("annotation-record", what, "annotations", position))
                 continue
-            stated_id, image_id = record.get("id"), record.get("image_id")
-            id = stated_id if is_id(stated_id) else f"[{position}]"
-            image = images.get(image_id) if is_id(image_id) else None
-            if image is None:
-                what = f"its image_id {image_id!r} is not among the images"
-                known = image_id if is_id(image_id) else None
-                faults.append(RecordFault("annotation-without-image", what, "annotations", position, known, id))
+            given_id, stated = own_id(record.get("id")), record.get("image_id")
+            id = f"[{position}]" if given_id is None else given_id
+            image_id = known.find(stated)
+            if image_id is None:
+                what = f"its image_id {short(stated)} is not among the images"
+                shown = stated if is_id(stated) else None
+                faults.append(RecordFault("annotation-without-image", what, "annotations", position, shown, id))
                 continue
-            if is_id(stated_id):
-                if stated_id in seen:
-                    what = f"annotation id {stated_id} occurs twice"
-                    faults.append(RecordFault("annotation-id-twice", what, "annotations", position, image.id, id))
-                seen.add(stated_id)
-            entries.append(AnnotationEntry(position, id, image, record))
+            image = images[image_id]
+            if given_id is not None:
+                if given_id in seen:
+                    what = f"annotation id {given_id} occurs twice"
+                    faults.append(
+                        RecordFault("annotation-id-twice", what, "annotations", position, image.id, id, image.name)
+                    )
+                seen.add(given_id)
+            entries.append(AnnotationEntry(position, id, image, record, self.holes))
         return tuple(entries), tuple(faults)
 
 
 class ColumnEntries(Sequence[AnnotationEntry]):
     """The annotations of columns; an entry is built when it is accessed, and not kept."""
 
-    def __init__(self, columns: Columns, images: Sequence[ImageEntry]) -> None:
-        self.columns = columns
+    def __init__(self, columns: Columns, images: Sequence[ImageEntry], holes: bool) -> None:
+        self._columns = columns
         self._images = images
+        self._holes = holes
 
     def __len__(self) -> int:
-        return len(self.columns.ids)
+        return len(self._columns.ids)
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> AnnotationEntry: ...
@@ -329,23 +429,24 @@ class ColumnEntries(Sequence[AnnotationEntry]):
         if isinstance(index, slice):
             return tuple(self[position] for position in range(len(self))[index])
         position = range(len(self))[index]
-        columns = self.columns
+        columns = self._columns
         image = self._images[columns.owners[position]]
-        return AnnotationEntry(position, columns.ids[position].item(), image, columns.record(position))
+        return AnnotationEntry(position, columns.ids[position].item(), image, columns.record(position), self._holes)
 
 
 class ParsedLater(Mapping[str, Any]):
-    """The content of a JSON file, which is parsed when it is accessed for the first time."""
+    """The content of a file in columns; only the categories are known before the file is parsed again."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, columns: Columns) -> None:
         self._file = file
+        self._columns = columns
 
     @cached_property
     def _content(self) -> Mapping[str, Any]:
         return annotation_file(read_json(self._file, KIND), self._file).content
 
     def __getitem__(self, key: str) -> Any:
-        return self._content[key]
+        return self._columns.category_records if key == "categories" else self._content[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._content)
@@ -355,7 +456,7 @@ class ParsedLater(Mapping[str, Any]):
 
 
 def read_annotation_file(
-    file: Path, folder: Path | None, name: str = "", lists: tuple[str, ...] = LISTS
+    file: Path, folder: Path | None, name: str = "", lists: tuple[str, ...] = LISTS, *, holes: bool = True
 ) -> AnnotationFile:
     """Read a file once; raises `DataError` only if it is unusable as a whole, or the folder is missing.
 
@@ -363,15 +464,20 @@ def read_annotation_file(
     """
     if folder is not None and not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder of the images that {file} lists")
-    if lists == LISTS:
-        columns = read_columns(file)
-        if columns is not None:
-            return AnnotationFile(file, folder, ParsedLater(file), name, columns=columns)
-    return annotation_file(read_json(file, KIND), file, folder, name, lists)
+    columns = read_columns(file) if lists == LISTS and file.is_file() else None
+    if columns is not None:
+        return AnnotationFile(file, folder, ParsedLater(file, columns), name, holes=holes, columns=columns)
+    return annotation_file(read_json(file, KIND), file, folder, name, lists, holes=holes)
 
 
 def annotation_file(
-    content: Any, file: Path, folder: Path | None = None, name: str = "", lists: tuple[str, ...] = LISTS
+    content: Any,
+    file: Path,
+    folder: Path | None = None,
+    name: str = "",
+    lists: tuple[str, ...] = LISTS,
+    *,
+    holes: bool = True,
 ) -> AnnotationFile:
     """Interpret content that is already parsed; see `read_annotation_file`."""
     if not isinstance(content, Mapping):
@@ -397,17 +503,7 @@ def annotation_file(
         raise DataError(
             f"{file} is a COCO panoptic file, whose masks are in PNGs; give the instance file (instances_*.json)"
         )
-    return AnnotationFile(file, folder, content, name)
-
-
-def is_whole(value: Any) -> TypeGuard[int]:
-    """Test for an integer; JSON's true and false are not integers."""
-    return type(value) is int
-
-
-def is_id(value: Any) -> TypeGuard[int | str]:
-    """Test for an integer or a string; JSON's true and false are neither."""
-    return type(value) in ID_TYPES
+    return AnnotationFile(file, folder, content, name, holes=holes)
 
 
 def usable_box(value: Any) -> tuple[float, float, float, float] | None:

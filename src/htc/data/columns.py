@@ -6,7 +6,7 @@ lengths of all instances follow each other; offsets mark where each one starts.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain, pairwise
@@ -17,15 +17,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from htc.data.dataset import ImageRecord, Instance, Polygons, RunLengths
+from htc.data.holes import with_holes
 from htc.data.written import xywh_of
 
-CROWD, STATED_CROWD, IGNORE, STATED_IGNORE = 1, 2, 4, 8
-POLYGONS, TEXT_RUNS, LISTED_RUNS, EMPTY_LIST = 16, 32, 64, 128
-"""Bits of `Columns.flags`: values of `iscrowd` and `ignore` and whether they are stated; the encoding of the mask.
-None of the last four: there is no `segmentation`.
-"""
 MAX_SIDE = 2**31 - 1
 """Largest image side in pixels that the COCO tools support."""
+ISCROWD, STATED_ISCROWD, IGNORE, STATED_IGNORE = 1, 2, 4, 8
+POLYGONS, TEXT_RUNS, LISTED_RUNS, EMPTY_LIST = 16, 32, 64, 128
+NESTED = 256
+"""Bits of `Columns.flags`: values of `iscrowd` and `ignore` and whether they are stated; the encoding of the mask (none
+of the four: there is no `segmentation`); whether a polygon may be a hole, since its box is inside that of another.
+"""
+CROWD = ISCROWD | IGNORE
 MASKED = POLYGONS | TEXT_RUNS | LISTED_RUNS
 RECORD_FIELDS = frozenset(("id", "path", "height", "width", "instances", "pixels", "group"))
 INSTANCE_FIELDS = frozenset(("id", "label", "box", "crowd", "segmentation", "area"))
@@ -71,12 +74,17 @@ class Columns:
     order_starts: Int[np.ndarray, " I1"]
     """The usable instances of image i are `order[order_starts[i]:order_starts[i + 1]]`."""
     categories: UInt8[np.ndarray, " _"]
-    """JSON: a list of [id, name] by ascending id."""
+    """JSON: the records of the categories."""
+
+    @cached_property
+    def category_records(self) -> list[dict[str, Any]]:
+        """The records of the categories, in the file's order."""
+        return json.loads(self.categories.tobytes())
 
     @cached_property
     def classes(self) -> dict[int, str]:
         """Class names by category id, sorted by id."""
-        return dict(json.loads(self.categories.tobytes()))
+        return dict(sorted((record["id"], record["name"]) for record in self.category_records))
 
     @property
     def crowd(self) -> Bool[np.ndarray, " N"]:
@@ -97,8 +105,13 @@ class Columns:
         text = self.extras[self.extra_starts[image] : self.extra_starts[image + 1]].tobytes()
         return json.loads(text) if text else {}
 
-    def instances(self, image: int) -> tuple[Instance, ...]:
-        """The usable instances of an image."""
+    def image_records(self) -> Iterator[dict[str, Any]]:
+        """The records of the images, with the fields that the columns contain."""
+        for image, (id, (height, width)) in enumerate(zip(self.image_ids.tolist(), self.sizes.tolist(), strict=True)):
+            yield {"id": id, "file_name": self.name(image), "height": height, "width": width, **self.extra(image)}
+
+    def instances(self, image: int, *, holes: bool = True) -> tuple[Instance, ...]:
+        """The usable instances of an image; with `holes`, polygons inside others are holes."""
         chosen = self.order[self.order_starts[image] : self.order_starts[image + 1]]
         height, width = self.sizes[image].tolist()
         return tuple(
@@ -107,7 +120,7 @@ class Columns:
                 label,
                 (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))),
                 bool(flags & CROWD),
-                self.segmentation(index),
+                self._mask(index, height, width) if holes and flags & NESTED else self.segmentation(index),
                 None if area != area else area,  # NaN
             )
             for index, id, label, (x, y, w, h), flags, area in zip(
@@ -133,6 +146,16 @@ class Columns:
             return RunLengths(runs if flags & TEXT_RUNS else np.frombuffer(runs, np.int64))
         return None
 
+    def _mask(self, instance: int, height: int, width: int) -> Polygons | RunLengths | None:
+        """The mask of an instance without its holes."""
+        outline = self.segmentation(instance)
+        return with_holes(outline, height, width) if isinstance(outline, Polygons) else outline
+
+    def truth(self, instance: int) -> dict[str, Any]:
+        """The record of an instance for the evaluation, where `ignore` is a crowd."""
+        record, crowd = self.record(instance), int(bool(self.flags[instance] & CROWD))
+        return record | {"iscrowd": crowd} if crowd != record.get("iscrowd", 0) else record
+
     def record(self, instance: int) -> dict[str, Any]:
         """The record of an instance, with the fields that the columns contain."""
         flags, label = int(self.flags[instance]), int(self.labels[instance])
@@ -146,8 +169,8 @@ class Columns:
         area = float(self.areas[instance])
         if area == area:
             record["area"] = area
-        if flags & STATED_CROWD:
-            record["iscrowd"] = flags & CROWD
+        if flags & STATED_ISCROWD:
+            record["iscrowd"] = flags & ISCROWD
         if flags & STATED_IGNORE:
             record["ignore"] = int(bool(flags & IGNORE))
         if isinstance(outline, Polygons):
@@ -251,12 +274,17 @@ class ColumnImages(Sequence[ImageRecord]):
         folder: Path | None,
         paths: Mapping[int, str] | None = None,
         chosen: Int[np.ndarray, " _"] | None = None,
+        *,
+        holes: bool = True,
     ) -> None:
-        """`paths`: those of images that are not at `folder / name`, by index; `chosen`: a subset, None: all images."""
+        """`paths`: those of images that are not at `folder / name`, by index; `chosen`: a subset, None: all images;
+        `holes`: polygons inside others are holes.
+        """
         self.columns = columns
         self.folder = folder
         self.paths = paths or {}
         self.chosen = chosen
+        self.holes = holes
 
     def __len__(self) -> int:
         return len(self.columns.image_ids) if self.chosen is None else len(self.chosen)
@@ -268,7 +296,7 @@ class ColumnImages(Sequence[ImageRecord]):
     def __getitem__(self, index: SupportsIndex | slice) -> "ImageRecord | ColumnImages":
         if isinstance(index, slice):
             chosen = np.arange(len(self))[index] if self.chosen is None else self.chosen[index]
-            return ColumnImages(self.columns, self.folder, self.paths, chosen)
+            return ColumnImages(self.columns, self.folder, self.paths, chosen, holes=self.holes)
         image = range(len(self))[index] if self.chosen is None else int(self.chosen[index])
         height, width = self.columns.sizes[image].tolist()
         return ImageRecord(
@@ -276,7 +304,7 @@ class ColumnImages(Sequence[ImageRecord]):
             self._path(image),
             height,
             width,
-            self.columns.instances(image),
+            self.columns.instances(image, holes=self.holes),
             group=self.columns.extra(image).get("group"),
         )
 
@@ -350,6 +378,7 @@ def packed(images: Sequence[ImageRecord], classes: Mapping[int, str]) -> Sequenc
         [b"" if record.group is None else json.dumps({"group": record.group}).encode() for record in images]
     )
     runs, run_starts = texts([_runs(outline) for outline in outlines])
+    categories = [{"id": id, "name": name} for id, name in classes.items()]
     order, order_starts = by_owner(owners, np.ones(len(owners), bool), len(images))
     columns = Columns(
         image_ids=image_ids,
@@ -371,7 +400,7 @@ def packed(images: Sequence[ImageRecord], classes: Mapping[int, str]) -> Sequenc
         runs=runs,
         order=order,
         order_starts=order_starts,
-        categories=np.frombuffer(json.dumps(list(classes.items())).encode(), np.uint8),
+        categories=np.frombuffer(json.dumps(categories).encode(), np.uint8),
     )
     return ColumnImages(columns, None)
 
@@ -388,7 +417,7 @@ def _ids(values: list[int | str]) -> np.ndarray | None:
 
 def _flags(instance: Instance) -> int:
     outline = instance.segmentation
-    flags = CROWD if instance.crowd else 0
+    flags = ISCROWD if instance.crowd else 0
     if isinstance(outline, Polygons):
         return flags | POLYGONS
     if outline is not None:

@@ -15,6 +15,7 @@ from pycocotools import mask as rle_codec
 from htc.data.coco import read_coco
 from htc.data.dataset import ImageRecord
 from htc.data.ground_truth import annotated, annotated_image
+from htc.data.image_names import distinct_names
 from htc.data.images import read_image
 from htc.errors import OutputError
 from htc.evaluation.comparison import Annotation, Comparison, EncodedMask
@@ -56,8 +57,8 @@ def draw_comparisons(
         else []
     )
     written = []
-    for record in chosen:
-        path = folder / f"{record.path.stem[:16]}.png"
+    for record, name in zip(chosen, distinct_names([record.path for record in chosen]), strict=True):
+        path = folder / f"{name}.png"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(comparison(predictor, record)).save(path)
