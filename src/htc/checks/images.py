@@ -136,7 +136,7 @@ def listed_twice(part: AnnotationFile) -> Iterator[Finding]:
             if other.id == first.id:
                 continue  # a repeated id has its own finding
             moved = tuple(
-                Edit("annotations", one.position, {"image_id": first.id}) for one in part.by_image[other.position]
+                Edit("annotations", one.position, {"image_id": first.id}) for one in part.of_image(other.position)
             )
             same = other.size == first.size and portable(other.name) == portable(first.name)
             edits = (Edit("images", other.position, None), *moved) if same else ()
@@ -170,7 +170,8 @@ def unlisted(part: AnnotationFile) -> Iterator[Finding]:
 
 def without_objects(part: AnnotationFile) -> Iterator[Finding]:
     """Report images without annotations."""
-    empty = [image for image in part.images if not part.by_image.get(image.position) and not image.location.missing]
+    annotated = frozenset(part.table.images.tolist())
+    empty = [image for image in part.images if image.position not in annotated and not image.location.missing]
     if empty:
         what = f"{len(empty)} of {len(part.images)} images, such as {empty[0].name}"
         yield Finding("picture-empty", what, part.file, empty[0].id, empty[0].path)

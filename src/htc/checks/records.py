@@ -42,6 +42,8 @@ def _size_edit(part: AnnotationFile, fault: RecordFault) -> tuple[Edit, ...]:
 
 def annotation_records(part: AnnotationFile) -> Iterator[Finding]:
     """Report unusable annotations, and those without an id, which get a new one."""
+    if part.columns is not None:
+        return  # its annotations have ids, images and categories
     records = part.content["annotations"]
     used = (whole(record.get("id")) for record in records if isinstance(record, dict))
     free = max((id for id in used if id is not None), default=0) + 1
@@ -85,6 +87,8 @@ def check_categories(part: AnnotationFile) -> Iterator[Finding]:
 
 def labels(part: AnnotationFile) -> Iterator[Finding]:
     """Report annotations without a known category."""
+    if not (part.table.labels < 0).any():
+        return
     known = set(part.classes)
     used = {id for one in part.annotations if (id := one.category) is not None}
     shifted = next((by for by in (1, -1) if used - known and {id + by for id in used} <= known), None)
@@ -107,6 +111,7 @@ def _span(ids: set[int]) -> str:
 def value_types(part: AnnotationFile) -> Iterator[Finding]:
     """Report, once for each field, values of another type than COCO's whose meaning is certain."""
     of_field: dict[tuple[str, str], list[tuple[Any, Any, Edit]]] = {}
+    annotations = part.annotations if part.columns is None else ()  # those in columns have COCO's types
     categories = [
         (position, record, {"id": id})
         for position, record in enumerate(part.content["categories"])
@@ -114,7 +119,7 @@ def value_types(part: AnnotationFile) -> Iterator[Finding]:
     ]
     for kind, entries in (
         ("images", [(one.position, one, one.in_coco_types) for one in part.images]),
-        ("annotations", [(one.position, one, one.in_coco_types) for one in part.annotations]),
+        ("annotations", [(one.position, one, one.in_coco_types) for one in annotations]),
         ("categories", categories),
     ):
         for position, entry, values in entries:

@@ -6,13 +6,16 @@ doctor accepts. Values of another type whose meaning is certain (an id as text) 
 the doctor, which knows them from `in_coco_types`.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
+import numpy as np
+from jaxtyping import Int
+
+from htc.data.annotation_table import AnnotationTable, table_of_columns, table_of_entries
 from htc.data.columns import MAX_SIDE, Columns
 from htc.data.columns_cache import read_columns
 from htc.data.faults import RecordFault
@@ -283,6 +286,13 @@ class AnnotationFile:
         return self._annotations[1]
 
     @cached_property
+    def table(self) -> AnnotationTable:
+        """All annotations as arrays."""
+        if self.columns is not None:
+            return table_of_columns(self.columns, self.annotations)
+        return table_of_entries(self.annotations, tuple(self.classes))
+
+    @cached_property
     def by_id(self) -> dict[int | str, ImageEntry]:
         """The first image of each id."""
         first: dict[int | str, ImageEntry] = {}
@@ -291,17 +301,17 @@ class AnnotationFile:
         return first
 
     @cached_property
-    def by_image(self) -> dict[int, list[AnnotationEntry]]:
-        """Annotations by the position of their image's record."""
-        grouped: dict[int, list[AnnotationEntry]] = defaultdict(list)
-        for annotation in self.annotations:
-            grouped[annotation.image.position].append(annotation)
-        return grouped
+    def _by_image(self) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+        """Indices of the annotations by image, and the positions of their images."""
+        images = self.table.images
+        order = np.argsort(images, kind="stable")
+        return order, images[order]
 
-    @cached_property
-    def object_counts(self) -> Counter[int]:
-        """Number of annotations of each image (by the position of its record), without crowds."""
-        return Counter(annotation.image.position for annotation in self.annotations if not annotation.crowd)
+    def of_image(self, position: int) -> list[AnnotationEntry]:
+        """The annotations of the image with this record."""
+        order, images = self._by_image
+        first, last = np.searchsorted(images, (position, position + 1))
+        return [self.annotations[index] for index in order[first:last].tolist()]
 
     @cached_property
     def _images(self) -> tuple[tuple[ImageEntry, ...], tuple[RecordFault, ...]]:
