@@ -11,8 +11,7 @@ from htc.checks.findings import Edit, Finding, annotation_finding, chosen
 from htc.checks.outlines import without_mask
 from htc.data.annotation_file import AnnotationEntry, AnnotationFile, box_fault
 from htc.data.columns import EMPTY_LIST, POLYGONS
-from htc.data.dataset import RunLengths
-from htc.data.mask_encodings import polygon_runs
+from htc.data.mask_encodings import encode_mask
 from htc.data.record_values import is_number, short
 from htc.data.segmentation import exact_area
 
@@ -337,15 +336,8 @@ def _mask_overlap(first: AnnotationEntry, second: AnnotationEntry) -> float:
 
 def _encoded(one: AnnotationEntry) -> Any:
     assert one.image.size is not None
-    segmentation = one.outline.segmentation
-    assert segmentation is not None
-    height, width = one.image.size
-    if not isinstance(segmentation, RunLengths):
-        return coco_masks.merge(polygon_runs([ring.tolist() for ring in segmentation.rings], height, width))
-    if isinstance(segmentation.counts, bytes):
-        return {"size": [height, width], "counts": segmentation.counts}
-    runs: Any = {"size": [height, width], "counts": segmentation.counts.tolist()}
-    return coco_masks.frPyObjects(runs, height, width)
+    assert one.outline.segmentation is not None
+    return encode_mask(one.outline.segmentation, *one.image.size)
 
 
 def _content(one: AnnotationEntry) -> tuple[Any, Any, Any]:

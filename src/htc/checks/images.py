@@ -42,9 +42,10 @@ def check_image_files(part: AnnotationFile) -> Iterator[Finding]:
     # A file of another name may be that of a missing image: then only a person can decide.
     removable = len(missing) <= MOSTLY_IMAGES * len(part.images)
     bases = Counter(PurePosixPath(portable(image.name)).name for image in missing)
+    found = {other.path.name for other in part.images if not other.location.missing}
     for image in missing:
         base = PurePosixPath(portable(image.name)).name
-        alike = bases[base] > 1 or any(other.path.name == base for other in part.images if not other.location.missing)
+        alike = bases[base] > 1 or base in found
         yield _missing(part, image, removable and not alike)
     yield from _differing_names(part)
     for image in part.images:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from htc.data.dataset import ImageRecord, Instance, Polygons, RunLengths
 from htc.data.holes import with_holes
+from htc.data.mask_encodings import encode_mask
 from htc.data.written import xywh_of
 
 MAX_SIDE = 2**31 - 1
@@ -152,35 +153,45 @@ class Columns:
         return with_holes(outline, height, width) if isinstance(outline, Polygons) else outline
 
     def truth(self, instance: int) -> dict[str, Any]:
-        """The record of an instance for the evaluation, where `ignore` is a crowd."""
-        record, crowd = self.record(instance), int(bool(self.flags[instance] & CROWD))
-        return record | {"iscrowd": crowd} if crowd != record.get("iscrowd", 0) else record
+        """The record of an instance for the evaluation: `ignore` is a crowd, and the mask is compressed RLE, in which
+        holes are filled.
+        """
+        record, outline = self._stated(instance), self.segmentation(instance)
+        record["iscrowd"] = int(bool(self.flags[instance] & CROWD))
+        if outline is not None:
+            encoded = encode_mask(outline, *self.sizes[self.owners[instance]].tolist())
+            record["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+        return record
 
     def record(self, instance: int) -> dict[str, Any]:
         """The record of an instance, with the fields that the columns contain."""
-        flags, label = int(self.flags[instance]), int(self.labels[instance])
-        outline = self.segmentation(instance)
-        record: dict[str, Any] = {
-            "id": self.ids[instance].item(),
-            "image_id": self.image_ids[self.owners[instance]].item(),
-            "category_id": self.category_ids[label],
-            "bbox": self.boxes[instance].tolist(),
-        }
-        area = float(self.areas[instance])
-        if area == area:
-            record["area"] = area
-        if flags & STATED_ISCROWD:
-            record["iscrowd"] = flags & ISCROWD
-        if flags & STATED_IGNORE:
-            record["ignore"] = int(bool(flags & IGNORE))
+        record, outline = self._stated(instance), self.segmentation(instance)
         if isinstance(outline, Polygons):
             record["segmentation"] = [ring.tolist() for ring in outline.rings]
         elif outline is not None:
             counts = outline.counts
             counts = counts.decode("ascii") if isinstance(counts, bytes) else counts.tolist()
             record["segmentation"] = {"size": self.sizes[self.owners[instance]].tolist(), "counts": counts}
-        elif flags & EMPTY_LIST:
+        elif self.flags[instance] & EMPTY_LIST:
             record["segmentation"] = []
+        return record
+
+    def _stated(self, instance: int) -> dict[str, Any]:
+        """The record of an instance without its mask."""
+        flags = int(self.flags[instance])
+        record: dict[str, Any] = {
+            "id": self.ids[instance].item(),
+            "image_id": self.image_ids[self.owners[instance]].item(),
+            "category_id": self.category_ids[self.labels[instance]],
+            "bbox": self.boxes[instance].tolist(),
+        }
+        area = float(self.areas[instance])
+        if area == area:  # not NaN
+            record["area"] = area
+        if flags & STATED_ISCROWD:
+            record["iscrowd"] = flags & ISCROWD
+        if flags & STATED_IGNORE:
+            record["ignore"] = int(bool(flags & IGNORE))
         return record
 
     @cached_property
