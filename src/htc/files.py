@@ -1,5 +1,6 @@
 """Reading of JSON files from other programs, and atomic writing of files: complete or not at all."""
 
+import codecs
 import errno
 import gc
 import json
@@ -81,6 +82,47 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, f"{error.strerror or error}: choose another path")
         raise OutputError(f"cannot write {path}: {remedy}") from error
+
+
+HIDDEN_NAMES = frozenset(("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"))
+"""Files and folders that archives and file managers leave behind, besides those whose name begins with a dot."""
+ENCODINGS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks and the encodings that they announce; UTF-32's begins with UTF-16's."""
+
+
+def visible(path: Path) -> bool:
+    """Whether a file or folder belongs to the user's data, by its name: `._a.png`, `.DS_Store`, `.ipynb_checkpoints`
+    and the like do not.
+    """
+    return not path.name.startswith(".") and path.name not in HIDDEN_NAMES
+
+
+def visible_entries(folder: Path) -> list[Path]:
+    """The visible files and folders directly in a folder, sorted by name."""
+    return sorted(path for path in folder.iterdir() if visible(path))
+
+
+def read_text(path: Path) -> str:
+    """Read a text file of another program: UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is removed. Raises
+    `DataError` for other encodings, and if it is not readable.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    encoding = next((name for mark, name in ENCODINGS if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not {encoding.upper()} text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
 
 
 def cache_folder() -> Path:

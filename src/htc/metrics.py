@@ -8,6 +8,8 @@ from htc.table import Table
 
 NAMES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
 """Attributes of `AveragePrecision`, and their names in the metrics JSON."""
+LVIS_NAMES = {"ap_rare": "APr", "ap_common": "APc", "ap_frequent": "APf"}
+"""Those of datasets with frequencies of their classes (LVIS)."""
 KINDS = {"bbox": "box", "segm": "mask"}
 """Kinds of AP in the metrics JSON, and their names in tables."""
 
@@ -28,12 +30,18 @@ class AveragePrecision:
     ar: float
     """Recall with the best `max_detections` detections of each image."""
     max_detections: int
+    ap_rare: float | None = None
+    """LVIS: AP of the classes in 1 to 10 training images; None for other datasets."""
+    ap_common: float | None = None
+    """LVIS: AP of the classes in 11 to 100 training images."""
+    ap_frequent: float | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, float]) -> "AveragePrecision":
         """Build from the part `bbox` or `segm` of the metrics JSON."""
         recall = next(name for name in values if name.startswith("AR@"))
         own = {attribute: values[name] for attribute, name in NAMES.items()}
+        own |= {attribute: values[name] for attribute, name in LVIS_NAMES.items() if name in values}
         return cls(**own, ar=values[recall], max_detections=int(recall.removeprefix("AR@")))
 
 

@@ -114,7 +114,7 @@ def test_defaults_are_the_same(command):
 def test_a_request_has_the_function_s_defaults(request_type, function):
     ours = parameters(function)
     fields = {name: one.default for name, one in inspect.signature(request_type).parameters.items()}
-    assert set(fields) - set(ours) <= {"settings"}
+    assert set(fields) - set(ours) <= {"settings", "started"}
     for name in set(fields) & set(ours):
         assert fields[name] == ours[name], name
 

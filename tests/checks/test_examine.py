@@ -156,7 +156,7 @@ def test_nothing_is_corrected_on_a_image_of_another_size(tmp_path):
 
 def test_every_kind_has_a_data_set():
     covered = {code for code, _ in [*FIXED, *KEPT]}
-    assert set(FINDING_KINDS) - covered == {"layout-missing", "layout-optional"}
+    assert set(FINDING_KINDS) - covered == {"layout-missing", "layout-optional", "layout-converted"}
 
 
 def test_several_faults_are_corrected_together(tmp_path):

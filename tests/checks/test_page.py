@@ -8,7 +8,7 @@ from PIL import Image
 
 from checks.data_sets import clean
 from checks.faults import FIXED, KEPT
-from htc.checks.examine import examine_root
+from htc.checks.examine import examine_root, read_request
 from htc.checks.findings import Finding
 from htc.checks.page import BOX, HEIGHT, OUTLINE, WIDTH, thumbnail
 from htc.cli.app import run
@@ -122,11 +122,15 @@ def test_coco_layout_without_training_part_says_all_that_is_missing(missing, tmp
 
 def test_other_folders(tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        examine_root(tmp_path / "nothing")
+        read_request(tmp_path / "nothing")
     with pytest.raises(DataError, match="none of the known layouts"):
-        examine_root(tmp_path)
+        read_request(tmp_path)
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
-        Image.new("L", (8, 8)).save(tmp_path / name / "a.png")
-    with pytest.raises(DataError, match="htc convert"):
-        examine_root(tmp_path)
+        Image.new("L", (16, 16)).save(tmp_path / name / "a.png")
+    mask = Image.new("L", (16, 16))
+    mask.paste(1, (4, 4, 12, 12))
+    mask.save(tmp_path / "masks" / "a.png")
+    request = read_request(tmp_path)
+    assert [annotation["bbox"] for annotation in request.train.content["annotations"]] == [[4, 4, 8, 8]]
+    assert [finding.code for finding in request.found_before] == ["layout-converted"]

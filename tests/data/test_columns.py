@@ -23,6 +23,7 @@ from htc.data.coco import dataset_of, ground_truth_of, read_coco
 from htc.data.columns import INSTANCE_FIELDS, RECORD_FIELDS, ColumnImages, table_of
 from htc.data.columns_cache import MappedColumns, map_columns, read_columns
 from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
+from htc.data.mask_encodings import decode_mask
 from htc.errors import DataError
 from htc.evaluation.comparison import Comparison, compare
 from htc.files import read_json
@@ -170,6 +171,38 @@ def test_the_plain_form_is_read_strictly(tmp_path: Path) -> None:
     assert isinstance(masks[12], RunLengths)  # without its hole
     assert isinstance(masks[4], Polygons)
     assert dataset.images[1].instances[0].area == 99
+
+
+def test_holes_and_ignored_instances_are_equal_in_both_readers(tmp_path: Path) -> None:
+    content, path = plain(), tmp_path / "plain.json"
+    outer, hole = [2, 2, 32, 2, 32, 32, 2, 32], [10, 10, 10, 24, 24, 24, 24, 10]
+    content["annotations"][0]["segmentation"] = [outer, hole, [40, 2, 45, 2, 45, 9]]
+    content["annotations"][4]["ignore"] = 1
+    path.write_text(json.dumps(content))
+    assert assert_agreement(path)
+    file = read_annotation_file(path, None)
+    assert file.columns is not None
+    assert isinstance(dataset_of(file).images[1].instances[0].segmentation, RunLengths)
+    assert isinstance(dataset_of(replace(file, holes=False)).images[1].instances[0].segmentation, Polygons)
+    assert [one["iscrowd"] for one in ground_truth_of(file)["annotations"] if one["id"] == 0] == [1]
+    mask = decode_mask(RunLengths(ground_truth_of(file)["annotations"][0]["segmentation"]["counts"].encode()), 40, 50)
+    assert mask.bitmap.sum() == 30 * 30 + 17  # filled, as the COCO tools do
+
+
+def test_fields_of_lvis_are_kept(tmp_path: Path) -> None:
+    content, path = plain(), tmp_path / "lvis.json"
+    for image in content["images"]:
+        name = image.pop("file_name")
+        image |= {"coco_url": f"http://images.example.org/train2017/{name}", "neg_category_ids": [7]}
+    for category in content["categories"]:
+        category["frequency"] = "r"
+    path.write_text(json.dumps(content))
+    assert assert_agreement(path)
+    file = read_annotation_file(path, None)
+    assert [image.name for image in file.images] == ["train2017/a.png", "sub/b.png", "train2017/c.png"]
+    truth = ground_truth_of(file)
+    assert truth["images"][0]["neg_category_ids"] == [7]
+    assert truth["categories"][0]["frequency"] == "r"
 
 
 CHANGES: tuple[Callable[[dict[str, Any], random.Random], object], ...] = (
@@ -423,5 +456,5 @@ def test_records_in_columns_equal_the_records(large: Path) -> None:
 def test_missing_images_are_reported(large: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    with pytest.raises(DataError, match=r"\d+ of \d+ images not found in .*: 000000000001.jpg"):
+    with pytest.raises(DataError, match=r"118 of 118 images not found in .*000000000001.jpg, "):
         read_coco(large, folder)

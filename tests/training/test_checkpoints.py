@@ -14,7 +14,7 @@ from htc.config import AdamW, Training
 from htc.errors import OutputError
 from htc.training.checkpoints import Checkpoints, Every
 from htc.training.history import read_history
-from htc.training.module import TrainingLimits, TrainingModule, fit
+from htc.training.module import TrainingModule, fit
 from htc.training.record import LossRecord
 from htc.training.validation import Validation
 from training.point import Distance, Point, batch
@@ -77,7 +77,7 @@ def run(folder, *, accumulate=1, callbacks=(), every=EACH_STEP, resume=False, ep
         module,
         batches,
         own,
-        TrainingLimits(epochs),
+        epochs,
         device="cpu",
         accumulate=accumulate,
         clip_gradients=1.0,

@@ -1,17 +1,19 @@
 """How a training is shown."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from htc.training import display as module
-from htc.training.display import Display, displaying
+from htc.training.display import Display, LogFile, displaying
 from htc.training.events import (
     Choice,
     Downloading,
     EvaluationDone,
     EvaluationStep,
+    Finished,
     Message,
     Phase,
     Planned,
@@ -48,6 +50,10 @@ def step(number, epoch, loss=1.0, memory=1.5):
         "stage1.mask": 0.4,
     }
     return StepDone(number, 12, epoch, 3, 0.0025, losses, memory)
+
+
+def timed(number, images=4, waited=0.0):
+    return replace(step(number, 1), images=images, waited=waited)
 
 
 def evaluated(epoch, mask, best=True, stops=False):
@@ -208,3 +214,60 @@ def test_a_terminal_has_a_live_display(monkeypatch):
         listener(Phase("building the model"))
         listener(step(1, 1))
     assert "step 1/12" in text.getvalue()
+
+
+def test_speed_and_wait_leave_evaluations_out():
+    shown = Shown()
+    shown.display(timed(1, waited=5.0))  # the first step also starts up
+    assert shown.display.images_per_second() is None
+    for number in range(2, 5):
+        shown.time += 2
+        shown.display(timed(number, waited=5.0 + 0.5 * (number - 1)))
+    assert shown.display.images_per_second() == pytest.approx(2.0)
+    assert shown.display.waiting() == pytest.approx(0.25)
+    shown.display(EvaluationStep(1, 5))
+    shown.time += 100
+    shown.display(evaluated(1, 0.3))
+    shown.time += 2
+    shown.display(timed(5, waited=7.0))
+    assert shown.display.images_per_second() == pytest.approx(2.0)
+    assert shown.display.waiting() == pytest.approx(0.25)
+    assert "lr 0.0025, 2 images/s, 25% waiting for data, memory 1.5 GiB" in shown.display.line()
+    assert "2 images/s" in shown.live()
+    assert "25% waiting for data" in shown.live()
+
+
+def test_the_end_names_reason_place_and_next_command():
+    shown = Shown()
+    shown.display(step(12, 3))
+    shown.time += 90
+    shown.display(Finished("all 3 epochs are done", "runs/a", "runs/a/model", "look at it", "htc predict"))
+    assert shown.lines[-3:] == [
+        "ended after 1:30: all 3 epochs are done",
+        "model: runs/a/model    metrics, curves and images: runs/a",
+        "look at it: htc predict",
+    ]
+    assert shown.lines[0].startswith("epoch 3/3, step 12/12"), "the last step has its line before"
+
+
+def test_a_log_file_has_every_line_and_exists_from_the_first_step_on(tmp_path):
+    path, passed = tmp_path / "train.log", []
+    log = LogFile(path, passed.append)
+    log(Phase("reading"))
+    log(Message("all layers start from weights"))
+    assert not path.exists()
+    log(step(1, 1))
+    log(evaluated(1, 0.25))
+    log(step(2, 1))
+    log.close()
+    lines = path.read_text().splitlines()
+    assert lines[:2] == ["reading", "all layers start from weights"]
+    assert "mask AP 25.0, box AP 50.0 (best so far)" in lines[2]
+    assert "step 2/12" in lines[3]
+    assert len(passed) == 5
+    again = LogFile(path, passed.append)
+    again(step(3, 1))
+    again.close()
+    assert path.read_text().splitlines()[:4] == lines, "a resumed run goes on in the same file"
+    LogFile(tmp_path / "none.log", passed.append).close()
+    assert not (tmp_path / "none.log").exists()

@@ -21,7 +21,7 @@ from htc.training.checkpoints import Checkpoints, Every
 from htc.training.distributed import any_of, by_first, gathered, summed
 from htc.training.finetune import fit_to_data
 from htc.training.history import read_history, read_losses
-from htc.training.module import TrainingLimits, TrainingModule, fit
+from htc.training.module import TrainingModule, fit
 from htc.training.objective import TrainingObjective
 from htc.training.record import LossRecord
 from htc.training.run import Options, run_training
@@ -155,7 +155,7 @@ def point_run(folder, rank, values, *, resume=False, act=None):
         module,
         lambda _epoch, done: [batch(step[rank]) for step in values[done:]],
         callbacks,
-        TrainingLimits(1),
+        1,
         device="cpu",
         resume=last,
     )
@@ -210,7 +210,7 @@ def test_all_processes_compute_the_validation_losses(tmp_path):
             TrainingModule(point, Distance(point), Training(), 1, 1, 2),
             lambda _epoch, _done: [batch(float(rank))],
             [LossRecord(tmp_path / "losses.csv"), Validation(tmp_path, evaluate, 1, 1, losses=losses)],
-            TrainingLimits(1),
+            1,
             device="cpu",
         )
 

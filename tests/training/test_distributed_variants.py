@@ -16,7 +16,7 @@ from htc.data.dataset import Dataset
 from htc.model.detector import Detector
 from htc.training.distributed import leaves_parameters_unused, rank
 from htc.training.finetune import fit_to_data
-from htc.training.module import TrainingLimits, TrainingModule, fit
+from htc.training.module import TrainingModule, fit
 from htc.training.objective import TrainingObjective
 from htc.training.run import DEFAULT_OPTIONS, Options, batches_of, run_training
 from training.discs import write_split
@@ -62,7 +62,7 @@ def two_steps(values: dict[str, Any], dataset: Dataset) -> list[Tensor]:
         TrainingModule(detector, TrainingObjective(detector, config), config.training, 2, 1, 2),
         lambda epoch, done: batches_of(dataset, config, DEFAULT_OPTIONS, epoch, done),
         [],
-        TrainingLimits(1),
+        1,
         device="cpu",
         unused_parameters=leaves_parameters_unused(config),
     )

@@ -12,7 +12,7 @@ from htc.errors import ConfigError, DataError, InstallationError, OutputError
 from htc.training.checkpoints import LAST, Checkpoints, Every, steps_done
 from htc.training.loggers import LoggedRun, Reached, check_loggers, opened_loggers, read_record
 from htc.training.metric_log import flat_values, logging_to
-from htc.training.module import TrainingLimits, TrainingModule, fit
+from htc.training.module import TrainingModule, fit
 from htc.training.record import LossRecord, steps_recorded
 from htc.training.validation import Validation
 from training.point import Distance, Point, batch
@@ -76,7 +76,7 @@ def session(folder, *loggers, until=None, epochs=2, every=None):
             Checkpoints(folder, Every(seconds=1e6, steps=every)),
         ]
         batches = lambda epoch, done: [batch(0.1 * (epoch + i)) for i in range(done, STEPS)]  # noqa: E731
-        limits = TrainingLimits(epochs)
+        limits = epochs
         if until is None:
             fit(module, batches, callbacks, limits, device="cpu", resume=resume, loggers=opened)
         else:

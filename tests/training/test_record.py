@@ -7,7 +7,7 @@ import pytest
 from htc.config import SGD, Training
 from htc.errors import DataError
 from htc.training.history import read_history, read_losses
-from htc.training.module import TrainingLimits, TrainingModule, fit
+from htc.training.module import TrainingModule, fit
 from htc.training.record import LossRecord
 from htc.training.validation import Validation
 from training.point import Batches, Distance, Point
@@ -28,7 +28,7 @@ def run(folder, epochs, *, steps=3, every=1, seen=None):
             epochs,
         ),
     ]
-    fit(module, lambda _epoch, done: Batches(steps - done), callbacks, TrainingLimits(epochs), device="cpu")
+    fit(module, lambda _epoch, done: Batches(steps - done), callbacks, epochs, device="cpu")
     return point
 
 

@@ -14,7 +14,7 @@ from lightning import Callback
 import htc.training
 from htc.config import Training
 from htc.training.checkpoints import Checkpoints, Every
-from htc.training.module import TrainingLimits, TrainingModule, fit
+from htc.training.module import TrainingModule, fit
 from htc.training.resume import ATTRIBUTES, VERSIONS_TRIED, is_end_of_epoch
 from training.point import Distance, Point, batch
 
@@ -71,7 +71,7 @@ def run(tmp_path_factory):
 
     module = TrainingModule(point, Distance(point), Training(), BATCHES, 2, 2)
     batches = lambda _epoch, done: [batch(0.1 * i) for i in range(done, BATCHES)]  # noqa: E731
-    fit(module, batches, [ends, Checkpoints(folder, Every(steps=1)), Keep()], TrainingLimits(2), device="cpu")
+    fit(module, batches, [ends, Checkpoints(folder, Every(steps=1)), Keep()], 2, device="cpu")
     return ends.seen, kept, torch.load(folder / "last.ckpt", weights_only=True)
 
 

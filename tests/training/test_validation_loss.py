@@ -1,6 +1,7 @@
 """Losses on validation images, and what is made of them."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from htc.data.coco import Splits, read_coco
 from htc.data.loader import collate
 from htc.data.semantic_maps import MapSources
 from htc.model.detector import Detector
-from htc.training.events import EvaluationDone, EvaluationStep, StepDone
+from htc.training.events import EvaluationDone, EvaluationStep, Message, StepDone
 from htc.training.finetune import fit_to_data
 from htc.training.history import evaluations_since_best, precision, read_history
 from htc.training.objective import TrainingObjective
@@ -162,3 +163,24 @@ def test_a_run_records_shows_and_stops_early(splits, tmp_path):
         == len(list((tmp_path / "run/pictures/last").glob("*.png")))
         == 2
     )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_validation_loss_that_is_not_finite_is_null_and_reported(splits, tmp_path, monkeypatch, value):
+    """The training goes on: the first evaluation has such a loss, the second has not."""
+    found = iter([{"rpn.class": 0.5, "stage1.mask": value}, {"rpn.class": 0.5, "stage1.mask": 0.25}])
+    monkeypatch.setattr("htc.training.run.validation_losses", lambda *_: next(found))
+    events = []
+    options = Options(device="cpu", checkpoints=None, images=2)
+    result = run_training(tiny(epochs=2), splits, tmp_path / "run", options, events.append)
+    written = json.loads((tmp_path / "run/history.json").read_text())
+    assert [entry["losses"] for entry in written] == [
+        {"rpn.class": 0.5, "stage1.mask": None},
+        {"rpn.class": 0.5, "stage1.mask": 0.25},
+    ]
+    assert math.isnan(read_history(result.folder)[0]["losses"]["stage1.mask"])
+    warnings = [event.line for event in events if isinstance(event, Message) and event.warning]
+    assert [line for line in warnings if "not finite" in line and line.startswith("stage1.mask")] != []
+    assert len([line for line in warnings if "not finite" in line]) == 1
+    assert (tmp_path / "run/curves/losses.png").is_file()
+    assert list(result.history["losses.total"])[1] == 0.75

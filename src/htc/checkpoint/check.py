@@ -9,6 +9,7 @@ from pathlib import Path
 
 from htc.checkpoint.facts import NO_FACTS, UserFacts
 from htc.checkpoint.folder import CONFIG_FILE, model_folder, read_config
+from htc.checkpoint.prefixes import split_choice
 from htc.checkpoint.zoo import RELEASED, cached
 from htc.compatibility import check_torch
 from htc.config import Config
@@ -27,7 +28,7 @@ def check_model(model: str, weights: str | None, settings: Sequence[Setting]) ->
     if model in PRESETS:
         config = overlay(preset(model), settings)
         return config if weights is None else None
-    path = Path(model)
+    path = Path(split_choice(model)[0])
     if not model or not path.exists():
         if path.suffix or path.parent != Path():
             raise CheckpointError(
@@ -67,7 +68,7 @@ def config_of(model: str, weights: str | None, settings: Sequence[Setting], fact
 
 def check_weights(weights: str) -> None:
     """Raise `CheckpointError` for `--weights` that neither exist nor are released."""
-    if weights in RELEASED or (weights and Path(weights).exists()):
+    if weights in RELEASED or (weights and Path(split_choice(weights)[0]).exists()):
         return
     if weights in PRESETS:
         raise CheckpointError(

@@ -203,8 +203,26 @@ def fit_weights(
         mismatched=(*wrong, *whole),
     )
     result.require_fit(str(source))
+    require_finite(str(source), kept, theirs)
     state = {**kept, **filled}
     return LoadedWeights(config, {name: state[name] for name in expected}, result, source)
+
+
+def require_finite(source: str, weights: Mapping[str, Tensor], theirs: Mapping[str, str]) -> None:
+    """Raise `CheckpointError` with the names in the file of all tensors that contain NaN or infinity; `theirs` maps the
+    names of `weights` to them where they differ.
+    """
+    # A sum is finite unless a value is not, or it overflows; it takes a fifth of the time and no memory.
+    bad = [
+        theirs.get(name, name)
+        for name, tensor in weights.items()
+        if not tensor.sum().isfinite() and not tensor.isfinite().all()
+    ]
+    if bad:
+        raise CheckpointError(
+            f"{source}: {len(bad)} tensors contain NaN or infinite values: {_some(bad)}. A training that diverged "
+            f"leaves such weights: use an earlier checkpoint, or train again with a lower learning rate"
+        )
 
 
 def _plausible_type(name: str, tensor: Tensor) -> bool:

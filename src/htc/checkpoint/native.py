@@ -94,6 +94,20 @@ def from_pretrained(folder: Path | str) -> tuple[Config, dict[str, Tensor]]:
     return config, read_safetensors(folder / WEIGHTS_FILE)
 
 
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file is of the safetensors format, by its extension or its first bytes: the length of a JSON
+    header, then the header.
+    """
+    if path.suffix == ".safetensors":
+        return True
+    try:
+        with path.open("rb") as file:
+            length, start = int.from_bytes(file.read(8), "little"), file.read(1)
+        return start == b"{" and 2 <= length <= path.stat().st_size - 8
+    except OSError:
+        return False
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Read all tensors of a `.safetensors` file; floating-point ones become float32."""
     with _opened(path) as file:

@@ -27,14 +27,14 @@ def check_data(config: Config, splits: Splits, maps: MapSources | None = None) -
     Of `maps`, the headers of the files in the folder are read; with panoptic maps, the folder need not have a map for
     every image. Raises a `DataError` with the first errors, their files and ids.
     """
-    train = read_annotation_file(splits.train_annotations, splits.train_images, "train")
+    train = read_annotation_file(splits.train_annotations, splits.train_images, "train", holes=splits.holes)
     findings = list(fast_findings(train, config.input, config.inference.max_detections))
     if maps is not None and maps.folder is not None:
         findings += [
             one for one in map_files(train, maps.folder) if maps.panoptic_json is None or one.code != "semantic-missing"
         ]
     if splits.val_annotations is not None and splits.val_images is not None:
-        val = read_annotation_file(splits.val_annotations, splits.val_images, "val")
+        val = read_annotation_file(splits.val_annotations, splits.val_images, "val", holes=splits.holes)
         findings += fast_findings(val, config.input, config.inference.max_detections)
         findings += fast_findings_between(train, val)
     errors = [finding for finding in findings if FINDING_KINDS[finding.code].severity == "error"]

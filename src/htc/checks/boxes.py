@@ -9,7 +9,8 @@ from pycocotools import mask as coco_masks
 
 from htc.checks.findings import Edit, Finding, annotation_finding, chosen
 from htc.checks.outlines import without_mask
-from htc.data.annotation_file import AnnotationEntry, AnnotationFile, box_fault
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry, box_fault
 from htc.data.columns import EMPTY_LIST, POLYGONS
 from htc.data.mask_encodings import encode_mask
 from htc.data.record_values import is_number, short

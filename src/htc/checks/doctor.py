@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Literal, Never
 
 from htc.checks.examine import COCO_STUFF, Examination, Request, examine, read_request
 from htc.checks.findings import SEVERITIES, Finding
@@ -17,6 +17,7 @@ from htc.checks.report import report_lines, to_json, verdict
 from htc.config import Inference
 from htc.data.dataset import Dataset
 from htc.data.formats.layouts import locate_splits
+from htc.data.formats.map_rules import AUTO
 from htc.errors import ConfigError
 from htc.extras import require
 from htc.files import optional_path
@@ -78,6 +79,8 @@ def doctor(
     semantic_classes: int = COCO_STUFF,
     val_annotations: str | Path | None = None,
     val_images: str | Path | None = None,
+    label_maps: str = AUTO,
+    coco_holes: Literal["on", "off"] = "on",
     max_detections: int = Inference().max_detections,
     fix: str | Path | None = None,
     html: str | Path | None = None,
@@ -87,14 +90,16 @@ def doctor(
     """Examine a dataset and report every fault with its file, image and annotation, why it matters and what to do.
 
     Args:
-        data: the folder of a COCO dataset, or its annotation file (then with `images`), an `htc.Dataset`, or a
-            dictionary of datasets with the keys "train" and "val".
+        data: the folder of a dataset in any format that `htc.train` takes, or a COCO annotation file (then with
+            `images`), an `htc.Dataset`, or a dictionary of datasets with the keys "train" and "val".
         images: the folder of the images of an annotation file.
         semantic: the folder of PNG semantic maps of the training images.
         semantic_classes: number of classes in the maps, whose values are 0 to `semantic_classes` - 1, or 255 (ignored).
         val_annotations: the annotation file of the validation set, which is examined and compared with the training
             set.
         val_images: the folder of the validation images.
+        label_maps: how label maps are read, as in `htc.train`.
+        coco_holes: whether polygons inside others are holes, as in `htc.train`.
         max_detections: the maximum number of detections of an image that the model will have.
         fix: write the annotations with all safe corrections to this new file.
         html: write a page with images of the findings to this new file.
@@ -123,10 +128,11 @@ def doctor(
             "semantic": optional_path(semantic),
             "semantic_classes": semantic_classes,
             "max_detections": max_detections,
+            "holes": coco_holes != "off",
         }
         if isinstance(data, str | Path):
             validation = {"val_annotations": optional_path(val_annotations), "val_images": optional_path(val_images)}
-            request = read_request(Path(data), optional_path(images), **validation, **options)
+            request = read_request(Path(data), optional_path(images), label_maps=label_maps, **validation, **options)
         else:
             for name, value in {"images": images, "val_annotations": val_annotations, "val_images": val_images}.items():
                 if value is not None:

@@ -15,8 +15,11 @@ from htc.checks.records import RECORD_CHECKS, SPLIT_CHECKS
 from htc.config import Inference, Input
 from htc.data.advice import Advice, Statistics, anchor_scale, input_size, max_detections, sampling
 from htc.data.annotation_file import AnnotationFile, read_annotation_file
-from htc.data.coco import Splits, find_splits
-from htc.data.formats.layouts import is_coco, is_known
+from htc.data.coco import Splits
+from htc.data.formats.coco_exports import splits_of
+from htc.data.formats.layouts import read_parts
+from htc.data.formats.map_rules import AUTO, parse_map_options
+from htc.data.formats.recognize import is_coco
 from htc.errors import ConfigError, DataError
 from htc.progress import Progress
 
@@ -55,24 +58,17 @@ class Root:
 
 
 def examine_root(root: Path) -> Root:
-    """Find the parts of the dataset in `root`. Raises `DataError` for an unknown layout, for one that must be converted
-    first, and for COCO's layout without its training part; the message then lists the missing parts.
+    """Find the parts of the COCO dataset in `root`. Raises `DataError` for an unknown layout and for COCO's layout
+    without its training part; the message then lists the missing parts.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such file or folder; pass a COCO annotation file or the folder of the dataset")
     missing = [part for part in COCO if not (root / part).exists()]
     looks_like_coco = len(missing) < len(COCO)
-    if not is_coco(root) and not looks_like_coco and is_known(root):
-        raise DataError(
-            f"{root} is not in COCO format; convert it first: htc convert {root} DST; then run: htc doctor "
-            f"DST/annotations/instances_train.json {root}"
-        )
     findings = tuple(_missing_parts(root, missing)) if looks_like_coco else ()
     if looks_like_coco and set(missing) & {TRAIN, TRAIN_IMAGES}:
         raise DataError(
             f"{root}: parts of COCO's layout are missing:" + "".join(f"\n  {finding.what}" for finding in findings)
         )
-    splits = Splits(root / TRAIN, root / TRAIN_IMAGES, None, None) if looks_like_coco and missing else find_splits(root)
+    splits = Splits(root / TRAIN, root / TRAIN_IMAGES, None, None) if looks_like_coco and missing else splits_of(root)
     maps = root / "stuffthingmaps" / splits.train_images.name
     return Root(splits, maps if maps.is_dir() else None, findings)
 
@@ -112,28 +108,46 @@ def read_request(
     semantic: Path | None = None,
     semantic_classes: int = COCO_STUFF,
     max_detections: int = Inference().max_detections,
+    label_maps: str = AUTO,
+    holes: bool = True,
 ) -> Request:
-    """Read the annotation files to examine. Without `images`, `annotations` is the folder of a dataset; its validation
-    set and semantic maps are included unless others are given.
+    """Read the annotation files to examine. Without `images`, `annotations` is the folder of a dataset, in any format
+    that training takes; its validation set and semantic maps are included unless others are given.
 
     Raises `ConfigError` for paths that conflict and `DataError` for files and folders that cannot be used.
     """
     if (val_annotations is None) != (val_images is None):
         raise ConfigError("--val-annotations and --val-images belong together: pass both or neither")
     findings = ()
+    parse_map_options(label_maps)
     if images is None:
         if annotations.is_file():
             raise ConfigError(f"IMAGES is missing: pass the folder of the images that {annotations} lists")
+        if not annotations.is_dir():
+            raise DataError(
+                f"{annotations}: no such file or folder; pass a COCO annotation file or the folder of the dataset"
+            )
+        if not is_coco(annotations) and not any((annotations / part).exists() for part in COCO):
+            parts, notes = read_parts(annotations, label_maps)
+            if "train" not in parts:
+                raise DataError(f"{annotations} has no training part; it has {', '.join(parts)}")
+            given = None
+            if val_annotations is not None and val_images is not None:
+                given = read_annotation_file(val_annotations, val_images, "val", holes=holes)
+            found = tuple(Finding("layout-converted", note, annotations) for note in notes)
+            val = given or parts.get("val")
+            train = parts["train"] if val is not None else replace(parts["train"], name="")
+            return Request(train, val, semantic, semantic_classes, max_detections, found)
         root = examine_root(annotations)
         annotations, images, findings = root.splits.train_annotations, root.splits.train_images, root.findings
         if val_annotations is None:
             val_annotations, val_images = root.splits.val_annotations, root.splits.val_images
         semantic = semantic or root.maps
-    train = read_annotation_file(annotations, images, "train" if val_annotations else "")
+    train = read_annotation_file(annotations, images, "train" if val_annotations else "", holes=holes)
     val = (
         None
         if val_annotations is None or val_images is None
-        else read_annotation_file(val_annotations, val_images, "val")
+        else read_annotation_file(val_annotations, val_images, "val", holes=holes)
     )
     return Request(train, val, semantic, semantic_classes, max_detections, findings)
 

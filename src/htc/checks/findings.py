@@ -8,19 +8,21 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool
 
-from htc.data.annotation_file import AnnotationEntry, AnnotationFile
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry
 from htc.data.faults import RecordFault
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 Box = tuple[float, float, float, float]
+ListName = Literal["images", "annotations", "categories"]
 
 
 @dataclass(frozen=True)
 class Edit:
     """One change to one record of an annotation file."""
 
-    part: Literal["images", "annotations", "categories"]
+    part: ListName
     position: int
     """Index in that list."""
     change: Mapping[str, Any] | None

@@ -17,11 +17,13 @@ from jaxtyping import Bool, UInt8
 
 from htc.checks.findings import Edit, Finding
 from htc.checks.records import file_digest, leaked
-from htc.data.annotation_file import AnnotationFile, ImageEntry
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import ImageEntry
 from htc.data.formats.converted import IMAGE_ENDINGS
-from htc.data.image_names import is_hidden, leaves_folder, portable
+from htc.data.image_names import leaves_folder, portable
 from htc.data.images import TURNED, image_header, read_image
 from htc.errors import DataError
+from htc.files import visible
 from htc.progress import Progress
 
 MOSTLY_IMAGES = 0.5
@@ -159,7 +161,7 @@ def unlisted(part: AnnotationFile) -> Iterator[Finding]:
     others = sorted(
         name
         for name in part.present - listed
-        if PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS and not is_hidden(name)
+        if PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS and visible(Path(name))
     )
     if others:
         yield Finding(

@@ -417,6 +417,11 @@ SEMANTIC_KINDS = {
 }
 LAYOUT_KINDS = {
     "layout-missing": _error("A part of the dataset folder is missing", "training needs it", "add it"),
+    "layout-converted": _note(
+        "How a dataset of another format was read",
+        "formats leave open what some files and values mean",
+        "if it was read wrongly, follow the hint, or write COCO annotations with htc convert and correct them",
+    ),
     "layout-optional": _note(
         "Optional parts of the dataset folder are missing", "training works without them", "add them to use them"
     ),

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from htc.checks.findings import Edit, Finding, annotation_finding, chosen
-from htc.data.annotation_file import AnnotationEntry, AnnotationFile, crowd_fault
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry, crowd_fault
 from htc.data.columns import ISCROWD, LISTED_RUNS, POLYGONS, STATED_ISCROWD, TEXT_RUNS
 from htc.data.record_values import flag, is_number
 from htc.data.segmentation import SegmentationFault, read_outline

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from htc.checks.findings import Edit, Finding, annotation_finding, record_finding
-from htc.data.annotation_file import AnnotationEntry, AnnotationFile, ImageEntry, category_fault
+from htc.checks.findings import Edit, Finding, ListName, annotation_finding, record_finding
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry, ImageEntry, category_fault
 from htc.data.faults import RecordFault
 from htc.data.image_names import portable
 from htc.data.images import image_size
@@ -110,18 +111,20 @@ def _span(ids: set[int]) -> str:
 
 def value_types(part: AnnotationFile) -> Iterator[Finding]:
     """Report, once for each field, values of another type than COCO's whose meaning is certain."""
-    of_field: dict[tuple[str, str], list[tuple[Any, Any, Edit]]] = {}
-    annotations = part.annotations if part.columns is None else ()  # those in columns have COCO's types
+    if part.columns is not None:
+        return  # all its values are as COCO writes them
+    of_field: dict[tuple[ListName, str], list[tuple[Any, Any, Edit]]] = {}
     categories = [
         (position, record, {"id": id})
         for position, record in enumerate(part.content["categories"])
         if isinstance(record, dict) and (id := whole(record.get("id"))) is not None and type(record["id"]) is not int
     ]
-    for kind, entries in (
+    kinds: tuple[tuple[ListName, list[tuple[int, Any, dict[str, Any]]]], ...] = (
         ("images", [(one.position, one, one.in_coco_types) for one in part.images]),
-        ("annotations", [(one.position, one, one.in_coco_types) for one in annotations]),
+        ("annotations", [(one.position, one, one.in_coco_types) for one in part.annotations]),
         ("categories", categories),
-    ):
+    )
+    for kind, entries in kinds:
         for position, entry, values in entries:
             for name, value in values.items():
                 record = entry if isinstance(entry, dict) else entry.record

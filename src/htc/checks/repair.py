@@ -5,10 +5,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from htc.checks.examine import Request, repairable
-from htc.checks.findings import Edit, Finding
+from htc.checks.findings import Edit, Finding, ListName
 from htc.data.annotation_file import AnnotationFile, annotation_file
 from htc.data.record_values import short
 from htc.files import whole_file
@@ -29,7 +29,7 @@ class Change:
 
     code: str
     """The kind of fault that it corrects."""
-    part: Literal["images", "annotations", "categories"]
+    part: ListName
     id: Any
     """Id of the record."""
     field: str | None

@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from htc.cli.model import measured_precision
-from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, JsonTarget, ModelOptions, Name, Natural
+from htc.cli.options import (
+    MODEL_OPTIONS,
+    Above,
+    Count,
+    File,
+    Flags,
+    Folder,
+    JsonTarget,
+    LabelMaps,
+    ModelOptions,
+    Name,
+    Natural,
+)
 from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json, print_table, progress
 from htc.cli.train import steps_of
 from htc.compatibility import check_torch
 from htc.config import Config
+from htc.data.formats.map_rules import AUTO
 from htc.errors import ConfigError
 from htc.extras import require
 from htc.settings.layers import Setting, overlay, resolve, to_yaml
@@ -32,6 +45,7 @@ def ablate(
     train_images: Folder | None = None,
     val_annotations: File | None = None,
     val_images: Folder | None = None,
+    label_maps: LabelMaps = AUTO,
     preset: Name | None = None,
     rows: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="", metavar="NAME")] = None,
     out: Folder | None = None,
@@ -114,6 +128,7 @@ def ablate(
         train_images=train_images,
         val_annotations=val_annotations,
         val_images=val_images,
+        label_maps=label_maps,
         say=print_message,
     )
     check_torch()

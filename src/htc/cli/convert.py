@@ -10,8 +10,9 @@ from cyclopts import Parameter
 from htc.checkpoint.check import check_model, check_released
 from htc.checkpoint.facts import Colors, UserFacts
 from htc.cli.model import fetch_weights, measured_precision, print_config_of
-from htc.cli.options import MODEL_OPTIONS, Flags, JsonTarget, ModelOptions
+from htc.cli.options import MODEL_OPTIONS, Flags, JsonTarget, LabelMaps, ModelOptions
 from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json
+from htc.data.formats.map_rules import AUTO
 from htc.errors import OutputError
 from htc.run_folders import require_writable
 from htc.settings.layers import nested
@@ -24,6 +25,7 @@ def convert(
     *,
     colors: Colors | None = None,
     norm_epsilon: Literal["0", "1e-5"] | None = None,
+    label_maps: LabelMaps = AUTO,
     json: JsonTarget = None,
     options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
@@ -34,8 +36,9 @@ def convert(
     ----------
     source
         A checkpoint of mmdetection, detectron2 or torchvision (.pth), a .safetensors file, a native folder, or a preset
-        with released weights. Or the folder of a dataset: YOLO (data.yaml), labelme (JSON files) or label maps (images/
-        and masks/); the images are not copied.
+        with released weights; FILE#teacher is one of several models in a file. Or the folder of a dataset: YOLO
+        (data.yaml), labelme (JSON files), label maps (images/ and masks/), Pascal VOC, Cityscapes, VIA and others; the
+        images are not copied.
     destination
         The new folder.
     colors
@@ -43,6 +46,10 @@ def convert(
     norm_epsilon
         Epsilon of the frozen batch norms of a torchvision checkpoint: 0 for the released ResNet-50 models and those
         fine-tuned from them (their default), 1e-5 for others.
+    label_maps
+        How label maps are read: auto decides from the maps; otherwise what is an instance, as in instances (each
+        value), components (each connected region) or classes (values are classes), and which values are background and
+        void: components,background=255,void=none.
     json
         Write the report of every tensor (used, renamed, reordered, dropped) to this JSON file; - is standard output.
     """
@@ -52,7 +59,7 @@ def convert(
         return print_config_of(source, None, [*settings, *measured_precision(options)], facts)
     if is_data(source):
         facts.check(Path(source))
-        return _convert_data(Path(source), destination, json)
+        return _convert_data(Path(source), destination, json, label_maps)
     check_model(source, None, settings)
     check_released(source, None)
     check_json_target(json)
@@ -74,7 +81,7 @@ def is_data(source: str) -> bool:
     folder = Path(source)
     if not source or not folder.is_dir():
         return False
-    from htc.data.formats.layouts import is_known
+    from htc.data.formats.recognize import is_known
 
     return is_known(folder)
 
@@ -87,13 +94,13 @@ def _check_destination(destination: Path) -> None:
     require_writable(destination, "DST")
 
 
-def _convert_data(folder: Path, destination: Path, json: str | None) -> int:
+def _convert_data(folder: Path, destination: Path, json: str | None, label_maps: str) -> int:
     """Write COCO annotations of the dataset to DST; the images are neither copied nor changed."""
     check_json_target(json)
     _check_destination(destination)
     from htc.data.formats.layouts import conversion_summary, convert_data
 
-    converted = convert_data(folder, destination)
+    converted = convert_data(folder, destination, label_maps)
     if json != STDOUT:
         print("\n".join(conversion_summary(converted)))
     print_or_write_json(json, converted.to_json())

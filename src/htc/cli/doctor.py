@@ -1,14 +1,15 @@
 """`htc doctor`: report the faults of a dataset and how to fix them, and write corrected annotations."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from htc.cli.existing import check_dataset, check_files, check_folders
-from htc.cli.options import Count, File, Folder, JsonTarget
+from htc.cli.options import Count, File, Folder, JsonTarget, LabelMaps
 from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json
 from htc.compatibility import check_torch
+from htc.data.formats.map_rules import AUTO
 from htc.extras import require
 from htc.run_folders import require_new_file
 
@@ -22,6 +23,8 @@ def doctor(
     semantic_classes: Count = 183,
     val_annotations: File | None = None,
     val_images: Folder | None = None,
+    label_maps: LabelMaps = AUTO,
+    coco_holes: Literal["on", "off"] = "on",
     max_detections: Count = 100,
     fix: File | None = None,
     html: File | None = None,
@@ -34,8 +37,8 @@ def doctor(
     Parameters
     ----------
     data
-        Folder of a COCO dataset, whose training and validation sets are examined, or its annotation file (then with
-        IMAGES).
+        Folder of a dataset in any format that `htc train` takes, whose training and validation sets are examined, or a
+        COCO annotation file (then with IMAGES).
     images
         Folder of the images of an annotation file.
     semantic
@@ -46,6 +49,10 @@ def doctor(
         COCO annotations of the validation set, which is examined and compared with the training set.
     val_images
         Folder of the validation images.
+    label_maps
+        How label maps are read, as for `htc train`.
+    coco_holes
+        Whether polygons inside others are holes, as for `htc train`.
     max_detections
         Maximum number of detections of an image that the model will have.
     fix
@@ -74,6 +81,8 @@ def doctor(
         semantic_classes=semantic_classes,
         val_annotations=val_annotations,
         val_images=val_images,
+        label_maps=label_maps,
+        coco_holes=coco_holes,
         max_detections=max_detections,
         fix=fix,
         html=html,

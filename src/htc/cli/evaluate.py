@@ -16,6 +16,7 @@ from htc.cli.options import (
     Flags,
     Folder,
     JsonTarget,
+    LabelMaps,
     ModelOptions,
     Name,
     Natural,
@@ -25,6 +26,7 @@ from htc.cli.options import (
 from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json, progress
 from htc.cli.semantic import NO_MAPS, MapFlags
 from htc.compatibility import check_torch
+from htc.data.formats.map_rules import AUTO
 from htc.errors import ConfigError
 from htc.evaluation.files import has_objects
 from htc.evaluation.request import EvaluationRequest
@@ -40,6 +42,7 @@ def evaluate(
     split: Name = "val",
     annotations: File | None = None,
     images: Folder | None = None,
+    label_maps: LabelMaps = AUTO,
     weights: Name | None = None,
     views: Annotated[str | None, Parameter(metavar="SPEC")] = None,
     results: File | None = None,
@@ -76,8 +79,11 @@ def evaluate(
     images
         Folder of their images. Default: by COCO's layout (val for annotations/instances_val.json), else the folder of
         the annotations.
+    label_maps
+        How the label maps of --data are read, as for `htc train`.
     weights
-        A weights file, or the name of a preset with released weights, for a preset as MODEL.
+        A weights file, or the name of a preset with released weights, for a preset as MODEL. FILE#teacher is one of
+        several models in a file.
     views
         Views for test-time augmentation: scales or sizes, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200:flip;
         paper for the paper's ten.
@@ -90,7 +96,8 @@ def evaluate(
     save_results
         Write the COCO results to this new file, also for images without annotations such as COCO's test images.
     max_detections
-        Maximum detections of an image that are evaluated. Default: the model's own, or 100 for a result file.
+        Maximum detections of an image that are evaluated. Default: the model's own, or 100 for a result file
+        (300 for LVIS).
     batch_size
         Images in a forward pass.
     workers
@@ -120,6 +127,7 @@ def evaluate(
         split=split,
         annotations=annotations,
         images=images,
+        label_maps=label_maps,
         results=results,
         views=views,
         against=against,

@@ -32,6 +32,7 @@ Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 File = Annotated[Path, Parameter(metavar="FILE")]
 Folder = Annotated[Path, Parameter(metavar="DIR")]
 Name = Annotated[str, Parameter(metavar="NAME")]
+LabelMaps = Annotated[str, Parameter(metavar="auto|MODE")]
 
 
 def _fraction(_kind: object, value: float | None) -> None:
@@ -49,6 +50,11 @@ def _zero_or_more(_kind: object, value: int | None) -> None:
         raise ValueError("Give 0 or more.")
 
 
+def _zero_or_auto(_kind: object, value: int | str) -> None:
+    if isinstance(value, int) and value < 0:
+        raise ValueError("Give 0 or more, or auto.")
+
+
 def _above_zero(_kind: object, value: float | None) -> None:
     if value is not None and not 0 < value < math.inf:
         raise ValueError("Give a number above 0.")
@@ -57,6 +63,7 @@ def _above_zero(_kind: object, value: float | None) -> None:
 Threshold = Annotated[float, Parameter(validator=_fraction)]
 Count = Annotated[int, Parameter(validator=_one_or_more)]
 Natural = Annotated[int, Parameter(validator=_zero_or_more)]
+Workers = Annotated[int | Literal["auto"], Parameter(validator=_zero_or_auto)]
 Above = Annotated[float, Parameter(validator=_above_zero)]
 
 

@@ -76,7 +76,8 @@ def predict(
         A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file; repeat the
         flag for an ensemble.
     weights
-        A weights file, or the name of a preset with released weights, for --model PRESET.
+        A weights file, or the name of a preset with released weights, for --model PRESET. FILE#teacher is one of
+        several models in a file.
     views
         Views for test-time augmentation: scales or sizes, then :flip, as in 0.75,1,1.25:flip or 600x900,800x1200:flip;
         paper for the paper's ten.

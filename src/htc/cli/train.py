@@ -1,15 +1,30 @@
 """`htc train`: train a model on a dataset."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from htc.cli.existing import check_files, check_folders
 from htc.cli.metrics import print_metrics
-from htc.cli.options import MODEL_OPTIONS, Above, Count, File, Flags, Folder, ModelOptions, Name, Natural, Switch, Words
+from htc.cli.options import (
+    MODEL_OPTIONS,
+    Above,
+    Count,
+    File,
+    Flags,
+    Folder,
+    LabelMaps,
+    ModelOptions,
+    Name,
+    Natural,
+    Switch,
+    Words,
+    Workers,
+)
 from htc.cli.output import print_message
 from htc.cli.semantic import NO_MAPS, MapFlags
+from htc.data.formats.map_rules import AUTO
 from htc.ranks import here
 from htc.settings.layers import Setting, names_preset, to_yaml
 from htc.training.display import displaying
@@ -26,6 +41,8 @@ def train(
     train_images: Folder | None = None,
     val_annotations: File | None = None,
     val_images: Folder | None = None,
+    label_maps: LabelMaps = AUTO,
+    coco_holes: Literal["on", "off"] = "on",
     preset: Name | None = None,
     weights: Name | None = None,
     semantic: Annotated[str, Parameter(metavar="auto|none|DIR")] = "auto",
@@ -37,7 +54,7 @@ def train(
     batch_size: Count | None = None,
     lr: float | None = None,
     seed: Natural = 0,
-    workers: Natural = 0,
+    workers: Workers = "auto",
     resume: Switch = False,
     checkpoint_steps: Count | None = None,
     devices: Count = 1,
@@ -55,7 +72,8 @@ def train(
     ----------
     data
         Folder of the dataset: COCO (annotations/instances_{train,val}.json with {train,val}/, COCO's own layout, or
-        Roboflow's), YOLO (data.yaml), labelme (JSON files) or label maps (images/ and masks/).
+        Roboflow's), YOLO (data.yaml), labelme (JSON files), label maps (images/ and masks/), Pascal VOC, Cityscapes,
+        VIA and others (docs/guides/formats.md).
     val_share
         Hold out this share of the training images (0 to 1) for validation, if --data has no validation set.
     train_annotations
@@ -66,11 +84,19 @@ def train(
         COCO annotations to evaluate on.
     val_images
         Folder of their images.
+    label_maps
+        How label maps are read: auto decides from the maps; otherwise what is an instance, as in instances (each
+        value), components (each connected region) or classes (values are classes), and which values are background and
+        void: components,background=255,void=none.
+    coco_holes
+        on: a polygon of COCO's JSON wholly inside another, of the opposite orientation, is a hole; off: polygons are a
+        union, as COCO's own metrics have them.
     preset
         The model and its schedule; `htc models` lists all. Default: chosen for the dataset.
     weights
-        Start from these weights: a preset with released weights, a folder or a file. Layers that depend on the
-        classes keep the rows of classes with the same name; the others start from random values.
+        Start from these weights: a preset with released weights, a folder, a file, or FILE#teacher for one of several
+        models in it. Layers that depend on the classes keep the rows of classes with the same name; the others start
+        from random values.
     semantic
         Targets of the semantic branch: auto derives them from the instances, none removes the branch, DIR holds PNG
         maps.
@@ -81,7 +107,8 @@ def train(
     evaluate_every
         Epochs between two evaluations. Default: 1, or about twenty evaluations in all if the epochs are chosen.
     max_time
-        Stop after this many minutes of training.
+        Minutes from the command to the model, within 5 %. They decide the number of steps and, unless you set them or
+        a preset, the input size and the crop.
     batch_size
         Images of one process in a step. Default: the preset's.
     lr
@@ -90,7 +117,7 @@ def train(
     seed
         The same seed on the same machine gives the same weights.
     workers
-        Processes that load images; 0 loads them in the training process.
+        Processes that load images; 0 loads them in the training process, auto decides by measuring the first steps.
     resume
         Continue the run in --out DIR exactly from its last checkpoint.
     checkpoint_steps
@@ -115,6 +142,8 @@ def train(
         train_images=train_images,
         val_annotations=val_annotations,
         val_images=val_images,
+        label_maps=label_maps,
+        coco_holes=coco_holes,
         weights=weights,
         semantic=maps.targets(semantic),
         out=out,
@@ -144,7 +173,6 @@ def train(
         result = run_request(request, listener)
     if result.metrics is not None and here().rank == 0:
         print_metrics(result.metrics.to_dict())
-    print_message(f"model: {result.model_folder}    metrics, curves and images: {result.folder}")
     print_message(f"predict with it: htc predict IMAGE --model {result.folder}")
     return 0
 

@@ -81,8 +81,8 @@ def statistics_of(dataset: Dataset) -> Statistics:
     )
 
 
-def input_size(data: Statistics) -> Advice:
-    """Choose the size of the network input.
+def input_size(data: Statistics, shrink: float = 1.0) -> Advice:
+    """Choose the size of the network input; `shrink` (up to 1) makes it smaller, for a time limit.
 
     Images are enlarged, at most twofold, until nine in ten instances are at least 24 px large (as in COCO at
     mmdetection's 800 px), and reduced, down to mmdetection's short edge of 800, as long as nine in ten stay above 64
@@ -98,7 +98,7 @@ def input_size(data: Statistics) -> Advice:
         scale = min(LEAST_SIDE / max(side, 1.0), MOST_ENLARGED)
     elif side > AMPLE_SIDE and short > ENOUGH_SHORT:
         scale = max(AMPLE_SIDE / side, ENOUGH_SHORT / short)
-    fitting = min(scale, MOST_LONG / long)
+    fitting = min(scale, MOST_LONG / long) * shrink
     short_edge = _multiple(short * fitting)
     long_edge = max(short_edge, min(MOST_LONG, max(_multiple(long * fitting), _multiple(short_edge * 5 / 3))))
     measured = (
@@ -107,14 +107,15 @@ def input_size(data: Statistics) -> Advice:
     )
     cut = (
         ""
-        if fitting == scale
+        if fitting == scale * shrink
         else f"; the input size is limited to {MOST_LONG} px: for larger inputs, train on crops "
         f"(training.augmentation.crop)"
     )
+    limited = "" if shrink == 1 else f"; {shrink:.0%} of that size, so that a whole schedule fits the time limit"
     rule = f"enlarged (at most {MOST_ENLARGED:g}x) up to {LEAST_SIDE:.0f} px, reduced only above {AMPLE_SIDE:.0f} px"
     return Advice(
         {"input.short_edge": short_edge, "input.long_edge": long_edge, "input.max_scale": round(fitting, 2)},
-        f"{measured}; {rule}{cut}",
+        f"{measured}; {rule}{cut}{limited}",
     )
 
 

@@ -11,15 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from htc.data.annotation_file import (
-    AnnotationEntry,
-    AnnotationFile,
-    ImageEntry,
-    box_fault,
-    category_fault,
-    crowd_fault,
-    read_annotation_file,
-)
+from htc.data.annotation_file import AnnotationFile, read_annotation_file
+from htc.data.coco_records import AnnotationEntry, ImageEntry, box_fault, category_fault, crowd_fault
 from htc.data.columns import ColumnImages, Columns, packed
 from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
 from htc.data.faults import Faults, RecordFault
@@ -56,6 +49,8 @@ class Splits:
     train_images: Path
     val_annotations: Path | None
     val_images: Path | None
+    holes: bool = True
+    """Whether rings inside others, of the opposite orientation, are holes (`--coco-holes`)."""
 
 
 def find_splits(folder: Path) -> Splits:
@@ -87,10 +82,10 @@ def find_splits(folder: Path) -> Splits:
 
 def read_splits(splits: Splits) -> tuple[Dataset, Dataset | None]:
     """Read the training split and, if there is one, the validation split; raises `DataError` like `read_coco`."""
-    train = read_coco(splits.train_annotations, splits.train_images)
+    train = read_coco(splits.train_annotations, splits.train_images, holes=splits.holes)
     if splits.val_annotations is None or splits.val_images is None:
         return train, None
-    return train, read_coco(splits.val_annotations, splits.val_images)
+    return train, read_coco(splits.val_annotations, splits.val_images, holes=splits.holes)
 
 
 def coco_parts(folder: Path) -> dict[str, tuple[Path, Path]]:

@@ -6,7 +6,7 @@ lengths of all instances follow each other; offsets mark where each one starts.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain, pairwise
@@ -90,7 +90,7 @@ class Columns:
     @property
     def crowd(self) -> Bool[np.ndarray, " N"]:
         """Whether each instance is a crowd."""
-        return (self.flags & CROWD) != 0
+        return (self.flags & (CROWD | IGNORE)) != 0
 
     @cached_property
     def clipped(self) -> Float[np.ndarray, "N 4"]:
@@ -105,11 +105,6 @@ class Columns:
         """Further fields of an image's record."""
         text = self.extras[self.extra_starts[image] : self.extra_starts[image + 1]].tobytes()
         return json.loads(text) if text else {}
-
-    def image_records(self) -> Iterator[dict[str, Any]]:
-        """The records of the images, with the fields that the columns contain."""
-        for image, (id, (height, width)) in enumerate(zip(self.image_ids.tolist(), self.sizes.tolist(), strict=True)):
-            yield {"id": id, "file_name": self.name(image), "height": height, "width": width, **self.extra(image)}
 
     def instances(self, image: int, *, holes: bool = True) -> tuple[Instance, ...]:
         """The usable instances of an image; with `holes`, polygons inside others are holes."""
@@ -136,7 +131,7 @@ class Columns:
         )
 
     def segmentation(self, instance: int) -> Polygons | RunLengths | None:
-        """The mask of an instance."""
+        """The mask of an instance, as annotated."""
         flags = int(self.flags[instance])
         if flags & POLYGONS:
             first, last = self.ring_starts[instance : instance + 2].tolist()
@@ -334,7 +329,7 @@ class ColumnImages(Sequence[ImageRecord]):
             np.repeat(np.arange(len(chosen)), counts),
             columns.labels[instances].astype(np.int64),
             clipped_boxes(columns.boxes[instances], sizes[columns.owners[instances]]),
-            (flags & CROWD) != 0,
+            (flags & (CROWD | IGNORE)) != 0,
             (flags & MASKED) != 0,
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -192,8 +192,16 @@ class Dataset:
         return dataset_of_records(records_of_supervision(dataset), dataset.classes, "htc.Dataset.from_supervision")
 
     @classmethod
-    def from_coco(cls, annotations: str | PathLike[str], images: str | PathLike[str]) -> "Dataset":
+    def from_coco(
+        cls, annotations: str | PathLike[str], images: str | PathLike[str], *, coco_holes: Literal["on", "off"] = "on"
+    ) -> "Dataset":
         """Read a COCO instance file, whose images are in the folder `images`.
+
+        Args:
+            annotations: The file.
+            images: The folder of its images.
+            coco_holes: "on": a polygon wholly inside another, of the opposite orientation, is a hole; "off": polygons
+                are a union, as COCO's tools read them.
 
         Raises:
             DataError: The file cannot be used; the message has the file, the record, what is wrong and what to do.
@@ -204,15 +212,16 @@ class Dataset:
         """
         from htc.data.coco import read_coco
 
-        return read_coco(Path(annotations), Path(images))
+        return read_coco(Path(annotations), Path(images), holes=coco_holes != "off")
 
     @classmethod
-    def from_folder(cls, folder: str | PathLike[str], split: str = "train") -> "Dataset":
+    def from_folder(cls, folder: str | PathLike[str], split: str = "train", *, label_maps: str = "auto") -> "Dataset":
         """Read one split of a folder in any layout that `htc train` accepts: COCO, YOLO, labelme, label maps.
 
         Args:
             folder: The dataset; nothing is written to it.
             split: `train`, `val` (also `valid`, `validation`) or `test`.
+            label_maps: How label maps are read, as in `htc.train`.
 
         Raises:
             DataError: The layout is unknown, the folder has no such split (the message lists those it has), or a file
@@ -224,7 +233,7 @@ class Dataset:
         """
         from htc.data.formats.layouts import read_split
 
-        return read_split(Path(folder), split)
+        return read_split(Path(folder), split, label_maps)
 
     def to_coco(self) -> dict[str, Any]:
         """The content of a COCO instance file: `images`, `categories` and `annotations`.

@@ -33,7 +33,7 @@ def nested_rings(rings: Sequence[Float[np.ndarray, " _"]]) -> dict[int, int]:
         return {}
     points = [ring.reshape(-1, 2) for ring in rings]
     low, high = np.array([ring.min(0) for ring in points]), np.array([ring.max(0) for ring in points])
-    inside = ((low[:, None] >= low[None]) & (high[:, None] <= high[None])).all(2)
+    inside: Bool[np.ndarray, "R R"] = np.all((low[:, None] >= low[None]) & (high[:, None] <= high[None]), axis=2)
     np.fill_diagonal(inside, val=False)
     if not inside.any():
         return {}
@@ -79,7 +79,8 @@ def with_holes(polygons: Polygons, height: int, width: int) -> Polygons | RunLen
             trees[root] = coco_masks.merge([trees[root], _inverted(runs[index])], intersect=True)
         else:
             trees[root] = coco_masks.merge([trees[root], runs[index]])
-    return RunLengths(coco_masks.merge(list(trees.values()))["counts"])
+    merged: Any = coco_masks.merge(list(trees.values()))
+    return RunLengths(merged["counts"])
 
 
 def _inverted(runs: Any) -> Any:

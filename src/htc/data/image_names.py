@@ -12,10 +12,11 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from htc.errors import DataError
+from htc.files import visible
 
 SEPARATORS = "Windows separators or ./"
 OWN_FOLDER = "the name of the images folder in front"
@@ -43,17 +44,18 @@ def portable(name: str) -> str:
     return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
+def name_of_url(url: object) -> str | None:
+    """The last folder and the file of LVIS's `coco_url`, as train2017/000000000009.jpg."""
+    parts = PurePosixPath(url).parts if isinstance(url, str) else ()
+    return "/".join(parts[-2:]) if len(parts) > 2 else None
+
+
 def leaves_folder(name: str) -> bool:
     """Whether a name is absolute (also on Windows) or contains `..`, with either separator, also percent-encoded."""
     slashed = (unquote(name) if "%" in name else name).replace("\\", "/")
     if "/" not in slashed:
         return slashed == ".."
     return slashed.startswith("/") or re.match(r"[A-Za-z]:/", slashed) is not None or ".." in slashed.split("/")
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden: `._a.png` of macOS, `.ipynb_checkpoints`, `.DS_Store`."""
-    return name.startswith(".")
 
 
 def _composed(name: str) -> str:
@@ -93,7 +95,7 @@ def visible_files(folder: Path) -> Iterator[str]:
         except OSError:
             continue  # not readable: its files are reported as missing
         for entry in entries:
-            if is_hidden(entry.name):
+            if not visible(Path(entry.name)):
                 continue
             if entry.is_file():
                 yield prefix + entry.name

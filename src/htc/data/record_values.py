@@ -12,6 +12,8 @@ from typing import Any, Generic, TypeGuard, TypeVar
 NUMBER_TYPES = frozenset((int, float))
 WHOLE_TEXT = re.compile(r"\s*(0|-?[1-9][0-9]{0,17})(\.0+)?\s*", re.ASCII)
 """A whole number without leading zeros: `0001` may be the name of something else than 1."""
+NO_PARENT = (None, "", "none")
+"""Values of a category's `supercategory` that name none."""
 FLAGS: dict[str, bool] = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.0": True}
 NO_PARENT = (None, "", "none")
 """Values of a category's `supercategory` that name none."""

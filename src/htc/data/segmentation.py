@@ -113,9 +113,10 @@ def read_outline(value: Any, height: int, width: int, *, holes: bool = True) -> 
 
 def _nested(outline: Outline, height: int, width: int, holes: bool) -> Outline:
     """Report rings inside others, and cut the holes out of the mask."""
-    if not isinstance(outline.segmentation, Polygons):
+    polygons = outline.segmentation
+    if not isinstance(polygons, Polygons):
         return outline
-    rings = outline.segmentation.rings
+    rings = polygons.rings
     outer = nested_rings(rings)
     if not outer:
         return outline
@@ -140,7 +141,7 @@ def _nested(outline: Outline, height: int, width: int, holes: bool) -> Outline:
     outline = replace(outline, faults=tuple(faults), holes=len(cut))
     if not cut or not holes:
         return outline
-    segmentation = with_holes(outline.segmentation, height, width)
+    segmentation = with_holes(polygons, height, width)
     area = float(counts_of(segmentation, height, width)[1::2].sum())
     return replace(outline, segmentation=segmentation, area=area)
 
@@ -192,13 +193,14 @@ def _parse_ring(ring: Any, height: int, width: int) -> Float[np.ndarray, " _"] |
 
 def _parse_runs(value: dict[str, Any], height: int, width: int) -> ParsedSegmentation:
     size, counts = value.get("size"), value["counts"]
-    sides = [whole(side) for side in size] if isinstance(size, list) else size
+    stated: list[Any] = size if isinstance(size, list) else []
+    sides = [whole(side) for side in stated]
     if sides != [height, width]:
         turned = ", with width and height swapped" if sides == [width, height] else ""
         what = f"its run-length size is {short(size)}{turned}; the image's [height, width] is [{height}, {width}]"
         return ParsedSegmentation(None, (SegmentationFault("rle-size", what),))
     plain, understood = plain_counts(counts, height * width)
-    if not understood and not all(type(side) is int for side in size):
+    if not understood and not all(type(side) is int for side in stated):
         understood = "its run-length size is not written as integers"
     damaged = None
     runs = text = None

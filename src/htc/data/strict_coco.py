@@ -32,6 +32,7 @@ from htc.data.columns import (
     starts_of,
     texts,
 )
+from htc.data.image_names import name_of_url
 from htc.data.mask_encodings import valid_counts
 from htc.data.record_values import NO_PARENT
 from htc.data.segmentation import FAR
@@ -52,12 +53,13 @@ class _File(Struct):
 
 class _Image(Struct, forbid_unknown_fields=True):
     id: int
-    file_name: str
     height: int
     width: int
+    file_name: str | UnsetType = UNSET
+    """LVIS has only `coco_url`."""
     license: Optional = UNSET
     flickr_url: Optional = UNSET
-    coco_url: Optional = UNSET
+    coco_url: str | UnsetType | None = UNSET
     date_captured: Optional = UNSET
 
 
@@ -135,9 +137,10 @@ def _images(records: list[Raw]) -> dict[str, np.ndarray]:
     sizes = np.array([(image.height, image.width) for image in images], np.int64).reshape(-1, 2)
     if not len(ids) or _repeated(ids) or sizes.min() < 1 or sizes.max() > MAX_SIDE:
         raise DeclinedError
-    if not all(image.file_name for image in images):
+    listed = [name_of_url(image.coco_url) if image.file_name is UNSET else image.file_name for image in images]
+    names, name_starts = texts([name.encode() for name in listed if name])
+    if len(name_starts) <= len(images):
         raise DeclinedError
-    names, name_starts = texts([image.file_name.encode() for image in images])
     further, further_starts = texts(extras)
     return {
         "image_ids": ids,
@@ -153,7 +156,7 @@ def _with_extra(raw: Raw) -> tuple[_Image, bytes]:
     """An image record with fields that are not COCO's, and those fields."""
     record = msgspec.json.decode(raw, type=dict[str, Any])
     extra = {key: value for key, value in record.items() if key not in PLAIN}
-    plain = {key: record[key] for key in ("id", "file_name", "height", "width") if key in record}
+    plain = {key: record[key] for key in ("id", "file_name", "height", "width", "coco_url") if key in record}
     return msgspec.convert(plain, _Image), json.dumps(extra).encode()
 
 

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons
-from htc.data.formats.converted import ANNOTATIONS_FOLDER, SPLIT_NAMES
+from htc.data.formats.converted import ANNOTATIONS_FOLDER, SPLIT_NAMES, absolute
 from htc.data.mask_encodings import counts_of
 from htc.errors import DataError
 from htc.files import whole_file, write_json
@@ -105,23 +105,18 @@ def located(dataset: Dataset, arrays: Path | None = None) -> tuple[Path, list[Pa
     """The common folder of all images, and the absolute path of each; images in memory are placed in `arrays` (None:
     the common folder).
     """
-    folders = [_absolute(record.path.parent) for record in dataset.images if record.pixels is None]
+    folders = [absolute(record.path.parent) for record in dataset.images if record.pixels is None]
     if arrays is not None and len(folders) < len(dataset):
-        folders.append(_absolute(arrays))
+        folders.append(absolute(arrays))
     try:
         root = Path(os.path.commonpath(folders)) if folders else Path()
     except ValueError as error:
         raise DataError(f"the images have no common folder ({error}); put them on one drive") from error
-    in_memory = root if arrays is None else _absolute(arrays)
+    in_memory = root if arrays is None else absolute(arrays)
     return root, [
-        _absolute(record.path) if record.pixels is None else in_memory / f"{position:06}.png"
+        absolute(record.path) if record.pixels is None else in_memory / f"{position:06}.png"
         for position, record in enumerate(dataset.images, start=1)
     ]
-
-
-def _absolute(path: Path) -> Path:
-    """Absolute path without `..`, which a file name must not contain; links are resolved only if that is necessary."""
-    return path.resolve() if ".." in path.parts else path.absolute()
 
 
 def content_of(dataset: Dataset, root: Path, paths: list[Path]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def matches(
     kind: IouType, ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], max_detections: int
 ) -> ImageMatches:
     """Match COCO results with the ground-truth instances by boxes, masks or boundaries, over all sizes."""
-    return matches_of(kind, compare(ground_truth, results), max_detections)
+    return matches_of(kind, compare(ground_truth, results, max_detections), max_detections)
 
 
 def matches_of(kind: IouType, comparison: Comparison, max_detections: int) -> ImageMatches:
@@ -110,7 +110,7 @@ def gains(
     max_detections: int,
 ) -> dict[IouType, Gain]:
     """Compare box AP and, if both have masks, mask AP of two sets of COCO results; raises `DataError` as `compare`."""
-    both = compare(ground_truth, results), compare(ground_truth, others)
+    both = tuple(compare(ground_truth, each, max_detections) for each in (results, others))
     kinds: tuple[IouType, ...] = ("bbox", "segm") if all(each.with_masks for each in both) else ("bbox",)
     drawn = draws(len(ground_truth["images"]), DRAWS, seed=0)
     gain_of: dict[IouType, Gain] = {}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pycocotools import mask as rle_codec
 
-from htc.evaluation.comparison import Annotation, Comparison, EncodedMask, compare
+from htc.evaluation.comparison import Annotation, Comparison, EncodedMask, Federated, compare
 from htc.evaluation.matching import IOU, Matched
 from htc.files import uncollected
 
@@ -27,6 +27,8 @@ MetricValues = dict[str, dict[str, Any]]
 IouType = Literal["bbox", "segm", "boundary"]
 
 AREAS = {"APs": "small", "APm": "medium", "APl": "large"}
+FREQUENCIES = {"APr": "r", "APc": "c", "APf": "f"}
+"""LVIS: AP of classes that are rare (in 1 to 10 training images), common (11 to 100) and frequent."""
 DILATION_RATIO = 0.02
 """Width of the boundary as a fraction of the image's diagonal (Cheng et al. 2021, Boundary IoU)."""
 
@@ -44,7 +46,7 @@ def coco_metrics(
 
     Raises `DataError` if results belong to unknown images or categories, or if only some have masks.
     """
-    return metrics_of(compare(annotations, results), max_detections)
+    return metrics_of(compare(annotations, results, max_detections), max_detections)
 
 
 def metrics_of(comparison: Comparison, max_detections: int = 100) -> MetricValues:
@@ -67,7 +69,7 @@ def metrics_from(
         for index, (_, name) in enumerate(comparison.categories)
     }
     return {
-        **{kind: summary(evaluation, max_detections) for kind, evaluation in evaluations.items()},
+        **{kind: summary(evaluation, max_detections, comparison.federated) for kind, evaluation in evaluations.items()},
         "per_class": per_class,
     }
 
@@ -104,12 +106,20 @@ def evaluation_of(kind: IouType, comparison: Comparison, max_detections: int) ->
         results = [
             _with_mask(item, mask) for item, mask in zip(comparison.results, comparison.result_masks, strict=True)
         ]
-    categories = [{"id": id, "name": name} for id, name in comparison.categories]
+    federated = comparison.federated
+    frequency = {} if federated is None else federated.frequency
+    # LVIS's evaluation needs a frequency of every category; AP by frequency is computed in `summary`.
+    categories = [{"id": id, "name": name, "frequency": frequency.get(id, "f")} for id, name in comparison.categories]
     # Pass the results as annotations: the library's own loading of results recomputes areas and boxes one by one.
     reference = COCO({"images": comparison.images, "annotations": objects, "categories": categories})
     predictions = COCO({"images": comparison.images, "annotations": results, "categories": categories})
     evaluation = COCOeval_faster(
-        reference, predictions, kind, boundary_dilation_ratio=DILATION_RATIO, rle_iou_max_workers=1
+        reference,
+        predictions,
+        kind,
+        lvis_style=federated is not None,
+        boundary_dilation_ratio=DILATION_RATIO,
+        rle_iou_max_workers=1,
     )
     evaluation.params.maxDets = [max_detections]
     return evaluation
@@ -119,8 +129,8 @@ def _with_mask(item: Annotation, mask: EncodedMask) -> Annotation:
     return {**item, "segmentation": mask, "area": float(rle_codec.area(mask))}
 
 
-def summary(evaluation: "COCOeval_faster", max_detections: int) -> dict[str, float]:
-    """Return COCO's metrics under the names of the metrics JSON."""
+def summary(evaluation: "COCOeval_faster", max_detections: int, federated: Federated | None = None) -> dict[str, float]:
+    """Return COCO's metrics under the names of the metrics JSON, and for LVIS AP by the frequency of the classes."""
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     labels = evaluation.params.areaRngLbl
     at = {round(float(iou), 2): index for index, iou in enumerate(evaluation.params.iouThrs)}
@@ -129,6 +139,11 @@ def summary(evaluation: "COCOeval_faster", max_detections: int) -> dict[str, flo
     values["AP75"] = mean_of_defined(precision[at[0.75], :, :, 0, -1])
     for name, area in AREAS.items():
         values[name] = mean_of_defined(precision[:, :, :, labels.index(area), -1])
+    if federated is not None and federated.frequency:
+        of_class = [federated.frequency.get(id) for id in evaluation.params.catIds]
+        for name, frequency in FREQUENCIES.items():
+            rows = [index for index, one in enumerate(of_class) if one == frequency]
+            values[name] = mean_of_defined(precision[:, :, rows, 0, -1])
     values[f"AR@{max_detections}"] = mean_of_defined(recall[:, :, 0, -1])
     return values
 
@@ -160,7 +175,7 @@ def boundary_metrics(comparison: Comparison, images: Sequence[Matched], max_dete
     evaluation = boundary_evaluation(comparison, images, max_detections)
     evaluation.evaluate()
     evaluation.accumulate()
-    return summary(evaluation, max_detections)
+    return summary(evaluation, max_detections, comparison.federated)
 
 
 def boundary_evaluation(comparison: Comparison, images: Iterable[Matched], max_detections: int) -> "COCOeval_faster":

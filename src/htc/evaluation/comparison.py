@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle_codec
 
-from htc.data.annotation_file import usable_box
+from htc.data.coco_records import usable_box
 from htc.data.mask_encodings import valid_counts
 from htc.data.record_values import KnownIds, is_number, short
 from htc.data.segmentation import EMPTY, parse_segmentation
@@ -22,6 +22,22 @@ from htc.files import uncollected
 Annotation = dict[str, Any]
 EncodedMask = Any
 """COCO's compressed RLE, `{"size": [height, width], "counts": str or bytes}`."""
+
+
+@dataclass(frozen=True)
+class Federated:
+    """What LVIS's annotations say about classes that are not annotated in every image (Gupta et al. 2019, section 4.2).
+
+    In an image, only results of its annotated classes and of its negative classes are evaluated; of its
+    non-exhaustively annotated classes, results without an instance are ignored.
+    """
+
+    not_exhaustive: tuple[frozenset[int], ...]
+    """Categories of which an image may have further instances, in the order of the images."""
+    negative: tuple[frozenset[int], ...]
+    """Categories of which an image has no instance."""
+    frequency: Mapping[int, str]
+    """`r` (rare), `c` (common) or `f` (frequent) in the training images, by category."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,8 @@ class Comparison:
     object_masks: list[EncodedMask] | None
     """None if masks cannot be compared."""
     result_masks: list[EncodedMask] | None
+    federated: Federated | None = None
+    """For LVIS; None: every class is annotated in every image."""
     boxes_only: frozenset[int] = frozenset()
     """Ids of the instances without a mask while others have one: for masks, their box is a crowd region."""
 
@@ -60,12 +78,18 @@ class Comparison:
         return self.object_masks is not None and self.result_masks is not None
 
     @property
-    def images(self) -> list[dict[str, int]]:
+    def images(self) -> list[dict[str, Any]]:
         """COCO images with ids from 1."""
-        return [
+        images: list[dict[str, Any]] = [
             {"id": number, "height": height, "width": width}
             for number, (height, width) in enumerate(self.sizes, start=1)
         ]
+        if self.federated is not None:
+            for image, negative, doubtful in zip(
+                images, self.federated.negative, self.federated.not_exhaustive, strict=True
+            ):
+                image |= {"neg_category_ids": sorted(negative), "not_exhaustive_category_ids": sorted(doubtful)}
+        return images
 
     def by_image(self) -> Iterator[tuple[list[Annotation], list[Annotation]]]:
         """Yield the instances and the results of each image, the results by descending score (a stable sort)."""
@@ -80,8 +104,13 @@ class Comparison:
 
 
 @uncollected()
-def compare(annotations: Mapping[str, Any] | Any, results: Sequence[Mapping[str, Any]]) -> Comparison:
+def compare(
+    annotations: Mapping[str, Any] | Any, results: Sequence[Mapping[str, Any]], max_detections: int | None = None
+) -> Comparison:
     """Bring COCO results and COCO annotations (a file or its content) into a `Comparison`; neither is changed.
+
+    For LVIS, only the `max_detections` best results of an image (None: all) are taken, and of these only those of
+    classes that are annotated in it.
 
     Images and instances get new ids from 1, in order: their own ids may be strings, and the COCO tools read id 0 as
     "unmatched". Raises `DataError` if results belong to unknown images or categories, have no valid score or box, or if
@@ -89,6 +118,8 @@ def compare(annotations: Mapping[str, Any] | Any, results: Sequence[Mapping[str,
     """
     ground_truth = read_annotations(annotations)
     results = checked_results(ground_truth, results)
+    if is_federated(ground_truth):
+        results = _verified(ground_truth, results, max_detections)
     ordered = sorted(ground_truth["images"], key=lambda image: _order(image["id"]))
     numbers = {image["id"]: number for number, image in enumerate(ordered, start=1)}
     sizes = {image["id"]: (image["height"], image["width"]) for image in ordered}
@@ -115,7 +146,43 @@ def compare(annotations: Mapping[str, Any] | Any, results: Sequence[Mapping[str,
         object_masks=object_masks,
         result_masks=result_masks,
         boxes_only=boxes_only,
+        federated=_federated(ground_truth, ordered),
     )
+
+
+def is_federated(ground_truth: Mapping[str, Any]) -> bool:
+    """Return whether annotations are LVIS's, whose images list their negative classes."""
+    return any("neg_category_ids" in image for image in ground_truth["images"])
+
+
+def _federated(ground_truth: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> Federated | None:
+    if not is_federated(ground_truth):
+        return None
+    doubtful, negative = (
+        tuple(frozenset(image.get(key) or ()) for image in images)
+        for key in ("not_exhaustive_category_ids", "neg_category_ids")
+    )
+    categories = ground_truth["categories"]
+    frequency = {category["id"]: category["frequency"] for category in categories if category.get("frequency")}
+    return Federated(doubtful, negative, frequency)
+
+
+def _verified(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], most: int | None
+) -> list[Mapping[str, Any]]:
+    """Return the best results of each image, as LVIS's evaluation takes them, of classes that are annotated in it."""
+    allowed = {image["id"]: set(image.get("neg_category_ids") or ()) for image in ground_truth["images"]}
+    for annotation in ground_truth["annotations"]:
+        allowed[annotation["image_id"]].add(annotation["category_id"])
+    counts: dict[int | str, int] = {}
+    kept: list[int] = []
+    for index in sorted(range(len(results)), key=lambda index: -results[index]["score"]):
+        result = results[index]
+        image = result["image_id"]
+        counts[image] = counts.get(image, 0) + 1
+        if (most is None or counts[image] <= most) and result["category_id"] in allowed[image]:
+            kept.append(index)
+    return [results[index] for index in sorted(kept)]
 
 
 def checked_results(

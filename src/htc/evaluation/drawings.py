@@ -12,8 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from htc.data.coco import read_coco
-from htc.data.dataset import ImageRecord
+from htc.data.dataset import Dataset, ImageRecord
 from htc.data.ground_truth import annotated, annotated_image
 from htc.data.image_names import distinct_names
 from htc.data.images import read_image
@@ -39,15 +38,13 @@ from htc.visual.palette import PALETTE
 SCORE = 0.5
 
 
-def draw_comparisons(
-    predictor: Predictor, annotations: Path, images: Path, folder: Path, most: int = 8
-) -> tuple[Path, ...]:
+def draw_comparisons(predictor: Predictor, dataset: Dataset, folder: Path, most: int = 8) -> tuple[Path, ...]:
     """Write PNGs of ground truth (left) and prediction (right) for up to `most` images, evenly spread over the dataset.
 
     Predictions have a score of at least 0.5. Existing files of the same name are replaced. Raises `OutputError` if the
     folder cannot be written to.
     """
-    records = read_coco(annotations, images).images
+    records = dataset.images
     chosen = (
         [
             records[index]

@@ -109,6 +109,7 @@ def at_least(image: Matched, threshold: float) -> Matched:
         image.ious[kept],
         image.match[kept],
         image.ignored[kept],
+        image.doubtful[kept],
     )
 
 

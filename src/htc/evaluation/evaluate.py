@@ -12,9 +12,11 @@ from htc.checkpoint.zoo import fetch
 from htc.config import Config
 from htc.data.coco import read_coco
 from htc.data.formats.layouts import locate_split
+from htc.data.formats.map_rules import AUTO
 from htc.data.semantic_maps import MapSources, semantic_sources
 from htc.errors import ConfigError
 from htc.evaluation.bootstrap import DRAWS
+from htc.evaluation.comparison import is_federated
 from htc.evaluation.evaluation import (
     Evaluation,
     EvaluationData,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("htc")
 DETECTIONS_OF_A_FILE = 100
 """Maximum detections of an image and class in the evaluation of a result file, as in COCO's own evaluation."""
+DETECTIONS_OF_LVIS = 300
+"""Maximum detections of an image, as in LVIS's own evaluation."""
 
 
 def evaluate(
@@ -57,6 +61,7 @@ def evaluate(
     split: str = "val",
     annotations: str | Path | None = None,
     images: str | Path | None = None,
+    label_maps: str = AUTO,
     results: str | Path | None = None,
     weights: str | Path | None = None,
     views: str | Sequence[View] | None = None,
@@ -85,10 +90,12 @@ def evaluate(
 
     Args:
         model: a predictor, or what `htc.load` takes; a list evaluates the ensemble and each of its members.
-        data: a folder (COCO, YOLO, labelme or label maps), an `htc.Dataset`, or a dictionary of datasets by split.
+        data: a folder (COCO, YOLO, labelme, label maps and other formats), an `htc.Dataset`, or a dictionary of
+            datasets by split.
         split: the part of `data` to evaluate on: "val", "train" or "test".
         annotations: a COCO annotation file, in place of `data`.
         images: the folder of its images. `None`: by COCO's layout, else the folder of the annotations.
+        label_maps: how the label maps of `data` are read, as in `htc.train`.
         results: a COCO result file of any tool, instead of a model.
         weights: a weights file, or a preset with released weights, for a preset as model.
         views: views for test-time augmentation: scales, then flips, as in "0.75,1,1.25:flip"; "paper" for the
@@ -97,7 +104,7 @@ def evaluate(
         stages: also evaluate these mask stages, each alone or averaged: ("1", "2", "1-3").
         save_results: write the COCO results to this new file.
         max_detections: maximum detections of an image that are evaluated. `None`: the model's own, or 100 for a result
-            file.
+            file (300 for LVIS).
         batch_size: images in a forward pass.
         workers: processes that load images; 0 loads them in this process.
         semantic: also evaluate the semantic map: "auto" against maps derived from the instances, or a folder of PNG
@@ -144,6 +151,7 @@ def evaluate(
         split=split,
         annotations=annotations,
         images=images,
+        label_maps=label_maps,
         results=results,
         views=views,
         against=against,
@@ -214,7 +222,7 @@ def _located(request: EvaluationRequest, stack: ExitStack) -> tuple[Path, Path]:
         return annotations, images_folder(annotations) if request.images is None else Path(request.images)
     assert request.data is not None  # `request.check` has passed
     converted = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="htc-evaluate-")))
-    return locate_split(request.data, request.split, converted)
+    return locate_split(request.data, request.split, converted, label_maps=request.label_maps)
 
 
 def _of_results(
@@ -228,7 +236,8 @@ def _of_results(
     elif request.html is not None:
         LOG.info("the page will have no images; to add them, pass images (--images DIR)")
     results = Path(request.results)
-    max_detections = request.max_detections or DETECTIONS_OF_A_FILE
+    default = DETECTIONS_OF_LVIS if is_federated(ground_truth) else DETECTIONS_OF_A_FILE
+    max_detections = request.max_detections or default
     evaluation = score_results(
         ground_truth,
         read_checked_results(ground_truth, results),

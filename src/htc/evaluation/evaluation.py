@@ -103,7 +103,7 @@ def score_results(
     ground_truth: Mapping[str, Any], results: Results, *, max_detections: int = 100, diagnostics: bool = False
 ) -> Evaluation:
     """Evaluate COCO results against annotations, optionally with diagnostics; raises `DataError`."""
-    comparison = compare(ground_truth, results)
+    comparison = compare(ground_truth, results, max_detections)
     if not diagnostics:
         return Evaluation(ground_truth, results, max_detections, comparison, metrics_of(comparison, max_detections))
     metrics, details = diagnose(comparison, max_detections)

@@ -38,7 +38,11 @@ class Matched:
     match: Int[np.ndarray, " D"]
     """Index (0 .. G-1) of the instance that each result matches, by COCO's rule at IoU 0.5; -1: none."""
     ignored: Bool[np.ndarray, " D"]
-    """Unmatched results inside a crowd of their class: neither true nor false positives."""
+    """Unmatched results inside a crowd of their class, or of a class whose instances are not all annotated in the
+    image (LVIS): neither true nor false positives.
+    """
+    doubtful: Bool[np.ndarray, " D"]
+    """Results of classes whose instances are not all annotated in the image."""
 
     @property
     def detected(self) -> Bool[np.ndarray, " G"]:
@@ -58,8 +62,17 @@ def matched_images(comparison: Comparison, max_detections: int) -> Iterator[Matc
         crowd = np.array([item["iscrowd"] for item in objects], bool)
         ious = overlaps(comparison, kept, objects)
         match, ignored = match_by_score(np.where(own[:, None] == object_labels[None], ious, 0.0), crowd)
+        doubtful = _doubtful(comparison, image, kept)
+        ignored |= doubtful & (match < 0)
         scores = np.array([item["score"] for item in kept], np.float64)
-        yield Matched(image, _indices(kept), scores, own, _indices(objects), object_labels, crowd, ious, match, ignored)
+        yield Matched(
+            image, _indices(kept), scores, own, _indices(objects), object_labels, crowd, ious, match, ignored, doubtful
+        )
+
+
+def _doubtful(comparison: Comparison, image: int, results: Sequence[Annotation]) -> Bool[np.ndarray, " D"]:
+    classes = frozenset() if comparison.federated is None else comparison.federated.not_exhaustive[image]
+    return np.array([item["category_id"] in classes for item in results], bool)
 
 
 def overlaps(
@@ -126,7 +139,8 @@ def confusion_matrix(images: Iterable[Matched], classes: int, threshold: float) 
     column instances without a result.
 
     Results of at least `threshold` and instances are paired one to one regardless of their classes, by descending IoU
-    down to 0.5. An unpaired result that lies in a crowd (of any class) is not counted.
+    down to 0.5. An unpaired result that lies in a crowd (of any class), or of a class whose instances are not all
+    annotated in the image, is not counted.
     """
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     for image in images:
@@ -135,7 +149,8 @@ def confusion_matrix(images: Iterable[Matched], classes: int, threshold: float) 
         pairs = pair_by_overlap(np.where(image.crowd[None], 0.0, ious))
         np.add.at(matrix, (image.object_labels[pairs[pairs >= 0]], labels[pairs >= 0]), 1)
         in_crowd = (ious[:, image.crowd] >= IOU).any(1)
-        matrix[classes, :classes] += np.bincount(labels[(pairs < 0) & ~in_crowd], minlength=classes)
+        false = (pairs < 0) & ~in_crowd & ~image.doubtful[kept]
+        matrix[classes, :classes] += np.bincount(labels[false], minlength=classes)
         missed = _free(len(image.objects), pairs) & ~image.crowd
         matrix[:classes, classes] += np.bincount(image.object_labels[missed], minlength=classes)
     return matrix

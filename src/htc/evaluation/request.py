@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from htc.data.formats.map_rules import AUTO, parse_map_options
 from htc.data.semantic_maps import MapSources
 from htc.errors import ConfigError
 from htc.extras import require
@@ -22,6 +23,7 @@ class EvaluationRequest:
     split: str = "val"
     annotations: str | Path | None = None
     images: str | Path | None = None
+    label_maps: str = AUTO
     results: str | Path | None = None
     views: str | Sequence[View] | None = None
     against: str | Path | None = None
@@ -55,6 +57,7 @@ class EvaluationRequest:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise ConfigError(f"{name} is {value}: pass {minimum} or more")
+        parse_map_options(self.label_maps)
         if bool(models) == (self.results is not None):
             raise ConfigError("pass either a model (MODEL) or results, a COCO result file (--results FILE)")
         if self.results is not None and (self.views is not None or self.stages or self.maps):

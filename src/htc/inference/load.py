@@ -11,6 +11,7 @@ from torch import nn
 
 from htc.checkpoint.fit import load_weights
 from htc.checkpoint.load import load_model
+from htc.checkpoint.prefixes import absolute_source
 from htc.errors import ConfigError
 from htc.inference.device import choose_device
 from htc.inference.ensemble import EnsemblePredictor
@@ -40,8 +41,8 @@ def load(
 
     Args:
         model: a preset name (with `weights`, or with its released weights), a native or run folder, or a `.pth` or
-            `.safetensors` file.
-        weights: a weights file or folder, or the name of a preset with released weights.
+            `.safetensors` file; "FILE#teacher" for one of several models in a file.
+        weights: a weights file or folder, "FILE#teacher", or the name of a preset with released weights.
         device: "auto" (CUDA if there is one, else the CPU), "cpu", "cuda", "cuda:N", N, "mps" or a `torch.device`.
         precision: "fp32", "bf16", or "auto" for the faster one on this device; `None`: the model's own.
         backbone: the module of a model that was trained with your own backbone (see `htc.Detector`); its weights are
@@ -79,8 +80,8 @@ def load_with_settings(
     load_weights(detector, loaded)
     ready = for_inference(detector, loaded.config.precision).to(device)
     # `Predictor.save` reads the weights again, perhaps from another working directory.
-    sources = [Path(one).absolute() if one is not None and Path(one).exists() else one for one in (model, weights)]
-    again = partial(load_model, sources[0] or model, sources[1], nested(settings))
+    own = None if weights is None else absolute_source(weights)
+    again = partial(load_model, absolute_source(model), own, nested(settings))
     return Predictor(ready, detector.config, lambda: again().state_dict)
 
 

@@ -54,6 +54,8 @@ EVALUATIONS = 20
 LARGEST_OBJECT = 0.9
 """Quantile of the instances' longest side; a crop has at least twice this side."""
 SMALLEST_CROP = 256
+SMALLEST_LIMITED_CROP = 128
+"""Smallest crop if a time limit makes the input smaller."""
 SOURCE = "chosen by the data"
 GIB_FIXED, GIB_A_MEGAPIXEL = 1.5, 5.0
 """Memory of a training step of HTC R-50: a fixed part (process, weights, gradients, momentum), and a part for each
@@ -107,22 +109,24 @@ def choose_config(
     memory: float | None,
     weights: tuple[str, Config] | None = None,
     processes: int = 1,
+    shrink: float = 1.0,
 ) -> Chosen:
     """Derive the configuration for `dataset` when no preset is given.
 
     `given` holds the user's settings, `memory` is the device's in GiB, `weights` the name and configuration of the
-    weights to start from, `processes` the world size. Raises `ConfigError` for invalid settings in `given`.
+    weights to start from, `processes` the world size; `shrink` makes input and crop smaller for a time limit. Raises
+    `ConfigError` for invalid settings in `given`.
     """
     data = statistics_of(dataset)
     base, rule = _base(len(dataset), memory, weights)
     chooser = _Chooser(base, given)
     chooser.choices.append(Choice({"preset": base.preset}, rule))
-    size = input_size(data)
+    size = input_size(data, shrink)
     chooser.take(size.settings, size.reason, all_or_none=True)
     if weights is None:
         anchors = anchor_scale(data, chooser.config.input, base.rpn.anchor_scale, chooser.config.rpn.anchor_ratios)
         chooser.take(anchors.settings, anchors.reason)
-    _crop(chooser, data)
+    _crop(chooser, data, shrink)
     most = max_detections(data)
     chooser.take(most.settings, most.reason)
     rare = repeat_threshold(data)
@@ -174,18 +178,22 @@ def gib_needed(config: Config, batch_size: int) -> float:
     return GIB_FIXED + GIB_A_MEGAPIXEL * batch_size * pixels / 1e6
 
 
-def _crop(chooser: _Chooser, data: Statistics) -> None:
-    """Choose a crop that contains most instances entirely; no crop if it would be nearly as large as the image."""
+def _crop(chooser: _Chooser, data: Statistics, shrink: float = 1.0) -> None:
+    """Choose a crop that contains most instances entirely; no crop if it would be nearly as large as the image.
+
+    `shrink` also applies to the smallest crop.
+    """
     present = chooser.config.training.augmentation.crop
     if present is None or not len(data.boxes):
         return
     size = chooser.config.input
     scale = min(size.max_scale or np.inf, size.short_edge / float(np.median(data.sizes.min(1))))
     side = float(np.quantile((data.boxes[:, 2:] - data.boxes[:, :2]).max(1), LARGEST_OBJECT)) * scale
-    crop = max(SMALLEST_CROP, ceil(2 * side / 32) * 32)
+    smallest = max(SMALLEST_LIMITED_CROP, round(SMALLEST_CROP * shrink / 32) * 32)
+    crop = max(smallest, ceil(2 * side / 32) * 32)
     rule = (
         f"90 % of the instances are at most {side:.0f} px long at the input size; the crop is twice that, at least "
-        f"{SMALLEST_CROP} px"
+        f"{smallest} px"
     )
     whole = crop >= 0.75 * size.short_edge
     value = None if whole else (crop, crop)

@@ -7,14 +7,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from htc.errors import OutputError
 from htc.progress import LINE_SECONDS, animated, clock, message_console
 from htc.training.events import (
     Downloading,
     EvaluationDone,
     EvaluationStep,
     Event,
+    Finished,
     Listener,
     Message,
     Phase,
@@ -46,6 +49,11 @@ class Display:
         self.evaluated: EvaluationDone | None = None
         self.best: EvaluationDone | None = None
         self.recent: deque[Mapping[str, float]] = deque(maxlen=SMOOTHED)
+        self.speeds: deque[tuple[float, int]] = deque(maxlen=SMOOTHED)
+        """(time at the end, images) of the last steps; evaluations are left out of the times."""
+        self.paused = 0.0
+        self.pause_start: float | None = None
+        self.waited_before = 0.0
         self.shown_step = 0
 
     def __call__(self, event: Event) -> None:
@@ -68,11 +76,15 @@ class Display:
             case StepDone():
                 self._step(event)
             case EvaluationStep():
+                if self.pause_start is None:
+                    self.pause_start = self.now()
                 self.evaluating = event
                 if self._due():
                     self._print(f"evaluating: {event.done} of {event.images} images")
             case EvaluationDone():
                 self._evaluation(event)
+            case Finished():
+                self._finished(event)
 
     def close(self) -> None:
         """Print the last step, if it has no line yet, when the training is over."""
@@ -82,13 +94,18 @@ class Display:
     def _step(self, event: StepDone) -> None:
         if self.first_step is None:
             self.first_step, self.first_step_start = event.step - 1, self.now()
+            self.waited_before = event.waited
         self.step, self.evaluating = event, None
         self.recent.append(event.losses)
+        self.speeds.append((self.now() - self.paused, event.images))
         if self._due():
             self._print_step()
 
     def _evaluation(self, event: EvaluationDone) -> None:
         self.evaluated, self.evaluating = event, None
+        if self.pause_start is not None:
+            self.paused += self.now() - self.pause_start
+            self.pause_start = None
         if event.best:
             self.best = event
         if self.step is None:  # a run that was interrupted before this evaluation and is resumed
@@ -96,6 +113,16 @@ class Display:
         self._print_step()
         if event.stops:
             self._print("early stopping: AP has not improved in the number of evaluations set by training.early_stop")
+
+    def _finished(self, event: Finished) -> None:
+        self.close()
+        took = clock(self.now() - self.start)
+        for line in (
+            f"ended after {took}: {event.reason}",
+            f"model: {event.model}    metrics, curves and images: {event.folder}",
+            f"{event.next_step}: {event.command}",
+        ):
+            self._print(line)
 
     def _due(self) -> bool:
         """Return whether a periodic line is due; a live display prints none."""
@@ -157,6 +184,19 @@ class Display:
         left = pace * (self.step.steps - self.step.step)
         return left if self.minutes is None else max(0.0, min(left, 60 * self.minutes - (self.now() - self.start)))
 
+    def images_per_second(self) -> float | None:
+        """Return the images trained in a second over the last steps; None before the second step."""
+        (begin, _), (end, _) = (self.speeds[0], self.speeds[-1]) if self.speeds else ((0.0, 0), (0.0, 0))
+        images = sum(images for _, images in list(self.speeds)[1:])
+        return images / (end - begin) if end > begin and images else None
+
+    def waiting(self) -> float | None:
+        """Return the share of the training's time that it waited for data, 0..1; None before the second step."""
+        if self.step is None or len(self.speeds) < 2:
+            return None
+        spent = self.now() - self.first_step_start - self.paused
+        return min(1.0, (self.step.waited - self.waited_before) / spent) if spent > 0 else None
+
     def line(self) -> str:
         """Return one line with epoch, step, losses, latest evaluation and times."""
         assert self.step is not None
@@ -175,10 +215,12 @@ class Display:
     def _tail(self) -> list[str]:
         assert self.step is not None
         used, left = self.step.memory, self.seconds_left()
-        memory = [] if used is None else [f"memory {used:.1f} GiB"]
+        speed, waiting = self.images_per_second(), self.waiting()
         return [
             f"lr {self.step.learning_rate:.2g}",
-            *memory,
+            *([] if speed is None else [f"{speed:.3g} images/s"]),
+            *([] if waiting is None or speed is None else [f"{waiting:.0%} waiting for data"]),
+            *([] if used is None else [f"memory {used:.1f} GiB"]),
             f"{clock(self.now() - self.start)} elapsed",
             *([] if left is None else [f"{clock(left)} left"]),
         ]
@@ -263,8 +305,50 @@ def log_event(event: Event) -> None:
             LOG.debug(name)
         case Message(line, warning):
             LOG.log(logging.WARNING if warning else logging.INFO, line)
+        case Finished():
+            LOG.info("%s; model: %s", event.reason, event.model)
         case EvaluationDone(entry):
             LOG.info("evaluation after epoch %d: %s", entry["epoch"], precisions(entry))
+
+
+class LogFile:
+    """Listener that writes the lines of a display without a terminal to a file, and passes the events on.
+
+    The file is created at the first step, so that a call that is refused before leaves none.
+    """
+
+    def __init__(self, path: Path, then: Listener) -> None:
+        self.path, self.then = path, then
+        self._before: list[Event] = []
+        self._display: Display | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Write the lines of an event, if it has some, and pass it on."""
+        if self._display is not None:
+            self._display(event)
+        elif isinstance(event, StepDone):
+            self._open(event)
+        elif not isinstance(event, Downloading):
+            self._before.append(event)
+        self.then(event)
+
+    def close(self) -> None:
+        """Write the last step, if it has no line yet, and close the file."""
+        if self._display is not None:
+            self._display.close()
+            self._display.console.file.close()
+
+    def _open(self, first: StepDone) -> None:
+        from rich.console import Console
+
+        try:
+            stream = self.path.open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror}. Set --out to another folder") from error
+        self._display = Display(Console(file=stream, width=200, highlight=False, force_terminal=False))
+        for event in (*self._before, first):
+            self._display(event)
+        self._before = []
 
 
 @contextmanager

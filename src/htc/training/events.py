@@ -69,6 +69,10 @@ class StepDone:
     """Every term, as weighted in the sum."""
     memory: float | None = None
     """Peak memory of the process in GiB; None if the system does not report it."""
+    images: int = 0
+    """Images of this step, over all processes."""
+    waited: float = 0.0
+    """Seconds that the training has waited for data so far."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,21 @@ class EvaluationDone:
     """Whether the training ends here because AP has not improved for `training.early_stop` evaluations."""
 
 
-Event = Phase | Downloading | Message | Planned | StepDone | EvaluationStep | EvaluationDone
+@dataclass(frozen=True)
+class Finished:
+    """The end of a training: why it ended, where everything is, and what to do next."""
+
+    reason: str
+    folder: str
+    """The run folder."""
+    model: str
+    """The folder of the model."""
+    next_step: str
+    """What the result suggests, as a sentence ..."""
+    command: str
+    """... and the command that does it."""
+
+
+Event = Phase | Downloading | Message | Planned | StepDone | EvaluationStep | EvaluationDone | Finished
 Listener = Callable[[Event], object]
 """Called with each event, in the process that called `htc.train`."""

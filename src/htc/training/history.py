@@ -3,13 +3,14 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from htc.errors import DataError
 from htc.evaluation.coco import MetricValues
-from htc.files import write_text
+from htc.files import write_json, write_text
 from htc.visual.curves import draw_average_precision, draw_losses
 
 HISTORY, LOSSES, CURVES_FOLDER, TABLE = "history.json", "losses.csv", "curves", "validation.csv"
@@ -47,9 +48,21 @@ def row_metrics(entry: dict[str, Any]) -> MetricValues:
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Read the history that `Validation` wrote; empty before the first evaluation."""
+    """Read the history that `Validation` wrote; empty before the first evaluation. A loss of null is NaN."""
     path = folder / HISTORY
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    history = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return [_with_losses(entry, lambda value: math.nan if value is None else value) for entry in history]
+
+
+def write_history(folder: Path, history: Sequence[dict[str, Any]]) -> None:
+    """Write the history; a loss that is not finite, which JSON cannot contain, becomes null. Raises `OutputError`."""
+    written = [_with_losses(entry, lambda value: value if math.isfinite(value) else None) for entry in history]
+    write_json(folder / HISTORY, written)
+
+
+def _with_losses(entry: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    losses = {name: change(value) for name, value in entry.get("losses", {}).items()}
+    return {**entry, "losses": losses} if losses else entry
 
 
 def read_losses(path: Path) -> tuple[list[int], dict[str, list[float]]]:

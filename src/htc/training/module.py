@@ -8,8 +8,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from htc.training.checkpoints import WholeFiles
 from htc.training.distributed import count, gathered, rank, summed
 from htc.training.optimizer import build_optimizer, groups_of, learning_rate_factor
 from htc.training.resume import Batches, epochs_of
+from htc.training.schedule import StepPlan
 from htc.types import Batch
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
@@ -45,7 +45,8 @@ class TrainingModule(LightningModule):
     """Lightning module that minimizes the sum of `objective`'s losses (Eq. 7) over `detector`'s parameters.
 
     `objective` contains `detector` and maps a `Batch` to named, already weighted, scalar losses. `images_per_step`
-    counts the images of all processes. A loss that is not finite raises `TrainingError` before it changes the weights.
+    counts the images of all processes. With a `plan` (a time limit), the schedule is spread over its steps. A loss that
+    is not finite raises `TrainingError` before it changes the weights.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class TrainingModule(LightningModule):
         epochs: int,
         images_per_step: int,
         seed: int = 0,
+        plan: StepPlan | None = None,
     ):
         super().__init__()
         self.detector = detector
@@ -66,6 +68,7 @@ class TrainingModule(LightningModule):
         self.epochs = epochs
         self.images_per_step = images_per_step
         self.seed = seed
+        self.plan = plan
         decay = training.average_decay
         self.average = (
             None
@@ -91,10 +94,16 @@ class TrainingModule(LightningModule):
         """Build the configured optimizer with the schedule of `learning_rate_factor`."""
         training = self.training_config
         optimizer = build_optimizer(groups_of(self.detector, training.optimizer), training, self.images_per_step)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(training, step, self.steps_per_epoch, self.epochs)
-        )
+        # a plain function: Lightning would try to store any other callable in the checkpoint
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.learning_rate_factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Return the factor of the base learning rate at a step: over the epochs, or over the planned steps."""
+        if self.plan is None:
+            return learning_rate_factor(self.training_config, step, self.steps_per_epoch, self.epochs)
+        position, per_epoch = self.plan.position(step), self.plan.first / self.epochs
+        return learning_rate_factor(self.training_config, position, per_epoch, self.epochs)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Do the optimizer step and update the EMA, before a callback reads or saves either."""
@@ -141,19 +150,11 @@ def _moving_average(decay: float) -> Any:
     return update
 
 
-@dataclass(frozen=True)
-class TrainingLimits:
-    """The end of a training: after this many epochs or minutes, whichever comes first."""
-
-    epochs: int
-    minutes: float | None = None
-
-
 def fit(
     module: LightningModule,
     batches: Batches,
     callbacks: Sequence[Callback],
-    limits: TrainingLimits,
+    epochs: int | None,
     *,
     device: torch.device | str = "auto",
     precision: Precision = "fp32",
@@ -164,7 +165,7 @@ def fit(
     loggers: Sequence[Logger] = (),
 ) -> None:
     """Train `module` on the batches of epoch 0, 1, ...; `resume` is a checkpoint of an earlier call, possibly
-    mid-epoch.
+    mid-epoch. Without `epochs`, a callback stops it.
 
     `device` is auto, cpu, cuda, cuda:N or mps; an optimizer step takes `accumulate` batches; `unused_parameters`: the
     losses do not depend on every parameter. Raises what a callback or a step raises, and KeyboardInterrupt when
@@ -174,8 +175,7 @@ def fit(
         trainer = Trainer(
             **trainer_placement(device, unused_parameters),
             precision="bf16-mixed" if precision == "bf16" else "32-true",
-            max_epochs=limits.epochs,
-            max_time=None if limits.minutes is None else timedelta(minutes=limits.minutes),
+            max_epochs=-1 if epochs is None else epochs,
             gradient_clip_val=clip_gradients,
             accumulate_grad_batches=accumulate,
             callbacks=list(callbacks),

@@ -25,7 +25,7 @@ def base_learning_rate(training: Training, images_per_step: int) -> float:
     return training.optimizer.lr * images_per_step / IMAGES_PER_STEP
 
 
-def learning_rate_factor(training: Training, step: int, steps_per_epoch: int, epochs: int) -> float:
+def learning_rate_factor(training: Training, step: float, steps_per_epoch: float, epochs: int) -> float:
     """Return the factor of the base learning rate at `step` (from 0): linear warm-up from `warmup_start`, times the
     schedule.
     """
@@ -33,8 +33,8 @@ def learning_rate_factor(training: Training, step: int, steps_per_epoch: int, ep
     if step < training.warmup_steps:
         warm = training.warmup_start + (1 - training.warmup_start) * step / training.warmup_steps
     if training.schedule == "cosine":
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps_per_epoch * epochs))))
-    passed = sum(step // max(1, steps_per_epoch) >= milestone for milestone in training.milestones)
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1e-9, steps_per_epoch * epochs))))
+    passed = sum(step // max(1e-9, steps_per_epoch) >= milestone for milestone in training.milestones)
     return warm * training.lr_factor**passed
 
 

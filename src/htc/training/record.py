@@ -2,8 +2,9 @@
 
 import csv
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from math import ceil
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +18,8 @@ from htc.files import REMEDIES, whole_file
 from htc.training.distributed import gathered
 from htc.training.events import Listener, StepDone
 from htc.training.history import LEADING
+from htc.training.module import TrainingModule
+from htc.training.schedule import StepPlan
 
 GIB = 2**30
 IMAGES_FILE = "pictures.csv"
@@ -30,8 +33,15 @@ class LossRecord(Callback):
     batches or processes, their mean is the step's loss; the first process writes.
     """
 
-    def __init__(self, path: Path, progress: Listener | None = None):
-        self.progress = progress
+    def __init__(
+        self,
+        path: Path,
+        progress: Listener | None = None,
+        *,
+        plan: StepPlan | None = None,
+        waited: Callable[[], float] = lambda: 0.0,
+    ):
+        self.progress, self.plan, self.waited = progress, plan, waited
         self._losses = _Rows(path)
         self._images = _Rows(path.with_name(IMAGES_FILE))
         self._terms = StepTerms()
@@ -62,10 +72,24 @@ class LossRecord(Callback):
             )
             self._images.add(["step", "pictures"], [step - 1, *self._seen])
             if self.progress is not None:
-                steps, epochs = int(trainer.estimated_stepping_batches), trainer.max_epochs or 1
-                memory = peak_memory(pl_module.device)
-                self.progress(StepDone(step, steps, trainer.current_epoch + 1, epochs, self._rate, terms, memory))
+                self.progress(self._step_done(trainer, pl_module, terms))
         self._seen = []
+
+    def _step_done(self, trainer: Trainer, module: LightningModule, terms: Mapping[str, float]) -> StepDone:
+        steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or 1
+        if self.plan is not None and isinstance(module, TrainingModule):
+            steps, epochs = self.plan.steps, ceil(self.plan.steps / module.steps_per_epoch)
+        return StepDone(
+            trainer.global_step,
+            int(steps),
+            trainer.current_epoch + 1,
+            epochs,
+            self._rate,
+            terms,
+            peak_memory(module.device),
+            images=len(self._seen),
+            waited=self.waited(),
+        )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the files."""

@@ -1,13 +1,15 @@
 """The options of a training, checked before any data is read and before torch is imported."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from htc.checkpoint.check import check_weights
 from htc.config import Config, Precision
+from htc.data.formats.map_rules import AUTO, parse_map_options
 from htc.devices import parse_device
 from htc.errors import ConfigError, DataError
 from htc.presets import DEFAULT_PRESET
@@ -38,13 +40,15 @@ class TrainingRequest:
     train_images: str | Path | None = None
     val_annotations: str | Path | None = None
     val_images: str | Path | None = None
+    label_maps: str = AUTO
+    coco_holes: Literal["on", "off"] = "on"
     weights: str | Path | None = None
     semantic: "Literal['auto', 'none'] | MapSources" = "auto"
     out: str | Path | None = None
     evaluate_every: int | None = None
     max_time: float | None = None
     seed: int = 0
-    workers: int = 0
+    workers: "int | Literal['auto']" = "auto"
     resume: bool = False
     checkpoint_steps: int | None = None
     devices: int = 1
@@ -55,6 +59,8 @@ class TrainingRequest:
     transforms: "Transforms | None" = None
     callbacks: "Sequence[Callback]" = ()
     loggers: "Sequence[str | Logger]" = ()
+    started: float = field(default_factory=time.monotonic)
+    """Reading of `time.monotonic()` at the call, from which `max_time` counts."""
 
     @property
     def starts_processes(self) -> bool:
@@ -70,8 +76,9 @@ class TrainingRequest:
         """Raise `ConfigError` for options that cannot be used, before reading data; return the configuration so far."""
         given = resolve(self.settings, DEFAULT_PRESET)
         for name, least in {"devices": 1, "nodes": 1, "workers": 0, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}: give {least} or more")
+            value = getattr(self, name)
+            if not (name == "workers" and value == "auto") and (not isinstance(value, int) or value < least):
+                raise ConfigError(f"{name} is {value}: give {least} or more{' or auto' if name == 'workers' else ''}")
         for name in ("evaluate_every", "checkpoint_steps", "max_time"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -87,6 +94,9 @@ class TrainingRequest:
             )
         if self.weights is not None:
             check_weights(str(self.weights))
+        parse_map_options(self.label_maps)
+        if self.coco_holes not in ("on", "off"):
+            raise ConfigError(f"coco_holes is {self.coco_holes!r}: pass on or off")
         check_loggers(self.loggers)
         if self.transforms is not None and not callable(self.transforms):
             raise ConfigError(f"transforms is a {type(self.transforms).__name__}: give a function (image, target)")

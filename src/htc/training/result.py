@@ -40,6 +40,8 @@ class TrainingResult:
     """Number of optimizer steps."""
     device: str = "auto"
     """The device on which `model` predicts."""
+    ended: str = ""
+    """Why the training ended."""
     backbone: nn.Module | None = None
     """The user's own backbone, which is not saved in the run folder."""
 

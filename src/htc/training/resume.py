@@ -6,7 +6,7 @@ handled here through attributes that a new minor version of Lightning may change
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lightning import LightningDataModule, Trainer
 
@@ -21,6 +21,7 @@ ATTRIBUTES = (
 """Undocumented attributes of Lightning that this module uses."""
 
 
+@runtime_checkable
 class SizedBatches(Protocol):
     """Batches whose number is known, such as a data loader."""
 

@@ -4,10 +4,10 @@
 evaluations).
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from math import ceil
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,6 @@ from htc.checks.before_training import check_data
 from htc.config import Config
 from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
-from htc.data.epochs import batches_per_epoch
 from htc.data.loader import ImageLoader, training_loader
 from htc.data.semantic_maps import MapSources, with_semantic_maps
 from htc.data.user_transforms import Transforms
@@ -44,13 +43,17 @@ from htc.training.checkpoints import EVERY_MINUTE, LAST, Checkpoints, Every
 from htc.training.distributed import by_first, count, joined, leaves_parameters_unused, rank
 from htc.training.events import Choice, EvaluationStep, Event, Listener, Message, Phase
 from htc.training.finetune import fit_to_data, other_normalization, start_from
+from htc.training.fit_time import steps_per_epoch
 from htc.training.history import LOSSES, best_of, draw_curves, read_history, row_metrics
+from htc.training.limit import TimeKeeper
 from htc.training.loggers import check_loggers
 from htc.training.metric_log import logging_to
-from htc.training.module import TrainingLimits, TrainingModule, fit
+from htc.training.module import TrainingModule, fit
 from htc.training.objective import TrainingObjective
+from htc.training.pace import DataWatch, Workers, can_be_sent, time_evaluation
 from htc.training.record import LossRecord
 from htc.training.result import MODEL, TrainingResult
+from htc.training.schedule import Costs, StepPlan, TimeLimit
 from htc.training.validation import BEST, Validation, evaluate_on_all_ranks, validation_batches, validation_losses
 
 
@@ -61,7 +64,11 @@ class Options:
     seed: int = 0
     device: str = "auto"
     minutes: float | None = None
-    """Stop after this many minutes of training."""
+    """The training ends, with its model, after this many minutes."""
+    started: float | None = None
+    """Reading of `time.monotonic()` from which the minutes count; None: the begin of `run_training`."""
+    limit: TimeLimit | None = None
+    """The steps that are planned for the minutes; None: as many of the configuration's epochs as fit."""
     resume: bool = False
     """Resume exactly from the last checkpoint in the same folder, also within an epoch."""
     weights: str | None = None
@@ -86,8 +93,8 @@ class Options:
     """The values derived from the dataset and their rules, for `choices.json`."""
     checkpoints: Every | None = EVERY_MINUTE
     """How often a checkpoint is written, besides at the end of every epoch; None: never."""
-    workers: int = 0
-    """Number of processes that load images; 0 loads them in the training process."""
+    workers: Workers = 0
+    """Number of processes that load images; 0 loads them in the training process; `auto` decides by measuring."""
     backbone: nn.Module | None = None
     """The user's own backbone, in place of the configured one."""
     transforms: Transforms | None = None
@@ -121,26 +128,44 @@ def _ignore(_event: Event) -> None:
 def _train(
     config: Config, splits: Splits, out: Path, options: Options, progress: Listener, device: torch.device
 ) -> TrainingResult:
+    begin = time.monotonic()
     check_loggers(options.loggers)
     resume = by_first(lambda: prepare_folder(out, options.resume))
     progress(Phase("reading the annotations"))
     dataset = read_dataset(splits, options)
     config = fit_to_data(config, dataset, options.semantic)
-    validation = validation_of(out, config, splits, options, progress)
+    limit = limit_of(options, config, dataset, begin)
+    plan = None if limit is None else StepPlan(limit.steps)
+    watch = watch_of(dataset, config, options, progress)
+    validation = validation_of(out, config, splits, options, progress, watch, plan)
     progress(Phase("checking the dataset"))
     for warning in check_data(config, splits, options.semantic if isinstance(options.semantic, MapSources) else None):
         progress(Message(warning, warning=True))
     progress(Phase("building the model"))
-    module = build_module(config, dataset, options, out, progress)
+    module = build_module(config, dataset, options, out, progress, plan)
+    keeper = (
+        []
+        if limit is None or plan is None
+        else [
+            TimeKeeper(
+                limit,
+                plan,
+                validation,
+                module.steps_per_epoch,
+                time_evaluation=evaluation_timer(config, splits, options),
+                progress=progress,
+            )
+        ]
+    )
     by_first(lambda: record_setting(out, config, options))
     progress(Phase("preparing the first step"))
     hyperparameters = {"seed": options.seed, **config.model_dump(mode="json")}
     with logging_to(options.loggers, out, hyperparameters, resume, progress) as (loggers, log):
         fit(
             module,
-            lambda epoch, done: batches_of(dataset, config, options, epoch, done),
-            callbacks_of(out, options, validation, progress, log),
-            TrainingLimits(config.training.epochs, options.minutes),
+            watch.batches,
+            callbacks_of(out, options, validation, progress, [*keeper, *log], watch),
+            None if plan is not None else config.training.epochs,
             device=device,
             precision=config.precision,
             clip_gradients=config.training.clip_gradients,
@@ -150,7 +175,8 @@ def _train(
             loggers=loggers,
         )
     progress(Phase("saving the model"))
-    return by_first(lambda: _finish(module.trained, config, out, validation, options))
+    reason = _reason(config, validation, keeper[0] if keeper else None, plan)
+    return by_first(lambda: _finish(module.trained, config, out, validation, options, reason))
 
 
 def record_setting(out: Path, config: Config, options: Options) -> None:
@@ -162,7 +188,7 @@ def record_setting(out: Path, config: Config, options: Options) -> None:
 
 def read_dataset(splits: Splits, options: Options) -> Dataset:
     """Read the training set with its semantic maps, if any; raises `DataError`."""
-    dataset = read_coco(splits.train_annotations, splits.train_images)
+    dataset = read_coco(splits.train_annotations, splits.train_images, holes=splits.holes)
     if not len(dataset):
         raise DataError(f'{splits.train_annotations}: "images" is empty, so there is no image to train on')
     if isinstance(options.semantic, MapSources):
@@ -192,7 +218,60 @@ def prepare_folder(out: Path, resume: bool) -> Path | None:
     return None
 
 
-def validation_of(out: Path, config: Config, splits: Splits, options: Options, progress: Listener) -> Validation:
+def limit_of(options: Options, config: Config, dataset: Dataset, begin: float) -> TimeLimit | None:
+    """Return the time limit of the options; without a plan, as many of the configuration's epochs as fit into it."""
+    if options.minutes is None or options.limit is not None:
+        return options.limit
+    steps = config.training.epochs * steps_per_epoch(config, dataset, count())
+    return TimeLimit(options.minutes, options.started or begin, steps, Costs(0.0), steps)
+
+
+def watch_of(dataset: Dataset, config: Config, options: Options, progress: Listener) -> DataWatch:
+    """Build the source of the batches, which measures the wait for them."""
+
+    def make(epoch: int, done: int, workers: int) -> ImageLoader:
+        return batches_of(dataset, config, options, epoch, done, workers)
+
+    def decided(workers: int, rule: str) -> None:
+        if workers:
+            progress(Message(f"{workers} worker process{'' if workers == 1 else 'es'} from here on: {rule}"))
+
+    workers = options.workers
+    if workers == "auto" and options.transforms is not None and not can_be_sent(options.transforms):
+        workers = 0  # a transform that cannot be pickled cannot be used by a worker
+    return DataWatch(make, workers, decided=decided)
+
+
+def evaluation_timer(config: Config, splits: Splits, options: Options) -> Callable[[nn.Module], float] | None:
+    """Return the function that estimates the seconds of an evaluation of a detector from a few validation images."""
+    annotations, images = splits.val_annotations, splits.val_images
+    if annotations is None or images is None:
+        return None
+    dataset, maps = (
+        read_coco(annotations, images),
+        options.semantic if isinstance(options.semantic, MapSources) else None,
+    )
+
+    def losses(detector: nn.Module, part: Dataset) -> None:
+        validation_losses(detector, config, validation_batches(part, config, maps))
+
+    own = losses if options.validation_losses else None
+    return lambda detector: time_evaluation(detector, config, dataset, TIMED_EVALUATION, own)
+
+
+TIMED_EVALUATION = 2.0
+"""Seconds of predictions from which the time of an evaluation is estimated during the training."""
+
+
+def validation_of(
+    out: Path,
+    config: Config,
+    splits: Splits,
+    options: Options,
+    progress: Listener,
+    watch: DataWatch,
+    plan: StepPlan | None = None,
+) -> Validation:
     """Build the callback that evaluates and draws between epochs, which does nothing without a validation set. The
     validation files and categories are checked here.
     """
@@ -200,35 +279,47 @@ def validation_of(out: Path, config: Config, splits: Splits, options: Options, p
     if annotations is None or images is None:
         return Validation(out, None, options.evaluate_every, training.epochs)
     match_categories(config.classes, read_annotations(annotations))
-    dataset = read_coco(annotations, images)
+    dataset = read_coco(annotations, images, holes=splits.holes)
     sources = options.semantic if isinstance(options.semantic, MapSources) else None
-    batches = validation_batches(dataset, config, sources, options.workers) if options.validation_losses else None
+    if options.validation_losses:
+        validation_batches(dataset, config, sources)  # checks the maps before the first step
+
+    def losses(detector: nn.Module) -> dict[str, float]:
+        return validation_losses(detector, config, validation_batches(dataset, config, sources, watch.workers))
 
     def report(done: int, total: int) -> None:
         progress(EvaluationStep(done, total))
 
     def evaluate(detector: nn.Module) -> MetricValues:
-        return evaluate_on_all_ranks(Predictor(detector, config), annotations, images, report, options.workers)
+        return evaluate_on_all_ranks(Predictor(detector, config), annotations, images, report, watch.workers)
 
     def draw(detector: nn.Module, folder: Path) -> None:
-        draw_comparisons(Predictor(detector, config), annotations, images, folder, options.images)
+        draw_comparisons(Predictor(detector, config), dataset, folder, options.images)
 
     return Validation(
         out,
         evaluate,
         options.evaluate_every,
         training.epochs,
-        losses=None if batches is None else lambda detector: validation_losses(detector, config, batches),
+        losses=losses if options.validation_losses else None,
         draw=draw if options.images else None,
         keep=None
         if options.checkpoints is None
         else lambda detector: save_pretrained(detector, config, out / CHECKPOINTS / BEST),
         patience=training.early_stop,
         progress=progress,
+        plan=plan,
     )
 
 
-def build_module(config: Config, dataset: Dataset, options: Options, out: Path, progress: Listener) -> TrainingModule:
+def build_module(
+    config: Config,
+    dataset: Dataset,
+    options: Options,
+    out: Path,
+    progress: Listener,
+    plan: StepPlan | None = None,
+) -> TrainingModule:
     """Build the training module; the detector's initial weights depend only on the seed, or are `options.weights`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -248,19 +339,16 @@ def build_module(config: Config, dataset: Dataset, options: Options, out: Path, 
             progress(Message(line))
     detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     training = config.training
-    global_batch = training.batch_size * count()
-    images, steps = (
-        global_batch * training.accumulate,
-        ceil(batches_per_epoch(dataset, training.sampling, global_batch) / training.accumulate),
-    )
-    return TrainingModule(
-        detector, TrainingObjective(detector, config), training, steps, training.epochs, images, options.seed
-    )
+    images, steps = training.batch_size * count() * training.accumulate, steps_per_epoch(config, dataset, count())
+    objective = TrainingObjective(detector, config)
+    return TrainingModule(detector, objective, training, steps, training.epochs, images, options.seed, plan)
 
 
-def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, done: int) -> ImageLoader:
+def batches_of(
+    dataset: Dataset, config: Config, options: Options, epoch: int, done: int, workers: int = 0
+) -> ImageLoader:
     """Return the batches of one epoch without the first `done`."""
-    size, workers = config.training.batch_size, options.workers
+    size = config.training.batch_size
     return training_loader(
         dataset,
         config,
@@ -276,16 +364,37 @@ def batches_of(dataset: Dataset, config: Config, options: Options, epoch: int, d
 
 
 def callbacks_of(
-    out: Path, options: Options, validation: Validation, progress: Listener, log: Sequence[Callback] = ()
+    out: Path,
+    options: Options,
+    validation: Validation,
+    progress: Listener,
+    more: Sequence[Callback],
+    watch: DataWatch,
 ) -> list[Callback]:
-    """Return the callbacks: losses, evaluation, `log` and, if enabled, checkpoints; then the user's own."""
-    callbacks: list[Callback] = [LossRecord(out / LOSSES, progress), validation, *log]
+    """Return the callbacks: losses, evaluation, `more` and, if enabled, checkpoints; then the user's own."""
+    plan, waited = validation.plan, lambda: watch.waited
+    callbacks: list[Callback] = [LossRecord(out / LOSSES, progress, plan=plan, waited=waited), validation, *more]
     if options.checkpoints is not None:
         callbacks.append(Checkpoints(out / CHECKPOINTS, options.checkpoints))
     return [*callbacks, *options.callbacks]
 
 
-def _finish(detector: nn.Module, config: Config, out: Path, validation: Validation, options: Options) -> TrainingResult:
+def _reason(config: Config, validation: Validation, keeper: TimeKeeper | None, plan: StepPlan | None) -> str:
+    """Return why the training ended."""
+    if validation.stopped:
+        return f"AP has not improved for {config.training.early_stop} evaluations (training.early_stop)"
+    if keeper is None or plan is None:
+        return f"all {config.training.epochs} epochs are done"
+    if keeper.out_of_time:
+        return f"the time limit of {keeper.limit.minutes:g} minutes, before the last of {plan.steps} planned steps"
+    if plan.steps == keeper.limit.most:
+        return f"all {config.training.epochs} epochs are done, within the limit of {keeper.limit.minutes:g} minutes"
+    return f"all {plan.steps} steps that fit {keeper.limit.minutes:g} minutes are done"
+
+
+def _finish(
+    detector: nn.Module, config: Config, out: Path, validation: Validation, options: Options, reason: str
+) -> TrainingResult:
     """Write the model (the best one if it was kept, else the last) and the metrics of its evaluation."""
     history = read_history(out) if validation.evaluate is not None else []
     best = validation.keep is not None and bool(history)
@@ -302,7 +411,7 @@ def _finish(detector: nn.Module, config: Config, out: Path, validation: Validati
         which = {"epoch": entry["epoch"], "step": entry["step"], "is": "the best" if best else "the last"}
         write_json(out / METRICS, {**metrics, "model": which})
     result = None if metrics is None else Metrics(metrics)
-    return TrainingResult(out, config, result, _steps(out), options.device, options.backbone)
+    return TrainingResult(out, config, result, _steps(out), options.device, reason, options.backbone)
 
 
 def _steps(out: Path) -> int:

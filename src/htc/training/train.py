@@ -1,6 +1,7 @@
 """`htc.train`: from a dataset to a trained model. Imports torch only after the options have been checked."""
 
 import logging
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,14 +16,16 @@ from htc.config import Config, Precision, Section
 from htc.data.coco import read_splits
 from htc.data.columns import table_of
 from htc.data.formats.layouts import locate_splits
+from htc.data.formats.map_rules import AUTO
 from htc.data.semantic_maps import semantic_sources
 from htc.extras import require
 from htc.files import optional_path
+from htc.ranks import here
 from htc.run_folders import filling, folder_for
 from htc.settings.layers import Setting
 from htc.settings.python import Overrides, check_overrides, python_settings
-from htc.training.display import displaying
-from htc.training.events import Downloading, Listener, Message, Phase, Planned
+from htc.training.display import LogFile, displaying
+from htc.training.events import Downloading, Finished, Listener, Message, Phase, Planned
 from htc.training.launch import on_first_process, run_in_processes
 from htc.training.request import TrainingRequest
 
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("htc")
 CONVERTED = "data"
 """The folder in the run folder that holds a dataset converted to COCO."""
+LOG_FILE = "train.log"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ def train(
     train_images: str | Path | None = None,
     val_annotations: str | Path | None = None,
     val_images: str | Path | None = None,
+    label_maps: str = AUTO,
+    coco_holes: Literal["on", "off"] = "on",
     preset: str | None = None,
     weights: str | Path | None = None,
     semantic: "Literal['auto', 'none'] | str | Path | MapSources | Mapping[str, Any]" = "auto",
@@ -75,7 +81,7 @@ def train(
     batch_size: int | None = None,
     lr: float | None = None,
     seed: int = 0,
-    workers: int = 0,
+    workers: "int | Literal['auto']" = "auto",
     resume: bool = False,
     checkpoint_steps: int | None = None,
     devices: int = 1,
@@ -96,16 +102,21 @@ def train(
     the dataset, and each choice is reported with its rule.
 
     Args:
-        data: a folder (COCO, YOLO, labelme or label maps), an `htc.Dataset`, or a dictionary of datasets with the
-            keys "train" and "val".
+        data: a folder (COCO, YOLO, labelme, label maps and other formats), an `htc.Dataset`, or a dictionary of
+            datasets with the keys "train" and "val".
         val_share: hold out this share of the training images (0..1) for validation, if there is no validation set.
         train_annotations: a COCO annotation file, in place of `data`.
         train_images: the folder of its images.
         val_annotations: a COCO annotation file to evaluate on.
         val_images: the folder of its images.
+        label_maps: how label maps are read: "auto" decides from the maps; "instances", "components" or "classes" says
+            what a value, each of its connected regions, or both are, as in "components,background=255,void=none".
+        coco_holes: "on": a polygon of COCO's JSON wholly inside another, of the opposite orientation, is a hole; "off":
+            polygons are a union, as COCO's own metrics have them.
         preset: the model and its schedule (`htc.list_models()`).
-        weights: start from these weights: a preset with released weights, a folder or a file. Layers that depend on
-            the classes keep the rows of classes with the same name; the others start from random values.
+        weights: start from these weights: a preset with released weights, a folder, a file, or "FILE#teacher" for one
+            of several models in it. Layers that depend on the classes keep the rows of classes with the same name; the
+            others start from random values.
         semantic: targets of the semantic branch: "auto" derives them from the instances, "none" removes the branch, a
             folder holds PNG maps; a dictionary changes the section `semantic` of the configuration.
         semantic_json: COCO panoptic annotations that describe the maps.
@@ -115,11 +126,13 @@ def train(
         out: the run folder. `None`: a new folder under `runs/train`.
         epochs: passes over the training images.
         evaluate_every: epochs between two evaluations.
-        max_time: stop after this many minutes of training.
+        max_time: minutes from the call to the model, within 5 %. They decide the number of steps and, unless you set
+            them or a preset, the input size and the crop.
         batch_size: images of one process in a step.
         lr: learning rate. SGD scales it linearly with the images per step, `lr` being for 16; AdamW takes it as it is.
         seed: the same seed on the same machine gives the same weights.
-        workers: processes that load images; 0 loads them in the training process.
+        workers: processes that load images; 0 loads them in the training process, "auto" decides by measuring the
+            first steps.
         resume: continue the run in `out` exactly from its last checkpoint.
         checkpoint_steps: also write a checkpoint every `checkpoint_steps` steps.
         devices: processes on this machine that train together, each on its own GPU (or on the CPU).
@@ -165,6 +178,8 @@ def train(
         train_images=train_images,
         val_annotations=val_annotations,
         val_images=val_images,
+        label_maps=label_maps,
+        coco_holes=coco_holes,
         weights=weights,
         semantic=semantic_sources(semantic, semantic_json, semantic_panoptic, semantic_instances, ("auto", "none")),
         out=out,
@@ -208,15 +223,49 @@ def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult
     require("train", "training")
     if request.starts_processes:
         return run_in_processes(partial(run_request, request), request.devices, request.nodes, listener)
-    with preparing(request, listener) as prepared:
+    with preparing(request, listener) as prepared, _logged(prepared.folder, listener) as listener:
         plan = prepared.plan
         choices = plan.choices()
         counts = (len(plan.dataset), len(table_of(plan.dataset.images).labels))
-        listener(Planned(*counts, len(plan.dataset.classes), choices, request.max_time))
+        listener(Planned(*counts, len(plan.dataset.classes), choices, plan.options.minutes))
         options = replace(plan.options, evaluate_every=plan.evaluate_every, choices=choices)
         from htc.training.run import run_training
 
-        return run_training(plan.config, prepared.splits, prepared.folder, options, listener)
+        result = run_training(plan.config, plan.splits, prepared.folder, options, listener)
+        next_step, command = suggestion(request, result)
+        listener(Finished(result.ended, str(result.folder), str(result.model_folder), next_step, command))
+        return result
+
+
+@contextmanager
+def _logged(folder: Path, listener: Listener) -> Iterator[Listener]:
+    """Yield a listener that also writes the lines of the training to a file in the run folder, on the first process."""
+    if here().rank > 0:
+        yield listener
+        return
+    log = LogFile(folder / LOG_FILE, listener)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def suggestion(request: TrainingRequest, result: "TrainingResult") -> tuple[str, str]:
+    """Return the next step that the result of a training suggests, and its command."""
+    out, history = shlex.quote(str(result.folder)), result.history
+    data = "" if not isinstance(request.data, str | Path) else f" --data {shlex.quote(str(request.data))}"
+    if result.metrics is None:
+        return "without validation images there is no AP; evaluate by cross-validation", f"htc train{data} --folds 5"
+    precisions = history["segm.AP" if result.metrics.mask is not None else "bbox.AP"]
+    improving = len(precisions) > 1 and precisions[-1] == max(precisions)
+    if improving and request.max_time is not None:
+        more = f"--out {out} --resume --max-time {2 * request.max_time:g}"
+        return "AP was still rising; continue with twice the time", f"htc train{data} {more}"
+    if improving:
+        more = f"--out {out} --resume --epochs {2 * result.config.training.epochs}"
+        return "AP was still rising; continue with twice the epochs", f"htc train{data} {more}"
+    html = shlex.quote(str(result.folder / "report.html"))
+    return "see where the model errs", f"htc evaluate {out}{data} --html {html}"
 
 
 @contextmanager
@@ -242,6 +291,7 @@ def _plan(request: TrainingRequest, splits: "Splits", folder: Path, listener: Li
         seed=request.seed,
         device=str(request.device),
         minutes=request.max_time,
+        started=request.started,
         resume=request.resume,
         weights=None if request.weights is None else str(request.weights),
         semantic=request.semantic,
@@ -254,7 +304,8 @@ def _plan(request: TrainingRequest, splits: "Splits", folder: Path, listener: Li
     )
     # only the first process times the precisions: the results of several processes could differ
     settings = [*request.settings, *on_first_process(str(request.device), lambda: _precision(request, listener))]
-    listener(Phase("choosing the configuration"))
+    measuring = request.max_time is not None and not request.resume
+    listener(Phase("choosing the configuration" + (" by measuring the first steps" if measuring else "")))
     return plan_training(splits, folder, settings=settings, options=options, evaluate_every=request.evaluate_every)
 
 
@@ -273,9 +324,11 @@ def _located(request: TrainingRequest, folder: Path, listener: Listener) -> "Spl
         val_annotations=optional_path(request.val_annotations),
         val_images=optional_path(request.val_images),
         val_share=request.val_share,
+        label_maps=request.label_maps,
         converted=folder / CONVERTED,
         say=lambda line: listener(Message(line)),
     )
+    splits = replace(splits, holes=request.coco_holes == "on")
     name = None if request.weights is None else str(request.weights)
     if name is not None and to_be_fetched(name):
         read_splits(splits)  # report faults in the dataset before a long download

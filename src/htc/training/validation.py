@@ -4,6 +4,8 @@ Computes the metrics of `htc evaluate` and the losses of Eq. 7 on the validation
 same sampling every time. `Validation` records both, keeps the best weights, and implements early stopping.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,17 +26,17 @@ from htc.errors import DataError
 from htc.evaluation.coco import MetricValues, coco_metrics
 from htc.evaluation.files import read_annotations
 from htc.evaluation.run import detections_that_count, evaluate_model, match_categories, results_of
-from htc.files import write_json
 from htc.inference.predictor import Predictor
 from htc.ops.onednn import exact_onednn_matmul
 from htc.progress import Progress
 from htc.results import Detections
 from htc.training.distributed import by_first, count, gathered, rank
-from htc.training.events import EvaluationDone, Listener
-from htc.training.history import HISTORY, TABLE, draw_curves, evaluations_since_best, read_history, write_table
+from htc.training.events import EvaluationDone, Listener, Message
+from htc.training.history import TABLE, draw_curves, evaluations_since_best, read_history, write_history, write_table
 from htc.training.losses import Term
 from htc.training.module import TrainingModule
 from htc.training.objective import TrainingObjective
+from htc.training.schedule import StepPlan, is_near_end
 from htc.types import Batch
 
 
@@ -140,6 +142,12 @@ DrawImages = Callable[[nn.Module, Path], object]
 Keep = Callable[[nn.Module], object]
 """Saves a detector that is better than all earlier ones."""
 
+_NOT_FINITE = (
+    "this loss of the validation images is not finite, although the training losses are; it is null in history.json. "
+    "Check the validation annotations, or lower the learning rate (--lr)"
+)
+PAUSE = 30.0
+"""Seconds between two drawings of the curves after epochs without evaluation."""
 IMAGES, BEST, FINAL = "pictures", "best", "last"
 
 
@@ -163,6 +171,8 @@ class Validation(Callback):
         keep: Keep | None = None,
         patience: int | None = None,
         progress: Listener | None = None,
+        plan: StepPlan | None = None,
+        now: Callable[[], float] = time.monotonic,
     ):
         self.folder = folder
         self.evaluate = evaluate
@@ -173,6 +183,17 @@ class Validation(Callback):
         self.keep = keep
         self.patience = patience
         self.progress = progress
+        self.plan = plan
+        self.now = now
+        self.stopped = False
+        """Whether the training ended because AP did not improve."""
+        self.seconds = 0.0
+        """Time of all evaluations so far."""
+        self.last_seconds: float | None = None
+        """Time of the last evaluation ..."""
+        self.writing_seconds = 0.0
+        """... and of its part that keeps the weights and draws."""
+        self._drawn_at = now()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the history entries of evaluations that the resumed run repeats."""
@@ -183,22 +204,36 @@ class Validation(Callback):
             if trainer.global_step
             else []
         )
-        write_json(self.folder / HISTORY, kept)
+        write_history(self.folder, kept)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate if an evaluation is due, then draw the curves."""
-        epoch = trainer.current_epoch + 1
-        due = epoch % self.every == 0 or epoch == self.epochs or trainer.should_stop
+        epoch, begin = trainer.current_epoch + 1, self.now()
+        due = epoch % self.every == 0 or (self.plan is None and epoch == self.epochs)
+        if self.plan is not None and isinstance(pl_module, TrainingModule):
+            every = self.every * pl_module.steps_per_epoch
+            due = due and not is_near_end(trainer.global_step, self.plan.steps, every)
+        due = due or trainer.should_stop
         if self.evaluate is not None and due and isinstance(pl_module, TrainingModule):
             detector = pl_module.trained
             detector.eval()
             metrics = self.evaluate(detector)  # on all processes, as the losses; the first one records and draws
             losses = None if self.losses is None else self.losses(detector)
+            noted = self.now()
             stops = by_first(lambda: self._note(trainer, detector, metrics, losses, epoch))
+            self.stopped = stops
             trainer.should_stop = trainer.should_stop or stops
             detector.train()
+            self._draw(trainer)
+            self.last_seconds, self.writing_seconds = self.now() - begin, self.now() - noted
+            self.seconds += self.last_seconds
+        elif self.now() - self._drawn_at >= PAUSE:
+            self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             draw_curves(self.folder)
+        self._drawn_at = self.now()
 
     def _note(
         self, trainer: Trainer, detector: nn.Module, metrics: MetricValues, losses: dict[str, float] | None, epoch: int
@@ -207,17 +242,21 @@ class Validation(Callback):
         entry: dict[str, Any] = {"epoch": epoch, "step": trainer.global_step, **metrics}
         if losses is not None:
             entry["losses"] = losses
+            bad = [name for name, value in losses.items() if not math.isfinite(value)]
+            if bad and self.progress is not None:
+                self.progress(Message(f"{', '.join(bad)}: {_NOT_FINITE}", warning=True))
         earlier = [one for one in read_history(self.folder) if one["step"] < trainer.global_step]
         history = [*earlier, entry]
         if self.keep is not None and evaluations_since_best(history) == 0:
             self.keep(detector)  # before the history is written: after a stop in between, the evaluation is repeated
-        write_json(self.folder / HISTORY, history)
+        write_history(self.folder, history)
         write_table(self.folder / TABLE, history)
         stops = self.patience is not None and evaluations_since_best(history) >= self.patience
         best = evaluations_since_best(history) == 0
         if self.draw is not None and best:
             self.draw(detector, self.folder / IMAGES / BEST)
-        if self.draw is not None and (trainer.should_stop or stops or epoch == self.epochs):
+        ends = trainer.should_stop or stops or (self.plan is None and epoch == self.epochs)
+        if self.draw is not None and ends:
             self.draw(detector, self.folder / IMAGES / FINAL)
         if self.progress is not None:
             self.progress(EvaluationDone(entry, best, stops))

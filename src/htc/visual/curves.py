@@ -53,7 +53,8 @@ def draw_losses(
         )
     _style(left, "Loss (sum of all terms)", "step")
     if len(total):
-        left.set_ylim(0, max(float(np.percentile(total, 99)), *validated[-len(validated) // 2 :], 0.0) * 1.1 or 1)
+        recent = validated[-len(validated) // 2 :]
+        left.set_ylim(0, max(float(np.percentile(total, 99)), *recent[np.isfinite(recent)], 0.0) * 1.1 or 1)
     left.legend(frameon=False)
     for index, (name, values) in enumerate(losses.items()):
         color, dash = COLORS[index % len(COLORS)], DASHES[index // len(COLORS) % len(DASHES)]

@@ -15,7 +15,9 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
 from htc.checkpoint.download import FetchError, download, offline
-from htc.checkpoint.native import read_safetensors
+from htc.checkpoint.fit import require_finite
+from htc.checkpoint.native import is_safetensors, read_safetensors
+from htc.checkpoint.prefixes import without_common_prefix
 from htc.checkpoint.safe_pickle.torch_file import open_torch_file
 from htc.checkpoint.safe_pickle.values import TensorReference
 from htc.config import Backbone, FishNet, ResNet
@@ -173,9 +175,15 @@ def fetch_from_timm(name: str) -> Path:
 
 def read_classifier(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a classifier's file without executing anything in it; a `state_dict` or `model` in it is
-    used, and prefixes of data-parallel training are removed.
+    used, and prefixes that all names have are removed. Raises `CheckpointError`, also for values that are not finite.
     """
-    if path.suffix == ".safetensors":
+    tensors = _classifier_tensors(path)
+    require_finite(str(path), tensors, {})
+    return {name: tensors[theirs] for name, theirs in without_common_prefix(tensors).items()}
+
+
+def _classifier_tensors(path: Path) -> dict[str, Tensor]:
+    if is_safetensors(path):
         return read_safetensors(path)
     file = open_torch_file(path)
     content: Any = file.content
@@ -183,7 +191,7 @@ def read_classifier(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     entries = content.items() if isinstance(content, Mapping) else ()
-    named = {str(name).removeprefix("module."): value for name, value in entries if isinstance(value, TensorReference)}
+    named = {str(name): value for name, value in entries if isinstance(value, TensorReference)}
     if not named:
         raise CheckpointError(f"{path}: contains no named weights; pass the state_dict of a classifier")
     return file.tensors(named)

@@ -41,6 +41,9 @@ _OTHER_FILES = (
     (b"{", "JSON text, not weights: pass the .pth or .safetensors file, or the folder"),
     (b"\x89PNG", "an image, not weights"),
     (b"\xff\xd8\xff", "an image, not weights"),
+    (b"\x89HDF", "an HDF5 file, as Keras writes, not weights of a PyTorch model"),
+    (b"GGUF", "a GGUF file, not weights of a detector"),
+    (b"\x08", "not a checkpoint; if it is an ONNX model, pass the checkpoint it was exported from"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
 )
 

@@ -113,6 +113,22 @@ _HARMLESS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+_MODELS = {
+    "torch.nn.modules": "",
+    "ultralytics": " of Ultralytics YOLO",
+    "models.yolo": " of YOLOv5 or YOLOv7",
+    "models.common": " of YOLOv5 or YOLOv7",
+    "yolox": " of YOLOX",
+    "segmentation_models_pytorch": " of segmentation-models",
+    "timm": " of timm",
+    "torchvision": " of torchvision",
+    "transformers": " of transformers",
+    "detectron2": " of detectron2",
+    "monai": " of MONAI",
+    "__torch__": ", a TorchScript archive,",
+}
+"""Packages whose classes are models -> what the error adds."""
+
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
@@ -215,10 +231,11 @@ def symbol(module: str, name: str) -> Symbol:
     module, name = canonical(module, name)
     if (module, name) == ("builtins", "getattr") or is_harmless(module, name):
         return Symbol(module, name)
-    if module.startswith("torch.nn.modules."):
+    library = next((of for package, of in _MODELS.items() if f"{module}.".startswith(f"{package}.")), None)
+    if library is not None:
         raise UnsafePickleError(
-            f"it contains a whole pickled model ({printable(name)}) instead of weights: ask its author to save "
-            f"model.state_dict()"
+            f"it contains a whole pickled model{library} ({printable(name)}) instead of weights: ask its author to "
+            f"save model.state_dict()"
         )
     raise UnsafePickleError(
         f"its pickle uses {printable(f'{module}.{name}')}, which no checkpoint needs and which could execute code"

@@ -1,202 +1,217 @@
-"""Folders of label maps: `images/` and `masks/` (or `labels/`) with a PNG or TIFF per image, where each value above 0
-is one instance.
+"""Folders of label maps: images, and for each one or several maps whose values are instances.
 
-Values may have 8, 16 or 32 bits, or be colors. If all maps of the dataset contain one and the same value, they are
-binary masks, and each connected component (8 neighbors) is an instance. Folders inside `masks/` are classes:
-`masks/cat/a.png` contains the cats of `images/a.jpg`.
+`htc.data.formats.map_folders` finds the files, `htc.data.formats.map_rules` decides how their values are read.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Int
-from pycocotools import mask as coco_masks
+from PIL import Image
 
 from htc.data.faults import Faults
-from htc.data.formats.converted import (
-    SPLIT_NAMES,
-    Converted,
-    ConvertedImage,
-    ConvertedInstance,
-    Notes,
-    images_in,
-    text_of,
-)
-from htc.data.images import image_size
-from htc.data.map_files import read_pixels
+from htc.data.formats.converted import Converted, ConvertedImage, ConvertedInstance, Notes, listed
+from htc.data.formats.map_folders import MapFile, MapPart, map_parts
+from htc.data.formats.map_rules import DECIDED, MapOptions, MapRule, MapStatistics, decide, statistics_of
+from htc.data.formats.map_values import LOSSY, numbered_regions, read_pages, rle, runs_by_value
+from htc.data.images import BROKEN, TURNED, image_header, image_size
 from htc.errors import DataError
+from htc.files import read_text
 
-IMAGE_FOLDERS = ("images", "image", "imgs")
-MAP_FOLDERS = ("masks", "labels", "mask", "label_maps", "instances")
-LOSSLESS = frozenset((".png", ".tif", ".tiff", ".bmp", ".gif"))
-MOST_OBJECTS = 20_000
-"""More values than this in one map are smoothed colors, not instances."""
-
-
-def map_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """(images, maps) of each part: DIR/train/images + masks, DIR/images/train + masks/train, or DIR/images + masks;
-    empty for other layouts.
-    """
-    parts = {part: pair for name, part in SPLIT_NAMES.items() if (pair := _pair(folder / name))}
-    if parts:
-        return parts
-    pair = _pair(folder)
-    if pair is None:
-        return {}
-    by_split = {
-        part: (pair[0] / name, pair[1] / name)
-        for name, part in SPLIT_NAMES.items()
-        if (pair[0] / name).is_dir() and (pair[1] / name).is_dir()
-    }
-    return by_split or {"train": pair}
+CLASS_FILES = ("classes.txt", "labels.txt")
+NO_CLASSES = ("background", "_background_", "__ignore__", "void")
+ONE_CLASS = "object"
 
 
-def _pair(folder: Path) -> tuple[Path, Path] | None:
-    images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
-    maps = next(
-        (folder / name for name in MAP_FOLDERS if (folder / name).is_dir() and _holds_maps(folder / name)), None
-    )
-    return None if images is None or maps is None else (images, maps)
-
-
-def _holds_maps(folder: Path) -> bool:
-    return any(path.suffix.lower() in LOSSLESS for path in folder.rglob("*"))
-
-
-def read_label_maps(folder: Path) -> Converted:
+def read_label_maps(folder: Path, options: MapOptions = DECIDED) -> Converted:
     """Read all parts of the folder. Raises `DataError` with the file, the fault and the remedy."""
-    parts = map_parts(folder)
-    faults, notes = Faults(folder), Notes()
-    classes = _classes(parts)
-    binary = _all_binary(parts, classes)
-    if binary:
-        notes.add("the maps are binary, so each connected region is one instance: touching instances are merged")
-    read = {
-        part: tuple(_image(path, maps, folder, classes, binary, faults, notes) for path in images_in(images))
-        for part, (images, maps) in parts.items()
-    }
-    faults.check()
-    if not any(image.objects for image in read.get("train", ())):
+    return _Reader(folder, map_parts(folder), options).read()
+
+
+class _Reader:
+    """Reads all maps twice: for the statistics that decide how they are read, and for the instances."""
+
+    def __init__(self, folder: Path, parts: dict[str, MapPart], options: MapOptions) -> None:
+        self.folder, self.parts, self.options = folder, parts, options
+        self.faults, self.notes = Faults(folder), Notes()
+        self.found: dict[Path, MapStatistics] = {}
+
+    def read(self) -> Converted:
+        for part in self.parts.values():
+            self._check_partners(part)
+        self.faults.check()
+        for file in self._files():
+            if not file.single:
+                self._look_at(file.file)
+        self.faults.check()
+        found = list(self.found.values())
+        rule = decide(found, self.options) if found else MapRule("components", True)
+        for note in rule.notes:
+            self.notes.add(note)
+        if any(file.single for file in self._files()):
+            self.notes.add("each of several files of an image is one instance")
+        names = self._classes(rule, found)
+        labels = {name: label for label, name in enumerate(names)}
+        read = {
+            name: tuple(self._image(image, part.maps.get(image, []), rule, labels) for image in part.images)
+            for name, part in self.parts.items()
+        }
+        self.faults.check()
+        if not any(image.objects for image in read.get("train", ())):
+            raise DataError(
+                f"{self.folder}: no label map of a train image contains an instance; masks/a.png (or "
+                f"masks/CLASS/a.png) must belong to images/a.jpg, and 0 is background"
+            )
+        return Converted("label-map", self.folder, tuple(names), read, self.notes.lines())
+
+    def _files(self) -> Iterator[MapFile]:
+        for part in self.parts.values():
+            for files in part.maps.values():
+                yield from files
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _check_partners(self, part: MapPart) -> None:
+        """Report maps of several images, images without maps and maps without images, all by name."""
+        for file, images in part.shared.items():
+            self.faults.add(
+                f"{self._name(file)} is the only label map of {len(images)} images of the same name, "
+                f"{' and '.join(map(self._name, images))}; give each its own map, or remove the other images"
+            )
+        served = {image for images in part.shared.values() for image in images}
+        images = [image for image in part.images if image not in part.maps and image not in served]
+        if images and part.alone:
+            self.faults.add(
+                f"{len(images)} of {len(part.images)} images have no label map ({listed(map(self._name, images))}), "
+                f"and {len(part.alone)} label maps have no image ({listed(map(self._name, part.alone))}); give each "
+                f"map the name of its image, or remove what does not belong here"
+            )
+            return
+        for image in images:
+            self.notes.name("image without label map, used as an image without instances", self._name(image))
+        for file in part.alone:
+            self.notes.name("label map without image, which is not used", self._name(file))
+        for image, files in part.maps.items():
+            self._keep_one_each(image, files)
+
+    def _keep_one_each(self, image: Path, files: list[MapFile]) -> None:
+        """Of several whole maps of one class, keep the lossless one."""
+        for label in {file.label for file in files if not file.single}:
+            same = [file for file in files if not file.single and file.label == label]
+            best = [file for file in same if file.file.suffix.lower() not in LOSSY]
+            if len(same) > 1 and len(best) == 1:
+                files[:] = [file for file in files if file not in same or file in best]
+            elif len(same) > 1:
+                self.faults.add(
+                    f"{self._name(image)} has {len(same)} label maps ({listed(self._name(one.file) for one in same)}); "
+                    f"keep one of them"
+                )
+
+    def _look_at(self, file: Path) -> None:
+        """Collect the statistics of a map, unless each of its pages is one instance."""
+        try:
+            pages = read_pages(file)
+            if len(pages) == 1:
+                self.found[file] = statistics_of(file, pages[0])
+        except DataError as error:
+            self.faults.add(str(error))
+
+    def _classes(self, rule: MapRule, found: list[MapStatistics]) -> list[str]:
+        if rule.mode == "classes":
+            values = sorted({value for one in found for value in one.pixels} - rule.without)
+            names = self._listed_classes()
+            self.class_of = {value: names.get(value, str(value)) for value in values}
+            return list(dict.fromkeys(self.class_of.values()))
+        return sorted({file.label or ONE_CLASS for file in self._files()}) or [ONE_CLASS]
+
+    def _listed_classes(self) -> dict[int, str]:
+        """Class names by value, from a text file with a name per line; the first is 1, or 0 if it names the
+        background.
+        """
+        file = next((path for name in CLASS_FILES if (path := self.folder / name).is_file()), None)
+        if file is None:
+            return {}
+        names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        return dict(enumerate(names, start=0 if names and names[0].lower() in NO_CLASSES else 1))
+
+    def _image(self, path: Path, files: list[MapFile], rule: MapRule, labels: dict[str, int]) -> ConvertedImage:
+        try:
+            size = image_size(path)
+            objects = tuple(one for file in files for one in self._objects(path, size, file, rule, labels))
+            return ConvertedImage(path, *size, objects)
+        except DataError as error:
+            self.faults.add(str(error))
+            return ConvertedImage(path, 1, 1, ())
+
+    def _objects(
+        self, image: Path, size: tuple[int, int], file: MapFile, rule: MapRule, labels: dict[str, int]
+    ) -> Iterator[ConvertedInstance]:
+        pages = self._pages(image, size, file)
+        if file.single or len(pages) > 1:
+            label = labels[file.label or ONE_CLASS] if rule.mode != "classes" else 0
+            for values in pages:
+                yield from _whole(file, values, label, size)
+            return
+        (values,) = pages
+        held: list[int] = []
+        if rule.binary:
+            foreground = rule.foreground(values, self.found[file.file])
+            values = cv2.connectedComponents(foreground.astype(np.uint8), connectivity=8)[1]
+        elif rule.mode != "instances":
+            values, held = numbered_regions(values, rule.without)
+        without = rule.without if rule.mode == "instances" else {0}
+        for value, counts in runs_by_value(values).items():
+            if value not in without:
+                name = self.class_of[held[value - 1]] if rule.mode == "classes" else file.label or ONE_CLASS
+                yield ConvertedInstance(labels[name], rle(counts, size))
+
+    def _pages(self, image: Path, size: tuple[int, int], file: MapFile) -> list[Int[np.ndarray, "H W"]]:
+        """The pages of a map, each of the image's size."""
+        pages = read_pages(file.file)
+        if len(pages) > 1 and len(pages) == _page_count(image):
+            self.notes.name(f"image and label map of {len(pages)} pages, of which the first is used", self._name(image))
+            pages = pages[:1]
+        if pages[0].shape != size and pages[0].shape == size[::-1]:
+            orientation = image_header(image)[2]
+            if orientation in TURNED:
+                self.notes.name("label map of an image as it is stored, turned like the image", self._name(file.file))
+                pages = [_turned(page, orientation) for page in pages]
+        for values in pages:
+            if values.shape != size:
+                raise DataError(
+                    f"{file.file} is {values.shape[1]}x{values.shape[0]}, but its image {size[1]}x{size[0]}; a label "
+                    f"map must have the size of its image"
+                )
+        return pages
+
+
+def _whole(
+    file: MapFile, values: Int[np.ndarray, "H W"], label: int, size: tuple[int, int]
+) -> Iterator[ConvertedInstance]:
+    """The one instance of a file or page."""
+    found = statistics_of(file.file, values)
+    if found.kind == "values":
         raise DataError(
-            f"{folder}: no label map of a train image contains an instance; masks/a.png (or masks/CLASS/a.png) must "
-            f"belong to images/a.jpg, and 0 is background"
+            f"{file.file} has {len(found.pixels)} values, but it is one of several files or pages of its image, each "
+            f"of which is one instance; save one label map for each image, or one binary mask for each instance"
         )
-    return Converted("label-map", folder, tuple(classes), read, notes.lines())
+    mask = MapRule("components", True).foreground(values, found)
+    if mask.any():
+        yield ConvertedInstance(label, rle(runs_by_value(mask.astype(np.int64))[1], size))
 
 
-def _classes(parts: dict[str, tuple[Path, Path]]) -> list[str]:
-    """Names of the folders inside the map folders; without any, one class named object."""
-    names = {
-        folder.name
-        for _, maps in parts.values()
-        for folder in maps.iterdir()
-        if folder.is_dir() and _holds_maps(folder)
-    }
-    return sorted(names) or ["object"]
+def _turned(values: Int[np.ndarray, "H W"], orientation: int) -> Int[np.ndarray, "W H"]:
+    """Apply an EXIF orientation that swaps height and width."""
+    turned = {5: values.T, 6: np.rot90(values, -1), 7: np.rot90(values, 2).T, 8: np.rot90(values, 1)}
+    return np.ascontiguousarray(turned[orientation])
 
 
-def _map_files(maps: Path, stem: str, classes: list[str]) -> list[tuple[int, Path]]:
-    """(class index, file) of the maps of one image."""
-    folders = (
-        [(label, maps / name) for label, name in enumerate(classes)]
-        if any((maps / name).is_dir() for name in classes)
-        else [(0, maps)]
-    )
-    files = (
-        (label, next((p for ending in sorted(LOSSLESS) if (p := folder / f"{stem}{ending}").is_file()), None))
-        for label, folder in folders
-    )
-    return [(label, path) for label, path in files if path is not None]
-
-
-def _all_binary(parts: dict[str, tuple[Path, Path]], classes: list[str]) -> bool:
-    """Test whether all maps have at most one value, the same in all; stops reading at the first that does not."""
-    seen: set[int] = set()
-    for images, maps in parts.values():
-        for image in images_in(images):
-            for _, path in _map_files(maps, image.stem, classes):
-                try:
-                    seen |= set(np.unique(read_values(path)).tolist()) - {0}
-                except DataError:
-                    continue  # reported when its instances are read
-                if len(seen) > 1:
-                    return False
-    return True
-
-
-def _image(
-    path: Path, maps: Path, folder: Path, classes: list[str], binary: bool, faults: Faults, notes: Notes
-) -> ConvertedImage:
-    name = path.relative_to(folder).as_posix()
+def _page_count(image: Path) -> int:
     try:
-        size = image_size(path)
-        files = _map_files(maps, path.stem, classes)
-        if not files:
-            notes.add("image without label map: used as an image without instances")
-        return ConvertedImage(
-            name, *size, tuple(instance for label, file in files for instance in _objects(file, label, size, binary))
-        )
-    except DataError as error:
-        faults.add(str(error))
-        return ConvertedImage(name, 1, 1, ())
-
-
-def _objects(file: Path, label: int, size: tuple[int, int], binary: bool) -> list[ConvertedInstance]:
-    values = read_values(file)
-    if values.shape != size:
-        raise DataError(
-            f"{file} is {values.shape[1]}x{values.shape[0]}, but its image {size[1]}x{size[0]}; a label map must have "
-            f"the size of its image"
-        )
-    if binary:
-        values = cv2.connectedComponents((values > 0).astype(np.uint8), connectivity=8)[1]
-    runs = runs_by_value(values)
-    if len(runs) > MOST_OBJECTS:
-        raise DataError(
-            f"{file} contains {len(runs)} values; a label map has one per instance: save it without smoothing, in a "
-            f"lossless format"
-        )
-    return [
-        ConvertedInstance(label, {"size": [*size], "counts": _text(counts, size)})
-        for value, counts in runs.items()
-        if value
-    ]
-
-
-def read_values(file: Path) -> Int[np.ndarray, "H W"]:
-    """Read the values of a label map; for a color map, R + 256 G + 65536 B. Transparency is ignored. Raises
-    `DataError`.
-    """
-    mode, values = read_pixels(file)
-    if mode in ("1", "L", "P") or mode.startswith("I"):
-        return values.astype(np.int64)
-    if mode in ("RGB", "RGBA"):
-        red, green, blue = (values[:, :, channel].astype(np.int64) for channel in range(3))
-        return red if np.array_equal(red, green) and np.array_equal(red, blue) else red + 256 * green + 65536 * blue
-    if mode == "LA":
-        return values[:, :, 0].astype(np.int64)
-    raise DataError(
-        f"{file} has mode {mode}; save label maps as PNG with integers (8 or 16 bits gray, palette, or colors)"
-    )
-
-
-def runs_by_value(values: Int[np.ndarray, "H W"]) -> dict[int, Int[np.ndarray, " R"]]:
-    """COCO's runs (down the columns, background first) of every value, in one pass without dense masks."""
-    flat = values.flatten(order="F")
-    starts = np.concatenate(([0], np.flatnonzero(np.diff(flat)) + 1))
-    ends = np.append(starts[1:], len(flat))
-    held = flat[starts]
-    order = np.argsort(held, kind="stable")
-    distinct, first = np.unique(held[order], return_index=True)
-    runs = {}
-    for value, indices in zip(distinct.tolist(), np.split(order, first[1:]), strict=True):
-        edges = np.stack([starts[indices], ends[indices]], axis=1).reshape(-1)
-        runs[value] = np.diff(np.concatenate(([0], edges, [len(flat)])))
-    return runs
-
-
-def _text(counts: Int[np.ndarray, " R"], size: tuple[int, int]) -> str:
-    runs: Any = {"size": [*size], "counts": counts.tolist()}
-    return text_of(coco_masks.frPyObjects(runs, *size))
+        with Image.open(image) as opened:
+            return getattr(opened, "n_frames", 1)
+    except BROKEN:
+        return 1

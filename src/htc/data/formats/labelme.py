@@ -1,7 +1,8 @@
-"""labelme folders: a JSON file next to each image, with polygons, rectangles, circles and masks.
+"""labelme folders: a JSON file for each image, with polygons, rectangles, circles and masks.
 
 https://github.com/wkentaro/labelme. Shapes with the same label and `group_id` form one instance. If all shapes of a
-folder are rectangles, they are boxes; next to other shapes, a rectangle is an outline, as in labelme's own exports.
+folder are rectangles, they are boxes; next to other shapes, a rectangle is an outline, as in labelme's own exports. The
+image is the file in `imagePath`, or one of that name in the folder or beside it, or embedded in `imageData`.
 """
 
 import base64
@@ -9,7 +10,7 @@ import binascii
 import io
 import json
 import math
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,45 +25,68 @@ from htc.data.formats.converted import (
     ConvertedImage,
     ConvertedInstance,
     Notes,
+    absolute,
     images_in,
     text_of,
 )
-from htc.data.images import image_size
+from htc.data.formats.map_folders import IMAGE_FOLDERS
+from htc.data.formats.shapes import box_of, ellipse_ring, rectangle_ring, ring_of
+from htc.data.images import image_size, read_image
 from htc.data.mask_encodings import polygon_runs
 from htc.errors import DataError
+from htc.files import visible_entries
 
 NO_OBJECTS = ("__ignore__", "_background_")
 """Labels with a special meaning in labelme's tools, which are not object classes."""
 THIN = ("point", "points", "line", "linestrip")
-CIRCLE_POINTS = 64
+"""Shapes without an area."""
+JSON_FOLDERS = ("labels", "annotations", "labelme", "json", "jsons", "ann")
+"""Folders beside those of the images."""
+SAMPLE = 20
+"""Number of JSON files among which one of labelme's must be."""
 
 
 def is_labelme(folder: Path) -> bool:
-    """Test whether a folder, or its `train` folder, contains labelme's JSON files."""
-    for candidate in (folder, folder / "train"):
-        for file in sorted(candidate.glob("*.json"))[:1]:
-            with file.open("rb") as stream:
-                # imageData, a whole image, comes after these keys or between them: the first kilobytes may not include
-                # both.
-                if b'"shapes"' in stream.read(65536) or '"shapes"' in file.read_text(
-                    encoding="utf-8", errors="replace"
-                ):
-                    return True
-    return False
+    """Test whether a folder, or one of its parts, contains labelme's JSON files."""
+    return bool(_folders(folder))
+
+
+def _folders(folder: Path) -> dict[str, Path]:
+    """The folder of the JSON files of each part: train, val and test, or the folder or one of its `JSON_FOLDERS`."""
+    parts = {part: path for name, part in SPLIT_NAMES.items() if (path := _json_folder(folder / name))}
+    if "train" in parts:
+        return parts
+    path = _json_folder(folder)
+    return {} if path is None else {"train": path}
+
+
+def _json_folder(folder: Path) -> Path | None:
+    for candidate in (folder, *(folder / name for name in JSON_FOLDERS)):
+        if any(map(_has_shapes, _json_files(candidate)[:SAMPLE])):
+            return candidate
+    return None
+
+
+def _json_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in visible_entries(folder) if path.suffix.lower() == ".json"]
+
+
+def _has_shapes(file: Path) -> bool:
+    with file.open("rb") as stream:
+        # imageData, a whole image, comes after these keys or between them: the first kilobytes may not include both.
+        start = stream.read(65536)
+        return b'"shapes"' in start or (b'"imageData"' in start and b'"shapes"' in stream.read())
 
 
 def read_labelme(folder: Path) -> Converted:
     """Read the folder, or its parts train, val (valid, validation) and test. Raises `DataError` with the file, the
     shape, the fault and the remedy.
     """
-    folders = {part: folder / name for name, part in SPLIT_NAMES.items() if any((folder / name).glob("*.json"))} or {
-        "train": folder
-    }
     faults, notes = Faults(folder), Notes()
-    read = {
-        part: [_load(file, faults) for file in sorted(part_folder.glob("*.json"))]
-        for part, part_folder in folders.items()
-    }
+    folders = _folders(folder)
+    read = {part: [_load(file, faults, notes) for file in _json_files(path)] for part, path in folders.items()}
     faults.check()
     contents = {part: [content for content in files if content is not None] for part, files in read.items()}
     shapes = [shape for files in contents.values() for _, content in files for shape in content["shapes"]]
@@ -75,28 +99,40 @@ def read_labelme(folder: Path) -> Converted:
     reader = _Reader(folder, classes, boxes_only, faults, notes)
     parts = {part: tuple(reader.image(file, content) for file, content in files) for part, files in contents.items()}
     faults.check()
-    for part, part_folder in folders.items():
-        annotated = {image.file_name for image in parts[part]}
-        for path in images_in(part_folder):
-            if path.relative_to(folder).as_posix() not in annotated:
-                notes.add(
-                    "image without JSON file: skipped as not annotated (if it has no instances, save it in labelme "
-                    "without shapes)"
+    for part, path in folders.items():
+        annotated = {image.path for image in parts[part]}
+        _check_once(parts[part], contents[part], faults)
+        for image in images_in(path):
+            if image not in annotated:
+                notes.name(
+                    "image without JSON file, skipped as not annotated (if it has no instances, save it in labelme "
+                    "without shapes)",
+                    image.relative_to(folder).as_posix(),
                 )
+    faults.check()
     return Converted("labelme", folder, classes, parts, notes.lines())
 
 
-def _load(file: Path, faults: Faults) -> tuple[Path, dict[str, Any]] | None:
+def _check_once(
+    images: tuple[ConvertedImage, ...], contents: list[tuple[Path, dict[str, Any]]], faults: Faults
+) -> None:
+    """Report images that several JSON files annotate."""
+    of: dict[Path, Path] = {}
+    for image, (file, _) in zip(images, contents, strict=True):
+        other = of.setdefault(image.path, file)
+        if other != file:
+            faults.add(f"{other.name} and {file.name} annotate the same image, {image.path.name}; keep one of them")
+
+
+def _load(file: Path, faults: Faults, notes: Notes) -> tuple[Path, dict[str, Any]] | None:
     try:
         content = json.loads(file.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         return faults.add(f"{file} is not valid JSON ({error}); save it again in labelme")
-    if (
-        not isinstance(content, dict)
-        or not isinstance(content.get("shapes"), list)
-        or not all(isinstance(shape, dict) for shape in content["shapes"])
-    ):
-        return faults.add(f"{file} has no list of shapes, so it is not a labelme file; move it to another folder")
+    if not isinstance(content, dict) or "shapes" not in content:
+        return notes.name("JSON file without shapes, which is not labelme's", file.name)
+    if not isinstance(content["shapes"], list) or not all(isinstance(shape, dict) for shape in content["shapes"]):
+        return faults.add(f"{file}: its shapes are not a list of shapes; save it again in labelme")
     return file, content
 
 
@@ -125,17 +161,24 @@ class _Reader:
 
     def image(self, file: Path, content: dict[str, Any]) -> ConvertedImage:
         """The image with its instances, where the shapes of a group are combined."""
-        path = _image_of(file, content)
-        if path is None:
-            self.faults.add(
-                f"{file}: its image {content.get('imagePath')!r} does not exist; put it next to the JSON file"
-            )
-            return ConvertedImage("", 1, 1, ())
+        path = _image_of(file, content, self.folder)
+        embedded = None
         try:
-            size = image_size(path)
+            if path is None:
+                path, embedded = _embedded(file, content)
+                height, width = read_image(io.BytesIO(embedded)).shape[:2]
+            else:
+                height, width = image_size(path)
         except DataError as error:
             self.faults.add(str(error))
-            return ConvertedImage("", 1, 1, ())
+            return ConvertedImage(file, 1, 1, ())
+        if embedded is not None:
+            self.notes.name(
+                "image that only the JSON file holds (imageData), which is written beside the annotations", file.name
+            )
+        elif not path.is_relative_to(self.folder):
+            self.notes.name("image outside of the folder, found by imagePath", str(path))
+        size = height, width
         annotated_size = (content.get("imageHeight"), content.get("imageWidth"))
         if None not in annotated_size and annotated_size != size:
             self.faults.add(
@@ -150,11 +193,7 @@ class _Reader:
                     {**shape, "where": f"{file}: shape {number}"}
                 )
         objects = [self._object(shapes, *size) for shapes in groups.values()]
-        return ConvertedImage(
-            path.relative_to(self.folder).as_posix(),
-            *size,
-            tuple(instance for instance in objects if instance is not None),
-        )
+        return ConvertedImage(path, *size, tuple(one for one in objects if one is not None), embedded)
 
     def _is_object(self, shape: dict[str, Any], where: str) -> bool:
         if shape.get("label") in NO_OBJECTS:
@@ -176,11 +215,7 @@ class _Reader:
             self.faults.add(str(error))
             return None
         if self.boxes_only:
-            points = np.array(rings).reshape(-1, 2).clip(0, (width, height))
-            low, high = points.min(0), points.max(0)
-            return ConvertedInstance(
-                label, None, (float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1]))
-            )
+            return ConvertedInstance(label, None, box_of(rings, height, width))
         if not masks:
             return ConvertedInstance(label, rings)
         parts = [coco_masks.encode(np.asfortranarray(mask)) for mask in masks]
@@ -188,12 +223,36 @@ class _Reader:
         return ConvertedInstance(label, {"size": [height, width], "counts": text_of(merged)})
 
 
-def _image_of(file: Path, content: dict[str, Any]) -> Path | None:
-    """The file in imagePath (Windows writes backslashes), else an image with the JSON file's name."""
+def _image_of(file: Path, content: dict[str, Any], folder: Path) -> Path | None:
+    """The file in imagePath (Windows writes backslashes); else, if the JSON file was moved or imagePath is that of
+    another machine, the image of that name or of the JSON file's name beside it or in a folder of images.
+    """
     named = str(content.get("imagePath") or "").replace("\\", "/")
-    candidates = [file.parent / named, file.parent / Path(named).name] if named else []
-    found = next((path for path in candidates if path.is_file()), None)
-    return found or next((path for path in images_in(file.parent) if path.stem == file.stem), None)
+    if named and (path := file.parent / named).is_file():
+        return absolute(path) if ".." in path.parts else path
+    folders = [file.parent, *(base / name for base in (file.parent.parent, folder) for name in IMAGE_FOLDERS)]
+    for place in folders:
+        if named and (path := place / PurePosixPath(named).name).is_file():
+            return path
+    for place in folders:
+        if place.is_dir() and (same := [path for path in images_in(place) if path.stem == file.stem]):
+            return same[0]
+    return None
+
+
+def _embedded(file: Path, content: dict[str, Any]) -> tuple[Path, bytes]:
+    """Name and content of the image in imageData. Raises `DataError` if there is none."""
+    if not content.get("imageData"):
+        raise DataError(
+            f"{file}: its image {content.get('imagePath')!r} does not exist, and none is embedded (imageData); put it "
+            f"next to the JSON file"
+        )
+    try:
+        data = base64.b64decode(content["imageData"], validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise DataError(f"{file}: its imageData is damaged ({error}); put the image next to the JSON file") from error
+    named = PurePosixPath(str(content.get("imagePath") or "").replace("\\", "/"))
+    return file.with_suffix(named.suffix or ".png"), data
 
 
 def _rings(shape: dict[str, Any]) -> list[list[float]]:
@@ -203,7 +262,7 @@ def _rings(shape: dict[str, Any]) -> list[list[float]]:
         isinstance(point, list) and len(point) == 2 and all(_is_number(v) for v in point) for point in points
     ):
         raise ValueError(f"{shape['where']}: points must be pairs of numbers; draw it again in labelme")
-    needed = {"polygon": 3, "rectangle": 2, "circle": 2, "oriented_rectangle": 4}.get(kind)
+    needed = {"polygon": 3, "rectangle": 2, "circle": 2, "oriented_rectangle": 4, "rotation": 4}.get(kind)
     if needed is None:
         raise ValueError(
             f"{shape['where']} is of type {kind!r}; only polygon, rectangle, circle and mask are supported: draw it as "
@@ -216,12 +275,11 @@ def _rings(shape: dict[str, Any]) -> list[list[float]]:
     if kind == "circle":
         (x, y), (edge_x, edge_y) = points
         radius = math.hypot(edge_x - x, edge_y - y)
-        angles = [2 * math.pi * step / CIRCLE_POINTS for step in range(CIRCLE_POINTS)]
-        points = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
-    elif kind == "rectangle":
+        return [ellipse_ring(x, y, radius, radius)]
+    if kind == "rectangle":
         (x1, y1), (x2, y2) = points[0], points[2 if len(points) == 4 else 1]
-        points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
-    return [[round(float(value), 3) for point in points for value in point]]
+        return [rectangle_ring(x1, y1, x2 - x1, y2 - y1)]
+    return [ring_of(points)]
 
 
 def _mask(shape: dict[str, Any], height: int, width: int) -> UInt8[np.ndarray, "H W"]:

@@ -3,29 +3,28 @@
 Other formats are converted and written to an output folder; images are not copied.
 """
 
+import atexit
+import functools
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from htc.data.annotation_file import annotation_file
-from htc.data.coco import LAYOUTS, Splits, coco_parts, dataset_of, find_splits, read_coco
+from htc.data.annotation_file import AnnotationFile, annotation_file
+from htc.data.coco import Splits, dataset_of, read_coco
 from htc.data.dataset import Dataset
-from htc.data.formats.converted import ANNOTATIONS_FOLDER, Converted, coco_content, write_parts
-from htc.data.formats.label_maps import map_parts, read_label_maps
-from htc.data.formats.labelme import is_labelme, read_labelme
-from htc.data.formats.yolo import description, read_yolo
+from htc.data.formats.coco_exports import parts_of, splits_of
+from htc.data.formats.converted import ANNOTATIONS_FOLDER, Converted, coco_content, with_embedded, write_parts
+from htc.data.formats.map_rules import AUTO, parse_map_options
+from htc.data.formats.recognize import is_coco, read_other, unknown_layout
 from htc.data.written import by_split, digest, save_split, split_name
 from htc.errors import DataError
 from htc.files import write_json
 
-OTHERS = (
-    "data.yaml (or data.yml) with images/ and labels/*.txt: YOLO",
-    "images/ and masks/ (or labels/) with a PNG for each image: label maps; with train/ and val/ above or below",
-    "JSON files of labelme next to the images; in train/ and val/ if there are several parts",
-)
 Say = Callable[[str], object]
 Data = Path | Dataset | Mapping[str, Dataset]
 """A folder, one dataset (used for training), or datasets by split: `{"train": ..., "val": ...}`."""
@@ -63,41 +62,31 @@ class ConvertedFiles:
         }
 
 
-def is_coco(folder: Path) -> bool:
-    """Test whether a folder has one of `LAYOUTS`."""
-    return any((folder / train).is_file() for train, _, _, _ in LAYOUTS)
-
-
-def is_known(folder: Path) -> bool:
-    """Test whether a folder contains a dataset in any supported layout."""
-    return is_coco(folder) or description(folder) is not None or bool(map_parts(folder)) or is_labelme(folder)
-
-
-def read_other(folder: Path) -> Converted | None:
-    """Read a dataset that is not in COCO format; None if its layout is unknown. Raises `DataError` for its faults."""
-    if not folder.is_dir():
-        return None
-    if description(folder) is not None:
-        return read_yolo(folder)
-    if map_parts(folder):
-        return read_label_maps(folder)
-    return read_labelme(folder) if is_labelme(folder) else None
-
-
-def convert_data(folder: Path, destination: Path) -> ConvertedFiles:
+def convert_data(folder: Path, destination: Path, label_maps: str = AUTO) -> ConvertedFiles:
     """Convert any dataset except COCO's and write `destination/annotations/instances_<part>.json`.
 
     Raises `DataError` for faults (file, line or shape, remedy) and for unknown layouts, `OutputError` if writing fails.
     """
     if is_coco(folder):
         raise DataError(f"{folder} is already COCO data: nothing to convert; train on it: htc train --data {folder}")
-    data = read_other(folder)
-    if data is None:
-        raise DataError(unknown_layout(folder))
+    return _written_files(_read(folder, label_maps), destination)
+
+
+def _written_files(data: Converted, destination: Path) -> ConvertedFiles:
+    data = with_embedded(data, destination)
     return ConvertedFiles(data, write_parts(data, destination))
 
 
-def prepare_splits(data: Data, destination: Path, val_share: float | None = None, say: Say | None = None) -> Splits:
+def _read(folder: Path, label_maps: str) -> Converted:
+    data = read_other(folder, parse_map_options(label_maps))
+    if data is None:
+        raise DataError(unknown_layout(folder))
+    return data
+
+
+def prepare_splits(
+    data: Data, destination: Path, val_share: float | None = None, say: Say | None = None, label_maps: str = AUTO
+) -> Splits:
     """Find the splits of any supported data; other formats than COCO are written to `destination`, and `say` is called
     with lines that describe how they were read.
 
@@ -108,9 +97,9 @@ def prepare_splits(data: Data, destination: Path, val_share: float | None = None
     if not isinstance(data, Path):
         splits = _written_splits(data, destination, say)
     elif is_coco(data) or not data.is_dir():
-        splits = find_splits(data)
+        splits = splits_of(data)
     else:
-        converted = convert_data(data, destination)
+        converted = convert_data(data, destination, label_maps)
         for line in conversion_summary(converted):
             say(line)
         splits = converted.splits
@@ -140,6 +129,7 @@ def locate_splits(
     val_images: Path | None = None,
     val_share: float | None = None,
     converted: Path | None = None,
+    label_maps: str = AUTO,
     say: Say | None = None,
 ) -> Splits:
     """Find the annotation files and image folders of the training and validation splits, from `data` or from four
@@ -147,13 +137,14 @@ def locate_splits(
 
     `data` is the folder of a dataset, a `Dataset` (used for training, unless `val_share` splits it), or datasets by
     split, `{"train": ..., "val": ...}`. Other formats than COCO are written to the folder `converted` (None: one below
-    `runs/data`); `say` is called with a line for each step. Raises `DataError` with what is missing, and `OutputError`.
+    `runs/data`); `label_maps` prescribes how label maps are read (`parse_map_options`); `say` is called with a line for
+    each step. Raises `DataError` with what is missing, and `OutputError`.
     """
     if data is not None:
         if any(path is not None for path in (train_annotations, train_images, val_annotations, val_images)):
             raise DataError("pass either --data DIR or --train-annotations with --train-images, not both")
         data = _checked(data)
-        return prepare_splits(data, converted or _default_folder(data), val_share, say)
+        return prepare_splits(data, converted or _default_folder(data), val_share, say, label_maps)
     if val_share is not None:
         raise DataError(
             "--val-share splits the images of --data DIR; pass that, or --val-annotations with --val-images"
@@ -171,46 +162,70 @@ def locate_splits(
 
 
 def locate_split(
-    data: str | Data, split: str, converted: Path | None = None, say: Say | None = None
+    data: str | Data, split: str, converted: Path | None = None, say: Say | None = None, label_maps: str = AUTO
 ) -> tuple[Path, Path]:
     """Find the annotation file and the image folder of one split of `data`, for an evaluation.
 
     `split` is `train`, `val` (also `valid`, `validation`) or `test`; a single `Dataset` is used for any split. `data`,
-    `converted` and `say` as in `locate_splits`. Raises `DataError` that lists the available splits, and `OutputError`.
+    `converted`, `label_maps` and `say` as in `locate_splits`. Raises `DataError` that lists the available splits, and
+    `OutputError`.
     """
     data, name, say = _checked(data), split_name(split), say or _discard
     folder = converted or _default_folder(data)
     if isinstance(data, Path):
-        return _folder_split(data, name, folder, say)
+        return _folder_split(data, name, folder, say, label_maps)
     datasets = {name: data} if isinstance(data, Dataset) else by_split(data)
     if name not in datasets:
         raise DataError(_no_split("data", name, datasets))
     return _written(datasets[name], name, folder, say)
 
 
-def read_split(folder: Path, split: str) -> Dataset:
-    """Read one split of a folder in any supported layout, without writing. Raises `DataError`."""
+def read_split(folder: Path, split: str, label_maps: str = AUTO) -> Dataset:
+    """Read one split of a folder in any supported layout, without writing to it. Raises `DataError`."""
     name = split_name(split)
-    other = _other_with_split(folder, name)
+    other = _other_with_split(folder, name, label_maps)
     if other is None:
         return read_coco(*_coco_split(folder, name))
-    content = coco_content(other, other.parts[name])
-    return dataset_of(annotation_file(content, folder, other.images))
+    return dataset_of(_file_of(other, name))
 
 
-def _folder_split(folder: Path, name: str, destination: Path, say: Say) -> tuple[Path, Path]:
-    other = _other_with_split(folder, name)
+def read_parts(folder: Path, label_maps: str = AUTO) -> tuple[dict[str, AnnotationFile], tuple[str, ...]]:
+    """Read all parts of a folder that is not COCO's as annotation files in memory, and the notes about how they were
+    read. Raises `DataError`.
+    """
+    data = _read(folder, label_maps)
+    return {name: _file_of(data, name) for name in data.parts}, data.notes
+
+
+def _file_of(data: Converted, name: str) -> AnnotationFile:
+    """One part as an annotation file in memory; images that are embedded in files are extracted until the end of the
+    process.
+    """
+    if any(image.content is not None for image in data.parts[name]):
+        data = with_embedded(data, _temporary_folder(data.folder))
+    return annotation_file(coco_content(data, data.parts[name]), data.folder, data.images, name)
+
+
+@functools.cache
+def _temporary_folder(_: Path) -> Path:
+    """A folder for each dataset that is removed when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="htc-embedded-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _folder_split(folder: Path, name: str, destination: Path, say: Say, label_maps: str) -> tuple[Path, Path]:
+    other = _other_with_split(folder, name, label_maps)
     if other is None:
         return _coco_split(folder, name)
-    only = replace(other, parts={name: other.parts[name]})
-    converted = ConvertedFiles(only, write_parts(only, destination))
+    converted = _written_files(replace(other, parts={name: other.parts[name]}), destination)
     for line in conversion_summary(converted):
         say(line)
-    return converted.files[name], only.images
+    return converted.files[name], converted.data.images
 
 
 def _coco_split(folder: Path, name: str) -> tuple[Path, Path]:
-    parts = coco_parts(folder)
+    parts = parts_of(folder)
     if name not in parts:
         raise DataError(_no_split(folder, name, parts))
     annotations, images = parts[name]
@@ -219,15 +234,13 @@ def _coco_split(folder: Path, name: str) -> tuple[Path, Path]:
     return annotations, images
 
 
-def _other_with_split(folder: Path, name: str) -> Converted | None:
+def _other_with_split(folder: Path, name: str, label_maps: str) -> Converted | None:
     """Read a folder that is not COCO's and has that split; None if it is COCO's."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder of a dataset")
-    if coco_parts(folder):
+    if is_coco(folder):
         return None
-    other = read_other(folder)
-    if other is None:
-        raise DataError(unknown_layout(folder))
+    other = _read(folder, label_maps)
     if name not in other.parts:
         raise DataError(_no_split(folder, name, other.parts))
     return other
@@ -293,17 +306,6 @@ def conversion_summary(converted: ConvertedFiles) -> list[str]:
     ]
 
 
-def unknown_layout(folder: Path) -> str:
-    """Error message that lists the supported layouts."""
-    known = "".join(
-        f"\n  {line}" for line in (*(f"{train} with {images}/: COCO" for train, images, _, _ in LAYOUTS), *OTHERS)
-    )
-    return (
-        f"{folder} has none of the known layouts:{known}\narrange it like one of them, or pass the paths: "
-        f"--train-annotations, --train-images"
-    )
-
-
 def split_off(splits: Splits, share: float, destination: Path) -> Splits:
     """Split the training data: about `share` of its images, chosen by a hash of their names, become the validation
     split.
@@ -329,6 +331,22 @@ def split_off(splits: Splits, share: float, destination: Path) -> Splits:
     return replace(
         splits, train_annotations=files["train"], val_annotations=files["val"], val_images=splits.train_images
     )
+
+
+def validation_part(splits: Splits, images: int, destination: Path) -> Splits:
+    """Return the splits with `images` of the validation images, spread evenly, in a file below `destination`; the
+    splits as they are if there are no more.
+    """
+    if splits.val_annotations is None:
+        return splits
+    content = json.loads(splits.val_annotations.read_bytes())
+    count = len(content["images"])
+    if images >= count:
+        return splits
+    chosen = {content["images"][index * count // images]["id"] for index in range(images)}
+    file = destination / ANNOTATIONS_FOLDER / "instances_val_part.json"
+    write_json(file, _only(content, chosen))
+    return replace(splits, val_annotations=file)
 
 
 def _hash_value(image: dict[str, Any]) -> float:

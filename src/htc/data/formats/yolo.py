@@ -1,183 +1,194 @@
-"""YOLO folders: data.yaml, images in `images`, a text file per image in `labels`.
+"""YOLO folders: data.yaml, images in `images`, a text file per image in `labels` or beside the image.
 
 A line is `class x1 y1 x2 y2 x3 y3 ...`, a polygon, or `class center_x center_y width height`, a box; all as fractions
-of the image's size. The format is described at https://docs.ultralytics.com/datasets/segment/.
+of the image's size. In files for poses, keypoints follow the box, which alone is used. The format is described at
+https://docs.ultralytics.com/datasets/segment/.
 """
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import yaml
+import numpy as np
 
 from htc.data.faults import Faults
-from htc.data.formats.converted import SPLIT_NAMES, Converted, ConvertedImage, ConvertedInstance, Notes, images_in
+from htc.data.formats.converted import Converted, ConvertedImage, ConvertedInstance, Notes
+from htc.data.formats.partners import pair_files
+from htc.data.formats.yolo_files import description, labels_folder, read_description
 from htc.data.images import image_size
 from htc.errors import DataError
+from htc.files import read_text, visible_entries
 
-DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+NO_LABELS = frozenset(("classes.txt", "labels.txt", "notes.txt", "train.txt", "val.txt", "test.txt"))
 OUTSIDE_SHARE = 0.01
 """Coordinates may exceed 0..1 by this much (rounding in other tools); they are clipped."""
-
-
-def description(folder: Path) -> Path | None:
-    """The YAML file that describes a YOLO dataset, or None."""
-    return next((folder / name for name in DESCRIPTIONS if (folder / name).is_file()), None)
 
 
 def read_yolo(folder: Path) -> Converted:
     """Read all parts in data.yaml. Raises `DataError` with the file and line, what is wrong and what to do."""
     file = description(folder)
     assert file is not None
-    content = _load(file)
-    classes = _classes(content, file)
-    root = _root(content, file)
-    faults, notes = Faults(folder), Notes()
-    parts: dict[str, tuple[ConvertedImage, ...]] = {}
-    for key, part in SPLIT_NAMES.items():
-        if content.get(key):
-            images = [image for source in _sources(content[key], root, file, key) for image in _images(source)]
-            parts[part] = tuple(_image(path, folder, len(classes), faults, notes) for path in images)
-            if not images:
-                raise DataError(
-                    f"{file}: {key} is {content[key]!r}, which contains no images; correct the path or remove the line"
-                )
-    faults.check()
+    described = read_description(file)
+    reader = _Reader(folder, len(described.classes), described.keypoints)
+    parts = reader.parts(described.images)
     if "train" not in parts:
         raise DataError(f"{file} has no train images; add a line such as `train: images/train`")
-    _check_labels(file, parts["train"], notes)
-    return Converted("YOLO", folder, classes, parts, notes.lines())
+    _check_labels(file, parts["train"], reader.notes)
+    return Converted("YOLO", folder, described.classes, parts, reader.notes.lines())
 
 
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{file} is not valid YAML ({' '.join(str(error).split())}); correct or export it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise DataError(f"{file} must contain names, train and val; export the dataset again")
-    return content
+class _Reader:
+    """Reads the images of a dataset with their label files."""
 
+    def __init__(self, folder: Path, classes: int, keypoints: int | None) -> None:
+        self.folder, self.classes, self.keypoints = folder, classes, keypoints
+        self.faults, self.notes = Faults(folder), Notes()
+        self.lines: dict[Path, list[tuple[int, list[str]]]] = {}
+        """The numbered lines of each label file that is in use."""
+        self.folders: dict[Path, list[Path]] = {}
+        """The label files in folders of labels."""
 
-def _classes(content: dict[str, Any], file: Path) -> tuple[str, ...]:
-    """Class names by index 0, 1, ..., from a list or a mapping."""
-    names = content.get("names")
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise DataError(
-                f"{file}: names must number the classes 0, 1, 2, ... without gaps; it has {sorted(names, key=str)}"
+    def parts(self, sources: dict[str, list[Path]]) -> dict[str, tuple[ConvertedImage, ...]]:
+        """The images of all parts, with their instances. Raises `DataError` with all faults."""
+        files = {part: self._label_files(images) for part, images in sources.items()}
+        for texts in self.folders.values():
+            for file in texts:
+                if file not in self.lines:
+                    self.notes.name("label file without image, which is not used", self._name(file))
+        if self.keypoints is None:
+            self.keypoints = keypoints_of([fields for lines in self.lines.values() for _, fields in lines])
+        if self.keypoints is not None:
+            self.notes.add(
+                f"the labels are poses (keypoints of {self.keypoints} values follow each box): only boxes are used, "
+                f"since keypoints are no outlines"
             )
-        names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{file} has no names; add the class names, as in `names: [cat, dog]`")
-    texts = tuple(str(name) for name in names)
-    if len(set(texts)) != len(texts):
-        raise DataError(
-            f"{file}: names contains {next(name for name in texts if texts.count(name) > 1)!r} twice; give every "
-            f"class its own name"
-        )
-    if content.get("nc") not in (None, len(texts)):
-        raise DataError(f"{file}: nc is {content['nc']!r}, but there are {len(texts)} names; correct one of them")
-    return texts
+        parts = {
+            part: tuple(self._image(image, files[part].get(image)) for image in images)
+            for part, images in sources.items()
+        }
+        self.faults.check()
+        return parts
 
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
 
-def _root(content: dict[str, Any], file: Path) -> Path:
-    """`path` if it is a folder (from another machine it often is not), else the folder of the YAML file."""
-    given = content.get("path")
-    candidates = [] if not given else [file.parent / str(given), file.parent.parent / str(given)]
-    return next((candidate for candidate in candidates if candidate.is_dir()), file.parent)
+    def _label_files(self, images: list[Path]) -> dict[Path, Path]:
+        """The label file of each image that has one: in the folder of labels, else beside the image."""
+        of: dict[Path, Path] = {}
+        by_folder: dict[Path, list[Path]] = defaultdict(list)
+        for image in images:
+            by_folder[image.parent].append(image)
+        for folder, group in by_folder.items():
+            for place in dict.fromkeys((labels_folder(folder), folder)):
+                self._pair(group, _texts(place), of)
+            if labels_folder(folder) != folder:
+                self.folders[labels_folder(folder)] = _texts(labels_folder(folder))
+        for file in of.values():
+            self.lines[file] = self._read(file)
+        return of
 
-
-def _sources(value: Any, root: Path, file: Path, key: str) -> list[Path]:
-    """Folders of images, or text files that list them."""
-    sources = []
-    for entry in value if isinstance(value, list) else [value]:
-        # Roboflow writes ../train/images for a folder next to data.yaml.
-        candidates = [
-            root / str(entry),
-            root / str(entry).removeprefix("../"),
-            root / str(entry).removeprefix("../") / "images",
-        ]
-        source = next(
-            (
-                candidate
-                for candidate in candidates
-                if candidate.is_file() or (candidate.is_dir() and _has_images(candidate))
-            ),
-            None,
-        )
-        if source is None:
-            raise DataError(
-                f"{file}: {key} is {entry!r}, but {candidates[0]} is neither a folder of images nor a list of them; "
-                f"correct the path or remove the line"
+    def _pair(self, images: list[Path], texts: list[Path], of: dict[Path, Path]) -> None:
+        pairs = pair_files(images, texts)
+        for file, owners in pairs.shared.items():
+            self.lines[file] = []
+            self.faults.add(
+                f"{self._name(file)} is the only label file of {len(owners)} images of the same name, "
+                f"{' and '.join(map(self._name, owners))}; rename one of them with its labels, or remove it"
             )
-        sources.append(source)
-    return sources
+        for image, partners in pairs.of.items():
+            files = [of[image]] if image in of else []
+            files += [partner.file for partner in partners]
+            if any(file.read_bytes() != files[0].read_bytes() for file in files[1:]):
+                self.faults.add(
+                    f"{self._name(image)} has different label files, {' and '.join(map(self._name, files))}; keep one"
+                )
+            of[image] = files[0]
 
+    def _read(self, file: Path) -> list[tuple[int, list[str]]]:
+        try:
+            lines = read_text(file).splitlines()
+        except DataError as error:
+            self.faults.add(str(error))
+            return []
+        return [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
 
-def _has_images(folder: Path) -> bool:
-    return any(True for _ in _images(folder))
-
-
-def _images(source: Path) -> Iterator[Path]:
-    """The images in a folder and its subfolders, or those listed in a text file."""
-    if source.is_dir():
-        yield from images_in(source)
-        for folder in sorted(path for path in source.iterdir() if path.is_dir() and path.name != "labels"):
-            yield from _images(folder)
-        return
-    for line in source.read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            yield source.parent / line.strip().removeprefix("./")
-
-
-def label_file(image: Path) -> Path:
-    """Label file of an image: the last folder `images` of its path becomes `labels`; else next to the image."""
-    parts = list(image.parts)
-    if "images" in parts[:-1]:
-        last = len(parts) - 2 - parts[-2::-1].index("images")
-        parts[last] = "labels"
-    return Path(*parts).with_suffix(".txt")
-
-
-def _image(path: Path, folder: Path, classes: int, faults: Faults, notes: Notes) -> ConvertedImage:
-    try:
-        height, width = image_size(path)
-    except DataError as error:
-        faults.add(str(error))
-        height = width = 1
-    name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path.absolute())
-    labels = label_file(path)
-    if not labels.is_file():
-        notes.add("image without label file: used as an image without instances")
-        return ConvertedImage(name, height, width, ())
-    objects = []
-    for number, line in enumerate(labels.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        if line.strip():
-            instance = _object(line.split(), classes, width, height)
+    def _image(self, path: Path, labels: Path | None) -> ConvertedImage:
+        try:
+            height, width = image_size(path)
+        except DataError as error:
+            self.faults.add(str(error))
+            height = width = 1
+        if labels is None:
+            self.notes.name("image without label file, used as an image without instances", self._name(path))
+            return ConvertedImage(path, height, width, ())
+        objects = []
+        for number, fields in self.lines[labels]:
+            instance = _object(fields, self.classes, width, height, self.keypoints)
             if isinstance(instance, str):
-                faults.add(f"{labels}:{number}: {instance}")
+                self.faults.add(f"{labels}:{number}: {instance}")
             else:
                 objects.append(instance)
-    return ConvertedImage(name, height, width, tuple(objects))
+        return ConvertedImage(path, height, width, tuple(objects))
 
 
-def _object(fields: list[str], classes: int, width: int, height: int) -> ConvertedInstance | str:
+def _texts(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in visible_entries(folder) if path.suffix.lower() == ".txt" and path.name not in NO_LABELS]
+
+
+def keypoints_of(lines: Iterable[list[str]]) -> int | None:
+    """Number of values that follow the box on every line, if these are keypoints: as many everywhere, and all in the
+    box; None for other files, such as polygons.
+    """
+    numbers = _numbers(lines)
+    if numbers is None or len(numbers) < 3:
+        return None
+    box, rest = numbers[:, 1:5], numbers[:, 5:]
+    for size in (2, 3):
+        if not rest.shape[1] or rest.shape[1] % size:
+            continue
+        points = rest.reshape(len(rest), -1, size)
+        if size == 3 and not np.isin(points[:, :, 2], (0, 1, 2)).all():
+            continue
+        offset = np.abs(points[:, :, :2] - box[:, None, :2])
+        inside = (offset <= box[:, None, 2:] / 2 + OUTSIDE_SHARE).all(2) | (points[:, :, :2] == 0).all(2)
+        if inside.all():
+            return int(rest.shape[1])
+    return None
+
+
+def _numbers(lines: Iterable[list[str]]) -> np.ndarray | None:
+    """The lines as an array (lines, values); None unless all have as many numbers, more than those of a box."""
+    lines = list(lines)
+    if len({len(fields) for fields in lines}) != 1 or len(lines[0]) < 6:
+        return None
+    try:
+        return np.array(lines, np.float64)
+    except ValueError:
+        return None
+
+
+def _object(fields: list[str], classes: int, width: int, height: int, keypoints: int | None) -> ConvertedInstance | str:
     """The instance on one line, or what is wrong with the line and what to do."""
     try:
         label, *values = (float(field) for field in fields)
     except ValueError:
         return f"{' '.join(fields)[:40]!r} is not a class index followed by coordinates; correct the line"
-    if label != int(label) or not 0 <= label < classes:
+    if not label.is_integer() or not 0 <= label < classes:
         return (
             f"class {fields[0]} is not among the {classes} classes 0..{classes - 1} of the YAML file; correct it or "
             f"add the name"
         )
+    if keypoints is not None:
+        if len(values) not in (4, 4 + keypoints):
+            return f"{len(values)} values; a pose has a box and {keypoints} values of keypoints (kpt_shape)"
+        values = values[:4]
     if len(values) < 4 or len(values) % 2:
+        hint = ": remove the confidence behind it" if len(values) == 5 else ""
         return (
-            f"{len(values)} coordinates; a box has four (center and size), a polygon x and y of at least three points"
+            f"{len(values)} coordinates; a box has four (center and size){hint}, a polygon x and y of at least three "
+            f"points"
         )
     wrong = next((value for value in values if not -OUTSIDE_SHARE <= value <= 1 + OUTSIDE_SHARE), None)
     if wrong is not None:
