@@ -24,7 +24,7 @@ from htc.data.columns import INSTANCE_FIELDS, RECORD_FIELDS, ColumnImages, table
 from htc.data.columns_cache import MappedColumns, map_columns, read_columns
 from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
 from htc.data.mask_encodings import decode_mask
-from htc.errors import DataError
+from htc.errors import DataError, OutputError
 from htc.evaluation.comparison import Comparison, compare
 from htc.files import read_json
 
@@ -384,6 +384,17 @@ def test_without_a_writable_cache_the_columns_are_in_memory(
     assert columns is not None
     assert not isinstance(columns, MappedColumns)
     assert pickle.loads(pickle.dumps(ColumnImages(columns, None))) == ColumnImages(columns, None)
+
+
+def test_a_full_disk_leaves_the_columns_in_memory(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(columns_cache, "whole_file", full)
+    columns = read_columns(large)
+    assert columns is not None
+    assert not isinstance(columns, MappedColumns)
+    assert not entries(large)
 
 
 @pytest.mark.parametrize("value", ["off", "OFF", "0"])
