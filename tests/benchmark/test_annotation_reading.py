@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from htc.benchmark.annotation_reading import PARTS, reading_speed, report_lines, write_annotations
-from htc.benchmark.process_memory import STATUS
 from htc.data.strict_coco import read_strictly
+from htc.process_memory import is_reported
 
 
 def test_the_generated_file_is_plain_coco(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_the_generated_file_is_plain_coco(tmp_path: Path) -> None:
     assert read_strictly(path.read_bytes()) is not None
 
 
-@pytest.mark.skipif(not STATUS.exists(), reason="only Linux reports the memory of a process")
+@pytest.mark.skipif(not is_reported(), reason="only Linux reports the memory of a process")
 def test_every_part_is_measured() -> None:
     found = reading_speed(860)
     assert [one.part for one in found.readings] == list(PARTS)

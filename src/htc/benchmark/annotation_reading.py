@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from htc.benchmark.process_memory import STATUS, peak, reset_peak, shares
 from htc.config import Inference, Input
 from htc.data.annotation_file import KIND, annotation_file, read_annotation_file
 from htc.data.coco import dataset_of, read_coco
@@ -27,6 +26,7 @@ from htc.data.columns_cache import VARIABLE
 from htc.data.dataset import Dataset
 from htc.errors import ConfigError
 from htc.files import read_json, whole_file
+from htc.process_memory import is_reported, peak, reset_peak, shares
 
 SIZE = (480, 640)
 CLASSES = 80
@@ -79,7 +79,7 @@ def reading_speed(
     """Generate a file with that many instances and measure each part in a new process. Raises `ConfigError` where the
     system does not report the memory of a process (only Linux does).
     """
-    if not STATUS.exists():
+    if not is_reported():
         raise ConfigError("the memory of a process is measured on Linux only")
     with tempfile.TemporaryDirectory(prefix="htc-annotations-") as name:
         file = Path(name) / "instances.json"

@@ -11,9 +11,9 @@ from typing import Literal
 
 import torch
 
+from htc import process_memory
 from htc.benchmark.components import detector_path, ready_detector, setting_work
 from htc.benchmark.measuring import Conditions, thread_count
-from htc.benchmark.process_memory import STATUS, peak, reset_peak
 from htc.benchmark.training_step import step_task
 from htc.config import Config
 from htc.ops.onednn import exact_onednn_matmul
@@ -37,7 +37,7 @@ class Memory:
 
 def memory(what: What, config: Config, setting: Conditions, count: int) -> Memory | None:
     """Measure in a new process; None on a CPU unless the system reports the peak of a process (only Linux does)."""
-    if setting.torch_device.type != "cuda" and not STATUS.exists():
+    if setting.torch_device.type != "cuda" and not process_memory.is_reported():
         return None
     request = {"what": what, "config": config.model_dump(mode="json"), "setting": asdict(setting), "count": count}
     command = [sys.executable, "-m", "htc.benchmark.memory"]
@@ -73,12 +73,12 @@ def _reset(setting: Conditions) -> float:
     if setting.torch_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(setting.torch_device)
         return torch.cuda.memory_allocated(setting.torch_device) / MEGA
-    return reset_peak()
+    return process_memory.reset_peak()
 
 
 def _peak(setting: Conditions) -> float:
     device = setting.torch_device
-    return torch.cuda.max_memory_allocated(device) / MEGA if device.type == "cuda" else peak()
+    return torch.cuda.max_memory_allocated(device) / MEGA if device.type == "cuda" else process_memory.peak()
 
 
 def main() -> None:

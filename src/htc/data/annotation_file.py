@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Int
 
 from htc.data.annotation_table import AnnotationTable, table_of_columns, table_of_entries
-from htc.data.coco_records import AnnotationEntry, ImageEntry
+from htc.data.coco_records import AnnotationEntry, ImageEntry, listed_name
 from htc.data.columns import Columns
 from htc.data.columns_cache import read_columns
 from htc.data.faults import RecordFault
-from htc.data.image_names import ImageLocation, leaves_folder, locate, name_of_url, outside_text, top_files
+from htc.data.image_names import ImageLocation, leaves_folder, locate, outside_text, top_files
 from htc.data.record_values import NO_PARENT, KnownIds, is_id, own_id, short, whole
 from htc.errors import DataError
 from htc.files import read_json
@@ -28,12 +28,6 @@ from htc.files import read_json
 KIND = "COCO annotations, an instance file (.json)"
 LISTS = ("images", "annotations", "categories")
 NO_LOCATION = ImageLocation(Path())
-
-
-def listed_name(record: Mapping[str, Any]) -> Any:
-    """`file_name` of an image record; of LVIS's, which have none, the name in `coco_url`."""
-    name = record.get("file_name")
-    return name_of_url(record.get("coco_url")) if name is None else name
 
 
 @dataclass(frozen=True)

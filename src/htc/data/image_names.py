@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import unquote
 
 from htc.errors import DataError
@@ -42,12 +42,6 @@ class ImageLocation:
 def portable(name: str) -> str:
     """`name` with forward slashes, without empty parts and `.`."""
     return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
-
-
-def name_of_url(url: object) -> str | None:
-    """The last folder and the file of LVIS's `coco_url`, as train2017/000000000009.jpg."""
-    parts = PurePosixPath(url).parts if isinstance(url, str) else ()
-    return "/".join(parts[-2:]) if len(parts) > 2 else None
 
 
 def leaves_folder(name: str) -> bool:

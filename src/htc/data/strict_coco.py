@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from htc.data.coco_records import name_of_url
 from htc.data.columns import (
     EMPTY_LIST,
     IGNORE,
@@ -32,7 +33,6 @@ from htc.data.columns import (
     starts_of,
     texts,
 )
-from htc.data.image_names import name_of_url
 from htc.data.mask_encodings import valid_counts
 from htc.data.record_values import NO_PARENT
 from htc.data.segmentation import FAR

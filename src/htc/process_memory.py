@@ -1,4 +1,4 @@
-"""Memory of this process as Linux reports it, in MiB. Imports no torch, whose libraries take more than most data."""
+"""Memory of this process in MiB, as Linux reports it."""
 
 from pathlib import Path
 
@@ -7,21 +7,24 @@ RESET_PEAK = "5"
 """Written to /proc/self/clear_refs to reset the peak to the memory in use now."""
 
 
+def is_reported() -> bool:
+    """Whether the system reports the peak of a process (only Linux does)."""
+    return STATUS.exists()
+
+
 def reset_peak() -> float:
-    """Reset the peak of this process to the memory in use now, and return that."""
+    """Reset the peak. -> memory in use"""
     Path("/proc/self/clear_refs").write_text(RESET_PEAK)
     return _size(STATUS, "VmRSS")
 
 
 def peak() -> float:
-    """The peak since `reset_peak`."""
+    """Largest memory in use since `reset_peak`."""
     return _size(STATUS, "VmHWM")
 
 
 def shares() -> tuple[float, float]:
-    """(PSS, private): this process's share of its memory, in which a page of n processes counts 1/n, and what it has
-    alone.
-    """
+    """Memory in use. -> (PSS, in which a page of n processes counts 1/n; what this process has alone)"""
     rollup = Path("/proc/self/smaps_rollup")
     return _size(rollup, "Pss"), _size(rollup, "Private_Clean") + _size(rollup, "Private_Dirty")
 
