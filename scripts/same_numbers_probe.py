@@ -62,7 +62,8 @@ def _definitions() -> dict[str, list[str]]:
 
     root = Path(htc.__file__).resolve().parent
     found: dict[str, list[str]] = {}
-    for path in sorted(root.rglob("*.py")):
+    # `htc.types` first: a subpackage may define a class of the same name.
+    for path in sorted(root.rglob("*.py"), key=lambda path: (len(path.parts), path)):
         module = ".".join(("htc", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef):

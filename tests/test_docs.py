@@ -165,6 +165,8 @@ class World:
             noise = np.random.default_rng(0).integers(0, 256, (120, 200, 3), dtype=np.uint8)
             Image.fromarray(noise).save(folder / f"photos/{name}.jpg")
         shutil.copy(folder / "photos/street.jpg", folder / "street.jpg")
+        pages = [Image.new("RGB", (60, 40), (shade, 0, 0)) for shade in (0, 200)]
+        pages[0].save(folder / "stack.tif", save_all=True, append_images=pages[1:])
         small_coco(folder / "my_data", {"train": 4, "val": 2})
         (folder / "runs/train").mkdir(parents=True)
         for name in ("my_data", "other"):

@@ -47,7 +47,7 @@ def test_every_name_of_ours_exists() -> None:
         (ImagePredictor.predict, "conf", "did you mean score_threshold?"),
         (ImagePredictor.predict, "imgsz", "did you mean short_edge?"),
         (ImagePredictor.predict_many, "batch", "did you mean batch_size?"),
-        (ImagePredictor.predict_many, "bogus", "its options are batch_size, workers"),
+        (ImagePredictor.predict_many, "bogus", "its options are score_threshold, batch_size, workers"),
     ],
 )
 def test_python_names_the_same_option(function: Callable[..., Any], option: str, meant: str) -> None:

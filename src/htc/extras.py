@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "evaluate": _EVALUATE,
         "train": {**_EVALUATE, "lightning": "lightning"},
         "vis": {"supervision": "supervision"},
+        "heic": {"pillow_heif": "pillow-heif"},
         "tensorboard": {"tensorboard": "tensorboard"},
         "wandb": {"wandb": "wandb"},
         "mlflow": {"mlflow": "mlflow-skinny", "sqlalchemy": "sqlalchemy", "alembic": "alembic"},

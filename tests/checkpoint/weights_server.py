@@ -24,6 +24,9 @@ class Behaviour:
     """Seconds before an answer."""
     headers: dict[str, str] = field(default_factory=dict)
     """Further headers of an answer."""
+    content_type: str = ""
+    drip: float = 0.0
+    """Seconds between single bytes of the body."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """(path, Range header) of every GET request."""
 
@@ -75,8 +78,15 @@ def serve(behaviour: Behaviour) -> Iterator[str]:
                 self.send_header(name, value)
             if behaviour.length_known:
                 self.send_header("Content-Length", str(len(body)))
+            if behaviour.content_type:
+                self.send_header("Content-Type", behaviour.content_type)
             self.end_headers()
-            self.wfile.write(body[: behaviour.cut_after.pop(0)] if behaviour.cut_after else body)
+            body = body[: behaviour.cut_after.pop(0)] if behaviour.cut_after else body
+            if not behaviour.drip:
+                self.wfile.write(body)
+            for number in range(len(body) if behaviour.drip else 0):
+                time.sleep(behaviour.drip)
+                self.wfile.write(body[number : number + 1])
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

@@ -3,6 +3,7 @@
 import copy
 import shutil
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,15 @@ def turned(orientation: int) -> Fault:
         Image.open(path).save(path, exif=exif)
 
     return apply
+
+
+def floating(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0].astype(np.float32) / 255)
+
+
+def two_pages(path: Path) -> None:
+    """A TIFF stack in place of an image, which is its first page."""
+    Image.open(path).save(path, "TIFF", save_all=True, append_images=[Image.fromarray(scene(60))])
 
 
 def cut_file(data: DataSet) -> None:
@@ -268,6 +278,8 @@ KEPT: list[tuple[str, Fault]] = [
     ("category-unknown", change(0, category_id="one")),
     ("picture-unreadable", edit(lambda data: data.image().write_bytes(b"no image"))),
     ("picture-damaged", cut_file),
+    ("picture-floating", edit(lambda data: floating(scene(0)).save(data.image(), "TIFF"))),
+    ("picture-pages", edit(lambda data: two_pages(data.image()))),
     ("picture-size", resave(lambda image: image.resize((WIDTH * 2, HEIGHT * 2)))),
     ("picture-turned", turned(6)),
     ("picture-orientation", turned(3)),

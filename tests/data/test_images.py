@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from htc.data.images import image_size, read_image
+from htc.config import BitDepth
+from htc.data.image_headers import image_size
+from htc.data.images import read_image
 from htc.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
@@ -55,16 +57,16 @@ def test_transparency_is_dropped_and_colors_stay() -> None:
 
 
 @pytest.mark.parametrize(("top", "depth"), [(65535, 16), (4095, 12), (255, 8), (0, 8)])
-def test_sixteen_bits(tmp_path: Path, top: int, depth: int) -> None:
+def test_sixteen_bits_by_the_bit_depth(tmp_path: Path, top: int, depth: int) -> None:
     """The smallest depth that holds the brightest value is 0..255: a 12-bit micrograph is not black."""
     values = np.linspace(0, top, 200).astype(np.uint16).reshape(10, 20)
     path = tmp_path / "a.png"
     Image.fromarray(values).save(path)
     expected = np.rint(values / (2**depth - 1) * 255)
     for source in (path, values):
-        found = read_image(source)
+        found = read_image(source, intensity=BitDepth())
         assert np.abs(found - expected[:, :, None]).max() <= 1
-    assert read_image(path).max() == round(top / (2**depth - 1) * 255)
+    assert read_image(path, intensity=BitDepth()).max() == round(top / (2**depth - 1) * 255)
 
 
 @pytest.mark.parametrize("ending", ["png", "tiff"])
@@ -74,7 +76,9 @@ def test_sixteen_bit_color(tmp_path: Path, ending: str, channels: int) -> None:
     values[0, 0] = 4095
     path = tmp_path / f"a.{ending}"
     cv2.imwrite(str(path), values)
-    assert np.abs(read_image(path) - values[:, :, 2::-1] / 4095 * 255).max() <= 1
+    found = read_image(path, intensity=BitDepth())
+    assert np.abs(found - values[:, :, 2::-1] / 4095 * 255).max() <= 1
+    assert np.abs(read_image(path) - values[:, :, 2::-1] / 65535 * 255).max() <= 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

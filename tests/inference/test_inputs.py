@@ -93,7 +93,6 @@ def test_the_order_of_colors(model: Predictor, pixels: np.ndarray, as_tensor: bo
         (torch.full((3, 8, 8), 255.0), "255"),
         (torch.full((3, 8, 8), float("nan")), "nan"),
         (np.zeros((8, 8, 3)), "float64"),
-        ("https://example.org/a/b.jpg", "https://example.org/a/b.jpg"),
         ("s3://bucket/a.jpg", "s3://bucket/a.jpg"),
     ],
 )
@@ -119,8 +118,18 @@ def test_a_misspelt_option_names_the_nearest(model: Predictor, pixels: np.ndarra
             call(source, **{misspelt: 0.3})
     with pytest.raises(TypeError, match="score_threshold, max_detections"):
         model.predict(pixels, zzz=1)
-    with pytest.raises(TypeError):
-        model.predict(pixels, 0.3)
+
+
+def test_the_threshold_may_be_the_second_argument_and_all_other_options_are_named(
+    model: Predictor, pixels: np.ndarray
+) -> None:
+    expected = model.predict(pixels, score_threshold=0.0)
+    assert model.predict(pixels, 0.0) == expected
+    assert len(model.predict(pixels, 0.95)) < len(expected)
+    assert len(next(model.predict_many([pixels], 0.0))) == len(expected)
+    for call in (model.predict, model.predict_many):
+        with pytest.raises(TypeError):
+            call(pixels, 0.3, 5)
 
 
 def test_the_threshold_of_the_call_decides(model: Predictor, pixels: np.ndarray) -> None:

@@ -147,6 +147,31 @@ def test_very_long_images_are_no_jpeg(tmp_path: Path) -> None:
     assert path.name == "a.jpg.png"
 
 
+def test_no_output_overwrites_another(tmp_path: Path) -> None:
+    names = ["a.png", "a.jpg", "a.tif", "sub/a.png", "b.bmp", "b.bmp.png", "C.png", "c.png", "d.tif#1", "d.tif#2"]
+    files = [ImageFile(tmp_path / "in.png", name) for name in names]
+    Image.new("RGB", (60, 40)).save(tmp_path / "in.png")
+    out = tmp_path / "out"
+    writer = PredictionWriter(drawings=out, labelme=out, files=files)
+    for file in files:
+        writer.write(file, 1, detections(source=f"/data/{file.name}"))
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.json"))
+    expected = ["a.jpg.json", "a.png.json", "a.tif.json", "sub/a.json", "C.png.json", "c.png.json"]
+    assert written == sorted([*expected, "b.json", "b.bmp.json", "d.tif#1.json", "d.tif#2.json"])
+    images = {json.loads((out / name).read_text())["imagePath"].rpartition("data/")[2] for name in written}
+    assert images == {name.partition("#")[0] for name in names}
+    drawings = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.suffix in (".png", ".jpg")]
+    assert len(drawings) == len(names)
+    assert {"a.png", "a.jpg", "a.tif.png", "b.bmp.png", "b.bmp-2.png", "d.tif#2.png"} < set(drawings)
+
+
+def test_long_names_are_shortened_and_stay_apart(tmp_path: Path) -> None:
+    names = ["\u00e9" * 120 + f"{number}.tif" for number in range(3)]
+    paths = {write_drawing(tmp_path, name, detections(), np.zeros((40, 60, 3), np.uint8)) for name in names}
+    assert len(paths) == 3
+    assert all(len(path.name.encode()) <= 230 and path.suffix == ".png" for path in paths)
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> list[ImageFile]:
     for name in ("1.png", "2.png", "4.png"):

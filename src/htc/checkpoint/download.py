@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import os
 import shutil
 import ssl
 import time
@@ -11,11 +10,11 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
 from htc.errors import CheckpointError, OutputError
+from htc.network import USER_AGENT, HttpsStaysHttps, RefusedRedirectError, offline
 
 DownloadProgress = Callable[[int, int | None], object]
 
@@ -33,24 +32,6 @@ class FetchError(CheckpointError):
 
 class _CutError(Exception):
     """The connection ended before the file was complete; another attempt can resume from here."""
-
-
-def offline() -> bool:
-    """Return whether the user has disabled network access, by HTC_OFFLINE or HF_HUB_OFFLINE."""
-    return any(
-        os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in ("HTC_OFFLINE", "HF_HUB_OFFLINE")
-    )
-
-
-class HttpsStaysHttps(urllib.request.HTTPRedirectHandler):
-    """Redirect handler that allows any host (the hash is verified), but neither https to http nor local files."""
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-        """Refuse a downgrade; otherwise the standard behavior (at most ten redirects)."""
-        before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
-        if after != "https" and after != before:
-            raise FetchError(f"{req.full_url}: redirected to {newurl}, which is not https; refused")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def download(url: str, target: Path, sha256: str, progress: DownloadProgress | None = None) -> Path:
@@ -124,7 +105,7 @@ def _fetch_part(url: str, part: Path, progress: DownloadProgress | None) -> None
 
 def _request(url: str, part: Path, start: int, progress: DownloadProgress | None) -> None:
     headers = {
-        "User-Agent": "hybrid-task-cascade",
+        "User-Agent": USER_AGENT,
         "Accept-Encoding": "identity",
         **({"Range": f"bytes={start}-"} if start else {}),
     }
@@ -144,6 +125,8 @@ def _request(url: str, part: Path, start: int, progress: DownloadProgress | None
         raise FetchError(
             f"{url}: HTTP {error.code} {error.reason}; check the name, or pass the file with --weights"
         ) from error
+    except RefusedRedirectError as error:
+        raise FetchError(f"{url}: {error}") from error
     except (http.client.InvalidURL, ValueError) as error:
         raise FetchError(f"{url}: invalid URL ({error}); HTC_MIRROR must be like https://host/folder") from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:

@@ -152,6 +152,8 @@ def readable_metadata(description: Description) -> dict[str, str]:
         "input": config.input.model_dump(mode="json"),
         "mask_threshold": config.inference.mask_threshold,
         "score_threshold": config.inference.score_threshold,
+        "size": description.size,
+        "raw_images": description.raw_images,
         "weights_sha256": description.weights_sha256,
         "htc_version": description.version,
     }

@@ -182,7 +182,8 @@ class Examination:
 
 def fast_findings(part: AnnotationFile, size: Input, max_detections: int) -> Iterator[Finding]:
     """Run the checks of one part that do not decode images, for a model with this input and maximum detections."""
-    findings = [finding for check in PART_CHECKS for finding in named(part, check(part))]
+    accepted = ("picture-floating",) if size.intensity.takes_floats else ()
+    findings = [one for check in PART_CHECKS for one in named(part, check(part)) if one.code not in accepted]
     doubtful = {finding.image for finding in findings if finding.code in UNKNOWN_SIZE}
     for finding in findings:
         # If the size of an image differs from its record, every outline may be wrong, so no annotation is corrected.

@@ -20,8 +20,10 @@ from htc.checks.records import file_digest, leaked
 from htc.data.annotation_file import AnnotationFile
 from htc.data.coco_records import ImageEntry
 from htc.data.formats.converted import IMAGE_ENDINGS
+from htc.data.image_headers import image_header
 from htc.data.image_names import leaves_folder, portable
-from htc.data.images import TURNED, image_header, read_image
+from htc.data.image_pages import file_and_page
+from htc.data.images import VISIBLE, read_image
 from htc.errors import DataError
 from htc.files import visible
 from htc.progress import Progress
@@ -95,7 +97,7 @@ def _differing_names(part: AnnotationFile) -> Iterator[Finding]:
 
 def _header(image: ImageEntry) -> Iterator[Finding]:
     try:
-        height, width, orientation = image_header(image.path)
+        header = image_header(image.path)
     except DataError as error:
         yield Finding(
             "picture-unreadable",
@@ -105,15 +107,17 @@ def _header(image: ImageEntry) -> Iterator[Finding]:
             image.path,
         )
         return
+    if header.floating:
+        yield Finding("picture-floating", "it has floating-point values", image.path, image.id, image.path)
+    if header.pages > 1 and file_and_page(image.path)[1] is None:
+        what = f"it has {header.pages} pages or frames, of which only the first is used"
+        yield Finding("picture-pages", what, image.path, image.id, image.path)
     if image.size is None:
         return
-    recorded = f"{image.size[1]}x{image.size[0]}"
-    upright = (width, height) if orientation in TURNED else (height, width)
+    recorded, upright, orientation = f"{image.size[1]}x{image.size[0]}", header.size, header.orientation
     if upright != image.size:
-        if orientation in TURNED and (height, width) == image.size:
-            what = (
-                f"with its EXIF orientation {orientation}, it is {upright[1]}x{upright[0]}; its record has {recorded}"
-            )
+        if (header.height, header.width) == image.size:
+            what = f"with its orientation {orientation}, it is {upright[1]}x{upright[0]}; its record has {recorded}"
             yield Finding("picture-turned", what, image.path, image.id, image.path)
         else:
             yield Finding(
@@ -124,7 +128,7 @@ def _header(image: ImageEntry) -> Iterator[Finding]:
                 image.path,
             )
     elif orientation in (2, 3, 4):
-        yield Finding("picture-orientation", f"its EXIF orientation is {orientation}", image.path, image.id, image.path)
+        yield Finding("picture-orientation", f"its orientation is {orientation}", image.path, image.id, image.path)
 
 
 def listed_twice(part: AnnotationFile) -> Iterator[Finding]:
@@ -157,7 +161,7 @@ def listed_twice(part: AnnotationFile) -> Iterator[Finding]:
 
 def unlisted(part: AnnotationFile) -> Iterator[Finding]:
     """Report images in the folder that have no record."""
-    listed = {image.path.name for image in part.images if image.path.parent == part.folder}
+    listed = {file_and_page(image.path)[0].name for image in part.images if image.path.parent == part.folder}
     others = sorted(
         name
         for name in part.present - listed
@@ -208,7 +212,7 @@ def read_contents(part: AnnotationFile, progress: Progress | None = None) -> lis
 
 def _read(image: ImageEntry) -> Content:
     try:
-        pixels = read_image(image.path)
+        pixels = read_image(image.path, intensity=VISIBLE)
         return Content(image, file_digest(image.path), brightness_print(pixels), None)
     except (DataError, OSError) as error:
         return Content(image, "", None, str(error).removeprefix(f"{image.path} ").partition(";")[0])

@@ -137,15 +137,26 @@ IMAGE_KINDS = {
         "restore the image that was annotated, or correct height and width in the record",
     ),
     "picture-turned": _error(
-        "An image is rotated by its EXIF orientation, but its record is not",
+        "An image is rotated by its EXIF or TIFF orientation, but its record is not",
         "it was annotated without this rotation but is loaded with it, so boxes and masks would be at the wrong "
         "position",
         "remove the orientation tag (exiftool -Orientation= FILE), or annotate the rotated image again",
     ),
     "picture-orientation": _warning(
-        "An image is flipped or rotated by 180 degrees by its EXIF orientation",
+        "An image is flipped or rotated by 180 degrees by its EXIF or TIFF orientation",
         "its size does not show whether it was annotated before or after this transformation",
         "check the outlines in the HTML page (--html); save the image upright without the tag",
+    ),
+    "picture-floating": _error(
+        "An image has floating-point values",
+        "their range is unknown, so training would stop at this image",
+        "convert it to 8 or 16 bits, or give the range of its values in training and prediction: --percentile 0.1,99.9 "
+        "(input.intensity of the configuration)",
+    ),
+    "picture-pages": _warning(
+        "An image file has several pages or frames",
+        "a record names one image: the first page is used for training, the others are not",
+        'save the pages as files, or name each one in its own record: "stack.tif#2" is the second page of stack.tif',
     ),
     "picture-listed-twice": _warning(
         "An image file has several image records",

@@ -10,7 +10,7 @@ from PIL import Image
 from htc.checks.findings import Finding
 from htc.data.annotation_file import AnnotationFile
 from htc.data.coco_records import ImageEntry
-from htc.data.images import BROKEN
+from htc.data.image_pages import BROKEN
 from htc.data.semantic_maps import IGNORE, map_path
 from htc.errors import DataError
 

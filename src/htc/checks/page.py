@@ -15,7 +15,8 @@ from htc.checks.kinds import FINDING_KINDS
 from htc.checks.repair import RepairedFile
 from htc.checks.report import flags, verdict
 from htc.data.advice import ANCHOR_SCALES, anchor_coverage
-from htc.data.images import read_image
+from htc.data.image_pages import file_and_page
+from htc.data.images import VISIBLE, read_image
 from htc.errors import DataError
 from htc.visual.charts import bar_chart
 from htc.visual.page import (
@@ -48,10 +49,10 @@ BOX, OUTLINE, HALO = (255, 176, 0), (0, 190, 255), (20, 20, 20)
 
 def thumbnail(finding: Finding) -> UInt8[np.ndarray, "H W 3"] | None:
     """Draw the image of a finding, cropped to its instance; None without a readable image."""
-    if finding.image_path is None or not finding.image_path.is_file():
+    if finding.image_path is None or not file_and_page(finding.image_path)[0].is_file():
         return None
     try:
-        image = read_image(finding.image_path)
+        image = read_image(finding.image_path, intensity=VISIBLE)
     except DataError:
         return None
     window = _window(_extent(finding), image.shape[0], image.shape[1])

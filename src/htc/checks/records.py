@@ -9,8 +9,9 @@ from htc.checks.findings import Edit, Finding, ListName, annotation_finding, rec
 from htc.data.annotation_file import AnnotationFile
 from htc.data.coco_records import AnnotationEntry, ImageEntry, category_fault
 from htc.data.faults import RecordFault
+from htc.data.image_headers import image_size
 from htc.data.image_names import portable
-from htc.data.images import image_size
+from htc.data.image_pages import file_and_page
 from htc.data.record_values import own_id, short, whole
 from htc.errors import DataError
 
@@ -191,10 +192,10 @@ def compare_files(train: AnnotationFile, val: AnnotationFile) -> Iterator[Findin
     of_train: dict[int, list[ImageEntry]] = {}
     for image in train.images:
         if not image.location.missing:
-            of_train.setdefault(image.path.stat().st_size, []).append(image)
+            of_train.setdefault(_file_size(image.path), []).append(image)
     digests: dict[Path, str] = {}
     for image in val.images:
-        for other in of_train.get(image.path.stat().st_size, []) if not image.location.missing else []:
+        for other in of_train.get(_file_size(image.path), []) if not image.location.missing else []:
             if image.path == other.path or _digest(image.path, digests) == _digest(other.path, digests):
                 yield leaked(val, image, other)
                 break
@@ -226,9 +227,7 @@ def leaked(val: AnnotationFile, image: ImageEntry, other: ImageEntry) -> Finding
 
 
 def _same(first: Path, second: Path) -> bool:
-    return first == second or (
-        first.stat().st_size == second.stat().st_size and file_digest(first) == file_digest(second)
-    )
+    return first == second or (_file_size(first) == _file_size(second) and file_digest(first) == file_digest(second))
 
 
 def _digest(path: Path, known: dict[Path, str]) -> str:
@@ -238,9 +237,14 @@ def _digest(path: Path, known: dict[Path, str]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Compute the SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Compute the SHA-256 of a file, in hexadecimal digits; those of its pages (`stack.tif#2`) differ."""
+    file, page = file_and_page(path)
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() + ("" if page is None else f"#{page}")
+
+
+def _file_size(path: Path) -> int:
+    return file_and_page(path)[0].stat().st_size
 
 
 SPLIT_CHECKS = (compare_categories, groups, compare_files, names)

@@ -116,10 +116,11 @@ _ALL = (
     Command(
         "export",
         "Predict and deploy",
-        "Export a model to ONNX, with a certificate.",
+        "Export a model to ONNX or OpenVINO, with a certificate.",
         "MODEL FILE [OPTIONS]",
         (
             ("export runs/train/my_data model.onnx", "a file for ONNX Runtime, compared with the model"),
+            ("export runs/train/my_data model.xml", "for OpenVINO"),
             ("export runs/train/my_data model.onnx --annotations val.json --images val", "with the AP of both"),
             ("predict photos --model model.onnx", "an exported file predicts as any model"),
         ),

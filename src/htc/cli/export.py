@@ -38,7 +38,7 @@ def export(
     model
         A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file.
     file
-        The new file; its suffix is the format: .onnx.
+        The new file; its suffix is the format: .onnx, or .xml for OpenVINO.
     weights
         A weights file, or the name of a preset with released weights, for a preset as MODEL.
     batch

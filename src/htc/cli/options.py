@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, Token
 
 from htc.config import Config
+from htc.data.image_headers import Pages
 from htc.devices import parse_device
 from htc.errors import ConfigError
 from htc.settings.layers import Setting, check_alone, gather
@@ -65,6 +66,30 @@ Count = Annotated[int, Parameter(validator=_one_or_more)]
 Natural = Annotated[int, Parameter(validator=_zero_or_more)]
 Workers = Annotated[int | Literal["auto"], Parameter(validator=_zero_or_auto)]
 Above = Annotated[float, Parameter(validator=_above_zero)]
+
+
+def _pages(_kind: object, tokens: Sequence[Token]) -> str | int:
+    text = tokens[0].value
+    if text in ("first", "all"):
+        return text
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise ValueError("Give first, all, or the number of a page, from 1.")
+    return int(text)
+
+
+def _percentile(_kind: object, tokens: Sequence[Token]) -> tuple[float, float]:
+    texts = [part for token in tokens for part in token.value.split(",")]
+    try:
+        low, high = map(float, texts)
+    except ValueError:
+        raise ValueError("Give two percentiles, as in 0.1,99.9.") from None
+    if not 0 <= low < high <= 100:
+        raise ValueError("Give two percentiles from 0 to 100 in ascending order, as in 0.1,99.9.")
+    return low, high
+
+
+PagesOption = Annotated[Pages, Parameter(converter=_pages, n_tokens=1, metavar="first|all|N")]
+Percentile = Annotated[tuple[float, float], Parameter(converter=_percentile, n_tokens=1, metavar="LOW,HIGH")]
 
 
 @Parameter(name="*")

@@ -1,9 +1,11 @@
 """`htc predict`: predict on images; write drawings and result files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
@@ -25,19 +27,21 @@ from htc.cli.options import (
     ModelOptions,
     Name,
     Natural,
+    PagesOption,
+    Percentile,
     Switch,
     Threshold,
     Words,
 )
 from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json, progress
-from htc.data.images import MAX_PIXELS
-from htc.errors import ConfigError, DataError
+from htc.data.image_headers import Pages
+from htc.data.images import MAX_PIXELS, is_url
+from htc.errors import ConfigError, DataError, OutputError
+from htc.files import remove_incomplete
+from htc.inference.journal import PART, Journal, check_journal, journal, journal_path
 from htc.inference.sources import Failure, ImageFile, expand, image_ids, predict_files, readable
 from htc.keywords import check_classes
-from htc.run_folders import filling, folder_for
-
-if TYPE_CHECKING:
-    from htc.inference.outputs import ResultsSink
+from htc.run_folders import filling, folder_for, require_writable
 
 DISPLAY_THRESHOLD = 0.5
 
@@ -57,12 +61,15 @@ def predict(
     classes: Words | None = None,
     out: Folder | None = None,
     json: JsonTarget = None,
+    resume: Switch = False,
     labelme: Switch = False,
     polygons: Switch = False,
     draw: bool = True,
     batch_size: Count = 1,
     workers: Natural = 0,
     max_pixels: Count | None = None,
+    pages: PagesOption | None = None,
+    percentile: Percentile | None = None,
     options: ModelOptions = MODEL_OPTIONS,
     flags: Flags = (),
 ) -> int:
@@ -71,7 +78,7 @@ def predict(
     Parameters
     ----------
     source
-        Image files, folders (searched recursively) or patterns such as 'photos/**/*.jpg'.
+        Image files, folders (searched recursively), patterns such as 'photos/**/*.jpg', or http(s) URLs.
     model
         A preset name, a folder that `htc train` or `htc convert` wrote, or a .pth or .safetensors file; repeat the
         flag for an ensemble.
@@ -98,6 +105,8 @@ def predict(
         Folder for the drawings. Default: runs/predict/NAME, NAME being that of the first SOURCE.
     json
         Write COCO results to this JSON file; - is standard output.
+    resume
+        Continue an interrupted prediction with the same options, --out and --json.
     labelme
         Write a labelme file for each image, beside its drawing.
     polygons
@@ -110,6 +119,12 @@ def predict(
         Threads that read and resize the next images in the background; 0: none.
     max_pixels
         Images with more pixels are refused. Default: 178956970.
+    pages
+        Pages of a TIFF stack, or frames of a GIF: first, all (each is an image of its own, as in stack.tif#2), or the
+        number of a page, from 1. Default: the first, with a warning.
+    percentile
+        Percentiles (0 to 100) of 16-bit and float images that become 0 and 255, as in 0.1,99.9. Default: the model's
+        own range, --input.intensity.
     """
     settings = settings_of(options, flags, max_detections, score_threshold)
     if options.print_config:
@@ -128,14 +143,21 @@ def predict(
     if not (draw or labelme or json):
         raise ConfigError("--no-draw: nothing would be written; add --json FILE or --labelme")
     known = check_named_models(model, weights, views, settings)
+    results = None if json in (None, STDOUT) else Path(json)
+    if resume and results is not None and results.exists():
+        print_message(f"{results} is complete: there is nothing to resume")
+        return 0
     check_json_target(json)
     check_files({"--annotations": annotations})
-    folder = folder_for("predict", _name(source[0]), out) if draw or labelme else None
-    files, ids, failures = _images(source, annotations, max_pixels)
+    folder = _folder(source[0], out, results, resume=resume) if draw or labelme else None
+    record_file = None if results is None and folder is None else journal_path(results, folder or Path())
+    if record_file is not None:
+        check_journal(record_file, resume=resume)
+    files, ids, failures = _images(source, annotations, max_pixels, pages)
     if classes is not None and known is not None:
         check_classes(classes, known.classes)
     predictor, _ = load_named_models(model, weights, views, settings, options, probe=True)
-    from htc.inference.outputs import PredictionWriter
+    from htc.inference.outputs import PredictionWriter, ResultsList, path_key
 
     given = {
         "short_edge": short_edge,
@@ -144,28 +166,45 @@ def predict(
         "classes": classes,
         "max_pixels": max_pixels,
         "workers": workers,
+        "pages": "first" if pages == "first" else None,
+        "percentile": percentile,
     }
     kwargs: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     threshold = DISPLAY_THRESHOLD if score_threshold is None else score_threshold
-    done = 0
+    call = {
+        **{name: kwargs.get(name) for name in ("short_edge", "long_edge", "classes", "pages", "percentile")},
+        **{".".join(setting.path): str(setting.value) for setting in settings},
+        "model": model,
+        "weights": weights,
+        "views": views,
+        "score_threshold": threshold,
+        "outputs": [draw, labelme, polygons, json is not None],
+    }
     with ExitStack() as stack:
         if folder is not None:
             stack.enter_context(filling(folder))
+        record = stack.enter_context(_record(record_file, call, folder))
         bar = stack.enter_context(progress("predict"))
+        of_image = ResultsList()
         writer = PredictionWriter(
-            results=stack.enter_context(_results(json)),
+            results=of_image if json else None,
             polygons=polygons,
             drawings=folder if draw else None,
             labelme=folder if labelme else None,
             max_pixels=max_pixels or MAX_PIXELS,
+            files=files,
+            written=record.files,
         )
-        for file, detections in predict_files(predictor, files, failures, batch_size, threshold, _report, **kwargs):
-            writer.write(file, ids[file], detections)
-            done += 1
-            bar(done, len(files), "")
-        if not done:
+        left = [file for file in files if file.name not in record.finished]
+        for file, detections in predict_files(predictor, left, failures, batch_size, threshold, _report, **kwargs):
+            paths = writer.write(file, ids[file], detections)
+            record.add(file.name, [path_key(path) for path in paths], of_image.results)
+            of_image.results.clear()
+            bar(len(record.finished), len(files), "")
+        if not record.finished:
             raise DataError("no image could be read, so nothing was written; see the messages above")
-    print_message(_summary(done, len(failures), folder, json))
+        _write_results(json, record)
+    print_message(_summary(len(record.finished), len(failures), folder, json))
     return 1 if failures else 0
 
 
@@ -177,8 +216,10 @@ def _summary(done: int, failed: int, folder: Path | None, json: str | None) -> s
 
 def _name(source: str) -> str:
     """Return the name of a run: that of the image or folder, or of the folder at the start of a pattern."""
+    if is_url(source):
+        return PurePosixPath(urlsplit(source).path).stem or "images"
     fixed = [part for part in Path(source).absolute().parts if not set(part) & set("*?[")]
-    return Path(*fixed).stem or "pictures"
+    return Path(*fixed).stem or "images"
 
 
 def _report(failure: Failure) -> None:
@@ -186,7 +227,7 @@ def _report(failure: Failure) -> None:
 
 
 def _images(
-    sources: Sequence[str], annotations: Path | None, max_pixels: int | None
+    sources: Sequence[str], annotations: Path | None, max_pixels: int | None, pages: Pages
 ) -> tuple[list[ImageFile], dict[ImageFile, int | str], list[Failure]]:
     """Return the images with a readable header, their ids, and the failures, which are also printed. Raises `DataError`
     if no image is readable.
@@ -197,7 +238,7 @@ def _images(
 
         known = listed_names(annotations)
     files, failures = expand(sources)
-    usable, unreadable = readable(files, max_pixels or MAX_PIXELS)
+    usable, unreadable = readable(files, max_pixels or MAX_PIXELS, pages)
     failures += unreadable
     if not usable:
         raise DataError(
@@ -206,20 +247,49 @@ def _images(
         )
     for failure in failures:
         _report(failure)
-    return usable, dict(zip(files, image_ids(files, known), strict=True)), failures
+    return usable, dict(zip(usable, image_ids(usable, known), strict=True)), failures
+
+
+def _folder(source: str, out: Path | None, results: Path | None, *, resume: bool) -> Path:
+    """Return the folder of the drawings: a new or empty one, or that of an interrupted prediction."""
+    if resume and out is None:
+        raise ConfigError("--resume needs --out DIR, the folder of the interrupted prediction")
+    if not (resume and out is not None and out.is_dir() and any(out.iterdir())):
+        return folder_for("predict", _name(source), out)
+    if not journal_path(results, out).exists():
+        raise OutputError(
+            f"--out {out}: is complete, or not the folder of an interrupted prediction: there is nothing to resume"
+        )
+    require_writable(out, "--out")
+    return out
 
 
 @contextmanager
-def _results(target: str | None) -> "Iterator[ResultsSink | None]":
-    """Yield the sink of the COCO results: a file written image by image, a list printed at the end, or None."""
-    from htc.inference.outputs import ResultsList, results_file
+def _record(path: Path | None, call: Mapping[str, Any], folder: Path | None) -> Iterator[Journal]:
+    """Open the record of the prediction; results on standard output alone have a temporary one."""
+    with ExitStack() as stack:
+        if path is None:
+            path = Path(stack.enter_context(TemporaryDirectory()), "record")
+        elif path.exists():
+            remove_incomplete(path.parent, path.name.removesuffix(PART))
+            if folder is not None:
+                remove_incomplete(folder, "**/*")
+        record = stack.enter_context(journal(path, call))
+        try:
+            yield record
+        except BaseException:
+            if record.finished:
+                print_message(f"{len(record.finished)} images are finished: repeat the call with --resume to continue")
+            raise
 
-    if target is None:
-        yield None
-    elif target == STDOUT:
-        collected = ResultsList()
-        yield collected
-        print_or_write_json(target, collected.results)
-    else:
+
+def _write_results(target: str | None, record: Journal) -> None:
+    """Write the COCO results of all images to a file, or print them."""
+    from htc.inference.outputs import results_file
+
+    if target == STDOUT:
+        print_or_write_json(target, [result for results in record.results() for result in results])
+    elif target is not None:
         with results_file(Path(target)) as file:
-            yield file
+            for results in record.results():
+                file.add(results)

@@ -18,6 +18,7 @@ from htc.cli.options import (
     ModelOptions,
     Name,
     Natural,
+    Percentile,
     Switch,
     Words,
     Workers,
@@ -30,7 +31,7 @@ from htc.settings.layers import Setting, names_preset, to_yaml
 from htc.training.display import displaying
 from htc.training.events import Event, Listener, StepDone
 from htc.training.request import TrainingRequest
-from htc.training.train import preparing, run_request, schedule_settings
+from htc.training.train import percentile_settings, preparing, run_request, schedule_settings
 
 
 def train(
@@ -53,6 +54,7 @@ def train(
     max_time: Annotated[Above | None, Parameter(metavar="MINUTES")] = None,
     batch_size: Count | None = None,
     lr: float | None = None,
+    percentile: Percentile | None = None,
     seed: Natural = 0,
     workers: Workers = "auto",
     resume: Switch = False,
@@ -115,6 +117,9 @@ def train(
     lr
         Learning rate. SGD scales it linearly with the images per step, LR being for 16; AdamW takes it as it is.
         Default: the preset's.
+    percentile
+        Percentiles (0 to 100) of 16-bit and float images that become 0 and 255, as in 0.1,99.9; stored with the
+        weights. Default: the preset's range, --input.intensity.
     seed
         The same seed on the same machine gives the same weights.
     workers
@@ -132,7 +137,11 @@ def train(
     logger
         Log losses and metrics to tensorboard, wandb or mlflow; several can be given.
     """
-    settings = [*options.settings(flags), *schedule_settings(epochs, batch_size, lr, "--")]
+    settings = [
+        *options.settings(flags),
+        *schedule_settings(epochs, batch_size, lr, "--"),
+        *percentile_settings(percentile, "--percentile"),
+    ]
     if preset is not None:
         settings.append(Setting(("preset",), preset, "--preset"))
     request = TrainingRequest(

@@ -8,7 +8,18 @@ errors are reported at once.
 
 from htc.config.backbone import Backbone, BackboneNorm, CustomBackbone, FishNet, ResNet, Timm, ViT
 from htc.config.base import Precision, Section
-from htc.config.inference import GaussianSoftNMS, Inference, Input, LinearSoftNMS, SoftNMS
+from htc.config.inference import (
+    BitDepth,
+    FixedRange,
+    GaussianSoftNMS,
+    Inference,
+    Input,
+    Intensity,
+    LinearSoftNMS,
+    Percentiles,
+    SoftNMS,
+    TypeRange,
+)
 from htc.config.model import (
     ASPP,
     FPN,
@@ -45,6 +56,7 @@ __all__ = [
     "Augmentation",
     "Backbone",
     "BackboneNorm",
+    "BitDepth",
     "BoxLoss",
     "Cascade",
     "Config",
@@ -52,16 +64,19 @@ __all__ = [
     "CustomBackbone",
     "FineMask",
     "FishNet",
+    "FixedRange",
     "Fusion",
     "FusionMask",
     "GaussianSoftNMS",
     "GuidedRPN",
     "Inference",
     "Input",
+    "Intensity",
     "LayerNorm",
     "LinearSoftNMS",
     "NoContext",
     "NoMask",
+    "Percentiles",
     "Photometric",
     "PlainMask",
     "Precision",
@@ -75,5 +90,6 @@ __all__ = [
     "SoftNMS",
     "Timm",
     "Training",
+    "TypeRange",
     "ViT",
 ]

@@ -1,10 +1,69 @@
 """Configuration of the network input and of the conversion from head outputs to detections."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
-from htc.config.base import Fraction, Positive, PositiveFloat, Section
+from htc.config.base import Fraction, Percentage, Positive, PositiveFloat, Section
+
+
+class TypeRange(Section):
+    """The range of the type: 0 to 65535 for 16 bits, and the range of the depth that a TIFF declares. Images of floats
+    are refused, since their range is unknown.
+    """
+
+    kind: Literal["type"] = "type"
+    takes_floats: ClassVar[bool] = False
+
+
+class BitDepth(Section):
+    """The smallest camera depth (8, 10, 12, 14 or 16 bits) that contains the brightest value of the image."""
+
+    kind: Literal["depth"] = "depth"
+    takes_floats: ClassVar[bool] = False
+
+
+class Percentiles(Section):
+    """The values between two percentiles of the image, over all pixels and channels."""
+
+    kind: Literal["percentile"] = "percentile"
+    takes_floats: ClassVar[bool] = True
+    low: Percentage = 0.1
+    """Percentile of the values that becomes 0."""
+    high: Percentage = 99.9
+    """Percentile of the values that becomes 255."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        return _ascending(self)
+
+
+class FixedRange(Section):
+    """The same two values for all images: 0 and 1 for floats that are fractions, 0 and 4095 for a camera of 12 bits."""
+
+    kind: Literal["fixed"] = "fixed"
+    takes_floats: ClassVar[bool] = True
+    low: float = 0.0
+    """Value that becomes 0."""
+    high: float = 1.0
+    """Value that becomes 255."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        return _ascending(self)
+
+
+Ascending = TypeVar("Ascending", Percentiles, FixedRange)
+
+
+def _ascending(limits: Ascending) -> Ascending:
+    if limits.low >= limits.high:
+        raise ValueError(f"low {limits.low} must be less than high {limits.high}")
+    return limits
+
+
+Intensity = TypeRange | BitDepth | Percentiles | FixedRange
 
 
 class Input(Section):
@@ -27,12 +86,24 @@ class Input(Section):
     """Standard deviation of R, G and B, which is divided by."""
     divisor: Positive = 32
     """Height and width of a batch are padded to a multiple of this number."""
+    intensity: Annotated[Intensity, Field(discriminator="kind")] = TypeRange()
+    """Values of 16-bit and float images that become 0 and 255; those outside are clipped. Images of 8 bits are not
+    changed.
+    """
     padding: Literal["zero", "edge"] = "zero"
     """Padding values: zeros, which are the mean color, as in mmdetection; or the image's last row and column repeated.
 
     A network trained on crops never sees padding. If images are dark, zero padding is a bright band that it has not
     learned to ignore; `edge` avoids that.
     """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_weights(cls, values: Any, info: ValidationInfo) -> Any:
+        """Complete the JSON of weights from before `intensity`, whose rule was the bit depth."""
+        if info.mode == "json" and isinstance(values, Mapping):
+            return {"intensity": {"kind": "depth"}, **values}
+        return values
 
     @model_validator(mode="after")
     def _edges_in_order(self) -> Self:

@@ -339,8 +339,10 @@ def annotation_file(
         )
     missing = [key for key in LISTS if (key in lists or key in content) and not isinstance(content.get(key), list)]
     if missing:
+        records = content.get("annotations")
         panoptic = "images" not in missing and any(
-            isinstance(record, dict) and "segments_info" in record for record in content.get("annotations") or ()
+            isinstance(record, dict) and "segments_info" in record
+            for record in (records if isinstance(records, list) else ())
         )
         hint = (
             "it is panoptic: use it for the semantic targets of training"

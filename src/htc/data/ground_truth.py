@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from htc.config import Intensity
 from htc.data.dataset import Dataset, ImageRecord, Instance, SemanticMaps
 from htc.data.faults import Faults
-from htc.data.images import image_size, read_image
+from htc.data.image_headers import image_size
+from htc.data.images import TYPE_RANGE, read_image
 from htc.data.instance_masks import mask_crops
 from htc.data.mask_encodings import Crop, decode_mask
 from htc.data.semantic_maps import derived_map, draw_instances, read_semantic
@@ -66,9 +68,11 @@ def crop_of(instance: Instance, size: tuple[int, int]) -> Crop:
     return Crop(x1, y1, np.ones((y2 - y1, x2 - x1), np.uint8))
 
 
-def annotated_image(record: ImageRecord) -> UInt8[np.ndarray, "H W 3"]:
-    """Read the image of `record`; `DataError` if its size differs from the annotated one."""
-    image = read_image(record.path) if record.pixels is None else record.pixels
+def annotated_image(record: ImageRecord, intensity: Intensity = TYPE_RANGE) -> UInt8[np.ndarray, "H W 3"]:
+    """Read the image of `record`, with `intensity` for more than 8 bits; `DataError` if its size differs from the
+    annotated one.
+    """
+    image = read_image(record.path, intensity=intensity) if record.pixels is None else record.pixels
     fault = _size_fault(record, (image.shape[0], image.shape[1]))
     if fault is not None:
         raise DataError(fault)
@@ -120,11 +124,16 @@ class AnnotatedView:
 
 
 def view_of(
-    record: ImageRecord, placement: Placement, semantic_classes: int | None, semantic_maps: SemanticMaps | None
+    record: ImageRecord,
+    placement: Placement,
+    semantic_classes: int | None,
+    semantic_maps: SemanticMaps | None,
+    intensity: Intensity = TYPE_RANGE,
 ) -> AnnotatedView:
     """Read the image of `record` and its targets (see `annotated`) and apply the placement."""
     targets = annotated(record, semantic_classes, semantic_maps)
-    return placed(AnnotatedView(annotated_image(record), targets.ground_truth, targets.semantic), placement)
+    image = annotated_image(record, intensity)
+    return placed(AnnotatedView(image, targets.ground_truth, targets.semantic), placement)
 
 
 def placed(view: AnnotatedView, placement: Placement) -> AnnotatedView:

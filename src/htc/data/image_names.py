@@ -11,10 +11,11 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
+from htc.data.image_pages import page_parts, page_path
 from htc.errors import DataError
 from htc.files import visible
 
@@ -99,13 +100,20 @@ def visible_files(folder: Path) -> Iterator[str]:
 
 
 def locate(folder: Path, names: Sequence[str], present: frozenset[str] | None = None) -> list[ImageLocation]:
-    """Find the file of each record in `folder`, by its `file_name`; `present`: the names of the files directly in it.
+    """Find the file of each record in `folder`, by its `file_name`; `present`: names of the files directly in it.
 
-    A name is taken literally first. Only then other forms are tried, and at last a file of the same base name in
-    another folder. A file that differs by case or folder is used only if no other record has it. Names that leave the
-    folder are never looked up and are missing.
+    A name may end in a page (`stack.tif#2`) of the file that it names. It is taken literally first. Only then other forms
+    are tried, and at last a file of the same base name in another folder. A file that differs by case or folder is used
+    only if no other record has it. Names that leave the folder are never looked up and are missing.
     """
     present = top_files(folder) if present is None else present
+    paged = {name: parts for name in names if "#" in name and name not in present and (parts := page_parts(name))}
+    if paged:
+        files = locate(folder, [paged[name][0] if name in paged else name for name in names], present)
+        return [
+            replace(location, path=page_path(location.path, paged[name][1])) if name in paged else location
+            for name, location in zip(names, files, strict=True)
+        ]
     found = [_literal(folder, name, present) for name in names]
     if any(location is None for location in found):
         files = _Files(folder)

@@ -14,12 +14,13 @@ from jaxtyping import UInt8
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from htc.config import Config, CopyPaste, Input
+from htc.config import Config, CopyPaste, Input, Intensity
 from htc.data.columns import table_of
 from htc.data.copy_paste import corner_of, draw_paste, pasted
 from htc.data.dataset import Dataset, ImageRecord
 from htc.data.epochs import images_of_epoch, pure_generator, pure_seed, rank_positions
 from htc.data.ground_truth import AnnotatedView, annotated_image, placed, view_of
+from htc.data.images import TYPE_RANGE
 from htc.data.photometric import distorted, draw_distortion
 from htc.data.semantic_maps import MAX_SEMANTIC_CLASSES, least_classes
 from htc.data.transforms import Placement, Preparation, Prepared, draw_placement, pad_images, pad_semantic
@@ -95,7 +96,8 @@ class TrainingImages(TorchDataset[TrainingSample]):
         config, maps = self.config, self.dataset.semantic_maps
         semantic_classes = None if config.semantic is None else config.semantic.classes
         if self.transforms is None:
-            return view_of(record, self._placement((record.height, record.width), generator), semantic_classes, maps)
+            placement = self._placement((record.height, record.width), generator)
+            return view_of(record, placement, semantic_classes, maps, config.input.intensity)
         view = transformed(
             record,
             self.transforms,
@@ -103,6 +105,7 @@ class TrainingImages(TorchDataset[TrainingSample]):
             classes=len(self.dataset.classes),
             semantic_classes=semantic_classes,
             semantic_maps=maps,
+            intensity=config.input.intensity,
         )
         return placed(view, self._placement(view.size, generator))
 
@@ -187,25 +190,33 @@ def check_semantic(dataset: Dataset, config: Config) -> None:
 class EvaluationImages(TorchDataset[tuple[UInt8[np.ndarray, "h w 3"], int]]):
     """Item i is image i, prepared for a predictor, and its index."""
 
-    def __init__(self, dataset: Dataset, preparation: Preparation[Any]):
+    def __init__(self, dataset: Dataset, preparation: Preparation[Any], intensity: Intensity = TYPE_RANGE):
         self.dataset = dataset
         self.preparation = preparation
+        self.intensity = intensity
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-        return self.preparation.image(annotated_image(self.dataset.images[index])), index
+        return self.preparation.image(annotated_image(self.dataset.images[index], self.intensity)), index
 
 
 def image_batches(
-    dataset: Dataset, preparation: Preparation[Any], batch_size: int = 1, workers: int = 0
+    dataset: Dataset,
+    preparation: Preparation[Any],
+    batch_size: int = 1,
+    workers: int = 0,
+    intensity: Intensity = TYPE_RANGE,
 ) -> "ImageLoader":
-    """Batches (`ImageBatch`) of all images, prepared for a predictor; images of similar size are batched together."""
+    """Batches (`ImageBatch`) of all images, prepared for a predictor; images of similar size are batched together.
+
+    `intensity`: that of the predictor's configuration, for images of more than 8 bits.
+    """
     sizes = [preparation.size((height, width)) for height, width in table_of(dataset.images).sizes.tolist()]
     order = sorted(range(len(sizes)), key=lambda index: sizes[index])
     steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    images = EvaluationImages(dataset, preparation)
+    images = EvaluationImages(dataset, preparation, intensity)
     return ImageLoader(images, _CollateImages(dataset, preparation), steps, workers)
 
 

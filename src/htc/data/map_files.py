@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int32
 from PIL import Image
 
-from htc.data.images import BROKEN
+from htc.data.image_pages import BROKEN
 from htc.errors import DataError
 
 

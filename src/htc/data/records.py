@@ -22,7 +22,8 @@ from htc.data.coco import dataset_of
 from htc.data.dataset import Dataset
 from htc.data.faults import FAULT_REMEDIES, Faults, RecordFault
 from htc.data.formats.converted import text_of
-from htc.data.images import image_size, read_image
+from htc.data.image_headers import image_size
+from htc.data.images import read_image
 from htc.data.record_values import short
 from htc.data.written import xywh_of
 from htc.errors import DataError

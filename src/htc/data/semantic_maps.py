@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from htc.data.dataset import Dataset, ImageRecord, PanopticMaps, SemanticMaps
 from htc.data.faults import Faults
+from htc.data.image_pages import page_parts
 from htc.data.map_files import check_size, read_pixels, read_segment_ids
 from htc.data.mask_encodings import Crop
 from htc.data.panoptic import PanopticFile, read_panoptic, valued
@@ -77,8 +78,11 @@ def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarra
 
 
 def map_path(folder: Path, image: Path) -> Path:
-    """Path of the semantic map of an image: in the same folders below `folder` as the image, or directly in it."""
-    name = f"{image.stem}.png"
+    """Path of the semantic map of an image: in the same folders below `folder` as the image, or directly in it; that of
+    the page `stack.tif#2` is `stack#2.png`.
+    """
+    parts = page_parts(image.name)
+    name = f"{image.stem}.png" if parts is None else f"{Path(parts[0]).stem}#{parts[1]}.png"
     below = (folder.joinpath(*image.parent.parts[-depth:], name) for depth in (2, 1))
     return next((path for path in below if path.is_file()), folder / name)
 

@@ -17,8 +17,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
+from htc.config import Intensity
 from htc.data.dataset import ImageRecord, SemanticMaps
 from htc.data.ground_truth import Annotated, AnnotatedView, annotated, annotated_image, crop_of
+from htc.data.images import TYPE_RANGE
 from htc.data.instance_masks import Crop, boxes_from_masks, crop_bitmaps, mask_crops, tight
 from htc.data.semantic_maps import derived_map
 from htc.data.transforms import clip_boxes
@@ -56,6 +58,7 @@ def transformed(
     classes: int,
     semantic_classes: int | None,
     semantic_maps: SemanticMaps | None,
+    intensity: Intensity = TYPE_RANGE,
 ) -> AnnotatedView:
     """Read the image of `record` and its targets and apply `transforms(image, target)`, without placement.
 
@@ -71,7 +74,7 @@ def transformed(
     Raises `DataError` with the image if the transforms do not return such a pair.
     """
     before = annotated(record, semantic_classes, semantic_maps)
-    pixels = torch.from_numpy(annotated_image(record)).permute(2, 0, 1)
+    pixels = torch.from_numpy(annotated_image(record, intensity)).permute(2, 0, 1)
     image = tv_tensors.Image(pixels.clone(memory_format=torch.contiguous_format))
     target = _target_of(record, before, derived=semantic_maps is None)
     given = {name: value.as_subclass(Tensor).clone() for name, value in target.items()}

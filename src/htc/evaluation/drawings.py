@@ -15,7 +15,7 @@ from pycocotools import mask as rle_codec
 from htc.data.dataset import Dataset, ImageRecord
 from htc.data.ground_truth import annotated, annotated_image
 from htc.data.image_names import distinct_names
-from htc.data.images import read_image
+from htc.data.images import VISIBLE, read_image
 from htc.errors import OutputError
 from htc.evaluation.comparison import Annotation, Comparison, EncodedMask
 from htc.evaluation.errors import ERROR_KINDS, IGNORED, RIGHT, at_least, sort_errors
@@ -69,7 +69,7 @@ def draw_comparisons(predictor: Predictor, dataset: Dataset, folder: Path, most:
 
 def comparison(predictor: Predictor, record: ImageRecord) -> np.ndarray:
     """Draw one annotated image (H, W, 3) twice, side by side: with its ground truth, and with the prediction."""
-    image = annotated_image(record)
+    image = annotated_image(record, predictor.config.input.intensity)
     ground_truth = annotated(record, None, None).ground_truth
     factor = enlargement((record.height, record.width))
     crops = None if ground_truth.masks is None else crops_of(ground_truth.masks, factor)
@@ -103,7 +103,7 @@ def draw_errors(path: Path, comparison: Comparison, matched: Matched, threshold:
 
     Raises `DataError` if the image cannot be read.
     """
-    image = read_image(path)
+    image = read_image(path, intensity=VISIBLE)
     scale = enlargement((image.shape[0], image.shape[1]))
     cut = at_least(matched, threshold)
     kinds = sort_errors(cut).kinds

@@ -132,7 +132,7 @@ def results_of(
     """
     by_name = dict(zip(predictor.config.classes, category_ids, strict=True))
     done = 0
-    for batch in image_batches(dataset, predictor.preparation(), batch_size, workers):
+    for batch in image_batches(dataset, predictor.preparation(), batch_size, workers, predictor.config.input.intensity):
         for kind, of_images in detect(batch).items():
             for image_id, detections in zip(batch.image_ids, of_images, strict=True):
                 for result in detections[:max_detections].to_coco(image_id):

@@ -1,11 +1,12 @@
 """`htc.export`: write a model to a file of another runtime, with a certificate of what the file computes."""
 
 import hashlib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 
@@ -13,7 +14,8 @@ from htc import process_memory
 from htc.checkpoint.exported import Description, readable_metadata
 from htc.config import Config
 from htc.data.coco import read_coco
-from htc.data.images import image_size, read_image
+from htc.data.image_headers import image_size
+from htc.data.images import read_image
 from htc.errors import ConfigError, DataError, ExportError
 from htc.evaluation.evaluation import images_folder
 from htc.exporting.certificate import (
@@ -27,6 +29,7 @@ from htc.exporting.certificate import (
 )
 from htc.exporting.graph import InputShape, eager_parts, output_names, part_names, trace
 from htc.exporting.onnx_file import translate, write_onnx
+from htc.exporting.openvino_file import without_deform_conv2d, write_openvino
 from htc.exporting.target import STRIDE, certificate_path, check_target, finished_together
 from htc.files import optional_path, write_json
 from htc.inference.load import load_with_settings
@@ -37,6 +40,9 @@ from htc.model.detector import Detector
 from htc.progress import NamedProgress, ProgressOption, reporting
 from htc.settings.layers import Setting
 from htc.settings.python import Overrides, check_overrides, python_settings
+
+if TYPE_CHECKING:
+    from torch.onnx import ONNXProgram
 
 IMAGES = 4
 """Bundled images of a certificate: one of each of the smallest sizes."""
@@ -65,7 +71,7 @@ def export(
 
     Args:
         model: a predictor of `htc.load` in fp32, or what `htc.load` takes.
-        file: the new file; its suffix is the format: `.onnx`.
+        file: the new file; its suffix is the format: `.onnx`, or `.xml` for OpenVINO.
         weights: a weights file, or a preset with released weights, for a preset as model.
         batch: number of images of a call; `None`: any number.
         size: (height, width) of the network input, multiples of 32, to which images are padded; `None`: any.
@@ -130,22 +136,35 @@ def run_export(
     )
     report(0, STEPS, "trace")
     traced = trace(detector, predictor.config, shape)
+    if file.suffix == ".xml":
+        traced = without_deform_conv2d(traced)
     report(1, STEPS, "translate")
     translated = translate(traced, output_names(predictor.config))
     metadata = readable_metadata(description)
     with finished_together(file) as folder:
         report(2, STEPS, "write")
         written = folder / file.name
-        write_onnx(translated, written, metadata)
+        _write(translated, written, metadata)
         report(3, STEPS, "compare")
         certificate = certify(predictor, written, paths, optional_path(annotations), optional_path(images))
         if not certificate.passed:
             with_parts = folder / f"parts-{file.name}"
-            write_onnx(translated, with_parts, metadata, parts=True)
+            _write(translated, with_parts, metadata, parts=True)
             raise ExportError(failure(file, certificate, differing_part(predictor, with_parts, paths[0])))
         write_json(certificate_path(written), certificate.to_dict())
     report(STEPS, STEPS, "")
     return certificate
+
+
+def _write(translated: "ONNXProgram", path: Path, metadata: Mapping[str, str], *, parts: bool = False) -> None:
+    """Write a translated program in the format of the suffix."""
+    if path.suffix == ".onnx":
+        write_onnx(translated, path, metadata, parts=parts)
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        onnx_file = Path(folder) / "model.onnx"
+        write_onnx(translated, onnx_file, metadata, parts=parts)
+        write_openvino(onnx_file, path, metadata)
 
 
 def exportable(predictor: Predictor) -> Detector:
@@ -184,7 +203,7 @@ def comparison_images(folder: Path | None, annotations: Path | None) -> list[Pat
         files, failures = expand([folder])
         if not files:
             raise DataError(failures[0].message if failures else f"{folder}: no images")
-        found = [one.path for one in files]
+        found = [Path(one.path) for one in files]
     else:
         bundled = Path(str(resources.files("htc.demo"))) / "nuclei" / "val"
         return _of_several_sizes(sorted(bundled.iterdir()), IMAGES)

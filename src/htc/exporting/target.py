@@ -13,7 +13,7 @@ from htc.errors import ConfigError
 from htc.extras import require
 from htc.run_folders import require_new_file
 
-SUFFIXES = {".onnx": "ONNX"}
+SUFFIXES = {".onnx": "ONNX", ".xml": "OpenVINO"}
 """Formats by the suffix of the file."""
 STRIDE = 32
 """Height and width of the network input are multiples of the largest stride."""
@@ -30,9 +30,10 @@ def check_target(file: Path, batch: int | None = None, size: Sequence[int] | Non
         raise ConfigError(f"batch is {batch}: give 1 or more, or leave it out for any number of images")
     if size is not None and (len(size) != 2 or any(side < STRIDE or side % STRIDE for side in size)):
         raise ConfigError(f"size is {tuple(size)}: give a height and a width that are multiples of {STRIDE}")
-    require("export", "export", ("onnx", "onnxscript", "onnxruntime"))
-    require_new_file(file, "FILE")
-    require_new_file(certificate_path(file), "the certificate")
+    require("export", "export", ("onnx", "onnxscript", "onnxruntime" if file.suffix == ".onnx" else "openvino"))
+    weights = [file.with_suffix(".bin")] if file.suffix == ".xml" else [file.with_name(f"{file.name}.data")]
+    for path in (file, *weights, certificate_path(file)):
+        require_new_file(path, "FILE")
 
 
 def certificate_path(file: Path) -> Path:

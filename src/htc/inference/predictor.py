@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -16,8 +17,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from htc.checkpoint.native import save_pretrained
-from htc.config import Config
-from htc.data.images import MAX_PIXELS, Channels, ImageSource, read_image
+from htc.config import Config, Intensity, Percentiles
+from htc.data.image_headers import Pages, each_page
+from htc.data.images import MAX_PIXELS, Channels, ImageSource, is_url, read_image
 from htc.data.transforms import NetworkInput, Preparation, Prepared, ResizedInput
 from htc.errors import ConfigError, DataError
 from htc.inference.device import choose_device
@@ -47,7 +49,15 @@ class _Call(Generic[Prepared]):
     limits: Limits
     channels: Channels
     max_pixels: int
+    pages: Pages
+    intensity: Intensity
     semantic: bool
+
+    def __post_init__(self) -> None:
+        if self.channels not in ("rgb", "bgr"):
+            raise ConfigError(f"channels is {self.channels!r}: give 'rgb', or 'bgr' for OpenCV's arrays")
+        if self.pages not in (None, "first", "all") and not (isinstance(self.pages, int) and self.pages > 0):
+            raise ConfigError(f"pages is {self.pages!r}: give 'first', 'all', or the number of a page, from 1")
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class _Image:
     source: str | None
     index: int
     shown: ImageSource
-    """The image to draw detections on: the path, or the pixels if it is not a file."""
+    """The image to draw detections on: the path, or the pixels if it is no local file."""
 
 
 class ImagePredictor(ABC, Generic[Prepared]):
@@ -121,22 +131,25 @@ class ImagePredictor(ABC, Generic[Prepared]):
     def predict(
         self,
         source: ImageSource,
-        *,
         score_threshold: float = 0.5,
+        *,
         max_detections: int | None = None,
         classes: Collection[str] | None = None,
         short_edge: int | None = None,
         long_edge: int | None = None,
         channels: Channels = "rgb",
         max_pixels: int = MAX_PIXELS,
+        pages: Pages = None,
+        percentile: tuple[float, float] | None = None,
         semantic: bool = False,
         **unknown: Never,
     ) -> Detections:
         """Predict the detections of one image.
 
         Args:
-            source: a path, an open binary file, a PIL image (rotated by its EXIF orientation), an (H, W, 3) uint8
-                array, or a (3, H, W) tensor, uint8 or float 0..1.
+            source: a path, an http(s) URL, an open binary file, a PIL image (rotated by its EXIF orientation), an
+                (H, W, 3) uint8 array, or a (3, H, W) tensor, uint8 or float 0..1. `stack.tif#2` is the second page of
+                a file with several pages or frames.
             score_threshold: minimum score of the detections, 0..1; replaces the one of the model's configuration.
             max_detections: maximum number of detections, by descending score; at most `inference.max_detections`.
             classes: predict only these class names; other classes are dropped before NMS and masks.
@@ -144,6 +157,10 @@ class ImagePredictor(ABC, Generic[Prepared]):
             long_edge: maximum long edge in pixels; `None`: the model's own.
             channels: order of the colors in an array or a tensor; "bgr" for images of OpenCV.
             max_pixels: files with more pixels are refused.
+            pages: of a file with several pages or frames: the page of this number, from 1; "first", or "all" (in
+                `predict_many`). `None`: the first, with a warning in the log.
+            percentile: the percentiles (0..100) of 16-bit and float images that become 0 and 255, as in (0.1, 99.9);
+                `None`: the model's own range (`input.intensity`).
             semantic: keep the logits of the semantic branch, so that `Detections.semantic` gives the semantic map.
 
         Raises:
@@ -156,23 +173,29 @@ class ImagePredictor(ABC, Generic[Prepared]):
         """
         if unknown:
             raise unknown_option(ImagePredictor.predict, unknown)
-        options = (score_threshold, max_detections, classes, short_edge, long_edge, channels, max_pixels, semantic)
-        return next(self._stream([source], 1, 0, self._checked(*options), "raise"))
+        if pages == "all":
+            raise ConfigError("pages is 'all': one call of predict is for one image; use predict_many([source], ...)")
+        limits = self._limits(score_threshold, max_detections, classes)
+        preparation = self.preparation(short_edge, long_edge)
+        call = _Call(preparation, limits, channels, max_pixels, pages, self._intensity(percentile), semantic)
+        return next(self._stream([source], 1, 0, call, "raise"))
 
     def predict_many(
         self,
         sources: Iterable[ImageSource],
+        score_threshold: float = 0.5,
         *,
         batch_size: int = 1,
         workers: int = 0,
         on_error: OnError = "raise",
-        score_threshold: float = 0.5,
         max_detections: int | None = None,
         classes: Collection[str] | None = None,
         short_edge: int | None = None,
         long_edge: int | None = None,
         channels: Channels = "rgb",
         max_pixels: int = MAX_PIXELS,
+        pages: Pages = None,
+        percentile: tuple[float, float] | None = None,
         semantic: bool = False,
         **unknown: Never,
     ) -> Iterator[Detections]:
@@ -204,8 +227,10 @@ class ImagePredictor(ABC, Generic[Prepared]):
             raise ConfigError(f"on_error is {on_error!r}: give 'raise', 'skip' or a function of source and error")
         if isinstance(sources, str | bytes | Path | np.ndarray):
             raise DataError(f"predict_many takes several images, not one {type(sources).__name__}: pass a list")
-        options = (score_threshold, max_detections, classes, short_edge, long_edge, channels, max_pixels, semantic)
-        return self._stream(sources, batch_size, workers, self._checked(*options), on_error)
+        limits = self._limits(score_threshold, max_detections, classes)
+        preparation = self.preparation(short_edge, long_edge)
+        call = _Call(preparation, limits, channels, max_pixels, pages, self._intensity(percentile), semantic)
+        return self._stream(sources, batch_size, workers, call, on_error)
 
     def _stream(
         self, sources: Iterable[ImageSource], batch_size: int, workers: int, call: _Call[Prepared], on_error: OnError
@@ -229,21 +254,9 @@ class ImagePredictor(ABC, Generic[Prepared]):
             replace(result, index=image.index, image=image.shown) for result, image in zip(results, images, strict=True)
         ]
 
-    def _checked(
-        self,
-        score_threshold: float,
-        max_detections: int | None,
-        classes: Collection[str] | None,
-        short_edge: int | None,
-        long_edge: int | None,
-        channels: Channels,
-        max_pixels: int,
-        semantic: bool,
-    ) -> _Call[Prepared]:
+    def _limits(self, score_threshold: float, max_detections: int | None, classes: Collection[str] | None) -> Limits:
         if not 0 <= score_threshold <= 1:
             raise ConfigError(f"score_threshold is {score_threshold}: give a value from 0 to 1")
-        if channels not in ("rgb", "bgr"):
-            raise ConfigError(f"channels is {channels!r}: give 'rgb', or 'bgr' for OpenCV's arrays")
         capacity = self.config.inference.max_detections
         most = capacity if max_detections is None else max_detections
         if not 1 <= most <= capacity:
@@ -251,8 +264,7 @@ class ImagePredictor(ABC, Generic[Prepared]):
                 f"max_detections is {most}: give 1 to {capacity}, or load the model with a larger "
                 f"inference.max_detections"
             )
-        limits = Limits(score_threshold, self._labels(classes), most)
-        return _Call(self.preparation(short_edge, long_edge), limits, channels, max_pixels, semantic)
+        return Limits(score_threshold, self._labels(classes), most)
 
     def _labels(self, classes: Collection[str] | None) -> tuple[int, ...] | None:
         if classes is None:
@@ -260,6 +272,13 @@ class ImagePredictor(ABC, Generic[Prepared]):
         names = [classes] if isinstance(classes, str) else classes
         check_classes(names, self.config.classes)
         return tuple(sorted({self.config.classes.index(name) for name in names}))
+
+    def _intensity(self, percentile: tuple[float, float] | None) -> Intensity:
+        if percentile is None:
+            return self.config.input.intensity
+        if len(percentile) != 2:
+            raise ConfigError(f"percentile is {percentile}: give two numbers from 0 to 100, as in (0.1, 99.9)")
+        return Percentiles().replace(low=percentile[0], high=percentile[1])
 
 
 @final
@@ -380,16 +399,17 @@ def _read_all(
     sources: Iterable[ImageSource], workers: int, call: _Call[Prepared], on_error: OnError
 ) -> Iterator[_Image]:
     """Yield the images in order, reading `2 * workers` ahead; `on_error` handles images that cannot be read."""
-    numbered = enumerate(sources)
+    plain = ((index, source, None) for index, source in enumerate(sources))
+    numbered = each_page(sources, call.pages) if call.pages else plain
     if workers == 0:
-        for index, source in numbered:
-            yield from _handled(lambda index=index, source=source: _read(index, source, call), source, on_error)
+        for index, source, page in numbered:
+            yield from _handled(partial(_read, index, source, page, call), source, on_error)
         return
     pool = ThreadPoolExecutor(workers, "htc-read")
     try:
         ahead: deque[tuple[ImageSource, Future[_Image]]] = deque()
-        for index, source in numbered:
-            ahead.append((source, pool.submit(_read, index, source, call)))
+        for index, source, page in numbered:
+            ahead.append((source, pool.submit(_read, index, source, page, call)))
             if len(ahead) >= 2 * workers:
                 first, future = ahead.popleft()
                 yield from _handled(future.result, first, on_error)
@@ -399,11 +419,12 @@ def _read_all(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(index: int, source: ImageSource, call: _Call[Prepared]) -> _Image:
-    pixels = read_image(source, call.max_pixels, call.channels)
+def _read(index: int, source: ImageSource, page: int | None, call: _Call[Prepared]) -> _Image:
+    pixels = read_image(source, call.max_pixels, call.channels, intensity=call.intensity, page=page)
     name = str(source) if isinstance(source, str | PathLike) else None
     prepared = call.preparation.image(pixels)
-    return _Image(prepared, (pixels.shape[0], pixels.shape[1]), name, index, name or pixels)
+    shown = pixels if name is None or is_url(source) else name
+    return _Image(prepared, (pixels.shape[0], pixels.shape[1]), name, index, shown)
 
 
 def _handled(read: Callable[[], _Image], source: ImageSource, on_error: OnError) -> Iterator[_Image]:

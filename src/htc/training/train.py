@@ -81,6 +81,7 @@ def train(
     max_time: float | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    percentile: tuple[float, float] | None = None,
     seed: int = 0,
     workers: "int | Literal['auto']" = "auto",
     resume: bool = False,
@@ -133,6 +134,8 @@ def train(
             them or a preset, the input size and the crop.
         batch_size: images of one process in a step.
         lr: learning rate. SGD scales it linearly with the images per step, `lr` being for 16; AdamW takes it as it is.
+        percentile: the percentiles (0..100) of 16-bit and float images that become 0 and 255, as in (0.1, 99.9); sets
+            `input.intensity`, which is stored with the weights. `None`: the configuration's.
         seed: the same seed on the same machine gives the same weights.
         workers: processes that load images; 0 loads them in the training process, "auto" decides by measuring the
             first steps.
@@ -174,7 +177,11 @@ def train(
     if isinstance(semantic, Mapping | Section):
         values, semantic = {**values, "semantic": semantic}, "auto"
     request = TrainingRequest(
-        settings=[*python_settings(config, values, "htc.train"), *schedule_settings(epochs, batch_size, lr)],
+        settings=[
+            *python_settings(config, values, "htc.train"),
+            *schedule_settings(epochs, batch_size, lr),
+            *percentile_settings(percentile, "percentile"),
+        ],
         data=data,
         val_share=val_share,
         train_annotations=train_annotations,
@@ -216,6 +223,19 @@ def schedule_settings(epochs: int | None, batch_size: int | None, lr: float | No
         Setting(path, value, f"{prefix}{name.replace('_', '-') if prefix else name}")
         for name, (path, value) in given.items()
         if value is not None
+    ]
+
+
+def percentile_settings(percentile: tuple[float, float] | None, name: str) -> list[Setting]:
+    """Return the settings that the option `percentile`, called `name`, sets."""
+    if percentile is None:
+        return []
+    if len(percentile) != 2:
+        raise ConfigError(f"{name} is {percentile}: give two numbers from 0 to 100, as in (0.1, 99.9)")
+    values = ("percentile", *percentile)
+    return [
+        Setting(("input", "intensity", field), value, name)
+        for field, value in zip(("kind", "low", "high"), values, strict=True)
     ]
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
 
 from htc.data.faults import Faults
 from htc.data.formats.converted import Converted, ConvertedImage, ConvertedInstance, Notes, listed
 from htc.data.formats.map_folders import MapFile, MapPart, map_parts
 from htc.data.formats.map_rules import DECIDED, MapOptions, MapRule, MapStatistics, decide, statistics_of
 from htc.data.formats.map_values import LOSSY, numbered_regions, read_pages, rle, runs_by_value
-from htc.data.images import BROKEN, TURNED, image_header, image_size
+from htc.data.image_headers import TURNED, image_header, image_size, page_count
 from htc.errors import DataError
 from htc.files import read_text
 
@@ -171,11 +170,11 @@ class _Reader:
     def _pages(self, image: Path, size: tuple[int, int], file: MapFile) -> list[Int[np.ndarray, "H W"]]:
         """The pages of a map, each of the image's size."""
         pages = read_pages(file.file)
-        if len(pages) > 1 and len(pages) == _page_count(image):
+        if len(pages) > 1 and len(pages) == page_count(image):
             self.notes.name(f"image and label map of {len(pages)} pages, of which the first is used", self._name(image))
             pages = pages[:1]
         if pages[0].shape != size and pages[0].shape == size[::-1]:
-            orientation = image_header(image)[2]
+            orientation = image_header(image).orientation
             if orientation in TURNED:
                 self.notes.name("label map of an image as it is stored, turned like the image", self._name(file.file))
                 pages = [_turned(page, orientation) for page in pages]
@@ -207,11 +206,3 @@ def _turned(values: Int[np.ndarray, "H W"], orientation: int) -> Int[np.ndarray,
     """Apply an EXIF orientation that swaps height and width."""
     turned = {5: values.T, 6: np.rot90(values, -1), 7: np.rot90(values, 2).T, 8: np.rot90(values, 1)}
     return np.ascontiguousarray(turned[orientation])
-
-
-def _page_count(image: Path) -> int:
-    try:
-        with Image.open(image) as opened:
-            return getattr(opened, "n_frames", 1)
-    except BROKEN:
-        return 1

@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 from pycocotools import mask as coco_masks
 
 from htc.data.formats.converted import text_of
-from htc.data.images import BROKEN
+from htc.data.image_pages import BROKEN
 from htc.errors import DataError
 
 LOSSY = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))

@@ -20,7 +20,8 @@ from htc.data.formats.map_rules import VOC_VOID
 from htc.data.formats.map_values import packed, rle, runs_by_value
 from htc.data.formats.partners import pair_files
 from htc.data.formats.shapes import Box
-from htc.data.images import BROKEN, image_size
+from htc.data.image_headers import image_size
+from htc.data.image_pages import BROKEN
 from htc.errors import DataError
 from htc.files import read_text, visible_entries
 

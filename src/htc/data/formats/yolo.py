@@ -15,7 +15,7 @@ from htc.data.faults import Faults
 from htc.data.formats.converted import Converted, ConvertedImage, ConvertedInstance, Notes
 from htc.data.formats.partners import pair_files
 from htc.data.formats.yolo_files import description, labels_folder, read_description
-from htc.data.images import image_size
+from htc.data.image_headers import image_size
 from htc.errors import DataError
 from htc.files import read_text, visible_entries
 
