@@ -14,7 +14,8 @@ from PIL import Image
 from htc.data.faults import Faults
 from htc.data.formats.converted import Converted, ConvertedImage, ConvertedInstance, Notes, listed
 from htc.data.formats.map_folders import MapFile, MapPart, map_parts
-from htc.data.formats.map_rules import DECIDED, MapOptions, MapRule, MapStatistics, decide, statistics_of
+from htc.data.formats.map_rules import DECIDED, MapOptions, MapRule, decide
+from htc.data.formats.map_statistics import MapStatistics, statistics_of
 from htc.data.formats.map_values import LOSSY, numbered_regions, read_pages, rle, runs_by_value
 from htc.data.images import BROKEN, TURNED, image_header, image_size
 from htc.errors import DataError

@@ -7,10 +7,11 @@ import atexit
 import functools
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,48 +19,25 @@ from htc.data.annotation_file import AnnotationFile, annotation_file
 from htc.data.coco import Splits, dataset_of, read_coco
 from htc.data.dataset import Dataset
 from htc.data.formats.coco_exports import parts_of, splits_of
-from htc.data.formats.converted import ANNOTATIONS_FOLDER, Converted, coco_content, with_embedded, write_parts
+from htc.data.formats.converted import (
+    ANNOTATIONS_FOLDER,
+    Converted,
+    ConvertedFiles,
+    coco_content,
+    conversion_summary,
+    with_embedded,
+    write_parts,
+)
 from htc.data.formats.map_rules import AUTO, parse_map_options
 from htc.data.formats.recognize import is_coco, read_other, unknown_layout
 from htc.data.written import by_split, digest, save_split, split_name
 from htc.errors import DataError
 from htc.files import write_json
 
+LOG = logging.getLogger("htc")
 Say = Callable[[str], object]
 Data = Path | Dataset | Mapping[str, Dataset]
 """A folder, one dataset (used for training), or datasets by split: `{"train": ..., "val": ...}`."""
-
-
-@dataclass(frozen=True)
-class ConvertedFiles:
-    """A converted dataset: its content and the COCO file of each part."""
-
-    data: Converted
-    files: dict[str, Path]
-
-    @property
-    def splits(self) -> Splits:
-        """Paths for training."""
-        val = self.files.get("val")
-        return Splits(self.files["train"], self.data.images, val, None if val is None else self.data.images)
-
-    @property
-    def training_flags(self) -> str:
-        """Flags that pass the converted files to `htc train`."""
-        return " ".join(
-            f"--{part}-annotations {self.files[part]} --{part}-images {self.data.images}"
-            for part in ("train", "val")
-            if part in self.files
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Values for the JSON output of `htc convert`."""
-        return {
-            "images": str(self.data.images),
-            "annotations": {part: str(file) for part, file in self.files.items()},
-            "classes": list(self.data.classes),
-            "notes": list(self.data.notes),
-        }
 
 
 def convert_data(folder: Path, destination: Path, label_maps: str = AUTO) -> ConvertedFiles:
@@ -181,11 +159,15 @@ def locate_split(
 
 
 def read_split(folder: Path, split: str, label_maps: str = AUTO) -> Dataset:
-    """Read one split of a folder in any supported layout, without writing to it. Raises `DataError`."""
+    """Read one split of a folder in any supported layout, without writing to it; notes about how it was read are
+    logged. Raises `DataError`.
+    """
     name = split_name(split)
     other = _other_with_split(folder, name, label_maps)
     if other is None:
         return read_coco(*_coco_split(folder, name))
+    for note in other.notes:
+        LOG.warning("%s: %s", folder, note)
     return dataset_of(_file_of(other, name))
 
 
@@ -287,23 +269,6 @@ def _written(dataset: Dataset, name: str, destination: Path, say: Say) -> tuple[
 
 def _discard(_message: str) -> None:
     """Ignore the message."""
-
-
-def conversion_summary(converted: ConvertedFiles) -> list[str]:
-    """Lines for the user that describe how the dataset was read."""
-    data = converted.data
-    counts = ", ".join(
-        f"{part}: {len(images)} images with {sum(len(p.objects) for p in images)} instances"
-        for part, images in data.parts.items()
-    )
-    names = ", ".join(data.classes[:10]) + (", ..." if len(data.classes) > 10 else "")
-    classes = f"{len(data.classes)} class{'' if len(data.classes) == 1 else 'es'}"
-    files = ", ".join(str(file) for file in converted.files.values())
-    return [
-        f"{data.images} is {data.kind} data; {counts}; {classes}: {names}",
-        f"as COCO: {files}",
-        *(f"note: {note}" for note in data.notes),
-    ]
 
 
 def split_off(splits: Splits, share: float, destination: Path) -> Splits:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-IMAGE_WORDS = frozenset(("img", "image", "images", "im", "raw", "rgb", "photo", "input", "orig", "original"))
+from htc.data.formats.converted import images_in
+
+IMAGE_WORDS = frozenset(("img", "image", "images", "im", "raw", "rgb", "photo", "input", "orig", "original", "ome"))
 LABEL_WORDS = frozenset(
     (
         *("mask", "masks", "label", "labels", "lbl", "lab", "seg", "segs", "segm", "segmentation", "gt", "truth"),
         *("groundtruth", "instance", "instances", "annotation", "annotations", "annot", "ann", "target", "object"),
-        *("objects", "obj", "binary", "bin", "color", "colors", "map", "cp"),
+        *("objects", "obj", "binary", "bin", "color", "colors", "map", "cp", "ome"),
     )
 )
 """Words of file names that tell what a file is, and not which image it belongs to."""
@@ -52,6 +54,23 @@ class Pairs:
 def decoded(name: str) -> str:
     """A name in a form that does not depend on percent-encoding, Unicode composition and case."""
     return unicodedata.normalize("NFC", unquote(name)).casefold()
+
+
+def find_image(name: str, stem: str, folders: Iterable[Path]) -> Path | None:
+    """The image of that file name (of which only the last part counts, with either separator), literally or decoded, or
+    of that stem; the first in the folders, which need not exist.
+    """
+    folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    base = name.replace("\\", "/").rsplit("/", 1)[-1]
+    literal = next((folder / base for folder in folders if base and (folder / base).is_file()), None)
+    if literal is not None:
+        return literal
+    images = [image for folder in folders for image in images_in(folder)]
+    for key, form in ((base, Path.as_posix), (stem, lambda path: path.with_suffix("").as_posix())):
+        found = [image for image in images if key and decoded(form(Path(image.name))) == decoded(key)]
+        if found:
+            return found[0]
+    return None
 
 
 def pair_files(images: Iterable[Path], files: Iterable[Path], *, trim: bool = False) -> Pairs:
