@@ -98,8 +98,7 @@ def _convert_data(folder: Path, destination: Path, json: str | None, label_maps:
     """Write COCO annotations of the dataset to DST; the images are neither copied nor changed."""
     check_json_target(json)
     _check_destination(destination)
-    from htc.data.formats.converted import conversion_summary
-    from htc.data.formats.layouts import convert_data
+    from htc.data.formats.layouts import conversion_summary, convert_data
 
     converted = convert_data(folder, destination, label_maps)
     if json != STDOUT:

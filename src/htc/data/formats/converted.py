@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_masks
 
-from htc.data.coco import Splits
 from htc.data.mask_encodings import Rings, polygon_runs
 from htc.errors import DataError
 from htc.files import visible_entries, whole_file, write_json
@@ -20,7 +19,10 @@ IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".
 EMBEDDED_FOLDER = "images"
 NAMES_SHOWN = 10
 """Number of names in a note; the others are counted."""
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {
+    **{"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"},
+    **{"training": "train", "testing": "test"},
+}
 """Folder names of the splits, as common tools write them, and their names here."""
 
 
@@ -156,55 +158,6 @@ def write_parts(data: Converted, destination: Path) -> dict[str, Path]:
         files[part] = destination / ANNOTATIONS_FOLDER / f"instances_{part}.json"
         write_json(files[part], coco_content(data, images))
     return files
-
-
-@dataclass(frozen=True)
-class ConvertedFiles:
-    """A converted dataset: its content and the COCO file of each part."""
-
-    data: Converted
-    files: dict[str, Path]
-
-    @property
-    def splits(self) -> Splits:
-        """Paths for training."""
-        val = self.files.get("val")
-        return Splits(self.files["train"], self.data.images, val, None if val is None else self.data.images)
-
-    @property
-    def training_flags(self) -> str:
-        """Flags that pass the converted files to `htc train`."""
-        return " ".join(
-            f"--{part}-annotations {self.files[part]} --{part}-images {self.data.images}"
-            for part in ("train", "val")
-            if part in self.files
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Values for the JSON output of `htc convert`."""
-        return {
-            "images": str(self.data.images),
-            "annotations": {part: str(file) for part, file in self.files.items()},
-            "classes": list(self.data.classes),
-            "notes": list(self.data.notes),
-        }
-
-
-def conversion_summary(converted: ConvertedFiles) -> list[str]:
-    """Lines for the user that describe how the dataset was read."""
-    data = converted.data
-    counts = ", ".join(
-        f"{part}: {len(images)} images with {sum(len(p.objects) for p in images)} instances"
-        for part, images in data.parts.items()
-    )
-    names = ", ".join(data.classes[:10]) + (", ..." if len(data.classes) > 10 else "")
-    classes = f"{len(data.classes)} class{'' if len(data.classes) == 1 else 'es'}"
-    files = ", ".join(str(file) for file in converted.files.values())
-    return [
-        f"{data.images} is {data.kind} data; {counts}; {classes}: {names}",
-        f"as COCO: {files}",
-        *(f"note: {note}" for note in data.notes),
-    ]
 
 
 def coco_content(data: Converted, images: tuple[ConvertedImage, ...]) -> dict[str, Any]:

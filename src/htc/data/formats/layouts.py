@@ -5,13 +5,11 @@ Other formats are converted and written to an output folder; images are not copi
 
 import atexit
 import functools
-import hashlib
-import json
 import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +17,49 @@ from htc.data.annotation_file import AnnotationFile, annotation_file
 from htc.data.coco import Splits, dataset_of, read_coco
 from htc.data.dataset import Dataset
 from htc.data.formats.coco_exports import parts_of, splits_of
-from htc.data.formats.converted import (
-    ANNOTATIONS_FOLDER,
-    Converted,
-    ConvertedFiles,
-    coco_content,
-    conversion_summary,
-    with_embedded,
-    write_parts,
-)
+from htc.data.formats.converted import Converted, coco_content, with_embedded, write_parts
 from htc.data.formats.map_rules import AUTO, parse_map_options
 from htc.data.formats.recognize import is_coco, read_other, unknown_layout
+from htc.data.held_out import split_off
 from htc.data.written import by_split, digest, save_split, split_name
 from htc.errors import DataError
-from htc.files import write_json
 
 LOG = logging.getLogger("htc")
 Say = Callable[[str], object]
 Data = Path | Dataset | Mapping[str, Dataset]
 """A folder, one dataset (used for training), or datasets by split: `{"train": ..., "val": ...}`."""
+
+
+@dataclass(frozen=True)
+class ConvertedFiles:
+    """A converted dataset: its content and the COCO file of each part."""
+
+    data: Converted
+    files: dict[str, Path]
+
+    @property
+    def splits(self) -> Splits:
+        """Paths for training."""
+        val = self.files.get("val")
+        return Splits(self.files["train"], self.data.images, val, None if val is None else self.data.images)
+
+    @property
+    def training_flags(self) -> str:
+        """Flags that pass the converted files to `htc train`."""
+        return " ".join(
+            f"--{part}-annotations {self.files[part]} --{part}-images {self.data.images}"
+            for part in ("train", "val")
+            if part in self.files
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Values for the JSON output of `htc convert`."""
+        return {
+            "images": str(self.data.images),
+            "annotations": {part: str(file) for part, file in self.files.items()},
+            "classes": list(self.data.classes),
+            "notes": list(self.data.notes),
+        }
 
 
 def convert_data(folder: Path, destination: Path, label_maps: str = AUTO) -> ConvertedFiles:
@@ -271,58 +293,18 @@ def _discard(_message: str) -> None:
     """Ignore the message."""
 
 
-def split_off(splits: Splits, share: float, destination: Path) -> Splits:
-    """Split the training data: about `share` of its images, chosen by a hash of their names, become the validation
-    split.
-
-    Therefore an image stays in its split when others are added. Images with the same value of `group` in their record
-    (crops of one micrograph, frames of one video) stay together. Raises `DataError` if either split would be empty.
-    """
-    if not 0 < share < 1:
-        raise DataError(f"--val-share {share:g}: give a fraction between 0 and 1, such as 0.2")
-    read_coco(splits.train_annotations, splits.train_images)
-    content = json.loads(splits.train_annotations.read_bytes())
-    chosen = {image["id"] for image in content["images"] if _hash_value(image) < share}
-    parts = {"val": chosen, "train": {image["id"] for image in content["images"]} - chosen}
-    empty = [part for part, ids in parts.items() if not ids]
-    if empty:
-        raise DataError(
-            f"--val-share {share:g} of {len(content['images'])} images leaves no image for {empty[0]}; give another "
-            f"fraction"
-        )
-    files = {part: destination / ANNOTATIONS_FOLDER / f"instances_{part}_split.json" for part in parts}
-    for part, ids in parts.items():
-        write_json(files[part], _only(content, ids))
-    return replace(
-        splits, train_annotations=files["train"], val_annotations=files["val"], val_images=splits.train_images
+def conversion_summary(converted: ConvertedFiles) -> list[str]:
+    """Lines for the user that describe how the dataset was read."""
+    data = converted.data
+    counts = ", ".join(
+        f"{part}: {len(images)} images with {sum(len(p.objects) for p in images)} instances"
+        for part, images in data.parts.items()
     )
-
-
-def validation_part(splits: Splits, images: int, destination: Path) -> Splits:
-    """Return the splits with `images` of the validation images, spread evenly, in a file below `destination`; the
-    splits as they are if there are no more.
-    """
-    if splits.val_annotations is None:
-        return splits
-    content = json.loads(splits.val_annotations.read_bytes())
-    count = len(content["images"])
-    if images >= count:
-        return splits
-    chosen = {content["images"][index * count // images]["id"] for index in range(images)}
-    file = destination / ANNOTATIONS_FOLDER / "instances_val_part.json"
-    write_json(file, _only(content, chosen))
-    return replace(splits, val_annotations=file)
-
-
-def _hash_value(image: dict[str, Any]) -> float:
-    """A hash in 0..1 of the image's group or name."""
-    name = str(image.get("group", Path(str(image["file_name"])).name))
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
-
-
-def _only(content: dict[str, Any], ids: set[int | str]) -> dict[str, Any]:
-    return {
-        **content,
-        "images": [image for image in content["images"] if image["id"] in ids],
-        "annotations": [annotation for annotation in content["annotations"] if annotation["image_id"] in ids],
-    }
+    names = ", ".join(data.classes[:10]) + (", ..." if len(data.classes) > 10 else "")
+    classes = f"{len(data.classes)} class{'' if len(data.classes) == 1 else 'es'}"
+    files = ", ".join(str(file) for file in converted.files.values())
+    return [
+        f"{data.images} is {data.kind} data; {counts}; {classes}: {names}",
+        f"as COCO: {files}",
+        *(f"note: {note}" for note in data.notes),
+    ]

@@ -149,7 +149,7 @@ def _binary_rule(maps: Sequence[MapStatistics], options: MapOptions) -> MapRule:
         )
     ]
     if len(highs) > 1:
-        notes.append(f"the foreground is {' in some maps and '.join(map(str, highs))} in others")
+        notes.append(f"the foreground is {' or '.join(map(str, highs))}, depending on the map")
     odd = [one.file.name for one in maps if _mostly_bright(one) != inverted and len(one.pixels) > 1]
     if options.background is None and odd and not inverted:
         notes.append(
@@ -264,7 +264,9 @@ def _void_text(maps: Sequence[MapStatistics], void: frozenset[int]) -> str:
 
 def _value(value: int) -> str:
     """A value, with the color if it is one."""
-    return str(value) if value < 65536 else f"{value} (color {value & 255}, {value >> 8 & 255}, {value >> 16 & 255})"
+    if not LARGEST[1] < value <= WHITE:
+        return str(value)
+    return f"{value} (color {value & 255}, {value >> 8 & 255}, {value >> 16 & 255})"
 
 
 def _decision(what: str, other: str) -> str:

@@ -98,7 +98,9 @@ def pair_files(images: Iterable[Path], files: Iterable[Path], *, trim: bool = Fa
 
 
 def _by_name(images: list[Path], trim: bool) -> list[Mapping[str, list[Path]]]:
-    """The images by stem, by whole name, by decoded stem and, with `trim`, by stem without `IMAGE_WORDS`."""
+    """The images by stem, by whole name, by decoded stem and, with `trim`, by stem without `IMAGE_WORDS`, and also
+    without leading zeros; the last two only where they tell the images apart.
+    """
     stems: dict[str, list[Path]] = defaultdict(list)
     names: dict[str, list[Path]] = defaultdict(list)
     forms: dict[str, list[Path]] = defaultdict(list)
@@ -109,17 +111,17 @@ def _by_name(images: list[Path], trim: bool) -> list[Mapping[str, list[Path]]]:
     if not trim:
         return [stems, names, forms]
     plain: dict[str, list[Path]] = defaultdict(list)
+    unpadded: dict[str, list[Path]] = defaultdict(list)
     for image in images:
-        form = decoded(image.stem)
-        short = _without(form, IMAGE_WORDS)
-        if short != form and short not in forms:
-            plain[short].append(image)
-    return [stems, names, forms, plain]
+        short = _without(decoded(image.stem), IMAGE_WORDS)
+        plain[short].append(image)
+        unpadded[_unpadded(short)].append(image)
+    return [stems, names, forms, *({key: of for key, of in one.items() if len(of) == 1} for one in (plain, unpadded))]
 
 
 def _owners(file: Path, named: list[Mapping[str, list[Path]]], trim: bool) -> Iterator[tuple[list[Path], list[str]]]:
     """The images that a file may belong to, the most certain first, and the words behind their stem."""
-    stems, names, forms, *plain = named
+    stems, names, forms, *others = named
     for found in (names.get(file.stem), stems.get(file.stem), forms.get(decoded(file.stem))):
         if found:
             yield found, []
@@ -128,20 +130,26 @@ def _owners(file: Path, named: list[Mapping[str, list[Path]]], trim: bool) -> It
     stem = decoded(file.stem)
     words = list(WORDS.finditer(stem))
     texts = [word.group() for word in words]
-    for first in range(len(words)):
-        for last in range(len(words), first, -1):
-            part = stem[words[first].start() : words[last - 1].end()]
-            for found in (one.get(part) for one in (forms, *plain)):
+    plain, unpadded = others
+    for index, form in ((forms, str), (plain, str), (unpadded, _unpadded)):
+        for first in range(len(words)):
+            for last in range(len(words), first, -1):
+                found = index.get(form(stem[words[first].start() : words[last - 1].end()]))
                 if found:
                     yield found, texts[last:]
-        if texts[first] not in LABEL_WORDS:
-            return
+            if texts[first] not in LABEL_WORDS:
+                break
 
 
 def _partner(file: Path, rest: list[str]) -> Partner:
     words = [word for word in rest if word not in LABEL_WORDS]
     numbers = [word for word in words if word.isdecimal()]
     return Partner(file, "_".join(word for word in words if not word.isdecimal()), "_".join(numbers))
+
+
+def _unpadded(stem: str) -> str:
+    """The stem with its numbers without leading zeros."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", stem)
 
 
 def _without(stem: str, words: frozenset[str]) -> str:

@@ -1,0 +1,69 @@
+"""Validation images that are held out of the training images, by a hash of their names."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from htc.data.coco import Splits, read_coco
+from htc.data.formats.converted import ANNOTATIONS_FOLDER
+from htc.errors import DataError
+from htc.files import write_json
+
+
+def split_off(splits: Splits, share: float, destination: Path) -> Splits:
+    """Split the training data: about `share` of its images, chosen by a hash of their names, become the validation
+    split.
+
+    Therefore an image stays in its split when others are added. Images with the same value of `group` in their record
+    (crops of one micrograph, frames of one video) stay together. Raises `DataError` if either split would be empty.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"--val-share {share:g}: give a fraction between 0 and 1, such as 0.2")
+    read_coco(splits.train_annotations, splits.train_images)
+    content = json.loads(splits.train_annotations.read_bytes())
+    chosen = {image["id"] for image in content["images"] if _hash_value(image) < share}
+    parts = {"val": chosen, "train": {image["id"] for image in content["images"]} - chosen}
+    empty = [part for part, ids in parts.items() if not ids]
+    if empty:
+        raise DataError(
+            f"--val-share {share:g} of {len(content['images'])} images leaves no image for {empty[0]}; give another "
+            f"fraction"
+        )
+    files = {part: destination / ANNOTATIONS_FOLDER / f"instances_{part}_split.json" for part in parts}
+    for part, ids in parts.items():
+        write_json(files[part], _only(content, ids))
+    return replace(
+        splits, train_annotations=files["train"], val_annotations=files["val"], val_images=splits.train_images
+    )
+
+
+def validation_part(splits: Splits, images: int, destination: Path) -> Splits:
+    """Return the splits with `images` of the validation images, spread evenly, in a file below `destination`; the
+    splits as they are if there are no more.
+    """
+    if splits.val_annotations is None:
+        return splits
+    content = json.loads(splits.val_annotations.read_bytes())
+    count = len(content["images"])
+    if images >= count:
+        return splits
+    chosen = {content["images"][index * count // images]["id"] for index in range(images)}
+    file = destination / ANNOTATIONS_FOLDER / "instances_val_part.json"
+    write_json(file, _only(content, chosen))
+    return replace(splits, val_annotations=file)
+
+
+def _hash_value(image: dict[str, Any]) -> float:
+    """A hash in 0..1 of the image's group or name."""
+    name = str(image.get("group", Path(str(image["file_name"])).name))
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def _only(content: dict[str, Any], ids: set[int | str]) -> dict[str, Any]:
+    return {
+        **content,
+        "images": [image for image in content["images"] if image["id"] in ids],
+        "annotations": [annotation for annotation in content["annotations"] if annotation["image_id"] in ids],
+    }
