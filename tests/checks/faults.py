@@ -113,7 +113,75 @@ def same_name(data: DataSet) -> None:
     data.val["images"][0]["file_name"] = "train_0.png"
 
 
+def ring_inside(step: int) -> Fault:
+    """A second ring within the disc; step -1: of the opposite orientation, with the area of a hole."""
+
+    def apply(data: DataSet) -> None:
+        inner = np.array(disc(1, 1, radius=6.0)["segmentation"][0]).reshape(-1, 2)[::step]
+        data.objects[0]["segmentation"].append(inner.ravel().tolist())
+        if step < 0:
+            data.objects[0]["area"] -= disc(1, 1, radius=6.0)["area"]
+
+    return apply
+
+
+def in_subfolder(data: DataSet) -> None:
+    (data.images / "cam0").mkdir()
+    data.image().rename(data.images / "cam0" / data.image().name)
+
+
+def renamed(name: str, written: str) -> Fault:
+    """The first image's file has the one name, its record the other."""
+
+    def apply(data: DataSet) -> None:
+        data.image().rename(data.images / name)
+        (data.maps / "train_0.png").rename(data.maps / f"{name.rsplit('.', 1)[0]}.png")
+        data.train["images"][0]["file_name"] = written
+
+    return apply
+
+
 FIXED: list[tuple[str, Fault]] = [
+    ("picture-name", renamed("train_0.png", "./train_0.png")),
+    ("picture-name", renamed("train_0.png", "train\\train_0.png")),
+    ("picture-name", renamed("train_0.png", "upload\\4\\train_0.png")),
+    ("picture-name", renamed("zu\u0308rich.png", "z\u00fcrich.png")),
+    ("picture-name", renamed("a \u00e9.png", "a%20%C3%A9.png")),
+    ("picture-name", in_subfolder),
+    ("value-type", change(0, image_id="1")),
+    ("value-type", change(0, category_id="1")),
+    ("value-type", change(0, category_id=1.0)),
+    ("value-type", change(0, id=1.0)),
+    ("value-type", change(0, iscrowd="0")),
+    ("value-type", change(0, segmentation=[RING, []])),
+    ("value-type", edit(lambda data: data.objects[1]["segmentation"].update(size=["96", "128"]))),
+    (
+        "value-type",
+        edit(
+            lambda data: data.objects[1]["segmentation"].update(
+                counts=str(data.objects[1]["segmentation"]["counts"].encode())
+            )
+        ),
+    ),
+    (
+        "value-type",
+        edit(
+            lambda data: data.objects[1]["segmentation"].update(
+                counts=list(data.objects[1]["segmentation"]["counts"].encode())
+            )
+        ),
+    ),
+    (
+        "value-type",
+        edit(
+            lambda data: data.objects[6]["segmentation"].update(
+                counts=" ".join(map(str, data.objects[6]["segmentation"]["counts"]))
+            )
+        ),
+    ),
+    ("value-type", edit(lambda data: data.train["images"][0].update(height="96", width=128.0))),
+    ("value-type", edit(lambda data: data.train["images"][0].update(id=1.0))),
+    ("value-type", edit(lambda data: data.train["categories"][0].update(id="1"))),
     ("image-size-missing", edit(lambda data: data.train["images"][0].pop("height"))),
     ("image-id-twice", edit(lambda data: data.train["images"].append(copy.deepcopy(data.train["images"][0])))),
     ("annotation-record", edit(lambda data: data.objects.append("nothing"))),
@@ -122,7 +190,7 @@ FIXED: list[tuple[str, Fault]] = [
     ("annotation-without-image", edit(lambda data: data.objects.append(disc(50, 77)))),
     ("category-id-twice", edit(lambda data: data.train["categories"].append(dict(data.train["categories"][0])))),
     ("picture-missing", edit(lambda data: (data.image(1).unlink(), (data.maps / data.image(1).name).unlink())[0])),
-    ("picture-missing", edit(lambda data: data.image().rename(data.image().with_suffix(".PNG")))),
+    ("picture-name", edit(lambda data: data.image().rename(data.image().with_suffix(".PNG")))),
     ("picture-listed-twice", listed_again),
     ("polygon-flat", change(0, segmentation=RING)),
     ("polygon-odd", change(0, segmentation=[[*RING, 3.0]])),
@@ -141,26 +209,54 @@ FIXED: list[tuple[str, Fault]] = [
     ("box-outside", both(change(3, segmentation=None, bbox=[100.0, 20.0, 60.0, 25.0]))),
     ("box-unlike-mask", change(0, bbox=[25.0, 35.0, 20.0, 20.0])),
     ("box-unlike-mask", change(1, bbox=[70.0, 20.0, 110.0, 45.0])),
-    (
-        "box-whole-numbers",
-        edit(lambda data: [one.update(bbox=[float(int(value)) for value in one["bbox"]]) for one in data.objects]),
-    ),
     ("area-missing", change(0, area=None)),
     ("area-unlike-mask", change(0, area=34.8 * 34.8)),
     ("object-twice", edit(lambda data: data.objects.append({**data.objects[0], "id": 60}))),
 ]
 """--fix corrects these."""
 KEPT: list[tuple[str, Fault]] = [
+    (
+        "box-whole-numbers",
+        edit(lambda data: [one.update(bbox=[float(int(value)) for value in one["bbox"]]) for one in data.objects]),
+    ),
+    ("image-outside", edit(lambda data: data.train["images"][0].update(file_name="../val/val_0.png"))),
+    ("image-outside", edit(lambda data: data.train["images"][0].update(file_name="..\\train\\train_0.png"))),
+    ("image-outside", edit(lambda data: data.train["images"][0].update(file_name=str(data.image())))),
+    ("image-outside", edit(lambda data: data.train["images"][0].update(file_name="C:\\data\\train_0.png"))),
+    ("image-outside", edit(lambda data: data.train["images"][0].update(file_name="%2e%2e/val/val_0.png"))),
+    (
+        "category-parent",
+        edit(
+            lambda data: [
+                part.update(
+                    categories=[
+                        {"id": 0, "name": "shapes", "supercategory": "none"},
+                        *({**one, "supercategory": "shapes"} for one in part["categories"]),
+                    ]
+                )
+                for part in (data.train, data.val)
+            ]
+        ),
+    ),
+    ("polygon-hole", ring_inside(-1)),
+    ("polygon-inside", ring_inside(1)),
+    ("mask-unlearned", edit(lambda data: [one.update(segmentation=[]) for one in data.objects[1::2]])),
+    ("annotation-ignored", change(0, ignore=1)),
+    ("annotation-ignored", change(0, ignore=True)),
+    ("nothing-to-learn", edit(lambda data: data.train.update(annotations=[]))),
+    ("nothing-to-learn", edit(lambda data: [one.update(ignore=1) for one in data.objects])),
+    ("nothing-to-evaluate", edit(lambda data: data.val.update(annotations=[]))),
+    ("crowd-value", change(0, ignore="perhaps")),
     ("list-empty", edit(lambda data: data.train.update(images=[], annotations=[]))),
     ("image-record", edit(lambda data: data.train["images"].append({"id": None, "file_name": "x.png"}))),
     ("image-record", edit(lambda data: data.train["images"].append({"id": 9}))),
     ("image-id-twice", edit(lambda data: data.train["images"][1].update(id=3))),
-    ("category-record", edit(lambda data: data.train["categories"].append({"id": "6", "name": "six"}))),
+    ("category-record", edit(lambda data: data.train["categories"].append({"id": "vi", "name": "six"}))),
     ("category-id-twice", edit(lambda data: data.train["categories"].append({"id": 1, "name": "other"}))),
     ("category-name-twice", edit(lambda data: data.train["categories"].append({"id": 9, "name": "disc"}))),
     ("category-names-alike", edit(lambda data: data.train["categories"].append({"id": 9, "name": "Disc "}))),
     ("category-unknown", change(0, category_id=90)),
-    ("category-unknown", change(0, category_id="1")),
+    ("category-unknown", change(0, category_id="one")),
     ("picture-unreadable", edit(lambda data: data.image().write_bytes(b"no image"))),
     ("picture-damaged", cut_file),
     ("picture-size", resave(lambda image: image.resize((WIDTH * 2, HEIGHT * 2)))),

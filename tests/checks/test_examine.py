@@ -17,6 +17,11 @@ from htc.data.annotation_file import read_annotation_file
 from htc.data.coco import read_coco
 
 CONSEQUENCES = {
+    "picture-name": {"picture-unlisted"},
+    "image-outside": {"picture-unlisted"},
+    "mask-unlearned": {"mask-missing"},
+    "nothing-to-learn": {"picture-empty", "class-absent", "annotation-ignored"},
+    "nothing-to-evaluate": {"picture-empty"},
     "list-empty": {"categories-differ", "class-absent", "picture-unlisted"},
     "category-name-twice": {"class-absent", "category-ids-differ"},
     "category-names-alike": {"class-absent", "categories-differ"},
@@ -130,6 +135,7 @@ def _only_the_faulty_changed(before: dict, after: dict, touched: set, code: str)
         "annotation-id-missing",
         "picture-missing",
         "picture-listed-twice",
+        "value-type",
         "annotation-id-twice",
     ):
         return
@@ -176,7 +182,7 @@ def test_several_faults_are_corrected_together(tmp_path):
 def test_nothing_is_overwritten_and_nothing_written_without_need(pristine, tmp_path, capsys):
     target = tmp_path / "fixed.json"
     code, found = run_on(pristine, tmp_path, "--fix", str(target))
-    assert (code, found["fixed"]) == (0, {"file": None, "corrected": {}})
+    assert (code, found["fixed"]) == (0, {"file": None, "corrected": {}, "changes": []})
     assert not target.exists()
     assert "fixed.json" in capsys.readouterr().err
     assert run_on(pristine, tmp_path, "--fix", str(pristine.annotations))[0] == 2

@@ -22,7 +22,7 @@ from htc.data.annotation_file import KIND, annotation_file, read_annotation_file
 from htc.data.coco import dataset_of, ground_truth_of, read_coco
 from htc.data.columns import INSTANCE_FIELDS, RECORD_FIELDS, ColumnImages
 from htc.data.columns_cache import MappedColumns, map_columns, read_columns
-from htc.data.dataset import Dataset, ImageRecord, Instance
+from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
 from htc.errors import DataError
 from htc.files import read_json
 
@@ -150,6 +150,21 @@ def test_the_plain_form_is_read_strictly(tmp_path: Path) -> None:
     assert [record.group for record in dataset] == [None, None, "night"]
     assert len(dataset.dropped) == 2
     assert dataset.images[1].instances[0].area == 99
+
+
+def test_holes_and_ignored_instances_are_equal_in_both_readers(tmp_path: Path) -> None:
+    content, path = plain(), tmp_path / "plain.json"
+    outer, hole = [2, 2, 32, 2, 32, 32, 2, 32], [10, 10, 10, 24, 24, 24, 24, 10]
+    content["annotations"][0]["segmentation"] = [outer, hole, [40, 2, 45, 2, 45, 9]]
+    content["annotations"][4]["ignore"] = 1
+    path.write_text(json.dumps(content))
+    assert assert_agreement(path)
+    file = read_annotation_file(path, None)
+    assert file.columns is not None
+    assert isinstance(dataset_of(file).images[1].instances[0].segmentation, RunLengths)
+    assert isinstance(dataset_of(replace(file, holes=False)).images[1].instances[0].segmentation, Polygons)
+    assert [one["iscrowd"] for one in ground_truth_of(file)["annotations"] if one["id"] == 0] == [1]
+    assert ground_truth_of(file)["annotations"][0]["segmentation"][:2] == [outer, hole]
 
 
 CHANGES: tuple[Callable[[dict[str, Any], random.Random], object], ...] = (
@@ -396,5 +411,5 @@ def test_records_in_columns_equal_the_records(large: Path) -> None:
 def test_missing_images_are_reported(large: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    with pytest.raises(DataError, match=r"image 000000000001.jpg and \d+ more .* not found"):
+    with pytest.raises(DataError, match=r"118 of 118 images not found in .*000000000001.jpg, "):
         read_coco(large, folder)

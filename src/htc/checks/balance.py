@@ -8,7 +8,8 @@ import numpy as np
 from htc.checks.findings import Finding, annotation_finding
 from htc.config import PYRAMID_STRIDES, Input
 from htc.data.advice import Statistics, class_repeats, repeat_threshold
-from htc.data.annotation_file import AnnotationEntry, AnnotationFile
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry
 from htc.data.transforms import resized_size
 
 
@@ -19,7 +20,7 @@ def counted(part: AnnotationFile) -> list[tuple[AnnotationEntry, tuple[float, fl
     usable_instances = []
     for one in part.annotations:
         where, size = one.where, one.image.size
-        unusable = one.outline.segmentation is None and bool(one.record.get("segmentation"))
+        unusable = one.outline.segmentation is None and one.segmented
         if one.crowd or unusable or where is None or size is None or one.category not in part.classes:
             continue
         box = (max(where[0], 0.0), max(where[1], 0.0), min(where[2], float(size[1])), min(where[3], float(size[0])))
@@ -52,6 +53,32 @@ def absent_classes(part: AnnotationFile) -> Iterator[Finding]:
         yield Finding(
             "class-absent", f"{len(absent)} of {len(part.classes)} classes have no instance here: {shown}", part.file
         )
+
+
+def learnable(part: AnnotationFile) -> Iterator[Finding]:
+    """Report a part without any instance that can be learned, or evaluated in the validation set, and ignored ones."""
+    ignored = [one for one in part.annotations if one.ignored]
+    if ignored:
+        what = f"{len(ignored)} of {len(part.annotations)} annotations have ignore 1"
+        yield annotation_finding(part, ignored[0], "annotation-ignored", what)
+    if not part.images or any(min(box[2] - box[0], box[3] - box[1]) >= 1 for _, box in counted(part)):
+        return
+    crowds = sum(one.crowd for one in part.annotations)
+    if part.annotation_faults or any(_is_faulty(part, one) for one in part.annotations):
+        return  # which has its own finding
+    if not part.annotations:
+        reason = f"none of its {len(part.images)} images has an annotation: there are no annotations"
+    elif crowds == len(part.annotations):
+        marks = [name for name, count in (("iscrowd 1", crowds - len(ignored)), ("ignore 1", len(ignored))) if count]
+        reason = f"all {crowds} annotations are crowd regions ({' or '.join(marks)}): there are no objects to count"
+    else:
+        reason = f"none of its {len(part.annotations)} annotations can be used as an instance"
+    yield Finding("nothing-to-evaluate" if part.name == "val" else "nothing-to-learn", reason, part.file)
+
+
+def _is_faulty(part: AnnotationFile, one: AnnotationEntry) -> bool:
+    unusable = one.outline.segmentation is None and one.segmented
+    return unusable or one.image.size is None or one.category not in part.classes or one.where is None
 
 
 def rare_classes(part: AnnotationFile) -> Iterator[Finding]:
@@ -97,4 +124,4 @@ def tiny_objects(part: AnnotationFile, size: Input) -> Iterator[Finding]:
             yield annotation_finding(part, one, "object-tiny", what, where=box)
 
 
-BALANCE_CHECKS = (absent_classes, rare_classes)
+BALANCE_CHECKS = (learnable, absent_classes, rare_classes)

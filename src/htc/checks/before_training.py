@@ -16,20 +16,25 @@ FINDINGS_SHOWN = 5
 """Maximum number of errors in the message; `htc doctor` shows all."""
 
 
+NOTES_SHOWN = ("mask-missing", "annotation-ignored", "picture-name", "category-parent")
+"""Notes that change what is learned, or from which files."""
+
+
 def check_data(config: Config, splits: Splits, maps: MapSources | None = None) -> tuple[str, ...]:
-    """Check the dataset without decoding images (about a millisecond per image) and return a line per kind of warning.
+    """Check the dataset without decoding images (about a millisecond per image) and return a line per kind of warning,
+    and of notes that matter for a training.
 
     Of `maps`, the headers of the files in the folder are read; with panoptic maps, the folder need not have a map for
     every image. Raises a `DataError` with the first errors, their files and ids.
     """
-    train = read_annotation_file(splits.train_annotations, splits.train_images, "train")
+    train = read_annotation_file(splits.train_annotations, splits.train_images, "train", holes=splits.holes)
     findings = list(fast_findings(train, config.input, config.inference.max_detections))
     if maps is not None and maps.folder is not None:
         findings += [
             one for one in map_files(train, maps.folder) if maps.panoptic_json is None or one.code != "semantic-missing"
         ]
     if splits.val_annotations is not None and splits.val_images is not None:
-        val = read_annotation_file(splits.val_annotations, splits.val_images, "val")
+        val = read_annotation_file(splits.val_annotations, splits.val_images, "val", holes=splits.holes)
         findings += fast_findings(val, config.input, config.inference.max_detections)
         findings += fast_findings_between(train, val)
     errors = [finding for finding in findings if FINDING_KINDS[finding.code].severity == "error"]
@@ -37,7 +42,7 @@ def check_data(config: Config, splits: Splits, maps: MapSources | None = None) -
         raise DataError(_named(errors, splits))
     warnings: dict[str, list[Finding]] = {}
     for finding in findings:
-        if FINDING_KINDS[finding.code].severity == "warning":
+        if FINDING_KINDS[finding.code].severity == "warning" or finding.code in NOTES_SHOWN:
             warnings.setdefault(finding.code, []).append(finding)
     return tuple(_line(code, of_code) for code, of_code in warnings.items())
 
@@ -57,9 +62,8 @@ def _named(errors: list[Finding], splits: Splits) -> str:
 def _line(code: str, findings: list[Finding]) -> str:
     first, times = findings[0], f" ({len(findings)} times)" if len(findings) > 1 else ""
     return (
-        f"warning: {FINDING_KINDS[code].title}{times}: {_where(first, first.file.name)}: {first.what}; "
-        f"{FINDING_KINDS[code].remedy} "
-        f"({code})"
+        f"{FINDING_KINDS[code].severity}: {FINDING_KINDS[code].title}{times}: "
+        f"{_where(first, first.file.name)}: {first.what}; {FINDING_KINDS[code].remedy} ({code})"
     )
 
 

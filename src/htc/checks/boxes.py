@@ -9,10 +9,12 @@ from pycocotools import mask as coco_masks
 
 from htc.checks.findings import Edit, Finding, annotation_finding
 from htc.checks.outlines import without_mask
-from htc.data.annotation_file import AnnotationEntry, AnnotationFile, box_fault
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry, box_fault
 from htc.data.dataset import RunLengths
 from htc.data.mask_encodings import polygon_runs
-from htc.data.segmentation import exact_area, is_number, short
+from htc.data.record_values import is_number, short
+from htc.data.segmentation import exact_area
 
 XYXY = tuple[float, float, float, float]
 EDGE, EDGE_SHARE = 2.5, 0.05
@@ -62,7 +64,7 @@ def _box_finding(part: AnnotationFile, one: AnnotationEntry, height: int, width:
     corners = (x, y, x + w, y + h)
     if mask is not None:
         return _unlike(part, one, corners, mask, from_mask)
-    if one.record.get("segmentation"):
+    if one.segmented:
         return None  # an unusable outline has its own finding, which this box may help to correct
     if w < 1 or h < 1:
         return _finding(
@@ -149,20 +151,9 @@ def _whole_numbers(part: AnnotationFile) -> Finding | None:
     ]
     if not finer or any(value % 1 for box, _ in pairs for value in box):
         return None
-    edits = []
-    for one in part.annotations:
-        box, mask = one.box, one.outline.box
-        if (
-            one.outline.segmentation is not None
-            and box is not None
-            and mask is not None
-            and any(value % 1 for value in mask)
-            and _near_edges(box, mask)
-        ):
-            edits.append(Edit("annotations", one.position, {"bbox": _xywh(mask)}))
     apart = max(abs(a - b) for (x, y, w, h), mask in finer for a, b in zip((x, y, x + w, y + h), mask, strict=True))
     what = f"{len(finer)} boxes are rounded to whole numbers, up to {apart:.1f} px off their polygons"
-    return Finding("box-whole-numbers", what, part.file, edits=tuple(edits), fixed_by="the boxes of the masks written")
+    return Finding("box-whole-numbers", what, part.file)
 
 
 def _near_edges(box: XYXY, mask: XYXY) -> bool:
@@ -197,6 +188,10 @@ def _area_finding(
     area = exact_area(one.outline, height, width)
     if box is not None and is_number(annotated) and _near(annotated, area, box):
         return
+    # For rings inside others, the annotated area shows how they are meant.
+    meant = [value for value in (one.outline.filled_area, one.outline.even_odd_area) if value is not None]
+    if box is not None and is_number(annotated) and any(_near(annotated, value, box) for value in meant):
+        return
     hint = ""
     if (
         box is not None
@@ -204,7 +199,7 @@ def _area_finding(
         and abs(annotated - (box[2] - box[0]) * (box[3] - box[1])) < max(1.0, 0.01 * annotated)
     ):
         hint = "; it is the area of the box"
-    edits = (Edit("annotations", one.position, {"area": area}),)
+    edits = () if meant else (Edit("annotations", one.position, {"area": area}),)
     shown = f"{annotated:g}" if is_number(annotated) else short(annotated)
     yield _finding(
         part,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Literal, Never
 
 from htc.checks.examine import COCO_STUFF, Examination, Request, examine, read_request
 from htc.checks.findings import SEVERITIES, Finding
@@ -80,6 +80,7 @@ def doctor(
     val_annotations: str | Path | None = None,
     val_images: str | Path | None = None,
     label_maps: str = AUTO,
+    coco_holes: Literal["on", "off"] = "on",
     max_detections: int = Inference().max_detections,
     fix: str | Path | None = None,
     html: str | Path | None = None,
@@ -98,6 +99,7 @@ def doctor(
             set.
         val_images: the folder of the validation images.
         label_maps: how label maps are read, as in `htc.train`.
+        coco_holes: whether polygons inside others are holes, as in `htc.train`.
         max_detections: the maximum number of detections of an image that the model will have.
         fix: write the annotations with all safe corrections to this new file.
         html: write a page with images of the findings to this new file.
@@ -126,6 +128,7 @@ def doctor(
             "semantic": optional_path(semantic),
             "semantic_classes": semantic_classes,
             "max_detections": max_detections,
+            "holes": coco_holes != "off",
         }
         if isinstance(data, str | Path):
             validation = {"val_annotations": optional_path(val_annotations), "val_images": optional_path(val_images)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from htc.checks.balance import BALANCE_CHECKS, crowded_images, statistics, tiny_objects
 from htc.checks.boxes import BOX_CHECKS
-from htc.checks.findings import SEVERITIES, Finding, Severity
+from htc.checks.findings import SEVERITIES, Finding, Severity, named
 from htc.checks.images import IMAGE_CHECKS, Content, copies, damaged, leaks, read_contents
 from htc.checks.kinds import FINDING_KINDS
 from htc.checks.maps import map_files, map_values
@@ -107,6 +107,7 @@ def read_request(
     semantic_classes: int = COCO_STUFF,
     max_detections: int = Inference().max_detections,
     label_maps: str = AUTO,
+    holes: bool = True,
 ) -> Request:
     """Read the annotation files to examine. Without `images`, `annotations` is the folder of a dataset, in any format
     that training takes; its validation set and semantic maps are included unless others are given.
@@ -130,7 +131,7 @@ def read_request(
                 raise DataError(f"{annotations} has no training part; it has {', '.join(parts)}")
             given = None
             if val_annotations is not None and val_images is not None:
-                given = read_annotation_file(val_annotations, val_images, "val")
+                given = read_annotation_file(val_annotations, val_images, "val", holes=holes)
             found = tuple(Finding("layout-converted", note, annotations) for note in notes)
             val = given or parts.get("val")
             train = parts["train"] if val is not None else replace(parts["train"], name="")
@@ -140,11 +141,11 @@ def read_request(
         if val_annotations is None:
             val_annotations, val_images = root.splits.val_annotations, root.splits.val_images
         semantic = semantic or root.maps
-    train = read_annotation_file(annotations, images, "train" if val_annotations else "")
+    train = read_annotation_file(annotations, images, "train" if val_annotations else "", holes=holes)
     val = (
         None
         if val_annotations is None or val_images is None
-        else read_annotation_file(val_annotations, val_images, "val")
+        else read_annotation_file(val_annotations, val_images, "val", holes=holes)
     )
     return Request(train, val, semantic, semantic_classes, max_detections, findings)
 
@@ -179,19 +180,19 @@ class Examination:
 
 def fast_findings(part: AnnotationFile, size: Input, max_detections: int) -> Iterator[Finding]:
     """Run the checks of one part that do not decode images, for a model with this input and maximum detections."""
-    findings = [finding for check in PART_CHECKS for finding in check(part)]
+    findings = [finding for check in PART_CHECKS for finding in named(part, check(part))]
     doubtful = {finding.image for finding in findings if finding.code in UNKNOWN_SIZE}
     for finding in findings:
         # If the size of an image differs from its record, every outline may be wrong, so no annotation is corrected.
         yield replace(finding, edits=()) if finding.annotation is not None and finding.image in doubtful else finding
-    yield from crowded_images(part, max_detections)
-    yield from tiny_objects(part, size)
+    yield from named(part, crowded_images(part, max_detections))
+    yield from named(part, tiny_objects(part, size))
 
 
 def fast_findings_between(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
     """Run the checks between training and validation set that do not decode images."""
     for check in SPLIT_CHECKS:
-        yield from check(train, val)
+        yield from named(val, check(train, val))
 
 
 def examine(request: Request, progress: Progress | None = None) -> Examination:
@@ -205,14 +206,17 @@ def examine(request: Request, progress: Progress | None = None) -> Examination:
         of_part = list(fast_findings(part, size, request.max_detections))
         contents.append(read_contents(part, progress))
         unreadable = {one.image_path for one in of_part if one.code == "picture-unreadable"}
-        findings += [*of_part, *damaged(contents[-1], unreadable), *copies(part, contents[-1])]
+        decoded = (*damaged(contents[-1], unreadable), *copies(part, contents[-1]))
+        findings += [*of_part, *named(part, decoded)]
     if request.val is not None:
-        findings += [*fast_findings_between(request.train, request.val), *leaks(request.val, *contents)]
+        findings += fast_findings_between(request.train, request.val)
+        findings += named(request.val, leaks(request.val, *contents))
     if request.semantic is not None:
-        findings += [
+        maps = (
             *map_files(request.train, request.semantic),
             *map_values(request.train, request.semantic, request.semantic_classes),
-        ]
+        )
+        findings += named(request.train, maps)
     return Examination(parts, tuple(_sorted(findings)), data, advice(data))
 
 

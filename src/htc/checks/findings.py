@@ -1,23 +1,25 @@
 """The findings of checks: where a dataset is faulty, what is wrong, and the safe correction if there is one."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from htc.data.annotation_file import AnnotationEntry, AnnotationFile
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry
 from htc.data.faults import RecordFault
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 Box = tuple[float, float, float, float]
+ListName = Literal["images", "annotations", "categories"]
 
 
 @dataclass(frozen=True)
 class Edit:
     """One change to one record of an annotation file."""
 
-    part: Literal["images", "annotations", "categories"]
+    part: ListName
     position: int
     """Index in that list."""
     change: Mapping[str, Any] | None
@@ -47,13 +49,25 @@ class Finding:
     """The correction; empty if only a person can decide."""
     fixed_by: str = field(default="")
     """What the edits do."""
+    image_name: str = ""
+    """`file_name` of the image."""
 
     @property
     def location(self) -> str:
         """Annotation and image, as named in messages; the file's name if there are none."""
+        named = f", {self.image_name}" if self.image_name else ""
         if self.annotation is not None:
-            return f"annotation {self.annotation} (image {self.image})"
-        return f"image {self.image}" if self.image is not None else self.file.name
+            return f"annotation {self.annotation} (image {self.image}{named})"
+        if self.image is None:
+            return self.file.name
+        return f"image {self.image} ({self.image_name})" if self.image_name else f"image {self.image}"
+
+
+def named(part: AnnotationFile, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Add the image's file name to findings that have its id."""
+    for finding in findings:
+        entry = None if finding.image is None or finding.image_name else part.by_id.get(finding.image)
+        yield finding if entry is None else replace(finding, image_name=entry.name)
 
 
 def annotation_finding(

@@ -5,11 +5,11 @@ damaged images, copies, and nearly the same image in training and validation.
 """
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -17,10 +17,13 @@ from jaxtyping import Bool, UInt8
 
 from htc.checks.findings import Edit, Finding
 from htc.checks.records import file_digest, leaked
-from htc.data.annotation_file import AnnotationFile, ImageEntry
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import ImageEntry
 from htc.data.formats.converted import IMAGE_ENDINGS
+from htc.data.image_names import leaves_folder, portable
 from htc.data.images import TURNED, image_header, read_image
 from htc.errors import DataError
+from htc.files import visible
 from htc.progress import Progress
 
 MOSTLY_IMAGES = 0.5
@@ -37,38 +40,56 @@ FLAT = 2.0
 
 def check_image_files(part: AnnotationFile) -> Iterator[Finding]:
     """Check the file of each image record."""
-    missing = [image for image in part.images if not image.path.is_file()]
+    missing = [image for image in part.images if image.location.missing and not leaves_folder(image.name)]
+    # A file of another name may be that of a missing image: then only a person can decide.
     removable = len(missing) <= MOSTLY_IMAGES * len(part.images)
-    lower = {name.lower(): name for name in part.present}
+    bases = Counter(PurePosixPath(portable(image.name)).name for image in missing)
     for image in missing:
-        yield _missing(part, image, lower.get(Path(image.name).name.lower()), removable)
+        base = PurePosixPath(portable(image.name)).name
+        alike = bases[base] > 1 or any(other.path.name == base for other in part.images if not other.location.missing)
+        yield _missing(part, image, removable and not alike)
+    yield from _differing_names(part)
     for image in part.images:
-        if image.path.is_file():
+        if not image.location.missing:
             yield from _header(image)
 
 
-def _missing(part: AnnotationFile, image: ImageEntry, alike: str | None, removable: bool) -> Finding:
-    what = f"{image.name} is not in {part.folder}"
-    if alike is not None:
-        edits = (Edit("images", image.position, {"file_name": alike}),)
-        return Finding(
-            "picture-missing",
-            f"{what}, but {alike} is",
-            part.file,
-            image.id,
-            edits=edits,
-            fixed_by=f"file_name changed to {alike}",
-        )
+def _missing(part: AnnotationFile, image: ImageEntry, removable: bool) -> Finding:
     # Its annotations then belong to no image and are removed for that reason.
     edits = (Edit("images", image.position, None),) if removable else ()
     return Finding(
         "picture-missing",
-        what,
+        f"{image.name} is not in {part.folder}",
         part.file,
         image.id,
         edits=edits,
         fixed_by="the image record and its annotations removed",
     )
+
+
+def _differing_names(part: AnnotationFile) -> Iterator[Finding]:
+    """Report, once for each kind, file names that differ from those of the files."""
+    differing: dict[str, list[ImageEntry]] = defaultdict(list)
+    for image in part.images:
+        if image.location.difference:
+            differing[image.location.difference].append(image)
+    for difference, images in differing.items():
+        assert part.folder is not None
+        paths = [image.path.relative_to(part.folder).as_posix() for image in images]
+        edits = tuple(
+            Edit("images", image.position, {"file_name": path}) for image, path in zip(images, paths, strict=True)
+        )
+        example = f"{images[0].name!r}: the file is {paths[0]!r}"
+        what = f"{len(images)} of {len(part.images)} by {difference}, such as {example}"
+        yield Finding(
+            "picture-name",
+            what,
+            part.file,
+            images[0].id,
+            images[0].path,
+            edits=edits,
+            fixed_by="the names of the files written",
+        )
 
 
 def _header(image: ImageEntry) -> Iterator[Finding]:
@@ -109,7 +130,8 @@ def listed_twice(part: AnnotationFile) -> Iterator[Finding]:
     """Report files that have several records with different ids."""
     records: dict[Path, list[ImageEntry]] = defaultdict(list)
     for image in part.images:
-        records[image.path].append(image)
+        if not image.location.missing:
+            records[image.path].append(image)
     for path, several in records.items():
         first = several[0]
         for other in several[1:]:
@@ -118,8 +140,9 @@ def listed_twice(part: AnnotationFile) -> Iterator[Finding]:
             moved = tuple(
                 Edit("annotations", one.position, {"image_id": first.id}) for one in part.by_image[other.position]
             )
-            edits = (Edit("images", other.position, None), *moved) if other.size == first.size else ()
-            what = f"{path.name} is both image {first.id} and image {other.id}"
+            same = other.size == first.size and portable(other.name) == portable(first.name)
+            edits = (Edit("images", other.position, None), *moved) if same else ()
+            what = f"{first.name} is both image {first.id} and image {other.id}"
             yield Finding(
                 "picture-listed-twice",
                 what,
@@ -133,11 +156,11 @@ def listed_twice(part: AnnotationFile) -> Iterator[Finding]:
 
 def unlisted(part: AnnotationFile) -> Iterator[Finding]:
     """Report images in the folder that have no record."""
-    listed = {image.path.name for image in part.images}
+    listed = {image.path.name for image in part.images if image.path.parent == part.folder}
     others = sorted(
         name
         for name in part.present - listed
-        if Path(name).suffix.lower() in IMAGE_ENDINGS and not name.startswith(".")
+        if PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS and visible(Path(name))
     )
     if others:
         yield Finding(
@@ -149,7 +172,7 @@ def unlisted(part: AnnotationFile) -> Iterator[Finding]:
 
 def without_objects(part: AnnotationFile) -> Iterator[Finding]:
     """Report images without annotations."""
-    empty = [image for image in part.images if not part.by_image.get(image.position) and image.path.is_file()]
+    empty = [image for image in part.images if not part.by_image.get(image.position) and not image.location.missing]
     if empty:
         what = f"{len(empty)} of {len(part.images)} images, such as {empty[0].name}"
         yield Finding("picture-empty", what, part.file, empty[0].id, empty[0].path)
@@ -171,7 +194,7 @@ class Content:
 
 def read_contents(part: AnnotationFile, progress: Progress | None = None) -> list[Content]:
     """Decode every image of the part once."""
-    files = list({image.path: image for image in part.images if image.path.is_file()}.values())
+    files = list({image.path: image for image in part.images if not image.location.missing}.values())
     contents = []
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
         for content in pool.map(_read, files):
@@ -242,7 +265,7 @@ def leaks(val: AnnotationFile, train: list[Content], validation: list[Content]) 
             nearest = int(distances.argmin())
             if distances[nearest] <= ALIKE:
                 what = (
-                    f"{content.image.name} looks like the training image {known[nearest][0].path.name} "
+                    f"{content.image.name} looks like the training image {known[nearest][0].name} "
                     f"({distances[nearest]} of {len(content.print)} hash bits differ)"
                 )
                 yield Finding("picture-leaked-alike", what, val.file, content.image.id, content.image.path)

@@ -42,6 +42,11 @@ RECORD_KINDS = {
         "the image file or its annotations cannot be identified",
         FAULT_REMEDIES["image-record"],
     ),
+    "image-outside": _error(
+        "An image lies outside the images folder",
+        "file names are relative to the images folder; nothing outside it is read",
+        FAULT_REMEDIES["image-outside"],
+    ),
     "image-size-missing": _error(
         "An image record has no height and width",
         "polygons and RLE masks cannot be decoded without the image size",
@@ -84,6 +89,16 @@ RECORD_KINDS = {
         "they are probably one class, which would be trained as two",
         "merge them, or rename one",
     ),
+    "category-parent": _note(
+        "A category is only the supercategory of the others",
+        "it is not trained as a class",
+        "remove it, or ignore this note",
+    ),
+    "value-type": _warning(
+        "Values are not written as COCO does",
+        "their meaning is certain, so they are used here, but other tools may not find the image or class",
+        "write ids, sizes and flags as integers, polygons as lists, and RLE counts as COCO's text or a list",
+    ),
     "category-unknown": _error(
         "An annotation has an unknown category",
         "without a class, it cannot be trained on",
@@ -95,6 +110,11 @@ IMAGE_KINDS = {
         "An image is not in the folder",
         "training would stop at this image",
         "add the file, correct file_name, or remove the image record",
+    ),
+    "picture-name": _note(
+        "File names in the annotations differ from those of the files",
+        "the files are found here, but other tools may not find them",
+        "check that these are the right files, and write their names",
     ),
     "picture-unlisted": _note(
         "Images in the folder are not in the annotation file",
@@ -188,6 +208,16 @@ OUTLINE_KINDS = {
         "the mask is clipped to the image, but its box may not be",
         "clip it to the image",
     ),
+    "polygon-hole": _warning(
+        "A polygon inside another is used as a hole",
+        "COCO's polygons are a union, in which it would be filled; the metrics of COCO fill it",
+        "nothing, if it is a hole; --coco-holes off fills all holes; RLE masks have holes in every tool",
+    ),
+    "polygon-inside": _warning(
+        "A polygon lies inside another one",
+        "with the same orientation it is part of the union and adds nothing, though it may be meant as a hole",
+        "remove it or, if it is a hole, reverse its points",
+    ),
     "rle-size": _error(
         "The size of an RLE mask differs from its image",
         "its pixels would be at the wrong position",
@@ -211,8 +241,18 @@ OUTLINE_KINDS = {
         "on their images, only boxes are trained, no masks",
         "add their masks, or train a model for boxes only",
     ),
+    "mask-unlearned": _warning(
+        "Masks are not learned although there are some",
+        "an image trains masks only if each of its instances has one; boxes and classes are learned from all images",
+        "add the missing masks, or remove the instances without a mask from some images",
+    ),
+    "annotation-ignored": _note(
+        "Annotations are marked with ignore",
+        "they are used like crowd regions: neither learned nor counted as missed",
+        "write ignore 0 for instances that count",
+    ),
     "crowd-value": _error(
-        "iscrowd is neither 0 nor 1",
+        "iscrowd or ignore is neither 0 nor 1",
         "it is unclear whether the annotation is an instance or a crowd region",
         FAULT_REMEDIES["crowd-value"],
     ),
@@ -286,6 +326,16 @@ DATASET_KINDS = {
         "Instances smaller than one cell of the finest feature map",
         "they are hardly visible to the network",
         "train at a larger input size, or on crops",
+    ),
+    "nothing-to-learn": _error(
+        "No instance to learn",
+        "a model that is trained without any instance predicts nothing",
+        "annotate instances; write iscrowd 0 and ignore 0 for single instances",
+    ),
+    "nothing-to-evaluate": _warning(
+        "The validation set has no object to evaluate",
+        "without instances, AP is undefined (-1), and the best weights cannot be chosen",
+        "annotate instances, or train without a validation set",
     ),
     "class-absent": _warning(
         "A class has no instances",

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from htc.checks.findings import Finding
-from htc.data.annotation_file import AnnotationFile, ImageEntry
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import ImageEntry
 from htc.data.images import BROKEN
 from htc.data.semantic_maps import IGNORE, map_path
 from htc.errors import DataError
@@ -24,6 +25,8 @@ def map_files(part: AnnotationFile, folder: Path) -> Iterator[Finding]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of semantic maps; correct --semantic, or remove it")
     for image in part.images:
+        if image.location.missing:
+            continue  # the image has its own finding
         path = map_path(folder, image.path)
         if not path.is_file():
             other = next((one for one in sorted(folder.glob(f"{escape(image.path.stem)}.*"))), None)

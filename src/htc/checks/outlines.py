@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from htc.checks.findings import Edit, Finding, annotation_finding
-from htc.data.annotation_file import AnnotationEntry, AnnotationFile, crowd_fault
-from htc.data.segmentation import SegmentationFault, is_number, read_outline
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry, crowd_fault
+from htc.data.record_values import flag, is_number
+from htc.data.segmentation import SegmentationFault, read_outline
 
 CONFIRMED = 1.0
 """Maximum difference in pixels between the box of a repaired outline and the annotated box for a safe repair."""
@@ -57,16 +59,22 @@ def _without_last(one: AnnotationEntry) -> list[Any] | None:
 
 
 def missing_masks(part: AnnotationFile) -> Iterator[Finding]:
-    """Report, once, instances that have only a box."""
-    bare = [
-        one for one in part.annotations if not one.record.get("segmentation") and one.box is not None and not one.crowd
-    ]
+    """Report, once, instances that have only a box, and a training set none of whose images trains masks."""
+    bare = [one for one in part.annotations if not one.segmented and one.box is not None and not one.crowd]
     if bare:
         images = len({one.image.position for one in bare})
         objects = sum(not one.crowd for one in part.annotations)
         what = f"{len(bare)} of {objects} instances have only a box, on {images} of {len(part.images)} images"
         first = bare[0]
         yield Finding("mask-missing", what, part.file, first.image.id, first.image.path, first.id, first.where)
+        unmasked = {one.image.position for one in bare}
+        masked = [one for one in part.annotations if one.segmented and not one.crowd]
+        if part.name != "val" and masked and all(one.image.position in unmasked for one in masked):
+            what = (
+                f"{len(masked)} instances have a mask, but each of their images also has an instance without one: no "
+                f"mask is learned"
+            )
+            yield Finding("mask-unlearned", what, part.file, first.image.id, first.image.path, first.id, first.where)
 
 
 def crowds(part: AnnotationFile) -> Iterator[Finding]:
@@ -75,12 +83,12 @@ def crowds(part: AnnotationFile) -> Iterator[Finding]:
         isinstance(one.record.get("segmentation"), list) and one.record["segmentation"] for one in part.annotations
     )
     for one in part.annotations:
-        iscrowd, segmentation = one.record.get("iscrowd"), one.record.get("segmentation")
+        iscrowd, segmentation = flag(one.record.get("iscrowd")), one.record.get("segmentation")
         finding = None
         fault = crowd_fault(one)
         if fault is not None:
             finding = (fault.code, fault.what)
-        elif iscrowd == 1 and isinstance(segmentation, list) and segmentation:
+        elif iscrowd and isinstance(segmentation, list) and segmentation:
             finding = (
                 "crowd-polygon",
                 f"it is a crowd of {len(segmentation)} polygon{'s' if len(segmentation) > 1 else ''}",

@@ -3,11 +3,15 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from htc.checks.findings import Edit, Finding, annotation_finding, record_finding
-from htc.data.annotation_file import AnnotationFile, ImageEntry, category_fault, is_id, is_whole
+from htc.checks.findings import Edit, Finding, ListName, annotation_finding, record_finding
+from htc.data.annotation_file import AnnotationFile
+from htc.data.coco_records import AnnotationEntry, ImageEntry, category_fault
 from htc.data.faults import RecordFault
+from htc.data.image_names import portable
 from htc.data.images import image_size
+from htc.data.record_values import own_id, short, whole
 from htc.errors import DataError
 
 MOSTLY = 0.5
@@ -40,12 +44,12 @@ def _size_edit(part: AnnotationFile, fault: RecordFault) -> tuple[Edit, ...]:
 def annotation_records(part: AnnotationFile) -> Iterator[Finding]:
     """Report unusable annotations, and those without an id, which get a new one."""
     records = part.content["annotations"]
-    used = (record.get("id") for record in records if isinstance(record, dict))
-    free = max((id for id in used if is_whole(id)), default=0) + 1
+    used = (whole(record.get("id")) for record in records if isinstance(record, dict))
+    free = max((id for id in used if id is not None), default=0) + 1
     nameless = [
         RecordFault("annotation-id-missing", f"its id is {own!r}", "annotations", one.position, one.image.id, one.id)
         for one in part.annotations
-        if not is_id(own := one.record.get("id"))
+        if own_id(own := one.record.get("id")) is None
     ]
     # If many annotations belong to no image, the list of images is probably wrong.
     removable = len(part.annotations) > MOSTLY * len(records)
@@ -83,7 +87,7 @@ def check_categories(part: AnnotationFile) -> Iterator[Finding]:
 def labels(part: AnnotationFile) -> Iterator[Finding]:
     """Report annotations without a known category."""
     known = set(part.classes)
-    used = {id for one in part.annotations if is_whole(id := one.record.get("category_id"))}
+    used = {id for one in part.annotations if (id := one.category) is not None}
     shifted = next((by for by in (1, -1) if used - known and {id + by for id in used} <= known), None)
     hint = (
         f"; all category ids would fit if they were {'one larger' if shifted == 1 else 'one smaller'}"
@@ -101,7 +105,55 @@ def _span(ids: set[int]) -> str:
     return f"{min(ids)} to {max(ids)}" if ids else "none"
 
 
-RECORD_CHECKS = (image_records, annotation_records, check_categories, labels)
+def value_types(part: AnnotationFile) -> Iterator[Finding]:
+    """Report, once for each field, values of another type than COCO's whose meaning is certain."""
+    if part.columns is not None:
+        return  # all its values are as COCO writes them
+    of_field: dict[tuple[ListName, str], list[tuple[Any, Any, Edit]]] = {}
+    categories = [
+        (position, record, {"id": id})
+        for position, record in enumerate(part.content["categories"])
+        if isinstance(record, dict) and (id := whole(record.get("id"))) is not None and type(record["id"]) is not int
+    ]
+    kinds: tuple[tuple[ListName, list[tuple[int, Any, dict[str, Any]]]], ...] = (
+        ("images", [(one.position, one, one.in_coco_types) for one in part.images]),
+        ("annotations", [(one.position, one, one.in_coco_types) for one in part.annotations]),
+        ("categories", categories),
+    )
+    for kind, entries in kinds:
+        for position, entry, values in entries:
+            for name, value in values.items():
+                record = entry if isinstance(entry, dict) else entry.record
+                edit = Edit(kind, position, {name: value})
+                of_field.setdefault((kind, name), []).append((entry, record[name], edit))
+    for (kind, name), found in of_field.items():
+        entry, stated, edit = found[0]
+        assert edit.change is not None
+        what = (
+            f"{name} of {len(found)} of {len(part.content[kind])} {kind} is not written as COCO does: {short(stated)}, "
+            f"which is used as {short(edit.change[name])}"
+        )
+        image = None if isinstance(entry, dict) else entry if isinstance(entry, ImageEntry) else entry.image
+        yield Finding(
+            "value-type",
+            what,
+            part.file,
+            None if image is None else image.id,
+            None if image is None else image.path,
+            entry.id if isinstance(entry, AnnotationEntry) else None,
+            edits=tuple(edit for _, _, edit in found),
+            fixed_by="the values written as COCO does",
+        )
+
+
+def parents(part: AnnotationFile) -> Iterator[Finding]:
+    """Report categories that are only the supercategory of the others."""
+    for id, name in part.parents.items():
+        what = f"{name!r} (id {id}) has no annotation and is the supercategory of all others"
+        yield Finding("category-parent", what, part.file)
+
+
+RECORD_CHECKS = (image_records, annotation_records, check_categories, labels, value_types, parents)
 
 
 def compare_categories(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
@@ -134,22 +186,22 @@ def compare_files(train: AnnotationFile, val: AnnotationFile) -> Iterator[Findin
     """Report validation files that equal a training file, with any name; only files of equal size are read."""
     of_train: dict[int, list[ImageEntry]] = {}
     for image in train.images:
-        if image.path.is_file():
+        if not image.location.missing:
             of_train.setdefault(image.path.stat().st_size, []).append(image)
     digests: dict[Path, str] = {}
     for image in val.images:
-        for other in of_train.get(image.path.stat().st_size, []) if image.path.is_file() else []:
+        for other in of_train.get(image.path.stat().st_size, []) if not image.location.missing else []:
             if image.path == other.path or _digest(image.path, digests) == _digest(other.path, digests):
                 yield leaked(val, image, other)
                 break
 
 
 def names(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
-    """Report images with the same name but different content."""
-    of_train = {Path(image.name).name: image for image in train.images}
+    """Report images with the same name, folders included, but different content."""
+    of_train = {_below_folder(train, image): image for image in train.images if not image.location.missing}
     for image in val.images:
-        other = of_train.get(Path(image.name).name)
-        if other is not None and image.path.is_file() and other.path.is_file() and not _same(image.path, other.path):
+        other = None if image.location.missing else of_train.get(_below_folder(val, image))
+        if other is not None and not _same(image.path, other.path):
             yield Finding(
                 "picture-leaked-name",
                 f"{image.name} is in both parts, with different content",
@@ -157,6 +209,10 @@ def names(train: AnnotationFile, val: AnnotationFile) -> Iterator[Finding]:
                 image.id,
                 image.path,
             )
+
+
+def _below_folder(part: AnnotationFile, image: ImageEntry) -> str:
+    return portable(image.name) if part.folder is None else image.path.relative_to(part.folder).as_posix()
 
 
 def leaked(val: AnnotationFile, image: ImageEntry, other: ImageEntry) -> Finding:

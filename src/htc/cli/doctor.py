@@ -1,7 +1,7 @@
 """`htc doctor`: report the faults of a dataset and how to fix them, and write corrected annotations."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -24,6 +24,7 @@ def doctor(
     val_annotations: File | None = None,
     val_images: Folder | None = None,
     label_maps: LabelMaps = AUTO,
+    coco_holes: Literal["on", "off"] = "on",
     max_detections: Count = 100,
     fix: File | None = None,
     html: File | None = None,
@@ -50,6 +51,8 @@ def doctor(
         Folder of the validation images.
     label_maps
         How label maps are read, as for `htc train`.
+    coco_holes
+        Whether polygons inside others are holes, as for `htc train`.
     max_detections
         Maximum number of detections of an image that the model will have.
     fix
@@ -79,6 +82,7 @@ def doctor(
         val_annotations=val_annotations,
         val_images=val_images,
         label_maps=label_maps,
+        coco_holes=coco_holes,
         max_detections=max_detections,
         fix=fix,
         html=html,
@@ -89,6 +93,8 @@ def doctor(
     if report.fixed is not None and report.fixed.file is None:
         print_message(f"no fault can be corrected automatically; {fix} was not written")
     elif report.fixed is not None:
+        for change in report.fixed.changes:
+            print_message(str(change))
         print_message(f"corrected annotations ({report.fixed.summary}): {fix}; the examined file is unchanged")
     if html is not None:
         print_message(f"page: {html}")

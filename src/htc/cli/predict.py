@@ -1,6 +1,6 @@
 """`htc predict`: predict on images; write drawings and result files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -191,11 +191,11 @@ def _images(
     """Return the images with a readable header, their ids, and the failures, which are also printed. Raises `DataError`
     if no image is readable.
     """
-    known: Mapping[str, int | str] = {}
+    known = None
     if annotations is not None:
-        from htc.evaluation.files import image_ids_by_name
+        from htc.evaluation.files import listed_names
 
-        known = image_ids_by_name(annotations)
+        known = listed_names(annotations)
     files, failures = expand(sources)
     usable, unreadable = readable(files, max_pixels or MAX_PIXELS)
     failures += unreadable

@@ -1,7 +1,7 @@
 """`htc train`: train a model on a dataset."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -42,6 +42,7 @@ def train(
     val_annotations: File | None = None,
     val_images: Folder | None = None,
     label_maps: LabelMaps = AUTO,
+    coco_holes: Literal["on", "off"] = "on",
     preset: Name | None = None,
     weights: Name | None = None,
     semantic: Annotated[str, Parameter(metavar="auto|none|DIR")] = "auto",
@@ -87,6 +88,9 @@ def train(
         How label maps are read: auto decides from the maps; otherwise what is an instance, as in instances (each
         value), components (each connected region) or classes (values are classes), and which values are background and
         void: components,background=255,void=none.
+    coco_holes
+        on: a polygon of COCO's JSON wholly inside another, of the opposite orientation, is a hole; off: polygons are a
+        union, as COCO's own metrics have them.
     preset
         The model and its schedule; `htc models` lists all. Default: chosen for the dataset.
     weights
@@ -139,6 +143,7 @@ def train(
         val_annotations=val_annotations,
         val_images=val_images,
         label_maps=label_maps,
+        coco_holes=coco_holes,
         weights=weights,
         semantic=maps.targets(semantic),
         out=out,

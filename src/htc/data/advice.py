@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from htc.config import PYRAMID_STRIDES, Input
+from htc.data.columns import table_of
 from htc.data.dataset import Dataset
 from htc.data.transforms import resized_size
 
@@ -74,18 +75,9 @@ class Advice:
 
 def statistics_of(dataset: Dataset) -> Statistics:
     """Collect the statistics that the rules use."""
-    instances = [
-        (number, instance)
-        for number, record in enumerate(dataset.images)
-        for instance in record.instances
-        if not instance.crowd
-    ]
+    table = table_of(dataset.images).without_crowds()
     return Statistics(
-        classes=dataset.classes,
-        sizes=np.array([(record.height, record.width) for record in dataset.images], np.int64).reshape(-1, 2),
-        boxes=np.array([instance.box for _, instance in instances], np.float64).reshape(-1, 4),
-        labels=np.array([instance.label for _, instance in instances], np.int64),
-        images=np.array([number for number, _ in instances], np.int64),
+        classes=dataset.classes, sizes=table.sizes, boxes=table.boxes, labels=table.labels, images=table.owners
     )
 
 

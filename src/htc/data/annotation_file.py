@@ -2,100 +2,29 @@
 
 Training (`htc.data.coco.read_coco`) and evaluation reject a file for the faults found here and for no others; `htc
 doctor` reports each of them as an error and has further checks. Therefore training and evaluation accept what the
-doctor accepts.
+doctor accepts. Values of another type whose meaning is certain (an id as text) are used by all of them, and reported by
+the doctor, which knows them from `in_coco_types`.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, SupportsIndex, TypeGuard, overload
+from typing import Any, SupportsIndex, overload
 
-from htc.data.columns import MAX_SIDE, Columns
+from htc.data.coco_records import AnnotationEntry, ImageEntry
+from htc.data.columns import Columns
 from htc.data.columns_cache import read_columns
 from htc.data.faults import RecordFault
-from htc.data.segmentation import NO_OUTLINE, Outline, are_numbers, read_outline, short
+from htc.data.image_names import ImageLocation, leaves_folder, locate, outside_text, top_files
+from htc.data.record_values import NO_PARENT, KnownIds, is_id, own_id, short, whole
 from htc.errors import DataError
 from htc.files import read_json
 
 KIND = "COCO annotations, an instance file (.json)"
 LISTS = ("images", "annotations", "categories")
-ID_TYPES = frozenset((int, str))
-NO_PATH = Path()
-
-
-@dataclass(frozen=True)
-class ImageEntry:
-    """An image record with an id and a file name."""
-
-    position: int
-    id: int | str
-    name: str
-    path: Path
-    record: dict[str, Any]
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """(height, width) as annotated; None unless both are valid."""
-        height, width = self.record.get("height"), self.record.get("width")
-        if not is_whole(height) or not is_whole(width):
-            return None
-        return (height, width) if 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE else None
-
-
-@dataclass(slots=True)
-class AnnotationEntry:
-    """An annotation of an image in the file.
-
-    Do not modify: it is not frozen only because a frozen class with a dictionary takes four times as long to create,
-    and COCO has 860,000 annotations.
-    """
-
-    position: int
-    id: int | str
-    """The annotation's id, or `[position]` if it has none."""
-    image: ImageEntry
-    record: dict[str, Any]
-    _outline: Outline | None = field(default=None, init=False, repr=False, compare=False)
-
-    @property
-    def outline(self) -> Outline:
-        """Its segmentation with all faults, parsed on first use; empty if the image has no size."""
-        if self._outline is None:
-            size = self.image.size
-            self._outline = NO_OUTLINE if size is None else read_outline(self.record.get("segmentation"), *size)
-        return self._outline
-
-    @property
-    def box(self) -> tuple[float, float, float, float] | None:
-        """x, y, width, height as annotated; None unless these are four finite numbers and the sizes are not
-        negative.
-        """
-        return usable_box(self.record.get("bbox"))
-
-    @property
-    def where(self) -> tuple[float, float, float, float] | None:
-        """xyxy location for display: the box of the segmentation, else the annotated box."""
-        if self.outline.box is not None:
-            return self.outline.box
-        box = self.box
-        return None if box is None else (box[0], box[1], box[0] + box[2], box[1] + box[3])
-
-    @property
-    def category(self) -> int | None:
-        """`category_id`, if it is an integer."""
-        category = self.record.get("category_id")
-        return category if is_whole(category) else None
-
-    @property
-    def crowd(self) -> bool:
-        """Set by `iscrowd` only."""
-        return self.record.get("iscrowd") == 1
-
-    def fault(self, code: str, what: str) -> RecordFault:
-        """Create a fault of this annotation."""
-        return RecordFault(code, what, "annotations", self.position, self.image.id, self.id)
+NO_LOCATION = ImageLocation(Path())
 
 
 def listed_name(record: Mapping[str, Any]) -> Any:
@@ -108,38 +37,6 @@ def name_of_url(url: object) -> str | None:
     """The last folder and the file of LVIS's `coco_url`, as train2017/000000000009.jpg."""
     parts = PurePosixPath(url).parts if isinstance(url, str) else ()
     return "/".join(parts[-2:]) if len(parts) > 2 else None
-
-
-def category_fault(entry: AnnotationEntry, categories: Container[Any]) -> RecordFault | None:
-    """Check that the category exists."""
-    if entry.category in categories:
-        return None
-    what = f"its category_id {short(entry.record.get('category_id'))} is not among the categories"
-    return entry.fault("category-unknown", what)
-
-
-def box_fault(entry: AnnotationEntry) -> RecordFault | None:
-    """Check that there is a valid box, or else a segmentation."""
-    stated = entry.record.get("bbox")
-    if stated is None:
-        if entry.record.get("segmentation"):
-            return None
-        return entry.fault("object-empty", "it has neither bbox nor segmentation")
-    if entry.box is not None:
-        return None
-    if isinstance(stated, list) and len(stated) == 4 and are_numbers(stated):
-        return entry.fault(
-            "box-wrong", f"its bbox {short(stated)} has a negative size; COCO's is [x, y, width, height]"
-        )
-    return entry.fault("box-wrong", f"its bbox is {short(stated)}; it must be four numbers, [x, y, width, height]")
-
-
-def crowd_fault(entry: AnnotationEntry) -> RecordFault | None:
-    """Check that `iscrowd` is 0 or 1; a missing one means 0."""
-    stated = entry.record.get("iscrowd")
-    if stated is None or stated in (0, 1):
-        return None
-    return entry.fault("crowd-value", f"its iscrowd is {short(stated)}")
 
 
 @dataclass(frozen=True)
@@ -157,6 +54,8 @@ class AnnotationFile:
     """Name of the split, `train` or `val`; empty if there is only one file."""
     names_needed: bool = True
     """Whether images need a file name; the evaluation of saved results does not need them."""
+    holes: bool = True
+    """Whether a ring wholly inside another, of the opposite orientation, is a hole (`--coco-holes`)."""
     columns: Columns | None = field(default=None, repr=False)
     """The same content of a faultless file, in columns; entries are then built when they are accessed, and `content` is
     parsed only if it is needed.
@@ -165,7 +64,7 @@ class AnnotationFile:
     @cached_property
     def present(self) -> frozenset[str]:
         """Names of the files directly in the folder."""
-        return frozenset() if self.folder is None else frozenset(entry.name for entry in self.folder.iterdir())
+        return frozenset() if self.folder is None else top_files(self.folder)
 
     @property
     def images(self) -> tuple[ImageEntry, ...]:
@@ -179,8 +78,34 @@ class AnnotationFile:
 
     @property
     def classes(self) -> dict[int, str]:
-        """Class names by category id, sorted by id; the first record of each id."""
+        """Class names by category id, sorted by id, without `parents`; the first record of each id."""
+        parents = self.parents
+        return {id: name for id, name in self.categories.items() if id not in parents}
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Names of all categories by id, sorted by id; the first record of each id."""
         return self._categories[0]
+
+    @cached_property
+    def parents(self) -> dict[int, str]:
+        """Categories without annotations that are only the supercategory of all others, as Roboflow's id 0: no
+        classes.
+        """
+        if self.columns is not None:
+            return {}  # the strict reader declines such files
+        records = [one for one in self.content["categories"] if isinstance(one, dict)]
+        parents = {
+            id: name
+            for id, name in self.categories.items()
+            for one in records
+            if whole(one.get("id")) == id and "supercategory" in one and one["supercategory"] in NO_PARENT
+            if len(records) > 1 and all(other.get("supercategory") == name for other in records if other is not one)
+        }
+        if not parents:
+            return {}
+        used = {whole(one.get("category_id")) for one in self.content["annotations"] if isinstance(one, dict)}
+        return {id: name for id, name in parents.items() if id not in used}
 
     @property
     def category_faults(self) -> tuple[RecordFault, ...]:
@@ -218,27 +143,18 @@ class AnnotationFile:
         """Number of annotations of each image (by the position of its record), without crowds."""
         return Counter(annotation.image.position for annotation in self.annotations if not annotation.crowd)
 
-    def path_of(self, name: str) -> Path:
-        """Path of an image in the folder, or in a subfolder if its name contains one."""
-        if self.folder is None:
-            return Path(name)
-        if name in self.present or ("/" in name and (self.folder / name).is_file()):
-            return self.folder / name
-        # Some exports also include the folder in file_name.
-        plain = Path(name.replace("\\", "/")).name
-        return self.folder / (plain if plain in self.present else name)
-
     @cached_property
     def _images(self) -> tuple[tuple[ImageEntry, ...], tuple[RecordFault, ...]]:
         if self.columns is not None:
-            return tuple(self._column_images(self.columns)), ()
-        entries: list[ImageEntry] = []
+            return self._column_images(self.columns)
+        named: list[tuple[int, int | str, str, dict[str, Any]]] = []
         faults: list[RecordFault] = []
         names: dict[int | str, str] = {}
         for position, record in enumerate(self.content["images"]):
-            id, name = (record.get("id"), listed_name(record)) if isinstance(record, dict) else (None, None)
-            if not isinstance(record, dict) or not is_id(id):
-                what = f"images[{position}] has the id {id!r}; an id must be an integer or a string"
+            stated, name = (record.get("id"), listed_name(record)) if isinstance(record, dict) else (None, None)
+            id = own_id(stated)
+            if not isinstance(record, dict) or id is None:
+                what = f"images[{position}] has the id {stated!r}; an id must be an integer or a string"
                 faults.append(RecordFault("image-record", what, "images", position))
                 continue
             if not isinstance(name, str) or not name:
@@ -251,24 +167,46 @@ class AnnotationFile:
                 what = f"image id {id!r} occurs twice, for {names[id]} and {name}"
                 faults.append(RecordFault("image-id-twice", what, "images", position, id))
             names.setdefault(id, name)
-            path = self.path_of(name) if self.names_needed else NO_PATH
-            entries.append(ImageEntry(position, id, name, path, record))
+            if self._leaves_folder(name):
+                faults.append(RecordFault("image-outside", outside_text(name), "images", position, id))
+            named.append((position, id, name, record))
+        entries = [
+            ImageEntry(position, id, name, location, record)
+            for (position, id, name, record), location in zip(
+                named, self._locations([name for _, _, name, _ in named]), strict=True
+            )
+        ]
         for entry in entries:
             if entry.size is None:
                 height, width = entry.record.get("height"), entry.record.get("width")
                 what = f"its height and width are {short(height)} and {short(width)}; they must be integers, in pixels"
-                faults.append(RecordFault("image-size-missing", what, "images", entry.position, entry.id))
+                faults.append(
+                    RecordFault("image-size-missing", what, "images", entry.position, entry.id, image_name=entry.name)
+                )
         if not self.content["images"]:
             faults.append(RecordFault("list-empty", "it has no images", "images"))
         return tuple(entries), tuple(faults)
 
-    def _column_images(self, columns: Columns) -> Iterator[ImageEntry]:
-        for position, (id, (height, width)) in enumerate(
-            zip(columns.image_ids.tolist(), columns.sizes.tolist(), strict=True)
-        ):
-            name = columns.name(position)
+    def _locations(self, names: list[str]) -> list[ImageLocation]:
+        if not self.names_needed:
+            return [NO_LOCATION] * len(names)
+        if self.folder is None:
+            return [ImageLocation(Path(name)) for name in names]
+        return locate(self.folder, names, self.present)
+
+    def _column_images(self, columns: Columns) -> tuple[tuple[ImageEntry, ...], tuple[RecordFault, ...]]:
+        names = [columns.name(position) for position in range(len(columns.image_ids))]
+        fields = zip(columns.image_ids.tolist(), columns.sizes.tolist(), names, self._locations(names), strict=True)
+        entries, faults = [], []
+        for position, (id, (height, width), name, location) in enumerate(fields):
             record = {"id": id, "file_name": name, "height": height, "width": width, **columns.extra(position)}
-            yield ImageEntry(position, id, name, self.path_of(name) if self.names_needed else NO_PATH, record)
+            entries.append(ImageEntry(position, id, name, location, record))
+            if self._leaves_folder(name):
+                faults.append(RecordFault("image-outside", outside_text(name), "images", position, id))
+        return tuple(entries), tuple(faults)
+
+    def _leaves_folder(self, name: str) -> bool:
+        return self.names_needed and self.folder is not None and leaves_folder(name)
 
     @cached_property
     def _categories(self) -> tuple[dict[int, str], tuple[RecordFault, ...]]:
@@ -277,9 +215,11 @@ class AnnotationFile:
         classes: dict[int, str] = {}
         faults: list[RecordFault] = []
         for position, record in enumerate(self.content["categories"]):
-            id, name = (record.get("id"), record.get("name")) if isinstance(record, dict) else (None, None)
-            if not is_whole(id) or not isinstance(name, str) or not name:
-                what = f"categories[{position}] has the id {id!r} and the name {name!r}; it needs an integer and a name"
+            stated, name = (record.get("id"), record.get("name")) if isinstance(record, dict) else (None, None)
+            id = whole(stated)
+            if id is None or not isinstance(name, str) or not name:
+                given = f"categories[{position}] has the id {stated!r} and the name {name!r}"
+                what = f"{given}; it needs an integer and a name"
                 faults.append(RecordFault("category-record", what, "categories", position))
             elif id in classes:
                 what = f"category id {id} occurs twice, for {classes[id]!r} and {name!r}"
@@ -296,39 +236,44 @@ class AnnotationFile:
     @cached_property
     def _annotations(self) -> tuple[Sequence[AnnotationEntry], tuple[RecordFault, ...]]:
         if self.columns is not None:
-            return ColumnEntries(self.columns, self.images), ()
+            return ColumnEntries(self.columns, self.images, self.holes), ()
         entries: list[AnnotationEntry] = []
         faults: list[RecordFault] = []
         seen: set[int | str] = set()
         images = self.by_id
+        known = KnownIds(images)
         for position, record in enumerate(self.content["annotations"]):
             if not isinstance(record, dict):
                 what = f"annotations[{position}] is not a JSON object: {short(record)}"
                 faults.append(RecordFault("annotation-record", what, "annotations", position))
                 continue
-            stated_id, image_id = record.get("id"), record.get("image_id")
-            id = stated_id if is_id(stated_id) else f"[{position}]"
-            image = images.get(image_id) if is_id(image_id) else None
-            if image is None:
-                what = f"its image_id {image_id!r} is not among the images"
-                known = image_id if is_id(image_id) else None
-                faults.append(RecordFault("annotation-without-image", what, "annotations", position, known, id))
+            given_id, stated = own_id(record.get("id")), record.get("image_id")
+            id = f"[{position}]" if given_id is None else given_id
+            image_id = known.find(stated)
+            if image_id is None:
+                what = f"its image_id {short(stated)} is not among the images"
+                shown = stated if is_id(stated) else None
+                faults.append(RecordFault("annotation-without-image", what, "annotations", position, shown, id))
                 continue
-            if is_id(stated_id):
-                if stated_id in seen:
-                    what = f"annotation id {stated_id} occurs twice"
-                    faults.append(RecordFault("annotation-id-twice", what, "annotations", position, image.id, id))
-                seen.add(stated_id)
-            entries.append(AnnotationEntry(position, id, image, record))
+            image = images[image_id]
+            if given_id is not None:
+                if given_id in seen:
+                    what = f"annotation id {given_id} occurs twice"
+                    faults.append(
+                        RecordFault("annotation-id-twice", what, "annotations", position, image.id, id, image.name)
+                    )
+                seen.add(given_id)
+            entries.append(AnnotationEntry(position, id, image, record, self.holes))
         return tuple(entries), tuple(faults)
 
 
 class ColumnEntries(Sequence[AnnotationEntry]):
     """The annotations of columns; an entry is built when it is accessed, and not kept."""
 
-    def __init__(self, columns: Columns, images: Sequence[ImageEntry]) -> None:
+    def __init__(self, columns: Columns, images: Sequence[ImageEntry], holes: bool) -> None:
         self.columns = columns
         self._images = images
+        self._holes = holes
 
     def __len__(self) -> int:
         return len(self.columns.ids)
@@ -343,7 +288,7 @@ class ColumnEntries(Sequence[AnnotationEntry]):
         position = range(len(self))[index]
         columns = self.columns
         image = self._images[columns.owners[position]]
-        return AnnotationEntry(position, columns.ids[position].item(), image, columns.record(position))
+        return AnnotationEntry(position, columns.ids[position].item(), image, columns.record(position), self._holes)
 
 
 class ParsedLater(Mapping[str, Any]):
@@ -367,7 +312,7 @@ class ParsedLater(Mapping[str, Any]):
 
 
 def read_annotation_file(
-    file: Path, folder: Path | None, name: str = "", lists: tuple[str, ...] = LISTS
+    file: Path, folder: Path | None, name: str = "", lists: tuple[str, ...] = LISTS, *, holes: bool = True
 ) -> AnnotationFile:
     """Read a file once; raises `DataError` only if it is unusable as a whole, or the folder is missing.
 
@@ -378,12 +323,18 @@ def read_annotation_file(
     if lists == LISTS:
         columns = read_columns(file)
         if columns is not None:
-            return AnnotationFile(file, folder, ParsedLater(file), name, columns=columns)
-    return annotation_file(read_json(file, KIND), file, folder, name, lists)
+            return AnnotationFile(file, folder, ParsedLater(file), name, holes=holes, columns=columns)
+    return annotation_file(read_json(file, KIND), file, folder, name, lists, holes=holes)
 
 
 def annotation_file(
-    content: Any, file: Path, folder: Path | None = None, name: str = "", lists: tuple[str, ...] = LISTS
+    content: Any,
+    file: Path,
+    folder: Path | None = None,
+    name: str = "",
+    lists: tuple[str, ...] = LISTS,
+    *,
+    holes: bool = True,
 ) -> AnnotationFile:
     """Interpret content that is already parsed; see `read_annotation_file`."""
     if not isinstance(content, Mapping):
@@ -409,22 +360,4 @@ def annotation_file(
         raise DataError(
             f"{file} is a COCO panoptic file, whose masks are in PNGs; give the instance file (instances_*.json)"
         )
-    return AnnotationFile(file, folder, content, name)
-
-
-def is_whole(value: Any) -> TypeGuard[int]:
-    """Test for an integer; JSON's true and false are not integers."""
-    return type(value) is int
-
-
-def is_id(value: Any) -> TypeGuard[int | str]:
-    """Test for an integer or a string; JSON's true and false are neither."""
-    return type(value) in ID_TYPES
-
-
-def usable_box(value: Any) -> tuple[float, float, float, float] | None:
-    """Return four finite numbers with non-negative sizes, or None."""
-    if not isinstance(value, list) or len(value) != 4 or not are_numbers(value):
-        return None
-    x, y, width, height = map(float, value)
-    return (x, y, width, height) if width >= 0 and height >= 0 else None
+    return AnnotationFile(file, folder, content, name, holes=holes)

@@ -11,20 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from htc.data.annotation_file import (
-    AnnotationEntry,
-    AnnotationFile,
-    ImageEntry,
-    box_fault,
-    category_fault,
-    crowd_fault,
-    read_annotation_file,
-)
-from htc.data.columns import ColumnImages, Columns, packed
+from htc.data.annotation_file import AnnotationFile, read_annotation_file
+from htc.data.coco_records import AnnotationEntry, ImageEntry, box_fault, category_fault, crowd_fault
+from htc.data.columns import IGNORE, ColumnImages, Columns, packed
 from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
 from htc.data.faults import Faults, RecordFault
+from htc.data.holes import with_holes
 from htc.data.mask_encodings import decode_mask
-from htc.data.segmentation import is_number, parse_segmentation
+from htc.data.record_values import whole
+from htc.data.segmentation import ParsedSegmentation, parse_segmentation
 from htc.errors import DataError
 from htc.files import uncollected
 
@@ -40,6 +35,8 @@ TEST_PARTS = (
     ("test/_annotations.coco.json", "test"),
 )
 """(test annotations, their images) for each of `LAYOUTS`; not needed for training."""
+NAMES_SHOWN = 5
+"""Missing images that a message names."""
 HARMLESS = frozenset(("list-empty", "annotation-id-twice", "category-name-twice"))
 """Faults that do not affect an evaluation, which renumbers annotations and distinguishes categories by id."""
 
@@ -52,6 +49,8 @@ class Splits:
     train_images: Path
     val_annotations: Path | None
     val_images: Path | None
+    holes: bool = True
+    """Whether rings inside others, of the opposite orientation, are holes (`--coco-holes`)."""
 
 
 def find_splits(folder: Path) -> Splits:
@@ -83,10 +82,10 @@ def find_splits(folder: Path) -> Splits:
 
 def read_splits(splits: Splits) -> tuple[Dataset, Dataset | None]:
     """Read the training split and, if there is one, the validation split; raises `DataError` like `read_coco`."""
-    train = read_coco(splits.train_annotations, splits.train_images)
+    train = read_coco(splits.train_annotations, splits.train_images, holes=splits.holes)
     if splits.val_annotations is None or splits.val_images is None:
         return train, None
-    return train, read_coco(splits.val_annotations, splits.val_images)
+    return train, read_coco(splits.val_annotations, splits.val_images, holes=splits.holes)
 
 
 def coco_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
@@ -102,13 +101,14 @@ def coco_parts(folder: Path) -> dict[str, tuple[Path, Path]]:
     return {}
 
 
-def read_coco(annotations: Path, images: Path | None) -> Dataset:
-    """Read an instance file; the images are in the folder `images` (None: do not check that they exist).
+def read_coco(annotations: Path, images: Path | None, *, holes: bool = True) -> Dataset:
+    """Read an instance file; the images are in the folder `images` (None: do not check that they exist). Rings inside
+    others, of the opposite orientation, are holes unless `holes` is False.
 
     Raises `DataError` with the file, the record, what is wrong and what to do; instances that cannot be used for
     training are listed in `dropped`.
     """
-    return dataset_of(read_annotation_file(annotations, images))
+    return dataset_of(read_annotation_file(annotations, images, holes=holes))
 
 
 def read_image_list(annotations: Path, images: Path | None) -> Dataset:
@@ -175,8 +175,8 @@ def _dataset_of_columns(file: AnnotationFile, columns: Columns) -> Dataset:
         annotations=file.file,
         classes=tuple(columns.classes.values()),
         category_ids=columns.category_ids,
-        images=ColumnImages(columns, file.folder, paths),
-        dropped=tuple(_dropped(entry, str(_instance(entry, labels))) for entry in unusable),
+        images=ColumnImages(columns, file.folder, paths, holes=file.holes),
+        dropped=tuple(_dropped(entry, str(_instance(entry, labels, file.holes))) for entry in unusable),
     )
 
 
@@ -186,15 +186,11 @@ def _size(image: ImageEntry) -> tuple[int, int]:
 
 
 def _check_presence(file: AnnotationFile, folder: Path, faults: Faults) -> None:
-    missing = [
-        image.name
-        for image in file.images
-        if image.path.name not in file.present and not ("/" in image.name and image.path.is_file())
-    ]
+    missing = [image.name for image in file.images if image.location.missing]
     if missing:
-        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        shown = ", ".join(missing[:NAMES_SHOWN]) + (", ..." if len(missing) > NAMES_SHOWN else "")
         faults.add(
-            f"image {missing[0]}{others} of {len(file.images)} not found in {folder}; give the right folder or "
+            f"{len(missing)} of {len(file.images)} images not found in {folder}: {shown}; give the right folder or "
             f"remove those images"
         )
 
@@ -208,7 +204,7 @@ def _instances(
     faulty = list(file.annotation_faults)
     labels = {category: label for label, category in enumerate(file.classes)}
     for entry in file.annotations:
-        instance = _instance(entry, labels)
+        instance = _instance(entry, labels, file.holes)
         if isinstance(instance, Instance):
             instances.setdefault(entry.image.position, []).append(instance)
         elif isinstance(instance, RecordFault):
@@ -221,13 +217,13 @@ def _instances(
 
 
 def _dropped(entry: AnnotationEntry, reason: str) -> str:
-    return f"annotation {entry.id} (image {entry.image.id}): {reason}"
+    return f"annotation {entry.id} (image {entry.image.id}, {entry.image.name}): {reason}"
 
 
-def _instance(entry: AnnotationEntry, labels: Mapping[int, int]) -> Instance | RecordFault | str:
+def _instance(entry: AnnotationEntry, labels: Mapping[int, int], holes: bool) -> Instance | RecordFault | str:
     """The instance of an annotation; its fault; or the reason why it cannot be used for training."""
     height, width = _size(entry.image)
-    segmentation, faults = parse_segmentation(entry.record.get("segmentation"), height, width)
+    segmentation, faults, _, _ = parse_segmentation(entry.record.get("segmentation"), height, width)
     if faults:
         return category_fault(entry, labels) or entry.fault(faults[0].code, faults[0].what)
     fault = category_fault(entry, labels) or box_fault(entry) or crowd_fault(entry)
@@ -242,8 +238,9 @@ def _instance(entry: AnnotationEntry, labels: Mapping[int, int]) -> Instance | R
         return f"its box is {w:g} x {h:g} pixels, less than one"
     if box[0] >= box[2] or box[1] >= box[3]:
         return "its box lies outside the image"
-    area = entry.record.get("area")
-    return Instance(entry.id, labels[category], box, entry.crowd, segmentation, area if is_number(area) else None)
+    if holes and isinstance(segmentation, Polygons) and len(segmentation.rings) > 1:
+        segmentation = with_holes(segmentation, height, width)
+    return Instance(entry.id, labels[category], box, entry.crowd, segmentation, entry.area)
 
 
 def _box(
@@ -260,55 +257,56 @@ def _box(
 
 @uncollected()
 def ground_truth_of(file: AnnotationFile) -> Mapping[str, Any]:
-    """Content for the COCO evaluation; a missing id, box or `iscrowd` is filled in.
+    """Content for the COCO evaluation: a missing id, box or `iscrowd` is filled in, `ignore` is a crowd, and values
+    have COCO's types.
 
-    Nothing else is changed or removed: duplicate ids and names do not matter here. Raises `DataError` for images
-    without id or size, and for annotations without image, category or usable box.
+    Nothing else is changed or removed: duplicate ids and names do not matter here, and polygons stay a union. Raises
+    `DataError` for images without id or size, and for annotations without image, category, usable box or mask.
     """
     columns = file.columns
     if columns is not None:
         return {
             "images": [image.record for image in file.images],
             "categories": [{"id": id, "name": name} for id, name in columns.classes.items()],
-            "annotations": [columns.record(index) for index in range(len(columns.ids))],
+            "annotations": [
+                {**columns.record(index), "iscrowd": 1} if ignored else columns.record(index)
+                for index, ignored in enumerate((columns.flags & IGNORE != 0).tolist())
+            ],
         }
     faults = Faults(file.file)
     for fault in (*file.category_faults, *file.image_faults, *file.annotation_faults):
         if fault.code not in HARMLESS:
             faults.add(fault.message)
     faults.check()
-    filled: dict[int, dict[str, Any]] = {}
-    classes = file.classes
+    records: list[Any] = []
+    categories = file.categories
     for entry in file.annotations:
-        box = entry.box
-        crowd = entry.record.get("iscrowd", 0)
-        if box is not None and crowd in (0, 1) and entry.category in classes and entry.record.get("id") == entry.id:
-            continue
-        fault = category_fault(entry, classes) or box_fault(entry) or crowd_fault(entry)
-        if fault is None and box is None:
-            fault = _segmentation_fault(entry)
+        parsed = parse_segmentation(entry.record.get("segmentation"), *_size(entry.image))
+        fault = category_fault(entry, categories) or box_fault(entry) or crowd_fault(entry)
+        if fault is None and parsed.faults:
+            fault = entry.fault(parsed.faults[0].code, parsed.faults[0].what)
         if fault is not None:
             faults.add(fault.message)
         else:
-            values = {"id": entry.id, "bbox": _ground_truth_box(entry), "iscrowd": int(entry.crowd)}
-            filled[entry.position] = {**entry.record, **values}
+            changed = _changes(entry, parsed)
+            records.append({**entry.record, **changed} if changed else entry.record)
     faults.check()
-    if not filled:
-        return file.content
-    records = [filled.get(position, record) for position, record in enumerate(file.content["annotations"])]
-    return {**file.content, "annotations": records}
+    images = [{**image.record, **values} if (values := image.in_coco_types) else image.record for image in file.images]
+    names = [one if type(one["id"]) is int else {**one, "id": whole(one["id"])} for one in file.content["categories"]]
+    return {**file.content, "images": images, "annotations": records, "categories": names}
 
 
-def _segmentation_fault(entry: AnnotationEntry) -> RecordFault | None:
-    """First fault that makes the segmentation unusable."""
-    faults = parse_segmentation(entry.record.get("segmentation"), *_size(entry.image)).faults
-    return entry.fault(faults[0].code, faults[0].what) if faults else None
-
-
-def _ground_truth_box(entry: AnnotationEntry) -> list[float]:
-    if entry.box is not None:
-        return entry.record["bbox"]
-    height, width = _size(entry.image)
-    return list(
-        _box(entry, parse_segmentation(entry.record["segmentation"], height, width).segmentation, height, width)
-    )
+def _changes(entry: AnnotationEntry, parsed: ParsedSegmentation) -> dict[str, Any]:
+    """The fields that the evaluation needs in another form."""
+    changed = entry.in_coco_types
+    if entry.record.get("id") != entry.id:
+        changed["id"] = entry.id
+    if entry.box is None:
+        changed["bbox"] = list(_box(entry, parsed.segmentation, *_size(entry.image)))
+    if entry.record.get("iscrowd", 0) != int(entry.crowd):
+        changed["iscrowd"] = int(entry.crowd)
+    if "area" in entry.record and entry.area is None:
+        changed["area"] = None
+    if parsed.segmentation is None and entry.record.get("segmentation"):
+        changed["segmentation"] = None
+    return changed

@@ -11,21 +11,23 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from htc.data.dataset import ImageRecord, Instance, Polygons, RunLengths
+from htc.data.holes import with_holes
 from htc.data.written import xywh_of
 
 CROWD, STATED_CROWD, IGNORE, STATED_IGNORE = 1, 2, 4, 8
-POLYGONS, TEXT_RUNS, LISTED_RUNS, EMPTY_LIST = 16, 32, 64, 128
-"""Bits of `Columns.flags`: values of `iscrowd` and `ignore` and whether they are stated; the encoding of the mask.
-None of the last four: there is no `segmentation`.
+POLYGONS, TEXT_RUNS, LISTED_RUNS, EMPTY_LIST, HOLES = 16, 32, 64, 128, 256
+"""Bits of `Columns.flags`: values of `iscrowd` and `ignore` and whether they are stated; the encoding of the mask, and
+whether some of its polygons are holes. None of POLYGONS to EMPTY_LIST: there is no `segmentation`.
 """
 MAX_SIDE = 2**31 - 1
 """Largest image side in pixels that the COCO tools support."""
+MASKED = POLYGONS | TEXT_RUNS | LISTED_RUNS
 RECORD_FIELDS = frozenset(("id", "path", "height", "width", "instances", "pixels", "group"))
 INSTANCE_FIELDS = frozenset(("id", "label", "box", "crowd", "segmentation", "area"))
 """Fields that the columns represent; others must be added here and below."""
@@ -80,7 +82,7 @@ class Columns:
     @property
     def crowd(self) -> Bool[np.ndarray, " N"]:
         """Whether each instance is a crowd."""
-        return (self.flags & CROWD) != 0
+        return (self.flags & (CROWD | IGNORE)) != 0
 
     @cached_property
     def clipped(self) -> Float[np.ndarray, "N 4"]:
@@ -96,8 +98,8 @@ class Columns:
         text = self.extras[self.extra_starts[image] : self.extra_starts[image + 1]].tobytes()
         return json.loads(text) if text else {}
 
-    def instances(self, image: int) -> tuple[Instance, ...]:
-        """The usable instances of an image."""
+    def instances(self, image: int, holes: bool = True) -> tuple[Instance, ...]:
+        """The usable instances of an image; without `holes`, polygons are a union."""
         chosen = self.order[self.order_starts[image] : self.order_starts[image + 1]]
         height, width = self.sizes[image].tolist()
         return tuple(
@@ -105,8 +107,8 @@ class Columns:
                 id,
                 label,
                 (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))),
-                bool(flags & CROWD),
-                self.segmentation(index),
+                bool(flags & (CROWD | IGNORE)),
+                self._with_holes(index, height, width) if holes and flags & HOLES else self.segmentation(index),
                 None if area != area else area,  # NaN
             )
             for index, id, label, (x, y, w, h), flags, area in zip(
@@ -121,7 +123,7 @@ class Columns:
         )
 
     def segmentation(self, instance: int) -> Polygons | RunLengths | None:
-        """The mask of an instance."""
+        """The mask of an instance, as annotated."""
         flags = int(self.flags[instance])
         if flags & POLYGONS:
             first, last = self.ring_starts[instance : instance + 2].tolist()
@@ -131,6 +133,10 @@ class Columns:
             runs = self.runs[self.run_starts[instance] : self.run_starts[instance + 1]].tobytes()
             return RunLengths(runs if flags & TEXT_RUNS else np.frombuffer(runs, np.int64))
         return None
+
+    def _with_holes(self, instance: int, height: int, width: int) -> Polygons | RunLengths | None:
+        outline = self.segmentation(instance)
+        return with_holes(outline, height, width) if isinstance(outline, Polygons) else outline
 
     def record(self, instance: int) -> dict[str, Any]:
         """The record of an instance, with the fields that the columns contain."""
@@ -219,6 +225,25 @@ def starts_of(lengths: Sequence[int] | np.ndarray) -> Int[np.ndarray, " _"]:
     return np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
 
 
+class InstanceTable(NamedTuple):
+    """The usable instances of I images by image, N in all, without their masks."""
+
+    sizes: Int[np.ndarray, "I 2"]
+    """(height, width) of each image."""
+    owners: Int[np.ndarray, " N"]
+    """Index of each instance's image."""
+    labels: Int[np.ndarray, " N"]
+    boxes: Float[np.ndarray, "N 4"]
+    """xyxy, pixels of the image."""
+    crowd: Bool[np.ndarray, " N"]
+    masked: Bool[np.ndarray, " N"]
+    """Whether each instance has a mask."""
+
+    def without_crowds(self) -> "InstanceTable":
+        """The same images without their crowds."""
+        return InstanceTable(self.sizes, *(column[~self.crowd] for column in self[1:]))
+
+
 class ColumnImages(Sequence[ImageRecord]):
     """The images of `Columns`; a record is built when it is accessed.
 
@@ -231,12 +256,16 @@ class ColumnImages(Sequence[ImageRecord]):
         folder: Path | None,
         paths: Mapping[int, str] | None = None,
         chosen: Int[np.ndarray, " _"] | None = None,
+        holes: bool = True,
     ) -> None:
-        """`paths`: those of images that are not at `folder / name`, by index; `chosen`: a subset, None: all images."""
+        """`paths`: those of images that are not at `folder / name`, by index; `chosen`: a subset, None: all images;
+        `holes`: cut the holes out of the masks.
+        """
         self.columns = columns
         self.folder = folder
         self.paths = paths or {}
         self.chosen = chosen
+        self.holes = holes
 
     def __len__(self) -> int:
         return len(self.columns.image_ids) if self.chosen is None else len(self.chosen)
@@ -248,7 +277,7 @@ class ColumnImages(Sequence[ImageRecord]):
     def __getitem__(self, index: SupportsIndex | slice) -> "ImageRecord | ColumnImages":
         if isinstance(index, slice):
             chosen = np.arange(len(self))[index] if self.chosen is None else self.chosen[index]
-            return ColumnImages(self.columns, self.folder, self.paths, chosen)
+            return ColumnImages(self.columns, self.folder, self.paths, chosen, self.holes)
         image = range(len(self))[index] if self.chosen is None else int(self.chosen[index])
         height, width = self.columns.sizes[image].tolist()
         return ImageRecord(
@@ -256,8 +285,27 @@ class ColumnImages(Sequence[ImageRecord]):
             self._path(image),
             height,
             width,
-            self.columns.instances(image),
+            self.columns.instances(image, self.holes),
             group=self.columns.extra(image).get("group"),
+        )
+
+    def table(self) -> InstanceTable:
+        """The instances of these images."""
+        columns = self.columns
+        chosen = np.arange(len(columns.image_ids)) if self.chosen is None else self.chosen
+        counts = np.diff(columns.order_starts)[chosen]
+        # Positions in `order` of the instances of each chosen image, one image after the other.
+        first = np.repeat(columns.order_starts[chosen] - (np.cumsum(counts) - counts), counts)
+        instances = columns.order[first + np.arange(counts.sum())]
+        sizes = columns.sizes.astype(np.int64)
+        flags = columns.flags[instances]
+        return InstanceTable(
+            sizes[chosen],
+            np.repeat(np.arange(len(chosen)), counts),
+            columns.labels[instances].astype(np.int64),
+            clipped_boxes(columns.boxes[instances], sizes[columns.owners[instances]]),
+            (flags & (CROWD | IGNORE)) != 0,
+            (flags & MASKED) != 0,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -280,6 +328,21 @@ class ColumnImages(Sequence[ImageRecord]):
 
 def _equal(first: ImageRecord, second: object) -> bool:
     return first == second
+
+
+def table_of(images: Sequence[ImageRecord]) -> InstanceTable:
+    """The instances of a dataset's images; no record is built if they are in columns."""
+    if isinstance(images, ColumnImages):
+        return images.table()
+    instances = [instance for record in images for instance in record.instances]
+    return InstanceTable(
+        np.array([(record.height, record.width) for record in images], np.int64).reshape(-1, 2),
+        np.repeat(np.arange(len(images)), [len(record.instances) for record in images]),
+        np.array([instance.label for instance in instances], np.int64),
+        np.array([instance.box for instance in instances], np.float64).reshape(-1, 4),
+        np.array([instance.crowd for instance in instances], bool),
+        np.array([instance.segmentation is not None for instance in instances], bool),
+    )
 
 
 def packed(images: Sequence[ImageRecord], classes: Mapping[int, str]) -> Sequence[ImageRecord]:

@@ -31,7 +31,7 @@ from htc.files import cache_folder, whole_file
 LOG = logging.getLogger("htc")
 VARIABLE = "HTC_ANNOTATION_CACHE"
 OFF = frozenset(("off", "0", "none", "no", "false"))
-FORMAT = 1
+FORMAT = 2
 """Increased when the columns, or the rules for filling them, change."""
 SMALLEST = 16 * 2**20
 """Bytes of an annotation file from which its columns are cached; smaller ones are read in less than a second."""

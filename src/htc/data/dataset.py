@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -192,8 +192,16 @@ class Dataset:
         return dataset_of_records(records_of_supervision(dataset), dataset.classes, "htc.Dataset.from_supervision")
 
     @classmethod
-    def from_coco(cls, annotations: str | PathLike[str], images: str | PathLike[str]) -> "Dataset":
+    def from_coco(
+        cls, annotations: str | PathLike[str], images: str | PathLike[str], *, coco_holes: Literal["on", "off"] = "on"
+    ) -> "Dataset":
         """Read a COCO instance file, whose images are in the folder `images`.
+
+        Args:
+            annotations: The file.
+            images: The folder of its images.
+            coco_holes: "on": a polygon wholly inside another, of the opposite orientation, is a hole; "off": polygons
+                are a union, as COCO's tools read them.
 
         Raises:
             DataError: The file cannot be used; the message has the file, the record, what is wrong and what to do.
@@ -204,7 +212,7 @@ class Dataset:
         """
         from htc.data.coco import read_coco
 
-        return read_coco(Path(annotations), Path(images))
+        return read_coco(Path(annotations), Path(images), holes=coco_holes != "off")
 
     @classmethod
     def from_folder(cls, folder: str | PathLike[str], split: str = "train", *, label_maps: str = "auto") -> "Dataset":
@@ -270,8 +278,10 @@ class Dataset:
         return iter(self.images)
 
     def __repr__(self) -> str:
+        from htc.data.columns import table_of
+
         names = ", ".join(self.classes[:NAMES_SHOWN]) + (", ..." if len(self.classes) > NAMES_SHOWN else "")
-        instances = sum(len(record.instances) for record in self.images)
+        instances = len(table_of(self.images).labels)
         counts = (
             f"{count} {word}{'' if count == 1 else 'es' if word == 'class' else 's'}"
             for count, word in ((len(self), "image"), (instances, "instance"), (len(self.classes), "class"))

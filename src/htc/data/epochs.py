@@ -3,14 +3,14 @@ process.
 """
 
 import hashlib
-from collections import Counter
-from math import ceil, sqrt
+from math import ceil
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from htc.config import Sampling
+from htc.data.columns import table_of
 from htc.data.dataset import Dataset
 
 
@@ -37,7 +37,7 @@ def images_of_epoch(dataset: Dataset, sampling: Sampling, seed: int, epoch: int,
         factors = repeat_factors(dataset, sampling.repeat_threshold)
         order = repeated(order, factors, pure_generator("repeats", seed, epoch))
     if sampling.group_by_shape:
-        landscape = [record.width >= record.height for record in dataset.images]
+        landscape = [height <= width for height, width in table_of(dataset.images).sizes.tolist()]
         order = grouped(order, landscape, step_size, pure_generator("groups", seed, epoch))
     return order
 
@@ -61,10 +61,12 @@ def repeat_factors(dataset: Dataset, threshold: float) -> Float[np.ndarray, " N"
     sqrt(threshold / f(c))) over its classes c, where f(c) is the fraction of images that contain c; 1 without
     instances.
     """
-    shown = [{instance.label for instance in record.instances if not instance.crowd} for record in dataset.images]
-    images = Counter(label for labels in shown for label in labels)
-    factors = {label: max(1.0, sqrt(threshold * len(dataset) / count)) for label, count in images.items()}
-    return np.array([max((factors[label] for label in labels), default=1.0) for labels in shown])
+    table = table_of(dataset.images).without_crowds()
+    labels, images = np.unique(np.stack((table.labels, table.owners)), axis=1)
+    counts = np.bincount(labels)
+    factors = np.ones(len(dataset))
+    np.maximum.at(factors, images, np.sqrt(threshold * len(dataset) / counts[labels]))
+    return factors
 
 
 def _length(factors: Float[np.ndarray, " N"]) -> int:

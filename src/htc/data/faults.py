@@ -10,6 +10,7 @@ FAULTS_SHOWN = 5
 FAULT_REMEDIES = {
     "list-empty": "export the dataset again",
     "image-record": "give it an id and a file_name",
+    "image-outside": "write the path below the images folder, with forward slashes",
     "image-size-missing": "add the image's size",
     "image-id-twice": "give every image its own id",
     "annotation-record": "remove it",
@@ -48,13 +49,20 @@ class RecordFault:
     """Index in that list; None: the whole list."""
     image: int | str | None = None
     annotation: int | str | None = None
+    image_name: str = ""
+    """`file_name` of the image, if it is known."""
 
     @property
     def message(self) -> str:
         """The record, what is wrong, and what to do."""
-        record = "" if self.image is None else f"image {self.image}: "
+        image = f"image {self.image}"
         if self.annotation is not None:
-            record = f"annotation {self.annotation} (image {self.image}): "
+            named = f", {self.image_name}" if self.image_name else ""
+            record = f"annotation {self.annotation} ({image}{named}): "
+        elif self.image is not None:
+            record = f"{image} ({self.image_name}): " if self.image_name else f"{image}: "
+        else:
+            record = ""
         return f"{record}{self.what}; {FAULT_REMEDIES[self.code]}"
 
 

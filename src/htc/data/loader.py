@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from htc.config import Config, CopyPaste, Input
+from htc.data.columns import table_of
 from htc.data.copy_paste import corner_of, draw_paste, pasted
 from htc.data.dataset import Dataset, ImageRecord
 from htc.data.epochs import images_of_epoch, pure_generator, pure_seed, rank_positions
@@ -201,7 +202,7 @@ def image_batches(
     dataset: Dataset, preparation: Preparation[Any], batch_size: int = 1, workers: int = 0
 ) -> "ImageLoader":
     """Batches (`ImageBatch`) of all images, prepared for a predictor; images of similar size are batched together."""
-    sizes = [preparation.size((record.height, record.width)) for record in dataset.images]
+    sizes = [preparation.size((height, width)) for height, width in table_of(dataset.images).sizes.tolist()]
     order = sorted(range(len(sizes)), key=lambda index: sizes[index])
     steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     images = EvaluationImages(dataset, preparation)

@@ -5,16 +5,22 @@ outline, so no array of the image's size is created. Needs no torch: annotation 
 is imported.
 """
 
+import ast
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from pycocotools import mask as coco_masks
 
 from htc.data.dataset import Polygons, RunLengths
+from htc.data.record_values import whole
 
 CHARACTERS = 13
 """Maximum number of characters per run in COCO's text: 64 bits in groups of 5."""
+TEXTS = 500
+"""Compressed masks that are decoded together."""
 Rings = list[list[float]]
 """Polygons as in COCO's JSON, each x, y, x, y, ..."""
 
@@ -45,6 +51,87 @@ def read_counts(text: bytes) -> Int[np.ndarray, " R"]:
     counts[1::2] = np.cumsum(counts[1::2])
     counts[2::2] = np.cumsum(counts[2::2])
     return counts
+
+
+def valid_counts(texts: Sequence[bytes], pixels: Int[np.ndarray, " M"]) -> Bool[np.ndarray, " M"]:
+    """Which of COCO's compressed texts are valid and cover that number of pixels; all are decoded together."""
+    valid = np.ones(len(texts), bool)
+    for first in range(0, len(texts), TEXTS):
+        part = slice(first, first + TEXTS)
+        valid[part] = _valid_counts(texts[part], pixels[part])
+    return valid
+
+
+def _valid_counts(texts: Sequence[bytes], pixels: Int[np.ndarray, " M"]) -> Bool[np.ndarray, " M"]:
+    lengths = np.array([len(text) for text in texts])
+    valid = np.where(lengths > 0, True, pixels == 0)
+    full = np.flatnonzero(lengths)
+    if not len(full):
+        return valid
+    codes = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
+    starts = np.concatenate(([0], np.cumsum(lengths[full])[:-1]))
+    last = starts + lengths[full] - 1
+    good = (np.minimum.reduceat(codes, starts) >= 0) & (np.maximum.reduceat(codes, starts) <= 63)
+    good &= codes[last] & 32 == 0
+    codes[last] &= ~32  # so that every text ends a run
+    ends = np.flatnonzero(codes & 32 == 0)
+    begins = np.concatenate(([0], ends[:-1] + 1))
+    owner = np.repeat(np.arange(len(full)), lengths[full])
+    place = np.arange(len(codes)) - np.repeat(begins, ends - begins + 1)
+    good &= np.maximum.reduceat(place, starts) < CHARACTERS
+    shift = 5 * np.minimum(place, CHARACTERS - 1)
+    runs = np.add.reduceat((codes & 31) << shift, begins)
+    runs -= np.where(codes[ends] & 16, np.int64(1) << np.minimum(shift[ends] + 5, 62), 0)
+    owner = owner[ends]
+    firsts = np.searchsorted(owner, np.arange(len(full)))
+    index = np.arange(len(runs)) - firsts[owner]
+    # Two chains of differences in each text: the odd runs, and the even ones without the first, which stands alone.
+    chain = np.where(index == 0, 0, 1 + index % 2) + 3 * owner
+    order = np.argsort(chain, kind="stable")
+    total = np.cumsum(runs[order])
+    heads = np.flatnonzero(np.diff(chain[order], prepend=-1))
+    before = np.concatenate(([0], total))[heads]
+    counts = total - np.repeat(before, np.diff(np.append(heads, len(order))))
+    owners = owner[order]
+    limit = pixels[full][owners]
+    good &= np.bincount(owners, (counts < 0) | (counts > limit), len(full)) == 0
+    sums = np.bincount(owners, np.clip(counts, 0, limit), len(full))
+    valid[full] = good & (sums == pixels[full])
+    return valid
+
+
+def plain_counts(counts: Any, pixels: int) -> tuple[Any, str]:
+    """Run lengths as COCO writes them, and how they were written if that is something else with a certain meaning."""
+    if isinstance(counts, list):
+        numbers = [whole(run) for run in counts]
+        if None not in numbers and sum(filter(None, numbers)) == pixels:
+            return numbers, "" if numbers == counts and set(map(type, counts)) <= {int} else "its runs are no integers"
+        if counts and all(type(code) is int and 0 < code < 128 for code in counts):
+            text = bytes(counts).decode("ascii")
+            if _covers(text, pixels):
+                return text, "its run-length text is a list of character codes"
+        return counts, ""
+    if not isinstance(counts, str):
+        return counts, ""
+    if re.match(r"b['\"]", counts):
+        try:
+            literal = ast.literal_eval(counts)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return counts, ""
+        text = literal.decode("latin-1") if isinstance(literal, bytes) else counts
+        return (text, "its run-length text is that of Python's bytes, b'...'") if literal != counts else (counts, "")
+    if re.fullmatch(r"[\s,\[\]0-9]*[\s,\[][\s,\[\]0-9]*", counts):
+        runs = [int(run) for run in re.findall(r"[0-9]{1,18}", counts)]
+        if sum(runs) == pixels:
+            return runs, "its runs are written as a text"
+    return counts, ""
+
+
+def _covers(text: str, pixels: int) -> bool:
+    try:
+        return int(read_counts(text.encode("ascii")).sum()) == pixels
+    except ValueError:
+        return False
 
 
 def polygon_runs(rings: Rings, height: int, width: int) -> Any:

@@ -23,7 +23,7 @@ from htc.data.dataset import Dataset
 from htc.data.faults import FAULT_REMEDIES, Faults, RecordFault
 from htc.data.formats.converted import text_of
 from htc.data.images import image_size, read_image
-from htc.data.segmentation import short
+from htc.data.record_values import short
 from htc.data.written import xywh_of
 from htc.errors import DataError
 

@@ -4,23 +4,25 @@
 the faults of shapes that are readable but cover nothing, are outside the image, or are not in pixels.
 """
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeGuard
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from pycocotools import mask as coco_masks
 
 from htc.data.dataset import Polygons, RunLengths
-from htc.data.mask_encodings import Rings, counts_of, decode_mask, polygon_runs, read_counts
+from htc.data.holes import hole_rings, nested_rings, signed_area, with_holes
+from htc.data.mask_encodings import Rings, counts_of, decode_mask, plain_counts, polygon_runs, read_counts
+from htc.data.record_values import are_numbers, is_number, short, whole
 
 FAR = 10
 """A polygon further outside than this multiple of the image size does not belong to the image."""
 OUTSIDE_PIXELS = 1.0
 """Pixels that a polygon may extend beyond the image; annotation tools round vertices."""
-NUMBER_TYPES = frozenset((int, float))
+EMPTY: tuple[Any, ...] = (None, [], {}, "")
+"""Values of `segmentation` without any mask."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class ParsedSegmentation(NamedTuple):
 
     segmentation: Polygons | RunLengths | None
     faults: tuple[SegmentationFault, ...] = ()
+    understood: str = ""
+    """How the value differs from COCO's format although its meaning is certain."""
+    written: Any = None
+    """The value in COCO's format, if it was `understood`."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,12 @@ class Outline:
     """Square pixels: for RLE, the number of pixels; for polygons, the sum of their areas within the image."""
     drawn: Rings | None = None
     """Polygons for drawing."""
+    holes: int = 0
+    """Number of rings that are holes."""
+    filled_area: float | None = None
+    """For rings inside others: the area of the union, which COCO's tools compute."""
+    even_odd_area: float | None = None
+    """For rings inside others: the area if each of them is a hole, whatever its orientation."""
 
 
 NO_OUTLINE = Outline(None)
@@ -62,56 +74,74 @@ NO_OUTLINE = Outline(None)
 
 def parse_segmentation(value: Any, height: int, width: int) -> ParsedSegmentation:
     """Parse the segmentation of an annotation on an image of that size, with all faults that make it unusable."""
-    if value is None or value == []:
+    if value in EMPTY:
         return ParsedSegmentation(None)
     if isinstance(value, list):
-        return _parse_polygons(value, height, width)
+        rings = [ring for ring in value if ring != []]
+        if len(rings) == len(value):
+            return _parse_polygons(value, height, width)
+        parsed = _parse_polygons(rings, height, width) if rings else ParsedSegmentation(None)
+        return parsed._replace(understood="an empty polygon is left out", written=rings)
     if isinstance(value, dict) and "counts" in value:
         return _parse_runs(value, height, width)
     what = f"its segmentation is {short(value)}, neither a list of polygons nor a run-length encoding"
     return ParsedSegmentation(None, (SegmentationFault("outline-unknown", what),))
 
 
-def read_outline(value: Any, height: int, width: int) -> Outline:
+def read_outline(value: Any, height: int, width: int, *, holes: bool = True) -> Outline:
     """Parse the segmentation of an annotation on an image of that size, with all faults, including those that training
-    ignores.
+    ignores. Without `holes`, polygons are a union.
     """
-    if isinstance(value, list) and value and not _is_flat(value):
-        return _outline_of_polygons(value, height, width)
-    segmentation, faults = parse_segmentation(value, height, width)
+    rings = [ring for ring in value if ring != []] if isinstance(value, list) else []
+    if rings and not _is_flat(rings):
+        outline = _outline_of_polygons(rings, height, width)
+        return _nested(outline, height, width, holes) if len(rings) > 1 else outline
+    segmentation, faults, _, _ = parse_segmentation(value, height, width)
     if isinstance(segmentation, RunLengths):
         return _outline_of_runs(segmentation, height, width)
     if not faults:
         return NO_OUTLINE
     if isinstance(value, list):
-        whole = _outline_of_polygons([value], height, width)
-        kept = [value] if whole.segmentation is not None and not whole.faults else None
-        return Outline(None, (SegmentationFault(faults[0].code, faults[0].what, kept, "put in brackets"),), whole.box)
+        whole_ring = _outline_of_polygons([value], height, width)
+        kept = [value] if whole_ring.segmentation is not None and not whole_ring.faults else None
+        fault = SegmentationFault(faults[0].code, faults[0].what, kept, "put in brackets")
+        return Outline(None, (fault,), whole_ring.box)
     return Outline(None, faults)
 
 
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """Test for a finite number that is not a boolean."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer of more than 308 digits
-        return False
-
-
-def are_numbers(values: list[Any]) -> bool:
-    """`is_number` for all values, several times as fast for the long lists of polygons."""
-    try:
-        if set(map(type, values)) <= NUMBER_TYPES and math.isfinite(sum(values)):
-            return True
-    except OverflowError:
-        pass
-    return all(map(is_number, values))
-
-
-def short(value: Any, most: int = 60) -> str:
-    """Shorten a value for a message."""
-    text = repr(value)
-    return text if len(text) <= most else text[: most - 3] + "..."
+def _nested(outline: Outline, height: int, width: int, holes: bool) -> Outline:
+    """Report rings inside others, and cut the holes out of the mask."""
+    polygons = outline.segmentation
+    if not isinstance(polygons, Polygons):
+        return outline
+    rings = polygons.rings
+    outer = nested_rings(rings)
+    if not outer:
+        return outline
+    cut = hole_rings(rings, outer)
+    areas = [abs(signed_area(ring.reshape(-1, 2))) for ring in rings]
+    even_odd = 0.0
+    for index, area in enumerate(areas):
+        depth, at = 0, index
+        while at in outer:
+            depth, at = depth + 1, outer[at]
+        even_odd += area if depth % 2 == 0 else -area
+    filled = exact_area(outline, height, width)
+    outline = replace(outline, filled_area=filled, even_odd_area=even_odd)
+    faults = list(outline.faults)
+    for index in sorted(outer):
+        where = f"polygon {index + 1} lies inside polygon {outer[index] + 1}"
+        if index in cut:
+            used = "a hole" if holes else "a hole, which is filled (--coco-holes off)"
+            faults.append(SegmentationFault("polygon-hole", f"{where}, with the opposite orientation: {used}"))
+        elif outer[index] not in cut:
+            faults.append(SegmentationFault("polygon-inside", f"{where}, with the same orientation: it adds nothing"))
+    outline = replace(outline, faults=tuple(faults), holes=len(cut))
+    if not cut or not holes:
+        return outline
+    segmentation = with_holes(polygons, height, width)
+    area = float(counts_of(segmentation, height, width)[1::2].sum())
+    return replace(outline, segmentation=segmentation, area=area)
 
 
 def _is_flat(rings: list[Any]) -> bool:
@@ -161,21 +191,26 @@ def _parse_ring(ring: Any, height: int, width: int) -> Float[np.ndarray, " _"] |
 
 def _parse_runs(value: dict[str, Any], height: int, width: int) -> ParsedSegmentation:
     size, counts = value.get("size"), value["counts"]
-    if size != [height, width]:
-        turned = ", with width and height swapped" if size == [width, height] else ""
+    stated: list[Any] = size if isinstance(size, list) else []
+    sides = [whole(side) for side in stated]
+    if sides != [height, width]:
+        turned = ", with width and height swapped" if sides == [width, height] else ""
         what = f"its run-length size is {short(size)}{turned}; the image's [height, width] is [{height}, {width}]"
         return ParsedSegmentation(None, (SegmentationFault("rle-size", what),))
+    plain, understood = plain_counts(counts, height * width)
+    if not understood and not all(type(side) is int for side in stated):
+        understood = "its run-length size is not written as integers"
     damaged = None
     runs = text = None
-    if isinstance(counts, str):
+    if isinstance(plain, str):
         try:
-            text = counts.encode("ascii")
+            text = plain.encode("ascii")
             runs = read_counts(text)
         except ValueError:
-            damaged = f"its run-length text is damaged: {short(counts, 24)} cannot be decoded"
-    elif isinstance(counts, list) and all(isinstance(run, int) and not isinstance(run, bool) for run in counts):
+            damaged = f"its run-length text is damaged: {short(plain, 24)} cannot be decoded"
+    elif isinstance(plain, list) and all(type(run) is int for run in plain):
         try:
-            runs = np.array(counts, np.int64)
+            runs = np.array(plain, np.int64)
         except OverflowError:
             damaged = "its run-length counts are too large"
     else:
@@ -186,7 +221,10 @@ def _parse_runs(value: dict[str, Any], height: int, width: int) -> ParsedSegment
         negative = ", some of them negative" if (runs < 0).any() else ""
         what = f"its runs{negative} cover {int(runs.sum())} pixels, the image has {height * width}"
         return ParsedSegmentation(None, (SegmentationFault("rle-length", what),))
-    return ParsedSegmentation(RunLengths(runs if text is None else text))
+    segmentation = RunLengths(runs if text is None else text)
+    if not understood:
+        return ParsedSegmentation(segmentation)
+    return ParsedSegmentation(segmentation, (), understood, {"size": [height, width], "counts": plain})
 
 
 def _outline_of_runs(segmentation: RunLengths, height: int, width: int) -> Outline:
@@ -253,12 +291,6 @@ def _good_polygons(
         what = f"its outline of {area:.2g} square pixels covers no pixel"
         return Outline(None, (SegmentationFault("mask-empty", what, [], "the outline left out"),), box, drawn=rings)
     return Outline(segmentation, faults, box, area, rings)
-
-
-def signed_area(ring: Float[np.ndarray, "P 2"]) -> float:
-    """Signed area of a polygon (shoelace formula)."""
-    x, y = ring.T
-    return float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)
 
 
 def cut_ring(ring: list[float], height: int, width: int) -> list[float]:

@@ -6,7 +6,7 @@ any record); `htc.data.annotation_file` then reads the file tolerantly and gives
 
 import json
 import re
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, TypeAlias
 
 import msgspec
@@ -17,6 +17,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from htc.data.columns import (
     CROWD,
     EMPTY_LIST,
+    HOLES,
     IGNORE,
     LISTED_RUNS,
     MAX_SIDE,
@@ -32,6 +33,8 @@ from htc.data.columns import (
     texts,
 )
 from htc.data.dataset import RunLengths
+from htc.data.holes import hole_rings
+from htc.data.record_values import NO_PARENT
 from htc.data.segmentation import FAR, parse_segmentation
 from htc.files import uncollected
 
@@ -62,6 +65,7 @@ class _Image(Struct, forbid_unknown_fields=True):
 class _Category(Struct):
     id: int
     name: str
+    supercategory: str | UnsetType | None = UNSET
 
 
 class _Runs(Struct, forbid_unknown_fields=True):
@@ -109,6 +113,9 @@ def _categories(raw: Raw) -> dict[int, str]:
     categories = {record.id: record.name for record in records}
     if not categories or len(set(categories.values())) < len(records) or not all(categories.values()):
         raise DeclinedError
+    parents = {record.name for record in records if record.supercategory in NO_PARENT}
+    if len(records) > 1 and parents & {record.supercategory for record in records}:
+        raise DeclinedError  # one may be no class, but the supercategory of all others
     return categories
 
 
@@ -209,14 +216,15 @@ class _Builder:
             raise DeclinedError
         sizes = self._sizes[owners]
         runs, run_flags = _encoded_runs(rows, sizes)
+        polygons = _polygons(rows, sizes)
         values = {
             "ids": np.array([row.id for row in rows], np.int64),
             "owners": owners,
             "labels": _found(self._category_ids, [row.category_id for row in rows]).astype(np.int32),
             "boxes": boxes.ravel(),
             "areas": np.array([np.nan if row.area is UNSET else row.area for row in rows], np.float64),
-            "flags": _stated(rows) | run_flags,
-            **_polygons(rows, sizes),
+            "flags": _stated(rows) | run_flags | hole_flags(polygons),
+            **polygons,
             "run_counts": np.array(list(map(len, runs)), np.int64),
             "runs": np.frombuffer(b"".join(runs), np.uint8),
         }
@@ -283,6 +291,29 @@ def _polygons(rows: list[_Annotation], sizes: Int[np.ndarray, "N 2"]) -> dict[st
         if (farthest > FAR * (np.repeat(sizes.max(1), ring_counts) + 1)).any():
             raise DeclinedError
     return {"ring_counts": ring_counts, "number_counts": number_counts, "coordinates": coordinates}
+
+
+def hole_flags(polygons: dict[str, np.ndarray]) -> np.ndarray:
+    """The bit of instances some of whose polygons are holes; `ring_counts`, `number_counts` and `coordinates`."""
+    counts = polygons["ring_counts"]
+    flags = np.zeros(len(counts), np.int16)
+    if not (counts > 1).any():
+        return flags
+    starts, firsts = starts_of(polygons["number_counts"]), starts_of(counts)
+    points = polygons["coordinates"].reshape(-1, 2)
+    low, high = np.minimum.reduceat(points, starts[:-1] // 2), np.maximum.reduceat(points, starts[:-1] // 2)
+    # Each ring with each other of its instance: only rings within the box of another can be holes.
+    owners = np.repeat(np.arange(len(counts)), counts)
+    several = np.flatnonzero(counts[owners] > 1)
+    pairs = counts[owners[several]]
+    inner = np.repeat(several, pairs)
+    outer = np.repeat(firsts[owners[several]] - (np.cumsum(pairs) - pairs), pairs) + np.arange(len(inner))
+    within = (low[inner] >= low[outer]).all(1) & (high[inner] <= high[outer]).all(1) & (inner != outer)
+    for index in np.unique(owners[inner[within]]).tolist():
+        ends = starts[firsts[index] : firsts[index + 1] + 1].tolist()
+        if hole_rings([polygons["coordinates"][a:b] for a, b in pairwise(ends)]):
+            flags[index] = HOLES
+    return flags
 
 
 def _encoded_runs(rows: list[_Annotation], sizes: Int[np.ndarray, "N 2"]) -> tuple[list[bytes], np.ndarray]:

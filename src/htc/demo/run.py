@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from htc.config import Config
-from htc.data.coco import Splits, find_splits
+from htc.data.coco import Splits, find_splits, read_coco
 from htc.evaluation.coco import MetricValues
 from htc.evaluation.drawings import draw_comparisons
 from htc.presets import preset
@@ -64,7 +64,7 @@ def run_demo(
     assert trained.metrics is not None
     assert splits.val_annotations is not None
     assert splits.val_images is not None
-    images = draw_comparisons(trained.model, splits.val_annotations, splits.val_images, out / IMAGES_FOLDER)
+    images = draw_comparisons(trained.model, read_coco(splits.val_annotations, splits.val_images), out / IMAGES_FOLDER)
     return DemoResult(
         folder=out,
         model=trained.model_folder,

@@ -101,7 +101,7 @@ def evaluation_of(kind: IouType, comparison: Comparison, max_detections: int) ->
         assert comparison.result_masks is not None
         objects = [
             {**item, "segmentation": mask}
-            for item, mask in zip(comparison.objects, comparison.object_masks, strict=True)
+            for item, mask in zip(comparison.compared_objects, comparison.object_masks, strict=True)
         ]
         results = [
             _with_mask(item, mask) for item, mask in zip(comparison.results, comparison.result_masks, strict=True)

@@ -3,13 +3,18 @@
 Every metric starts from a `Comparison`, so that a file is parsed only once.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as rle_codec
 
+from htc.data.coco_records import usable_box
+from htc.data.mask_encodings import valid_counts
+from htc.data.record_values import KnownIds, is_number, short
+from htc.data.segmentation import EMPTY, parse_segmentation
 from htc.errors import DataError
 from htc.evaluation.files import read_annotations
 from htc.files import uncollected
@@ -57,6 +62,15 @@ class Comparison:
     result_masks: list[EncodedMask] | None
     federated: Federated | None = None
     """For LVIS; None: every class is annotated in every image."""
+    boxes_only: frozenset[int] = frozenset()
+    """Ids of the instances without a mask while others have one: for masks, their box is a crowd region."""
+
+    @cached_property
+    def compared_objects(self) -> list[Annotation]:
+        """The instances, those without a mask as crowds if masks are compared."""
+        if not self.with_masks or not self.boxes_only:
+            return self.objects
+        return [{**item, "iscrowd": 1} if item["id"] in self.boxes_only else item for item in self.objects]
 
     @property
     def with_masks(self) -> bool:
@@ -81,7 +95,7 @@ class Comparison:
         """Yield the instances and the results of each image, the results by descending score (a stable sort)."""
         objects: list[list[Annotation]] = [[] for _ in self.image_ids]
         results: list[list[Annotation]] = [[] for _ in self.image_ids]
-        for item in self.objects:
+        for item in self.compared_objects:
             objects[item["image_id"] - 1].append(item)
         for item in self.results:
             results[item["image_id"] - 1].append(item)
@@ -99,18 +113,25 @@ def compare(
     classes that are annotated in it.
 
     Images and instances get new ids from 1, in order: their own ids may be strings, and the COCO tools read id 0 as
-    "unmatched". Raises `DataError` if results belong to unknown images or categories, or if only some have masks.
+    "unmatched". Raises `DataError` if results belong to unknown images or categories, have no valid score or box, or if
+    only some have masks.
     """
     ground_truth = read_annotations(annotations)
-    check_results(ground_truth, results)
+    results = checked_results(ground_truth, results)
     if is_federated(ground_truth):
         results = _verified(ground_truth, results, max_detections)
     ordered = sorted(ground_truth["images"], key=lambda image: _order(image["id"]))
     numbers = {image["id"]: number for number, image in enumerate(ordered, start=1)}
     sizes = {image["id"]: (image["height"], image["width"]) for image in ordered}
     object_masks = result_masks = None
+    boxes_only: frozenset[int] = frozenset()
     if _with_masks(ground_truth, results):
-        # The box serves as the mask of a crowd without one.
+        # The box serves as the mask of a crowd or an instance without one.
+        boxes_only = frozenset(
+            number
+            for number, a in enumerate(ground_truth["annotations"], start=1)
+            if not a.get("segmentation") and not a.get("iscrowd", 0)
+        )
         object_masks = [
             to_rle(a.get("segmentation") or [_corners(a["bbox"])], *sizes[a["image_id"]])
             for a in ground_truth["annotations"]
@@ -124,6 +145,7 @@ def compare(
         results=[_result(r, number, numbers, sizes) for number, r in enumerate(results, start=1)],
         object_masks=object_masks,
         result_masks=result_masks,
+        boxes_only=boxes_only,
         federated=_federated(ground_truth, ordered),
     )
 
@@ -163,31 +185,87 @@ def _verified(
     return [results[index] for index in sorted(kept)]
 
 
-def check_results(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    """Raise a `DataError` that names the first result that does not belong to the annotations, and what to do."""
-    images = {image["id"] for image in ground_truth["images"]}
-    categories = {category["id"]: category["name"] for category in ground_truth["categories"]}
+def checked_results(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
+) -> Sequence[Mapping[str, Any]]:
+    """The results, with the ids of the annotations where these are written as text or float.
+
+    Raises a `DataError` that names the first result that cannot be used or does not belong to the annotations, and what
+    to do.
+    """
+    images = KnownIds(image["id"] for image in ground_truth["images"])
+    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    categories = KnownIds(names)
+    checked: list[Mapping[str, Any]] = []
     for index, result in enumerate(results):
         missing = [key for key in ("image_id", "category_id", "score") if key not in result]
-        if missing or not ("bbox" in result or "segmentation" in result):
+        with_mask = result.get("segmentation") not in EMPTY
+        if missing or not (result.get("bbox") is not None or with_mask):
             keys = ", ".join(missing) or "bbox and segmentation"
             raise DataError(
                 f"result {index}: {keys} missing; a COCO result has image_id, category_id, score and bbox or "
                 f"segmentation"
             )
-        if result["image_id"] not in images:
+        image, category = images.find(result["image_id"]), categories.find(result["category_id"])
+        if image is None:
             raise DataError(
-                f"result {index}: image_id {result['image_id']!r} is not in the annotations. Use the annotations of "
-                "the same images (htc predict --annotations FILE writes their ids)"
+                f"result {index}: image_id {short(result['image_id'])} is not in the annotations. Use the annotations "
+                "of the same images (htc predict --annotations FILE writes their ids)"
             )
-        if result["category_id"] not in categories:
-            known = ", ".join(f"{key} {name}" for key, name in list(categories.items())[:8])
+        if category is None:
+            known = ", ".join(f"{key} {name}" for key, name in list(names.items())[:8])
             raise DataError(
-                f"result {index}: category_id {result['category_id']!r} is not in the annotations, whose categories "
-                f"are {known}"
+                f"result {index}: category_id {short(result['category_id'])} is not in the annotations, whose "
+                f"categories are {known}"
             )
-        if not math.isfinite(result["score"]):
-            raise DataError(f"result {index}: score {result['score']} is not finite")
+        if not is_number(result["score"]):
+            raise DataError(f"result {index}: score {short(result['score'])} is not a finite number")
+        if result.get("bbox") is not None and usable_box(result["bbox"]) is None:
+            raise DataError(
+                f"result {index} (image {image}): bbox {short(result['bbox'])} is not [x, y, width, height], four "
+                f"finite numbers with sizes that are not negative"
+            )
+        changed: dict[str, Any] = {}
+        if type(result["image_id"]) is not type(image):
+            changed["image_id"] = image
+        if type(result["category_id"]) is not int:
+            changed["category_id"] = category
+        unused = [key for key in ("bbox", "segmentation") if key in result and result[key] in EMPTY]
+        if changed or unused:
+            kept = {key: value for key, value in result.items() if key not in unused}
+            checked.append({**kept, **changed})
+        else:
+            checked.append(result)
+    return checked
+
+
+def check_masks(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    """Raise a `DataError` that names the first result whose segmentation cannot be decoded; `results` are checked."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
+    texts: list[tuple[int, bytes, int]] = []
+    for index, result in enumerate(results):
+        value = result.get("segmentation")
+        if value is None:
+            continue
+        height, width = sizes[result["image_id"]]
+        counts = value.get("counts") if isinstance(value, dict) else None
+        if isinstance(counts, str) and counts.isascii() and value.get("size") == [height, width]:
+            texts.append((index, counts.encode(), height * width))
+            continue
+        parsed = parse_segmentation(value, height, width)
+        if parsed.faults or parsed.understood or parsed.segmentation is None:
+            what = parsed.faults[0].what if parsed.faults else parsed.understood or "its segmentation is empty"
+            raise _mask_error(index, result, what)
+    valid = valid_counts([text for _, text, _ in texts], np.array([pixels for _, _, pixels in texts], np.int64))
+    if not valid.all():
+        index = texts[int(np.argmin(valid))][0]
+        height, width = sizes[results[index]["image_id"]]
+        faults = parse_segmentation(results[index]["segmentation"], height, width).faults
+        raise _mask_error(index, results[index], faults[0].what if faults else "its run-length text is damaged")
+
+
+def _mask_error(index: int, result: Mapping[str, Any], what: str) -> DataError:
+    return DataError(f"result {index} (image {result['image_id']}): {what}; export the results again")
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> EncodedMask:
@@ -205,19 +283,13 @@ def _with_masks(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, 
     """
     objects = [a for a in ground_truth["annotations"] if not a.get("iscrowd", 0)]
     annotated = [bool(a.get("segmentation")) for a in objects]
-    predicted = ["segmentation" in result for result in results]
+    predicted = [result.get("segmentation") not in EMPTY for result in results]
     if (results and not any(predicted)) or (annotated and not any(annotated)):
         return False
     if not all(predicted):
         raise DataError(
             f"result {predicted.index(False)} has no segmentation, but others have one: every result or none must have "
             f"a mask"
-        )
-    if not all(annotated):
-        bad = objects[annotated.index(False)]["id"]
-        raise DataError(
-            f"annotation {bad} has no segmentation, but others have one: masks can be evaluated only if every instance "
-            f"has one; add it or remove the annotation"
         )
     return True
 
@@ -236,7 +308,7 @@ def _object(
     annotation: Mapping[str, Any], number: int, images: Mapping[Any, int], sizes: Mapping[Any, tuple[int, int]]
 ) -> Annotation:
     image, box = annotation["image_id"], list(annotation["bbox"])
-    if "area" in annotation:
+    if annotation.get("area") is not None:
         area = annotation["area"]
     elif annotation.get("segmentation"):
         area = float(rle_codec.area(to_rle(annotation["segmentation"], *sizes[image])))
@@ -259,7 +331,7 @@ def _result(
     image = result["image_id"]
     box = (
         list(result["bbox"])
-        if "bbox" in result
+        if result.get("bbox") is not None
         else rle_codec.toBbox(to_rle(result["segmentation"], *sizes[image])).tolist()
     )
     where = {"id": number, "image_id": images[image], "category_id": result["category_id"], "iscrowd": 0}

@@ -12,9 +12,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from htc.data.coco import read_coco
-from htc.data.dataset import ImageRecord
+from htc.data.dataset import Dataset, ImageRecord
 from htc.data.ground_truth import annotated, annotated_image
+from htc.data.image_names import distinct_names
 from htc.data.images import read_image
 from htc.errors import OutputError
 from htc.evaluation.comparison import Annotation, Comparison, EncodedMask
@@ -38,15 +38,13 @@ from htc.visual.palette import PALETTE
 SCORE = 0.5
 
 
-def draw_comparisons(
-    predictor: Predictor, annotations: Path, images: Path, folder: Path, most: int = 8
-) -> tuple[Path, ...]:
+def draw_comparisons(predictor: Predictor, dataset: Dataset, folder: Path, most: int = 8) -> tuple[Path, ...]:
     """Write PNGs of ground truth (left) and prediction (right) for up to `most` images, evenly spread over the dataset.
 
     Predictions have a score of at least 0.5. Existing files of the same name are replaced. Raises `OutputError` if the
     folder cannot be written to.
     """
-    records = read_coco(annotations, images).images
+    records = dataset.images
     chosen = (
         [
             records[index]
@@ -56,8 +54,8 @@ def draw_comparisons(
         else []
     )
     written = []
-    for record in chosen:
-        path = folder / f"{record.path.stem[:16]}.png"
+    for record, name in zip(chosen, distinct_names([record.path for record in chosen]), strict=True):
+        path = folder / f"{name}.png"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(comparison(predictor, record)).save(path)

@@ -23,10 +23,11 @@ from htc.evaluation.evaluation import (
     evaluate_predictor,
     images_folder,
     member_names,
+    read_checked_results,
     read_other_results,
     score_results,
 )
-from htc.evaluation.files import read_annotations, read_results
+from htc.evaluation.files import read_annotations
 from htc.evaluation.maps import MapRequest
 from htc.evaluation.request import EvaluationRequest
 from htc.evaluation.run import match_categories, parse_stages
@@ -238,7 +239,10 @@ def _of_results(
     default = DETECTIONS_OF_LVIS if is_federated(ground_truth) else DETECTIONS_OF_A_FILE
     max_detections = request.max_detections or default
     evaluation = score_results(
-        ground_truth, read_results(results), max_detections=max_detections, diagnostics=request.with_diagnostics
+        ground_truth,
+        read_checked_results(ground_truth, results),
+        max_detections=max_detections,
+        diagnostics=request.with_diagnostics,
     )
     return evaluation, results.name, paths
 

@@ -10,7 +10,7 @@ from htc.data.dataset import Dataset
 from htc.errors import DataError
 from htc.evaluation.bootstrap import gains
 from htc.evaluation.coco import MetricValues, coco_metrics, metrics_of
-from htc.evaluation.comparison import Comparison, check_results, compare
+from htc.evaluation.comparison import Comparison, check_masks, checked_results, compare
 from htc.evaluation.diagnostics import Diagnostics, diagnose
 from htc.evaluation.files import read_images, read_results
 from htc.evaluation.maps import MapRequest, evaluating_maps
@@ -84,14 +84,19 @@ def images_folder(annotations: Path) -> Path:
     return sibling if sibling.is_dir() else annotations.parent
 
 
-def read_other_results(ground_truth: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+def read_other_results(ground_truth: Mapping[str, Any], path: Path) -> Results:
     """Read a result file to compare with; raises `DataError` if its images or categories are not in the annotations."""
-    others = read_results(path)
     try:
-        check_results(ground_truth, others)
+        return read_checked_results(ground_truth, path)
     except DataError as error:
         raise DataError(f"--against {path}: {error}") from error
-    return others
+
+
+def read_checked_results(ground_truth: Mapping[str, Any], path: Path) -> Results:
+    """Read a result file; raises `DataError` for a result that cannot be used or is not of these annotations."""
+    results = checked_results(ground_truth, read_results(path))
+    check_masks(ground_truth, results)
+    return results
 
 
 def score_results(

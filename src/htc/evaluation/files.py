@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from htc.data.annotation_file import KIND, LISTS, annotation_file, listed_name, read_annotation_file
+from htc.data.annotation_file import KIND, LISTS, annotation_file, read_annotation_file
 from htc.data.coco import ground_truth_of
+from htc.data.faults import Faults
+from htc.data.image_names import ListedNames
 from htc.errors import DataError
 from htc.files import read_json
 
@@ -21,9 +23,18 @@ def read_images(path: str | Path) -> Mapping[str, Any]:
     return _ground_truth(path, ("images", "categories"))
 
 
-def image_ids_by_name(path: str | Path) -> dict[str, int | str]:
-    """Map file names to the image ids of a COCO annotation file; annotations are optional. Raises `DataError`."""
-    return {listed_name(image): image["id"] for image in read_images(path)["images"]}
+def listed_names(path: str | Path) -> ListedNames:
+    """The image ids of a COCO annotation file by file name; annotations are optional. Raises `DataError`."""
+    file = read_annotation_file(Path(path), None, lists=("images", "categories"))
+    faults = Faults(file.file)
+    for fault in file.image_faults:
+        if fault.code != "image-size-missing":
+            faults.add(fault.message)
+    faults.check()
+    try:
+        return ListedNames((image.name, image.id) for image in file.images)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def has_objects(path: str | Path) -> bool:
@@ -34,12 +45,18 @@ def has_objects(path: str | Path) -> bool:
     return not isinstance(content, Mapping) or "annotations" in content
 
 
+class GroundTruth(dict[str, Any]):
+    """The content of an annotation file that has been checked for the evaluation."""
+
+
 def _ground_truth(annotations: str | Path | Mapping[str, Any], lists: tuple[str, ...]) -> Mapping[str, Any]:
+    if isinstance(annotations, GroundTruth):
+        return annotations
     if isinstance(annotations, str | Path):
         file = read_annotation_file(Path(annotations), None, lists=lists)
     else:
         file = annotation_file(annotations, Path("the annotations"), lists=lists)
-    return ground_truth_of(replace(file, names_needed=False))
+    return GroundTruth(ground_truth_of(replace(file, names_needed=False)))
 
 
 def read_results(path: str | Path) -> list[dict[str, Any]]:

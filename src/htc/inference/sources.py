@@ -10,6 +10,7 @@ from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from htc.data.image_names import ListedNames
 from htc.data.images import MAX_PIXELS, image_size
 from htc.errors import DataError
 
@@ -118,39 +119,23 @@ def _whole(file: ImageFile, _root: Path) -> str:
     return file.path.absolute().as_posix().replace(":", "").lstrip("/")
 
 
-def image_ids(files: Sequence[ImageFile], annotations: Mapping[str, int | str] | None = None) -> list[int | str]:
+def image_ids(
+    files: Sequence[ImageFile], annotations: ListedNames | Mapping[str, int | str] | None = None
+) -> list[int | str]:
     """Return the id of each image in result files.
 
-    It is the id of its file name (relative, else the bare name) in `annotations`; else the integer of an all-digit
-    stem, unless another image has this id; else its name. Raises `DataError` for a bare name that `annotations` lists
-    in several folders.
+    It is the id of its file name (its path below SOURCE, else as much of its path as `annotations` list); else the
+    integer of an all-digit stem, unless another image has this id; else its name. Raises `DataError` where
+    `annotations` are ambiguous.
     """
-    known = annotations or {}
-    listed: dict[str, list[str]] = {}
-    for name in known:
-        listed.setdefault(name.rsplit("/", 1)[-1], []).append(name)
-    given = [known.get(_listed_name(file, known, listed.get(file.path.name, []))) for file in files]
+    known = annotations if isinstance(annotations, ListedNames) else ListedNames((annotations or {}).items())
+    given = known.ids_of([(file.path, file.name) for file in files])
     stems = [int(file.path.stem) if file.path.stem.isascii() and file.path.stem.isdigit() else None for file in files]
-    uses = Counter([*known.values(), *(stem for stem, own in zip(stems, given, strict=True) if own is None)])
+    uses = Counter([*known.all_ids, *(stem for stem, own in zip(stems, given, strict=True) if own is None)])
     return [
         own if own is not None else stem if stem is not None and uses[stem] == 1 else file.name
         for file, own, stem in zip(files, given, stems, strict=True)
     ]
-
-
-def _listed_name(file: ImageFile, known: Mapping[str, int | str], same_name: Sequence[str]) -> str:
-    """Return the name of the image in the annotations (`same_name`: all with its bare name), or "" if there is none."""
-    if file.name in known or len(same_name) < 2:
-        return file.name if file.name in known else "".join(same_name)
-    # `cam1/a.png` of the folder `images` may be listed as `images/cam1/a.png`
-    whole = "/" + file.path.absolute().as_posix()
-    below = [name for name in same_name if whole.endswith("/" + name)]
-    if len(below) == 1:
-        return below[0]
-    raise DataError(
-        f"{file.path}: the annotations list {len(same_name)} images of this name ({', '.join(same_name[:3])}), so its "
-        f"image_id is ambiguous; pass the folder that their file_name starts from as SOURCE"
-    )
 
 
 def predict_files(

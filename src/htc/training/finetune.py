@@ -12,6 +12,7 @@ import torch
 from htc.checkpoint.fit import LoadedWeights
 from htc.checkpoint.formats.imagenet import expected_normalization
 from htc.config import Backbone, Config, CustomBackbone, FishNet, Input, ResNet, ViT
+from htc.data.columns import table_of
 from htc.data.dataset import Dataset
 from htc.data.semantic_maps import MapSources, least_classes
 from htc.errors import CheckpointError
@@ -92,8 +93,8 @@ def fit_to_data(config: Config, dataset: Dataset, semantic: Literal["auto", "non
 
 def without_masks(dataset: Dataset) -> bool:
     """Return whether the dataset has instances and none has a mask: the model then has no mask heads."""
-    objects = [instance for record in dataset.images for instance in record.instances if not instance.crowd]
-    return bool(objects) and all(instance.segmentation is None for instance in objects)
+    table = table_of(dataset.images).without_crowds()
+    return len(table.masked) > 0 and not table.masked.any()
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class TrainingRequest:
     val_annotations: str | Path | None = None
     val_images: str | Path | None = None
     label_maps: str = AUTO
+    coco_holes: Literal["on", "off"] = "on"
     weights: str | Path | None = None
     semantic: "Literal['auto', 'none'] | MapSources" = "auto"
     out: str | Path | None = None
@@ -94,6 +95,8 @@ class TrainingRequest:
         if self.weights is not None:
             check_weights(str(self.weights))
         parse_map_options(self.label_maps)
+        if self.coco_holes not in ("on", "off"):
+            raise ConfigError(f"coco_holes is {self.coco_holes!r}: pass on or off")
         check_loggers(self.loggers)
         if self.transforms is not None and not callable(self.transforms):
             raise ConfigError(f"transforms is a {type(self.transforms).__name__}: give a function (image, target)")

@@ -188,7 +188,7 @@ def record_setting(out: Path, config: Config, options: Options) -> None:
 
 def read_dataset(splits: Splits, options: Options) -> Dataset:
     """Read the training set with its semantic maps, if any; raises `DataError`."""
-    dataset = read_coco(splits.train_annotations, splits.train_images)
+    dataset = read_coco(splits.train_annotations, splits.train_images, holes=splits.holes)
     if not len(dataset):
         raise DataError(f'{splits.train_annotations}: "images" is empty, so there is no image to train on')
     if isinstance(options.semantic, MapSources):
@@ -279,7 +279,7 @@ def validation_of(
     if annotations is None or images is None:
         return Validation(out, None, options.evaluate_every, training.epochs)
     match_categories(config.classes, read_annotations(annotations))
-    dataset = read_coco(annotations, images)
+    dataset = read_coco(annotations, images, holes=splits.holes)
     sources = options.semantic if isinstance(options.semantic, MapSources) else None
     if options.validation_losses:
         validation_batches(dataset, config, sources)  # checks the maps before the first step
@@ -294,7 +294,7 @@ def validation_of(
         return evaluate_on_all_ranks(Predictor(detector, config), annotations, images, report, watch.workers)
 
     def draw(detector: nn.Module, folder: Path) -> None:
-        draw_comparisons(Predictor(detector, config), annotations, images, folder, options.images)
+        draw_comparisons(Predictor(detector, config), dataset, folder, options.images)
 
     return Validation(
         out,

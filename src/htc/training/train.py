@@ -14,6 +14,7 @@ from htc.checkpoint.zoo import fetch
 from htc.compatibility import check_torch
 from htc.config import Config, Precision, Section
 from htc.data.coco import read_splits
+from htc.data.columns import table_of
 from htc.data.formats.layouts import locate_splits
 from htc.data.formats.map_rules import AUTO
 from htc.data.semantic_maps import semantic_sources
@@ -66,6 +67,7 @@ def train(
     val_annotations: str | Path | None = None,
     val_images: str | Path | None = None,
     label_maps: str = AUTO,
+    coco_holes: Literal["on", "off"] = "on",
     preset: str | None = None,
     weights: str | Path | None = None,
     semantic: "Literal['auto', 'none'] | str | Path | MapSources | Mapping[str, Any]" = "auto",
@@ -109,6 +111,8 @@ def train(
         val_images: the folder of its images.
         label_maps: how label maps are read: "auto" decides from the maps; "instances", "components" or "classes" says
             what a value, each of its connected regions, or both are, as in "components,background=255,void=none".
+        coco_holes: "on": a polygon of COCO's JSON wholly inside another, of the opposite orientation, is a hole; "off":
+            polygons are a union, as COCO's own metrics have them.
         preset: the model and its schedule (`htc.list_models()`).
         weights: start from these weights: a preset with released weights, a folder, a file, or "FILE#teacher" for one
             of several models in it. Layers that depend on the classes keep the rows of classes with the same name; the
@@ -175,6 +179,7 @@ def train(
         val_annotations=val_annotations,
         val_images=val_images,
         label_maps=label_maps,
+        coco_holes=coco_holes,
         weights=weights,
         semantic=semantic_sources(semantic, semantic_json, semantic_panoptic, semantic_instances, ("auto", "none")),
         out=out,
@@ -221,7 +226,7 @@ def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult
     with preparing(request, listener) as prepared, _logged(prepared.folder, listener) as listener:
         plan = prepared.plan
         choices = plan.choices()
-        counts = (len(plan.dataset), sum(len(record.instances) for record in plan.dataset.images))
+        counts = (len(plan.dataset), len(table_of(plan.dataset.images).labels))
         listener(Planned(*counts, len(plan.dataset.classes), choices, plan.options.minutes))
         options = replace(plan.options, evaluate_every=plan.evaluate_every, choices=choices)
         from htc.training.run import run_training
@@ -323,6 +328,7 @@ def _located(request: TrainingRequest, folder: Path, listener: Listener) -> "Spl
         converted=folder / CONVERTED,
         say=lambda line: listener(Message(line)),
     )
+    splits = replace(splits, holes=request.coco_holes == "on")
     name = None if request.weights is None else str(request.weights)
     if name is not None and to_be_fetched(name):
         read_splits(splits)  # report faults in the dataset before a long download
