@@ -8,6 +8,7 @@ from typing import Any
 
 from htc.data.coco import Splits, read_coco
 from htc.data.formats.converted import ANNOTATIONS_FOLDER
+from htc.data.image_names import listed_name
 from htc.errors import DataError
 from htc.files import write_json
 
@@ -57,7 +58,7 @@ def validation_part(splits: Splits, images: int, destination: Path) -> Splits:
 
 def _hash_value(image: dict[str, Any]) -> float:
     """A hash in 0..1 of the image's group or name."""
-    name = str(image.get("group", Path(str(image["file_name"])).name))
+    name = str(image.get("group", Path(str(listed_name(image))).name))
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
 
 

@@ -53,7 +53,7 @@ class _Reader:
         files = {part: self._label_files(images) for part, images in sources.items()}
         for texts in self.folders.values():
             for file in texts:
-                if file not in self.lines:
+                if file not in self.lines and file.name not in NO_LABELS:
                     self.notes.name("label file without image, which is not used", self._name(file))
         if self.keypoints is None:
             self.keypoints = keypoints_of([fields for lines in self.lines.values() for _, fields in lines])
@@ -132,7 +132,7 @@ class _Reader:
 
 
 def _texts(folder: Path) -> list[Path]:
-    return [path for path in visible_entries(folder) if path.suffix.lower() == ".txt" and path.name not in NO_LABELS]
+    return [path for path in visible_entries(folder) if path.suffix.lower() == ".txt"]
 
 
 def keypoints_of(lines: Iterable[list[str]]) -> int | None:
