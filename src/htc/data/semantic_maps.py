@@ -77,8 +77,10 @@ def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarra
 
 
 def map_path(folder: Path, image: Path) -> Path:
-    """Path of the semantic map of an image."""
-    return folder / f"{image.stem}.png"
+    """Path of the semantic map of an image: in the same folders below `folder` as the image, or directly in it."""
+    name = f"{image.stem}.png"
+    below = (folder.joinpath(*image.parent.parts[-depth:], name) for depth in (2, 1))
+    return next((path for path in below if path.is_file()), folder / name)
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,19 @@ def _without_map(dataset: Dataset, folder: Path) -> list[ImageRecord]:
             f"{folder}: no such folder of semantic maps; correct the path, or use --semantic auto to derive them from "
             f"the instances"
         )
-    return [record for record in dataset.images if not map_path(folder, record.path).is_file()]
+    of_map: dict[Path, Path] = {}
+    missing = []
+    for record in dataset.images:
+        path = map_path(folder, record.path)
+        other = of_map.setdefault(path, record.path)
+        if not path.is_file():
+            missing.append(record)
+        elif other != record.path:
+            raise DataError(
+                f"{path} would be the semantic map of two images, {other} and {record.path}; put the maps into the "
+                f"same folders below {folder} as the images, or give the images different names"
+            )
+    return missing
 
 
 def least_classes(dataset: Dataset) -> int:

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from htc.data.annotation_file import name_of_url
 from htc.data.coco import Splits, coco_parts, find_splits
+from htc.data.coco_records import name_of_url
 from htc.data.formats.converted import SPLIT_NAMES
 from htc.errors import DataError
 from htc.files import visible_entries
