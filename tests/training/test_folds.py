@@ -6,7 +6,7 @@ import pytest
 
 import htc
 from htc.data.coco import Splits, read_coco
-from htc.data.formats.layouts import fold_splits
+from htc.data.held_out import fold_splits
 from htc.errors import ConfigError, DataError
 from htc.training.events import Finished, Message, Phase
 from htc.training.folds import FoldRun, _means, _spread

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from htc.config import Config
 from htc.data.coco import Splits
-from htc.data.formats.layouts import fold_splits
+from htc.data.held_out import fold_splits
 from htc.files import write_json
 from htc.metrics import Metrics
 from htc.training.checkpoints import LAST

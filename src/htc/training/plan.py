@@ -14,7 +14,7 @@ from htc.config import Config
 from htc.data.advice import SMALL_SHARE, statistics_of
 from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
-from htc.data.formats.layouts import validation_part
+from htc.data.held_out import validation_part
 from htc.data.semantic_maps import MapSources
 from htc.inference.device import choose_device
 from htc.model.backbones.custom import with_custom

@@ -15,8 +15,9 @@ from htc.compatibility import check_torch
 from htc.config import Config, Precision, Section
 from htc.data.coco import read_splits
 from htc.data.columns import table_of
-from htc.data.formats.layouts import fold_splits, locate_splits
+from htc.data.formats.layouts import locate_splits
 from htc.data.formats.map_rules import AUTO
+from htc.data.held_out import fold_splits
 from htc.data.semantic_maps import semantic_sources
 from htc.extras import require
 from htc.files import optional_path
