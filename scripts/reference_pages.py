@@ -34,8 +34,8 @@ FIXABLE = {
     "category-id-twice", "image-size-missing", "image-id-twice", "annotation-record", "annotation-id-missing",
     "annotation-id-twice", "annotation-without-image", "picture-missing", "picture-listed-twice", "polygon-flat",
     "polygon-odd", "polygon-short", "polygon-taken-for-box", "polygon-no-area", "polygon-outside", "mask-empty",
-    "box-wrong", "box-missing", "box-empty", "box-outside", "box-unlike-mask", "box-whole-numbers", "area-missing",
-    "area-unlike-mask", "object-twice",
+    "box-wrong", "box-missing", "box-empty", "box-outside", "box-unlike-mask", "area-missing",
+    "area-unlike-mask", "object-twice", "picture-name", "value-type",
 }  # fmt: skip
 """Codes of the doctor of which `--fix` corrects at least some; the tests of the doctor know them too."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # before torch and numpy are imported
+os.environ.setdefault("HTC_OFFLINE", "1")  # trainings look for no weights; tests of downloads have their own servers
 
 import pytest
 from hypothesis import settings

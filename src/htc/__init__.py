@@ -9,13 +9,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from htc.api import doctor, ensemble, evaluate, list_models, load, train
+    from htc.api import doctor, ensemble, evaluate, export, list_models, load, train
     from htc.config import Config
     from htc.data.dataset import Dataset
     from htc.errors import (
         CheckpointError,
         ConfigError,
         DataError,
+        ExportError,
         HTCError,
         InstallationError,
         OutputError,
@@ -38,6 +39,7 @@ _HOMES = {
     "Dataset": "htc.data.dataset",
     "Detections": "htc.results",
     "Detector": "htc.model.detector",
+    "ExportError": "htc.errors",
     "HTCError": "htc.errors",
     "InstallationError": "htc.errors",
     "Metrics": "htc.metrics",
@@ -49,6 +51,7 @@ _HOMES = {
     "doctor": "htc.checks.doctor",
     "ensemble": "htc.inference.load",
     "evaluate": "htc.evaluation.evaluate",
+    "export": "htc.exporting.export",
     "list_models": "htc.checkpoint.zoo",
     "load": "htc.inference.load",
     "train": "htc.training.train",
@@ -63,6 +66,7 @@ __all__ = [
     "Dataset",
     "Detections",
     "Detector",
+    "ExportError",
     "HTCError",
     "InstallationError",
     "Metrics",
@@ -75,6 +79,7 @@ __all__ = [
     "doctor",
     "ensemble",
     "evaluate",
+    "export",
     "list_models",
     "load",
     "train",

@@ -5,6 +5,7 @@ HTCError
 ├── CheckpointError   a weights file that is missing, damaged, refused or of another architecture
 ├── DataError         an image, annotation file or folder that is unusable
 ├── TrainingError     a training that cannot continue: a loss that is not finite
+├── ExportError       a model that cannot be exported, or whose exported file computes something else
 ├── OutputError       a path that cannot be written to
 ├── InstallationError packages that are missing or incompatible
 └── ReportedElsewhereError  an error that another process reports
@@ -31,6 +32,10 @@ class DataError(HTCError):
 
 class TrainingError(HTCError):
     """A training that cannot continue: a loss that is not finite."""
+
+
+class ExportError(HTCError):
+    """A model that cannot be exported, or whose exported file computes something else."""
 
 
 class OutputError(HTCError):

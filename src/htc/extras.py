@@ -20,6 +20,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "tensorboard": {"tensorboard": "tensorboard"},
         "wandb": {"wandb": "wandb"},
         "mlflow": {"mlflow": "mlflow-skinny", "sqlalchemy": "sqlalchemy", "alembic": "alembic"},
+        "export": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime", "openvino": "openvino"},
     }
 )
 """Packages of each extra of pyproject.toml: {module: distribution that installs it}."""

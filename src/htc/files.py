@@ -37,17 +37,17 @@ class Writer:
 
     def write(self, content: bytes | memoryview) -> None:
         """Append the content."""
-        with _explained(self._path):
+        with explained(self._path):
             self._stream.write(content)
 
     def flush(self) -> None:
         """Pass the written content to the operating system."""
-        with _explained(self._path):
+        with explained(self._path):
             self._stream.flush()
 
     def sync(self) -> None:
         """Wait until the written content is on the disk, so that it survives a power failure."""
-        with _explained(self._path):
+        with explained(self._path):
             self._stream.flush()
             os.fsync(self._stream.fileno())
 
@@ -59,14 +59,14 @@ def whole_file(path: Path) -> Iterator[Writer]:
     Parent folders are created. Raises `OutputError` with the file, the reason and the remedy.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a folder")
         stream = temporary.open("wb")
     try:
         yield Writer(stream, path)
-        with _explained(path):
+        with explained(path):
             stream.close()
             temporary.replace(path)
     finally:
@@ -75,8 +75,19 @@ def whole_file(path: Path) -> Iterator[Writer]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_incomplete(folder: Path, pattern: str) -> None:
+    """Remove the temporary files that killed processes left in a folder; `pattern` is that of their final names, as in
+    `last.ckpt`, or `**/*` for all files and subfolders.
+    """
+    below, _, name = pattern.rpartition("/")
+    for path in folder.glob(f"{below}/.{name}.*.tmp" if below else f".{name}.*.tmp"):
+        if path.stem.rpartition(".")[2].isdigit():
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Raise `OutputError` with the path, the reason and the remedy for an `OSError` of the block."""
     try:
         yield
     except OSError as error:
@@ -101,6 +112,22 @@ def visible(path: Path) -> bool:
     and the like do not.
     """
     return not path.name.startswith(".") and path.name not in HIDDEN_NAMES
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; false for a name that cannot be one, such as one that is too long."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is such a folder; false for a name that cannot be one."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def visible_entries(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from htc.checkpoint.zoo import list_models
 from htc.checks.doctor import doctor
 from htc.cli.app import build
 from htc.evaluation.evaluate import EvaluationRequest, evaluate
+from htc.exporting.export import export
 from htc.inference.load import ensemble, load
 from htc.inference.predictor import ImagePredictor
 from htc.training.request import TrainingRequest
@@ -24,6 +25,7 @@ PYTHON_ONLY = {
         "overrides": "--any.field",
     },
     "evaluate": {"progress": "the command always shows it", "overrides": "--any.field"},
+    "export": {"progress": "the command always shows it", "overrides": "--any.field"},
     "doctor": {"progress": "the command always shows it"},
     "predict": {
         "sources": "SOURCE, files and folders",
@@ -36,6 +38,7 @@ PYTHON_ONLY = {
 COMMAND_ONLY = {
     "train": {"logger": "loggers=", "print_config": "resolve and print"},
     "evaluate": {"json": "Metrics.to_dict()", "print_config": "resolve and print"},
+    "export": {"json": "Certificate.to_dict()", "print_config": "resolve and print"},
     "doctor": {"json": "DoctorReport.to_dict()"},
     "predict": {
         "model": "htc.load",
@@ -63,6 +66,7 @@ OTHER_DEFAULTS = {
 FUNCTIONS = {
     "train": train,
     "evaluate": evaluate,
+    "export": export,
     "doctor": doctor,
     "predict": ImagePredictor.predict_many,
     "models": list_models,
@@ -132,6 +136,7 @@ def test_a_request_has_the_function_s_defaults(request_type, function):
         (lambda: htc.evaluate("x", "y", batch=3), "did you mean batch_size"),
         (lambda: htc.evaluate("x", "y", max_det=3), "did you mean max_detections"),
         (lambda: htc.doctor("x", fixx="y"), "did you mean fix"),
+        (lambda: htc.export("x", "y.onnx", batchsize=2), "did you mean batch"),
         (lambda: htc.ensemble([], view="1:flip"), "did you mean views"),
         (lambda: htc.list_models(release=True), "did you mean released"),
     ],
@@ -145,7 +150,7 @@ def test_a_misspelt_option_names_the_nearest(call, message):
 def test_options_are_keyword_only_and_documented(function):
     for name, one in inspect.signature(function).parameters.items():
         if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
-            allowed = ("self", "model", "models", "data", "images", "sources", "pattern", "score_threshold")
+            allowed = (*("self", "model", "models", "data", "images", "sources", "pattern", "file"), "score_threshold")
             assert name in allowed, name
     documented = inspect.getdoc(function)
     if function is not ImagePredictor.predict_many:

@@ -22,11 +22,13 @@ class Behaviour:
     length_known: bool = True
     delay: float = 0.0
     """Seconds before an answer."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Further headers of an answer."""
     content_type: str = ""
     drip: float = 0.0
     """Seconds between single bytes of the body."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
-    """(path, Range header) of every request."""
+    """(path, Range header) of every GET request."""
 
 
 @contextmanager
@@ -36,6 +38,18 @@ def serve(behaviour: Behaviour) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             """Say nothing."""
+
+        def do_HEAD(self) -> None:
+            time.sleep(behaviour.delay)
+            if behaviour.redirect and not self.path.startswith("/elsewhere/"):
+                self.send_response(302)
+                self.send_header("Location", behaviour.redirect)
+            else:
+                self.send_response(behaviour.statuses[0] if behaviour.statuses else 200)
+                for name, value in behaviour.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(behaviour.content)))
+            self.end_headers()
 
         def do_GET(self) -> None:
             wanted = self.headers.get("Range")
@@ -60,6 +74,8 @@ def serve(behaviour: Behaviour) -> Iterator[str]:
             self.send_response(200 if start is None else 206)
             if start is not None:
                 self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+            for name, value in behaviour.headers.items():
+                self.send_header(name, value)
             if behaviour.length_known:
                 self.send_header("Content-Length", str(len(body)))
             if behaviour.content_type:

@@ -123,6 +123,15 @@ def same_name(data: DataSet) -> None:
     data.val["images"][0]["file_name"] = "train_0.png"
 
 
+def two_cameras(data: DataSet) -> None:
+    """Two images of one name in two folders, with one map for both."""
+    for number, image in enumerate(data.train["images"][:2]):
+        (data.images / f"cam{number}").mkdir()
+        (data.images / image["file_name"]).rename(data.images / f"cam{number}" / "x.png")
+        (data.maps / image["file_name"]).rename(data.maps / "x.png")
+        image["file_name"] = f"cam{number}/x.png"
+
+
 def ring_inside(step: int) -> Fault:
     """A second ring within the disc; step -1: of the opposite orientation, with the area of a hole."""
 
@@ -326,6 +335,7 @@ KEPT: list[tuple[str, Fault]] = [
         edit(lambda data: (data.train["images"][0].update(group=4), data.val["images"][1].update(group=4))),
     ),
     ("semantic-missing", edit(lambda data: (data.maps / "train_0.png").unlink())),
+    ("semantic-shared", two_cameras),
     ("semantic-unreadable", edit(lambda data: (data.maps / "train_0.png").write_bytes(b"x"))),
     ("semantic-size", with_map(lambda values: Image.fromarray(values[:-1]))),
     ("semantic-mode", with_map(lambda values: Image.fromarray(np.stack([values] * 3, -1)))),

@@ -200,6 +200,7 @@ def test_many_faults_are_one_short_message(tmp_path: Path) -> None:
         ("[]", "like a result file"),
         ("{}", "no list of images and annotations and categories"),
         ("3", "not a COCO instance file"),
+        ('{"images": [], "annotations": 1.5, "categories": []}', "no list of annotations"),
     ],
 )
 def test_files_that_are_something_else(tmp_path: Path, text: str, says: str) -> None:

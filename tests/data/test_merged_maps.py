@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from htc.data.coco import read_coco
-from htc.data.dataset import Dataset
+from htc.data.dataset import Dataset, ImageRecord
 from htc.data.ground_truth import annotated
 from htc.data.loader import training_loader
-from htc.data.semantic_maps import MapSources, least_classes, semantic_class_names, with_semantic_maps
+from htc.data.semantic_maps import MapSources, least_classes, read_semantic, semantic_class_names, with_semantic_maps
 from htc.errors import ConfigError, DataError
 from htc.presets import preset
 from htc.training.finetune import fit_to_data
@@ -297,3 +297,20 @@ def test_a_folder_holds_class_numbers_or_panoptic_pngs(
 def test_panoptic_pngs_need_their_json() -> None:
     with pytest.raises(ConfigError, match="--semantic-json FILE, which is missing"):
         MapSources.from_folder(Path("maps"), panoptic_folder=Path("png"))
+
+
+def test_images_of_one_name_in_two_folders_have_their_own_maps(tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    images = [tmp_path / "images" / f"cam{number}" / "x.jpg" for number in (0, 1)]
+    for number in (0, 1):
+        (maps / f"cam{number}").mkdir(parents=True)
+        Image.fromarray(np.full((8, 9), number, np.uint8)).save(maps / f"cam{number}" / "x.png")
+    records = tuple(ImageRecord(number, path, 8, 9, ()) for number, path in enumerate(images))
+    dataset = with_semantic_maps(Dataset(tmp_path, ("a",), (1,), records), MapSources(maps))
+    assert dataset.semantic_maps is not None
+    read = [read_semantic(record, dataset.semantic_maps, 2).max() for record in dataset]
+    assert read == [0, 1]
+    for number in (0, 1):
+        (maps / f"cam{number}" / "x.png").rename(maps / "x.png")
+    with pytest.raises(DataError, match=r"x\.png would be the semantic map of two images"):
+        with_semantic_maps(Dataset(tmp_path, ("a",), (1,), records), MapSources(maps))

@@ -1,5 +1,6 @@
 """A folder, a dataset, or datasets by split: wherever data is taken, all of them give COCO files."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -183,3 +184,20 @@ def test_semantic_maps_are_not_lost_silently(tmp_path: Path) -> None:
     mapped = htc.Dataset(Path("a"), ("cat",), (1,), made(("cat",)).images, semantic_maps=SemanticMaps(tmp_path))
     with pytest.raises(DataError, match="has semantic maps, which a COCO file cannot store; pass them as semantic="):
         locate_splits(data=mapped, converted=tmp_path)
+
+
+@pytest.mark.parametrize("change", [str, float, lambda id: id], ids=["text", "float", "integer"])
+def test_ids_of_another_type_stay_with_their_images(change: Callable[[int], Any], tmp_path: Path) -> None:
+    """In both halves of a split, for ids of the annotations or of the images."""
+    annotations, images = made(("cat", "dog"), 12).save(tmp_path / "data")
+    content = json.loads(annotations.read_text())
+    for one in content["annotations"]:
+        one["image_id"] = change(one["image_id"])
+    annotations.write_text(json.dumps(content))
+    (tmp_path / "data" / "out").mkdir()
+    splits = locate_splits(data=tmp_path / "data", val_share=0.4, converted=tmp_path / "data" / "out")
+    assert splits.val_annotations is not None
+    parts = [read_coco(file, images) for file in (splits.train_annotations, splits.val_annotations)]
+    assert all(len(record.instances) == 2 for part in parts for record in part)
+    assert sum(map(len, parts)) == 12
+    assert min(map(len, parts)) > 0

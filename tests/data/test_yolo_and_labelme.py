@@ -236,6 +236,33 @@ def test_image_paths(tmp_path: Path, json_file: str, image: str, image_path: str
         assert [record.path.resolve() for record in dataset.images] == [(tmp_path / image).resolve()]
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"shape_type": ["polygon"]}, "not a list of shapes with a type"),
+        ({"shape_type": {}}, "not a list of shapes with a type"),
+        ({"points": [[2, 3], [12, 3], [5000, 9]]}, r"a\.png: instance 1 \(cat\): polygon 1 lies far outside"),
+        ({"group_id": [1, 2]}, None),
+    ],
+)
+def test_shapes_with_values_of_another_kind(tmp_path: Path, change: dict[str, Any], says: str | None) -> None:
+    picture(tmp_path / "a.png")
+    labelme(tmp_path / "a.json", "a.png", shapes=[{**SHAPE, **change}])
+    if says is None:
+        assert len(read_coco(convert_data(tmp_path, tmp_path / "out").files["train"], tmp_path).images) == 1
+        return
+    with pytest.raises(DataError, match=says):
+        convert_data(tmp_path, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, ["a.png"], 10**300, "\0"])
+def test_image_paths_that_cannot_be_names(tmp_path: Path, name: Any) -> None:
+    picture(tmp_path / "a.png")
+    labelme(tmp_path / "a.json", name)
+    assert counts(read(tmp_path)) == {"a.png": 1}  # found by the name of the JSON file
+
+
 def test_embedded_images(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8)
     stream = io.BytesIO()

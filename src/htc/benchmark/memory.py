@@ -7,11 +7,11 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 
+from htc import process_memory
 from htc.benchmark.components import detector_path, ready_detector, setting_work
 from htc.benchmark.measuring import Conditions, thread_count
 from htc.benchmark.training_step import step_task
@@ -20,9 +20,6 @@ from htc.ops.onednn import exact_onednn_matmul
 
 What = Literal["predict", "training step"]
 MEGA = 2**20
-STATUS = Path("/proc/self/status")
-RESET_PEAK = "5"
-"""Written to /proc/self/clear_refs to reset the peak to the memory in use now."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Memory:
 
 def memory(what: What, config: Config, setting: Conditions, count: int) -> Memory | None:
     """Measure in a new process; None on a CPU unless the system reports the peak of a process (only Linux does)."""
-    if setting.torch_device.type != "cuda" and not STATUS.exists():
+    if setting.torch_device.type != "cuda" and not process_memory.is_reported():
         return None
     request = {"what": what, "config": config.model_dump(mode="json"), "setting": asdict(setting), "count": count}
     command = [sys.executable, "-m", "htc.benchmark.memory"]
@@ -76,19 +73,12 @@ def _reset(setting: Conditions) -> float:
     if setting.torch_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(setting.torch_device)
         return torch.cuda.memory_allocated(setting.torch_device) / MEGA
-    Path("/proc/self/clear_refs").write_text(RESET_PEAK)
-    return _status("VmRSS")
+    return process_memory.reset_peak()
 
 
 def _peak(setting: Conditions) -> float:
     device = setting.torch_device
-    return torch.cuda.max_memory_allocated(device) / MEGA if device.type == "cuda" else _status("VmHWM")
-
-
-def _status(name: str) -> float:
-    """Read a size from the status of this process, in MiB."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
-    return int(line.split()[1]) / 1024
+    return torch.cuda.max_memory_allocated(device) / MEGA if device.type == "cuda" else process_memory.peak()
 
 
 def main() -> None:

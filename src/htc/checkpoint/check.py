@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from htc.checkpoint.exported import exported_kind, read_description
 from htc.checkpoint.facts import NO_FACTS, UserFacts
 from htc.checkpoint.folder import CONFIG_FILE, model_folder, read_config
 from htc.checkpoint.prefixes import split_choice
@@ -21,7 +22,8 @@ from htc.settings.layers import Setting, nested, overlay
 def check_model(model: str, weights: str | None, settings: Sequence[Setting]) -> Config | None:
     """Raise an error for an unknown model, missing weights or invalid settings, before anything is downloaded or built.
 
-    Returns the configuration if it is known without reading weights: for a preset with its own weights, and a folder.
+    Returns the configuration if it is known without reading weights: for a preset with its own weights, a folder and an
+    exported file.
     """
     if weights is not None:
         check_weights(weights)
@@ -39,7 +41,10 @@ def check_model(model: str, weights: str | None, settings: Sequence[Setting]) ->
         raise ConfigError(
             f"{model} is already a weights file: remove --weights, or pass a preset or a folder as the model"
         )
-    return overlay(read_config(model_folder(path) / CONFIG_FILE), settings) if path.is_dir() else None
+    if path.is_dir():
+        return overlay(read_config(model_folder(path) / CONFIG_FILE), settings)
+    kind = exported_kind(path)
+    return overlay(read_description(path, kind).config, settings) if kind else None
 
 
 def check_models(models: Sequence[str], weights: str | None, settings: Sequence[Setting]) -> Config | None:

@@ -402,6 +402,11 @@ SEMANTIC_KINDS = {
         "training would stop at this image",
         "add the map, or derive all maps from the instances with --semantic auto",
     ),
+    "semantic-shared": _error(
+        "Two images have the same semantic map",
+        "maps are found by the name of the image, and the other image's labels would be used",
+        "put the maps into the same folders as the images, or give the images different names",
+    ),
     "semantic-unreadable": _error(
         "A semantic map cannot be read", "training would stop at this image", "export it again as PNG"
     ),

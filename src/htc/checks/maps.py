@@ -24,10 +24,16 @@ def map_files(part: AnnotationFile, folder: Path) -> Iterator[Finding]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of semantic maps; correct --semantic, or remove it")
+    of_map: dict[Path, ImageEntry] = {}
     for image in part.images:
         if image.location.missing:
             continue  # the image has its own finding
         path = map_path(folder, image.path)
+        other = of_map.setdefault(path, image)
+        if path.is_file() and other.path != image.path:
+            what = f"{path.name} is also the map of {other.name}"
+            yield Finding("semantic-shared", what, path, image.id, image.path)
+            continue
         if not path.is_file():
             other = next((one for one in sorted(folder.glob(f"{escape(image.path.stem)}.*"))), None)
             hint = f", but {other.name} is: a map must be a PNG" if other is not None else ""

@@ -114,6 +114,18 @@ _ALL = (
         VIEWS,
     ),
     Command(
+        "export",
+        "Predict and deploy",
+        "Export a model to ONNX or OpenVINO, with a certificate.",
+        "MODEL FILE [OPTIONS]",
+        (
+            ("export runs/train/my_data model.onnx", "a file for ONNX Runtime, compared with the model"),
+            ("export runs/train/my_data model.xml", "for OpenVINO"),
+            ("export runs/train/my_data model.onnx --annotations val.json --images val", "with the AP of both"),
+            ("predict photos --model model.onnx", "an exported file predicts as any model"),
+        ),
+    ),
+    Command(
         "benchmark",
         "Machine",
         "Measure speed and memory on this machine.",
@@ -130,7 +142,8 @@ MEANT = {
     **dict.fromkeys(("detect", "segment", "infer", "inference", "run", "track", "visualize"), "predict"),
     **dict.fromkeys(("check", "checks", "verify", "lint", "inspect", "browse"), "doctor"),
     **dict.fromkeys(("fit", "finetune", "tune", "resume", "fine-tune"), "train"),
-    **dict.fromkeys(("export", "import", "upgrade", "migrate", "publish"), "convert"),
+    **dict.fromkeys(("import", "upgrade", "migrate", "publish"), "convert"),
+    **dict.fromkeys(("deploy", "onnx", "openvino", "compile"), "export"),
     **dict.fromkeys(("bench", "speed", "profile", "flops", "latency"), "benchmark"),
     **dict.fromkeys(("zoo", "presets", "list", "download", "info", "config", "cfg"), "models"),
     **dict.fromkeys(("example", "examples", "quickstart", "tutorial"), "demo"),

@@ -1,9 +1,10 @@
 """`htc predict`: predict on images; write drawings and result files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from cyclopts import Parameter
@@ -35,13 +36,12 @@ from htc.cli.options import (
 from htc.cli.output import STDOUT, check_json_target, print_message, print_or_write_json, progress
 from htc.data.image_headers import Pages
 from htc.data.images import MAX_PIXELS, is_url
-from htc.errors import ConfigError, DataError
+from htc.errors import ConfigError, DataError, OutputError
+from htc.files import remove_incomplete
+from htc.inference.journal import PART, Journal, check_journal, journal, journal_path
 from htc.inference.sources import Failure, ImageFile, expand, image_ids, predict_files, readable
 from htc.keywords import check_classes
-from htc.run_folders import filling, folder_for
-
-if TYPE_CHECKING:
-    from htc.inference.outputs import ResultsSink
+from htc.run_folders import filling, folder_for, require_writable
 
 DISPLAY_THRESHOLD = 0.5
 
@@ -61,6 +61,7 @@ def predict(
     classes: Words | None = None,
     out: Folder | None = None,
     json: JsonTarget = None,
+    resume: Switch = False,
     labelme: Switch = False,
     polygons: Switch = False,
     draw: bool = True,
@@ -104,6 +105,8 @@ def predict(
         Folder for the drawings. Default: runs/predict/NAME, NAME being that of the first SOURCE.
     json
         Write COCO results to this JSON file; - is standard output.
+    resume
+        Continue an interrupted prediction with the same options, --out and --json.
     labelme
         Write a labelme file for each image, beside its drawing.
     polygons
@@ -140,14 +143,21 @@ def predict(
     if not (draw or labelme or json):
         raise ConfigError("--no-draw: nothing would be written; add --json FILE or --labelme")
     known = check_named_models(model, weights, views, settings)
+    results = None if json in (None, STDOUT) else Path(json)
+    if resume and results is not None and results.exists():
+        print_message(f"{results} is complete: there is nothing to resume")
+        return 0
     check_json_target(json)
     check_files({"--annotations": annotations})
-    folder = folder_for("predict", _name(source[0]), out) if draw or labelme else None
+    folder = _folder(source[0], out, results, resume=resume) if draw or labelme else None
+    record_file = None if results is None and folder is None else journal_path(results, folder or Path())
+    if record_file is not None:
+        check_journal(record_file, resume=resume)
     files, ids, failures = _images(source, annotations, max_pixels, pages)
     if classes is not None and known is not None:
         check_classes(classes, known.classes)
     predictor, _ = load_named_models(model, weights, views, settings, options, probe=True)
-    from htc.inference.outputs import PredictionWriter
+    from htc.inference.outputs import PredictionWriter, ResultsList, path_key
 
     given = {
         "short_edge": short_edge,
@@ -161,26 +171,40 @@ def predict(
     }
     kwargs: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     threshold = DISPLAY_THRESHOLD if score_threshold is None else score_threshold
-    done = 0
+    call = {
+        **{name: kwargs.get(name) for name in ("short_edge", "long_edge", "classes", "pages", "percentile")},
+        **{".".join(setting.path): str(setting.value) for setting in settings},
+        "model": model,
+        "weights": weights,
+        "views": views,
+        "score_threshold": threshold,
+        "outputs": [draw, labelme, polygons, json is not None],
+    }
     with ExitStack() as stack:
         if folder is not None:
             stack.enter_context(filling(folder))
+        record = stack.enter_context(_record(record_file, call, folder))
         bar = stack.enter_context(progress("predict"))
+        of_image = ResultsList()
         writer = PredictionWriter(
-            results=stack.enter_context(_results(json)),
+            results=of_image if json else None,
             polygons=polygons,
             drawings=folder if draw else None,
             labelme=folder if labelme else None,
             max_pixels=max_pixels or MAX_PIXELS,
             files=files,
+            written=record.files,
         )
-        for file, detections in predict_files(predictor, files, failures, batch_size, threshold, _report, **kwargs):
-            writer.write(file, ids[file], detections)
-            done += 1
-            bar(done, len(files), "")
-        if not done:
+        left = [file for file in files if file.name not in record.finished]
+        for file, detections in predict_files(predictor, left, failures, batch_size, threshold, _report, **kwargs):
+            paths = writer.write(file, ids[file], detections)
+            record.add(file.name, [path_key(path) for path in paths], of_image.results)
+            of_image.results.clear()
+            bar(len(record.finished), len(files), "")
+        if not record.finished:
             raise DataError("no image could be read, so nothing was written; see the messages above")
-    print_message(_summary(done, len(failures), folder, json))
+        _write_results(json, record)
+    print_message(_summary(len(record.finished), len(failures), folder, json))
     return 1 if failures else 0
 
 
@@ -226,17 +250,46 @@ def _images(
     return usable, dict(zip(usable, image_ids(usable, known), strict=True)), failures
 
 
-@contextmanager
-def _results(target: str | None) -> "Iterator[ResultsSink | None]":
-    """Yield the sink of the COCO results: a file written image by image, a list printed at the end, or None."""
-    from htc.inference.outputs import ResultsList, results_file
+def _folder(source: str, out: Path | None, results: Path | None, *, resume: bool) -> Path:
+    """Return the folder of the drawings: a new or empty one, or that of an interrupted prediction."""
+    if resume and out is None:
+        raise ConfigError("--resume needs --out DIR, the folder of the interrupted prediction")
+    if not (resume and out is not None and out.is_dir() and any(out.iterdir())):
+        return folder_for("predict", _name(source), out)
+    if not journal_path(results, out).exists():
+        raise OutputError(
+            f"--out {out}: is complete, or not the folder of an interrupted prediction: there is nothing to resume"
+        )
+    require_writable(out, "--out")
+    return out
 
-    if target is None:
-        yield None
-    elif target == STDOUT:
-        collected = ResultsList()
-        yield collected
-        print_or_write_json(target, collected.results)
-    else:
+
+@contextmanager
+def _record(path: Path | None, call: Mapping[str, Any], folder: Path | None) -> Iterator[Journal]:
+    """Open the record of the prediction; results on standard output alone have a temporary one."""
+    with ExitStack() as stack:
+        if path is None:
+            path = Path(stack.enter_context(TemporaryDirectory()), "record")
+        elif path.exists():
+            remove_incomplete(path.parent, path.name.removesuffix(PART))
+            if folder is not None:
+                remove_incomplete(folder, "**/*")
+        record = stack.enter_context(journal(path, call))
+        try:
+            yield record
+        except BaseException:
+            if record.finished:
+                print_message(f"{len(record.finished)} images are finished: repeat the call with --resume to continue")
+            raise
+
+
+def _write_results(target: str | None, record: Journal) -> None:
+    """Write the COCO results of all images to a file, or print them."""
+    from htc.inference.outputs import results_file
+
+    if target == STDOUT:
+        print_or_write_json(target, [result for results in record.results() for result in results])
+    elif target is not None:
         with results_file(Path(target)) as file:
-            yield file
+            for results in record.results():
+                file.add(results)

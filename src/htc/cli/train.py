@@ -45,7 +45,7 @@ def train(
     label_maps: LabelMaps = AUTO,
     coco_holes: Literal["on", "off"] = "on",
     preset: Name | None = None,
-    weights: Name | None = None,
+    weights: Annotated[str | None, Parameter(metavar="none|imagenet|coco|NAME|FILE")] = None,
     semantic: Annotated[str, Parameter(metavar="auto|none|DIR")] = "auto",
     maps: MapFlags = NO_MAPS,
     out: Folder | None = None,
@@ -97,8 +97,9 @@ def train(
         The model and its schedule; `htc models` lists all. Default: chosen for the dataset.
     weights
         Start from these weights: a preset with released weights, a folder, a file, or FILE#teacher for one of several
-        models in it. Layers that depend on the classes keep the rows of classes with the same name; the others start
-        from random values.
+        models in it; coco: released COCO weights; imagenet: ImageNet weights of the backbone; none: random weights.
+        Default, without --preset: the best of these that is reachable and that the device can train. Layers that depend
+        on the classes keep the rows of classes with the same name; the others start from random values.
     semantic
         Targets of the semantic branch: auto derives them from the instances, none removes the branch, DIR holds PNG
         maps.

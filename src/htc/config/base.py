@@ -96,6 +96,10 @@ def sections_of(annotation: object) -> list[type[Section]]:
     return [section for part in get_args(annotation) for section in sections_of(part)]
 
 
+_SHOWN = 200
+"""Letters of a wrong value that a message shows."""
+
+
 def field_errors(error: ValidationError, model: type[Section]) -> str:
     """Format all validation errors of `model` in one line: `field: reason (got value); field: ...`."""
     return "; ".join(_field_error(details, model) for details in error.errors(include_url=False))
@@ -112,7 +116,11 @@ def _field_error(details: ErrorDetails, model: type[Section]) -> str:
         case "extra_forbidden":
             near = get_close_matches(path[-1], siblings, n=1)
             return f"{name}: there is no such field{f'; did you mean {near[0]}?' if near else ''}"
-    return f"{name}: {details['msg'].replace('Input should', 'should', 1)} (got {details['input']!r})"
+        case "json_invalid":
+            return details["msg"]
+    given = repr(details["input"])
+    shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]} ..."
+    return f"{name}: {details['msg'].replace('Input should', 'should', 1)} (got {shown})"
 
 
 def _located(location: tuple[int | str, ...], model: type[Section]) -> tuple[list[str], list[str]]:

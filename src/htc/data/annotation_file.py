@@ -10,10 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
-from htc.data.coco_records import AnnotationEntry, ImageEntry
+from htc.data.coco_records import AnnotationEntry, ImageEntry, listed_name
 from htc.data.columns import Columns
 from htc.data.columns_cache import read_columns
 from htc.data.faults import RecordFault
@@ -25,18 +25,6 @@ from htc.files import read_json
 KIND = "COCO annotations, an instance file (.json)"
 LISTS = ("images", "annotations", "categories")
 NO_LOCATION = ImageLocation(Path())
-
-
-def listed_name(record: Mapping[str, Any]) -> Any:
-    """`file_name` of an image record; of LVIS's, which have none, the name in `coco_url`."""
-    name = record.get("file_name")
-    return name_of_url(record.get("coco_url")) if name is None else name
-
-
-def name_of_url(url: object) -> str | None:
-    """The last folder and the file of LVIS's `coco_url`, as train2017/000000000009.jpg."""
-    parts = PurePosixPath(url).parts if isinstance(url, str) else ()
-    return "/".join(parts[-2:]) if len(parts) > 2 else None
 
 
 @dataclass(frozen=True)
@@ -345,8 +333,10 @@ def annotation_file(
         )
     missing = [key for key in LISTS if (key in lists or key in content) and not isinstance(content.get(key), list)]
     if missing:
+        records = content.get("annotations")
         panoptic = "images" not in missing and any(
-            isinstance(record, dict) and "segments_info" in record for record in content.get("annotations") or ()
+            isinstance(record, dict) and "segments_info" in record
+            for record in (records if isinstance(records, list) else ())
         )
         hint = (
             "it is panoptic: use it for the semantic targets of training"

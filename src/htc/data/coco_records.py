@@ -1,8 +1,8 @@
 """Records of COCO instance files as typed entries, and the faults of single annotations."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from htc.data.columns import MAX_SIDE
@@ -142,6 +142,18 @@ class AnnotationEntry:
     def fault(self, code: str, what: str) -> RecordFault:
         """Create a fault of this annotation."""
         return RecordFault(code, what, "annotations", self.position, self.image.id, self.id, self.image.name)
+
+
+def listed_name(record: Mapping[str, Any]) -> Any:
+    """`file_name` of an image record; of LVIS's, which have none, the name in `coco_url`."""
+    name = record.get("file_name")
+    return name_of_url(record.get("coco_url")) if name is None else name
+
+
+def name_of_url(url: object) -> str | None:
+    """The last folder and the file of LVIS's `coco_url`, as train2017/000000000009.jpg."""
+    parts = PurePosixPath(url).parts if isinstance(url, str) else ()
+    return "/".join(parts[-2:]) if len(parts) > 2 else None
 
 
 def category_fault(entry: AnnotationEntry, categories: Container[Any]) -> RecordFault | None:

@@ -100,7 +100,7 @@ def visible_files(folder: Path) -> Iterator[str]:
 
 
 def locate(folder: Path, names: Sequence[str], present: frozenset[str] | None = None) -> list[ImageLocation]:
-    """Find the file of each record in `folder`, by its `file_name`; `present`: the names of the files directly in it.
+    """Find the file of each record in `folder`, by its `file_name`; `present`: names of the files directly in it.
 
     A name may end in a page (`stack.tif#2`) of the file that it names. It is taken literally first. Only then other
     forms are tried, and at last a file of the same base name in another folder. A file that differs by case or folder is used

@@ -78,9 +78,13 @@ def read_map(path: Path, size: tuple[int, int], classes: int) -> UInt8[np.ndarra
 
 
 def map_path(folder: Path, image: Path) -> Path:
-    """Path of the semantic map of an image; that of the page `stack.tif#2` is `stack#2.png`."""
+    """Path of the semantic map of an image: in the same folders below `folder` as the image, or directly in it; that of
+    the page `stack.tif#2` is `stack#2.png`.
+    """
     parts = page_parts(image.name)
-    return folder / (f"{image.stem}.png" if parts is None else f"{Path(parts[0]).stem}#{parts[1]}.png")
+    name = f"{image.stem}.png" if parts is None else f"{Path(parts[0]).stem}#{parts[1]}.png"
+    below = (folder.joinpath(*image.parent.parts[-depth:], name) for depth in (2, 1))
+    return next((path for path in below if path.is_file()), folder / name)
 
 
 @dataclass(frozen=True)
@@ -285,7 +289,19 @@ def _without_map(dataset: Dataset, folder: Path) -> list[ImageRecord]:
             f"{folder}: no such folder of semantic maps; correct the path, or use --semantic auto to derive them from "
             f"the instances"
         )
-    return [record for record in dataset.images if not map_path(folder, record.path).is_file()]
+    of_map: dict[Path, Path] = {}
+    missing = []
+    for record in dataset.images:
+        path = map_path(folder, record.path)
+        other = of_map.setdefault(path, record.path)
+        if not path.is_file():
+            missing.append(record)
+        elif other != record.path:
+            raise DataError(
+                f"{path} would be the semantic map of two images, {other} and {record.path}; put the maps into the "
+                f"same folders below {folder} as the images, or give the images different names"
+            )
+    return missing
 
 
 def least_classes(dataset: Dataset) -> int:

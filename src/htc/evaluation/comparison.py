@@ -60,10 +60,10 @@ class Comparison:
     object_masks: list[EncodedMask] | None
     """None if masks cannot be compared."""
     result_masks: list[EncodedMask] | None
-    federated: Federated | None = None
-    """For LVIS; None: every class is annotated in every image."""
     boxes_only: frozenset[int] = frozenset()
     """Ids of the instances without a mask while others have one: for masks, their box is a crowd region."""
+    federated: Federated | None = None
+    """For LVIS; None: every class is annotated in every image."""
 
     @cached_property
     def compared_objects(self) -> list[Annotation]:

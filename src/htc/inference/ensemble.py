@@ -172,7 +172,10 @@ def _member(predictor: Predictor) -> Detector:
     """Return the predictor's detector; raises `ConfigError` if it cannot be part of an ensemble."""
     detector = predictor.detector
     if not isinstance(detector, Detector):
-        raise ConfigError(f"a {type(detector).__name__} cannot be part of an ensemble: use models of htc.load")
+        raise ConfigError(
+            f"a {type(detector).__name__} cannot be part of an ensemble or get views, since its steps cannot be called "
+            f"one by one, as those of an exported file: use the model it was made from"
+        )
     if predictor.device.type == "mps":
         raise ConfigError("views and ensembles need float64, which Apple's GPUs do not support: use --device cpu")
     return detector

@@ -9,6 +9,7 @@ from typing import Any, Never, Unpack
 import torch
 from torch import nn
 
+from htc.checkpoint.exported import exported_kind
 from htc.checkpoint.fit import load_weights
 from htc.checkpoint.load import load_model
 from htc.checkpoint.prefixes import absolute_source
@@ -17,11 +18,12 @@ from htc.inference.device import choose_device
 from htc.inference.ensemble import EnsemblePredictor
 from htc.inference.precision import PrecisionChoice, resolve_precision
 from htc.inference.predictor import ImagePredictor, Predictor
+from htc.inference.runtimes import RuntimeDetector, check_changes, open_exported
 from htc.inference.views import SINGLE_VIEW, View, parse_views
 from htc.keywords import unknown_option
 from htc.model.detector import Detector
 from htc.model.optimize import for_inference
-from htc.settings.layers import Setting, nested
+from htc.settings.layers import Setting, nested, overlay
 from htc.settings.python import Overrides, check_overrides, python_settings
 
 Models = str | Path | ImagePredictor[Any] | Sequence[str | Path | Predictor]
@@ -40,8 +42,9 @@ def load(
     """Load a model for prediction.
 
     Args:
-        model: a preset name (with `weights`, or with its released weights), a native or run folder, or a `.pth` or
-            `.safetensors` file; "FILE#teacher" for one of several models in a file.
+        model: a preset name (with `weights`, or with its released weights), a native or run folder, a `.pth` or
+            `.safetensors` file ("FILE#teacher" for one of several models in a file), or an exported file (`.onnx`, or
+            the `.xml` of OpenVINO).
         weights: a weights file or folder, "FILE#teacher", or the name of a preset with released weights.
         device: "auto" (CUDA if there is one, else the CPU), "cpu", "cuda", "cuda:N", N, "mps" or a `torch.device`.
         precision: "fp32", "bf16", or "auto" for the faster one on this device; `None`: the model's own.
@@ -62,8 +65,9 @@ def load(
     if not isinstance(model, str | PathLike):
         raise ConfigError(f"a model cannot be a {type(model).__name__}: pass a preset name, a folder or a weights file")
     chosen_device = choose_device(device)
-    values = {**overrides, **({} if precision is None else {"precision": resolve_precision(precision, chosen_device)})}
-    settings = python_settings(None, values, "htc.load")
+    if precision is not None and not (precision == "auto" and exported_kind(Path(model))):
+        overrides = {**overrides, "precision": resolve_precision(precision, chosen_device)}  # type: ignore[assignment]
+    settings = python_settings(None, overrides, "htc.load")
     return load_with_settings(model, weights, chosen_device, settings, backbone)
 
 
@@ -75,6 +79,8 @@ def load_with_settings(
     backbone: nn.Module | None = None,
 ) -> Predictor:
     """Load a model as `load` does, with settings that know their sources, for messages; raises the same errors."""
+    if exported_kind(Path(model)):
+        return _load_exported(Path(model), weights, device, settings, backbone)
     loaded = load_model(model, weights, nested(settings))
     detector = Detector(loaded.config, backbone)
     load_weights(detector, loaded)
@@ -83,6 +89,27 @@ def load_with_settings(
     own = None if weights is None else absolute_source(weights)
     again = partial(load_model, absolute_source(model), own, nested(settings))
     return Predictor(ready, detector.config, lambda: again().state_dict)
+
+
+def _load_exported(
+    path: Path,
+    weights: str | Path | None,
+    device: torch.device,
+    settings: Sequence[Setting],
+    backbone: nn.Module | None,
+) -> Predictor:
+    """Open an exported file in its runtime; no network is built."""
+    if weights is not None or backbone is not None:
+        given = "weights" if weights is not None else "backbone"
+        raise ConfigError(f"{path} is an exported file, which contains its network: remove {given}")
+    session, description = open_exported(path, device)
+    config = overlay(description.config, settings)
+    check_changes(path, description.config, config)
+
+    def no_weights() -> Never:
+        raise ConfigError(f"{path} is an exported file: its weights cannot be saved; save the model it was made from")
+
+    return Predictor(RuntimeDetector(session, description, config.inference.score_threshold), config, no_weights)
 
 
 def ensemble(
@@ -160,7 +187,8 @@ def _loaded(
 ) -> list[Predictor]:
     """Load every model that is not yet a predictor; `precision` "auto" is resolved once."""
     chosen_device = choose_device(device)
-    if precision is not None:
+    exported = all(isinstance(model, str | PathLike) and exported_kind(Path(model)) for model in models)
+    if precision is not None and not (precision == "auto" and exported):
         settings = [*settings, Setting(("precision",), resolve_precision(precision, chosen_device), "precision")]
     members: list[Predictor] = []
     for model in models:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,6 +98,10 @@ class PredictionWriter:
     """Maximum pixels of an image, which is read again for a drawing; `DataError` above."""
     files: Sequence[ImageFile] = ()
     """All images of the run: a labelme file is named `a.json`, but `a.png.json` if there is an `a.jpg` too."""
+    written: Container[str] | None = None
+    """The files of a resumed run (`path_key`), which are not overwritten; others are of an image that was interrupted.
+    None: no file is overwritten.
+    """
 
     @cached_property
     def _labelme_names(self) -> Mapping[str, str]:
@@ -106,18 +110,21 @@ class PredictionWriter:
         uses = Counter(_without_suffix(name).lower() for name in names)
         return {name: name if uses[_without_suffix(name).lower()] == 1 else f"{name}.json" for name in names}
 
-    def write(self, file: ImageFile, image_id: int | str, detections: Detections) -> None:
-        """Write the detections of one image; no file is overwritten. Raises `OutputError`, and `DataError` if the image
+    def write(self, file: ImageFile, image_id: int | str, detections: Detections) -> list[Path]:
+        """Write the detections of one image and return the files. Raises `OutputError`, and `DataError` if the image
         can no longer be read.
         """
+        paths = []
         if self.results is not None:
             self.results.add((polygon_results if self.polygons else Detections.to_coco)(detections, image_id))
         if self.drawings is not None:
             image = file.path if isinstance(file.path, Path) or detections.image is None else detections.image
             pixels = read_image(image, self.max_pixels, intensity=VISIBLE)
-            write_drawing(self.drawings, file.name, detections, pixels)
+            paths.append(write_drawing(self.drawings, file.name, detections, pixels, written=self.written))
         if self.labelme is not None:
-            write_labelme(self.labelme, self._labelme_names.get(file.name, file.name), detections)
+            name = self._labelme_names.get(file.name, file.name)
+            paths.append(write_labelme(self.labelme, name, detections, written=self.written))
+        return paths
 
 
 def polygon_results(detections: Detections, image_id: int | str) -> list[dict[str, Any]]:
@@ -131,26 +138,39 @@ def polygon_results(detections: Detections, image_id: int | str) -> list[dict[st
     ]
 
 
-def write_labelme(folder: Path, name: str, detections: Detections, tolerance: float = 0.75) -> Path:
+def write_labelme(
+    folder: Path,
+    name: str,
+    detections: Detections,
+    tolerance: float = 0.75,
+    *,
+    written: Container[str] | None = None,
+) -> Path:
     """Write `folder/<name without suffix>.json` for labelme, with the relative path of the image; returns the path,
-    which has a number if there is such a file.
+    which has a number if there is such a file (`free_path`).
     """
-    path = free_path(folder / _without_suffix(name))
+    path = free_path(folder / _without_suffix(name), written)
     write_json(path, detections.to_labelme(_relative(detections.source or name, path.parent), tolerance))
     return path
 
 
 def write_drawing(
-    folder: Path, name: str, detections: Detections, image: UInt8[np.ndarray, "H W 3"], *, labels: bool = True
+    folder: Path,
+    name: str,
+    detections: Detections,
+    image: UInt8[np.ndarray, "H W 3"],
+    *,
+    labels: bool = True,
+    written: Container[str] | None = None,
 ) -> Path:
-    """Write the image with its detections to `folder/<name>`, with a number if there is such a file; small images are
-    enlarged. JPEG for a JPEG, else PNG.
+    """Write the image with its detections to `folder/<name>`, with a number if there is such a file (`free_path`);
+    small images are enlarged. JPEG for a JPEG, else PNG.
     """
     drawing = detections.drawing(image, labels=labels, scale=enlargement(detections.size))
     path = folder / name
     if path.suffix.lower() not in (*JPEG, ".png") or (path.suffix.lower() in JPEG and max(drawing.shape) > JPEG_SIDE):
         path = path.with_name(path.name + ".png")
-    path = free_path(path)
+    path = free_path(path, written)
     write_image(path, drawing)
     return path
 
@@ -166,15 +186,23 @@ def write_image(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
         writer.write(encoded.getbuffer())
 
 
-def free_path(path: Path) -> Path:
+def free_path(path: Path, written: Container[str] | None = None) -> Path:
     """Return a path that does not exist yet: this one, or with a number. A name that is too long is shortened, with a
-    hash of the whole name.
+    hash of the whole name. With `written`, only these existing files (`path_key`) are kept; others are overwritten.
     """
     if len(os.fsencode(path.name)) > NAME_BYTES:
         digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
         start = os.fsencode(path.stem)[: NAME_BYTES - 13 - len(os.fsencode(path.suffix))].decode(errors="ignore")
         path = path.with_name(f"{start}-{digest}{path.suffix}")
-    return next(free for n in count(1) if not (free := path if n == 1 else path.with_stem(f"{path.stem}-{n}")).exists())
+    numbered = (path if n == 1 else path.with_stem(f"{path.stem}-{n}") for n in count(1))
+    return next(
+        free for free in numbered if not free.exists() or (written is not None and path_key(free) not in written)
+    )
+
+
+def path_key(path: Path) -> str:
+    """Return text that is equal for equal files, also on a file system that ignores case."""
+    return str(path.absolute()).casefold()
 
 
 def _without_suffix(name: str) -> str:

@@ -36,7 +36,8 @@ WINDOW = 4
 """Number of batches whose images are read ahead, so that images with the same padded size can share a batch."""
 OnError = Literal["raise", "skip"] | Callable[[ImageSource, DataError], object]
 NO_SEMANTIC_BRANCH = (
-    "this model has no semantic branch and predicts no semantic map: remove semantic, or load an HTC model"
+    "this model predicts no semantic map, since it has no semantic branch or is an exported file: remove semantic, or "
+    "load an HTC model"
 )
 
 

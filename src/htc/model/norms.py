@@ -49,7 +49,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(N, C, H, W) -> (N, C, H, W); N may be 0."""
-        if len(x) or not self.training:
+        if not self.training or len(x):
             return super().forward(x)
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps

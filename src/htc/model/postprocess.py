@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from htc.config import Inference
+from htc.config import Inference, SoftNMS
 from htc.model.cascade import HybridTaskCascade
 from htc.ops.boxes import nms_per_class
 from htc.ops.roi_pool import Pyramid
-from htc.ops.soft_nms import gaussian_decay, linear_decay, soft_nms_per_class
+from htc.ops.soft_nms import Decay, gaussian_decay, linear_decay, soft_nms_per_class
+from htc.ops.static_nms import best_decayed, best_surviving
 from htc.types import BoxStage, Rois
 
 
@@ -28,6 +29,8 @@ class Limits:
     """Keep these classes only (0 .. K-1); None: all."""
     max_detections: int | None = None
     """Maximum number of detections per image, best first, counted after the selection of classes."""
+    class_thresholds: Float[Tensor, " K"] | None = None
+    """Lowest score of each class, instead of the two above: an input of exported graphs."""
 
 
 NO_LIMITS = Limits()
@@ -76,6 +79,8 @@ def select(
     classes, capacity = scores.shape[2], limits.max_detections or config.max_detections
     if scores.shape[1] == 0:  # no RoI: an invalid one fills the slots
         scores, boxes, valid = (t.new_zeros(t.shape[0], 1, *t.shape[2:]) for t in (scores, boxes, valid))
+    if torch.compiler.is_exporting():
+        return _select_static(scores, boxes, valid, sizes, config, limits, capacity)
     labels = torch.arange(classes, device=scores.device).repeat(scores.shape[1])
     picked = []
     for s, b, v in zip(scores.unbind(), boxes.unbind(), valid.unbind(), strict=True):
@@ -86,19 +91,47 @@ def select(
             filled = filled & (remaining_scores >= limits.score_threshold)
         picked.append((flat[slots] * filled[:, None], remaining_scores * filled, labels[slots] * filled, filled))
     kept_boxes, kept_scores, kept_labels, kept = (torch.stack(parts) for parts in zip(*picked, strict=True))
-    static = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    static = torch.compiler.is_compiling()
     return Selected(Rois(kept_boxes, kept, sizes, packed=not static), kept_scores, kept_labels)
 
 
-def _wanted(scores: Float[Tensor, "R K"], config: Inference, limits: Limits) -> Bool[Tensor, "R K"]:
+def _select_static(
+    scores: Float[Tensor, "B R K"],
+    boxes: Float[Tensor, "B R _ 4"],
+    valid: Bool[Tensor, "B R"],
+    sizes: Int[Tensor, "B 2"],
+    config: Inference,
+    limits: Limits,
+    capacity: int,
+) -> Selected:
+    """`select` in an exported graph: all images and classes at once, nothing depends on the values."""
+    wanted, soft, thresholds = _wanted(scores, config, limits), config.soft_nms, limits.class_thresholds
+    candidates = torch.where(wanted & valid[..., None], scores, 0.0)
+    if soft is None:
+        slots, values = best_surviving(boxes, candidates, config.nms_iou, capacity)
+    else:
+        slots, values = best_decayed(boxes, candidates, _decay(soft), soft.min_score, capacity)
+    labels, filled = slots % scores.shape[2], values > 0
+    if thresholds is not None:  # Soft-NMS lowers scores
+        filled = filled & (values >= thresholds[labels])
+    elif limits.score_threshold is not None:
+        filled = filled & (values >= limits.score_threshold)
+    flat = boxes.expand(-1, -1, scores.shape[2], -1).flatten(1, 2)
+    kept = flat.gather(1, slots[..., None].expand(-1, -1, 4)) * filled[..., None]
+    return Selected(Rois(kept, filled, sizes), values * filled, labels * filled)
+
+
+def _wanted(scores: Float[Tensor, "*R K"], config: Inference, limits: Limits) -> Bool[Tensor, "*R K"]:
     """Pairs of RoI and class above the score threshold, of the requested classes."""
+    if limits.class_thresholds is not None:
+        return scores >= limits.class_thresholds
     if limits.score_threshold is None:
         wanted = scores > config.score_threshold
     else:
         wanted = scores >= limits.score_threshold if limits.score_threshold > 0 else scores > 0
     if limits.labels is None:
         return wanted
-    chosen = torch.zeros(scores.shape[1], dtype=torch.bool)
+    chosen = torch.zeros(scores.shape[-1], dtype=torch.bool)
     chosen[list(limits.labels)] = True
     return wanted & chosen.to(scores.device)
 
@@ -118,8 +151,11 @@ def thin(
     if soft is None:
         slots, filled = nms_per_class(boxes, scores, labels, candidate, config.nms_iou, capacity)
         return slots, scores[slots], filled
-    decay = linear_decay(soft.iou) if soft.kind == "linear" else gaussian_decay(soft.sigma)
-    return soft_nms_per_class(boxes, scores, labels, candidate, decay, soft.min_score, capacity)
+    return soft_nms_per_class(boxes, scores, labels, candidate, _decay(soft), soft.min_score, capacity)
+
+
+def _decay(soft: SoftNMS) -> Decay:
+    return linear_decay(soft.iou) if soft.kind == "linear" else gaussian_decay(soft.sigma)
 
 
 def segment(

@@ -12,6 +12,7 @@ from htc.config import PYRAMID_STRIDES, RPN
 from htc.model.layers import initialize_output
 from htc.ops import boxes as box_ops
 from htc.ops.boxes import nms
+from htc.ops.static_nms import surviving_best_first
 from htc.types import Rois
 
 STDS = (1.0, 1.0, 1.0, 1.0)
@@ -137,6 +138,8 @@ def _best_of_level(level: Ranked, sizes: Tensor, candidates: int, nms_iou: float
     valid = logits > float("-inf")
     boxes = box_ops.clip(level.boxes_at(index.clamp(max=level.logits.shape[1] - 1)), sizes)
     valid = valid & box_ops.has_extent(boxes)
+    if torch.compiler.is_exporting():
+        return boxes, logits, surviving_best_first(boxes, valid, nms_iou)
     kept = [
         nms(b, s, v, nms_iou, candidates)
         for b, s, v in zip(boxes.unbind(), logits.unbind(), valid.unbind(), strict=True)

@@ -41,7 +41,7 @@ def decode(
 def clip(boxes: Float[Tensor, "B *N 4"], sizes: Int[Tensor, "B 2"]) -> Float[Tensor, "B *N 4"]:
     """Clip the boxes of each image to its (height, width)."""
     limit = sizes.flip(1).repeat(1, 2).to(boxes.dtype)
-    limit = limit.view(len(sizes), *(1,) * (boxes.dim() - 2), 4)
+    limit = limit.view(sizes.shape[0], *(1,) * (boxes.dim() - 2), 4)
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
@@ -79,8 +79,7 @@ def anchors_at(
     stride * sqrt(ratio), not rounded.
     """
     shape = torch.tensor(ratios, dtype=torch.float32, device=index.device).sqrt()[index % len(ratios)]
-    cell = index // len(ratios)
-    x, y = (cell % width).float() * stride, (cell // width).float() * stride
+    x, y = (axis.float() * stride for axis in _column_row(index // len(ratios), width))
     half_width, half_height = scale * stride / 2 / shape, scale * stride / 2 * shape
     return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], -1)
 
@@ -92,10 +91,15 @@ def whole_anchors_at(
     at (row, column) * `step`.
     """
     shape = torch.tensor(ratios, dtype=torch.float32, device=index.device).sqrt()[index % len(ratios)]
-    cell = index // len(ratios)
-    x, y = (cell % width).float() * step[1], (cell // width).float() * step[0]
+    column, row = _column_row(index // len(ratios), width)
+    x, y = column.float() * step[1], row.float() * step[0]
     half_width, half_height = (1 / shape * side / 2).round(), (shape * side / 2).round()
     return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], -1)
+
+
+def _column_row(cell: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    row = cell // width
+    return cell - row * width, row  # ONNX has no remainder by a width that is a symbol
 
 
 def _center_extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,8 +110,6 @@ NMS_PREFIX = 3000
 """Number of best-scored candidates in the first attempt of `nms_per_class`; greedy suppression of a prefix of the
 sorted candidates is exact for that prefix.
 """
-EXPORT_PREFIX = 12000
-"""Number of candidates in an exported graph, which cannot make a second attempt."""
 
 
 def without_float64(boxes: Tensor) -> bool:
@@ -154,12 +156,11 @@ def nms_per_class(
     ranked = scores.masked_fill(~valid, float("-inf"))
     # float64: after a class offset of up to 80 x 1333 pixels, float32 would round away hundredths of a pixel
     class_offset = (boxes.amax() - boxes.amin() + 1).double()
-    exporting = torch.compiler.is_exporting()
-    prefix = min(EXPORT_PREFIX if exporting else NMS_PREFIX, total)
+    prefix = min(NMS_PREFIX, total)
     while True:
         best = ranked.topk(prefix).indices
         shifted = boxes[best].double() + labels[best][:, None] * class_offset
         slots, filled = nms(shifted, scores[best].double(), valid[best], threshold, capacity)
-        if exporting or prefix == total or bool(filled.all()) or not bool(valid[best[-1]]):
+        if prefix == total or bool(filled.all()) or not bool(valid[best[-1]]):
             return best[slots], filled
         prefix = min(4 * prefix, total)

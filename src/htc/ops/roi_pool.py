@@ -4,8 +4,8 @@ to 1e-4.
 `gather` reads all levels of all images from one channels-last pixel table. RoIAlign's bilinear samples are separable,
 so the samples of a bin reduce to a few taps per axis, and a bin is a weighted sum of table rows: `embedding_bag`. On a
 CPU it is ten times as fast as torchvision's scalar kernel. `torchvision` is the reference, and the backend for exported
-graphs and accelerators. Its shapes are static: each box is pooled from every level, with zero extent on the levels that
-it is not assigned to, which adds nothing.
+graphs and accelerators. Its shapes are static: each box is pooled from every level, with zero extent (in exported
+graphs, from outside of the map) on the levels that it is not assigned to, which adds nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -18,11 +18,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from htc.ops.boxes import has_extent
 from htc.ops.pixel_gather import PixelGather, bags
 
 Backend = Literal["auto", "gather", "torchvision"]
 FINEST_SCALE = 56
 """Boxes whose side (square root of the area) is less than twice this many pixels are pooled from the finest level."""
+
+
+OUTSIDE = (-8.0, -8.0, -7.0, -7.0)
+"""A box outside every map, in pixels of the map, where RoIAlign samples only zeros."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,8 @@ def _by_torchvision(pyramid: Pyramid, boxes: Tensor, bins: int, subdivide: int, 
     total: Tensor | None = None
     for index, (features, stride) in enumerate(zip(pyramid.maps, pyramid.strides, strict=True)):
         here = boxes if len(pyramid.maps) == 1 else torch.where((level == index)[..., None], boxes, 0.0)
+        if torch.compiler.is_exporting():  # of a box without extent, OpenVINO computes 0 / 0
+            here = torch.where(has_extent(here)[..., None], here, stride * boxes.new_tensor(OUTSIDE))
         rois = torch.cat([image[:, None].to(here.dtype), here], 1)
         pooled = roi_align(features.float(), rois, bins * subdivide, 1 / stride, -1, aligned=True)
         total = pooled if total is None else total + pooled

@@ -146,10 +146,11 @@ def sampled_roi_pool(
     boxes, image = selected_boxes(boxes.detach().float().nan_to_num(OUTSIDE, OUTSIDE, OUTSIDE), rows)
     level = pyramid_level(boxes, len(pyramid.maps))
     features = pyramid.maps[0]
-    total = features.new_zeros((len(boxes), features.shape[1], bins * subdivide, bins * subdivide), dtype=torch.float32)
+    side = bins * subdivide
+    total = features.new_zeros((boxes.shape[0], features.shape[1], side, side), dtype=torch.float32)
     for index, (features, stride) in enumerate(zip(pyramid.maps, pyramid.strides, strict=True)):
         here = torch.where((level == index)[..., None], boxes, OUTSIDE)
         rois = torch.cat([image[:, None].to(here.dtype), here], 1)
-        total = total + roi_align(features.float(), rois, bins * subdivide, 1 / stride, SAMPLES, aligned=False)
+        total = total + roi_align(features.float(), rois, side, 1 / stride, SAMPLES, aligned=False)
     pooled = F.avg_pool2d(total, subdivide) if subdivide > 1 else total
     return pooled.to(features.dtype).contiguous(memory_format=torch.channels_last)

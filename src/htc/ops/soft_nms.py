@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from htc.ops.boxes import EXPORT_PREFIX, without_float64
+from htc.ops.boxes import without_float64
 
 SOFT_NMS_PREFIX = 1000
 """Number of best-scored candidates in the first attempt; the picks are exact while no other candidate has a better
@@ -55,14 +55,13 @@ def soft_nms_per_class(
         best, decayed, filled = (each.to(boxes.device) for each in on_cpu)
         return best, decayed, filled
     ranked = scores.masked_fill(~valid, 0.0)
-    exporting = torch.compiler.is_exporting()
-    prefix = min(EXPORT_PREFIX if exporting else SOFT_NMS_PREFIX, total)
+    prefix = min(SOFT_NMS_PREFIX, total)
     while True:
         values, best = ranked.topk(prefix)
         picks, decayed = _pick(_apart(boxes[best], labels[best]), values, decay, capacity)
         filled = (decayed > 0) & (decayed >= min_score)
         # a pick is exact while its score is at least that of the last candidate in the prefix, which bounds all others
-        if exporting or prefix == total or bool(decayed[-1] >= values[-1]) or bool(values[-1] < min_score):
+        if prefix == total or bool(decayed[-1] >= values[-1]) or bool(values[-1] < min_score):
             return best[picks], decayed, filled
         prefix = min(4 * prefix, total)
 

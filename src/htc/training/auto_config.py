@@ -110,21 +110,23 @@ def choose_config(
     weights: tuple[str, Config] | None = None,
     processes: int = 1,
     shrink: float = 1.0,
+    base: tuple[Config, str] | None = None,
 ) -> Chosen:
     """Derive the configuration for `dataset` when no preset is given.
 
     `given` holds the user's settings, `memory` is the device's in GiB, `weights` the name and configuration of the
-    weights to start from, `processes` the world size; `shrink` makes input and crop smaller for a time limit. Raises
-    `ConfigError` for invalid settings in `given`.
+    weights to start from, `processes` the world size; `shrink` makes input and crop smaller for a time limit; `base` is
+    a configuration with its rule to start from instead of one for random weights. Raises `ConfigError` for invalid
+    settings in `given`.
     """
     data = statistics_of(dataset)
-    base, rule = _base(len(dataset), memory, weights)
-    chooser = _Chooser(base, given)
-    chooser.choices.append(Choice({"preset": base.preset}, rule))
+    own, rule = base if base is not None and weights is None else _base(len(dataset), memory, weights)
+    chooser = _Chooser(own, given)
+    chooser.choices.append(Choice({"preset": own.preset}, rule))
     size = input_size(data, shrink)
     chooser.take(size.settings, size.reason, all_or_none=True)
     if weights is None:
-        anchors = anchor_scale(data, chooser.config.input, base.rpn.anchor_scale, chooser.config.rpn.anchor_ratios)
+        anchors = anchor_scale(data, chooser.config.input, own.rpn.anchor_scale, chooser.config.rpn.anchor_ratios)
         chooser.take(anchors.settings, anchors.reason)
     _crop(chooser, data, shrink)
     most = max_detections(data)
@@ -161,7 +163,7 @@ def _base(images: int, memory: float | None, weights: tuple[str, Config] | None)
         )
     large = preset(LARGE_FROM_SCRATCH)
     needed = gib_needed(large, 1)
-    if memory is not None and memory * USABLE < needed:
+    if memory is not None and not fits(large, memory):
         fit = f"{LARGE_FROM_SCRATCH} needs {needed:.0f} GiB of memory and the device has {memory:.0f} GiB"
         return preset(FROM_SCRATCH), f"{images} images are enough for a large network, but {fit}"
     return (
@@ -169,6 +171,11 @@ def _base(images: int, memory: float | None, weights: tuple[str, Config] | None)
         f"{images} images, at least {ENOUGH_IMAGES}: enough to train a large network from scratch; it needs "
         f"{needed:.0f} GiB of memory",
     )
+
+
+def fits(config: Config, memory: float | None) -> bool:
+    """Return whether a training step of a ResNet-50 sized model with one image fits the memory (GiB; None: unknown)."""
+    return memory is None or memory * USABLE >= gib_needed(config, 1)
 
 
 def gib_needed(config: Config, batch_size: int) -> float:

@@ -20,7 +20,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from htc.errors import OutputError, TrainingError
-from htc.files import whole_file
+from htc.files import remove_incomplete, whole_file
 from htc.training.distributed import any_of
 from htc.training.resume import complete_last_batch, is_end_of_epoch
 
@@ -140,8 +140,7 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the first checkpoint of a new training; remove incomplete files that a killed process left."""
         if trainer.is_global_zero:
-            for left in self.path.parent.glob(f".{LAST}.*.tmp"):
-                left.unlink(missing_ok=True)
+            remove_incomplete(self.path.parent, LAST)
         self.signals.install()
         if trainer.global_step == 0:
             self._save(trainer)

@@ -37,6 +37,7 @@ from htc.training.fit_time import (
 from htc.training.pace import StepTime, time_evaluation, time_steps
 from htc.training.run import CONFIG, Options, read_dataset
 from htc.training.schedule import Costs, TimeLimit
+from htc.training.start import Start
 from htc.training.validation import validation_batches, validation_losses
 
 EVALUATED, LIMIT, STEPS = "validation images", "max_time", "steps"
@@ -86,14 +87,16 @@ def plan_training(
     settings: Sequence[Setting] = (),
     options: Options,
     evaluate_every: int | None = None,
+    start: Start | None = None,
 ) -> TrainingPlan:
     """Resolve the configuration of a training in `folder`, and the epochs between evaluations if not given.
 
     A resumed run keeps its configuration; a preset named in `settings` sets every hyperparameter; otherwise preset,
     input size, anchors, batch size and epochs are derived from the dataset. `settings` override any of these. With a
-    time limit, the length is fitted to it, and so is the input size unless a preset is named. Raises `DataError`,
-    `ConfigError` and `CheckpointError`.
+    time limit, the length is fitted to it, and so is the input size unless a preset is named. `start` are the weights
+    that were chosen for a new training. Raises `DataError`, `ConfigError` and `CheckpointError`.
     """
+    options = options if start is None else replace(options, weights=start.weights)
     dataset = read_dataset(splits, options)
     every, chosen, rule = evaluate_every or 1, (), "epochs between two evaluations on the validation images"
     if options.resume:
@@ -101,7 +104,7 @@ def plan_training(
         every = evaluate_every or recorded_choice(folder, EVERY, 1)
         options, splits = _recorded_limit(folder, config, dataset, splits, options)
     elif options.minutes is not None:
-        fitted = by_first(lambda: _fitted(dataset, splits, settings, options, evaluate_every))
+        fitted = by_first(lambda: _fitted(dataset, splits, settings, options, evaluate_every, start))
         config, chosen, every = fitted.config, fitted.choices, fitted.evaluate_every
         rule += "" if evaluate_every else "; those before the last take at most an eighth of the time"
         options = replace(options, limit=fitted.limit, workers=fitted.workers)
@@ -109,7 +112,7 @@ def plan_training(
     elif names_preset(settings):
         config = resolve(settings, DEFAULT_PRESET)
     else:
-        derived = _chosen_for(dataset, settings, options)
+        derived = _chosen_for(dataset, settings, options, start)
         config, chosen, every = derived.config, derived.choices, evaluate_every or derived.evaluate_every
         rule += "" if evaluate_every else "; about twenty evaluations in all"
     if options.backbone is not None:
@@ -140,12 +143,17 @@ def _recorded_limit(
 
 
 def _fitted(
-    dataset: Dataset, splits: Splits, settings: Sequence[Setting], options: Options, evaluate_every: int | None
+    dataset: Dataset,
+    splits: Splits,
+    settings: Sequence[Setting],
+    options: Options,
+    evaluate_every: int | None,
+    start: Start | None,
 ) -> Fitted:
     """Fit the training to its time limit: measure its speed and choose size and length together."""
     assert options.minutes is not None
     device, data = choose_device(options.device), statistics_of(dataset)
-    candidates = _candidates(dataset, settings, options)
+    candidates = _candidates(dataset, settings, options, start)
     validation = read_coco(splits.val_annotations, splits.val_images) if splits.val_annotations is not None else None
     maps = options.semantic if isinstance(options.semantic, MapSources) else None
     check_data(fit_to_data(candidates[0].config, dataset, options.semantic), splits, maps)
@@ -182,14 +190,16 @@ def _fitted(
     )
 
 
-def _candidates(dataset: Dataset, settings: Sequence[Setting], options: Options) -> list[Candidate]:
+def _candidates(
+    dataset: Dataset, settings: Sequence[Setting], options: Options, start: Start | None
+) -> list[Candidate]:
     """Return the configurations that a time limit may choose from, from the largest input to the smallest."""
     if names_preset(settings):
         return [Candidate(resolve(settings, DEFAULT_PRESET), ())]
     data, found = statistics_of(dataset), []
     smallest = float(np.quantile(data.sides, SMALL_SHARE)) if len(data.boxes) else 0.0
     for shrink in SHRINKS:
-        derived = _chosen_for(dataset, settings, options, shrink)
+        derived = _chosen_for(dataset, settings, options, start, shrink)
         scale = derived.config.input.max_scale or 1.0
         if found and smallest * scale < LEAST_LIMITED_SIDE:
             break
@@ -206,10 +216,18 @@ def _recorded_config(folder: Path, settings: Sequence[Setting]) -> Config:
     return overlay(resolve(from_file(recorded_file), DEFAULT_PRESET), settings)
 
 
-def _chosen_for(dataset: Dataset, settings: Sequence[Setting], options: Options, shrink: float = 1.0) -> Chosen:
+def _chosen_for(
+    dataset: Dataset, settings: Sequence[Setting], options: Options, start: Start | None, shrink: float = 1.0
+) -> Chosen:
     """Derive the configuration from the dataset, the device and the weights to start from."""
-    weights, start = options.weights, None
+    weights, named = options.weights, None
     if weights is not None:
-        named = weights in PRESETS and not Path(weights).exists()
-        start = weights, preset(weights) if named else load_model(weights).config
-    return choose_config(dataset, settings, total_memory(choose_device(options.device)), start, here().ranks, shrink)
+        is_preset = weights in PRESETS and not Path(weights).exists()
+        named = weights, preset(weights) if is_preset else load_model(weights).config
+    base = None if start is None or start.config is None else (start.config, start.rule)
+    memory = total_memory(choose_device(options.device))
+    chosen = choose_config(dataset, settings, memory, named, here().ranks, shrink, base)
+    if start is None:
+        return chosen
+    shown = Choice({"weights": start.weights or start.kind}, start.rule)
+    return replace(chosen, choices=(chosen.choices[0], shown, *chosen.choices[1:]))

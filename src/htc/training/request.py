@@ -17,6 +17,7 @@ from htc.ranks import here
 from htc.settings.layers import Setting, names_preset, resolve
 from htc.training.launch import check_can_be_sent
 from htc.training.loggers import check_loggers
+from htc.training.start import check_kind
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,7 @@ class TrainingRequest:
                 f"devices is {self.devices} and device is {self.device}: several processes use the devices 0 to "
                 f"{self.devices - 1}; give device cuda or cpu, and select GPUs with CUDA_VISIBLE_DEVICES"
             )
-        if self.weights is not None:
+        if self.weights is not None and not check_kind(str(self.weights), self.settings):
             check_weights(str(self.weights))
         parse_map_options(self.label_maps)
         if self.coco_holes not in ("on", "off"):

@@ -28,6 +28,7 @@ from htc.training.display import LogFile, displaying
 from htc.training.events import Downloading, Finished, Listener, Message, Phase, Planned
 from htc.training.launch import on_first_process, run_in_processes
 from htc.training.request import TrainingRequest
+from htc.training.start import Start, choose_start
 
 if TYPE_CHECKING:
     import torch
@@ -116,8 +117,10 @@ def train(
             polygons are a union, as COCO's own metrics have them.
         preset: the model and its schedule (`htc.list_models()`).
         weights: start from these weights: a preset with released weights, a folder, a file, or "FILE#teacher" for one
-            of several models in it. Layers that depend on the classes keep the rows of classes with the same name; the
-            others start from random values.
+            of several models in it; "coco", released COCO weights; "imagenet", ImageNet weights of the backbone;
+            "none", random weights. `None`: for a training without `preset`, the best of these that is reachable and
+            that the device can train. Layers that depend on the classes keep the rows of classes with the same name;
+            the others start from random values.
         semantic: targets of the semantic branch: "auto" derives them from the instances, "none" removes the branch, a
             folder holds PNG maps; a dictionary changes the section `semantic` of the configuration.
         semantic_json: COCO panoptic annotations that describe the maps.
@@ -313,7 +316,6 @@ def _plan(request: TrainingRequest, splits: "Splits", folder: Path, listener: Li
         minutes=request.max_time,
         started=request.started,
         resume=request.resume,
-        weights=None if request.weights is None else str(request.weights),
         semantic=request.semantic,
         checkpoints=Every(steps=request.checkpoint_steps),
         workers=request.workers,
@@ -324,9 +326,30 @@ def _plan(request: TrainingRequest, splits: "Splits", folder: Path, listener: Li
     )
     # only the first process times the precisions: the results of several processes could differ
     settings = [*request.settings, *on_first_process(str(request.device), lambda: _precision(request, listener))]
+    start = None if request.resume else on_first_process(str(request.device), lambda: _start(request, listener))
+    settings += [] if start is None else start.settings
     measuring = request.max_time is not None and not request.resume
     listener(Phase("choosing the configuration" + (" by measuring the first steps" if measuring else "")))
-    return plan_training(splits, folder, settings=settings, options=options, evaluate_every=request.evaluate_every)
+    return plan_training(
+        splits, folder, settings=settings, options=options, evaluate_every=request.evaluate_every, start=start
+    )
+
+
+def _start(request: TrainingRequest, listener: Listener) -> Start:
+    """Choose the weights to start from, and download them."""
+    from htc.inference.device import choose_device
+    from htc.training.auto_config import fits, total_memory
+
+    device = choose_device(request.device)
+    memory = total_memory(device)
+    return choose_start(
+        None if request.weights is None else str(request.weights),
+        request.settings,
+        on_gpu=device.type == "cuda",
+        fits=lambda config: fits(config, memory),
+        own_backbone=request.backbone is not None,
+        listener=listener,
+    )
 
 
 def _run_folder(request: TrainingRequest) -> Path:

@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from htc.data.annotation_file import name_of_url
 from htc.data.coco import Splits, coco_parts, find_splits
+from htc.data.coco_records import name_of_url
 from htc.data.formats.converted import SPLIT_NAMES
 from htc.errors import DataError
-from htc.files import visible_entries
+from htc.files import is_file, visible_entries
 
 LISTS = (b'"images"', b'"annotations"', b'"categories"')
 OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
@@ -118,10 +118,10 @@ def _images_folder(file: Path, folder: Path, part: str) -> Path:
     below = [base / name for base in (*(folder / one for one in IMAGE_FOLDERS), folder) for name in own]
     folders = [file.parent, *below, *(folder / name for name in IMAGE_FOLDERS), folder]
     folders = [path for path in dict.fromkeys(folders) if path.is_dir()]
-    counts = [sum((path / name).is_file() for name in names) for path in folders]
+    counts = [sum(is_file(path / name) for name in names) for path in folders]
     if not any(counts):
         # The names may have other folders in front, which the reader of the file removes.
-        counts = [sum((path / PurePosixPath(name).name).is_file() for name in names) for path in folders]
+        counts = [sum(is_file(path / PurePosixPath(name).name) for name in names) for path in folders]
     if any(counts):
         return folders[counts.index(max(counts))]
     return next((path for path in below if path.is_dir()), folders[0])

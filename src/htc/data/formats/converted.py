@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_masks
 
+from htc.data.faults import Faults
 from htc.data.image_headers import IMAGE_SUFFIXES
 from htc.data.mask_encodings import Rings, polygon_runs
+from htc.data.segmentation import parse_segmentation
 from htc.errors import DataError
 from htc.files import visible_entries, whole_file, write_json
 
@@ -148,14 +150,25 @@ def with_embedded(data: Converted, destination: Path) -> Converted:
 
 
 def write_parts(data: Converted, destination: Path) -> dict[str, Path]:
-    """Write `annotations/instances_<part>.json` below `destination`; returns the files by part. Raises
-    `OutputError`.
+    """Write `annotations/instances_<part>.json` below `destination`; returns the files by part. Raises `DataError` for
+    outlines that training would refuse, and `OutputError`.
     """
+    _check_outlines(data)
     files = {}
     for part, images in data.parts.items():
         files[part] = destination / ANNOTATIONS_FOLDER / f"instances_{part}.json"
         write_json(files[part], coco_content(data, images))
     return files
+
+
+def _check_outlines(data: Converted) -> None:
+    """Raise `DataError` with the image of each outline that training would refuse."""
+    faults = Faults(data.folder)
+    for image in (image for images in data.parts.values() for image in images):
+        for number, instance in enumerate(image.objects, start=1):
+            for fault in parse_segmentation(instance.segmentation, image.height, image.width).faults:
+                faults.add(f"{image.path}: instance {number} ({data.classes[instance.category]}): {fault.what}")
+    faults.check()
 
 
 def coco_content(data: Converted, images: tuple[ConvertedImage, ...]) -> dict[str, Any]:

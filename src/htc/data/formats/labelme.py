@@ -35,7 +35,7 @@ from htc.data.image_headers import image_size
 from htc.data.images import read_image
 from htc.data.mask_encodings import polygon_runs
 from htc.errors import DataError
-from htc.files import visible_entries
+from htc.files import is_file, visible_entries
 
 NO_OBJECTS = ("__ignore__", "_background_")
 """Labels with a special meaning in labelme's tools, which are not object classes."""
@@ -132,8 +132,11 @@ def _load(file: Path, faults: Faults, notes: Notes) -> tuple[Path, dict[str, Any
         return faults.add(f"{file} is not valid JSON ({error}); save it again in labelme")
     if not isinstance(content, dict) or "shapes" not in content:
         return notes.name("JSON file without shapes, which is not labelme's", file.name)
-    if not isinstance(content["shapes"], list) or not all(isinstance(shape, dict) for shape in content["shapes"]):
-        return faults.add(f"{file}: its shapes are not a list of shapes; save it again in labelme")
+    shapes = content["shapes"]
+    if not isinstance(shapes, list) or not all(
+        isinstance(shape, dict) and isinstance(shape.get("shape_type", ""), str) for shape in shapes
+    ):
+        return faults.add(f"{file}: its shapes are not a list of shapes with a type; save it again in labelme")
     return file, content
 
 
@@ -190,7 +193,8 @@ class _Reader:
         for number, shape in enumerate(content["shapes"], start=1):
             if self._is_object(shape, f"{file}: shape {number}"):
                 group = shape.get("group_id")
-                groups.setdefault(("alone", number) if group is None else (shape["label"], group), []).append(
+                alone = not isinstance(group, int | str)
+                groups.setdefault(("alone", number) if alone else (shape["label"], group), []).append(
                     {**shape, "where": f"{file}: shape {number}"}
                 )
         objects = [self._object(shapes, *size) for shapes in groups.values()]
@@ -229,11 +233,11 @@ def _image_of(file: Path, content: dict[str, Any], folder: Path) -> Path | None:
     another machine, the image of that name or of the JSON file's name beside it or in a folder of images.
     """
     named = str(content.get("imagePath") or "").replace("\\", "/")
-    if named and (path := file.parent / named).is_file():
+    if named and is_file(path := file.parent / named):
         return absolute(path) if ".." in path.parts else path
     folders = [file.parent, *(base / name for base in (file.parent.parent, folder) for name in IMAGE_FOLDERS)]
     for place in folders:
-        if named and (path := place / PurePosixPath(named).name).is_file():
+        if named and is_file(path := place / PurePosixPath(named).name):
             return path
     for place in folders:
         if place.is_dir() and (same := [path for path in images_in(place) if path.stem == file.stem]):

@@ -21,6 +21,7 @@ from htc.data.formats.coco_exports import parts_of, splits_of
 from htc.data.formats.converted import ANNOTATIONS_FOLDER, Converted, coco_content, with_embedded, write_parts
 from htc.data.formats.map_rules import AUTO, parse_map_options
 from htc.data.formats.recognize import is_coco, read_other, unknown_layout
+from htc.data.record_values import KnownIds, own_id
 from htc.data.written import by_split, digest, save_split, split_name
 from htc.errors import DataError
 from htc.files import write_json
@@ -317,8 +318,8 @@ def split_off(splits: Splits, share: float, destination: Path) -> Splits:
         raise DataError(f"--val-share {share:g}: give a fraction between 0 and 1, such as 0.2")
     read_coco(splits.train_annotations, splits.train_images)
     content = json.loads(splits.train_annotations.read_bytes())
-    chosen = {image["id"] for image in content["images"] if _hash_value(image) < share}
-    parts = {"val": chosen, "train": {image["id"] for image in content["images"]} - chosen}
+    chosen = {own_id(image["id"]) for image in content["images"] if _hash_value(image) < share}
+    parts = {"val": chosen, "train": {own_id(image["id"]) for image in content["images"]} - chosen}
     empty = [part for part, ids in parts.items() if not ids]
     if empty:
         raise DataError(
@@ -343,7 +344,7 @@ def validation_part(splits: Splits, images: int, destination: Path) -> Splits:
     count = len(content["images"])
     if images >= count:
         return splits
-    chosen = {content["images"][index * count // images]["id"] for index in range(images)}
+    chosen = {own_id(content["images"][index * count // images]["id"]) for index in range(images)}
     file = destination / ANNOTATIONS_FOLDER / "instances_val_part.json"
     write_json(file, _only(content, chosen))
     return replace(splits, val_annotations=file)
@@ -355,9 +356,11 @@ def _hash_value(image: dict[str, Any]) -> float:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
 
 
-def _only(content: dict[str, Any], ids: set[int | str]) -> dict[str, Any]:
+def _only(content: dict[str, Any], ids: set[int | str | None]) -> dict[str, Any]:
+    """The images of these ids and their annotations, whose ids may be of another type (`KnownIds`)."""
+    known = KnownIds(id for image in content["images"] if (id := own_id(image["id"])) is not None)
     return {
         **content,
-        "images": [image for image in content["images"] if image["id"] in ids],
-        "annotations": [annotation for annotation in content["annotations"] if annotation["image_id"] in ids],
+        "images": [image for image in content["images"] if own_id(image["id"]) in ids],
+        "annotations": [one for one in content["annotations"] if known.find(one["image_id"]) in ids],
     }

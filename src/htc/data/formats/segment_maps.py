@@ -15,7 +15,7 @@ from htc.data.formats.map_values import read_pages, rle, runs_by_value
 from htc.data.image_headers import image_size
 from htc.data.panoptic import PanopticFile, read_panoptic
 from htc.errors import DataError
-from htc.files import read_json, visible_entries
+from htc.files import is_file, read_json, visible_entries
 
 PANOPTIC = "panoptic_"
 THINGS = {24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"}
@@ -69,7 +69,7 @@ def _panoptic_images(
     present = {path.stem: path for path in images_below(images)}
     for id, (png, _) in panoptic.maps.items():
         path = images / str(names.get(id, png))
-        path = path if path.is_file() else present.get(Path(png).stem, path)
+        path = path if is_file(path) else present.get(Path(png).stem, path)
         try:
             size = image_size(path)
             found = panoptic.read(id, size)

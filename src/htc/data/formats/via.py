@@ -19,7 +19,7 @@ from htc.data.formats.map_folders import IMAGE_FOLDERS
 from htc.data.formats.shapes import box_of, ellipse_ring, rectangle_ring, ring_of
 from htc.data.image_headers import image_size
 from htc.errors import DataError
-from htc.files import read_text, visible_entries
+from htc.files import is_file, read_text, visible_entries
 
 NAMES = ("name", "class", "label", "type", "category", "object", "object_name", "class_name")
 """Attributes that hold the class, in the order in which they are looked for."""
@@ -189,7 +189,7 @@ def _image_path(file: Path, folder: Path, name: str) -> Path | None:
     above = (file.parent, file.parent.parent, folder)
     places = [file.parent, *(where / one for where in above for one in IMAGE_FOLDERS)]
     for place in places:
-        if (place / base).is_file():
+        if is_file(place / base):
             return place / base
     stem = Path(base).stem
     return next((path for place in places if place.is_dir() for path in images_in(place) if path.stem == stem), None)

@@ -13,7 +13,7 @@ import yaml
 
 from htc.data.formats.converted import SPLIT_NAMES, images_below
 from htc.errors import DataError
-from htc.files import read_text, visible_entries
+from htc.files import is_file, is_folder, read_text, visible_entries
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 DARKNET = "obj.data"
@@ -75,7 +75,7 @@ def _load(file: Path) -> dict[str, Any]:
         return {"names": _lines(file), "train": "images"}
     if file.name == DARKNET:
         content = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in _lines(file))}
-        names = next((path for path in _places(content.get("names", ""), file.parent) if path.is_file()), None)
+        names = next((path for path in _places(content.get("names", ""), file.parent) if is_file(path)), None)
         if names is None:
             raise DataError(f"{file}: names is {content.get('names')!r}, which is not a file; correct the path")
         return {key: content.get(key) for key in ("train", "valid", "test")} | {"names": _lines(names)}
@@ -138,7 +138,7 @@ def _sources(value: Any, root: Path, file: Path, key: str) -> list[Path]:
     sources = []
     for entry in value if isinstance(value, list) else [value]:
         candidates = list(_places(str(entry), root))
-        source = next((path for path in candidates if path.is_file() or (path.is_dir() and _has_images(path))), None)
+        source = next((path for path in candidates if is_file(path) or (is_folder(path) and _has_images(path))), None)
         if source is None:
             raise DataError(
                 f"{file}: {key} is {entry!r}, but {candidates[0]} is neither a folder of images nor a list of them; "
@@ -174,7 +174,7 @@ def _images(source: Path) -> Iterator[Path]:
     for line in read_text(source).splitlines():
         if line.strip():
             places = list(_places(line, source.parent))
-            yield next((path for path in places if path.is_file()), places[0])
+            yield next((path for path in places if is_file(path)), places[0])
 
 
 def labels_folder(images: Path) -> Path:

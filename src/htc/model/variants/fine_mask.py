@@ -128,7 +128,7 @@ class FineMaskHead(MaskHead):
         coarse = self.upsample_again(self.upsample(features[:, : self.width]).relu()).relu()
         x = self.join(torch.cat([coarse, from_channels(features[:, self.width :])], 1))
         logits = own_class_logits(x.permute(0, 2, 3, 1).flatten(1, 2), self.logits, labels)
-        return logits.view(len(x), x.shape[2], x.shape[3])
+        return logits.view(x.shape[0], x.shape[2], x.shape[3])
 
 
 def to_channels(fine: Float[Tensor, "N D S S"]) -> Float[Tensor, "N _ s s"]:

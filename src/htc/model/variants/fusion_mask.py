@@ -48,4 +48,4 @@ class FusionMaskHead(MaskHead):
         """Mask logits of each RoI's class, float32."""
         last, before = features.chunk(2, 1)
         foreground = self.fc(self.fc_convs(before).permute(0, 2, 3, 1).flatten(1))
-        return super().forward(last, labels) + foreground.float().view(len(features), FUSION_SIDE, FUSION_SIDE)
+        return super().forward(last, labels) + foreground.float().view(features.shape[0], FUSION_SIDE, FUSION_SIDE)

@@ -1,0 +1,28 @@
+"""Memory of this process in MiB, as Linux reports it."""
+
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+RESET_PEAK = "5"
+"""Written to /proc/self/clear_refs to reset the peak to the memory in use now."""
+
+
+def is_reported() -> bool:
+    """Whether the system reports the peak of a process (only Linux does)."""
+    return STATUS.exists()
+
+
+def reset_peak() -> float:
+    """Reset the peak. -> memory in use"""
+    Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+    return _status("VmRSS")
+
+
+def peak() -> float:
+    """Largest memory in use since `reset_peak`."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) / 1024
