@@ -10,11 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-<<<<<<< HEAD
 from pathlib import Path
-=======
-from pathlib import Path, PurePosixPath
->>>>>>> main
 from typing import Any, SupportsIndex, overload
 
 from htc.data.coco_records import AnnotationEntry, ImageEntry, listed_name
@@ -31,21 +27,6 @@ LISTS = ("images", "annotations", "categories")
 NO_LOCATION = ImageLocation(Path())
 
 
-<<<<<<< HEAD
-=======
-def listed_name(record: Mapping[str, Any]) -> Any:
-    """`file_name` of an image record; of LVIS's, which have none, the name in `coco_url`."""
-    name = record.get("file_name")
-    return name_of_url(record.get("coco_url")) if name is None else name
-
-
-def name_of_url(url: object) -> str | None:
-    """The last folder and the file of LVIS's `coco_url`, as train2017/000000000009.jpg."""
-    parts = PurePosixPath(url).parts if isinstance(url, str) else ()
-    return "/".join(parts[-2:]) if len(parts) > 2 else None
-
-
->>>>>>> main
 @dataclass(frozen=True)
 class AnnotationFile:
     """The content of one COCO instance file, and the folder of its images.
