@@ -21,6 +21,7 @@ def test_the_generated_file_is_plain_coco(tmp_path: Path) -> None:
     assert read_strictly(path.read_bytes()) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not is_reported(), reason="only Linux reports the memory of a process")
 def test_every_part_is_measured() -> None:
     found = reading_speed(860)

@@ -125,6 +125,7 @@ def test_what_does_not_go_with_folds(data, tmp_path, options, message):
         htc.train(data, **SMALL, out=tmp_path / "run", progress=False, **options)
 
 
+@pytest.mark.slow
 def test_a_time_limit_is_divided(data, tmp_path):
     result = htc.train(data, **SMALL, folds=2, max_time=0.3, out=tmp_path / "run", progress=False)
     assert result.metrics is not None
