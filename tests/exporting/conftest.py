@@ -1,11 +1,15 @@
-"""Exported files of the small detector, made once for a module."""
+"""Exported files of the small detector, made once for a session."""
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from htc.exporting import export
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,24 @@ class Exported:
     def onnx(self) -> Path:
         """The exported file."""
         return self.folder / "model.onnx"
+
+    @contextmanager
+    def as_translation(self) -> Iterator[None]:
+        """Exports in this block write these files instead of tracing and translating the model."""
+
+        def write(_translated, path, metadata, *, parts=False):
+            import onnx
+
+            content = onnx.load(self.folder / ("parts.onnx" if parts else "model.onnx"))
+            onnx.helper.set_model_props(content, metadata)
+            onnx.save(content, path)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export, "trace", lambda *_: None)
+            patch.setattr(export, "without_deform_conv2d", lambda _: None)
+            patch.setattr(export, "translate", lambda *_: None)
+            patch.setattr(export, "write_onnx", write)
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -212,21 +213,15 @@ def test_nothing_is_overwritten(exported: Exported) -> None:
 class TestADifferingFile:
     """The file of the fixture, exported as that of a model with other weights."""
 
-    @pytest.fixture
-    def written(self, exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-        def write(translated, path, metadata, *, parts=False):
-            path.write_bytes((exported.folder / ("parts.onnx" if parts else "model.onnx")).read_bytes())
+    @pytest.fixture(autouse=True)
+    def written(self, exported: Exported) -> Iterator[None]:
+        with exported.as_translation():
+            yield
 
-        monkeypatch.setattr(exporting, "trace", lambda *_: None)
-        monkeypatch.setattr(exporting, "translate", lambda *_: None)
-        monkeypatch.setattr(exporting, "write_onnx", write)
-
-    @pytest.mark.usefixtures("written")
     def test_the_model_itself_passes(self, exported: Exported, tmp_path: Path) -> None:
         assert htc.export(exported.model, tmp_path / "same.onnx", progress=False).passed
         assert {path.name for path in tmp_path.iterdir()} == {"same.onnx", "same.onnx.json"}
 
-    @pytest.mark.usefixtures("written")
     @pytest.mark.parametrize(
         ("weights", "part"),
         [

@@ -13,7 +13,6 @@ from exporting.conftest import Exported
 from exporting.test_reader import assert_same, read
 from htc.checkpoint.exported import exported_kind, read_description
 from htc.errors import CheckpointError, ConfigError
-from htc.exporting import export as exporting
 from htc.exporting.certificate import compare_detections
 from htc.exporting.openvino_file import sampled_deform_conv2d
 from htc.inference.load import load
@@ -23,11 +22,7 @@ from htc.inference.load import load
 def file(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model exported to OpenVINO, with the translation of the fixture."""
     target = tmp_path_factory.mktemp("openvino") / "model.xml"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "trace", lambda *_: None)
-        patch.setattr(exporting, "without_deform_conv2d", lambda _: None)
-        patch.setattr(exporting, "translate", lambda *_: None)
-        patch.setattr(exporting, "write_onnx", lambda _, path, *__, **___: path.write_bytes(exported.onnx.read_bytes()))
+    with exported.as_translation():
         assert htc.export(exported.model, target, progress=False).passed
     return target
 

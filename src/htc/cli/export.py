@@ -21,6 +21,7 @@ def export(
     weights: Name | None = None,
     batch: Count | None = None,
     size: Annotated[tuple[int, int] | None, Parameter(metavar="HEIGHT WIDTH")] = None,
+    raw_images: Switch = False,
     images: Folder | None = None,
     annotations: File | None = None,
     json: JsonTarget = None,
@@ -45,6 +46,8 @@ def export(
         Number of images of a call. Default: any.
     size
         Height and width of the network input, to which images are padded; multiples of 32. Default: any.
+    raw_images
+        Make resizing, normalization and padding part of the file, which then takes one image as it is.
     images
         Folder of the images of the comparison. Default: bundled ones.
     annotations
@@ -59,7 +62,7 @@ def export(
     settings = ModelOptions(config=config).settings(flags)
     if print_config:
         return print_config_of(model, weights, settings)
-    check_target(file, batch, size)
+    check_target(file, batch, size, raw_images=raw_images)
     check_named_models([model], weights, None, settings)
     check_files({"--annotations": annotations})
     check_folders({"--images": images})
@@ -77,6 +80,7 @@ def export(
             settings,
             bar,
             weights=weights,
+            raw_images=raw_images,
             images=images,
             annotations=annotations,
         )

@@ -218,8 +218,8 @@ def padded_size(sizes: list[tuple[int, int]], divisor: int) -> tuple[int, int]:
 class NetworkInput:
     """Input of a detector."""
 
-    images: Float[Tensor, "B 3 H W"]
-    """RGB, normalized, padded on the right and bottom."""
+    images: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B 3 H W"]
+    """RGB, normalized, padded on the right and bottom; bytes for a detector that prepares its images itself."""
     sizes: Int[Tensor, "B 2"]
     """(height, width) of each image, without padding."""
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -30,11 +30,13 @@ from htc.exporting.certificate import (
 from htc.exporting.graph import InputShape, eager_parts, output_names, part_names, trace
 from htc.exporting.onnx_file import translate, write_onnx
 from htc.exporting.openvino_file import without_deform_conv2d, write_openvino
+from htc.exporting.raw_images import with_raw_images
 from htc.exporting.target import STRIDE, certificate_path, check_target, finished_together
 from htc.files import optional_path, write_json
+from htc.inference.exported import RuntimeDetector, exported_predictor
 from htc.inference.load import load_with_settings
 from htc.inference.predictor import Predictor
-from htc.inference.runtimes import INPUTS, RuntimeDetector, open_exported
+from htc.inference.runtimes import INPUTS, OUTPUTS, open_exported
 from htc.inference.sources import expand
 from htc.model.detector import Detector
 from htc.progress import NamedProgress, ProgressOption, reporting
@@ -58,6 +60,7 @@ def export(
     weights: str | Path | None = None,
     batch: int | None = None,
     size: Sequence[int] | None = None,
+    raw_images: bool = False,
     images: str | Path | None = None,
     annotations: str | Path | None = None,
     config: Config | str | Path | None = None,
@@ -75,6 +78,7 @@ def export(
         weights: a weights file, or a preset with released weights, for a preset as model.
         batch: number of images of a call; `None`: any number.
         size: (height, width) of the network input, multiples of 32, to which images are padded; `None`: any.
+        raw_images: make resizing, normalization and padding part of the file, which then takes one image as it is.
         images: a folder of images for the comparison. `None`: bundled ones.
         annotations: COCO annotations of the images: compares AP too.
         config: settings of a model given by name or path: a YAML or JSON file, or a whole configuration.
@@ -101,12 +105,20 @@ def export(
     if not named and (weights is not None or config is not None or overrides):
         raise ConfigError("weights, config and sections are for a model given by name; this one is already loaded")
     target = Path(file)
-    check_target(target, batch, size)
+    check_target(target, batch, size, raw_images=raw_images)
     settings = python_settings(config, overrides, "htc.export") if named else []
     shape = InputShape(batch, None if size is None else (size[0], size[1]))
     with reporting(progress, "export") as report:
         return run_export(
-            model, target, shape, settings, report, weights=weights, images=images, annotations=annotations
+            model,
+            target,
+            shape,
+            settings,
+            report,
+            weights=weights,
+            raw_images=raw_images,
+            images=images,
+            annotations=annotations,
         )
 
 
@@ -118,6 +130,7 @@ def run_export(
     report: NamedProgress,
     *,
     weights: str | Path | None = None,
+    raw_images: bool = False,
     images: str | Path | None = None,
     annotations: str | Path | None = None,
 ) -> Certificate:
@@ -132,7 +145,13 @@ def run_export(
     )
     detector = exportable(predictor)
     description = Description(
-        predictor.config, version("hybrid-task-cascade"), hash_weights(detector), shape.batch, shape.size, False, "fp32"
+        predictor.config,
+        version("hybrid-task-cascade"),
+        hash_weights(detector),
+        shape.batch,
+        shape.size,
+        raw_images,
+        "fp32",
     )
     report(0, STEPS, "trace")
     traced = trace(detector, predictor.config, shape)
@@ -140,31 +159,33 @@ def run_export(
         traced = without_deform_conv2d(traced)
     report(1, STEPS, "translate")
     translated = translate(traced, output_names(predictor.config))
-    metadata = readable_metadata(description)
     with finished_together(file) as folder:
         report(2, STEPS, "write")
         written = folder / file.name
-        _write(translated, written, metadata)
+        _write(translated, written, description)
         report(3, STEPS, "compare")
         certificate = certify(predictor, written, paths, optional_path(annotations), optional_path(images))
         if not certificate.passed:
             with_parts = folder / f"parts-{file.name}"
-            _write(translated, with_parts, metadata, parts=True)
+            _write(translated, with_parts, description, parts=True)
             raise ExportError(failure(file, certificate, differing_part(predictor, with_parts, paths[0])))
         write_json(certificate_path(written), certificate.to_dict())
     report(STEPS, STEPS, "")
     return certificate
 
 
-def _write(translated: "ONNXProgram", path: Path, metadata: Mapping[str, str], *, parts: bool = False) -> None:
-    """Write a translated program in the format of the suffix."""
-    if path.suffix == ".onnx":
-        write_onnx(translated, path, metadata, parts=parts)
+def _write(translated: "ONNXProgram", path: Path, description: Description, *, parts: bool = False) -> None:
+    """Write a translated program in the format of the suffix; with `parts`, also the outputs of the parts."""
+    if path.suffix == ".xml":
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            onnx_file = Path(folder) / "model.onnx"
+            _write(translated, onnx_file, description, parts=parts)
+            write_openvino(onnx_file, path, readable_metadata(description))
         return
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        onnx_file = Path(folder) / "model.onnx"
-        write_onnx(translated, onnx_file, metadata, parts=parts)
-        write_openvino(onnx_file, path, metadata)
+    write_onnx(translated, path, readable_metadata(description), parts=parts)
+    if description.raw_images:
+        names = output_names(description.config) if parts else OUTPUTS
+        with_raw_images(path, description.config.input, description.size, names)
 
 
 def exportable(predictor: Predictor) -> Detector:
@@ -231,7 +252,7 @@ def certify(
     before = process_memory.reset_peak() if measured else 0.0
     session, description = open_exported(file)
     config = predictor.config
-    other = Predictor(RuntimeDetector(session, description, config.inference.score_threshold), config)
+    other = exported_predictor(session, description, config, file.name)
     largest = max(images, key=lambda path: image_size(path)[0] * image_size(path)[1])
     compare_on(other, other, [largest])
     file_peak = process_memory.peak() - before if measured else 0.0
@@ -262,13 +283,16 @@ def certify(
 
 def differing_part(predictor: Predictor, with_parts: Path, image: Path) -> tuple[str, str] | None:
     """The first output of a part in which a file with all outputs differs from the model, with a description."""
-    preparation = predictor.preparation()
-    prepared = preparation.batch([preparation.image(read_image(image))])
+    pixels, preparation = read_image(image), predictor.preparation()
+    prepared = preparation.batch([preparation.image(pixels)])
     session, description = open_exported(with_parts)
-    thresholds = RuntimeDetector(session, description, predictor.config.inference.score_threshold).thresholds
-    values = (prepared.images, prepared.sizes, torch.from_numpy(thresholds()))
-    found = session.run({name: value.numpy() for name, value in zip(INPUTS, values, strict=True)})
-    expected = eager_parts(exportable(predictor), predictor.config, dict(zip(INPUTS, values, strict=True)))
+    lowest = RuntimeDetector(session, description, predictor.config.inference.score_threshold).thresholds()
+    values: dict[str, torch.Tensor] = dict(
+        zip(INPUTS, (prepared.images, prepared.sizes, torch.from_numpy(lowest)), strict=True)
+    )
+    given = {"image": pixels} if description.raw_images else {}
+    found = session.run({**{name: value.contiguous().numpy() for name, value in values.items()}, **given})
+    expected = eager_parts(exportable(predictor), predictor.config, values)
     names = part_names(predictor.config)
     return first_differing({name: expected[name].numpy() for name in names}, {name: found[name] for name in names})
 

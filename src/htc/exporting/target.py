@@ -19,7 +19,9 @@ STRIDE = 32
 """Height and width of the network input are multiples of the largest stride."""
 
 
-def check_target(file: Path, batch: int | None = None, size: Sequence[int] | None = None) -> None:
+def check_target(
+    file: Path, batch: int | None = None, size: Sequence[int] | None = None, *, raw_images: bool = False
+) -> None:
     """Check the file and the shape before the model is loaded; raises `ConfigError`, `OutputError` and
     `InstallationError`.
     """
@@ -28,6 +30,8 @@ def check_target(file: Path, batch: int | None = None, size: Sequence[int] | Non
         raise ConfigError(f"{file}: the suffix of the file is the format to export to: {known}")
     if batch is not None and batch < 1:
         raise ConfigError(f"batch is {batch}: give 1 or more, or leave it out for any number of images")
+    if batch is not None and batch > 1 and raw_images:
+        raise ConfigError("a file with raw_images takes one image a call, of any size: remove batch")
     if size is not None and (len(size) != 2 or any(side < STRIDE or side % STRIDE for side in size)):
         raise ConfigError(f"size is {tuple(size)}: give a height and a width that are multiples of {STRIDE}")
     require("export", "export", ("onnx", "onnxscript", "onnxruntime" if file.suffix == ".onnx" else "openvino"))

@@ -16,14 +16,14 @@ from htc.checkpoint.prefixes import absolute_source
 from htc.errors import ConfigError
 from htc.inference.device import choose_device
 from htc.inference.ensemble import EnsemblePredictor
+from htc.inference.exported import load_exported
 from htc.inference.precision import PrecisionChoice, resolve_precision
 from htc.inference.predictor import ImagePredictor, Predictor
-from htc.inference.runtimes import RuntimeDetector, check_changes, open_exported
 from htc.inference.views import SINGLE_VIEW, View, parse_views
 from htc.keywords import unknown_option
 from htc.model.detector import Detector
 from htc.model.optimize import for_inference
-from htc.settings.layers import Setting, nested, overlay
+from htc.settings.layers import Setting, nested
 from htc.settings.python import Overrides, check_overrides, python_settings
 
 Models = str | Path | ImagePredictor[Any] | Sequence[str | Path | Predictor]
@@ -80,7 +80,10 @@ def load_with_settings(
 ) -> Predictor:
     """Load a model as `load` does, with settings that know their sources, for messages; raises the same errors."""
     if exported_kind(Path(model)):
-        return _load_exported(Path(model), weights, device, settings, backbone)
+        if weights is not None or backbone is not None:
+            given = "backbone" if weights is None else "weights"
+            raise ConfigError(f"{model} is an exported file, which contains its network: remove {given}")
+        return load_exported(Path(model), device, settings)
     loaded = load_model(model, weights, nested(settings))
     detector = Detector(loaded.config, backbone)
     load_weights(detector, loaded)
@@ -89,27 +92,6 @@ def load_with_settings(
     own = None if weights is None else absolute_source(weights)
     again = partial(load_model, absolute_source(model), own, nested(settings))
     return Predictor(ready, detector.config, lambda: again().state_dict)
-
-
-def _load_exported(
-    path: Path,
-    weights: str | Path | None,
-    device: torch.device,
-    settings: Sequence[Setting],
-    backbone: nn.Module | None,
-) -> Predictor:
-    """Open an exported file in its runtime; no network is built."""
-    if weights is not None or backbone is not None:
-        given = "weights" if weights is not None else "backbone"
-        raise ConfigError(f"{path} is an exported file, which contains its network: remove {given}")
-    session, description = open_exported(path, device)
-    config = overlay(description.config, settings)
-    check_changes(path, description.config, config)
-
-    def no_weights() -> Never:
-        raise ConfigError(f"{path} is an exported file: its weights cannot be saved; save the model it was made from")
-
-    return Predictor(RuntimeDetector(session, description, config.inference.score_threshold), config, no_weights)
 
 
 def ensemble(

@@ -201,9 +201,9 @@ class ImagePredictor(ABC, Generic[Prepared]):
     ) -> Iterator[Detections]:
         """Predict many images lazily; the detections are in the order of `sources`.
 
-        A batch contains only images with the same padded size, so results do not depend on `batch_size`. Each result's
-        `index` is the position of its image in `sources`, and `source` its path. `sources` may be infinite: at most
-        `batch_size` x 4 images (or `workers` x 2, if larger) are in memory at a time.
+        A batch contains only images with the same padded size, so `batch_size` changes results by rounding only. Each
+        result's `index` is the position of its image in `sources`, and `source` its path. `sources` may be infinite: at
+        most `batch_size` x 4 images (or `workers` x 2, if larger) are in memory at a time.
 
         Args:
             sources: images as for `predict`.
@@ -287,15 +287,20 @@ class Predictor(ImagePredictor[NetworkInput]):
 
     `detector` is called as `detector(images (B, 3, H, W), sizes (B, 2), limits) -> RawDetections` and is set to
     evaluation mode; it stays on the device of its parameters. `weights` returns the weights to save if they differ from
-    the detector's.
+    the detector's; `preparation` is for a detector that takes images as they are.
     """
 
     def __init__(
-        self, detector: nn.Module, config: Config, weights: Callable[[], Mapping[str, Tensor]] | None = None
+        self,
+        detector: nn.Module,
+        config: Config,
+        weights: Callable[[], Mapping[str, Tensor]] | None = None,
+        preparation: Preparation[NetworkInput] | None = None,
     ) -> None:
         super().__init__(detector, config)
         self.detector = detector
         self._weights = weights
+        self._preparation = preparation
 
     def save(self, folder: str | Path) -> Path:
         """Write the model to a folder (`config.json`, `model.safetensors`) for `htc.load`; returns the folder.
@@ -304,8 +309,12 @@ class Predictor(ImagePredictor[NetworkInput]):
         """
         return save_pretrained(self._weights() if self._weights else self.detector, self.config, folder)
 
-    def preparation(self, short_edge: int | None = None, long_edge: int | None = None) -> ResizedInput:
+    def preparation(self, short_edge: int | None = None, long_edge: int | None = None) -> Preparation[NetworkInput]:
         """See `ImagePredictor`."""
+        if self._preparation is not None:
+            if short_edge is not None or long_edge is not None:
+                raise ConfigError("this file resizes its images itself: remove short_edge and long_edge")
+            return self._preparation
         given = {"short_edge": short_edge, "long_edge": long_edge}
         edges = {name: edge for name, edge in given.items() if edge is not None}
         if any(edge < 1 for edge in edges.values()):
