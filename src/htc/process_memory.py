@@ -15,14 +15,20 @@ def is_reported() -> bool:
 def reset_peak() -> float:
     """Reset the peak. -> memory in use"""
     Path("/proc/self/clear_refs").write_text(RESET_PEAK)
-    return _status("VmRSS")
+    return _size(STATUS, "VmRSS")
 
 
 def peak() -> float:
     """Largest memory in use since `reset_peak`."""
-    return _status("VmHWM")
+    return _size(STATUS, "VmHWM")
 
 
-def _status(name: str) -> float:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+def shares() -> tuple[float, float]:
+    """Memory in use. -> (PSS, in which a page of n processes counts 1/n; what this process has alone)"""
+    rollup = Path("/proc/self/smaps_rollup")
+    return _size(rollup, "Pss"), _size(rollup, "Private_Clean") + _size(rollup, "Private_Dirty")
+
+
+def _size(file: Path, name: str) -> float:
+    line = next(line for line in file.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) / 1024

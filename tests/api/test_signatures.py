@@ -54,6 +54,7 @@ COMMAND_ONLY = {
         "labelme": "Detections.to_labelme",
         "polygons": "Masks.polygons",
         "print_config": "resolve and print",
+        "resume": "of a call, whose results are in files; in Python they are yielded one by one",
         "source": "sources",
     },
     "models": {"name": "htc.Config", "json": "a file", "schema": "Config.model_json_schema"},

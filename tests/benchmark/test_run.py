@@ -35,6 +35,7 @@ def measured() -> dict:
     return json.loads(subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 def test_parts_sum_up_to_the_total():
     for report in ("report", "bf16"):
         (found,) = measured()[report]["components"]

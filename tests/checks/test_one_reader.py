@@ -167,6 +167,7 @@ CLEAN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the data for development are not here")
 @pytest.mark.parametrize("name", CLEAN)
 def test_clean_data_are_not_changed(name: str) -> None:

@@ -61,6 +61,7 @@ def check(folder: Path, image: str) -> None:
         ("annotations/instances_Train.json", "images/Train/sub/a.png", "sub/a.png"),
         ("annotations/instances_train.json", "images/train/a.png", "a.png"),
         ("result.json", "images/a.png", "images/a.png"),
+        ("result.json", "images/a.png", "images\\a.png"),
         ("result.json", "images/a.png", "a.png"),
         ("annotations.json", "a.png", "a.png"),
         ("train/labels.json", "train/data/a.png", "data/a.png"),

@@ -20,10 +20,12 @@ from htc.benchmark.annotation_reading import write_annotations
 from htc.data import columns_cache, strict_coco
 from htc.data.annotation_file import KIND, annotation_file, read_annotation_file
 from htc.data.coco import dataset_of, ground_truth_of, read_coco
-from htc.data.columns import INSTANCE_FIELDS, RECORD_FIELDS, ColumnImages
+from htc.data.columns import INSTANCE_FIELDS, RECORD_FIELDS, ColumnImages, table_of
 from htc.data.columns_cache import MappedColumns, map_columns, read_columns
 from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
-from htc.errors import DataError
+from htc.data.mask_encodings import decode_mask
+from htc.errors import DataError, OutputError
+from htc.evaluation.comparison import Comparison, compare
 from htc.files import read_json
 
 SHARED = next(
@@ -36,12 +38,22 @@ IMAGES = 25
 FILES = sorted([*BUNDLED.glob("*.json"), *SHARED.glob("data/*/annotations/*.json")])
 
 
-def tolerant(path: Path, folder: Path | None = None) -> Dataset | str:
+def tolerant(path: Path, *, holes: bool = True) -> Dataset | str:
     """What the tolerant reader gives: the dataset, or the message."""
     try:
-        return dataset_of(annotation_file(read_json(path, KIND), path, folder))
+        return dataset_of(annotation_file(read_json(path, KIND), path, holes=holes))
     except DataError as error:
         return str(error)
+
+
+def plain_comparison(content: Any) -> Comparison:
+    """A comparison with no results whose masks are text."""
+    compared = compare(content, [])
+    masks = [
+        {**mask, "counts": mask["counts"].decode() if isinstance(mask["counts"], bytes) else mask["counts"]}
+        for mask in compared.object_masks or []
+    ]
+    return replace(compared, object_masks=masks)
 
 
 def assert_agreement(path: Path) -> bool:
@@ -55,6 +67,7 @@ def assert_agreement(path: Path) -> bool:
     assert isinstance(slow, Dataset), f"the strict reader accepts what the tolerant one refuses: {slow}"
     dataset = dataset_of(fast)
     assert dataset == slow
+    assert dataset_of(replace(fast, holes=False)) == tolerant(path, holes=False)
     assert dataset.dropped == slow.dropped
     assert_equal_columns(dataset.images, slow.images)
     content = annotation_file(read_json(path, KIND), path)
@@ -65,8 +78,7 @@ def assert_agreement(path: Path) -> bool:
         assert own.outline == other.outline
         assert own.record == {key: value for key, value in other.record.items() if key in own.record}
     truth, expected = ground_truth_of(fast), ground_truth_of(content)
-    for own, other in zip(truth["annotations"], expected["annotations"], strict=True):
-        assert own == {key: other[key] for key in own}
+    assert plain_comparison(truth) == plain_comparison(expected)
     return True
 
 
@@ -131,6 +143,10 @@ PLAIN: dict[str, Any] = {
          "segmentation": {"counts": [0, 2000], "size": [40, 50]}},
         {"id": 0, "image_id": 5, "category_id": 7, "bbox": [40, 2, 5, 5], "iscrowd": 0, "ignore": 0,
          "segmentation": {"size": [20, 30], "counts": "PSTb0"}, "attributes": {"occluded": False, "l": [{}, {}]}},
+        {"id": 12, "image_id": 3, "category_id": 2, "bbox": [2, 2, 30, 30], "area": 500, "ignore": 0,
+         "segmentation": [[2, 2, 32, 2, 32, 32, 2, 32], [10, 10, 10, 20, 20, 20, 20, 10], [33, 33, 40, 33, 40, 39]]},
+        {"id": 13, "image_id": 3, "category_id": 2, "bbox": [4, 4, 9, 9], "area": 81, "ignore": 1,
+         "segmentation": [[4, 4, 13, 4, 13, 13, 4, 13]]},
     ],
     "categories": [{"id": 7, "name": "b", "supercategory": "x"}, {"id": 2, "name": "a"}],
 }  # fmt: skip
@@ -149,6 +165,11 @@ def test_the_plain_form_is_read_strictly(tmp_path: Path) -> None:
     dataset = dataset_of(read_annotation_file(path, None))
     assert [record.group for record in dataset] == [None, None, "night"]
     assert len(dataset.dropped) == 2
+    crowds = {instance.id: instance.crowd for instance in dataset.images[1].instances}
+    assert crowds == {4: False, 8: True, 12: False, 13: True}
+    masks = {instance.id: instance.segmentation for instance in dataset.images[1].instances}
+    assert isinstance(masks[12], RunLengths)  # without its hole
+    assert isinstance(masks[4], Polygons)
     assert dataset.images[1].instances[0].area == 99
 
 
@@ -164,7 +185,24 @@ def test_holes_and_ignored_instances_are_equal_in_both_readers(tmp_path: Path) -
     assert isinstance(dataset_of(file).images[1].instances[0].segmentation, RunLengths)
     assert isinstance(dataset_of(replace(file, holes=False)).images[1].instances[0].segmentation, Polygons)
     assert [one["iscrowd"] for one in ground_truth_of(file)["annotations"] if one["id"] == 0] == [1]
-    assert ground_truth_of(file)["annotations"][0]["segmentation"][:2] == [outer, hole]
+    mask = decode_mask(RunLengths(ground_truth_of(file)["annotations"][0]["segmentation"]["counts"].encode()), 40, 50)
+    assert mask.bitmap.sum() == 30 * 30 + 17  # filled, as the COCO tools do
+
+
+def test_fields_of_lvis_are_kept(tmp_path: Path) -> None:
+    content, path = plain(), tmp_path / "lvis.json"
+    for image in content["images"]:
+        name = image.pop("file_name")
+        image |= {"coco_url": f"http://images.example.org/train2017/{name}", "neg_category_ids": [7]}
+    for category in content["categories"]:
+        category["frequency"] = "r"
+    path.write_text(json.dumps(content))
+    assert assert_agreement(path)
+    file = read_annotation_file(path, None)
+    assert [image.name for image in file.images] == ["train2017/a.png", "sub/b.png", "train2017/c.png"]
+    truth = ground_truth_of(file)
+    assert truth["images"][0]["neg_category_ids"] == [7]
+    assert truth["categories"][0]["frequency"] == "r"
 
 
 CHANGES: tuple[Callable[[dict[str, Any], random.Random], object], ...] = (
@@ -246,6 +284,13 @@ def test_columns_represent_every_field() -> None:
     """A new field of a record must be added to the columns too."""
     assert {field.name for field in fields(ImageRecord)} == RECORD_FIELDS
     assert {field.name for field in fields(Instance)} == INSTANCE_FIELDS
+
+
+def test_a_table_of_columns_equals_that_of_the_records(large: Path) -> None:
+    images = dataset_of(read_annotation_file(large, None)).images
+    for part in (images, images[3::4], images[:0]):
+        for own, other in zip(table_of(part), table_of(tuple(part)), strict=True):
+            np.testing.assert_array_equal(own, other)
 
 
 def test_images_are_a_sequence(large: Path) -> None:
@@ -339,6 +384,17 @@ def test_without_a_writable_cache_the_columns_are_in_memory(
     assert columns is not None
     assert not isinstance(columns, MappedColumns)
     assert pickle.loads(pickle.dumps(ColumnImages(columns, None))) == ColumnImages(columns, None)
+
+
+def test_a_full_disk_leaves_the_columns_in_memory(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(columns_cache, "whole_file", full)
+    columns = read_columns(large)
+    assert columns is not None
+    assert not isinstance(columns, MappedColumns)
+    assert not entries(large)
 
 
 @pytest.mark.parametrize("value", ["off", "OFF", "0"])

@@ -16,7 +16,8 @@ from PIL import Image
 from htc.data.coco import read_coco
 from htc.data.dataset import Dataset, ImageRecord, Polygons, RunLengths
 from htc.data.formats.label_maps import runs_by_value
-from htc.data.formats.layouts import convert_data, prepare_splits, split_off
+from htc.data.formats.layouts import convert_data, prepare_splits
+from htc.data.held_out import split_off
 from htc.data.mask_encodings import decode_mask
 from htc.errors import DataError
 

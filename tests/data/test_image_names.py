@@ -146,9 +146,19 @@ def test_ambiguous_records_are_errors() -> None:
         LISTED.ids_of([(Path("/d/a.png"), "a.png")])
     with pytest.raises(DataError, match="ambiguous"):
         ListedNames([("b.png", 3), ("b.png", 4)]).ids_of([(Path("/d/b.png"), "b.png")])
-    with pytest.raises(DataError, match="may both be the image 3"):
+    with pytest.raises(DataError, match="may both be the image"):
         LISTED.ids_of([(Path("/d/x/b.png"), "x/b.png"), (Path("/d/y/b.png"), "y/b.png")])
     assert LISTED.ids_of([(Path("/d/b.png"), "b.png"), (Path("/d/y/b.png"), "y/b.png")]) == [3, None]
+    assert ListedNames([("a.png", 1), ("A.png", 2)]).ids_of([(Path("/d/x/A.png"), "x/A.png")]) == [2]
+
+
+def test_an_id_by_the_base_name_alone_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    names = ListedNames([("cam0/x.png", 1)])
+    assert names.ids_of([(Path("/d/photos/x.png"), "x.png")]) == [1]
+    assert "/d/photos/x.png is taken as the image cam0/x.png" in caplog.text
+    caplog.clear()
+    assert names.ids_of([(Path("/d/cam0/x.png"), "x.png"), (Path("/d/cam1/x.png"), "cam1/x.png")]) == [1, None]
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

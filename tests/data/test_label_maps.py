@@ -178,7 +178,23 @@ def test_binary_maps_of_two_kinds(tmp_path: Path) -> None:
         save(tmp_path / "masks" / f"{name}.png", squares(value, value))
     data = read(tmp_path)
     assert counts(data) == {"a.png": 2, "b.png": 2}
-    assert any("1 in some maps and 255 in others" in note for note in data.notes)
+    assert any("the foreground is 1 or 255" in note for note in data.notes)
+
+
+def test_maps_that_differ_from_the_folder_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        picture(tmp_path / "images" / f"{name}.png")
+        save(tmp_path / "masks" / f"{name}.png", squares(255, 255) if name != "c" else 255 - squares(255, 255))
+    assert any("covers most of the border in c.png" in note for note in read(tmp_path).notes)
+
+
+def test_stacks_of_images_and_maps(tmp_path: Path) -> None:
+    pages = [Image.fromarray(squares(*range(1, number + 2))) for number in range(3)]
+    for folder in ("images", "masks"):
+        save(tmp_path / folder / "a.tif", pages[0], save_all=True, append_images=pages[1:])
+    data = read(tmp_path)
+    assert counts(data) == {"a.tif": 1}
+    assert any("3 pages" in note for note in data.notes)
 
 
 def test_arrays(tmp_path: Path) -> None:
@@ -202,6 +218,8 @@ def test_arrays(tmp_path: Path) -> None:
         (("x 1.png", "x 2.png"), ("X%201.png", "x%202.tif")),
         (("é.png", "b.png"), ("e\u0301.png", "B.PNG")),
         (("a.png", "a_2.png"), ("a.png", "a_2.png")),
+        (("img_1.png", "img_12.png"), ("mask_001.png", "mask_012.png")),
+        (("c1.ome.tif", "c2.ome.tif"), ("c1_masks.ome.tif", "c2_masks.png")),
         (("frame.1.png", "frame.2.png"), ("frame.1-labels.png", "frame.2-seg.tif")),
     ],
 )
@@ -297,6 +315,7 @@ def test_classes_in_names_and_folders(tmp_path: Path) -> None:
         ("a.tif", "a_masks.tif"),
         ("train/a_img.png", "train/a_masks.png"),
         ("images/deep/er/a.png", "labels/deep/er/a.png"),
+        ("training/images/a.png", "training/label/a.png"),
     ],
 )
 def test_layouts(tmp_path: Path, image: str, mask: str) -> None:

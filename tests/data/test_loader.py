@@ -12,7 +12,9 @@ from PIL import Image
 
 import htc.demo
 from htc.config import Augmentation, Config, Input, Sampling, Semantic, Training
+from htc.data import columns_cache
 from htc.data.coco import find_splits, read_coco
+from htc.data.columns import ColumnImages
 from htc.data.dataset import Dataset
 from htc.data.epochs import batches_per_epoch, epoch_length, epoch_order, pure_seed, rank_positions
 from htc.data.ground_truth import annotated, check_images
@@ -22,7 +24,7 @@ from htc.data.transforms import OriginalPixels, ResizedInput
 from htc.errors import ConfigError, DataError
 from htc.ops.mask_targets import mask_targets
 from htc.presets import preset
-from htc.types import Batch
+from htc.types import Batch, GroundTruth
 
 SIZES = ((40, 50), (64, 30), (5, 7), (90, 90), (33, 64))
 
@@ -124,6 +126,33 @@ def test_an_epoch_is_a_pure_function(dataset: Dataset) -> None:
     assert torch.equal(state, torch.get_rng_state())
     other_epoch = [batch.image_ids for batch in training_loader(dataset, config, seed=3, epoch=3, batch_size=2)]
     assert other_epoch != [batch.image_ids for batch in first]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_mapped_columns_give_the_same_batches(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """In this process and in workers of both start methods, as records that are all in memory do."""
+    monkeypatch.setattr(columns_cache, "SMALLEST", 0)
+    monkeypatch.setenv("HTC_ANNOTATION_CACHE", str(tmp_path / "cache"))
+    folder = dataset.images[0].path.parent
+    mapped = read_coco(dataset.annotations, folder)
+    assert isinstance(mapped.images, ColumnImages)
+    assert isinstance(mapped.images.columns, columns_cache.MappedColumns)
+    in_memory = replace(mapped, images=tuple(mapped.images))
+    config = settings(**PASTED)
+    expected = list(training_loader(in_memory, config, seed=3, epoch=2, batch_size=2))
+    loader = training_loader(mapped, config, seed=3, epoch=2, batch_size=2, workers=1)
+    loader.multiprocessing_context = method
+    for batches in (training_loader(mapped, config, seed=3, epoch=2, batch_size=2), loader):
+        for one, other in zip(expected, batches, strict=True):
+            assert_same(one, other)
+            assert [masks_of(a) for a in one.truths] == [masks_of(b) for b in other.truths]
+
+
+def masks_of(truth: GroundTruth) -> tuple[list[int], list[list[int]]]:
+    assert truth.masks is not None
+    return truth.masks.pixels.tolist(), truth.masks.offsets.tolist()
 
 
 PASTED = {**CROPPED, "copy_paste": {"probability": 1.0, "share": 1.0}, "photometric": {"probability": 1.0}}

@@ -79,9 +79,8 @@ def test_records_in_python(annotations: Path) -> None:
     dataset = htc.Dataset.from_records(
         [{"image": f"{stack}#{page}", "labels": ["cell"], "boxes": [[1, 1, 9, 9]]} for page in (1, 3)]
     )
-    assert [np.array_equal(annotated_image(record), PAGES[i]) for i, record in zip((0, 2), dataset.images)] == [
-        True
-    ] * 2
+    for index, record in zip((0, 2), dataset.images, strict=True):
+        np.testing.assert_array_equal(annotated_image(record), PAGES[index])
 
 
 def test_each_page_has_its_own_semantic_map() -> None:

@@ -141,6 +141,20 @@ def test_labels_beside_the_images(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.parametrize("labels", ["images/labels/a.txt", "labels/images/a.txt"])
+def test_other_folders_of_labels(tmp_path: Path, labels: str) -> None:
+    yolo(tmp_path)
+    (tmp_path / "labels" / "a.txt").unlink()
+    write(tmp_path / labels, POLYGON)
+    assert counts(read(tmp_path)) == {"a.png": 1}
+
+
+def test_rotated_boxes_are_reported(tmp_path: Path) -> None:
+    notes = read(yolo(tmp_path, "0 .2 .2 .6 .2 .6 .5 .2 .5\n")).notes
+    assert any("rotated boxes" in note for note in notes)
+    assert not any("rotated boxes" in note for note in read(yolo(tmp_path, "0 .2 .2 .6 .2 .7 .5 .2 .5\n")).notes)
+
+
 @pytest.mark.parametrize("name", ["c é.png", "c%20é.png", "C É.png", "ce\u0301.png"])
 def test_names_of_label_files(tmp_path: Path, name: str) -> None:
     yolo(tmp_path)

@@ -23,8 +23,8 @@ def main(folder: Path) -> None:
     htc.Predictor(seeded_detector(config), config).save(folder / "model")
     write = export.write_onnx
 
-    def write_both(translated, path, metadata):
-        write(translated, path, metadata)
+    def write_both(translated, path, metadata, *, parts=False):
+        write(translated, path, metadata, parts=parts)
         write(translated, folder / "parts.onnx", metadata, parts=True)
 
     export.write_onnx = write_both

@@ -76,6 +76,7 @@ class TestMaskRCNN(ParityOfTraining):
     name = "mask_rcnn_r50_fpn"
 
 
+@pytest.mark.slow
 class TestCascadeMaskRCNN(ParityOfTraining):
     name = "cascade_mask_rcnn_r50_fpn"
     # Two proposals of this case lie within float32 rounding of the NMS threshold. Which of them stays then depends on
@@ -84,6 +85,7 @@ class TestCascadeMaskRCNN(ParityOfTraining):
     dtype = torch.float64
 
 
+@pytest.mark.slow
 class TestHTCWithoutSemantic(ParityOfTraining):
     name = "htc_without_semantic_r50_fpn"
 
@@ -92,14 +94,17 @@ class TestHTC(ParityOfTraining):
     name = "htc_r50_fpn"
 
 
+@pytest.mark.slow
 class TestHTCX101Deformable(ParityOfTraining):
     name = "htc_x101_64x4d_dcn_fpn"
 
 
+@pytest.mark.slow
 class TestHTCModulatedDeformable(ParityOfTraining):
     name = "htc_r50_fpn_dcnv2"
 
 
+@pytest.mark.slow
 class TestHTCPathAggregation(ParityOfTraining):
     name = "htc_r50_pafpn"
 
@@ -108,9 +113,11 @@ class TestHTCWithoutMaskFlow(ParityOfTraining):
     name = "htc_r50_fpn_no_mask_flow"
 
 
+@pytest.mark.slow
 class TestHTCFusionBox(ParityOfTraining):
     name = "htc_r50_fpn_fusion_box"
 
 
+@pytest.mark.slow
 class TestHTCGuidedAnchoring(ParityOfTraining):
     name = "htc_r50_fpn_ga_rpn"

@@ -169,7 +169,7 @@ def test_an_evaluation_is_interrupted_at_once_and_done_again(whole, tmp_path, ha
         raise AssertionError("the evaluation went on")
 
     with monkeypatch.context() as patch:
-        patch.setattr("htc.training.validation.write_json", signalled)
+        patch.setattr("htc.training.validation.write_history", signalled)
         patch.setattr(Validation, "on_train_start", lambda *_: None)
         with pytest.raises(TerminatedError):
             run(tmp_path, accumulate=accumulate)

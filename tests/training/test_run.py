@@ -106,17 +106,16 @@ def test_resume_goes_on_as_if_nothing_had_happened(trained, splits, tmp_path):
         run_training(tiny(), splits, tmp_path / "nothing", replace(options, resume=True))
 
 
-def test_images_without_objects_alone(tmp_path):
+def test_a_training_set_without_instances_is_refused(tmp_path):
     annotations = write_split(tmp_path, "train", 2, 0, objects=0)
-    result = run_training(
-        tiny(epochs=1),
-        Splits(annotations, tmp_path / "train", annotations, tmp_path / "train"),
-        tmp_path / "run",
-        Options(device="cpu"),
-    )
-    assert set(result.metrics.to_dict()["segm"].values()) == {-1.0}
-    losses = read_losses(tmp_path / "run" / "losses.csv")[1]
-    assert losses["stage1.mask"] == losses["stage1.box"] == [0.0]
+    with pytest.raises(DataError, match=r"train\.json: none of its 2 images has an annotation"):
+        run_training(
+            tiny(epochs=1),
+            Splits(annotations, tmp_path / "train", annotations, tmp_path / "train"),
+            tmp_path / "run",
+            Options(device="cpu"),
+        )
+    assert not (tmp_path / "run" / "model").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(splits, tmp_path):

@@ -160,6 +160,7 @@ def test_what_does_not_suit_coco_weights(coco):
         assert (found[0].kind, found[0].config, found[0].settings) == ("none", None, ())
 
 
+@pytest.mark.slow
 def test_what_the_user_asks_for_is_had_or_an_error(coco):
     assert choose("none")[0].kind == "none"
     assert choose("runs/own")[0].weights == "runs/own"

@@ -73,8 +73,10 @@ def test_losses_gradients_and_statistics_are_those_of_one_process(folder: Path) 
 
 
 @pytest.mark.slow
-def test_a_training_of_two_processes_ends_without_any_object(tmp_path: Path) -> None:
+def test_a_training_of_two_processes_ends_without_any_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No process waits for a norm that the other does not reach."""
+    # Such a dataset is refused, but a step of another may contain images without instances alone, on all processes.
+    monkeypatch.setattr("htc.training.run.check_data", lambda *_args, **_options: [])
     annotations = write_split(tmp_path, "train", 2, 0, objects=0)
     split = Splits(annotations, tmp_path / "train", annotations, tmp_path / "train")
     options = Options(device="cpu", images=0, validation_losses=False)

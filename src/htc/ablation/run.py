@@ -151,7 +151,10 @@ def config_digest(config: Config) -> str:
 
 def _claim(out: Path, splits: Splits) -> None:
     """Record the dataset in the folder; raises `OutputError` if the folder belongs to another dataset."""
-    data = {name: None if path is None else str(path.resolve()) for name, path in vars(splits).items()}
+    paths = {name: value for name, value in vars(splits).items() if not isinstance(value, bool)}
+    data: dict[str, Any] = {name: None if path is None else str(path.resolve()) for name, path in paths.items()}
+    if not splits.holes:
+        data["holes"] = False  # absent in the records of older versions, which means true
     path = out / SETTING
     if path.is_file():
         earlier = json.loads(path.read_text(encoding="utf-8")).get("data")

@@ -1,18 +1,18 @@
 """Checks of boxes against image and mask, of areas against the mask's area, and of instances annotated twice."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pycocotools import mask as coco_masks
 
-from htc.checks.findings import Edit, Finding, annotation_finding
+from htc.checks.findings import Edit, Finding, annotation_finding, chosen
 from htc.checks.outlines import without_mask
 from htc.data.annotation_file import AnnotationFile
 from htc.data.coco_records import AnnotationEntry, box_fault
-from htc.data.dataset import RunLengths
-from htc.data.mask_encodings import polygon_runs
+from htc.data.columns import EMPTY_LIST, POLYGONS
+from htc.data.mask_encodings import encode_mask
 from htc.data.record_values import is_number, short
 from htc.data.segmentation import exact_area
 
@@ -29,6 +29,8 @@ RELATED = 0.1
 """IoU below which box and mask may belong to two instances, so that only a person can decide which is correct."""
 ROUNDING = 1.0
 """Pixels by which a box may extend outside the image."""
+NEARLY = 1 - 1e-9
+"""Factor of thresholds for choosing what is examined one by one, so that rounding leaves nothing out."""
 SAME = 0.95
 """IoU from which two masks (boxes, if either has no mask) count as one instance."""
 
@@ -36,7 +38,7 @@ SAME = 0.95
 def boxes(part: AnnotationFile) -> Iterator[Finding]:
     """Report boxes that are missing, invalid, empty, outside the image or different from the mask's box."""
     whole = _whole_numbers(part)
-    for one in part.annotations:
+    for one in chosen(part, _doubtful_boxes(part)):
         if one.image.size is None:
             continue
         finding = _box_finding(part, one, *one.image.size)
@@ -44,6 +46,19 @@ def boxes(part: AnnotationFile) -> Iterator[Finding]:
             yield finding
     if whole is not None:
         yield whole
+
+
+def _doubtful_boxes(part: AnnotationFile) -> Bool[np.ndarray, " N"]:
+    """Return which annotations may have a finding of their box: in columns, those that `_box_finding` would report."""
+    table, columns = part.table, part.columns
+    if columns is None:
+        return table.doubtful
+    (x, y, w, h), sizes = columns.boxes.T, columns.sizes[columns.owners]
+    over = np.max((-x, -y, x + w - sizes[:, 1], y + h - sizes[:, 0]), axis=0)
+    corners = np.stack((x, y, x + w, y + h), axis=1)
+    extent = np.tile(table.where[:, 2:] - table.where[:, :2], 2)
+    apart = (np.abs(corners - table.where) > np.maximum(EDGE, EDGE_SHARE * extent) * NEARLY).any(1)
+    return table.doubtful | (w < 1) | (h < 1) | np.where(table.segmented, apart, over > ROUNDING * NEARLY)
 
 
 def _box_finding(part: AnnotationFile, one: AnnotationEntry, height: int, width: int) -> Finding | None:
@@ -139,9 +154,15 @@ def _overlap(first: XYXY, second: XYXY) -> float:
 
 def _whole_numbers(part: AnnotationFile) -> Finding | None:
     """Report, once, boxes of whole numbers for polygons with fractions."""
+    near: Iterable[AnnotationEntry] = part.annotations
+    if part.columns is not None:
+        listed, boxes, where = part.columns.flags & (POLYGONS | EMPTY_LIST) != 0, part.columns.boxes, part.table.where
+        if (boxes[listed] % 1).any():
+            return None
+        near = chosen(part, listed & (part.table.doubtful | (where % 1 != 0).any(1)))
     pairs = [
         (one.box, one.outline.box)
-        for one in part.annotations
+        for one in near
         if one.box is not None and isinstance(one.record.get("segmentation"), list)
     ]
     finer = [
@@ -165,7 +186,7 @@ def _near_edges(box: XYXY, mask: XYXY) -> bool:
 def areas(part: AnnotationFile) -> Iterator[Finding]:
     """Report areas that differ from the mask's area; missing ones are reported once."""
     without = []
-    for one in part.annotations:
+    for one in chosen(part, _doubtful_areas(part)):
         if one.outline.segmentation is None or one.image.size is None or one.crowd:
             continue  # COCO's own crowds have inexact areas, which no metric uses
         annotated = one.record.get("area")
@@ -176,6 +197,17 @@ def areas(part: AnnotationFile) -> Iterator[Finding]:
     if without:
         what = f"{len(without)} of {len(part.annotations)} annotations have no area"
         yield Finding("area-missing", what, part.file, edits=tuple(without), fixed_by="the areas of the masks written")
+
+
+def _doubtful_areas(part: AnnotationFile) -> Bool[np.ndarray, " N"]:
+    """Return which annotations may have a finding of their area."""
+    table, columns = part.table, part.columns
+    if columns is None:
+        return table.doubtful
+    extents = (table.where[:, 2:] - table.where[:, :2]).sum(1)
+    allowed = np.maximum(AREA_SHARE * table.areas, extents) * NEARLY
+    apart = ~(np.abs(columns.areas - table.areas) <= allowed)  # also without an area, which is NaN
+    return ~table.crowd & table.segmented & (table.doubtful | apart)
 
 
 def _area_finding(
@@ -234,10 +266,8 @@ def _shown(box: XYXY) -> str:
 
 def doubles(part: AnnotationFile) -> Iterator[Finding]:
     """Report pairs of instances in an image with nearly the same mask, of the same class or of two classes."""
-    for objects in part.by_image.values():
-        candidates = [one for one in objects if not one.crowd and one.where is not None]
-        if len(candidates) < 2:
-            continue
+    for position in _images_with_doubles(part):
+        candidates = [one for one in part.of_image(position) if not one.crowd and one.where is not None]
         removed: set[int] = set()
         for first, second in _alike(candidates):
             if first.position in removed or second.position in removed:
@@ -262,19 +292,37 @@ def doubles(part: AnnotationFile) -> Iterator[Finding]:
             yield annotation_finding(part, second, "object-twice", what, edits, "the second annotation removed")
 
 
+def _images_with_doubles(part: AnnotationFile) -> list[int]:
+    """Return the positions of the images with two boxes of nearly the same place, in the order of their annotations."""
+    table = part.table
+    kept = np.flatnonzero(~table.crowd & ~np.isnan(table.where[:, 0]))
+    kept = kept[np.argsort(table.images[kept], kind="stable")]
+    images, boxes = table.images[kept], table.where[kept]
+    first, step, found = np.arange(len(kept)), 0, [np.zeros(0, np.int64)]
+    while len(first):  # each instance with the next one of its image, the one after that ...
+        step += 1
+        first = first[first + step < len(kept)]
+        first = first[images[first] == images[first + step]]
+        ious = _overlaps(boxes[first], boxes[first + step])
+        found.append(images[first[ious >= SAME * NEARLY]])
+    wanted = np.isin(table.images, np.concatenate(found))
+    positions, earliest = np.unique(table.images[wanted], return_index=True)
+    return positions[np.argsort(earliest)].tolist()
+
+
 def _alike(objects: list[AnnotationEntry]) -> Iterator[tuple[AnnotationEntry, AnnotationEntry]]:
     boxes = np.array([one.where for one in objects], np.float64)
     for first in range(len(objects) - 1):
-        for offset in np.flatnonzero(_overlaps(boxes[first], boxes[first + 1 :]) >= SAME):
+        for offset in np.flatnonzero(_overlaps(boxes[first : first + 1], boxes[first + 1 :]) >= SAME):
             second = first + 1 + int(offset)
             if _mask_overlap(objects[first], objects[second]) >= SAME:
                 yield objects[first], objects[second]
 
 
-def _overlaps(box: Float[np.ndarray, " 4"], others: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, " N"]:
-    """Compute the IoU of one box with others."""
-    shared = (np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])).clip(0).prod(1)
-    union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared
+def _overlaps(boxes: Float[np.ndarray, "#N 4"], others: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, " N"]:
+    """Compute the IoU of boxes with others, or of one box with all."""
+    shared = (np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])).clip(0).prod(1)
+    union = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (others[:, 2:] - others[:, :2]).prod(1) - shared
     return shared / np.maximum(union, 1e-9)
 
 
@@ -289,15 +337,8 @@ def _mask_overlap(first: AnnotationEntry, second: AnnotationEntry) -> float:
 
 def _encoded(one: AnnotationEntry) -> Any:
     assert one.image.size is not None
-    segmentation = one.outline.segmentation
-    assert segmentation is not None
-    height, width = one.image.size
-    if not isinstance(segmentation, RunLengths):
-        return coco_masks.merge(polygon_runs([ring.tolist() for ring in segmentation.rings], height, width))
-    if isinstance(segmentation.counts, bytes):
-        return {"size": [height, width], "counts": segmentation.counts}
-    runs: Any = {"size": [height, width], "counts": segmentation.counts.tolist()}
-    return coco_masks.frPyObjects(runs, height, width)
+    assert one.outline.segmentation is not None
+    return encode_mask(one.outline.segmentation, *one.image.size)
 
 
 def _content(one: AnnotationEntry) -> tuple[Any, Any, Any]:

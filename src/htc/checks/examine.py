@@ -24,6 +24,8 @@ from htc.errors import ConfigError, DataError
 from htc.progress import Progress
 
 UNKNOWN_SIZE = ("picture-size", "picture-turned", "picture-orientation")
+ANNOTATION_CHECKS = (*RECORD_CHECKS, *OUTLINE_CHECKS, *BOX_CHECKS, *BALANCE_CHECKS)
+"""The checks of one part that need no image file."""
 PART_CHECKS = (*RECORD_CHECKS, *IMAGE_CHECKS, *OUTLINE_CHECKS, *BOX_CHECKS, *BALANCE_CHECKS)
 """The checks of one part that do not decode images: about a millisecond per image."""
 IMAGES_URL = "https://images.cocodataset.org/zips"
@@ -186,6 +188,14 @@ def fast_findings(part: AnnotationFile, size: Input, max_detections: int) -> Ite
     for finding in findings:
         # If the size of an image differs from its record, every outline may be wrong, so no annotation is corrected.
         yield replace(finding, edits=()) if finding.annotation is not None and finding.image in doubtful else finding
+    yield from named(part, crowded_images(part, max_detections))
+    yield from named(part, tiny_objects(part, size))
+
+
+def annotation_findings(part: AnnotationFile, size: Input, max_detections: int) -> Iterator[Finding]:
+    """Run the checks of one part that need no image file."""
+    for check in ANNOTATION_CHECKS:
+        yield from named(part, check(part))
     yield from named(part, crowded_images(part, max_detections))
     yield from named(part, tiny_objects(part, size))
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Bool
+
 from htc.data.annotation_file import AnnotationFile
 from htc.data.coco_records import AnnotationEntry
 from htc.data.faults import RecordFault
@@ -94,3 +97,8 @@ def record_finding(
     return Finding(
         fault.code, fault.what, part.file, fault.image, path, fault.annotation, edits=edits, fixed_by=fixed_by
     )
+
+
+def chosen(part: AnnotationFile, which: Bool[np.ndarray, " N"]) -> Iterator[AnnotationEntry]:
+    """The annotations that `which` selects; all others of a million are not built."""
+    return (part.annotations[index] for index in np.flatnonzero(which).tolist())

@@ -46,9 +46,10 @@ def check_image_files(part: AnnotationFile) -> Iterator[Finding]:
     # A file of another name may be that of a missing image: then only a person can decide.
     removable = len(missing) <= MOSTLY_IMAGES * len(part.images)
     bases = Counter(PurePosixPath(portable(image.name)).name for image in missing)
+    found = {other.path.name for other in part.images if not other.location.missing}
     for image in missing:
         base = PurePosixPath(portable(image.name)).name
-        alike = bases[base] > 1 or any(other.path.name == base for other in part.images if not other.location.missing)
+        alike = bases[base] > 1 or base in found
         yield _missing(part, image, removable and not alike)
     yield from _differing_names(part)
     for image in part.images:
@@ -142,7 +143,7 @@ def listed_twice(part: AnnotationFile) -> Iterator[Finding]:
             if other.id == first.id:
                 continue  # a repeated id has its own finding
             moved = tuple(
-                Edit("annotations", one.position, {"image_id": first.id}) for one in part.by_image[other.position]
+                Edit("annotations", one.position, {"image_id": first.id}) for one in part.of_image(other.position)
             )
             same = other.size == first.size and portable(other.name) == portable(first.name)
             edits = (Edit("images", other.position, None), *moved) if same else ()
@@ -176,7 +177,8 @@ def unlisted(part: AnnotationFile) -> Iterator[Finding]:
 
 def without_objects(part: AnnotationFile) -> Iterator[Finding]:
     """Report images without annotations."""
-    empty = [image for image in part.images if not part.by_image.get(image.position) and not image.location.missing]
+    annotated = frozenset(part.table.images.tolist())
+    empty = [image for image in part.images if image.position not in annotated and not image.location.missing]
     if empty:
         what = f"{len(empty)} of {len(part.images)} images, such as {empty[0].name}"
         yield Finding("picture-empty", what, part.file, empty[0].id, empty[0].path)

@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from htc.checks.findings import Edit, Finding, annotation_finding
+import numpy as np
+
+from htc.checks.findings import Edit, Finding, annotation_finding, chosen
 from htc.data.annotation_file import AnnotationFile
 from htc.data.coco_records import AnnotationEntry, crowd_fault
+from htc.data.columns import ISCROWD, LISTED_RUNS, POLYGONS, STATED_ISCROWD, TEXT_RUNS
 from htc.data.record_values import flag, is_number
 from htc.data.segmentation import SegmentationFault, read_outline
 
@@ -15,7 +18,7 @@ CONFIRMED = 1.0
 
 def segmentations(part: AnnotationFile) -> Iterator[Finding]:
     """Report every fault of every segmentation, with its safe repair."""
-    for one in part.annotations:
+    for one in chosen(part, part.table.doubtful):
         for fault in one.outline.faults:
             yield _finding(part, one, fault)
 
@@ -60,29 +63,37 @@ def _without_last(one: AnnotationEntry) -> list[Any] | None:
 
 def missing_masks(part: AnnotationFile) -> Iterator[Finding]:
     """Report, once, instances that have only a box, and a training set none of whose images trains masks."""
-    bare = [one for one in part.annotations if not one.segmented and one.box is not None and not one.crowd]
-    if bare:
-        images = len({one.image.position for one in bare})
-        objects = sum(not one.crowd for one in part.annotations)
-        what = f"{len(bare)} of {objects} instances have only a box, on {images} of {len(part.images)} images"
-        first = bare[0]
-        yield Finding("mask-missing", what, part.file, first.image.id, first.image.path, first.id, first.where)
-        unmasked = {one.image.position for one in bare}
-        masked = [one for one in part.annotations if one.segmented and not one.crowd]
-        if part.name != "val" and masked and all(one.image.position in unmasked for one in masked):
-            what = (
-                f"{len(masked)} instances have a mask, but each of their images also has an instance without one: no "
-                f"mask is learned"
-            )
-            yield Finding("mask-unlearned", what, part.file, first.image.id, first.image.path, first.id, first.where)
+    table = part.table
+    objects = ~table.crowd
+    bare = ~table.segmented & table.boxed & objects
+    if not bare.any():
+        return
+    unmasked = np.unique(table.images[bare])
+    what = f"{bare.sum()} of {objects.sum()} instances have only a box, on {len(unmasked)} of {len(part.images)} images"
+    first = part.annotations[int(np.argmax(bare))]
+    yield Finding("mask-missing", what, part.file, first.image.id, first.image.path, first.id, first.where)
+    masked = table.segmented & objects
+    if part.name != "val" and masked.any() and np.isin(table.images[masked], unmasked).all():
+        what = (
+            f"{masked.sum()} instances have a mask, but each of their images also has an instance without one: no "
+            f"mask is learned"
+        )
+        yield Finding("mask-unlearned", what, part.file, first.image.id, first.image.path, first.id, first.where)
 
 
 def crowds(part: AnnotationFile) -> Iterator[Finding]:
     """Report `iscrowd` that is not 0 or 1, that is missing for an RLE mask, or that is 1 for polygons."""
-    outlined = any(
-        isinstance(one.record.get("segmentation"), list) and one.record["segmentation"] for one in part.annotations
-    )
-    for one in part.annotations:
+    if part.columns is None:
+        outlined = any(
+            isinstance(one.record.get("segmentation"), list) and one.record["segmentation"] for one in part.annotations
+        )
+        suspects = part.annotations
+    else:
+        flags = part.columns.flags
+        outlined = bool((flags & POLYGONS).any())
+        unsaid = (flags & STATED_ISCROWD == 0) & (flags & (TEXT_RUNS | LISTED_RUNS) != 0) & outlined
+        suspects = chosen(part, ((flags & ISCROWD != 0) & (flags & POLYGONS != 0)) | unsaid)
+    for one in suspects:
         iscrowd, segmentation = flag(one.record.get("iscrowd")), one.record.get("segmentation")
         finding = None
         fault = crowd_fault(one)

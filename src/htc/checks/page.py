@@ -308,12 +308,9 @@ def _classes(examination: Examination) -> list[PagePart]:
 
 
 def _class_counts(part: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for one in part.annotations:
-        name = part.classes.get(one.category)
-        if name is not None and not one.crowd:
-            counts[name] = counts.get(name, 0) + 1
-    return counts
+    labels = part.table.labels
+    counts = np.bincount(labels[~part.table.crowd & (labels >= 0)], minlength=len(part.classes))
+    return {name: int(count) for name, count in zip(part.classes.values(), counts, strict=True) if count}
 
 
 def _chart(svg: str, alt: str) -> Figure:

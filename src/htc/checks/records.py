@@ -44,6 +44,8 @@ def _size_edit(part: AnnotationFile, fault: RecordFault) -> tuple[Edit, ...]:
 
 def annotation_records(part: AnnotationFile) -> Iterator[Finding]:
     """Report unusable annotations, and those without an id, which get a new one."""
+    if part.columns is not None:
+        return  # its annotations have ids, images and categories
     records = part.content["annotations"]
     used = (whole(record.get("id")) for record in records if isinstance(record, dict))
     free = max((id for id in used if id is not None), default=0) + 1
@@ -87,6 +89,8 @@ def check_categories(part: AnnotationFile) -> Iterator[Finding]:
 
 def labels(part: AnnotationFile) -> Iterator[Finding]:
     """Report annotations without a known category."""
+    if not (part.table.labels < 0).any():
+        return
     known = set(part.classes)
     used = {id for one in part.annotations if (id := one.category) is not None}
     shifted = next((by for by in (1, -1) if used - known and {id + by for id in used} <= known), None)

@@ -80,6 +80,8 @@ def ablate(
         COCO annotations to evaluate on.
     val_images
         Folder of their images.
+    label_maps
+        How label maps are read, as for `htc train`.
     preset
         The full model; each row changes or removes some of its components. Default: htc_r50_fpn_20e_paper.
     rows

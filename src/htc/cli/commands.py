@@ -122,7 +122,6 @@ _ALL = (
             ("export runs/train/my_data model.onnx", "a file for ONNX Runtime, compared with the model"),
             ("export runs/train/my_data model.xml", "for OpenVINO"),
             ("export runs/train/my_data model.onnx --annotations val.json --images val", "with the AP of both"),
-            ("predict photos --model model.onnx", "an exported file predicts as any model"),
         ),
     ),
     Command(

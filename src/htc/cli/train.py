@@ -38,6 +38,7 @@ def train(
     data: Folder | None = None,
     *,
     val_share: Annotated[Above | None, Parameter(metavar="SHARE")] = None,
+    folds: Count | None = None,
     train_annotations: File | None = None,
     train_images: Folder | None = None,
     val_annotations: File | None = None,
@@ -78,6 +79,9 @@ def train(
         VIA and others (docs/guides/formats.md).
     val_share
         Hold out this share of the training images (0 to 1) for validation, if --data has no validation set.
+    folds
+        Cross-validation without validation images: AP with its spread over so many folds of the training images, and a
+        model trained on all of them for the folds' median best epoch.
     train_annotations
         COCO annotations to train on, in place of --data.
     train_images
@@ -148,6 +152,7 @@ def train(
         settings=settings,
         data=data,
         val_share=val_share,
+        folds=folds,
         train_annotations=train_annotations,
         train_images=train_images,
         val_annotations=val_annotations,

@@ -140,7 +140,7 @@ SoftNMS = LinearSoftNMS | GaussianSoftNMS
 
 
 class Inference(Section):
-    """From head outputs to detections. Stages count from 1; `null` means the last one or all."""
+    """From head outputs to detections. Stages count from 1."""
 
     score_threshold: Fraction = 0.001
     """Minimum score of a detection."""
@@ -155,10 +155,10 @@ class Inference(Section):
     score_ensemble: Literal["logits", "probabilities"] = "logits"
     """Average the stages' class logits before the softmax, or their probabilities after it."""
     box_stage: Positive | None = None
-    """Stage whose refined boxes are the result."""
+    """Stage whose refined boxes are the result; null: the last."""
     score_stages: tuple[Positive, ...] | None = None
-    """Stages whose class scores are averaged."""
+    """Stages whose class scores are averaged; null: all."""
     mask_stages: tuple[Positive, ...] | None = None
-    """Stages whose mask probabilities are averaged."""
+    """Stages whose mask probabilities are averaged; null: all."""
     mask_threshold: Fraction = 0.5
     """Minimum probability of a pixel of the mask."""

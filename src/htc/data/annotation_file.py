@@ -6,13 +6,16 @@ doctor accepts. Values of another type whose meaning is certain (an id as text) 
 the doctor, which knows them from `in_coco_types`.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
+import numpy as np
+from jaxtyping import Int
+
+from htc.data.annotation_table import AnnotationTable, table_of_columns, table_of_entries
 from htc.data.coco_records import AnnotationEntry, ImageEntry, listed_name
 from htc.data.columns import Columns
 from htc.data.columns_cache import read_columns
@@ -45,9 +48,7 @@ class AnnotationFile:
     holes: bool = True
     """Whether a ring wholly inside another, of the opposite orientation, is a hole (`--coco-holes`)."""
     columns: Columns | None = field(default=None, repr=False)
-    """The same content of a faultless file, in columns; entries are then built when they are accessed, and `content` is
-    parsed only if it is needed.
-    """
+    """The same content of a plain file, in columns; entries are then built when they are accessed."""
 
     @cached_property
     def present(self) -> frozenset[str]:
@@ -90,7 +91,7 @@ class AnnotationFile:
             if whole(one.get("id")) == id and "supercategory" in one and one["supercategory"] in NO_PARENT
             if len(records) > 1 and all(other.get("supercategory") == name for other in records if other is not one)
         }
-        if not parents:
+        if not parents or self.columns is not None:  # the strict reader declines a file that may have some
             return {}
         used = {whole(one.get("category_id")) for one in self.content["annotations"] if isinstance(one, dict)}
         return {id: name for id, name in parents.items() if id not in used}
@@ -111,6 +112,13 @@ class AnnotationFile:
         return self._annotations[1]
 
     @cached_property
+    def table(self) -> AnnotationTable:
+        """All annotations as arrays."""
+        if self.columns is not None:
+            return table_of_columns(self.columns, self.annotations)
+        return table_of_entries(self.annotations, tuple(self.classes))
+
+    @cached_property
     def by_id(self) -> dict[int | str, ImageEntry]:
         """The first image of each id."""
         first: dict[int | str, ImageEntry] = {}
@@ -119,17 +127,17 @@ class AnnotationFile:
         return first
 
     @cached_property
-    def by_image(self) -> dict[int, list[AnnotationEntry]]:
-        """Annotations by the position of their image's record."""
-        grouped: dict[int, list[AnnotationEntry]] = defaultdict(list)
-        for annotation in self.annotations:
-            grouped[annotation.image.position].append(annotation)
-        return grouped
+    def _by_image(self) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+        """Indices of the annotations by image, and the positions of their images."""
+        images = self.table.images
+        order = np.argsort(images, kind="stable")
+        return order, images[order]
 
-    @cached_property
-    def object_counts(self) -> Counter[int]:
-        """Number of annotations of each image (by the position of its record), without crowds."""
-        return Counter(annotation.image.position for annotation in self.annotations if not annotation.crowd)
+    def of_image(self, position: int) -> list[AnnotationEntry]:
+        """The annotations of the image with this record."""
+        order, images = self._by_image
+        first, last = np.searchsorted(images, (position, position + 1))
+        return [self.annotations[index] for index in order[first:last].tolist()]
 
     @cached_property
     def _images(self) -> tuple[tuple[ImageEntry, ...], tuple[RecordFault, ...]]:
@@ -171,7 +179,7 @@ class AnnotationFile:
                 faults.append(
                     RecordFault("image-size-missing", what, "images", entry.position, entry.id, image_name=entry.name)
                 )
-        if not self.content["images"]:
+        if not named and not self.content["images"]:
             faults.append(RecordFault("list-empty", "it has no images", "images"))
         return tuple(entries), tuple(faults)
 
@@ -198,8 +206,6 @@ class AnnotationFile:
 
     @cached_property
     def _categories(self) -> tuple[dict[int, str], tuple[RecordFault, ...]]:
-        if self.columns is not None:
-            return self.columns.classes, ()
         classes: dict[int, str] = {}
         faults: list[RecordFault] = []
         for position, record in enumerate(self.content["categories"]):
@@ -259,12 +265,12 @@ class ColumnEntries(Sequence[AnnotationEntry]):
     """The annotations of columns; an entry is built when it is accessed, and not kept."""
 
     def __init__(self, columns: Columns, images: Sequence[ImageEntry], holes: bool) -> None:
-        self.columns = columns
+        self._columns = columns
         self._images = images
         self._holes = holes
 
     def __len__(self) -> int:
-        return len(self.columns.ids)
+        return len(self._columns.ids)
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> AnnotationEntry: ...
@@ -274,23 +280,24 @@ class ColumnEntries(Sequence[AnnotationEntry]):
         if isinstance(index, slice):
             return tuple(self[position] for position in range(len(self))[index])
         position = range(len(self))[index]
-        columns = self.columns
+        columns = self._columns
         image = self._images[columns.owners[position]]
         return AnnotationEntry(position, columns.ids[position].item(), image, columns.record(position), self._holes)
 
 
 class ParsedLater(Mapping[str, Any]):
-    """The content of a JSON file, which is parsed when it is accessed for the first time."""
+    """The content of a file in columns; only the categories are known before the file is parsed again."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, columns: Columns) -> None:
         self._file = file
+        self._columns = columns
 
     @cached_property
     def _content(self) -> Mapping[str, Any]:
         return annotation_file(read_json(self._file, KIND), self._file).content
 
     def __getitem__(self, key: str) -> Any:
-        return self._content[key]
+        return self._columns.category_records if key == "categories" else self._content[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._content)
@@ -308,10 +315,9 @@ def read_annotation_file(
     """
     if folder is not None and not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folder of the images that {file} lists")
-    if lists == LISTS:
-        columns = read_columns(file)
-        if columns is not None:
-            return AnnotationFile(file, folder, ParsedLater(file), name, holes=holes, columns=columns)
+    columns = read_columns(file) if lists == LISTS and file.is_file() else None
+    if columns is not None:
+        return AnnotationFile(file, folder, ParsedLater(file, columns), name, holes=holes, columns=columns)
     return annotation_file(read_json(file, KIND), file, folder, name, lists, holes=holes)
 
 

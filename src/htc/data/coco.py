@@ -13,7 +13,7 @@ import numpy as np
 
 from htc.data.annotation_file import AnnotationFile, read_annotation_file
 from htc.data.coco_records import AnnotationEntry, ImageEntry, box_fault, category_fault, crowd_fault
-from htc.data.columns import IGNORE, ColumnImages, Columns, packed
+from htc.data.columns import ColumnImages, Columns, packed
 from htc.data.dataset import Dataset, ImageRecord, Instance, Polygons, RunLengths
 from htc.data.faults import Faults, RecordFault
 from htc.data.holes import with_holes
@@ -162,21 +162,18 @@ def dataset_of(file: AnnotationFile, describe: Callable[[RecordFault], str] = at
 
 def _dataset_of_columns(file: AnnotationFile, columns: Columns) -> Dataset:
     """The dataset of a file without faults, whose records are built when they are accessed."""
-    paths = {
-        image.position: str(image.path)
-        for image in file.images
-        if str(image.path) != (image.name if file.folder is None else f"{file.folder}/{image.name}")
-    }
-    usable = np.zeros(len(columns.ids), bool)
-    usable[columns.order] = True
+    named = ((image, image.name if file.folder is None else f"{file.folder}/{image.name}") for image in file.images)
+    paths = {image.position: str(image.path) for image, usual in named if str(image.path) != usual}
     labels = {category: label for label, category in enumerate(columns.classes)}
-    unusable = [file.annotations[index] for index in np.flatnonzero(~usable).tolist()]
+    unusable = np.ones(len(columns.ids), bool)
+    unusable[columns.order] = False
+    dropped = [file.annotations[index] for index in np.flatnonzero(unusable).tolist()]
     return Dataset(
         annotations=file.file,
         classes=tuple(columns.classes.values()),
         category_ids=columns.category_ids,
         images=ColumnImages(columns, file.folder, paths, holes=file.holes),
-        dropped=tuple(_dropped(entry, str(_instance(entry, labels, file.holes))) for entry in unusable),
+        dropped=tuple(_dropped(entry, str(_instance(entry, labels, file.holes))) for entry in dropped),
     )
 
 
@@ -263,15 +260,11 @@ def ground_truth_of(file: AnnotationFile) -> Mapping[str, Any]:
     Nothing else is changed or removed: duplicate ids and names do not matter here, and polygons stay a union. Raises
     `DataError` for images without id or size, and for annotations without image, category, usable box or mask.
     """
-    columns = file.columns
-    if columns is not None:
+    if file.columns is not None:
         return {
             "images": [image.record for image in file.images],
-            "categories": [{"id": id, "name": name} for id, name in columns.classes.items()],
-            "annotations": [
-                {**columns.record(index), "iscrowd": 1} if ignored else columns.record(index)
-                for index, ignored in enumerate((columns.flags & IGNORE != 0).tolist())
-            ],
+            "categories": file.columns.category_records,
+            "annotations": [file.columns.truth(index) for index in range(len(file.columns.ids))],
         }
     faults = Faults(file.file)
     for fault in (*file.category_faults, *file.image_faults, *file.annotation_faults):

@@ -18,15 +18,18 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from htc.data.dataset import ImageRecord, Instance, Polygons, RunLengths
 from htc.data.holes import with_holes
+from htc.data.mask_encodings import encode_mask
 from htc.data.written import xywh_of
 
-CROWD, STATED_CROWD, IGNORE, STATED_IGNORE = 1, 2, 4, 8
-POLYGONS, TEXT_RUNS, LISTED_RUNS, EMPTY_LIST, HOLES = 16, 32, 64, 128, 256
-"""Bits of `Columns.flags`: values of `iscrowd` and `ignore` and whether they are stated; the encoding of the mask, and
-whether some of its polygons are holes. None of POLYGONS to EMPTY_LIST: there is no `segmentation`.
-"""
 MAX_SIDE = 2**31 - 1
 """Largest image side in pixels that the COCO tools support."""
+ISCROWD, STATED_ISCROWD, IGNORE, STATED_IGNORE = 1, 2, 4, 8
+POLYGONS, TEXT_RUNS, LISTED_RUNS, EMPTY_LIST = 16, 32, 64, 128
+NESTED = 256
+"""Bits of `Columns.flags`: values of `iscrowd` and `ignore` and whether they are stated; the encoding of the mask (none
+of the four: there is no `segmentation`); whether a polygon may be a hole, since its box is inside that of another.
+"""
+CROWD = ISCROWD | IGNORE
 MASKED = POLYGONS | TEXT_RUNS | LISTED_RUNS
 RECORD_FIELDS = frozenset(("id", "path", "height", "width", "instances", "pixels", "group"))
 INSTANCE_FIELDS = frozenset(("id", "label", "box", "crowd", "segmentation", "area"))
@@ -72,12 +75,17 @@ class Columns:
     order_starts: Int[np.ndarray, " I1"]
     """The usable instances of image i are `order[order_starts[i]:order_starts[i + 1]]`."""
     categories: UInt8[np.ndarray, " _"]
-    """JSON: a list of [id, name] by ascending id."""
+    """JSON: the records of the categories."""
+
+    @cached_property
+    def category_records(self) -> list[dict[str, Any]]:
+        """The records of the categories, in the file's order."""
+        return json.loads(self.categories.tobytes())
 
     @cached_property
     def classes(self) -> dict[int, str]:
         """Class names by category id, sorted by id."""
-        return dict(json.loads(self.categories.tobytes()))
+        return dict(sorted((record["id"], record["name"]) for record in self.category_records))
 
     @property
     def crowd(self) -> Bool[np.ndarray, " N"]:
@@ -98,8 +106,8 @@ class Columns:
         text = self.extras[self.extra_starts[image] : self.extra_starts[image + 1]].tobytes()
         return json.loads(text) if text else {}
 
-    def instances(self, image: int, holes: bool = True) -> tuple[Instance, ...]:
-        """The usable instances of an image; without `holes`, polygons are a union."""
+    def instances(self, image: int, *, holes: bool = True) -> tuple[Instance, ...]:
+        """The usable instances of an image; with `holes`, polygons inside others are holes."""
         chosen = self.order[self.order_starts[image] : self.order_starts[image + 1]]
         height, width = self.sizes[image].tolist()
         return tuple(
@@ -107,8 +115,8 @@ class Columns:
                 id,
                 label,
                 (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))),
-                bool(flags & (CROWD | IGNORE)),
-                self._with_holes(index, height, width) if holes and flags & HOLES else self.segmentation(index),
+                bool(flags & CROWD),
+                self._mask(index, height, width) if holes and flags & NESTED else self.segmentation(index),
                 None if area != area else area,  # NaN
             )
             for index, id, label, (x, y, w, h), flags, area in zip(
@@ -134,35 +142,51 @@ class Columns:
             return RunLengths(runs if flags & TEXT_RUNS else np.frombuffer(runs, np.int64))
         return None
 
-    def _with_holes(self, instance: int, height: int, width: int) -> Polygons | RunLengths | None:
+    def _mask(self, instance: int, height: int, width: int) -> Polygons | RunLengths | None:
+        """The mask of an instance without its holes."""
         outline = self.segmentation(instance)
         return with_holes(outline, height, width) if isinstance(outline, Polygons) else outline
 
+    def truth(self, instance: int) -> dict[str, Any]:
+        """The record of an instance for the evaluation: `ignore` is a crowd, and the mask is compressed RLE, in which
+        holes are filled.
+        """
+        record, outline = self._stated(instance), self.segmentation(instance)
+        record["iscrowd"] = int(bool(self.flags[instance] & CROWD))
+        if outline is not None:
+            encoded = encode_mask(outline, *self.sizes[self.owners[instance]].tolist())
+            record["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+        return record
+
     def record(self, instance: int) -> dict[str, Any]:
         """The record of an instance, with the fields that the columns contain."""
-        flags, label = int(self.flags[instance]), int(self.labels[instance])
-        outline = self.segmentation(instance)
-        record: dict[str, Any] = {
-            "id": self.ids[instance].item(),
-            "image_id": self.image_ids[self.owners[instance]].item(),
-            "category_id": self.category_ids[label],
-            "bbox": self.boxes[instance].tolist(),
-        }
-        area = float(self.areas[instance])
-        if area == area:
-            record["area"] = area
-        if flags & STATED_CROWD:
-            record["iscrowd"] = flags & CROWD
-        if flags & STATED_IGNORE:
-            record["ignore"] = int(bool(flags & IGNORE))
+        record, outline = self._stated(instance), self.segmentation(instance)
         if isinstance(outline, Polygons):
             record["segmentation"] = [ring.tolist() for ring in outline.rings]
         elif outline is not None:
             counts = outline.counts
             counts = counts.decode("ascii") if isinstance(counts, bytes) else counts.tolist()
             record["segmentation"] = {"size": self.sizes[self.owners[instance]].tolist(), "counts": counts}
-        elif flags & EMPTY_LIST:
+        elif self.flags[instance] & EMPTY_LIST:
             record["segmentation"] = []
+        return record
+
+    def _stated(self, instance: int) -> dict[str, Any]:
+        """The record of an instance without its mask."""
+        flags = int(self.flags[instance])
+        record: dict[str, Any] = {
+            "id": self.ids[instance].item(),
+            "image_id": self.image_ids[self.owners[instance]].item(),
+            "category_id": self.category_ids[self.labels[instance]],
+            "bbox": self.boxes[instance].tolist(),
+        }
+        area = float(self.areas[instance])
+        if area == area:  # not NaN
+            record["area"] = area
+        if flags & STATED_ISCROWD:
+            record["iscrowd"] = flags & ISCROWD
+        if flags & STATED_IGNORE:
+            record["ignore"] = int(bool(flags & IGNORE))
         return record
 
     @cached_property
@@ -256,10 +280,11 @@ class ColumnImages(Sequence[ImageRecord]):
         folder: Path | None,
         paths: Mapping[int, str] | None = None,
         chosen: Int[np.ndarray, " _"] | None = None,
+        *,
         holes: bool = True,
     ) -> None:
         """`paths`: those of images that are not at `folder / name`, by index; `chosen`: a subset, None: all images;
-        `holes`: cut the holes out of the masks.
+        `holes`: polygons inside others are holes.
         """
         self.columns = columns
         self.folder = folder
@@ -277,7 +302,7 @@ class ColumnImages(Sequence[ImageRecord]):
     def __getitem__(self, index: SupportsIndex | slice) -> "ImageRecord | ColumnImages":
         if isinstance(index, slice):
             chosen = np.arange(len(self))[index] if self.chosen is None else self.chosen[index]
-            return ColumnImages(self.columns, self.folder, self.paths, chosen, self.holes)
+            return ColumnImages(self.columns, self.folder, self.paths, chosen, holes=self.holes)
         image = range(len(self))[index] if self.chosen is None else int(self.chosen[index])
         height, width = self.columns.sizes[image].tolist()
         return ImageRecord(
@@ -285,7 +310,7 @@ class ColumnImages(Sequence[ImageRecord]):
             self._path(image),
             height,
             width,
-            self.columns.instances(image, self.holes),
+            self.columns.instances(image, holes=self.holes),
             group=self.columns.extra(image).get("group"),
         )
 
@@ -359,6 +384,7 @@ def packed(images: Sequence[ImageRecord], classes: Mapping[int, str]) -> Sequenc
         [b"" if record.group is None else json.dumps({"group": record.group}).encode() for record in images]
     )
     runs, run_starts = texts([_runs(outline) for outline in outlines])
+    categories = [{"id": id, "name": name} for id, name in classes.items()]
     order, order_starts = by_owner(owners, np.ones(len(owners), bool), len(images))
     columns = Columns(
         image_ids=image_ids,
@@ -380,7 +406,7 @@ def packed(images: Sequence[ImageRecord], classes: Mapping[int, str]) -> Sequenc
         runs=runs,
         order=order,
         order_starts=order_starts,
-        categories=np.frombuffer(json.dumps(list(classes.items())).encode(), np.uint8),
+        categories=np.frombuffer(json.dumps(categories).encode(), np.uint8),
     )
     return ColumnImages(columns, None)
 
@@ -397,7 +423,7 @@ def _ids(values: list[int | str]) -> np.ndarray | None:
 
 def _flags(instance: Instance) -> int:
     outline = instance.segmentation
-    flags = CROWD if instance.crowd else 0
+    flags = ISCROWD if instance.crowd else 0
     if isinstance(outline, Polygons):
         return flags | POLYGONS
     if outline is not None:

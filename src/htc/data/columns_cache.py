@@ -31,7 +31,7 @@ from htc.files import cache_folder, whole_file
 LOG = logging.getLogger("htc")
 VARIABLE = "HTC_ANNOTATION_CACHE"
 OFF = frozenset(("off", "0", "none", "no", "false"))
-FORMAT = 2
+FORMAT = 3
 """Increased when the columns, or the rules for filling them, change."""
 SMALLEST = 16 * 2**20
 """Bytes of an annotation file from which its columns are cached; smaller ones are read in less than a second."""
@@ -65,8 +65,9 @@ def read_columns(file: Path) -> Columns | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{entry}.lock", timeout=WAIT):
-            return _valid(entry) or _stored(read_strictly(file.read_bytes()), entry)
-    except (OSError, Timeout, OutputError) as error:
+            columns = _valid(entry) or read_strictly(file.read_bytes())
+            return columns if columns is None or isinstance(columns, MappedColumns) else _stored(columns, entry)
+    except (OSError, Timeout) as error:
         LOG.debug("the annotation cache %s cannot be used: %s", folder, error)
         return read_strictly(file.read_bytes())
 
@@ -146,10 +147,17 @@ def _digest(file: Path, start: int = 0) -> str:
     return hashed.hexdigest()
 
 
-def _stored(columns: Columns | None, entry: Path) -> Columns | None:
-    """Write the columns and map them; None stays None. Raises `OutputError`."""
-    if columns is None:
-        return None
+def _stored(columns: Columns, entry: Path) -> Columns:
+    """Write the columns and map them; if they cannot be written, they stay in the memory of this process."""
+    try:
+        _write(columns, entry)
+        return map_columns(entry)
+    except (OutputError, OSError, DataError) as error:
+        LOG.debug("the annotation cache %s cannot be written: %s", entry.parent, error)
+        return columns
+
+
+def _write(columns: Columns, entry: Path) -> None:
     parts: list[memoryview] = []
     listed: dict[str, tuple[str, tuple[int, ...], int]] = {}
     size = 0
@@ -168,7 +176,6 @@ def _stored(columns: Columns | None, entry: Path) -> Columns | None:
         writer.write(bytes(_aligned(HEADER.size + len(header)) - HEADER.size - len(header)))
         for part in parts:
             writer.write(part)
-    return map_columns(entry)
 
 
 def _aligned(size: int) -> int:

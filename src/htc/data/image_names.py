@@ -6,6 +6,7 @@ record in any of these forms, and never outside the folder; `ListedNames` finds 
 evaluation and prediction share these rules.
 """
 
+import logging
 import os
 import re
 import unicodedata
@@ -19,6 +20,7 @@ from htc.data.image_pages import page_parts, page_path
 from htc.errors import DataError
 from htc.files import visible
 
+LOG = logging.getLogger("htc")
 SEPARATORS = "Windows separators or ./"
 OWN_FOLDER = "the name of the images folder in front"
 PERCENT = "percent-encoding"
@@ -102,9 +104,9 @@ def visible_files(folder: Path) -> Iterator[str]:
 def locate(folder: Path, names: Sequence[str], present: frozenset[str] | None = None) -> list[ImageLocation]:
     """Find the file of each record in `folder`, by its `file_name`; `present`: names of the files directly in it.
 
-    A name may end in a page (`stack.tif#2`) of the file that it names. It is taken literally first. Only then other forms
-    are tried, and at last a file of the same base name in another folder. A file that differs by case or folder is used
-    only if no other record has it. Names that leave the folder are never looked up and are missing.
+    A name may end in a page (`stack.tif#2`) of the file that it names. It is taken literally first. Only then other
+    forms are tried, and at last a file of the same base name in another folder. A file that differs by case or folder
+    is used only if no other record has it. Names that leave the folder are never looked up and are missing.
     """
     present = top_files(folder) if present is None else present
     paged = {name: parts for name in names if "#" in name and name not in present and (parts := page_parts(name))}
@@ -193,9 +195,9 @@ class _Files:
         return ImageLocation(self.folder / best[0], difference=BASE_NAME) if len(best) == 1 else None
 
 
-def _shared_end(first: str, second: str) -> int:
-    """Number of path components that two paths share at their end."""
-    pairs = zip(reversed(_folded(first).split("/")), reversed(_folded(second).split("/")), strict=False)
+def _shared_end(first: str, second: str, form: Callable[[str], str] = _folded) -> int:
+    """Number of path components that two paths share at their end, in this form."""
+    pairs = zip(reversed(form(first).split("/")), reversed(form(second).split("/")), strict=False)
     count = 0
     for one, other in pairs:
         if one != other:
@@ -227,41 +229,52 @@ class ListedNames:
     def ids_of(self, files: Sequence[tuple[Path, str]]) -> list[int | str | None]:
         """The id of each image file (path, path below the folder that was given); None for those that are not listed.
 
-        Raises `DataError` if several listed images may be meant, or one by several files.
+        An image of which only the end of the listed name agrees is logged. Raises `DataError` if several listed images
+        may be meant, or one by several files.
         """
-        ids = [self._id_of(path, name) for path, name in files]
-        claims: dict[int | str, list[int]] = defaultdict(list)
-        for index, id in enumerate(ids):
-            if id is not None:
-                claims[id].append(index)
-        for id, indices in claims.items():
-            literal = [index for index in indices if id in self.ids.get(files[index][1], ())]
-            if len(indices) > 1 and len(literal) != 1:
+        names = [self._name_of(path, name) for path, name in files]
+        claims: dict[str, list[int]] = defaultdict(list)
+        for index, name in enumerate(names):
+            if name is not None:
+                claims[name].append(index)
+        for name, indices in claims.items():
+            fits = [_fit(name, *files[index]) for index in indices]
+            if fits.count(max(fits)) > 1:
+                first, second = (files[index][0] for index in indices[:2])
                 raise DataError(
-                    f"{files[indices[0]][0]} and {files[indices[1]][0]} may both be the image {id} of the annotations; "
-                    f"pass the folder that its file_name starts from as SOURCE"
+                    f"{first} and {second} may both be the image {name} of the annotations; pass the folder that its "
+                    f"file_name starts from as SOURCE"
                 )
-            for index in indices if len(indices) > 1 else ():
-                ids[index] = id if index in literal else None
-        return ids
+            for index, fit in zip(indices, fits, strict=True):
+                names[index] = name if fit == max(fits) else None
+            if max(fits) == 0:
+                path = files[indices[fits.index(0)]][0]
+                LOG.warning("%s is taken as the image %s of the annotations: only the end agrees", path, name)
+        return [None if name is None else self.ids[name][0] for name in names]
 
-    def _id_of(self, path: Path, name: str) -> int | str | None:
+    def _name_of(self, path: Path, name: str) -> str | None:
+        """The listed name of an image file."""
         listed = self.by_base.get(_folded(path.name), [])
         if not listed:
             return None
-        exact = [one for one in listed if one == name]
-        if not exact:
-            # `cam1/a.png` of the folder `images` may be listed as `images/cam1/a.png`, and the other way round.
-            whole = path.absolute().as_posix()
-            shared = [_shared_end(one, whole) for one in listed]
-            exact = [one for one, count in zip(listed, shared, strict=True) if count == max(shared)]
-        if len(exact) > 1 or len(self.ids[exact[0]]) > 1:
+        # `cam1/a.png` of the folder `images` may be listed as `images/cam1/a.png`, and the other way round.
+        whole = path.absolute().as_posix()
+        fits = [(one == name, *(_shared_end(one, whole, form) for form in (_folded, _composed))) for one in listed]
+        best = [one for one, fit in zip(listed, fits, strict=True) if fit == max(fits)]
+        count = max(len(best), len(self.ids[best[0]]))
+        if count > 1:
             raise DataError(
-                f"{path}: the annotations list {max(len(exact), len(self.ids[exact[0]]))} images of this name "
-                f"({', '.join(exact[:3])}), so its image_id is ambiguous; pass the folder that their file_name starts "
-                f"from as SOURCE"
+                f"{path}: the annotations list {count} images of this name ({', '.join(best[:3])}), so its image_id is "
+                f"ambiguous; pass the folder that their file_name starts from as SOURCE"
             )
-        return self.ids[exact[0]][0]
+        return best[0]
+
+
+def _fit(listed: str, path: Path, name: str) -> int:
+    """2: the listed name is the path below the given folder; 1: it is the end of the whole path; 0: its end is."""
+    if _folded(listed) == _folded(name):
+        return 2
+    return int(_shared_end(listed, path.absolute().as_posix()) == listed.count("/") + 1)
 
 
 def outside_text(name: str) -> str:

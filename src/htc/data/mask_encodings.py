@@ -140,6 +140,16 @@ def polygon_runs(rings: Rings, height: int, width: int) -> Any:
     return coco_masks.frPyObjects(outlines, height, width)
 
 
+def encode_mask(segmentation: Polygons | RunLengths, height: int, width: int) -> Any:
+    """COCO's compressed RLE, `{"size": [height, width], "counts": bytes}`, of a mask of any encoding."""
+    if not isinstance(segmentation, RunLengths):
+        return coco_masks.merge(polygon_runs([ring.tolist() for ring in segmentation.rings], height, width))
+    if isinstance(segmentation.counts, bytes):
+        return {"size": [height, width], "counts": segmentation.counts}
+    runs: Any = {"size": [height, width], "counts": segmentation.counts.tolist()}
+    return coco_masks.frPyObjects(runs, height, width)
+
+
 def counts_of(segmentation: Polygons | RunLengths, height: int, width: int) -> Int[np.ndarray, " R"]:
     """Runs of a segmentation of any encoding on an image of that size."""
     if isinstance(segmentation, RunLengths):

@@ -15,6 +15,8 @@ WHOLE_TEXT = re.compile(r"\s*(0|-?[1-9][0-9]{0,17})(\.0+)?\s*", re.ASCII)
 NO_PARENT = (None, "", "none")
 """Values of a category's `supercategory` that name none."""
 FLAGS: dict[str, bool] = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.0": True}
+NO_PARENT = (None, "", "none")
+"""Values of a category's `supercategory` that name none."""
 Id = TypeVar("Id", int, int | str)
 
 

@@ -21,6 +21,8 @@ FAR = 10
 """A polygon further outside than this multiple of the image size does not belong to the image."""
 OUTSIDE_PIXELS = 1.0
 """Pixels that a polygon may extend beyond the image; annotation tools round vertices."""
+SMALL_AREA = 4.0
+"""Square pixels below which polygons may cover no pixel."""
 EMPTY: tuple[Any, ...] = (None, [], {}, "")
 """Values of `segmentation` without any mask."""
 
@@ -287,7 +289,7 @@ def _good_polygons(
     area = sum(abs(signed_area(ring)) for ring in arrays)
     box = _box_of(arrays, height, width)
     segmentation = Polygons(tuple(polygons))
-    if not faults and area < 4 and not counts_of(segmentation, height, width)[1::2].any():
+    if not faults and area < SMALL_AREA and not counts_of(segmentation, height, width)[1::2].any():
         what = f"its outline of {area:.2g} square pixels covers no pixel"
         return Outline(None, (SegmentationFault("mask-empty", what, [], "the outline left out"),), box, drawn=rings)
     return Outline(segmentation, faults, box, area, rings)

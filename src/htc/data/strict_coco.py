@@ -6,24 +6,25 @@ any record); `htc.data.annotation_file` then reads the file tolerantly and gives
 
 import json
 import re
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from htc.data.coco_records import name_of_url
 from htc.data.columns import (
-    CROWD,
     EMPTY_LIST,
-    HOLES,
     IGNORE,
+    ISCROWD,
     LISTED_RUNS,
     MAX_SIDE,
+    NESTED,
     POLYGONS,
-    STATED_CROWD,
     STATED_IGNORE,
+    STATED_ISCROWD,
     TEXT_RUNS,
     Columns,
     Growing,
@@ -32,10 +33,9 @@ from htc.data.columns import (
     starts_of,
     texts,
 )
-from htc.data.dataset import RunLengths
-from htc.data.holes import hole_rings
+from htc.data.mask_encodings import valid_counts
 from htc.data.record_values import NO_PARENT
-from htc.data.segmentation import FAR, parse_segmentation
+from htc.data.segmentation import FAR
 from htc.files import uncollected
 
 CHUNK = 8 * 2**20
@@ -53,19 +53,20 @@ class _File(Struct):
 
 class _Image(Struct, forbid_unknown_fields=True):
     id: int
-    file_name: str
     height: int
     width: int
+    file_name: str | UnsetType = UNSET
+    """LVIS has only `coco_url`."""
     license: Optional = UNSET
     flickr_url: Optional = UNSET
-    coco_url: Optional = UNSET
+    coco_url: str | UnsetType | None = UNSET
     date_captured: Optional = UNSET
 
 
 class _Category(Struct):
     id: int
     name: str
-    supercategory: str | UnsetType | None = UNSET
+    supercategory: Any = UNSET
 
 
 class _Runs(Struct, forbid_unknown_fields=True):
@@ -100,23 +101,24 @@ def read_strictly(content: bytes) -> Columns | None:
     try:
         file = msgspec.json.decode(content, type=_File)
         images = _images(file.images)
-        categories = _categories(file.categories)
-        annotations = _annotations(content, file.annotations, images, sorted(categories))
+        categories = _category_ids(file.categories)
+        annotations = _annotations(content, file.annotations, images, categories)
     except (DeclinedError, msgspec.MsgspecError, OverflowError, RecursionError, UnicodeError):
         return None
-    listed = np.frombuffer(json.dumps(sorted(categories.items())).encode(), np.uint8)
-    return Columns(**images, **annotations, categories=listed)
+    return Columns(**images, **annotations, categories=np.frombuffer(bytes(file.categories), np.uint8))
 
 
-def _categories(raw: Raw) -> dict[int, str]:
+def _category_ids(raw: Raw) -> list[int]:
+    """Category ids in order; declines a category that may be only the supercategory of all others."""
     records = msgspec.json.decode(raw, type=list[_Category])
-    categories = {record.id: record.name for record in records}
-    if not categories or len(set(categories.values())) < len(records) or not all(categories.values()):
+    ids, names = {record.id for record in records}, {record.name for record in records}
+    if not records or min(len(ids), len(names)) < len(records) or "" in names:
         raise DeclinedError
-    parents = {record.name for record in records if record.supercategory in NO_PARENT}
-    if len(records) > 1 and parents & {record.supercategory for record in records}:
-        raise DeclinedError  # one may be no class, but the supercategory of all others
-    return categories
+    for one in records:
+        others = [other for other in records if other is not one]
+        if one.supercategory in NO_PARENT and others and all(other.supercategory == one.name for other in others):
+            raise DeclinedError
+    return sorted(ids)
 
 
 def _images(records: list[Raw]) -> dict[str, np.ndarray]:
@@ -135,9 +137,10 @@ def _images(records: list[Raw]) -> dict[str, np.ndarray]:
     sizes = np.array([(image.height, image.width) for image in images], np.int64).reshape(-1, 2)
     if not len(ids) or _repeated(ids) or sizes.min() < 1 or sizes.max() > MAX_SIDE:
         raise DeclinedError
-    if not all(image.file_name for image in images):
+    listed = [name_of_url(image.coco_url) if image.file_name is UNSET else image.file_name for image in images]
+    names, name_starts = texts([name.encode() for name in listed if name])
+    if len(name_starts) <= len(images):
         raise DeclinedError
-    names, name_starts = texts([image.file_name.encode() for image in images])
     further, further_starts = texts(extras)
     return {
         "image_ids": ids,
@@ -153,7 +156,7 @@ def _with_extra(raw: Raw) -> tuple[_Image, bytes]:
     """An image record with fields that are not COCO's, and those fields."""
     record = msgspec.json.decode(raw, type=dict[str, Any])
     extra = {key: value for key, value in record.items() if key not in PLAIN}
-    plain = {key: record[key] for key in ("id", "file_name", "height", "width") if key in record}
+    plain = {key: record[key] for key in ("id", "file_name", "height", "width", "coco_url") if key in record}
     return msgspec.convert(plain, _Image), json.dumps(extra).encode()
 
 
@@ -217,13 +220,14 @@ class _Builder:
         sizes = self._sizes[owners]
         runs, run_flags = _encoded_runs(rows, sizes)
         polygons = _polygons(rows, sizes)
+        nested = _nested(**polygons)
         values = {
             "ids": np.array([row.id for row in rows], np.int64),
             "owners": owners,
             "labels": _found(self._category_ids, [row.category_id for row in rows]).astype(np.int32),
             "boxes": boxes.ravel(),
             "areas": np.array([np.nan if row.area is UNSET else row.area for row in rows], np.float64),
-            "flags": _stated(rows) | run_flags | hole_flags(polygons),
+            "flags": _stated(rows) | run_flags | np.where(nested, NESTED, 0).astype(np.int16),
             **polygons,
             "run_counts": np.array(list(map(len, runs)), np.int64),
             "runs": np.frombuffer(b"".join(runs), np.uint8),
@@ -268,7 +272,7 @@ def _stated(rows: list[_Annotation]) -> np.ndarray:
     """Bits of `iscrowd` and `ignore`."""
     flags = np.zeros(len(rows), np.int16)
     for values, stated, value in (
-        ([row.iscrowd for row in rows], STATED_CROWD, CROWD),
+        ([row.iscrowd for row in rows], STATED_ISCROWD, ISCROWD),
         ([row.ignore for row in rows], STATED_IGNORE, IGNORE),
     ):
         if not set(values) <= {0, 1, UNSET}:
@@ -293,43 +297,52 @@ def _polygons(rows: list[_Annotation], sizes: Int[np.ndarray, "N 2"]) -> dict[st
     return {"ring_counts": ring_counts, "number_counts": number_counts, "coordinates": coordinates}
 
 
-def hole_flags(polygons: dict[str, np.ndarray]) -> np.ndarray:
-    """The bit of instances some of whose polygons are holes; `ring_counts`, `number_counts` and `coordinates`."""
-    counts = polygons["ring_counts"]
-    flags = np.zeros(len(counts), np.int16)
-    if not (counts > 1).any():
-        return flags
-    starts, firsts = starts_of(polygons["number_counts"]), starts_of(counts)
-    points = polygons["coordinates"].reshape(-1, 2)
-    low, high = np.minimum.reduceat(points, starts[:-1] // 2), np.maximum.reduceat(points, starts[:-1] // 2)
-    # Each ring with each other of its instance: only rings within the box of another can be holes.
-    owners = np.repeat(np.arange(len(counts)), counts)
-    several = np.flatnonzero(counts[owners] > 1)
-    pairs = counts[owners[several]]
-    inner = np.repeat(several, pairs)
-    outer = np.repeat(firsts[owners[several]] - (np.cumsum(pairs) - pairs), pairs) + np.arange(len(inner))
-    within = (low[inner] >= low[outer]).all(1) & (high[inner] <= high[outer]).all(1) & (inner != outer)
-    for index in np.unique(owners[inner[within]]).tolist():
-        ends = starts[firsts[index] : firsts[index + 1] + 1].tolist()
-        if hole_rings([polygons["coordinates"][a:b] for a, b in pairwise(ends)]):
-            flags[index] = HOLES
-    return flags
+def _nested(
+    ring_counts: Int[np.ndarray, " N"], number_counts: Int[np.ndarray, " R"], coordinates: Float[np.ndarray, " _"]
+) -> Bool[np.ndarray, " N"]:
+    """Whether the box of one of an instance's polygons is inside that of another one."""
+    owners = np.repeat(np.arange(len(ring_counts)), ring_counts)
+    nested = np.zeros(len(ring_counts), bool)
+    if not len(owners):
+        return nested
+    ends = starts_of(number_counts)[:-1] // 2
+    points = coordinates.reshape(-1, 2)
+    low, high = np.minimum.reduceat(points, ends), np.maximum.reduceat(points, ends)
+    rings = np.flatnonzero(ring_counts[owners] > 1)
+    for step in range(1, int(ring_counts.max())):
+        rings = rings[rings + step < len(owners)]
+        rings = rings[owners[rings] == owners[rings + step]]  # the later rings of an instance have fewer after them
+        for one, other in ((rings, rings + step), (rings + step, rings)):
+            inside = (low[one] >= low[other]).all(1) & (high[one] <= high[other]).all(1)
+            nested[owners[one[inside]]] = True
+    return nested
 
 
 def _encoded_runs(rows: list[_Annotation], sizes: Int[np.ndarray, "N 2"]) -> tuple[list[bytes], np.ndarray]:
     """Run lengths of the instances that have them, and the bits of the encoding of every mask."""
-    runs, flags = [], np.zeros(len(rows), np.int16)
+    runs, flags = [b""] * len(rows), np.zeros(len(rows), np.int16)
+    texts_of: list[int] = []
     for index, row in enumerate(rows):
-        outline, encoded = row.segmentation, b""
-        if isinstance(outline, _Runs):
-            value = {"size": outline.size, "counts": outline.counts}
-            parsed = parse_segmentation(value, *sizes[index].tolist()).segmentation
-            if not isinstance(parsed, RunLengths):
-                raise DeclinedError
-            text = isinstance(parsed.counts, bytes)
-            encoded = parsed.counts if isinstance(parsed.counts, bytes) else parsed.counts.tobytes()
-            flags[index] = TEXT_RUNS if text else LISTED_RUNS
-        elif outline is not UNSET:
+        outline = row.segmentation
+        if outline is UNSET:
+            continue
+        if not isinstance(outline, _Runs):
             flags[index] = POLYGONS if outline else EMPTY_LIST
-        runs.append(encoded)
+            continue
+        height, width = sizes[index].tolist()
+        if outline.size != [height, width]:
+            raise DeclinedError
+        if isinstance(outline.counts, str):
+            runs[index] = outline.counts.encode("ascii")
+            texts_of.append(index)
+        else:
+            counts = np.array(outline.counts, np.int64)
+            if (counts < 0).any() or sum(outline.counts) != height * width:
+                raise DeclinedError
+            runs[index] = counts.tobytes()
+            flags[index] = LISTED_RUNS
+    flags[texts_of] = TEXT_RUNS
+    pixels = sizes[texts_of].astype(np.int64).prod(1)
+    if not valid_counts([runs[index] for index in texts_of], pixels).all():
+        raise DeclinedError
     return runs, flags

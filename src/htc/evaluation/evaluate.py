@@ -222,7 +222,7 @@ def _located(request: EvaluationRequest, stack: ExitStack) -> tuple[Path, Path]:
         return annotations, images_folder(annotations) if request.images is None else Path(request.images)
     assert request.data is not None  # `request.check` has passed
     converted = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="htc-evaluate-")))
-    return locate_split(request.data, request.split, converted, label_maps=request.label_maps)
+    return locate_split(request.data, request.split, converted, LOG.info, request.label_maps)
 
 
 def _of_results(

@@ -201,9 +201,9 @@ class ImagePredictor(ABC, Generic[Prepared]):
     ) -> Iterator[Detections]:
         """Predict many images lazily; the detections are in the order of `sources`.
 
-        A batch contains only images with the same padded size, so results do not depend on `batch_size`. Each result's
-        `index` is the position of its image in `sources`, and `source` its path. `sources` may be infinite: at most
-        `batch_size` x 4 images (or `workers` x 2, if larger) are in memory at a time.
+        A batch contains only images with the same padded size, so `batch_size` changes results by rounding only. Each
+        result's `index` is the position of its image in `sources`, and `source` its path. `sources` may be infinite: at
+        most `batch_size` x 4 images (or `workers` x 2, if larger) are in memory at a time.
 
         Args:
             sources: images as for `predict`.

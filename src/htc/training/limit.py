@@ -8,6 +8,7 @@ the last step.
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -64,6 +65,11 @@ class TimeKeeper(Callback):
         self._step = 0
 
     @property
+    def last_step(self) -> int:
+        """The step after which the training ends."""
+        return ceil(self.limit.stop * self.plan.steps)
+
+    @property
     def deadline(self) -> float:
         """Reading of the clock at which the model is due."""
         return self.limit.started + 60 * self.limit.minutes - self.used
@@ -79,7 +85,7 @@ class TimeKeeper(Callback):
             self.plan.restart(steps)
         done = self.plan.share(trainer.global_step)
         self._checks = [share for share in CHECKS if share > done]
-        if trainer.global_step >= self.plan.steps:
+        if trainer.global_step >= self.last_step:
             trainer.should_stop = True
 
     def on_train_batch_end(
@@ -95,13 +101,13 @@ class TimeKeeper(Callback):
         due = not self._untimed and step > self._marked_step and self._is_due(step)
         over = self.now() + self.costs.evaluation + self.costs.writing >= self.deadline
         due, over = any_of(due, over)
-        if step >= self.plan.steps:
+        if step >= self.last_step:
             trainer.should_stop = True
         elif over:
             trainer.should_stop = self.out_of_time = True
         elif due:
             self._replan(trainer, pl_module)
-            trainer.should_stop = step >= self.plan.steps
+            trainer.should_stop = step >= self.last_step
 
     def state_dict(self) -> dict[str, Any]:
         """Return the plan, its limit and the time used so far, for a resumed training."""
@@ -161,4 +167,5 @@ class TimeKeeper(Callback):
             costs = replace(costs, evaluation=self.time_evaluation(module.trained))
         left = self.deadline - self.now()
         steps = max(step, steps_within(costs, left, self.validation.every * self.steps_per_epoch, step))
+        steps = int(steps / self.limit.stop)
         return steps if self.limit.most is None else min(steps, self.limit.most), costs

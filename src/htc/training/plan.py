@@ -14,7 +14,7 @@ from htc.config import Config
 from htc.data.advice import SMALL_SHARE, statistics_of
 from htc.data.coco import Splits, read_coco
 from htc.data.dataset import Dataset
-from htc.data.formats.layouts import validation_part
+from htc.data.held_out import validation_part
 from htc.data.semantic_maps import MapSources
 from htc.inference.device import choose_device
 from htc.model.backbones.custom import with_custom
@@ -37,11 +37,11 @@ from htc.training.fit_time import (
 from htc.training.pace import StepTime, time_evaluation, time_steps
 from htc.training.run import CONFIG, Options, read_dataset
 from htc.training.schedule import Costs, TimeLimit
-from htc.training.start import Start
+from htc.training.start import KINDS, Start
 from htc.training.validation import validation_batches, validation_losses
 
-EVALUATED, LIMIT, STEPS = "validation images", "max_time", "steps"
-"""Names in `choices.json` of what a time limit sets, for a resumed run."""
+EVALUATED, LIMIT, STEPS, WEIGHTS = "validation images", "max_time", "steps", "weights"
+"""Names in `choices.json` that a resumed run reads."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,8 @@ def plan_training(
         config = _recorded_config(folder, settings)
         every = evaluate_every or recorded_choice(folder, EVERY, 1)
         options, splits = _recorded_limit(folder, config, dataset, splits, options)
+        weights = recorded_choice(folder, WEIGHTS, None)  # for folds that have not begun
+        options = replace(options, weights=None if weights in KINDS else weights)
     elif options.minutes is not None:
         fitted = by_first(lambda: _fitted(dataset, splits, settings, options, evaluate_every, start))
         config, chosen, every = fitted.config, fitted.choices, fitted.evaluate_every
@@ -111,6 +113,8 @@ def plan_training(
         splits = by_first(lambda: validation_part(splits, fitted.evaluated_images, folder / "data"))
     elif names_preset(settings):
         config = resolve(settings, DEFAULT_PRESET)
+        if start is not None and start.weights is not None:
+            chosen = (Choice({WEIGHTS: start.weights}, start.rule),)
     else:
         derived = _chosen_for(dataset, settings, options, start)
         config, chosen, every = derived.config, derived.choices, evaluate_every or derived.evaluate_every
@@ -229,5 +233,5 @@ def _chosen_for(
     chosen = choose_config(dataset, settings, memory, named, here().ranks, shrink, base)
     if start is None:
         return chosen
-    shown = Choice({"weights": start.weights or start.kind}, start.rule)
+    shown = Choice({WEIGHTS: start.weights or start.kind}, start.rule)
     return replace(chosen, choices=(chosen.choices[0], shown, *chosen.choices[1:]))

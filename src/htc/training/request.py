@@ -37,6 +37,7 @@ class TrainingRequest:
     settings: Sequence[Setting] = ()
     data: "str | Path | Dataset | Mapping[str, Dataset] | None" = None
     val_share: float | None = None
+    folds: int | None = None
     train_annotations: str | Path | None = None
     train_images: str | Path | None = None
     val_annotations: str | Path | None = None
@@ -84,6 +85,8 @@ class TrainingRequest:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name} is {value}: give a value above 0")
+        if self.folds is not None:
+            self._check_folds(self.folds)
         if self.resume and self.out is None:
             raise ConfigError("resume needs out, the folder of the run to resume (--resume --out DIR)")
         if isinstance(self.device, str | int):
@@ -111,6 +114,21 @@ class TrainingRequest:
         if self.starts_processes:
             check_can_be_sent({"transforms": self.transforms, "backbone": self.backbone}, self.callbacks, self.loggers)
         return given
+
+    def _check_folds(self, folds: int) -> None:
+        """Raise `ConfigError` for folds that cannot be trained."""
+        if folds < 2:
+            raise ConfigError(f"folds is {folds}: give 2 or more, such as 5")
+        validation = {
+            "val_share": self.val_share,
+            "val_annotations": self.val_annotations,
+            "val_images": self.val_images,
+        }
+        given = [name for name, value in validation.items() if value is not None]
+        if given:
+            raise ConfigError(f"folds evaluates on the training images in turn: remove {', '.join(given)}, or folds")
+        if self.devices * self.nodes > 1 or here().ranks > 1:
+            raise ConfigError("folds trains in one process: remove devices and nodes, or folds")
 
     def check_data(self) -> None:
         """Raise `DataError` if no training data is given."""

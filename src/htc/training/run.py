@@ -69,6 +69,8 @@ class Options:
     """Reading of `time.monotonic()` from which the minutes count; None: the begin of `run_training`."""
     limit: TimeLimit | None = None
     """The steps that are planned for the minutes; None: as many of the configuration's epochs as fit."""
+    stop_epoch: int | None = None
+    """End after this epoch, with the learning rate that the schedule has there; None: after the last."""
     resume: bool = False
     """Resume exactly from the last checkpoint in the same folder, also within an epoch."""
     weights: str | None = None
@@ -165,7 +167,7 @@ def _train(
             module,
             watch.batches,
             callbacks_of(out, options, validation, progress, [*keeper, *log], watch),
-            None if plan is not None else config.training.epochs,
+            None if plan is not None else options.stop_epoch or config.training.epochs,
             device=device,
             precision=config.precision,
             clip_gradients=config.training.clip_gradients,
@@ -175,7 +177,7 @@ def _train(
             loggers=loggers,
         )
     progress(Phase("saving the model"))
-    reason = _reason(config, validation, keeper[0] if keeper else None, plan)
+    reason = _reason(config, options, validation, keeper[0] if keeper else None, plan)
     return by_first(lambda: _finish(module.trained, config, out, validation, options, reason))
 
 
@@ -277,7 +279,7 @@ def validation_of(
     """
     annotations, images, training = splits.val_annotations, splits.val_images, config.training
     if annotations is None or images is None:
-        return Validation(out, None, options.evaluate_every, training.epochs)
+        return Validation(out, None, options.evaluate_every, training.epochs, plan=plan)
     match_categories(config.classes, read_annotations(annotations))
     dataset = read_coco(annotations, images, holes=splits.holes)
     sources = options.semantic if isinstance(options.semantic, MapSources) else None
@@ -379,10 +381,14 @@ def callbacks_of(
     return [*callbacks, *options.callbacks]
 
 
-def _reason(config: Config, validation: Validation, keeper: TimeKeeper | None, plan: StepPlan | None) -> str:
+def _reason(
+    config: Config, options: Options, validation: Validation, keeper: TimeKeeper | None, plan: StepPlan | None
+) -> str:
     """Return why the training ended."""
     if validation.stopped:
         return f"AP has not improved for {config.training.early_stop} evaluations (training.early_stop)"
+    if options.stop_epoch is not None or (keeper is not None and keeper.limit.stop < 1):
+        return "the median best epoch of the folds is reached"
     if keeper is None or plan is None:
         return f"all {config.training.epochs} epochs are done"
     if keeper.out_of_time:

@@ -90,6 +90,8 @@ class TimeLimit:
     """As measured before the first step."""
     most: int | None = None
     """Steps of the epochs that the user set, if any."""
+    stop: float = 1.0
+    """Share of the schedule (0..1) after which the training ends: less than 1 for the final model of folds."""
 
 
 def steps_within(costs: Costs, seconds: float, steps_per_evaluation: int, step: int = 0) -> int:

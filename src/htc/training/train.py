@@ -17,6 +17,7 @@ from htc.data.coco import read_splits
 from htc.data.columns import table_of
 from htc.data.formats.layouts import locate_splits
 from htc.data.formats.map_rules import AUTO
+from htc.data.held_out import fold_splits
 from htc.data.semantic_maps import semantic_sources
 from htc.extras import require
 from htc.files import optional_path
@@ -63,6 +64,7 @@ def train(
     data: "str | Path | Dataset | Mapping[str, Dataset] | None" = None,
     *,
     val_share: float | None = None,
+    folds: int | None = None,
     train_annotations: str | Path | None = None,
     train_images: str | Path | None = None,
     val_annotations: str | Path | None = None,
@@ -107,6 +109,8 @@ def train(
         data: a folder (COCO, YOLO, labelme, label maps and other formats), an `htc.Dataset`, or a dictionary of
             datasets with the keys "train" and "val".
         val_share: hold out this share of the training images (0..1) for validation, if there is no validation set.
+        folds: cross-validation without validation images: AP with its spread over so many folds of the training images,
+            and a model trained on all of them for the folds' median best epoch.
         train_annotations: a COCO annotation file, in place of `data`.
         train_images: the folder of its images.
         val_annotations: a COCO annotation file to evaluate on.
@@ -184,6 +188,7 @@ def train(
         ],
         data=data,
         val_share=val_share,
+        folds=folds,
         train_annotations=train_annotations,
         train_images=train_images,
         val_annotations=val_annotations,
@@ -252,9 +257,15 @@ def run_request(request: TrainingRequest, listener: Listener) -> "TrainingResult
         counts = (len(plan.dataset), len(table_of(plan.dataset.images).labels))
         listener(Planned(*counts, len(plan.dataset.classes), choices, plan.options.minutes))
         options = replace(plan.options, evaluate_every=plan.evaluate_every, choices=choices)
+        from htc.training.folds import train_folds
         from htc.training.run import run_training
 
-        result = run_training(plan.config, plan.splits, prepared.folder, options, listener)
+        if request.folds is None:
+            result = run_training(plan.config, plan.splits, prepared.folder, options, listener)
+        else:
+            folds, each = request.folds, options.minutes
+            options = replace(options, minutes=None if each is None else each * (folds + 1))
+            result = train_folds(plan.config, plan.fitted, prepared.splits, prepared.folder, folds, options, listener)
         next_step, command = suggestion(request, result)
         listener(Finished(result.ended, str(result.folder), str(result.model_folder), next_step, command))
         return result
@@ -276,6 +287,8 @@ def _logged(folder: Path, listener: Listener) -> Iterator[Listener]:
 def suggestion(request: TrainingRequest, result: "TrainingResult") -> tuple[str, str]:
     """Return the next step that the result of a training suggests, and its command."""
     out, history = shlex.quote(str(result.folder)), result.history
+    if request.folds is not None:
+        return "predict with the model of all images", f"htc predict IMAGE --model {out}"
     data = "" if not isinstance(request.data, str | Path) else f" --data {shlex.quote(str(request.data))}"
     if result.metrics is None:
         return "without validation images there is no AP; evaluate by cross-validation", f"htc train{data} --folds 5"
@@ -310,10 +323,15 @@ def _plan(request: TrainingRequest, splits: "Splits", folder: Path, listener: Li
     from htc.training.plan import plan_training
     from htc.training.run import Options
 
+    minutes = request.max_time
+    if request.folds is not None:  # the plan is that of one training on all but a fold
+        first = fold_splits(splits, request.folds, folder / CONVERTED)[0]
+        splits = replace(splits, val_annotations=first.val_annotations, val_images=first.val_images)
+        minutes = None if minutes is None else minutes / (request.folds + 1)
     options = Options(
         seed=request.seed,
         device=str(request.device),
-        minutes=request.max_time,
+        minutes=minutes,
         started=request.started,
         resume=request.resume,
         semantic=request.semantic,

@@ -22,7 +22,10 @@ IMAGE_ENDINGS = frozenset(IMAGE_SUFFIXES)
 EMBEDDED_FOLDER = "images"
 NAMES_SHOWN = 10
 """Number of names in a note; the others are counted."""
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {
+    **{"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"},
+    **{"training": "train", "testing": "test"},
+}
 """Folder names of the splits, as common tools write them, and their names here."""
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Int
 from htc.data.faults import Faults
 from htc.data.formats.converted import Converted, ConvertedImage, ConvertedInstance, Notes, listed
 from htc.data.formats.map_folders import MapFile, MapPart, map_parts
-from htc.data.formats.map_rules import DECIDED, MapOptions, MapRule, MapStatistics, decide, statistics_of
+from htc.data.formats.map_rules import DECIDED, MapOptions, MapRule, decide
+from htc.data.formats.map_statistics import MapStatistics, statistics_of
 from htc.data.formats.map_values import LOSSY, numbered_regions, read_pages, rle, runs_by_value
 from htc.data.image_headers import TURNED, image_header, image_size, page_count
 from htc.errors import DataError
@@ -35,17 +36,20 @@ class _Reader:
     def __init__(self, folder: Path, parts: dict[str, MapPart], options: MapOptions) -> None:
         self.folder, self.parts, self.options = folder, parts, options
         self.faults, self.notes = Faults(folder), Notes()
-        self.found: dict[Path, MapStatistics] = {}
+        self.found: dict[Path, list[MapStatistics]] = {}
+        """Statistics of the pages of each map; none if each page is one instance."""
 
     def read(self) -> Converted:
         for part in self.parts.values():
             self._check_partners(part)
         self.faults.check()
-        for file in self._files():
-            if not file.single:
-                self._look_at(file.file)
+        for part in self.parts.values():
+            for image, files in part.maps.items():
+                for file in files:
+                    if not file.single:
+                        self._look_at(image, file.file)
         self.faults.check()
-        found = list(self.found.values())
+        found = [one for pages in self.found.values() for one in pages]
         rule = decide(found, self.options) if found else MapRule("components", True)
         for note in rule.notes:
             self.notes.add(note)
@@ -109,12 +113,12 @@ class _Reader:
                     f"keep one of them"
                 )
 
-    def _look_at(self, file: Path) -> None:
-        """Collect the statistics of a map, unless each of its pages is one instance."""
+    def _look_at(self, image: Path, file: Path) -> None:
+        """Collect the statistics of a map."""
         try:
             pages = read_pages(file)
-            if len(pages) == 1:
-                self.found[file] = statistics_of(file, pages[0])
+            whole = len(pages) == 1 or len(pages) == page_count(image)
+            self.found[file] = [statistics_of(file, page) for page in pages] if whole else []
         except DataError as error:
             self.faults.add(str(error))
 
@@ -149,7 +153,7 @@ class _Reader:
         self, image: Path, size: tuple[int, int], file: MapFile, rule: MapRule, labels: dict[str, int]
     ) -> Iterator[ConvertedInstance]:
         pages = self._pages(image, size, file)
-        if file.single or len(pages) > 1:
+        if file.single or not self.found[file.file]:
             label = labels[file.label or ONE_CLASS] if rule.mode != "classes" else 0
             for values in pages:
                 yield from _whole(file, values, label, size)
@@ -157,7 +161,7 @@ class _Reader:
         (values,) = pages
         held: list[int] = []
         if rule.binary:
-            foreground = rule.foreground(values, self.found[file.file])
+            foreground = rule.foreground(values, self.found[file.file][0])
             values = cv2.connectedComponents(foreground.astype(np.uint8), connectivity=8)[1]
         elif rule.mode != "instances":
             values, held = numbered_regions(values, rule.without)

@@ -30,12 +30,13 @@ from htc.data.formats.converted import (
     text_of,
 )
 from htc.data.formats.map_folders import IMAGE_FOLDERS
+from htc.data.formats.partners import find_image
 from htc.data.formats.shapes import box_of, ellipse_ring, rectangle_ring, ring_of
 from htc.data.image_headers import image_size
 from htc.data.images import read_image
 from htc.data.mask_encodings import polygon_runs
 from htc.errors import DataError
-from htc.files import is_file, visible_entries
+from htc.files import is_file, read_text, visible_entries
 
 NO_OBJECTS = ("__ignore__", "_background_")
 """Labels with a special meaning in labelme's tools, which are not object classes."""
@@ -147,7 +148,7 @@ def _classes(folder: Path, shapes: list[dict[str, Any]]) -> tuple[str, ...]:
         raise DataError(f"{folder}: its labelme files contain no instances; annotate some")
     if not (folder / "labels.txt").is_file():
         return tuple(sorted(used))
-    lines = (line.strip() for line in (folder / "labels.txt").read_text(encoding="utf-8").splitlines())
+    lines = (line.strip() for line in read_text(folder / "labels.txt").splitlines())
     names = tuple(dict.fromkeys(name for name in lines if name and name not in NO_OBJECTS))
     if used - set(names):
         raise DataError(
@@ -235,14 +236,8 @@ def _image_of(file: Path, content: dict[str, Any], folder: Path) -> Path | None:
     named = str(content.get("imagePath") or "").replace("\\", "/")
     if named and is_file(path := file.parent / named):
         return absolute(path) if ".." in path.parts else path
-    folders = [file.parent, *(base / name for base in (file.parent.parent, folder) for name in IMAGE_FOLDERS)]
-    for place in folders:
-        if named and is_file(path := place / PurePosixPath(named).name):
-            return path
-    for place in folders:
-        if place.is_dir() and (same := [path for path in images_in(place) if path.stem == file.stem]):
-            return same[0]
-    return None
+    below = (base / name for base in (file.parent.parent, folder) for name in IMAGE_FOLDERS)
+    return find_image(named, file.stem, (file.parent, *below))
 
 
 def _embedded(file: Path, content: dict[str, Any]) -> tuple[Path, bytes]:

@@ -5,8 +5,7 @@ Other formats are converted and written to an output folder; images are not copi
 
 import atexit
 import functools
-import hashlib
-import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -18,14 +17,14 @@ from htc.data.annotation_file import AnnotationFile, annotation_file
 from htc.data.coco import Splits, dataset_of, read_coco
 from htc.data.dataset import Dataset
 from htc.data.formats.coco_exports import parts_of, splits_of
-from htc.data.formats.converted import ANNOTATIONS_FOLDER, Converted, coco_content, with_embedded, write_parts
+from htc.data.formats.converted import Converted, coco_content, with_embedded, write_parts
 from htc.data.formats.map_rules import AUTO, parse_map_options
 from htc.data.formats.recognize import is_coco, read_other, unknown_layout
-from htc.data.record_values import KnownIds, own_id
+from htc.data.held_out import split_off
 from htc.data.written import by_split, digest, save_split, split_name
 from htc.errors import DataError
-from htc.files import write_json
 
+LOG = logging.getLogger("htc")
 Say = Callable[[str], object]
 Data = Path | Dataset | Mapping[str, Dataset]
 """A folder, one dataset (used for training), or datasets by split: `{"train": ..., "val": ...}`."""
@@ -182,11 +181,15 @@ def locate_split(
 
 
 def read_split(folder: Path, split: str, label_maps: str = AUTO) -> Dataset:
-    """Read one split of a folder in any supported layout, without writing to it. Raises `DataError`."""
+    """Read one split of a folder in any supported layout, without writing to it; notes about how it was read are
+    logged. Raises `DataError`.
+    """
     name = split_name(split)
     other = _other_with_split(folder, name, label_maps)
     if other is None:
         return read_coco(*_coco_split(folder, name))
+    for note in other.notes:
+        LOG.warning("%s: %s", folder, note)
     return dataset_of(_file_of(other, name))
 
 
@@ -305,62 +308,3 @@ def conversion_summary(converted: ConvertedFiles) -> list[str]:
         f"as COCO: {files}",
         *(f"note: {note}" for note in data.notes),
     ]
-
-
-def split_off(splits: Splits, share: float, destination: Path) -> Splits:
-    """Split the training data: about `share` of its images, chosen by a hash of their names, become the validation
-    split.
-
-    Therefore an image stays in its split when others are added. Images with the same value of `group` in their record
-    (crops of one micrograph, frames of one video) stay together. Raises `DataError` if either split would be empty.
-    """
-    if not 0 < share < 1:
-        raise DataError(f"--val-share {share:g}: give a fraction between 0 and 1, such as 0.2")
-    read_coco(splits.train_annotations, splits.train_images)
-    content = json.loads(splits.train_annotations.read_bytes())
-    chosen = {own_id(image["id"]) for image in content["images"] if _hash_value(image) < share}
-    parts = {"val": chosen, "train": {own_id(image["id"]) for image in content["images"]} - chosen}
-    empty = [part for part, ids in parts.items() if not ids]
-    if empty:
-        raise DataError(
-            f"--val-share {share:g} of {len(content['images'])} images leaves no image for {empty[0]}; give another "
-            f"fraction"
-        )
-    files = {part: destination / ANNOTATIONS_FOLDER / f"instances_{part}_split.json" for part in parts}
-    for part, ids in parts.items():
-        write_json(files[part], _only(content, ids))
-    return replace(
-        splits, train_annotations=files["train"], val_annotations=files["val"], val_images=splits.train_images
-    )
-
-
-def validation_part(splits: Splits, images: int, destination: Path) -> Splits:
-    """Return the splits with `images` of the validation images, spread evenly, in a file below `destination`; the
-    splits as they are if there are no more.
-    """
-    if splits.val_annotations is None:
-        return splits
-    content = json.loads(splits.val_annotations.read_bytes())
-    count = len(content["images"])
-    if images >= count:
-        return splits
-    chosen = {own_id(content["images"][index * count // images]["id"]) for index in range(images)}
-    file = destination / ANNOTATIONS_FOLDER / "instances_val_part.json"
-    write_json(file, _only(content, chosen))
-    return replace(splits, val_annotations=file)
-
-
-def _hash_value(image: dict[str, Any]) -> float:
-    """A hash in 0..1 of the image's group or name."""
-    name = str(image.get("group", Path(str(image["file_name"])).name))
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
-
-
-def _only(content: dict[str, Any], ids: set[int | str | None]) -> dict[str, Any]:
-    """The images of these ids and their annotations, whose ids may be of another type (`KnownIds`)."""
-    known = KnownIds(id for image in content["images"] if (id := own_id(image["id"])) is not None)
-    return {
-        **content,
-        "images": [image for image in content["images"] if own_id(image["id"]) in ids],
-        "annotations": [one for one in content["annotations"] if known.find(one["image_id"]) in ids],
-    }

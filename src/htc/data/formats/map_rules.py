@@ -8,15 +8,15 @@ returns a rule with the sentence that is printed; `--label-maps` overrules it.
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal, get_args
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Int
 
-from htc.data.formats.map_values import LOSSY, regions
+from htc.data.formats.converted import listed
+from htc.data.formats.map_statistics import MapStatistics
+from htc.data.formats.map_values import LOSSY
 from htc.errors import ConfigError, DataError
 
 Mode = Literal["instances", "components", "classes"]
@@ -28,18 +28,10 @@ ORDINARY_GAP = 4
 """A largest value is void or background if its distance to the next value is more than this many usual distances."""
 BRIGHT = (1, 255, 65535)
 """Values of the foreground in binary masks."""
-LEVELS_APART = 64
-"""Smallest difference of the two levels of a smoothed binary mask."""
-REACH = 9
-"""Pixels on either side of an edge that smoothing or JPEG's blocks change."""
-FLAT_SHARE = 0.5
-"""A smoothed mask has at most this share of its intermediate pixels in squares of 2 x 2 equal pixels."""
-MOST_VALUES = 20_000
-"""More values than this in one map are smoothed colors, not instances."""
+MOST = 2 / 3
+"""Share of the border that the background covers at least."""
 FEW_VALUES = 8
 """Fewer thin values than this may be instances."""
-SEVERAL = 0.1
-"""A region counts as separate if it has at least this share of the largest region's pixels."""
 HELP = "--label-maps instances|components|classes[,background=VALUE][,void=VALUE+VALUE|none]"
 
 
@@ -78,87 +70,6 @@ def parse_map_options(text: str) -> MapOptions:
         elif part != AUTO:
             raise ConfigError(f"--label-maps {text}: {part!r} is not understood; give auto, or as in {HELP}")
     return MapOptions(mode, background, void)
-
-
-@dataclass(frozen=True, eq=False)
-class MapStatistics:
-    """What `decide` needs of one page of a map."""
-
-    file: Path
-    kind: Literal["levels", "smooth", "values"]
-    """`levels`: at most two values; `smooth`: two levels with values between them along the edges; `values`: others."""
-    low: int
-    high: int
-    """The lower and upper level; of `values` the smallest and the largest value."""
-    pixels: Counter[int] = field(repr=False)
-    border: Counter[int] = field(repr=False)
-    """Pixels of each value, in the whole map and along its border."""
-    thin: frozenset[int] = field(repr=False)
-    """Values most of whose pixels are outside of squares of 2 x 2 equal pixels."""
-    split: frozenset[int] = field(repr=False)
-    """Values of several regions of comparable size."""
-
-
-def statistics_of(file: Path, values: Int[np.ndarray, "H W"]) -> MapStatistics:
-    """Statistics of one page. Raises `DataError` if it has too many values."""
-    distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) > MOST_VALUES:
-        raise DataError(
-            f"{file} contains {len(distinct)} values; a label map has one per instance: save it without smoothing, in "
-            f"a lossless format"
-        )
-    edges = np.concatenate((values[0], values[-1], values[1:-1, 0], values[1:-1, -1]))
-    square = _square_pixels(values)
-    inside = dict(zip(*(one.tolist() for one in np.unique(values[square], return_counts=True)), strict=True))
-    pixels = Counter(dict(zip(distinct.tolist(), counts.tolist(), strict=True)))
-    thin = frozenset(value for value, count in pixels.items() if inside.get(value, 0) < FLAT_SHARE * count)
-    low, high = int(distinct[0]), int(distinct[-1])
-    kind = "levels" if len(distinct) <= 2 else "values"
-    split: frozenset[int] = frozenset()
-    if kind == "values":
-        levels = _levels(values, square, pixels)
-        if levels is not None:
-            kind, (low, high) = "smooth", levels
-        else:
-            split = frozenset(value for value, _, found in regions(values, ()) if _several(found))
-    return MapStatistics(file, kind, low, high, pixels, Counter(edges.tolist()), thin, split)
-
-
-def _square_pixels(values: Int[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """The pixels in squares of 2 x 2 equal pixels."""
-    equal = (
-        (values[1:, 1:] == values[:-1, :-1])
-        & (values[1:, :-1] == values[:-1, :-1])
-        & (values[:-1, 1:] == values[:-1, :-1])
-    )
-    square = np.zeros(values.shape, bool)
-    for rows in (slice(None, -1), slice(1, None)):
-        for columns in (slice(None, -1), slice(1, None)):
-            square[rows, columns] |= equal
-    return square
-
-
-def _levels(
-    values: Int[np.ndarray, "H W"], square: Bool[np.ndarray, "H W"], pixels: Counter[int]
-) -> tuple[int, int] | None:
-    """The two levels of a binary mask with values between them along its edges; None for other maps."""
-    middle = (min(pixels) + max(pixels)) / 2
-    low = max((value for value in pixels if value <= middle), key=lambda value: pixels[value])
-    high = max((value for value in pixels if value > middle), key=lambda value: pixels[value])
-    between = (values != low) & (values != high)
-    if high - low < LEVELS_APART or not 0 <= low < high <= LARGEST[1]:
-        return None
-    if np.count_nonzero(between & square) > FLAT_SHARE * np.count_nonzero(between):
-        return None
-    bright = (values > middle).astype(np.uint8)
-    kernel = np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8)
-    near = cv2.dilate(bright, kernel) != cv2.erode(bright, kernel)
-    return (low, high) if np.count_nonzero(between & ~near) <= 0.1 * np.count_nonzero(between) else None
-
-
-def _several(numbers: Int[np.ndarray, "h w"]) -> bool:
-    sizes = np.sort(np.bincount(numbers.reshape(-1))[1:])
-    return len(sizes) > 1 and bool(sizes[-2] >= SEVERAL * sizes[-1])
 
 
 @dataclass(frozen=True)
@@ -224,12 +135,8 @@ def _is_binary(maps: Sequence[MapStatistics]) -> bool:
 
 
 def _binary_rule(maps: Sequence[MapStatistics], options: MapOptions) -> MapRule:
-    bright = dark = 0
-    for one in maps:
-        middle = (one.low + one.high) / 2 if one.low < one.high else 0
-        bright += sum(count for value, count in one.border.items() if value > middle)
-        dark += sum(count for value, count in one.border.items() if value <= middle)
-    inverted = bright > 2 * dark and _bright_share(maps) > 0.5
+    shares = [_bright_share(one.border, one) for one in maps]
+    inverted = bool(maps) and sum(shares) > MOST * len(maps) and _bright_area(maps) > 0.5
     if options.background is not None:
         inverted = options.background > 0
     highs = sorted({one.high for one in maps if one.kind == "levels" and one.high > 0})
@@ -242,7 +149,14 @@ def _binary_rule(maps: Sequence[MapStatistics], options: MapOptions) -> MapRule:
         )
     ]
     if len(highs) > 1:
-        notes.append(f"the foreground is {' in some maps and '.join(map(str, highs))} in others")
+        notes.append(f"the foreground is {' or '.join(map(str, highs))}, depending on the map")
+    odd = [one.file.name for one in maps if _mostly_bright(one) != inverted and len(one.pixels) > 1]
+    if options.background is None and odd and not inverted:
+        notes.append(
+            f"the foreground covers most of the border in {listed(odd)}; if these are inverted, invert them back"
+        )
+    elif options.background is None and odd:
+        notes.append(f"the background does not cover most of the border in {listed(odd)}; check that they are inverted")
     if smooth:
         lossy = " (JPEG files)" if any(one.file.suffix.lower() in LOSSY for one in smooth) else ""
         notes.append(
@@ -253,15 +167,19 @@ def _binary_rule(maps: Sequence[MapStatistics], options: MapOptions) -> MapRule:
     return MapRule("components", True, inverted, notes=tuple(notes))
 
 
-def _bright_share(maps: Sequence[MapStatistics]) -> float:
-    total = sum(sum(one.pixels.values()) for one in maps)
-    bright = sum(
-        count
-        for one in maps
-        for value, count in one.pixels.items()
-        if value > ((one.low + one.high) / 2 if one.low < one.high else 0)
-    )
-    return bright / total if total else 0.0
+def _bright_share(counted: Counter[int], found: MapStatistics) -> float:
+    """Share of the counted pixels at the upper level of a binary map."""
+    middle = (found.low + found.high) / 2 if found.low < found.high else 0
+    return sum(count for value, count in counted.items() if value > middle) / counted.total()
+
+
+def _bright_area(maps: Sequence[MapStatistics]) -> float:
+    """Mean share of the upper level in all maps."""
+    return sum(_bright_share(one.pixels, one) for one in maps) / len(maps)
+
+
+def _mostly_bright(found: MapStatistics) -> bool:
+    return _bright_share(found.border, found) > MOST
 
 
 def _check_values(maps: Iterable[MapStatistics]) -> None:
@@ -346,7 +264,9 @@ def _void_text(maps: Sequence[MapStatistics], void: frozenset[int]) -> str:
 
 def _value(value: int) -> str:
     """A value, with the color if it is one."""
-    return str(value) if value < 65536 else f"{value} (color {value & 255}, {value >> 8 & 255}, {value >> 16 & 255})"
+    if not LARGEST[1] < value <= WHITE:
+        return str(value)
+    return f"{value} (color {value & 255}, {value >> 8 & 255}, {value >> 16 & 255})"
 
 
 def _decision(what: str, other: str) -> str:

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-IMAGE_WORDS = frozenset(("img", "image", "images", "im", "raw", "rgb", "photo", "input", "orig", "original"))
+from htc.data.formats.converted import images_in
+from htc.files import is_file
+
+IMAGE_WORDS = frozenset(("img", "image", "images", "im", "raw", "rgb", "photo", "input", "orig", "original", "ome"))
 LABEL_WORDS = frozenset(
     (
         *("mask", "masks", "label", "labels", "lbl", "lab", "seg", "segs", "segm", "segmentation", "gt", "truth"),
         *("groundtruth", "instance", "instances", "annotation", "annotations", "annot", "ann", "target", "object"),
-        *("objects", "obj", "binary", "bin", "color", "colors", "map", "cp"),
+        *("objects", "obj", "binary", "bin", "color", "colors", "map", "cp", "ome"),
     )
 )
 """Words of file names that tell what a file is, and not which image it belongs to."""
@@ -54,6 +57,23 @@ def decoded(name: str) -> str:
     return unicodedata.normalize("NFC", unquote(name)).casefold()
 
 
+def find_image(name: str, stem: str, folders: Iterable[Path]) -> Path | None:
+    """The image of that file name (of which only the last part counts, with either separator), literally or decoded, or
+    of that stem; the first in the folders, which need not exist.
+    """
+    folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    base = name.replace("\\", "/").rsplit("/", 1)[-1]
+    literal = next((folder / base for folder in folders if base and is_file(folder / base)), None)
+    if literal is not None:
+        return literal
+    images = [image for folder in folders for image in images_in(folder)]
+    for key, form in ((base, Path.as_posix), (stem, lambda path: path.with_suffix("").as_posix())):
+        found = [image for image in images if key and decoded(form(Path(image.name))) == decoded(key)]
+        if found:
+            return found[0]
+    return None
+
+
 def pair_files(images: Iterable[Path], files: Iterable[Path], *, trim: bool = False) -> Pairs:
     """Pair images with files of other folders by name alone; `trim`: also without words at both ends of the stem."""
     images = list(images)
@@ -79,7 +99,9 @@ def pair_files(images: Iterable[Path], files: Iterable[Path], *, trim: bool = Fa
 
 
 def _by_name(images: list[Path], trim: bool) -> list[Mapping[str, list[Path]]]:
-    """The images by stem, by whole name, by decoded stem and, with `trim`, by stem without `IMAGE_WORDS`."""
+    """The images by stem, by whole name, by decoded stem and, with `trim`, by stem without `IMAGE_WORDS`, and also
+    without leading zeros; the last two only where they tell the images apart.
+    """
     stems: dict[str, list[Path]] = defaultdict(list)
     names: dict[str, list[Path]] = defaultdict(list)
     forms: dict[str, list[Path]] = defaultdict(list)
@@ -90,17 +112,17 @@ def _by_name(images: list[Path], trim: bool) -> list[Mapping[str, list[Path]]]:
     if not trim:
         return [stems, names, forms]
     plain: dict[str, list[Path]] = defaultdict(list)
+    unpadded: dict[str, list[Path]] = defaultdict(list)
     for image in images:
-        form = decoded(image.stem)
-        short = _without(form, IMAGE_WORDS)
-        if short != form and short not in forms:
-            plain[short].append(image)
-    return [stems, names, forms, plain]
+        short = _without(decoded(image.stem), IMAGE_WORDS)
+        plain[short].append(image)
+        unpadded[_unpadded(short)].append(image)
+    return [stems, names, forms, *({key: of for key, of in one.items() if len(of) == 1} for one in (plain, unpadded))]
 
 
 def _owners(file: Path, named: list[Mapping[str, list[Path]]], trim: bool) -> Iterator[tuple[list[Path], list[str]]]:
     """The images that a file may belong to, the most certain first, and the words behind their stem."""
-    stems, names, forms, *plain = named
+    stems, names, forms, *others = named
     for found in (names.get(file.stem), stems.get(file.stem), forms.get(decoded(file.stem))):
         if found:
             yield found, []
@@ -109,20 +131,26 @@ def _owners(file: Path, named: list[Mapping[str, list[Path]]], trim: bool) -> It
     stem = decoded(file.stem)
     words = list(WORDS.finditer(stem))
     texts = [word.group() for word in words]
-    for first in range(len(words)):
-        for last in range(len(words), first, -1):
-            part = stem[words[first].start() : words[last - 1].end()]
-            for found in (one.get(part) for one in (forms, *plain)):
+    plain, unpadded = others
+    for index, form in ((forms, str), (plain, str), (unpadded, _unpadded)):
+        for first in range(len(words)):
+            for last in range(len(words), first, -1):
+                found = index.get(form(stem[words[first].start() : words[last - 1].end()]))
                 if found:
                     yield found, texts[last:]
-        if texts[first] not in LABEL_WORDS:
-            return
+            if texts[first] not in LABEL_WORDS:
+                break
 
 
 def _partner(file: Path, rest: list[str]) -> Partner:
     words = [word for word in rest if word not in LABEL_WORDS]
     numbers = [word for word in words if word.isdecimal()]
     return Partner(file, "_".join(word for word in words if not word.isdecimal()), "_".join(numbers))
+
+
+def _unpadded(stem: str) -> str:
+    """The stem with its numbers without leading zeros."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", stem)
 
 
 def _without(stem: str, words: frozenset[str]) -> str:

@@ -10,16 +10,17 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from htc.data.faults import Faults
-from htc.data.formats.converted import SPLIT_NAMES, Converted, ConvertedImage, ConvertedInstance, Notes, images_in
+from htc.data.formats.converted import SPLIT_NAMES, Converted, ConvertedImage, ConvertedInstance, Notes
 from htc.data.formats.map_folders import IMAGE_FOLDERS
+from htc.data.formats.partners import find_image
 from htc.data.formats.shapes import box_of, ellipse_ring, rectangle_ring, ring_of
 from htc.data.image_headers import image_size
 from htc.errors import DataError
-from htc.files import is_file, read_text, visible_entries
+from htc.files import read_text, visible_entries
 
 NAMES = ("name", "class", "label", "type", "category", "object", "object_name", "class_name")
 """Attributes that hold the class, in the order in which they are looked for."""
@@ -95,7 +96,8 @@ def read_via(folder: Path) -> Converted:
     for part, images in found.items():
         of: dict[Path, list[Region]] = {}
         for file, name, own in images:
-            path = _image_path(file, folder, name)
+            places = [base / one for base in (file.parent, file.parent.parent, folder) for one in IMAGE_FOLDERS]
+            path = find_image(name, Path(name).stem, (file.parent, *places))
             if path is None:
                 faults.add(f"{file}: its image {name!r} does not exist; put it beside the file")
             else:
@@ -182,17 +184,6 @@ def _class_of(region: Region, key: str | None) -> str:
     if isinstance(value, dict):
         value = next((name for name, ticked in value.items() if ticked), "")
     return str(value).strip()
-
-
-def _image_path(file: Path, folder: Path, name: str) -> Path | None:
-    base = PurePosixPath(name.replace("\\", "/")).name
-    above = (file.parent, file.parent.parent, folder)
-    places = [file.parent, *(where / one for where in above for one in IMAGE_FOLDERS)]
-    for place in places:
-        if is_file(place / base):
-            return place / base
-    stem = Path(base).stem
-    return next((path for place in places if place.is_dir() for path in images_in(place) if path.stem == stem), None)
 
 
 def _image(

@@ -53,12 +53,18 @@ def _root(folder: Path) -> Path | None:
 
 def _xml_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     """(XML files, images) of each part without SegmentationObject; empty if there are no XML files."""
-    if (root / BOXES).is_dir() and (root / IMAGES).is_dir() and any((root / BOXES).glob("*.xml")):
+    if (root / IMAGES).is_dir() and _xml_files(root / BOXES):
         return {"": (root / BOXES, root / IMAGES)}
-    parts = {part: root / name for name, part in SPLIT_NAMES.items() if any((root / name).glob("*.xml"))}
-    if not parts and any(root.glob("*.xml")) and images_in(root):
+    parts = {part: root / name for name, part in SPLIT_NAMES.items() if _xml_files(root / name)}
+    if not parts and _xml_files(root) and images_in(root):
         parts = {"train": root}
     return {part: (path, path) for part, path in parts.items()}
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in visible_entries(folder) if path.suffix.lower() == ".xml"]
 
 
 def read_voc(folder: Path) -> Converted:
@@ -199,8 +205,7 @@ class _Reader:
         return {part: tuple(of[stem] for stem in stems if stem in of) for part, stems in listed.items()}
 
     def _trees(self, annotations: Path, images: Path) -> dict[Path, ElementTree.Element]:
-        files = [path for path in visible_entries(annotations) if path.suffix.lower() == ".xml"]
-        pairs = pair_files(images_in(images), files)
+        pairs = pair_files(images_in(images), _xml_files(annotations))
         for file in pairs.files_alone:
             self.faults.add(f"{file} has no image in {images}; add it, or remove the file")
         for image in pairs.images_alone:

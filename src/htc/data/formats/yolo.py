@@ -14,7 +14,7 @@ import numpy as np
 from htc.data.faults import Faults
 from htc.data.formats.converted import Converted, ConvertedImage, ConvertedInstance, Notes
 from htc.data.formats.partners import pair_files
-from htc.data.formats.yolo_files import description, labels_folder, read_description
+from htc.data.formats.yolo_files import description, labels_folders, read_description
 from htc.data.image_headers import image_size
 from htc.errors import DataError
 from htc.files import read_text, visible_entries
@@ -53,7 +53,7 @@ class _Reader:
         files = {part: self._label_files(images) for part, images in sources.items()}
         for texts in self.folders.values():
             for file in texts:
-                if file not in self.lines:
+                if file not in self.lines and file.name not in NO_LABELS:
                     self.notes.name("label file without image, which is not used", self._name(file))
         if self.keypoints is None:
             self.keypoints = keypoints_of([fields for lines in self.lines.values() for _, fields in lines])
@@ -73,16 +73,16 @@ class _Reader:
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
 
     def _label_files(self, images: list[Path]) -> dict[Path, Path]:
-        """The label file of each image that has one: in the folder of labels, else beside the image."""
+        """The label file of each image that has one: in a folder of labels, else beside the image."""
         of: dict[Path, Path] = {}
         by_folder: dict[Path, list[Path]] = defaultdict(list)
         for image in images:
             by_folder[image.parent].append(image)
         for folder, group in by_folder.items():
-            for place in dict.fromkeys((labels_folder(folder), folder)):
+            for place in labels_folders(folder):
                 self._pair(group, _texts(place), of)
-            if labels_folder(folder) != folder:
-                self.folders[labels_folder(folder)] = _texts(labels_folder(folder))
+                if place != folder:
+                    self.folders[place] = _texts(place)
         for file in of.values():
             self.lines[file] = self._read(file)
         return of
@@ -132,9 +132,7 @@ class _Reader:
 
 
 def _texts(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return [path for path in visible_entries(folder) if path.suffix.lower() == ".txt" and path.name not in NO_LABELS]
+    return [path for path in visible_entries(folder) if path.suffix.lower() == ".txt"]
 
 
 def keypoints_of(lines: Iterable[list[str]]) -> int | None:
@@ -207,12 +205,26 @@ def _box(label: int, values: list[float], width: int, height: int) -> ConvertedI
     return ConvertedInstance(label, None, (left, top, max(right - left, 0.0), max(bottom - top, 0.0)))
 
 
+def _is_rectangle(rings: object) -> bool:
+    """Whether an outline has four points and diagonals of equal length, as rotated boxes (OBB) have."""
+    if not isinstance(rings, list) or len(rings[0]) != 8:
+        return False
+    a, b, c, d = np.array(rings[0]).reshape(4, 2)
+    lengths = [float(np.hypot(*(one - other))) for one, other in ((a, c), (b, d))]
+    return bool(np.abs(a + c - b - d).max() < 1) and abs(lengths[0] - lengths[1]) < 1
+
+
 def _check_labels(file: Path, images: tuple[ConvertedImage, ...], notes: Notes) -> None:
     """Raise `DataError` if no image has labels: they are then in another folder."""
     if not any(image.objects for image in images):
         raise DataError(
             f"{file}: none of its {len(images)} train images has a label file with instances; images/a.jpg needs "
             f"labels/a.txt, in a folder next to images/"
+        )
+    if all(_is_rectangle(one.segmentation) for image in images for one in image.objects):
+        notes.add(
+            "every outline is a rectangle of four points, as those of rotated boxes: masks that are learned from them "
+            "are rectangles, too"
         )
     boxes = sum(instance.segmentation is None for image in images for instance in image.objects)
     total = sum(len(image.objects) for image in images)

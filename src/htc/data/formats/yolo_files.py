@@ -177,11 +177,12 @@ def _images(source: Path) -> Iterator[Path]:
             yield next((path for path in places if is_file(path)), places[0])
 
 
-def labels_folder(images: Path) -> Path:
-    """The folder of the label files of a folder of images: the last `images` of its path becomes `labels`; else the
-    folder itself.
+def labels_folders(images: Path) -> list[Path]:
+    """Where the label files of a folder of images may be: where the last `images` of its path is `labels`, in a folder
+    `labels` inside or beside it, and beside the images.
     """
     parts = list(images.parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return Path(*parts)
+    folders = (Path(*parts), images / "labels", images.parent / "labels" / images.name, images)
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
