@@ -11,10 +11,10 @@ os.environ.setdefault("HTC_OFFLINE", "1")  # trainings look for no weights; test
 
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
-CHECKED = ("htc.ops", "htc.types", "htc.model", "htc.data", "htc.results", "htc.training")
-install_import_hook(CHECKED, "shape_checks.check")
+import shape_checks
+
+shape_checks.install(("htc.ops", "htc.types", "htc.model", "htc.data", "htc.results", "htc.training"))
 
 # The same examples in every run; `pytest --hypothesis-profile default` looks for new ones.
 settings.register_profile("fixed", derandomize=True)

@@ -54,7 +54,11 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Shared by all processes of a test run: the first one exports, the others wait for it."""
+    return exported_once(tmp_path_factory)
+
+
+def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The files of all processes of a test run: the first one that asks exports, the others wait for it."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
     printed = folder.with_name("exported.json")
