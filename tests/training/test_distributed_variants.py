@@ -98,7 +98,7 @@ def test_a_few_variants_train_in_two_processes(dataset: Dataset) -> None:
     check({name: cases[name] for name in FEW}, dataset, timeout=120)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_variant_trains_in_two_processes(dataset: Dataset) -> None:
     check(all_cases(), dataset, timeout=1800)
 
