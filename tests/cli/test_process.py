@@ -89,7 +89,7 @@ def test_a_list_is_there_at_once() -> None:
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert len(json.loads(done.stdout)) == len(PRESETS)
-    assert min(used) < 1.5  # processor seconds: 0.5 on an idle machine, more where others use its caches
+    assert min(used) < 3  # processor seconds: 0.5 on an idle machine, 1.6 on a slow one; importing torch takes longer
 
 
 def test_only_part_of_a_list_is_read() -> None:

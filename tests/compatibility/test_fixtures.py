@@ -114,9 +114,10 @@ def test_an_interrupted_run_is_resumed_exactly(
     assert after["losses"][0] == stored["losses"][0]
     losses = np.array(after["losses"][1:], float)
     # FishNet's later steps depend on a rounding (which RoIs are sampled): 06cb7f3 itself resumes this archive to one of
-    # several trajectories, by processor. `losses_elsewhere` is one on an AMD EPYC; what both agree on is compared.
+    # several trajectories, by processor. `losses_elsewhere` is one on an AMD EPYC; the steps before they part are
+    # compared.
     first, *others = (np.array(rows[1:], float) for rows in (stored["losses"], *stored.get("losses_elsewhere", ())))
-    same = [np.isclose(one, first, rtol=LOSS, atol=0.01).all(axis=1) for one in others]
+    same = [np.isclose(one, first, rtol=1e-3, atol=1e-3).all(axis=1) for one in others]
     steps = min((int(np.argmin(rows)) for rows in same if not rows.all()), default=len(first))
     assert len(losses) == len(first)
     assert steps > len(before["losses"]) - 1  # at least one step after the resumption

@@ -136,8 +136,9 @@ def test_a_training_step_a_prediction_and_the_native_format(name: str, tmp_path:
     assert all(torch.equal(value, loaded.state_dict[key]) for key, value in detector.state_dict().items())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if i else pytest.mark.slow) for i, name in enumerate(FULL)]
+)
 def test_the_large_networks_in_full(name: str) -> None:
     config = preset(name)
     trains_and_predicts(config.replace(backbone={"pretrained": False}), 128)
